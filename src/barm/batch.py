@@ -1,0 +1,63 @@
+"""What flows between data, networks and methods. Legend of the shape letters used everywhere:
+
+N batch, C channels of the current model, K channels of the previous one (both with background),
+H W label size, h w feature size, T steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+
+class Batch(NamedTuple):
+    """Pictures and labels of one iteration.
+
+    Attributes:
+        image: normalised RGB, ``(N, 3, H, W)`` float.
+        label: canonical channels (0 = background, then learning order; 255 = ignore), ``(N, H, W)`` int64.
+        extras: further per-pixel maps by name, e.g. ``saliency`` ``(N, H, W)``.
+    """
+
+    image: Tensor
+    label: Tensor
+    extras: Mapping[str, Tensor]
+
+
+class Output(Protocol):
+    """What a network returns: a NamedTuple with logits and whatever its method needs besides."""
+
+    @property
+    def logits(self) -> Tensor:
+        """Scores before sigmoid or softmax, ``(N, C, h, w)``, at feature resolution."""
+
+
+class Term(NamedTuple):
+    """One term of a loss as a ratio, so that several processes can agree on one divisor.
+
+    The term's value is ``weight * total / max(count, 1)``. With data parallelism the engine sums `count`
+    over all processes before it divides: two processes with batch b then do exactly what one does with batch 2b,
+    also where their numbers of valid pixels differ (docs/parallel.md).
+
+    Attributes:
+        total: sum over everything that the mean runs over, scalar with gradient.
+        count: number of things summed (pixels, elements), scalar without gradient.
+        weight: factor in the objective.
+    """
+
+    total: Tensor
+    count: Tensor
+    weight: float = 1.0
+
+    @property
+    def value(self) -> Tensor:
+        """The weighted mean within this process, scalar."""
+        return self.weight * self.total / self.count.clamp(min=1)
+
+
+def total_loss(terms: Mapping[str, Term]) -> Tensor:
+    """Sum of the weighted means, scalar."""
+    values = [term.value for term in terms.values()]
+    return sum(values[1:], start=values[0])

@@ -1,0 +1,1 @@
+"""The engine: it trains, evaluates and stores any method, and knows none by name."""

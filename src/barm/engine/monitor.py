@@ -1,0 +1,133 @@
+"""What a run shows and logs while it trains: progress bar, log.csv, TensorBoard."""
+
+from __future__ import annotations
+
+import csv
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+COLUMNS = ("step", "epoch", "iteration", "name", "value")
+PLAIN_INTERVAL = 30.0  # seconds between lines where the output is no terminal
+
+
+class Monitor:
+    """Shows and logs one run; silent in all but the main process.
+
+    Args:
+        main: is this the main process?
+        quiet: show nothing (files are written all the same).
+        tensorboard: write event files.
+        console: where to show; stderr by default.
+    """
+
+    def __init__(self, main: bool, *, quiet: bool = False, tensorboard: bool = True, console: Console | None = None):
+        self.main, self.tensorboard = main, tensorboard
+        self.console = console or Console(stderr=True, quiet=quiet or not main)
+        self.live = self.console.is_terminal and not self.console.quiet
+        self.log: Any = None
+        self.writer: Any = None
+        self.bar: Progress | None = None
+        self._shown = 0.0
+
+    def __enter__(self) -> Monitor:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop_bar()
+        if self.writer is not None:
+            self.writer.close()
+        if self.log is not None:
+            self.log.close()
+
+    def say(self, text: str) -> None:
+        """One line for the reader."""
+        self.console.print(text, highlight=False)
+
+    def open(self, directory: Path) -> None:
+        """Begin to write into a run's folder."""
+        self.path = directory / "log.csv"
+        if self.main and self.tensorboard:
+            from torch.utils.tensorboard import SummaryWriter  # slow to import
+
+            self.writer = SummaryWriter(str(directory / "tensorboard"))
+
+    def start_step(self, title: str, step: int, start: int, total: int, per_epoch: int, pictures: int) -> None:
+        """A step's training begins at iteration `start` of `total`; `pictures` are seen per iteration."""
+        self.step, self.title, self.per_epoch, self.pictures, self.total = step, title, per_epoch, pictures, total
+        self.began, self.start, self._shown = time.monotonic(), start, time.monotonic()
+        if not self.main:
+            return
+        _truncate_log(self.path, step, start)
+        self.log = self.path.open("a", newline="", encoding="utf-8")
+        if self.live:
+            self.bar = Progress(
+                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"), console=self.console, transient=True,
+            )
+            self.bar.start()
+            self.task = self.bar.add_task(title, total=total, completed=start, note="")
+
+    def progress(self, iteration: int, values: dict[str, float], lr: float) -> None:
+        """An update is done."""
+        if not self.main:
+            return
+        epoch = (iteration - 1) // self.per_epoch
+        rate = (iteration - self.start) * self.pictures / max(time.monotonic() - self.began, 1e-9)
+        row = {**values, "lr": lr, "images_per_second": rate}
+        rows = csv.writer(self.log)
+        rows.writerows((self.step, epoch, iteration, name, f"{value:.6g}") for name, value in row.items())
+        if self.writer is not None:
+            for name, value in row.items():
+                self.writer.add_scalar(f"step{self.step:02d}/{name}", value, iteration)
+        terms = " ".join(f"{k} {v:.3f}" for k, v in values.items())
+        note = f"epoch {epoch + 1} · {terms} · {rate:.1f} img/s"
+        if self.bar is not None:
+            self.bar.update(self.task, completed=iteration, note=note)
+        elif time.monotonic() - self._shown > PLAIN_INTERVAL or iteration == self.total:
+            self._shown = time.monotonic()
+            left = (self.total - iteration) * (self._shown - self.began) / max(iteration - self.start, 1)
+            self.say(f"{self.title}: {iteration}/{self.total} · {note} · {left:.0f} s left")
+
+    def end_step(self) -> None:
+        """A step's training is done."""
+        self._stop_bar()
+        if self.log is not None:
+            self.log.close()
+            self.log = None
+
+    def metrics(self, step: int, means: dict[str, float]) -> None:
+        """A step was evaluated."""
+        if self.writer is not None:
+            for name, value in means.items():
+                self.writer.add_scalar(f"miou/{name}", value, step)
+
+    def _stop_bar(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+
+
+def _truncate_log(path: Path, step: int, start: int) -> None:
+    """Drop the rows that a resumed step will write again; write the header of a new file."""
+    rows: list[list[str]] = []
+    if path.exists():
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [r for r in list(csv.reader(file))[1:] if len(r) == len(COLUMNS)]
+        rows = [r for r in rows if int(r[0]) < step or (int(r[0]) == step and int(r[2]) <= start)]
+    beside = path.with_suffix(".tmp")
+    with beside.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([COLUMNS, *rows])
+    beside.replace(path)
+
+
+def stderr_is_terminal() -> bool:
+    """Is someone looking?"""
+    return sys.stderr.isatty()

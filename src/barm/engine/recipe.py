@@ -1,0 +1,162 @@
+"""The typed configuration of a run, complete before the run starts and saved with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, model_validator
+
+from barm.errors import UserError, nearest
+from barm.labels import Setting, TaskPlan
+from barm.methods import METHODS, MethodConfig, Rates
+from barm.models.network import NetworkConfig
+
+Policy = Literal["poly", "warm_poly", "step"]
+Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(_Config):
+    """Where the pictures are.
+
+    Attributes:
+        root: the data set's folder (or its parent).
+        layout: `voc`, `ade` or `folder`; `auto` looks.
+    """
+
+    root: Path | None = None
+    layout: Literal["auto", "voc", "ade", "folder"] = "auto"
+
+
+class TaskConfig(_Config):
+    """Which classes come when.
+
+    Attributes:
+        name: ``<first>-<increment>`` such as ``15-1``, a published order such as ``15-1_b``, or ``offline``.
+        groups: class names per step, instead of a name.
+        setting: which pictures a step may use; see `TaskPlan`.
+    """
+
+    name: str | None = None
+    groups: tuple[tuple[str, ...], ...] | None = None
+    setting: Setting = "overlap"
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> TaskConfig:
+        if (self.name is None) == (self.groups is None):
+            raise ValueError("give either task.name (such as '15-1') or task.groups (class names per step)")
+        return self
+
+    def plan(self, class_names: tuple[str, ...], seed: int) -> TaskPlan:
+        """The plan on a data set with these class names (background first)."""
+        if self.groups is not None:
+            return TaskPlan.from_names(self.groups, class_names, self.setting, seed)
+        return TaskPlan.parse(self.name or "", len(class_names) - 1, self.setting, seed)
+
+
+class StepRecipe(_Config):
+    """How a step is optimised: SGD with a schedule per iteration. Source: spec/barm.md section 4.
+
+    Attributes:
+        epochs: passes over the step's pictures.
+        batch_size: per process.
+        lr: learning rates by part of the network.
+        policy: `poly`, `warm_poly` (a tenth of warm-up) or `step` (a tenth every `step_size` iterations).
+        step_size: of the `step` policy.
+        momentum: of SGD.
+        nesterov: SGD's variant.
+        weight_decay: L2 penalty.
+        crop: side of the square training crop in pixels.
+        scale: range of the random scale.
+        flip: probability of a horizontal flip.
+        pad_label: label of the padding of small pictures: 0 (as published) or 255 (ignore).
+    """
+
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    lr: Rates
+    policy: Policy = "poly"
+    step_size: int = Field(10_000, ge=1)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    nesterov: bool = True
+    weight_decay: float = Field(1e-4, ge=0)
+    crop: int = Field(513, ge=16)
+    scale: tuple[float, float] = (0.5, 2.0)
+    flip: float = Field(0.5, ge=0, le=1)
+    pad_label: Literal[0, 255] = 0
+
+
+class EvaluationConfig(_Config):
+    """How a step is evaluated.
+
+    Attributes:
+        crop: short side resized to this and centre crop (the published form); 0 evaluates at native size, batch 1.
+        batch_size: pictures at a time.
+    """
+
+    crop: int = Field(513, ge=0)
+    batch_size: int = Field(4, ge=1)
+
+
+class RuntimeConfig(_Config):
+    """On what it runs; changes no result but for rounding.
+
+    Attributes:
+        device: `auto` takes a GPU where there is one.
+        precision: `auto` is bf16 autocast where the processor has bf16, else fp32.
+        workers: loader processes; -1 chooses by the number of processors.
+        channels_last: memory layout of the networks.
+        save_every: iterations between two saved trainer states.
+        tensorboard: write event files.
+    """
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Precision = "auto"
+    workers: int = Field(-1, ge=-1)
+    channels_last: bool = True
+    save_every: int = Field(500, ge=1)
+    tensorboard: bool = True
+
+
+def _method(value: Any) -> Any:
+    """Turn a table with a `name` into the method's own configuration."""
+    if isinstance(value, MethodConfig):
+        return value
+    name = value.get("name") if isinstance(value, dict) else None
+    if name not in METHODS:
+        raise UserError(f"unknown method '{name}'{nearest(str(name), METHODS) or '; known: ' + ', '.join(METHODS)}")
+    return METHODS[name].model_validate(value)
+
+
+class RunConfig(_Config):
+    """Everything about a run.
+
+    Attributes:
+        seed: of weights, order and augmentation.
+        data: where the pictures are.
+        task: which classes come when.
+        model: which network.
+        method: which method, with its hyper-parameters.
+        base: how step 0 is optimised.
+        increment: how later steps are optimised.
+        evaluation: how steps are evaluated.
+        runtime: on what it runs.
+    """
+
+    seed: int = Field(1, ge=0)
+    data: DataConfig = DataConfig()
+    task: TaskConfig
+    model: NetworkConfig = NetworkConfig()
+    method: Annotated[SerializeAsAny[MethodConfig], BeforeValidator(_method)]
+    base: StepRecipe
+    increment: StepRecipe
+    evaluation: EvaluationConfig = EvaluationConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+
+    def recipe(self, step_index: int) -> StepRecipe:
+        """The optimisation of a step."""
+        return self.base if step_index == 0 else self.increment

@@ -1,0 +1,183 @@
+"""The hardware behind a handful of verbs: a thin layer over Lightning Fabric.
+
+One process, torchrun and SLURM start the same code; gradients are averaged over all processes.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, TypeVar
+
+import torch
+from lightning.fabric import Fabric
+from lightning.fabric.strategies import DDPStrategy
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from barm.engine.recipe import RuntimeConfig
+from barm.errors import UserError
+
+T = TypeVar("T")
+
+
+class Runtime:
+    """Device, precision and processes.
+
+    Args:
+        config: what was asked for; ``auto`` values are resolved here.
+
+    Attributes:
+        device: of this process.
+        precision: resolved, e.g. ``bf16-mixed``.
+        rank: of this process among `world`.
+    """
+
+    def __init__(self, config: RuntimeConfig) -> None:
+        accelerator = _accelerator(config.device)
+        self.precision = _precision(config, accelerator)
+        self.channels_last = config.channels_last
+        per_node, nodes = _processes()
+        with _quiet():
+            self.fabric = Fabric(
+                accelerator=accelerator,
+                devices=per_node,
+                num_nodes=nodes,
+                precision=self.precision,
+                strategy=DDPStrategy(process_group_backend="nccl" if accelerator == "cuda" else "gloo")
+                if per_node * nodes > 1
+                else "auto",
+            )
+            self.fabric.launch()
+        self.device: torch.device = self.fabric.device
+        self.rank: int = self.fabric.global_rank
+        self.world: int = self.fabric.world_size
+        self.stop_signal = 0
+
+    @property
+    def is_main(self) -> bool:
+        """Does this process write files and talk?"""
+        return self.rank == 0
+
+    def place(self, module: nn.Module) -> nn.Module:
+        """Move a network to the device, in the configured memory layout."""
+        if self.channels_last:
+            module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return module.to(self.device)
+
+    def setup(
+        self, module: nn.Module, optimizer: torch.optim.Optimizer, sync_bn: bool
+    ) -> tuple[nn.Module, torch.optim.Optimizer]:
+        """Wrap a network and its optimiser for training; `sync_bn` shares batch statistics over GPUs."""
+        if sync_bn and self.world > 1 and self.device.type == "cuda":
+            module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
+        wrapped, wrapped_optimizer = self.fabric.setup(module, optimizer)
+        return wrapped, wrapped_optimizer
+
+    def image(self, image: Tensor) -> Tensor:
+        """Put pictures into the memory layout of the networks."""
+        return image.contiguous(memory_format=torch.channels_last) if self.channels_last else image
+
+    @torch.no_grad()
+    def infer(self, module: nn.Module, image: Tensor) -> Any:
+        """Run an unwrapped network without gradient; outputs in fp32."""
+        with self.fabric.autocast():
+            out = module(self.image(image))
+        return tree_map(lambda x: x.float() if isinstance(x, Tensor) and x.is_floating_point() else x, out)
+
+    def backward(self, loss: Tensor) -> None:
+        """Back-propagate, with gradient scaling where the precision needs it."""
+        self.fabric.backward(loss)
+
+    def all_sum(self, tensor: Tensor) -> Tensor:
+        """Sum over all processes."""
+        if self.world == 1:
+            return tensor
+        return self.fabric.all_reduce(tensor, reduce_op="sum")  # type: ignore[return-value]
+
+    def barrier(self) -> None:
+        """Wait for all processes."""
+        self.fabric.barrier()
+
+    @contextmanager
+    def main_first(self) -> Iterator[None]:
+        """Let the main process do something (fill a cache) before the others."""
+        with self.fabric.rank_zero_first():
+            yield
+
+    @contextmanager
+    def catch_signals(self) -> Iterator[None]:
+        """Turn Ctrl-C and SIGTERM into `stop_signal`; a second Ctrl-C ends the process at once."""
+
+        def note(signum: int, _frame: FrameType | None) -> None:
+            if self.stop_signal:
+                raise KeyboardInterrupt
+            self.stop_signal = signum
+
+        before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for signum, handler in before.items():
+                signal.signal(signum, handler)
+
+    def scaler_state(self) -> dict[str, Any]:
+        """State of the gradient scaler (fp16 only)."""
+        return dict(self.fabric._precision.state_dict())
+
+    def load_scaler_state(self, state: dict[str, Any]) -> None:
+        """Restore `scaler_state`."""
+        self.fabric._precision.load_state_dict(state)
+
+
+def unwrap(module: nn.Module) -> nn.Module:
+    """The network inside Fabric's wrapper."""
+    inner = getattr(module, "module", module)
+    return inner if isinstance(inner, nn.Module) else module
+
+
+def _accelerator(device: str) -> str:
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("runtime.device is 'cuda' but no CUDA device is visible; use --device cpu or check the driver")
+    return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def _precision(config: RuntimeConfig, accelerator: str) -> Any:
+    if config.precision == "16-mixed" and accelerator == "cpu":
+        raise UserError("precision 16-mixed needs a GPU; use --precision bf16-mixed or 32-true on a CPU")
+    if config.precision != "auto":
+        return config.precision
+    return "bf16-mixed" if _has_bf16(accelerator) else "32-true"
+
+
+def _has_bf16(accelerator: str) -> bool:
+    """Does the processor multiply bf16 in hardware?"""
+    if accelerator == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return bool(probe and probe())
+
+
+def _processes() -> tuple[int, int]:
+    """Processes per node and number of nodes as torchrun or SLURM announces them; 1, 1 without a launcher."""
+    if "LOCAL_WORLD_SIZE" in os.environ and "WORLD_SIZE" in os.environ:
+        local = int(os.environ["LOCAL_WORLD_SIZE"])
+        return local, int(os.environ["WORLD_SIZE"]) // local
+    if "SLURM_NTASKS" in os.environ and os.environ.get("SLURM_JOB_NAME") not in (None, "bash", "interactive"):
+        nodes = int(os.environ.get("SLURM_NNODES", "1"))
+        return int(os.environ["SLURM_NTASKS"]) // nodes, nodes
+    return 1, 1
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Fabric's advice off the terminal."""
+    logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

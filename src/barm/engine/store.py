@@ -1,0 +1,193 @@
+"""A run on disk: steps appear complete or not at all, one process writes, results are counts."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import tomli_w
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from barm.engine.recipe import RunConfig
+from barm.errors import UserError
+
+CONFIG, MODEL, METHOD, COUNTS, METRICS = "config.toml", "model.safetensors", "method.json", "counts.json", "metrics.json"
+LOG = "log.csv"
+
+
+class RunDirectory:
+    """The folder of one run; see DESIGN of the layout in docs/runs.md.
+
+    Args:
+        path: ``runs/<name>``.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: IO[str] | None = None
+
+    def step_path(self, index: int) -> Path:
+        """Folder of a finished step."""
+        return self.path / f"step{index:02d}"
+
+    def is_complete(self, index: int) -> bool:
+        """Is the step finished?"""
+        return self.step_path(index).is_dir()
+
+    def finished_steps(self) -> list[int]:
+        """Indices of the finished steps, ascending."""
+        return sorted(int(p.name[4:]) for p in self.path.glob("step[0-9][0-9]*") if p.name[4:].isdigit())
+
+    def open(self, config: RunConfig, provenance: Mapping[str, Any], *, resume: bool) -> None:
+        """Create the folder (or take up an existing one) and lock it against a second run.
+
+        Raises:
+            UserError: if the folder has contents and `resume` is off, holds another configuration, or is in use.
+        """
+        existing = self.path.exists() and any(self.path.iterdir())
+        if existing and not resume:
+            raise UserError(f"{self.path} exists already: choose another --out, or go on with it with --resume")
+        if not existing and resume and not self.path.exists():
+            raise UserError(f"nothing to resume: {self.path} does not exist; leave --resume out to start")
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = (self.path / ".lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._lock.close()
+            self._lock = None
+            raise UserError(f"{self.path} is in use by another run: wait for it or choose another --out") from error
+        if (self.path / CONFIG).exists():
+            self._check_same(config)
+        else:
+            document = {**to_table(config), "provenance": dict(provenance)}
+            write_atomically(self.path / CONFIG, tomli_w.dumps(document).encode())
+
+    def _check_same(self, config: RunConfig) -> None:
+        saved, own = self.config_table(), to_table(config)
+        for table in ("seed", "task", "model", "method", "base", "increment"):
+            if saved.get(table) != own.get(table):
+                raise UserError(
+                    f"{self.path} was started with another [{table}]: resume with the recipe and settings it was "
+                    f"started with (see {self.path / CONFIG}), or choose another --out"
+                )
+
+    def close(self) -> None:
+        """Release the lock; remove the folder if the run never got as far as a saved state."""
+        if self._lock is None:
+            return
+        self._lock.close()
+        self._lock = None
+        (self.path / ".lock").unlink(missing_ok=True)
+        if not self.finished_steps() and not list(self.path.glob(".step*.partial")):
+            shutil.rmtree(self.path)
+
+    def config_table(self) -> dict[str, Any]:
+        """The saved configuration as a plain table, without provenance."""
+        path = self.path / CONFIG
+        if not path.is_file():
+            raise UserError(f"{self.path} is not a run: expected {CONFIG} in it")
+        table = tomllib.loads(path.read_text("utf-8"))
+        table.pop("provenance", None)
+        return table
+
+    def save_step(
+        self, index: int, state: Mapping[str, Tensor], method: Any, counts: Tensor, metrics: Mapping[str, Any]
+    ) -> None:
+        """Write a finished step beside, flush it to the disk, and rename it into place."""
+        beside = self.path / f".step{index:02d}.tmp"
+        shutil.rmtree(beside, ignore_errors=True)
+        try:
+            beside.mkdir()
+            save_file({name: t.detach().cpu().contiguous() for name, t in state.items()}, beside / MODEL)
+            for name, value in ((METHOD, method), (COUNTS, counts.tolist()), (METRICS, metrics)):
+                (beside / name).write_text(json.dumps(value, indent=1) + "\n", "utf-8")
+            for file in beside.iterdir():
+                _sync(file)
+            _sync(beside)
+            beside.rename(self.step_path(index))
+        except BaseException:
+            shutil.rmtree(beside, ignore_errors=True)
+            raise
+        _sync(self.path)
+        shutil.rmtree(self._partial(index), ignore_errors=True)
+
+    def load_model_state(self, index: int) -> dict[str, Tensor]:
+        """The tensors of a finished step."""
+        return load_file(self._finished(index) / MODEL)
+
+    def read(self, index: int, name: str) -> Any:
+        """One of a finished step's JSON files."""
+        return json.loads((self._finished(index) / name).read_text("utf-8"))
+
+    def _finished(self, index: int) -> Path:
+        if not self.is_complete(index):
+            done = ", ".join(map(str, self.finished_steps())) or "none"
+            raise UserError(f"{self.path} has no finished step {index} (finished: {done}); train it first")
+        return self.step_path(index)
+
+    def _partial(self, index: int) -> Path:
+        return self.path / f".step{index:02d}.partial"
+
+    def save_partial(self, index: int, state: Mapping[str, Any]) -> None:
+        """Store the trainer's state of an unfinished step."""
+        self._partial(index).mkdir(exist_ok=True)
+        target = self._partial(index) / "trainer.pt"
+        beside = target.with_suffix(".tmp")
+        try:
+            torch.save(dict(state), beside)
+            _sync(beside)
+            beside.rename(target)
+        except BaseException:
+            beside.unlink(missing_ok=True)
+            if not target.exists():
+                self._partial(index).rmdir()
+            raise
+
+    def load_partial(self, index: int) -> dict[str, Any] | None:
+        """The trainer's state of an unfinished step, or None."""
+        path = self._partial(index) / "trainer.pt"
+        if not path.exists():
+            return None
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        return state
+
+
+def to_table(config: RunConfig) -> dict[str, Any]:
+    """The configuration as a TOML table: every value, except those that are None."""
+    table: dict[str, Any] = _without_none(json.loads(config.model_dump_json()))
+    return table
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_none(v) for k, v in value.items() if v is not None}
+    return value
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file beside and rename it into place."""
+    beside = path.with_name(path.name + ".tmp")
+    try:
+        beside.write_bytes(content)
+        _sync(beside)
+        beside.rename(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,199 @@
+"""The optimisation of one step: any method, any number of processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from barm.batch import Batch, Term
+from barm.engine.recipe import StepRecipe
+from barm.engine.runtime import Runtime, unwrap
+from barm.engine.schedule import learning_rate
+from barm.errors import UserError
+from barm.methods import Method
+
+MAX_SKIPPED = 20  # updates in a row whose loss is not finite
+
+
+class Progress(Protocol):
+    """Is told what every iteration did."""
+
+    def __call__(self, iteration: int, values: dict[str, float], lr: float) -> None:
+        """Args: finished iterations, weighted loss terms with their sum as ``loss``, rate of the first group."""
+
+
+class Outcome(NamedTuple):
+    """What an update did: weighted terms over all processes, whether it was applied, whether someone asked to stop."""
+
+    values: dict[str, float]
+    applied: bool
+    stop: bool
+
+
+class StepTrainer:
+    """Networks, optimiser and schedule of one step.
+
+    Args:
+        method: at its step.
+        model: the network to train, placed on the device.
+        teacher: the previous step's network in evaluation mode, or None.
+        recipe: how the step is optimised.
+        total: number of updates.
+        rt: the runtime.
+        seed: of dropout; the generator is a function of (seed, step, iteration, rank), so a resumed step is the same.
+    """
+
+    def __init__(
+        self,
+        method: Method[Any],
+        model: nn.Module,
+        teacher: nn.Module | None,
+        recipe: StepRecipe,
+        total: int,
+        rt: Runtime,
+        seed: int,
+    ) -> None:
+        self.method, self.recipe, self.total, self.rt, self.seed = method, recipe, total, rt, seed
+        groups = [g for g in method.param_groups(model, recipe.lr) if g["params"]]
+        training = {id(p) for g in groups for p in g["params"]}
+        for parameter in model.parameters():
+            parameter.requires_grad_(id(parameter) in training)
+        self.base_lrs = [g["lr"] for g in groups]
+        sgd = torch.optim.SGD(
+            [dict(g) for g in groups],
+            lr=recipe.lr.new,
+            momentum=recipe.momentum,
+            nesterov=recipe.nesterov,
+            weight_decay=recipe.weight_decay,
+        )
+        self.teacher = None if teacher is None else teacher.eval().requires_grad_(False)
+        self.model, self.optimizer = rt.setup(model, sgd, sync_bn=not method.bn_frozen)
+        self.iteration, self.skipped, self.skipped_in_a_row = 0, 0, 0
+        method.train_mode(unwrap(self.model))
+        self._set_rates()
+
+    def update(self, batch: Batch) -> Outcome:
+        """One optimiser update on this process's part of the global batch."""
+        rt = self.rt
+        torch.manual_seed(_mix(self.seed, self.method.step.index, self.iteration, rt.rank))
+        old = None if self.teacher is None else rt.infer(self.teacher, batch.image)
+        new = self.model(rt.image(batch.image))
+        objective, values, stop = self._objective(self.method.loss(new, old, batch))
+        applied = all(v == v and abs(v) != float("inf") for v in values.values())
+        if applied:
+            rt.backward(objective)
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.skipped += not applied
+        self.skipped_in_a_row = 0 if applied else self.skipped_in_a_row + 1
+        self.iteration += 1
+        self._set_rates()
+        return Outcome(values, applied, stop)
+
+    def _objective(self, terms: dict[str, Term]) -> tuple[Tensor, dict[str, float], bool]:
+        """Divide by the counts of all processes.
+
+        DDP averages gradients, so a process contributes ``world * total / (sum of counts)``: then the average is the
+        gradient of the mean over the global batch, whatever each process's own count. One reduction carries the
+        counts, the values for the log and the wish to stop.
+        """
+        rt = self.rt
+        mine = torch.stack(
+            [t.total.detach().double() for t in terms.values()]
+            + [t.count.double() for t in terms.values()]
+            + [torch.tensor(float(bool(rt.stop_signal)), dtype=torch.float64, device=rt.device)]
+        )
+        everyone = rt.all_sum(mine)
+        totals, counts = everyone[: len(terms)], everyone[len(terms) : -1].clamp(min=1)
+        parts = [
+            term.weight * term.total * (rt.world / count).to(term.total.dtype)
+            for term, count in zip(terms.values(), counts, strict=True)
+        ]
+        weights = torch.tensor([t.weight for t in terms.values()], dtype=torch.float64, device=rt.device)
+        *values, stop = [*(weights * totals / counts).tolist(), float(everyone[-1])]
+        named = dict(zip(terms, values, strict=True))
+        return torch.stack(parts).sum(), {"loss": sum(values), **named}, stop > 0
+
+    def _set_rates(self) -> None:
+        recipe = self.recipe
+        for base, param_group in zip(self.base_lrs, self.optimizer.param_groups, strict=True):
+            param_group["lr"] = learning_rate(recipe.policy, base, self.iteration, self.total, recipe.step_size)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a later process needs to go on with the next iteration."""
+        return {
+            "iteration": self.iteration,
+            "skipped": self.skipped,
+            "skipped_in_a_row": self.skipped_in_a_row,
+            "model": unwrap(self.model).state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.rt.scaler_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore `state_dict`."""
+        self.iteration, self.skipped = state["iteration"], state["skipped"]
+        self.skipped_in_a_row = state["skipped_in_a_row"]
+        unwrap(self.model).load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.rt.load_scaler_state(state["scaler"])
+        self._set_rates()
+
+
+def train_step(
+    trainer: StepTrainer,
+    batches: Iterable[Batch],
+    *,
+    iterations_per_epoch: int,
+    progress: Progress,
+    save: Callable[[], None],
+    save_every: int,
+) -> bool:
+    """Run the remaining updates of a step.
+
+    Args:
+        trainer: fresh or restored.
+        batches: exactly the remaining batches.
+        iterations_per_epoch: the training mode is renewed at each epoch's start.
+        progress: is told about every update.
+        save: stores the trainer's state.
+        save_every: iterations between two calls of `save`.
+
+    Returns:
+        True when the step is finished, False when someone asked to stop (the state is saved).
+
+    Raises:
+        UserError: after more than 20 updates in a row whose loss was not finite.
+    """
+    for batch in batches:
+        if trainer.iteration % iterations_per_epoch == 0:
+            trainer.method.train_mode(unwrap(trainer.model))
+        outcome = trainer.update(batch)
+        progress(trainer.iteration, outcome.values, trainer.optimizer.param_groups[0]["lr"])
+        if trainer.skipped_in_a_row > MAX_SKIPPED:
+            raise UserError(
+                f"the loss was not finite {trainer.skipped_in_a_row} times in a row, last at iteration "
+                f"{trainer.iteration} ({_describe(batch)}): lower the learning rates or use --precision 32-true"
+            )
+        if outcome.stop:
+            save()
+            return False
+        if trainer.iteration % save_every == 0 and trainer.iteration < trainer.total:
+            save()
+    return True
+
+
+def _describe(batch: Batch) -> str:
+    names = batch.extras.get("names")
+    return "pictures " + ", ".join(names) if isinstance(names, list) else f"batch of {len(batch.image)}"
+
+
+def _mix(*numbers: int) -> int:
+    """One generator seed from several numbers."""
+    seed = 0
+    for number in numbers:
+        seed = (seed * 1_000_003 + number + 1) % 2**63
+    return seed

@@ -1,0 +1,94 @@
+"""The losses that BARM adds: background adaptation, background feature distillation, group distillation.
+
+All run at feature resolution. `positive` and `negative` are float masks ``(N, h, w)`` from `step_masks`.
+Source of every formula: BARM, Zhang & Gao, ECCV 2024, arXiv 2407.09838; spec/barm.md section 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from barm.batch import Term
+from barm.labels import IGNORE
+
+
+def step_masks(label: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Where the step's classes are annotated, and where its background is, at feature resolution.
+
+    Args:
+        label: channels of the step's ground truth (before pseudo-labels), ``(N, H, W)`` int64.
+        size: ``(h, w)``.
+
+    Returns:
+        Positive (label not 0, not 255) and negative (label 0) masks, ``(N, h, w)`` float, resized nearest-neighbour.
+    """
+    masks = torch.stack([(label != 0) & (label != IGNORE), label == 0], dim=1).float()
+    positive, negative = F.interpolate(masks, size=size, mode="nearest").unbind(1)
+    return positive, negative
+
+
+def residual_cross_entropy(residual: Tensor, positive: Tensor, *, weight: float = 1.0) -> Term:
+    """BgA cross-entropy: where a new class stands, the background residual is to be negative.
+
+    ``sum(P * BCE(a, 0)) / sum(P)``; 0 without a positive pixel.
+
+    Args:
+        residual: the newest background adaptation a_T before the sigmoid, ``(N, h, w)``.
+        positive: mask of the new classes, ``(N, h, w)``.
+        weight: factor in the objective.
+    """
+    return Term((positive * F.softplus(residual)).sum(), positive.sum(), weight)
+
+
+def residual_triplet(residual: Tensor, negative: Tensor, *, weight: float = 5.0) -> Term:
+    """BgA triplet: on background the residual's probability s is to be nearer to 1 than to 0.
+
+    ``sum(max(N (s - 1)^2 - N s^2, 0)) / sum(N)``; defined as 0 without a negative pixel (the official code divides
+    0 by 0 there: spec/barm.md section 7).
+
+    Args:
+        residual: the newest background adaptation a_T before the sigmoid, ``(N, h, w)``.
+        negative: mask of the background, ``(N, h, w)``.
+        weight: factor in the objective.
+    """
+    s = torch.sigmoid(residual)
+    return Term((negative * ((s - 1) ** 2 - s**2)).clamp(min=0).sum(), negative.sum(), weight)
+
+
+def background_distillation(
+    new: Sequence[Tensor], old: Sequence[Tensor], negative: Tensor, *, weight: float = 4.0
+) -> Term:
+    """Background feature distillation: on background the branches keep the features of the previous model.
+
+    Mean over all elements of ``(f N - f_old N)^2``, summed over the branches (which have equal shapes).
+
+    Args:
+        new: the student's branch features, each ``(N, D, h, w)``; those beyond ``len(old)`` are not used.
+        old: the teacher's.
+        negative: mask of the background, ``(N, h, w)``.
+        weight: factor in the objective.
+    """
+    mask = negative.unsqueeze(1)
+    errors = [(((f - g) * mask) ** 2).sum() for f, g in zip(new, old, strict=False)]
+    return Term(torch.stack(errors).sum(), torch.tensor(old[0].numel(), device=negative.device), weight)
+
+
+def group_distillation(new: Sequence[Tensor], old: Sequence[Tensor], *, weight: float = 1.0) -> Term:
+    """Group knowledge distillation: every old head keeps its own probabilities, background channel included.
+
+    BCE with logits against the teacher's sigmoid, mean over batch and space, summed over channels and heads.
+
+    Args:
+        new: the student's heads, each ``(N, 1 + group, h, w)``; those beyond ``len(old)`` are not used.
+        old: the teacher's.
+        weight: factor in the objective.
+    """
+    losses = [
+        F.binary_cross_entropy_with_logits(x, torch.sigmoid(z), reduction="sum") for x, z in zip(new, old, strict=False)
+    ]
+    pixels = old[0].shape[0] * old[0].shape[2] * old[0].shape[3]
+    return Term(torch.stack(losses).sum(), torch.tensor(pixels, device=old[0].device), weight)

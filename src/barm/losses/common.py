@@ -1,0 +1,89 @@
+"""Losses and label operations that several methods share. Pure functions; shapes as in `barm.batch`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from barm.batch import Term
+from barm.labels import IGNORE
+
+
+def upsample(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear resize, corners not aligned: ``(N, C, h, w)`` -> ``(N, C, H, W)``. Source: spec/barm.md section 3."""
+    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+
+
+def binary_cross_entropy(logits: Tensor, label: Tensor, *, weight: float = 1.0) -> Term:
+    r"""Binary cross-entropy of every channel against the one-hot label.
+
+    .. math:: \ell = \sum_c \bigl(\log(1 + e^{x_c}) - [c = y] x_c\bigr)
+
+    summed over channels, averaged over the pixels whose label is not 255.
+
+    Args:
+        logits: before the sigmoid, ``(N, C, H, W)`` float.
+        label: channels ``0..C-1`` or `IGNORE`, ``(N, H, W)`` int64.
+        weight: factor in the objective.
+
+    Returns:
+        The sum over valid pixels and their number.
+
+    Source: spec/barm.md section 3 (PB-BCE); spec/ssul.md section 7.1.
+
+    >>> term = binary_cross_entropy(torch.zeros(1, 3, 1, 2), torch.tensor([[[1, 255]]]))
+    >>> round(float(term.value), 4), int(term.count)          # 3 log 2, one valid pixel
+    (2.0794, 1)
+    """
+    valid = label != IGNORE
+    positive = logits.gather(1, label.masked_fill(~valid, 0).unsqueeze(1)).squeeze(1)
+    loss = F.softplus(logits).sum(1) - positive
+    return Term(loss.masked_fill(~valid, 0.0).sum(), valid.sum(), weight)
+
+
+def cross_entropy(logits: Tensor, label: Tensor, *, weight: float = 1.0) -> Term:
+    """Softmax cross-entropy averaged over valid pixels; arguments as in `binary_cross_entropy`."""
+    loss = F.cross_entropy(logits, label, ignore_index=IGNORE, reduction="sum")
+    return Term(loss, (label != IGNORE).sum(), weight)
+
+
+def focal_loss(logits: Tensor, label: Tensor, *, alpha: float = 1.0, gamma: float = 0.0, weight: float = 1.0) -> Term:
+    """Focal loss ``alpha (1 - p)^gamma ce``; the mean runs over *all* pixels. Source: spec/ssul.md section 7.2, Q18."""
+    entropy = F.cross_entropy(logits, label, ignore_index=IGNORE, reduction="none")
+    loss = alpha * (1 - torch.exp(-entropy)) ** gamma * entropy
+    return Term(loss.sum(), torch.tensor(label.numel(), device=label.device), weight)
+
+
+SEGMENTATION_LOSSES = {"bce": binary_cross_entropy, "ce": cross_entropy, "focal": focal_loss}
+
+
+def probabilities(logits: Tensor, loss: str) -> Tensor:
+    """What the logits mean under a training loss: sigmoid for ``bce``, softmax over channels otherwise."""
+    return torch.sigmoid(logits) if loss == "bce" else torch.softmax(logits, dim=1)
+
+
+def pseudo_labels(logits: Tensor, label: Tensor, *, threshold: float, softmax: bool = False) -> Tensor:
+    """Background pixels that the previous model knows well take its class.
+
+    A pixel gets channel k where its label is 0, k > 0 is the previous model's best channel and that channel's
+    probability is at least `threshold`.
+
+    Args:
+        logits: of the previous model at label size, ``(N, K, H, W)`` float.
+        label: channels, ``(N, H, W)`` int64; not changed.
+        threshold: on the probability.
+        softmax: probabilities by softmax instead of sigmoid.
+
+    Returns:
+        New labels, ``(N, H, W)`` int64.
+
+    Source: spec/barm.md section 3. The largest sigmoid is the sigmoid of the largest logit, so only that one is taken.
+
+    >>> logits = torch.tensor([[-3.0, 3.0]]).view(1, 2, 1, 1)
+    >>> pseudo_labels(logits, torch.tensor([[[0]]]), threshold=0.7)
+    tensor([[[1]]])
+    """
+    best, channel = logits.max(dim=1)
+    score = torch.exp(best - torch.logsumexp(logits, dim=1)) if softmax else torch.sigmoid(best)
+    return torch.where((label == 0) & (channel > 0) & (score >= threshold), channel, label)

@@ -1,0 +1,13 @@
+"""The methods. `METHODS` is, beside the data layouts, the only place where names become classes."""
+
+from barm.methods.barm import BARMConfig
+from barm.methods.base import Method, MethodConfig, Rates
+from barm.methods.finetune import FineTuneConfig, JointConfig
+
+METHODS: dict[str, type[MethodConfig]] = {
+    "barm": BARMConfig,
+    "finetune": FineTuneConfig,
+    "joint": JointConfig,
+}
+
+__all__ = ["METHODS", "Method", "MethodConfig", "Rates"]

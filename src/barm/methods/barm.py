@@ -1,0 +1,133 @@
+"""BARM: background adaptation with residual modelling (Zhang & Gao, ECCV 2024, arXiv 2407.09838).
+
+Every step adds a branch whose first channel a_t corrects the background logit of the model before it. Old classifiers
+keep still: their classes get no gradient from the labels, only from distillation. Source: spec/barm.md.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, cast
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from barm.batch import Batch, Term
+from barm.labels import Step
+from barm.losses.background import (
+    background_distillation,
+    group_distillation,
+    residual_cross_entropy,
+    residual_triplet,
+    step_masks,
+)
+from barm.losses.common import SEGMENTATION_LOSSES, pseudo_labels, upsample
+from barm.methods.base import Method, MethodConfig, ParamGroup, Rates, group
+from barm.models.heads import GroupedHead, GroupedOutput
+from barm.models.network import NetworkConfig, Segmenter, hand_over
+
+
+class BARMConfig(MethodConfig):
+    """Hyper-parameters of the paper.
+
+    Attributes:
+        pseudo: label confident old pixels with the previous model's class.
+        pseudo_threshold: tau, on its probability.
+        triplet_weight: of the background adaptation triplet.
+        residual_weight: of the background adaptation cross-entropy.
+        feature_weight: of the background feature distillation.
+        group_weight: of the group knowledge distillation.
+        copy_ear_statistics: let a new ear take head_pre's batch norm statistics too. Off as published, where they
+            stay 0 and 1 for ever under frozen batch norm (spec/barm.md section 7).
+    """
+
+    name: Literal["barm"] = "barm"
+    pseudo: bool = True
+    pseudo_threshold: float = Field(0.7, ge=0, le=1)
+    triplet_weight: float = Field(5.0, ge=0)
+    residual_weight: float = Field(1.0, ge=0)
+    feature_weight: float = Field(4.0, ge=0)
+    group_weight: float = Field(1.0, ge=0)
+    copy_ear_statistics: bool = False
+
+    def build(self, step: Step, network: NetworkConfig) -> BARM:
+        """BARM at one step."""
+        return BARM(self, step, network)
+
+
+class BARM(Method[GroupedOutput]):
+    """BARM at one step."""
+
+    uses_teacher = True
+
+    def __init__(self, config: BARMConfig, step: Step, network: NetworkConfig) -> None:
+        super().__init__(config, step, network)
+        self.config = config
+        self.segmentation_loss = SEGMENTATION_LOSSES[config.loss]
+
+    def build_model(self) -> Segmenter:
+        """Backbone, ASPP, and one branch per step."""
+        return Segmenter(self.network, GroupedHead, self.step.group_sizes, pretrained=self.step.index == 0)
+
+    def init_from(self, model: nn.Module, previous: nn.Module) -> None:
+        """Copy equal names; the new ear starts as head_pre, the new head stays random."""
+        newest = self.step.index
+        hand_over(model, previous, new=[f"classifier.ear.{newest - 1}.", f"classifier.head.{newest}."])
+        head = _head(model)
+        pre, ear = head.head_pre, cast(nn.Sequential, head.ear[-1])
+        with torch.no_grad():
+            cast(nn.Conv2d, ear[0]).weight.copy_(cast(nn.Conv2d, pre[0]).weight)
+            source, target = cast(nn.BatchNorm2d, pre[1]), cast(nn.BatchNorm2d, ear[1])
+            target.weight.copy_(source.weight)
+            target.bias.copy_(source.bias)
+            if self.config.copy_ear_statistics:
+                target.load_state_dict(source.state_dict())
+
+    def loss(self, new: GroupedOutput, old: GroupedOutput | None, batch: Batch) -> dict[str, Term]:
+        """The five terms of section 3; at step 0 the first alone, against the ground truth."""
+        config, size = self.config, (batch.label.shape[1], batch.label.shape[2])
+        if old is None:
+            return {"pb_bce": self.segmentation_loss(upsample(new.logits, size), batch.label)}
+
+        label = batch.label
+        if config.pseudo:
+            with torch.no_grad():
+                label = pseudo_labels(
+                    upsample(old.logits, size), label, threshold=config.pseudo_threshold, softmax=config.loss != "bce"
+                )
+        logits, known = new.training_logits, self.step.num_old
+        logits = torch.cat([logits[:, :1], logits[:, 1:known].detach(), logits[:, known:]], dim=1)
+
+        residual = new.heads[-1][:, 0]
+        positive, negative = step_masks(batch.label, (residual.shape[1], residual.shape[2]))
+        return {
+            "pb_bce": self.segmentation_loss(upsample(logits, size), label),
+            "bga_triplet": residual_triplet(residual, negative, weight=config.triplet_weight),
+            "bfd": background_distillation(new.branches, old.branches, negative, weight=config.feature_weight),
+            "gkd": group_distillation(new.heads, old.heads, weight=config.group_weight),
+            "bga_bce": residual_cross_entropy(residual, positive, weight=config.residual_weight),
+        }
+
+    def param_groups(self, model: nn.Module, rates: Rates) -> list[ParamGroup]:
+        """The newest head and ear fast, ASPP medium, everything older slow."""
+        head, take = _head(model), self.trainable
+        backbone = cast(nn.Module, model.backbone)
+        if self.step.index == 0:
+            return [
+                group("head", take(head.head_pre, *head.head), rates.new),
+                group("aspp", take(head.aspp), rates.aspp),
+                group("backbone", take(backbone), rates.backbone),
+            ]
+        return [
+            group("new_head", take(head.head[-1]), rates.new),
+            group("new_ear", take(head.ear[-1]), rates.new),
+            group("aspp", take(head.aspp), rates.aspp),
+            group("old_heads", take(*head.head[:-1]), rates.old),
+            group("old_ears", take(*head.ear[:-1]), rates.old),
+            group("head_pre", take(head.head_pre), rates.old),
+            group("backbone", take(backbone), rates.backbone),
+        ]
+
+
+def _head(model: nn.Module) -> GroupedHead:
+    return cast(GroupedHead, model.classifier)

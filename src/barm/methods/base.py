@@ -1,0 +1,146 @@
+"""What a method of class-incremental segmentation is, as far as the engine knows.
+
+A method says how a step's network looks, how it starts from the previous one, what is minimised, what trains at which
+rate, and how predictions are read off. It does not load data, run networks, or know about devices and processes.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Generic, Literal, TypedDict, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from barm.batch import Batch, Output, Term
+from barm.labels import INCREMENTAL, LabelPolicy, Step
+from barm.losses.common import probabilities, upsample
+from barm.models.network import NetworkConfig
+
+Out = TypeVar("Out", bound=Output)
+
+
+class Rates(BaseModel):
+    """Learning rates by part of the network.
+
+    Attributes:
+        new: the newest head and branch.
+        aspp: ASPP.
+        old: heads and branches of earlier steps.
+        backbone: the backbone.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    new: float = Field(gt=0)
+    aspp: float = Field(gt=0)
+    old: float = Field(gt=0)
+    backbone: float = Field(gt=0)
+
+
+class ParamGroup(TypedDict):
+    """Parameters that train at one rate; what is in no group is frozen."""
+
+    name: str
+    params: list[nn.Parameter]
+    lr: float
+
+
+class MethodConfig(BaseModel):
+    """Hyper-parameters that every method has.
+
+    Attributes:
+        name: the method.
+        loss: of the labelled pixels: sigmoid per channel (`bce`), softmax (`ce`) or `focal`.
+        freeze_bn: from step 1 on, batch norm uses its running statistics and its scale and shift do not train.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    loss: Literal["bce", "ce", "focal"] = "bce"
+    freeze_bn: bool = True
+
+    def build(self, step: Step, network: NetworkConfig) -> Method[Any]:
+        """The method for one step."""
+        raise NotImplementedError
+
+
+class Method(ABC, Generic[Out]):
+    """One method at one step; built anew for every step by its configuration.
+
+    Args:
+        config: its hyper-parameters.
+        step: what the step learns.
+        network: which network.
+    """
+
+    policy: ClassVar[LabelPolicy] = INCREMENTAL
+    uses_teacher: ClassVar[bool] = False
+
+    def __init__(self, config: MethodConfig, step: Step, network: NetworkConfig) -> None:
+        self.step = step
+        self.network = network
+        self._base = config
+
+    @abstractmethod
+    def build_model(self) -> nn.Module:
+        """The step's network with fresh weights (ImageNet's at step 0, where configured)."""
+
+    @abstractmethod
+    def init_from(self, model: nn.Module, previous: nn.Module) -> None:
+        """Take over the previous step's weights, in place; called at steps >= 1."""
+
+    @abstractmethod
+    def loss(self, new: Out, old: Out | None, batch: Batch) -> dict[str, Term]:
+        """The objective's terms.
+
+        Args:
+            new: what the network returned for the batch.
+            old: what the previous step's network returned; None at step 0 or for methods that use no teacher.
+            batch: pictures and labels; not changed.
+        """
+
+    @abstractmethod
+    def param_groups(self, model: nn.Module, rates: Rates) -> list[ParamGroup]:
+        """What trains, and how fast."""
+
+    def train_mode(self, model: nn.Module) -> None:
+        """Put the network into training mode; batch norm stays in evaluation mode where it is frozen."""
+        model.train()
+        if self.bn_frozen:
+            for module in model.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+
+    @property
+    def bn_frozen(self) -> bool:
+        """Is batch norm frozen at this step?"""
+        return self._base.freeze_bn and self.step.index > 0
+
+    def scores(self, out: Out) -> Tensor:
+        """Probabilities per class at feature resolution, ``(N, C, h, w)``."""
+        return probabilities(out.logits, self._base.loss)
+
+    def predict(self, out: Out, size: tuple[int, int]) -> Tensor:
+        """Channels per pixel, ``(N, H, W)`` int64: probabilities first, then upsampling, then argmax.
+
+        Source: spec/barm.md section 2 (upsampling the logits first is not the same).
+        """
+        return upsample(self.scores(out), size).argmax(dim=1)
+
+    def trainable(self, *modules: nn.Module) -> list[nn.Parameter]:
+        """Parameters of the modules, without those of frozen batch norm."""
+        skip = nn.modules.batchnorm._BatchNorm if self.bn_frozen else ()
+        return [
+            parameter
+            for module in modules
+            for child in module.modules()
+            if not isinstance(child, skip)
+            for parameter in child.parameters(recurse=False)
+        ]
+
+
+def group(name: str, params: list[nn.Parameter], lr: float) -> ParamGroup:
+    """One parameter group."""
+    return {"name": name, "params": params, "lr": lr}

@@ -1,0 +1,69 @@
+"""The two bounds of every table: fine-tuning (nothing against forgetting) and joint training (nothing to forget)."""
+
+from __future__ import annotations
+
+from typing import Literal, cast
+
+from torch import nn
+
+from barm.batch import Batch, Term
+from barm.labels import JOINT, Step
+from barm.losses.common import SEGMENTATION_LOSSES, upsample
+from barm.methods.base import Method, MethodConfig, ParamGroup, Rates, group
+from barm.models.heads import PlainHead, PlainOutput
+from barm.models.network import NetworkConfig, Segmenter, hand_over
+
+
+class FineTuneConfig(MethodConfig):
+    """Fine-tuning: every step trains on its own labels alone, in which old objects are background."""
+
+    name: Literal["finetune"] = "finetune"
+
+    def build(self, step: Step, network: NetworkConfig) -> FineTune:
+        """Fine-tuning at one step."""
+        return FineTune(self, step, network)
+
+
+class JointConfig(MethodConfig):
+    """Joint training: every step sees the pictures and labels of all steps so far."""
+
+    name: Literal["joint"] = "joint"
+    freeze_bn: bool = False
+
+    def build(self, step: Step, network: NetworkConfig) -> Joint:
+        """Joint training at one step."""
+        return Joint(self, step, network)
+
+
+class FineTune(Method[PlainOutput]):
+    """One classifier that grows; at step 0 the same training as every method on this body."""
+
+    def build_model(self) -> Segmenter:
+        """Backbone, ASPP, one branch."""
+        return Segmenter(self.network, PlainHead, self.step.group_sizes, pretrained=self.step.index == 0)
+
+    def init_from(self, model: nn.Module, previous: nn.Module) -> None:
+        """Copy equal names; the new classifier rows stay random."""
+        hand_over(model, previous, new=[f"classifier.head.{self.step.index}."])
+
+    def loss(self, new: PlainOutput, old: PlainOutput | None, batch: Batch) -> dict[str, Term]:
+        """The segmentation loss against the labels."""
+        logits = upsample(new.logits, (batch.label.shape[1], batch.label.shape[2]))
+        return {self._base.loss: SEGMENTATION_LOSSES[self._base.loss](logits, batch.label)}
+
+    def param_groups(self, model: nn.Module, rates: Rates) -> list[ParamGroup]:
+        """The newest classifier at `new`, the older ones and the branch at `old`."""
+        head, take = cast(PlainHead, model.classifier), self.trainable
+        rest = rates.old if self.step.index else rates.new
+        return [
+            group("new_head", take(head.head[-1]), rates.new),
+            group("aspp", take(head.aspp), rates.aspp),
+            group("old_heads", take(head.head_pre, *head.head[:-1]), rest),
+            group("backbone", take(cast(nn.Module, model.backbone)), rates.backbone),
+        ]
+
+
+class Joint(FineTune):
+    """Fine-tuning's network with the pictures and labels of all steps so far."""
+
+    policy = JOINT

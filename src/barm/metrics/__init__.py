@@ -1,0 +1,1 @@
+"""Scores, all derived from confusion counts."""

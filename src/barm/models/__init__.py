@@ -1,0 +1,1 @@
+"""Networks: a backbone, ASPP, and heads that grow with the classes."""

@@ -1,0 +1,93 @@
+"""Any timm backbone at output stride 8 or 16, and where its weights come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import timm
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from barm.errors import UserError, nearest
+
+BACKBONE_BN_MOMENTUM = 0.01  # spec/barm.md section 2
+
+
+def create_backbone(name: str, output_stride: int, pretrained: bool = False, weights: Path | None = None) -> nn.Module:
+    """A timm network that returns a list with its last feature map, ``(N, 3, H, W)`` -> ``[(N, D, h, w)]``.
+
+    Tensor names are timm's own; for ``resnet101.tv_in1k`` they are those of the official checkpoints.
+    Number of channels D: `num_channels`.
+
+    Args:
+        name: a timm model name, e.g. ``resnet101.tv_in1k``.
+        output_stride: 8 or 16.
+        pretrained: load timm's ImageNet weights (from timm's cache or the network).
+        weights: a local ``.pth`` or ``.safetensors`` state dict of the same network, instead.
+
+    Raises:
+        UserError: for an unknown name, or weights that cannot be had or do not fit.
+    """
+    body = _create(name, output_stride, pretrained and weights is None)
+    if weights is not None:
+        _load_local(body, weights, name)
+    for module in body.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = BACKBONE_BN_MOMENTUM
+    return body
+
+
+def num_channels(backbone: nn.Module) -> int:
+    """D, channels of the backbone's last feature map."""
+    return int(backbone.feature_info.channels()[-1])  # type: ignore[union-attr, operator]
+
+
+def _create(name: str, output_stride: int, pretrained: bool) -> nn.Module:
+    options = {"features_only": True, "output_stride": output_stride, "out_indices": (-1,)}
+    try:
+        return timm.create_model(name, pretrained=pretrained, **options)
+    except Exception as error:  # timm raises RuntimeError, hub errors and OSError alike; all mean "not to be had"
+        base = name.split(".")[0]
+        if not timm.is_model(base):
+            raise UserError(
+                f"unknown backbone '{name}': expected a timm model name{nearest(base, timm.list_models())}"
+            ) from error
+        if not pretrained:
+            raise UserError(
+                f"backbone '{name}' cannot give features at output stride {output_stride}: {error}"
+            ) from error
+        raise UserError(
+            f"the ImageNet weights of '{name}' could not be had ({_first_line(error)}); connect to the network once, "
+            "give a local file with --set model.weights=FILE, or train from scratch with --set model.pretrained=false"
+        ) from error
+
+
+def _load_local(body: nn.Module, path: Path, name: str) -> None:
+    """Load a classification or feature state dict; the classifier's tensors are left out, all else must fit."""
+    if not path.is_file():
+        raise UserError(f"no weights at {path}: give an existing .pth or .safetensors file in model.weights")
+    try:
+        state = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
+    except Exception as error:
+        raise UserError(
+            f"{path} is not a readable state dict ({_first_line(error)}); expected .pth or .safetensors"
+        ) from error
+    state = state.get("state_dict", state)
+    own = body.state_dict()
+    missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
+    wrong = [k for k in own if k in state and state[k].shape != own[k].shape]
+    if missing or wrong:
+        raise UserError(
+            f"{path} does not fit backbone '{name}': {len(missing)} tensors missing, {len(wrong)} of another shape, "
+            f"first: {(missing + wrong)[0]}; give the weights of the same timm network"
+        )
+    body.load_state_dict({k: state.get(k, own[k]) for k in own})
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

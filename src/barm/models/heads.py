@@ -1,0 +1,109 @@
+"""Classifiers that grow by one branch or one group of channels per step. Source: spec/barm.md section 2."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class PlainOutput(NamedTuple):
+    """Logits of a classifier without private channels, ``(N, C, h, w)``."""
+
+    logits: Tensor
+
+
+class GroupedOutput(NamedTuple):
+    """What the grouped classifier computes.
+
+    Attributes:
+        heads: raw outputs of the heads, ``(N, 1 + group, h, w)`` each; channel 0 is the background logit (step 0) or
+            that step's background adaptation.
+        branches: the features below the heads (`head_pre`, then the ears), ``(N, D, h, w)`` each.
+    """
+
+    heads: tuple[Tensor, ...]
+    branches: tuple[Tensor, ...]
+
+    @property
+    def logits(self) -> Tensor:
+        """Aggregated as in evaluation, ``(N, C, h, w)``."""
+        return aggregate(self.heads)
+
+    @property
+    def training_logits(self) -> Tensor:
+        """Aggregated as in training, ``(N, C, h, w)``."""
+        return aggregate_for_training(self.heads)
+
+
+def aggregate(heads: Sequence[Tensor]) -> Tensor:
+    """Background ``z_0[0] + sum_t min(a_t, 0)``, then the classes of all steps, ``(N, C, h, w)``."""
+    background = heads[0][:, :1] + sum(h[:, :1].clamp(max=0) for h in heads[1:])
+    return torch.cat([background, *(h[:, 1:] for h in heads)], dim=1)
+
+
+def aggregate_for_training(heads: Sequence[Tensor]) -> Tensor:
+    """As `aggregate`, but the newest residual is not clamped and the only one with a gradient.
+
+    ``sg(z_0[0]) + sum_{1 <= t < T} sg(min(a_t, 0)) + a_T`` with sg = stop-gradient; ``z_0[0]`` at step 0.
+    """
+    if len(heads) == 1:
+        return heads[0]
+    settled = heads[0][:, :1] + sum(h[:, :1].clamp(max=0) for h in heads[1:-1])
+    return torch.cat([settled.detach() + heads[-1][:, :1], *(h[:, 1:] for h in heads)], dim=1)
+
+
+def conv_block(in_channels: int, out_channels: int) -> nn.Sequential:
+    """3x3 convolution without bias, batch norm, ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False), nn.BatchNorm2d(out_channels), nn.ReLU()
+    )
+
+
+class GroupedHead(nn.Module):
+    """One branch per step: `head_pre` and its head at step 0, an ear and its head at every later step.
+
+    Args:
+        aspp: turns the backbone's feature map into the common feature of width `channels`.
+        channels: D, of the ASPP feature and of every branch.
+        group_sizes: classes per step without background, e.g. ``(15, 1, 1)``.
+    """
+
+    def __init__(self, aspp: nn.Module, channels: int, group_sizes: Sequence[int]) -> None:
+        super().__init__()
+        self.aspp = aspp
+        self.head_pre = conv_block(channels, channels)
+        self.ear = nn.ModuleList(conv_block(channels, channels) for _ in group_sizes[1:])
+        self.head = nn.ModuleList(nn.Conv2d(channels, 1 + size, 1) for size in group_sizes)
+
+    def forward(self, feature: Tensor) -> GroupedOutput:
+        """Backbone feature ``(N, B, h, w)`` -> heads and branches."""
+        feature = self.aspp(feature)
+        branches = tuple(branch(feature) for branch in (self.head_pre, *self.ear))
+        return GroupedOutput(tuple(head(f) for head, f in zip(self.head, branches, strict=True)), branches)
+
+
+class PlainHead(nn.Module):
+    """One branch, and a 1x1 classifier that gets new rows with every step (kept as one tensor pair per step).
+
+    At step 0 its tensors have the names and shapes of `GroupedHead`'s.
+
+    Args:
+        aspp: turns the backbone's feature map into the common feature of width `channels`.
+        channels: D, of the ASPP feature.
+        group_sizes: classes per step without background.
+    """
+
+    def __init__(self, aspp: nn.Module, channels: int, group_sizes: Sequence[int]) -> None:
+        super().__init__()
+        self.aspp = aspp
+        self.head_pre = conv_block(channels, channels)
+        sizes = (1 + group_sizes[0], *group_sizes[1:])
+        self.head = nn.ModuleList(nn.Conv2d(channels, size, 1) for size in sizes)
+
+    def forward(self, feature: Tensor) -> PlainOutput:
+        """Backbone feature ``(N, B, h, w)`` -> logits."""
+        branch = self.head_pre(self.aspp(feature))
+        return PlainOutput(torch.cat([head(branch) for head in self.head], dim=1))

@@ -1,0 +1,136 @@
+"""Backbone + ASPP + head, its configuration, and the hand-over of weights from one step to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from torchvision.models.segmentation.deeplabv3 import ASPP
+
+from barm.errors import UserError, nearest
+from barm.models.backbone import create_backbone, num_channels
+
+ASPP_DROPOUT = 0.1
+MODELS = {  # published names -> timm backbone
+    "deeplabv3bga_resnet101": "resnet101.tv_in1k",
+    "deeplabv3bga_resnet50": "resnet50.tv_in1k",
+}
+
+
+class NetworkConfig(BaseModel):
+    """Which network.
+
+    Attributes:
+        backbone: a timm model name.
+        output_stride: of the feature map.
+        channels: D, width of ASPP and of every branch.
+        rates: dilations of the three atrous ASPP branches; by default 6, 12, 18 at stride 16 and twice that at 8.
+        dropout: at the end of ASPP, while training.
+        pretrained: start from ImageNet weights through timm's loader.
+        weights: start from a local state dict of the backbone instead.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    backbone: str = "resnet101.tv_in1k"
+    output_stride: Literal[8, 16] = 16
+    channels: int = Field(256, ge=8)
+    rates: tuple[int, int, int] | None = None
+    dropout: float = Field(ASPP_DROPOUT, ge=0, lt=1)
+    pretrained: bool = True
+    weights: Path | None = None
+
+    @classmethod
+    def from_name(cls, name: str, **options: Any) -> NetworkConfig:
+        """The configuration behind a published model name such as ``deeplabv3bga_resnet101``."""
+        if name not in MODELS:
+            raise UserError(f"unknown model '{name}'{nearest(name, MODELS) or '; known: ' + ', '.join(MODELS)}")
+        return cls(backbone=MODELS[name], **options)
+
+
+class Segmenter(nn.Module):
+    """Backbone, ASPP and head.
+
+    Args:
+        config: which network.
+        head: builds the classifier from ASPP, the feature width and the group sizes.
+        group_sizes: classes per step without background.
+        pretrained: honour the configuration's ImageNet weights (step 0 only; later steps take the previous step's).
+    """
+
+    def __init__(
+        self,
+        config: NetworkConfig,
+        head: Callable[[nn.Module, int, Sequence[int]], nn.Module],
+        group_sizes: Sequence[int],
+        *,
+        pretrained: bool,
+    ) -> None:
+        super().__init__()
+        self.backbone = create_backbone(
+            config.backbone,
+            config.output_stride,
+            pretrained and config.pretrained,
+            config.weights if pretrained else None,
+        )
+        rates = config.rates or ((6, 12, 18) if config.output_stride == 16 else (12, 24, 36))
+        aspp = ASPP(num_channels(self.backbone), list(rates), config.channels)
+        aspp.project[3].p = config.dropout
+        self.classifier = head(aspp, config.channels, group_sizes)
+        for module in self.classifier.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight)
+
+    def forward(self, image: Tensor) -> Any:
+        """Normalised RGB ``(N, 3, H, W)`` -> the head's output at feature resolution."""
+        return self.classifier(self.backbone(image)[-1])
+
+
+def hand_over(model: nn.Module, previous: nn.Module, *, new: Sequence[str]) -> None:
+    """Copy every tensor of `previous` into the tensor of the same name in `model`, in place.
+
+    Args:
+        model: this step's network.
+        previous: last step's network.
+        new: prefixes of the names that only `model` has.
+
+    Raises:
+        UserError: if any other tensor is missing on one side or has another shape.
+    """
+    own, given = model.state_dict(), previous.state_dict()
+    fresh = {name for name in own if name.startswith(tuple(new))}
+    check_names(own, given, fresh, "the previous step's model")
+    model.load_state_dict({**own, **{name: given[name] for name in own if name not in fresh}})
+
+
+def check_names(own: dict[str, Tensor], given: dict[str, Tensor], fresh: set[str], what: str) -> None:
+    """Compare names and shapes of two state dicts.
+
+    Args:
+        own: the network's.
+        given: what is to be loaded.
+        fresh: names that may be absent from `given`.
+        what: how to call `given` in the message.
+
+    Raises:
+        UserError: naming the first tensor that is missing, extra or of the wrong shape.
+    """
+    missing = [name for name in own if name not in given and name not in fresh]
+    extra = [name for name in given if name not in own]
+    wrong = [name for name in own if name in given and name not in fresh and own[name].shape != given[name].shape]
+    if not (missing or extra or wrong):
+        return
+    first = (
+        f"'{wrong[0]}' is {tuple(given[wrong[0]].shape)}, expected {tuple(own[wrong[0]].shape)}"
+        if wrong
+        else f"'{missing[0]}' is missing"
+        if missing
+        else f"'{extra[0]}' is not in this network"
+    )
+    raise UserError(
+        f"{what} does not fit: {first} ({len(missing)} missing, {len(extra)} extra, {len(wrong)} of another shape); "
+        "check that task, step and model are those it was trained with"
+    )
