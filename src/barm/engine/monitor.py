@@ -69,8 +69,13 @@ class Monitor:
         self.log = self.path.open("a", newline="", encoding="utf-8")
         if self.live:
             self.bar = Progress(
-                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}"), console=self.console, transient=True,
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+                console=self.console,
+                transient=True,
             )
             self.bar.start()
             self.task = self.bar.add_task(title, total=total, completed=start, note="")

@@ -19,7 +19,13 @@ from torch import Tensor
 from barm.engine.recipe import RunConfig
 from barm.errors import UserError
 
-CONFIG, MODEL, METHOD, COUNTS, METRICS = "config.toml", "model.safetensors", "method.json", "counts.json", "metrics.json"
+CONFIG, MODEL, METHOD, COUNTS, METRICS = (
+    "config.toml",
+    "model.safetensors",
+    "method.json",
+    "counts.json",
+    "metrics.json",
+)
 LOG = "log.csv"
 
 

@@ -1,0 +1,53 @@
+"""What a data set is. A source knows pictures and masks; it knows nothing about steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+
+class Sample(NamedTuple):
+    """One picture.
+
+    Attributes:
+        image: RGB.
+        mask: dataset ids, mode ``L``, of the picture's size.
+        extras: further single-channel maps of that size, e.g. ``saliency``.
+    """
+
+    image: Image.Image
+    mask: Image.Image
+    extras: Mapping[str, Image.Image]
+
+
+class Source(Protocol):
+    """A split of a data set.
+
+    Attributes:
+        class_names: by dataset id, background first.
+        palette: colour per id, ``(256, 3)`` uint8.
+    """
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names by dataset id, background first."""
+
+    @property
+    def palette(self) -> NDArray[np.uint8]:
+        """Colour per id, ``(256, 3)`` uint8."""
+
+    def __len__(self) -> int:
+        """Number of pictures."""
+
+    def __getitem__(self, i: int, /) -> Sample:
+        """Load one picture."""
+
+    def name(self, i: int, /) -> str:
+        """The picture's unique name in its split."""
+
+    def classes_in(self, i: int, /) -> frozenset[int]:
+        """Foreground ids in the picture's mask (neither 0 nor 255), without loading it anew."""

@@ -1,0 +1,160 @@
+"""The pictures of one step, and the order in which every process sees them.
+
+Every random choice is a function of (seed, step, epoch, index): neither the number of workers nor a restart changes it.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+
+from barm.data.base import Source
+from barm.data.transforms import EvalTransform, TrainTransform, eval_transform, train_transform
+from barm.errors import UserError
+from barm.labels import LabelPolicy, Step, TaskPlan
+
+Item = tuple[Tensor, Tensor, dict[str, Tensor]]
+Key = tuple[int, int]  # epoch, position in the step's pictures
+
+
+class StepDataset(Dataset[Item]):
+    """The pictures that a step may use, with its labels.
+
+    Args:
+        source: the training split.
+        plan: the scenario.
+        step: one of its steps.
+        policy: what hidden classes look like, and whose pictures count (joint training uses those of all steps so far).
+        transform: augmentation.
+        seed: of the augmentation.
+
+    Raises:
+        UserError: if no picture belongs to the step.
+    """
+
+    def __init__(
+        self, source: Source, plan: TaskPlan, step: Step, policy: LabelPolicy, transform: TrainTransform, seed: int
+    ) -> None:
+        selects = plan.selects_seen if policy.supervision == "seen" else plan.selects
+        self.images = tuple(i for i in range(len(source)) if selects(step, source.classes_in(i), source.name(i)))
+        if not self.images:
+            learned = ", ".join(source.class_names[i] for i in step.new)
+            raise UserError(
+                f"no training picture belongs to step {step.index} ({learned}) in the {plan.setting} setting; "
+                "add pictures or choose another task or setting"
+            )
+        self.source, self.step, self.transform, self.seed = source, step, transform, seed
+        self.lut = plan.train_lut(step, policy)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, key: Key) -> Item:
+        epoch, position = key
+        rng = np.random.default_rng([self.seed, self.step.index, epoch, position])
+        index = self.images[position]
+        image, label, extras = train_transform(self.source[index], self.lut, rng, self.transform)
+        return image, label, {**extras, "index": torch.tensor(index)}
+
+
+class EvalDataset(Dataset[Item]):
+    """The whole validation split with the labels of all classes seen so far."""
+
+    def __init__(
+        self, source: Source, plan: TaskPlan, step: Step, policy: LabelPolicy, transform: EvalTransform
+    ) -> None:
+        self.source, self.transform = source, transform
+        self.lut = plan.eval_lut(step, policy)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Item:
+        image, label = eval_transform(self.source[index], self.lut, self.transform)
+        return image, label, {"index": torch.tensor(index)}
+
+
+def iterations_per_epoch(num_images: int, batch_size: int, world: int) -> int:
+    """Updates per epoch: whole global batches only, but at least one (a small step's pictures are then repeated)."""
+    return max(1, num_images // (batch_size * world))
+
+
+class EpochSampler(Sampler[list[Key]]):
+    """One process's batches for the iterations ``start .. epochs * iterations_per_epoch``, over all epochs in one pass.
+
+    Args:
+        num_images: of the step.
+        batch_size: per process.
+        epochs: of the step.
+        start: first iteration.
+        rank: of this process.
+        world: number of processes.
+        seed: of the order.
+        step: index of the step.
+    """
+
+    def __init__(
+        self, num_images: int, batch_size: int, epochs: int, start: int, rank: int, world: int, seed: int, step: int
+    ) -> None:
+        self.num_images, self.batch_size, self.rank, self.world = num_images, batch_size, rank, world
+        self.seed, self.step, self.start = seed, step, start
+        self.per_epoch = iterations_per_epoch(num_images, batch_size, world)
+        self.total = epochs * self.per_epoch
+
+    def __len__(self) -> int:
+        return self.total - self.start
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        epoch, order = -1, np.empty(0, np.intp)
+        for iteration in range(self.start, self.total):
+            if iteration // self.per_epoch != epoch:
+                epoch = iteration // self.per_epoch
+                order = np.random.default_rng([self.seed, self.step, epoch]).permutation(self.num_images)
+                order = np.resize(order, max(self.num_images, self.batch_size * self.world))
+            first = (iteration % self.per_epoch * self.world + self.rank) * self.batch_size
+            yield [(epoch, int(i)) for i in order[first : first + self.batch_size]]
+
+
+def make_train_loader(
+    dataset: StepDataset,
+    *,
+    batch_size: int,
+    epochs: int,
+    start_iteration: int,
+    rank: int,
+    world: int,
+    seed: int,
+    workers: int,
+) -> DataLoader[Item]:
+    """Exactly the remaining batches of a step for one process: pictures and labels uint8, extras by name."""
+    sampler = EpochSampler(len(dataset), batch_size, epochs, start_iteration, rank, world, seed, dataset.step.index)
+    return DataLoader(dataset, batch_sampler=sampler, **_options(workers))
+
+
+def make_eval_loader(dataset: EvalDataset, *, batch_size: int, rank: int, world: int, workers: int) -> DataLoader[Item]:
+    """Every `world`-th picture of the split, in order."""
+    return DataLoader(dataset, batch_size=batch_size, sampler=range(rank, len(dataset), world), **_options(workers))
+
+
+def _options(workers: int) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "num_workers": workers,
+        "collate_fn": default_collate,
+        "pin_memory": torch.cuda.is_available(),
+    }
+    if workers:
+        options |= {"worker_init_fn": _start_worker, "prefetch_factor": 4, "multiprocessing_context": "fork"}
+    return options
+
+
+def _start_worker(_worker: int) -> None:
+    """Leave Ctrl-C to the main process; one thread per worker."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    torch.set_num_threads(1)

@@ -1,0 +1,173 @@
+"""What happens to a picture between file and network. Random choices are drawn first and applied by pure functions."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from barm.data.base import Sample
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet
+Pixels = NDArray[np.uint8]
+
+
+class TrainTransform(NamedTuple):
+    """Random scale, crop and flip. Source: spec/barm.md section 4.
+
+    Attributes:
+        crop: side of the square result.
+        scale: range of the random factor.
+        flip: probability of a horizontal flip.
+        pad_label: label of padding (in channels, so 0 is background and 255 ignore).
+    """
+
+    crop: int
+    scale: tuple[float, float] = (0.5, 2.0)
+    flip: float = 0.5
+    pad_label: int = 0
+
+
+class Draw(NamedTuple):
+    """One set of random choices: size after scaling ``(width, height)``, crop offsets in the padded picture, flip."""
+
+    size: tuple[int, int]
+    top: int
+    left: int
+    flip: bool
+
+
+class EvalTransform(NamedTuple):
+    """Short side to `crop` and centre crop, or native size where `crop` is None."""
+
+    crop: int | None
+
+
+def padding(width: int, height: int, crop: int) -> int:
+    """Pixels added on all four sides: ``ceil(missing / 2)`` for the width, then for the height that results.
+
+    Source: spec/ssul.md section 11.
+    """
+    pad = max(0, math.ceil((crop - width) / 2))
+    return pad + max(0, math.ceil((crop - height - 2 * pad) / 2))
+
+
+def draw(rng: np.random.Generator, size: tuple[int, int], config: TrainTransform) -> Draw:
+    """Choose scale, crop and flip for a picture of this ``(width, height)``."""
+    factor = rng.uniform(*config.scale)
+    width, height = max(1, int(size[0] * factor)), max(1, int(size[1] * factor))
+    pad = padding(width, height, config.crop)
+    top = int(rng.integers(0, height + 2 * pad - config.crop + 1))
+    left = int(rng.integers(0, width + 2 * pad - config.crop + 1))
+    return Draw((width, height), top, left, bool(rng.random() < config.flip))
+
+
+def apply_to_image(image: Image.Image, choice: Draw, crop: int) -> Pixels:
+    """Scale, pad with black, crop and flip as one resize of the box that is needed, ``(crop, crop, 3)`` uint8.
+
+    Equal to resizing the whole picture first within 1/255.
+    """
+    window = _window(choice, crop)
+    (x0, x1), (y0, y1) = window.x, window.y
+    fx, fy = image.width / choice.size[0], image.height / choice.size[1]
+    result = np.zeros((crop, crop, 3), np.uint8)
+    if x1 > x0 and y1 > y0:
+        box = (x0 * fx, y0 * fy, min(x1 * fx, image.width), min(y1 * fy, image.height))
+        part = image.resize((x1 - x0, y1 - y0), Image.Resampling.BILINEAR, box=box)
+        result[window.rows, window.columns] = np.asarray(part)
+    return result[:, ::-1] if choice.flip else result
+
+
+def apply_to_map(values: Pixels, choice: Draw, crop: int, pad: int) -> Pixels:
+    """The same for a map of ids, nearest neighbour, ``(H, W)`` -> ``(crop, crop)`` uint8; only the crop is read."""
+    window = _window(choice, crop)
+    height, width = values.shape
+    result = np.full((crop, crop), pad, np.uint8)
+    rows = _nearest(height, choice.size[1])[slice(*window.y)]
+    columns = _nearest(width, choice.size[0])[slice(*window.x)]
+    result[window.rows, window.columns] = values[rows[:, None], columns]
+    return result[:, ::-1] if choice.flip else result
+
+
+class _Window(NamedTuple):
+    """Part of the scaled picture that the crop shows, and where it lies in the crop."""
+
+    x: tuple[int, int]
+    y: tuple[int, int]
+    rows: slice
+    columns: slice
+
+
+def _window(choice: Draw, crop: int) -> _Window:
+    width, height = choice.size
+    pad = padding(width, height, crop)
+    left, top = choice.left - pad, choice.top - pad
+    x0, y0 = max(left, 0), max(top, 0)
+    x1, y1 = max(min(left + crop, width), x0), max(min(top + crop, height), y0)
+    return _Window((x0, x1), (y0, y1), slice(y0 - top, y1 - top), slice(x0 - left, x1 - left))
+
+
+def _nearest(source: int, target: int) -> NDArray[np.intp]:
+    """Source index per target pixel as Pillow's nearest neighbour takes it: one row resized by Pillow itself."""
+    ramp = Image.fromarray(np.arange(source, dtype=np.int32)[None])
+    return np.asarray(ramp.resize((target, 1), Image.Resampling.NEAREST), dtype=np.intp)[0]
+
+
+def train_transform(
+    sample: Sample, lut: Pixels, rng: np.random.Generator, config: TrainTransform
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """Augment one picture and turn its ids into channels.
+
+    Args:
+        sample: picture, mask, extras.
+        lut: dataset id -> channel, ``(256,)``.
+        rng: source of all random choices.
+        config: what to do.
+
+    Returns:
+        Picture ``(3, crop, crop)``, label ``(crop, crop)`` and extras ``(crop, crop)``, all uint8.
+    """
+    choice = draw(rng, sample.image.size, config)
+    image = apply_to_image(sample.image, choice, config.crop)
+    label = apply_to_map(lut[np.asarray(sample.mask)], choice, config.crop, config.pad_label)
+    extras = {k: _tensor(apply_to_map(np.asarray(v), choice, config.crop, 0)) for k, v in sample.extras.items()}
+    return _tensor(image.transpose(2, 0, 1)), _tensor(label), extras
+
+
+def eval_transform(sample: Sample, lut: Pixels, config: EvalTransform) -> tuple[Tensor, Tensor]:
+    """Prepare one picture for evaluation: ``(3, H, W)`` and channels ``(H, W)``, uint8."""
+    image, mask = sample.image, sample.mask
+    if config.crop is not None:
+        image, mask = (
+            centre_crop(image, config.crop, Image.Resampling.BILINEAR),
+            centre_crop(mask, config.crop, Image.Resampling.NEAREST),
+        )
+    return _tensor(np.asarray(image).transpose(2, 0, 1)), _tensor(lut[np.asarray(mask)])
+
+
+def centre_crop(image: Image.Image, crop: int, resampling: Image.Resampling) -> Image.Image:
+    """Short side to `crop`, the other to ``floor(crop * long / short)``, centre of both (half to even).
+
+    Source: spec/ssul.md section 11.
+    """
+    width, height = image.size
+    short = min(width, height)
+    width, height = int(crop * width / short), int(crop * height / short)
+    image = image.resize((width, height), resampling)
+    left, top = round((width - crop) / 2), round((height - crop) / 2)
+    return image.crop((left, top, left + crop, top + crop))
+
+
+def normalise(image: Tensor) -> Tensor:
+    """``(N, 3, H, W)`` uint8 -> float with ImageNet's mean and deviation, on the tensor's device."""
+    mean, std = (torch.tensor(v, device=image.device).view(1, 3, 1, 1) for v in (MEAN, STD))
+    return (image.float() / 255 - mean) / std
+
+
+def _tensor(values: Pixels) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values))

@@ -1,0 +1,45 @@
+"""PASCAL VOC 2012 with the augmented masks. Source: spec/ssul.md section 2."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from barm.data.files import FileSource, by_stem, find_root, names_and_colours, pairs, read_lines
+from barm.data.palette import published
+
+FOLDERS = ("JPEGImages", "SegmentationClassAug")
+
+
+def open_voc(root: Path, split: str) -> FileSource:
+    """A split of VOC 2012.
+
+    Training is ``train_aug.txt`` where it exists, else every mask of SegmentationClassAug that is not in val.txt.
+
+    Args:
+        root: holds JPEGImages, SegmentationClassAug and ImageSets/Segmentation; its parent is accepted.
+        split: ``train`` or ``val``.
+
+    Raises:
+        UserError: for missing folders, lists or files.
+    """
+    root = find_root(root, FOLDERS, "VOC")
+    images, masks = by_stem(root / "JPEGImages", (".jpg", ".jpeg")), by_stem(root / "SegmentationClassAug", (".png",))
+    lists = root / "ImageSets/Segmentation"
+    if split == "train" and (lists / "train_aug.txt").is_file():
+        names = _ids(lists / "train_aug.txt")
+    else:
+        names = _ids(lists / "val.txt")
+        if split == "train":
+            held_out = set(names)
+            names = [n for n in masks if n not in held_out]
+    image_files, mask_files = pairs(root, split, images, masks, names)
+    saliency: tuple[Path, ...] = ()
+    if split == "train" and (root / "saliency_map").is_dir():
+        saliency = pairs(root, split, images, by_stem(root / "saliency_map", (".png",)), names)[1]
+    class_names, palette = names_and_colours(root, published("voc"))
+    return FileSource(root, split, tuple(names), image_files, mask_files, class_names, palette, saliency)
+
+
+def _ids(path: Path) -> list[str]:
+    """Picture ids of a list whose lines are ids or pairs of paths."""
+    return [Path(line.split()[0]).stem for line in read_lines(path)]

@@ -1,0 +1,340 @@
+"""A whole run: for every step build, take over, train, evaluate, store; resume where it stopped."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from barm.batch import Batch
+from barm.data import open_source
+from barm.data.base import Source
+from barm.data.index import checked
+from barm.data.steps import EvalDataset, StepDataset, iterations_per_epoch, make_eval_loader, make_train_loader
+from barm.data.transforms import EvalTransform, TrainTransform, normalise
+from barm.engine.evaluate import evaluate
+from barm.engine.monitor import Monitor
+from barm.engine.recipe import RunConfig, StepRecipe
+from barm.engine.runtime import Runtime, unwrap
+from barm.engine.store import COUNTS, METHOD, METRICS, RunDirectory
+from barm.engine.train import StepTrainer, train_step
+from barm.errors import Stopped, UserError
+from barm.labels import Step, TaskPlan
+from barm.methods import METHODS, Method
+from barm.metrics.functional import average_miou, class_accuracy, class_iou, forgetting, group_means, overall_accuracy
+from barm.models.network import NetworkConfig, check_names
+
+MAX_WORKERS = 8
+
+
+@dataclass(frozen=True)
+class Data:
+    """The pictures of a run and the plan on them."""
+
+    train: Source
+    val: Source
+    plan: TaskPlan
+
+
+def open_data(config: RunConfig, rt: Runtime) -> Data:
+    """Open both splits, check every picture, make the plan.
+
+    Raises:
+        UserError: no root, no data there, an unsound picture, or a task that does not fit the classes.
+    """
+    if config.data.root is None:
+        raise UserError("no data set: pass --data DIR, or set data.root in the recipe")
+    with rt.main_first():
+        train = checked(open_source(config.data.layout, config.data.root, "train"))
+        val = checked(open_source(config.data.layout, config.data.root, "val"))
+    return Data(train, val, config.task.plan(train.class_names, config.seed))
+
+
+def run(
+    config: RunConfig,
+    rt: Runtime,
+    path: Path,
+    monitor: Monitor,
+    *,
+    resume: bool = False,
+    only: Sequence[int] | None = None,
+    start_from: Path | None = None,
+) -> list[dict[str, Any]]:
+    """Train and evaluate the steps of a scenario.
+
+    Args:
+        config: the whole configuration.
+        rt: the runtime.
+        path: the run's folder.
+        monitor: shows and logs.
+        resume: go on in an existing folder.
+        only: indices of the steps to do; all by default. Finished steps are skipped.
+        start_from: another run whose step 0, trained with the same settings, is taken over instead of trained.
+
+    Returns:
+        The metrics of every finished step.
+
+    Raises:
+        UserError: for bad input; nothing is left on the disk.
+        Stopped: someone asked to stop; the state is saved.
+    """
+    data = open_data(config, rt)
+    steps = data.plan.steps() if only is None else tuple(data.plan[i] for i in only)
+    datasets = {s.index: train_dataset(config, data, s) for s in steps}
+    directory = RunDirectory(path)
+    try:
+        if rt.is_main:
+            directory.open(config, provenance(rt), resume=resume)
+        rt.barrier()
+        if rt.is_main:
+            monitor.open(path)
+        with rt.catch_signals():
+            if start_from is not None:
+                _adopt(config, rt, directory, RunDirectory(start_from), data)
+            for step in steps:
+                if not directory.is_complete(step.index):
+                    _run_step(config, rt, directory, monitor, data, datasets[step.index], step)
+                rt.barrier()
+        return [directory.read(i, METRICS) for i in directory.finished_steps()]
+    finally:
+        directory.close()
+
+
+def train_dataset(config: RunConfig, data: Data, step: Step) -> StepDataset:
+    """The pictures that a step trains on, with its labels."""
+    recipe = config.recipe(step.index)
+    transform = TrainTransform(crop=recipe.crop, scale=recipe.scale, flip=recipe.flip, pad_label=recipe.pad_label)
+    method = config.method.build(step, config.model)
+    return StepDataset(data.train, data.plan, step, method.policy, transform, seed=config.seed)
+
+
+def _run_step(
+    config: RunConfig,
+    rt: Runtime,
+    directory: RunDirectory,
+    monitor: Monitor,
+    data: Data,
+    dataset: StepDataset,
+    step: Step,
+) -> None:
+    """Train, evaluate and store one step."""
+    recipe = config.recipe(step.index)
+    method = config.method.build(step, config.model)
+    torch.manual_seed(config.seed * 1000 + step.index)
+    model = rt.place(method.build_model())
+    teacher = None
+    if step.index > 0:
+        previous, previous_method = load_step(directory, step.index - 1, data.plan)
+        method.init_from(model, rt.place(previous))
+        teacher = previous if previous_method.step.index >= 0 and method.uses_teacher else None
+
+    per_epoch = iterations_per_epoch(len(dataset), recipe.batch_size, rt.world)
+    trainer = StepTrainer(method, model, teacher, recipe, recipe.epochs * per_epoch, rt, config.seed)
+    partial = directory.load_partial(step.index)
+    if partial is not None:
+        trainer.load_state_dict(partial)
+    loader = _train_loader(config, rt, dataset, recipe, trainer.iteration)
+    title = f"step {step.index} of {len(data.plan) - 1}"
+    monitor.start_step(title, step.index, trainer.iteration, trainer.total, per_epoch, recipe.batch_size * rt.world)
+
+    def save() -> None:
+        if rt.is_main:
+            directory.save_partial(step.index, trainer.state_dict())
+        rt.barrier()
+
+    finished = train_step(
+        trainer,
+        to_device(loader, rt, dataset.source),
+        iterations_per_epoch=per_epoch,
+        progress=monitor.progress,
+        save=save,
+        save_every=config.runtime.save_every,
+    )
+    monitor.end_step()
+    if not finished:
+        raise Stopped(
+            f"stopped at step {step.index}, iteration {trainer.iteration} of {trainer.total}; the state is saved in "
+            f"{directory.path}: go on with --resume",
+            rt.stop_signal or 15,
+        )
+    if trainer.skipped:
+        monitor.say(f"[yellow]{title}: {trainer.skipped} updates skipped because the loss was not finite[/yellow]")
+    network = unwrap(trainer.model)
+    counts = evaluate_step(config, rt, method, network, data, step)
+    _store(config, rt, directory, monitor, data, method, network.state_dict(), counts)
+
+
+def _train_loader(
+    config: RunConfig, rt: Runtime, dataset: StepDataset, recipe: StepRecipe, start: int
+) -> DataLoader[Any]:
+    return make_train_loader(
+        dataset,
+        batch_size=recipe.batch_size,
+        epochs=recipe.epochs,
+        start_iteration=start,
+        rank=rt.rank,
+        world=rt.world,
+        seed=config.seed,
+        workers=num_workers(config, rt),
+    )
+
+
+def num_workers(config: RunConfig, rt: Runtime) -> int:
+    """Loader processes of this process."""
+    if config.runtime.workers >= 0:
+        return config.runtime.workers
+    import os
+
+    cores = len(os.sched_getaffinity(0))
+    return max(1, min(MAX_WORKERS, cores // rt.fabric.strategy.num_processes if rt.world > 1 else cores - 1))
+
+
+def to_device(loader: DataLoader[Any], rt: Runtime, source: Source) -> Iterator[Batch]:
+    """Move batches to the device and normalise there; `extras` gain the pictures' names."""
+    for image, label, extras in loader:
+        image = normalise(image.to(rt.device, non_blocking=True))
+        label = label.to(rt.device, non_blocking=True).long()
+        yield Batch(image, label, {k: v.to(rt.device, non_blocking=True) for k, v in extras.items()})
+
+
+def evaluate_step(
+    config: RunConfig, rt: Runtime, method: Method[Any], model: nn.Module, data: Data, step: Step
+) -> Tensor:
+    """Confusion counts of a step's network on the whole validation split, ``(C, C)`` int64."""
+    transform = EvalTransform(crop=config.evaluation.crop or None)
+    dataset = EvalDataset(data.val, data.plan, step, method.policy, transform)
+    batch_size = config.evaluation.batch_size if config.evaluation.crop else 1
+    loader = make_eval_loader(
+        dataset, batch_size=batch_size, rank=rt.rank, world=rt.world, workers=num_workers(config, rt)
+    )
+    return evaluate(method, model, to_device(loader, rt, data.val), rt)
+
+
+def _store(
+    config: RunConfig,
+    rt: Runtime,
+    directory: RunDirectory,
+    monitor: Monitor,
+    data: Data,
+    method: Method[Any],
+    state: dict[str, Tensor],
+    counts: Tensor,
+) -> None:
+    """Write the step and tell what it reached."""
+    if not rt.is_main:
+        return
+    step = method.step
+    earlier = [directory.read(i, COUNTS) for i in range(step.index) if directory.is_complete(i)]
+    metrics = step_metrics([*earlier, counts.tolist()], step, data.train.class_names)
+    directory.save_step(step.index, state, describe(config, step, data.train), counts, metrics)
+    monitor.metrics(step.index, metrics["miou"])
+    means = " · ".join(f"{k} {v:.3f}" for k, v in metrics["miou"].items())
+    monitor.say(f"step {step.index}: mIoU {means}")
+
+
+def describe(config: RunConfig, step: Step, source: Source) -> dict[str, Any]:
+    """What it takes to load a step again: method, network, groups, names and colours by channel."""
+    ids = (0, *step.seen)
+    return {
+        "method": config.method.model_dump(mode="json"),
+        "model": config.model.model_dump(mode="json"),
+        "groups": step.groups,
+        "evaluation_crop": config.evaluation.crop,
+        "classes": [
+            {"id": i, "name": source.class_names[i], "colour": [int(v) for v in source.palette[i]]} for i in ids
+        ],
+    }
+
+
+def step_metrics(counts: Sequence[Any], step: Step, class_names: Sequence[str]) -> dict[str, Any]:
+    """Every score of a step from the counts of all steps so far."""
+    names = [class_names[i] for i in (0, *step.seen)]
+    num_base = 1 + step.group_sizes[0]
+    ious = [class_iou(c) for c in counts]
+    accuracy = class_accuracy(counts[-1])
+    return {
+        "step": step.index,
+        "learned": [class_names[i] for i in step.new],
+        "miou": group_means(ious[-1], num_base),
+        "accuracy": group_means(accuracy, num_base),
+        "overall_accuracy": overall_accuracy(counts[-1]),
+        "average_miou": average_miou(ious),
+        "forgetting": forgetting(ious),
+        "class_iou": dict(zip(names, ious[-1].tolist(), strict=True)),
+        "class_accuracy": dict(zip(names, accuracy.tolist(), strict=True)),
+    }
+
+
+def load_step(directory: RunDirectory, index: int, plan: TaskPlan | None = None) -> tuple[nn.Module, Method[Any]]:
+    """The network of a finished step in evaluation mode, on the CPU, with its method.
+
+    Raises:
+        UserError: if it is not there, or belongs to another task than `plan`.
+    """
+    about = directory.read(index, METHOD)
+    step = Step(index, tuple(tuple(g) for g in about["groups"]))
+    if plan is not None and plan[index] != step:
+        raise UserError(
+            f"{directory.step_path(index)} learned the groups {about['groups']}, but this task's are "
+            f"{[list(g) for g in plan[index].groups]}; use the task it was trained with"
+        )
+    network = NetworkConfig.model_validate({**about["model"], "pretrained": False, "weights": None})
+    method = METHODS[about["method"]["name"]].model_validate(about["method"]).build(step, network)
+    model = method.build_model()
+    state = directory.load_model_state(index)
+    check_names(model.state_dict(), state, set(), str(directory.step_path(index)))
+    model.load_state_dict(state)
+    return model.eval(), method
+
+
+def _adopt(config: RunConfig, rt: Runtime, directory: RunDirectory, other: RunDirectory, data: Data) -> None:
+    """Take over another run's step 0 where it is the same training."""
+    if not rt.is_main or directory.is_complete(0):
+        return
+    theirs, ours = RunConfig.model_validate(other.config_table()), config
+    for name in ("seed", "data", "task", "model", "base", "evaluation"):
+        if getattr(theirs, name) != getattr(ours, name):
+            raise UserError(f"step 0 of {other.path} was trained with another [{name}]: train it here instead")
+    if theirs.method.loss != ours.method.loss:
+        raise UserError(f"step 0 of {other.path} was trained with another loss: train it here instead")
+    state, step = other.load_model_state(0), data.plan[0]
+    check_names(config.method.build(step, config.model).build_model().state_dict(), state, set(), str(other.path))
+    counts = torch.tensor(other.read(0, COUNTS))
+    directory.save_step(0, state, describe(config, step, data.train), counts, other.read(0, METRICS))
+
+
+def provenance(rt: Runtime) -> Mapping[str, Any]:
+    """Versions, machine, code state and resolved runtime, for the saved configuration."""
+    return {
+        **{name: version(name) for name in ("barm", "torch", "torchvision", "timm", "lightning", "pillow", "numpy")},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "git": _git_state(),
+        "device": str(rt.device),
+        "precision": str(rt.precision),
+        "processes": rt.world,
+    }
+
+
+def _git_state() -> str:
+    """Commit of the code, with ``+`` where files were changed; ``unknown`` outside a checkout."""
+    here = Path(__file__).parent
+    try:
+        commit = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--abbrev=12"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return commit.stdout.strip()
