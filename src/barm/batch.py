@@ -37,24 +37,24 @@ class Output(Protocol):
 class Term(NamedTuple):
     """One term of a loss as a ratio, so that several processes can agree on one divisor.
 
-    The term's value is ``weight * total / max(count, 1)``. With data parallelism the engine sums `count`
+    The term's value is ``weight * total / max(number, 1)``. With data parallelism the engine sums `number`
     over all processes before it divides: two processes with batch b then do exactly what one does with batch 2b,
     also where their numbers of valid pixels differ (docs/parallel.md).
 
     Attributes:
         total: sum over everything that the mean runs over, scalar with gradient.
-        count: number of things summed (pixels, elements), scalar without gradient.
+        number: of things summed (pixels, elements), scalar without gradient.
         weight: factor in the objective.
     """
 
     total: Tensor
-    count: Tensor
+    number: Tensor
     weight: float = 1.0
 
     @property
     def value(self) -> Tensor:
         """The weighted mean within this process, scalar."""
-        return self.weight * self.total / self.count.clamp(min=1)
+        return self.weight * self.total / self.number.clamp(min=1)
 
 
 def total_loss(terms: Mapping[str, Term]) -> Tensor:

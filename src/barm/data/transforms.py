@@ -115,7 +115,7 @@ def _window(choice: Draw, crop: int) -> _Window:
 def _nearest(source: int, target: int) -> NDArray[np.intp]:
     """Source index per target pixel as Pillow's nearest neighbour takes it: one row resized by Pillow itself."""
     ramp = Image.fromarray(np.arange(source, dtype=np.int32)[None])
-    return np.asarray(ramp.resize((target, 1), Image.Resampling.NEAREST), dtype=np.intp)[0]
+    return np.asarray(ramp.resize((target, 1), Image.Resampling.NEAREST), dtype=np.intp).reshape(target)
 
 
 def train_transform(

@@ -56,6 +56,7 @@ class Runtime:
             self.fabric.launch()
         self.device: torch.device = self.fabric.device
         self.rank: int = self.fabric.global_rank
+        self.processes_per_node = per_node
         self.world: int = self.fabric.world_size
         self.stop_signal = 0
 
@@ -67,7 +68,7 @@ class Runtime:
     def place(self, module: nn.Module) -> nn.Module:
         """Move a network to the device, in the configured memory layout."""
         if self.channels_last:
-            module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            module = module.to(memory_format=torch.channels_last)
         return module.to(self.device)
 
     def setup(
@@ -75,7 +76,7 @@ class Runtime:
     ) -> tuple[nn.Module, torch.optim.Optimizer]:
         """Wrap a network and its optimiser for training; `sync_bn` shares batch statistics over GPUs."""
         if sync_bn and self.world > 1 and self.device.type == "cuda":
-            module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
+            module = nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
         wrapped, wrapped_optimizer = self.fabric.setup(module, optimizer)
         return wrapped, wrapped_optimizer
 
@@ -158,7 +159,7 @@ def _precision(config: RuntimeConfig, accelerator: str) -> Any:
 def _has_bf16(accelerator: str) -> bool:
     """Does the processor multiply bf16 in hardware?"""
     if accelerator == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     return bool(probe and probe())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -132,9 +133,9 @@ def _run_step(
     model = rt.place(method.build_model())
     teacher = None
     if step.index > 0:
-        previous, previous_method = load_step(directory, step.index - 1, data.plan)
+        previous, _ = load_step(directory, step.index - 1, data.plan)
         method.init_from(model, rt.place(previous))
-        teacher = previous if previous_method.step.index >= 0 and method.uses_teacher else None
+        teacher = previous if method.uses_teacher else None
 
     per_epoch = iterations_per_epoch(len(dataset), recipe.batch_size, rt.world)
     trainer = StepTrainer(method, model, teacher, recipe, recipe.epochs * per_epoch, rt, config.seed)
@@ -152,11 +153,12 @@ def _run_step(
 
     finished = train_step(
         trainer,
-        to_device(loader, rt, dataset.source),
+        to_device(loader, rt),
         iterations_per_epoch=per_epoch,
         progress=monitor.progress,
         save=save,
         save_every=config.runtime.save_every,
+        names=lambda batch: [data.train.name(int(i)) for i in batch.extras["index"]],
     )
     monitor.end_step()
     if not finished:
@@ -191,14 +193,12 @@ def num_workers(config: RunConfig, rt: Runtime) -> int:
     """Loader processes of this process."""
     if config.runtime.workers >= 0:
         return config.runtime.workers
-    import os
-
     cores = len(os.sched_getaffinity(0))
-    return max(1, min(MAX_WORKERS, cores // rt.fabric.strategy.num_processes if rt.world > 1 else cores - 1))
+    return max(1, min(MAX_WORKERS, cores // rt.processes_per_node - 1))
 
 
-def to_device(loader: DataLoader[Any], rt: Runtime, source: Source) -> Iterator[Batch]:
-    """Move batches to the device and normalise there; `extras` gain the pictures' names."""
+def to_device(loader: DataLoader[Any], rt: Runtime) -> Iterator[Batch]:
+    """Move batches to the device and normalise there."""
     for image, label, extras in loader:
         image = normalise(image.to(rt.device, non_blocking=True))
         label = label.to(rt.device, non_blocking=True).long()
@@ -215,7 +215,7 @@ def evaluate_step(
     loader = make_eval_loader(
         dataset, batch_size=batch_size, rank=rt.rank, world=rt.world, workers=num_workers(config, rt)
     )
-    return evaluate(method, model, to_device(loader, rt, data.val), rt)
+    return evaluate(method, model, to_device(loader, rt), rt)
 
 
 def _store(

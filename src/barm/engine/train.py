@@ -103,7 +103,7 @@ class StepTrainer:
         rt = self.rt
         mine = torch.stack(
             [t.total.detach().double() for t in terms.values()]
-            + [t.count.double() for t in terms.values()]
+            + [t.number.double() for t in terms.values()]
             + [torch.tensor(float(bool(rt.stop_signal)), dtype=torch.float64, device=rt.device)]
         )
         everyone = rt.all_sum(mine)
@@ -151,6 +151,7 @@ def train_step(
     progress: Progress,
     save: Callable[[], None],
     save_every: int,
+    names: Callable[[Batch], list[str]] = lambda batch: [],
 ) -> bool:
     """Run the remaining updates of a step.
 
@@ -161,6 +162,7 @@ def train_step(
         progress: is told about every update.
         save: stores the trainer's state.
         save_every: iterations between two calls of `save`.
+        names: the pictures of a batch, for the message about a loss that is not finite.
 
     Returns:
         True when the step is finished, False when someone asked to stop (the state is saved).
@@ -176,7 +178,7 @@ def train_step(
         if trainer.skipped_in_a_row > MAX_SKIPPED:
             raise UserError(
                 f"the loss was not finite {trainer.skipped_in_a_row} times in a row, last at iteration "
-                f"{trainer.iteration} ({_describe(batch)}): lower the learning rates or use --precision 32-true"
+                f"{trainer.iteration} on the pictures {', '.join(names(batch))}: lower the learning rates or use --precision 32-true"
             )
         if outcome.stop:
             save()
@@ -184,11 +186,6 @@ def train_step(
         if trainer.iteration % save_every == 0 and trainer.iteration < trainer.total:
             save()
     return True
-
-
-def _describe(batch: Batch) -> str:
-    names = batch.extras.get("names")
-    return "pictures " + ", ".join(names) if isinstance(names, list) else f"batch of {len(batch.image)}"
 
 
 def _mix(*numbers: int) -> int:

@@ -33,7 +33,7 @@ def binary_cross_entropy(logits: Tensor, label: Tensor, *, weight: float = 1.0) 
     Source: spec/barm.md section 3 (PB-BCE); spec/ssul.md section 7.1.
 
     >>> term = binary_cross_entropy(torch.zeros(1, 3, 1, 2), torch.tensor([[[1, 255]]]))
-    >>> round(float(term.value), 4), int(term.count)          # 3 log 2, one valid pixel
+    >>> round(float(term.value), 4), int(term.number)          # 3 log 2, one valid pixel
     (2.0794, 1)
     """
     valid = label != IGNORE

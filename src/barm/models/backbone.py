@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -44,7 +45,7 @@ def num_channels(backbone: nn.Module) -> int:
 
 
 def _create(name: str, output_stride: int, pretrained: bool) -> nn.Module:
-    options = {"features_only": True, "output_stride": output_stride, "out_indices": (-1,)}
+    options: dict[str, Any] = {"features_only": True, "output_stride": output_stride, "out_indices": (-1,)}
     try:
         return timm.create_model(name, pretrained=pretrained, **options)
     except Exception as error:  # timm raises RuntimeError, hub errors and OSError alike; all mean "not to be had"
@@ -68,11 +69,11 @@ def _load_local(body: nn.Module, path: Path, name: str) -> None:
     if not path.is_file():
         raise UserError(f"no weights at {path}: give an existing .pth or .safetensors file in model.weights")
     try:
-        state = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
+        state: Any
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise UserError(
             f"{path} is not a readable state dict ({_first_line(error)}); expected .pth or .safetensors"

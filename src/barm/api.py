@@ -1,0 +1,148 @@
+"""The Python interface: `fit`, `load`, `evaluate`. The command line calls the same functions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import nn
+
+from barm.config import load_config, validate
+from barm.data.transforms import normalise
+from barm.engine.monitor import Monitor
+from barm.engine.recipe import RunConfig
+from barm.engine.runtime import Runtime
+from barm.engine.sequence import evaluate_step, load_step, open_data, run, step_metrics
+from barm.engine.store import COUNTS, METHOD, RunDirectory
+from barm.errors import UserError
+from barm.methods import Method
+
+
+class Model:
+    """A trained network with its classes.
+
+    Attributes:
+        class_names: by channel, background first.
+        colours: by channel, ``(C, 3)`` uint8.
+        step: index of the step it was trained in.
+    """
+
+    def __init__(self, network: nn.Module, method: Method[Any], about: Mapping[str, Any], rt: Runtime) -> None:
+        self._network, self._method, self._rt = rt.place(network).eval(), method, rt
+        self.class_names = tuple(c["name"] for c in about["classes"])
+        self.colours = np.array([c["colour"] for c in about["classes"]], np.uint8)
+        self.step = method.step.index
+
+    def predict(self, image: Image.Image) -> NDArray[np.uint8]:
+        """Label every pixel of a picture.
+
+        Args:
+            image: any mode and size of at least 16 pixels a side.
+
+        Returns:
+            Channels (positions in `class_names`) at the picture's own size, ``(H, W)`` uint8.
+        """
+        if min(image.size) < 16:
+            raise UserError(f"the picture is {image.width}x{image.height}: expected at least 16 pixels on each side")
+        pixels = torch.from_numpy(np.array(image.convert("RGB")).transpose(2, 0, 1)[None].copy()).to(self._rt.device)
+        out = self._rt.infer(self._network, normalise(pixels))
+        labels = self._method.predict(out, (image.height, image.width))[0]
+        return np.asarray(labels.to(torch.uint8).cpu().numpy())
+
+
+def read_config(path: Path | str) -> RunConfig:
+    """The configuration that a run was trained with."""
+    return validate(RunDirectory(Path(path)).config_table())
+
+
+def last_step(path: Path | str) -> int:
+    """The newest finished step of a run."""
+    steps = RunDirectory(Path(path)).finished_steps()
+    if not steps:
+        raise UserError(f"{path} has no finished step: expected a folder that `barm train` wrote")
+    return steps[-1]
+
+
+def load(path: Path | str, step: int | None = None, runtime: Runtime | None = None) -> Model:
+    """Load the network of a run.
+
+    Args:
+        path: the run's folder.
+        step: which step; the last by default.
+        runtime: device and precision; by default as the run was configured.
+    """
+    config = read_config(path)
+    index = last_step(path) if step is None else step
+    directory = RunDirectory(Path(path))
+    network, method = load_step(directory, index)
+    return Model(network, method, directory.read(index, METHOD), runtime or Runtime(config.runtime))
+
+
+def fit(
+    recipe: str | Path | RunConfig,
+    *,
+    out: Path | str,
+    data: Path | str | None = None,
+    overrides: Sequence[str] = (),
+    resume: bool = False,
+    steps: Sequence[int] | None = None,
+    start_from: Path | str | None = None,
+    quiet: bool = False,
+) -> list[dict[str, Any]]:
+    """Train and evaluate the steps of a scenario.
+
+    Args:
+        recipe: a recipe's name or file, or a whole configuration.
+        out: the run's folder.
+        data: the data set, unless the configuration says it.
+        overrides: ``table.key=value``.
+        resume: go on with what is in `out`.
+        steps: only these.
+        start_from: another run whose step 0 is taken over.
+        quiet: show nothing.
+
+    Returns:
+        The metrics of every finished step.
+    """
+    config = recipe if isinstance(recipe, RunConfig) else load_config(recipe, overrides)
+    if data is not None:
+        config = config.model_copy(update={"data": config.data.model_copy(update={"root": Path(data)})})
+    rt = Runtime(config.runtime)
+    with Monitor(rt.is_main, quiet=quiet, tensorboard=config.runtime.tensorboard) as monitor:
+        return run(
+            config,
+            rt,
+            Path(out),
+            monitor,
+            resume=resume,
+            only=steps,
+            start_from=None if start_from is None else Path(start_from),
+        )
+
+
+def evaluate(path: Path | str, step: int | None = None, data: Path | str | None = None) -> dict[str, Any]:
+    """Evaluate a run's step anew on the validation split.
+
+    Args:
+        path: the run's folder.
+        step: which step; the last by default.
+        data: another data set with the same classes.
+
+    Returns:
+        Metrics as in ``metrics.json``; average mIoU and forgetting use the stored counts of the earlier steps.
+    """
+    config = read_config(path)
+    if data is not None:
+        config = config.model_copy(update={"data": config.data.model_copy(update={"root": Path(data)})})
+    directory, index = RunDirectory(Path(path)), last_step(path) if step is None else step
+    rt = Runtime(config.runtime)
+    opened = open_data(config, rt)
+    network, method = load_step(directory, index, opened.plan)
+    counts = evaluate_step(config, rt, method, rt.place(network), opened, method.step)
+    earlier = [directory.read(i, COUNTS) for i in range(index) if directory.is_complete(i)]
+    return step_metrics([*earlier, counts.tolist()], method.step, opened.val.class_names)

@@ -1,0 +1,156 @@
+"""TOML <-> `RunConfig`: recipes of the package, files, overrides, and errors that name the key."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from barm.engine.recipe import RunConfig
+from barm.errors import UserError, nearest
+from barm.labels import ADE_TASKS, VOC_TASKS
+from barm.methods import METHODS
+
+PUBLISHED_TASKS = {
+    "voc": VOC_TASKS[:-1],
+    "ade": ADE_TASKS[:-1],
+    "shapes": ("6-1",),
+    "folder": (),
+}
+Table = dict[str, Any]
+
+
+def recipe_names() -> list[str]:
+    """All recipes of the package with the tasks they were published for; other tasks work too."""
+    names = []
+    for data, tasks in PUBLISHED_TASKS.items():
+        methods = sorted(f.name.removesuffix(".toml") for f in _recipes().joinpath(data).iterdir())
+        names += [f"{data}/{task}/{m}" for task in tasks for m in methods] or [f"{data}/{m}" for m in methods]
+    return names
+
+
+def load_config(
+    recipe: str | Path, overrides: Sequence[str] = (), updates: Mapping[str, Any] | None = None
+) -> RunConfig:
+    """The configuration of a run.
+
+    Args:
+        recipe: name of a recipe such as ``voc/15-1/barm`` (data set, task, method; the task may be left out and given
+            otherwise), or the path of a TOML file. A file may say ``extends = "voc/barm"``.
+        overrides: ``table.key=value`` with the value as in TOML; a bare word is text.
+        updates: tables merged over the recipe before the overrides.
+
+    Raises:
+        UserError: unknown recipe, key or value; says which, and the nearest name.
+    """
+    table = merge(read_recipe(recipe), dict(updates or {}))
+    for override in overrides:
+        table = merge(table, _override(override))
+    return validate(table)
+
+
+def validate(table: Mapping[str, Any]) -> RunConfig:
+    """Turn a table into a configuration; the first thing wrong becomes one line."""
+    try:
+        return RunConfig.model_validate(dict(table))
+    except ValidationError as error:
+        raise UserError(_explain(error, table)) from None
+
+
+def read_recipe(recipe: str | Path) -> Table:
+    """A recipe as a table, with what it extends merged in."""
+    path = Path(recipe)
+    if path.suffix == ".toml":
+        if not path.is_file():
+            raise UserError(f"no recipe file {path}: give an existing .toml, or a name that `barm recipes` lists")
+        text, task = path.read_text("utf-8"), None
+    else:
+        text, task = _packaged(str(recipe))
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{recipe} is not valid TOML: {error}") from None
+    parent = table.pop("extends", None)
+    table.pop("provenance", None)
+    if parent is not None:
+        table = merge(read_recipe(parent), table)
+    return merge(table, {"task": {"name": task}}) if task else table
+
+
+def _packaged(name: str) -> tuple[str, str | None]:
+    """Text of a packaged recipe and the task in its name."""
+    parts = name.split("/")
+    data, method, task = parts[0], parts[-1], parts[1] if len(parts) == 3 else None
+    file = _recipes().joinpath(f"{data}/{method}.toml")
+    if len(parts) not in (2, 3) or not file.is_file():
+        hint = nearest(name, recipe_names()) or "; `barm recipes` lists them"
+        raise UserError(f"unknown recipe '{name}': expected <data>/<task>/<method> or a .toml file{hint}")
+    return file.read_text("utf-8"), task
+
+
+def _recipes() -> Any:
+    return resources.files("barm").joinpath("recipes")
+
+
+def merge(base: Table, over: Mapping[str, Any]) -> Table:
+    """`over` laid over `base`, table by table; a [method] of another name, or a task of another kind, replaces."""
+    result = dict(base)
+    for key, value in over.items():
+        old = result.get(key)
+        if not (isinstance(value, Mapping) and isinstance(old, Mapping)):
+            result[key] = value
+        elif key == "method" and value.get("name", old.get("name")) != old.get("name"):
+            result[key] = dict(value)
+        elif key == "task" and {"name", "groups"} & set(value):
+            result[key] = {**{k: v for k, v in old.items() if k not in ("name", "groups")}, **value}
+        else:
+            result[key] = merge(dict(old), value)
+    return result
+
+
+def _override(text: str) -> Table:
+    """``a.b=1`` -> ``{"a": {"b": 1}}``."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise UserError(f"--set expects table.key=value, got '{text}'")
+    try:
+        parsed: Any = tomllib.loads(f"x = {value}")["x"]
+    except tomllib.TOMLDecodeError:
+        parsed = value.strip()
+    for part in reversed(key.strip().split(".")):
+        parsed = {part: parsed}
+    table: Table = parsed
+    return table
+
+
+def _explain(error: ValidationError, table: Mapping[str, Any]) -> str:
+    """The first problem of a validation error in one line."""
+    first = error.errors(include_url=False)[0]
+    place = [str(p) for p in first["loc"]]
+    key = ".".join(place)
+    if first["type"] == "extra_forbidden":
+        known = _fields(place[:-1], table)
+        where = f"[{'.'.join(place[:-1])}]" if place[:-1] else "the recipe"
+        return f"unknown key '{place[-1]}' in {where}{nearest(place[-1], known) or '; known: ' + ', '.join(known)}"
+    if first["type"] == "missing":
+        return f"the recipe lacks '{key}': give it in the recipe or with --set {key}=..."
+    message = str(first["msg"]).removeprefix("Value error, ")
+    return f"{key}: {message}" if first["type"] == "value_error" else f"{key}: {message}, got {first['input']!r}"
+
+
+def _fields(place: Sequence[str], table: Mapping[str, Any]) -> list[str]:
+    """Names of the keys that a table of the configuration has."""
+    model: type[BaseModel] = RunConfig
+    for part in place:
+        if part == "method":
+            model = METHODS[str(table["method"]["name"])]
+            continue
+        annotation = model.model_fields[part].annotation
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return list(model.model_fields)

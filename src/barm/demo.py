@@ -1,0 +1,111 @@
+"""`barm demo`: the whole story on generated pictures: make data, train three methods, compare, draw."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from barm.api import fit, load, read_config
+from barm.config import load_config
+from barm.data import open_source
+from barm.data.base import Source
+from barm.data.shapes_disk import make_shapes
+from barm.engine.runtime import Runtime
+from barm.report.figures import Story, draw_stories
+from barm.report.tables import steps_table
+
+METHODS_SHOWN = {"barm": "BARM", "finetune": "fine-tuning", "joint": "joint training"}
+TASK = "6-1"
+NUM_CLASSES, NUM_TRAIN, NUM_VAL, SIDE = 10, 1200, 200, 72
+NUM_STORIES = 3
+
+
+def demo(out: Path, *, seed: int = 1, quiet: bool = False) -> dict[str, list[dict[str, Any]]]:
+    """Run the comparison.
+
+    Args:
+        out: folder for the data, the runs and the picture; replaced if an earlier demo wrote it.
+        seed: of data and training.
+        quiet: show nothing but errors.
+
+    Returns:
+        The metrics of every step by method.
+    """
+    console = Console(quiet=quiet)
+    began = time.monotonic()
+    data = out / "data"
+    if (out / ".demo").exists():
+        shutil.rmtree(out)
+    console.print(f"[bold]1.[/bold] Drawing {NUM_TRAIN + NUM_VAL} pictures of {NUM_CLASSES} classes in {data}")
+    make_shapes(
+        data, layout="voc", num_classes=NUM_CLASSES, num_train=NUM_TRAIN, num_val=NUM_VAL, size=(SIDE, SIDE), seed=seed
+    )
+    (out / ".demo").touch()
+    console.print(
+        f"[bold]2.[/bold] Learning 6 classes, then 4 more one at a time ({TASK}); old objects are unlabelled in new pictures"
+    )
+    results: dict[str, list[dict[str, Any]]] = {}
+    for name, title in METHODS_SHOWN.items():
+        console.print(f"   {title}" + ("" if name == "barm" else " (starts from the same first lesson)"))
+        config = load_config(
+            f"shapes/{TASK}/{name}", [f"seed={seed}", "runtime.tensorboard=false"], {"data": {"root": str(data)}}
+        )
+        first = None if name == "barm" else out / "barm"
+        results[title] = fit(config, out=out / name, start_from=first, quiet=quiet)
+    console.print(steps_table(f"{NUM_CLASSES} generated classes, task {TASK}, seed {seed}", results))
+    picture = out / "demo.png"
+    draw(picture, out, results, open_source("voc", data, "val"))
+    console.print(f"[bold]3.[/bold] {summary(results)}")
+    console.print(f"   Look at [bold]{picture}[/bold] ({time.monotonic() - began:.0f} s in all)")
+    return results
+
+
+def summary(results: dict[str, list[dict[str, Any]]]) -> str:
+    """The outcome in a sentence."""
+    final = {name: metrics[-1]["miou"]["all"] for name, metrics in results.items()}
+    barm = results["BARM"]
+    lost = barm[0]["miou"]["old"] - barm[-1]["miou"]["old"]
+    return (
+        f"After the last lesson BARM knows all classes at {100 * final['BARM']:.1f} % mIoU, fine-tuning at "
+        f"{100 * final['fine-tuning']:.1f} %, joint training (which keeps every picture) at "
+        f"{100 * final['joint training']:.1f} %. BARM lost {100 * lost:.1f} points on the first classes."
+    )
+
+
+def draw(path: Path, out: Path, results: dict[str, list[dict[str, Any]]], source: Source) -> None:
+    """Write the picture: scenes with many classes, each method's answer after every lesson, and the curves."""
+    chosen = _telling(source)
+    rt = Runtime(read_config(out / "barm").runtime)
+    shown = {name: title for name, title in METHODS_SHOWN.items() if name != "joint"}
+    answers: dict[str, list[list[Any]]] = {title: [[] for _ in chosen] for title in shown.values()}
+    for name, title in shown.items():
+        for step in range(len(results[title])):
+            model = load(out / name, step, rt)
+            ids = np.array([source.class_names.index(n) for n in model.class_names], np.uint8)
+            for place, index in enumerate(chosen):
+                answers[title][place].append(ids[model.predict(source[index].image)])
+    stories = [
+        Story(
+            np.asarray(source[index].image),
+            np.asarray(source[index].mask),
+            {title: answers[title][place] for title in shown.values()},
+        )
+        for place, index in enumerate(chosen)
+    ]
+    curves = {title: [m["miou"]["all"] for m in metrics] for title, metrics in results.items()}
+    draw_stories(path, stories, source.palette, curves, "What a model still knows after each lesson")
+
+
+def _telling(source: Source) -> list[int]:
+    """Pictures that show first-lesson classes beside later ones."""
+
+    def value(i: int) -> tuple[int, int]:
+        ids = source.classes_in(i)
+        return min(len([c for c in ids if c <= 6]), len([c for c in ids if c > 6])), len(ids)
+
+    return sorted(range(len(source)), key=value, reverse=True)[:NUM_STORIES]

@@ -1,0 +1,108 @@
+"""Pictures: colour masks, overlays, and the story of a run in one image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib as mpl
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Pixels = NDArray[np.uint8]
+OVERLAY = 0.6
+
+
+def colourise(label: Pixels, colours: Pixels) -> Pixels:
+    """``(H, W)`` channels -> ``(H, W, 3)`` by a table of colours; 255 is white."""
+    table = np.full((256, 3), 255, np.uint8)
+    table[: len(colours)] = colours
+    return table[label]
+
+
+def overlay(image: Pixels, label: Pixels, colours: Pixels) -> Pixels:
+    """The picture with its labelled objects tinted, ``(H, W, 3)`` uint8."""
+    tint = colourise(label, colours)
+    mixed = image * (1 - OVERLAY) + tint * OVERLAY
+    return np.where((label > 0)[..., None], mixed, image).round().astype(np.uint8)
+
+
+class Story(NamedTuple):
+    """One picture's way through a run.
+
+    Attributes:
+        image: ``(H, W, 3)`` uint8.
+        truth: dataset ids of all classes, ``(H, W)`` uint8.
+        predictions: per method, dataset ids after each step.
+    """
+
+    image: Pixels
+    truth: Pixels
+    predictions: Mapping[str, Sequence[Pixels]]
+
+
+def draw_stories(
+    path: Path, stories: Sequence[Story], colours: Pixels, curves: Mapping[str, Sequence[float]], headline: str
+) -> None:
+    """Write the comparison: per picture what is seen, the truth, and every method's answer after each step; curves below.
+
+    Args:
+        path: PNG file.
+        stories: the pictures.
+        colours: per dataset id, ``(256, 3)`` uint8.
+        curves: per method the mIoU over all classes seen after each step, in 0..1.
+        headline: above everything.
+    """
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    methods = list(stories[0].predictions)
+    steps = len(stories[0].predictions[methods[0]])
+    rows, columns = len(stories) * len(methods), 2 + steps
+    figure = plt.figure(figsize=(1.35 * columns + 1.4, 1.35 * rows + 3.6), layout="constrained")
+    figure.suptitle(headline, fontsize=13)
+    upper, lower = figure.subfigures(2, 1, height_ratios=[1.35 * rows, 3.0])
+    axes = np.atleast_2d(upper.subplots(rows, columns))
+    titles = ["picture", "truth", *("first lesson" if s == 0 else f"after lesson {s + 1}" for s in range(steps))]
+    for row in range(rows):
+        story, method = stories[row // len(methods)], methods[row % len(methods)]
+        first = row % len(methods) == 0
+        panels: list[Any] = [story.image if first else None, colourise(story.truth, colours) if first else None]
+        panels += [colourise(p, colours) for p in story.predictions[method]]
+        for column, panel in enumerate(panels):
+            ax = axes[row, column]
+            ax.set_xticks([])
+            ax.set_yticks([])
+            if panel is None:
+                ax.axis("off")
+                continue
+            ax.imshow(panel)
+            if row == 0:
+                ax.set_title(titles[column], fontsize=9)
+        axes[row, 2].set_ylabel(method, fontsize=9)
+    _draw_curves(lower.subplots(), curves)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _draw_curves(ax: Any, curves: Mapping[str, Sequence[float]]) -> None:
+    styles = ["-o", "--s", ":^", "-.d"]
+    for (name, values), style in zip(curves.items(), styles, strict=False):
+        ax.plot(range(1, len(values) + 1), [100 * v for v in values], style, label=name)
+    ax.set_xlabel("lesson")
+    ax.set_ylabel("mIoU over all classes\nseen so far (%)")
+    ax.set_ylim(0, 100)
+    ax.set_xticks(range(1, max(map(len, curves.values())) + 1))
+    ax.grid(alpha=0.3)
+    ax.legend(loc="lower left")
+
+
+def save_prediction(path: Path, image: Image.Image, label: Pixels, colours: Pixels) -> None:
+    """Write ``<path>_mask.png`` (palette PNG of channels) and ``<path>_overlay.jpg``."""
+    mask = Image.fromarray(label)
+    mask.putpalette(colours.flatten().tolist())
+    mask.save(path.with_name(path.name + "_mask.png"))
+    mixed = overlay(np.asarray(image.convert("RGB")), label, colours)
+    Image.fromarray(mixed).save(path.with_name(path.name + "_overlay.jpg"), quality=92)

@@ -1,0 +1,53 @@
+"""Tables for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+Metrics = Mapping[str, Any]
+
+
+def percent(value: float | None) -> str:
+    """``0.7004`` -> ``70.0``; a dash for what does not exist."""
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
+def steps_table(title: str, runs: Mapping[str, Sequence[Metrics]]) -> Table:
+    """mIoU after every step of one or several runs: old classes, new classes, all; one row per step and run."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("step", justify="right")
+    table.add_column("learned", max_width=40, overflow="ellipsis", no_wrap=True)
+    if len(runs) > 1:
+        table.add_column("method")
+    for name in ("old", "new", "all", "average", "forgetting"):
+        table.add_column(name, justify="right")
+    longest = max(len(metrics) for metrics in runs.values())
+    for index in range(longest):
+        for position, (name, metrics) in enumerate(runs.items()):
+            if index >= len(metrics):
+                continue
+            m = metrics[index]
+            label = [name] if len(runs) > 1 else []
+            head = [str(m["step"]), ", ".join(m["learned"])] if position == 0 else ["", ""]
+            table.add_row(*head, *label, *_scores(m), end_section=position == len(runs) - 1)
+    table.caption = "mIoU in percent; old = classes of step 0 with background, new = all learned later"
+    return table
+
+
+def _scores(m: Metrics) -> list[str]:
+    miou = m["miou"]
+    return [percent(v) for v in (miou["old"], miou.get("new"), miou["all"], m["average_miou"], m["forgetting"])]
+
+
+def classes_table(m: Metrics) -> Table:
+    """IoU and accuracy per class after one step."""
+    table = Table(title=f"step {m['step']}, per class", title_justify="left")
+    table.add_column("class")
+    table.add_column("IoU", justify="right")
+    table.add_column("accuracy", justify="right")
+    for name, iou in m["class_iou"].items():
+        table.add_row(name, percent(iou), percent(m["class_accuracy"][name]))
+    return table
