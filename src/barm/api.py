@@ -144,5 +144,5 @@ def evaluate(path: Path | str, step: int | None = None, data: Path | str | None 
     opened = open_data(config, rt)
     network, method = load_step(directory, index, opened.plan)
     counts = evaluate_step(config, rt, method, rt.place(network), opened, method.step)
-    earlier = [directory.read(i, COUNTS) for i in range(index) if directory.is_complete(i)]
+    earlier = [directory.read(i, COUNTS) for i in range(index) if directory.has(i, COUNTS)]
     return step_metrics([*earlier, counts.tolist()], method.step, opened.val.class_names)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -38,9 +39,14 @@ Precision = Annotated[
 
 
 def main() -> None:
-    """Entry point: a `UserError` or a full disk is one line and exit status 2; a stop is 128 + signal."""
+    """Entry point of ``barm``."""
+    guarded(lambda: app(standalone_mode=True))
+
+
+def guarded(command: Callable[[], Any]) -> None:
+    """Run a command: a `UserError` or a full disk is one line and exit status 2; a stop is 128 + signal."""
     try:
-        app(standalone_mode=True)
+        command()
     except UserError as error:
         _fail(str(error), 2)
     except Stopped as stopped:
@@ -285,9 +291,9 @@ def weights_import(
 
     Example: barm weights import deeplabv3bga_resnet101_voc_15-1_step_0_overlap.pth --task 15-1 --step 0 --out runs/voc
     """
-    from barm.official.weights import import_checkpoint
+    from barm.official.weights import import_published
 
-    import_checkpoint(checkpoint, folder, dataset=dataset, task=task, step=step, model=model)
+    import_published(checkpoint, folder, dataset=dataset, task=task, step=step, model=model)
     out.print(f"{folder}: step {step} of {dataset} {task} from {checkpoint}", highlight=False)
 
 

@@ -154,7 +154,7 @@ def _options(workers: int) -> dict[str, Any]:
 
 
 def _start_worker(_worker: int) -> None:
-    """Leave Ctrl-C to the main process; one thread per worker."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    """Leave stop signals to the main process, which saves first and then ends the workers; one thread per worker."""
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, signal.SIG_IGN)
     torch.set_num_threads(1)

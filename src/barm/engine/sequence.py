@@ -25,7 +25,7 @@ from barm.engine.evaluate import evaluate
 from barm.engine.monitor import Monitor
 from barm.engine.recipe import RunConfig, StepRecipe
 from barm.engine.runtime import Runtime, unwrap
-from barm.engine.store import COUNTS, METHOD, METRICS, RunDirectory
+from barm.engine.store import AGREEING, COUNTS, METHOD, METRICS, RunDirectory
 from barm.engine.train import StepTrainer, train_step
 from barm.errors import Stopped, UserError
 from barm.labels import Step, TaskPlan
@@ -68,6 +68,8 @@ def run(
     resume: bool = False,
     only: Sequence[int] | None = None,
     start_from: Path | None = None,
+    same: Sequence[str] = AGREEING,
+    data: Data | None = None,
 ) -> list[dict[str, Any]]:
     """Train and evaluate the steps of a scenario.
 
@@ -79,6 +81,8 @@ def run(
         resume: go on in an existing folder.
         only: indices of the steps to do; all by default. Finished steps are skipped.
         start_from: another run whose step 0, trained with the same settings, is taken over instead of trained.
+        same: tables of the configuration in which a resumed run must agree with what it was started with.
+        data: as `open_data` returned it; opened here by default.
 
     Returns:
         The metrics of every finished step.
@@ -87,13 +91,13 @@ def run(
         UserError: for bad input; nothing is left on the disk.
         Stopped: someone asked to stop; the state is saved.
     """
-    data = open_data(config, rt)
+    data = data or open_data(config, rt)
     steps = data.plan.steps() if only is None else tuple(data.plan[i] for i in only)
     datasets = {s.index: train_dataset(config, data, s) for s in steps}
     directory = RunDirectory(path)
     try:
         if rt.is_main:
-            directory.open(config, provenance(rt), resume=resume)
+            directory.open(config, provenance(rt), resume=resume, same=same)
         rt.barrier()
         if rt.is_main:
             monitor.open(path)
@@ -104,7 +108,7 @@ def run(
                 if not directory.is_complete(step.index):
                     _run_step(config, rt, directory, monitor, data, datasets[step.index], step)
                 rt.barrier()
-        return [directory.read(i, METRICS) for i in directory.finished_steps()]
+        return [directory.read(i, METRICS) for i in directory.finished_steps() if directory.has(i, METRICS)]
     finally:
         directory.close()
 
@@ -232,25 +236,23 @@ def _store(
     if not rt.is_main:
         return
     step = method.step
-    earlier = [directory.read(i, COUNTS) for i in range(step.index) if directory.is_complete(i)]
+    earlier = [directory.read(i, COUNTS) for i in range(step.index) if directory.has(i, COUNTS)]
     metrics = step_metrics([*earlier, counts.tolist()], step, data.train.class_names)
-    directory.save_step(step.index, state, describe(config, step, data.train), counts, metrics)
+    directory.save_step(
+        step.index, state, describe_classes(config, step, data.train.class_names, data.train.palette), counts, metrics
+    )
     monitor.metrics(step.index, metrics["miou"])
     means = " · ".join(f"{k} {v:.3f}" for k, v in metrics["miou"].items())
     monitor.say(f"step {step.index}: mIoU {means}")
 
 
-def describe(config: RunConfig, step: Step, source: Source) -> dict[str, Any]:
+def describe_classes(config: RunConfig, step: Step, class_names: Sequence[str], palette: Any) -> dict[str, Any]:
     """What it takes to load a step again: method, network, groups, names and colours by channel."""
-    ids = (0, *step.seen)
     return {
         "method": config.method.model_dump(mode="json"),
         "model": config.model.model_dump(mode="json"),
         "groups": step.groups,
-        "evaluation_crop": config.evaluation.crop,
-        "classes": [
-            {"id": i, "name": source.class_names[i], "colour": [int(v) for v in source.palette[i]]} for i in ids
-        ],
+        "classes": [{"id": i, "name": class_names[i], "colour": [int(v) for v in palette[i]]} for i in (0, *step.seen)],
     }
 
 
@@ -308,7 +310,13 @@ def _adopt(config: RunConfig, rt: Runtime, directory: RunDirectory, other: RunDi
     state, step = other.load_model_state(0), data.plan[0]
     check_names(config.method.build(step, config.model).build_model().state_dict(), state, set(), str(other.path))
     counts = torch.tensor(other.read(0, COUNTS))
-    directory.save_step(0, state, describe(config, step, data.train), counts, other.read(0, METRICS))
+    directory.save_step(
+        0,
+        state,
+        describe_classes(config, step, data.train.class_names, data.train.palette),
+        counts,
+        other.read(0, METRICS),
+    )
 
 
 def provenance(rt: Runtime) -> Mapping[str, Any]:

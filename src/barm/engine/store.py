@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,7 +26,7 @@ CONFIG, MODEL, METHOD, COUNTS, METRICS = (
     "counts.json",
     "metrics.json",
 )
-LOG = "log.csv"
+AGREEING = ("seed", "task", "model", "method", "base", "increment")  # what a resumed run may not change
 
 
 class RunDirectory:
@@ -52,7 +52,9 @@ class RunDirectory:
         """Indices of the finished steps, ascending."""
         return sorted(int(p.name[4:]) for p in self.path.glob("step[0-9][0-9]*") if p.name[4:].isdigit())
 
-    def open(self, config: RunConfig, provenance: Mapping[str, Any], *, resume: bool) -> None:
+    def open(
+        self, config: RunConfig, provenance: Mapping[str, Any], *, resume: bool, same: Sequence[str] = AGREEING
+    ) -> None:
         """Create the folder (or take up an existing one) and lock it against a second run.
 
         Raises:
@@ -72,19 +74,26 @@ class RunDirectory:
             self._lock = None
             raise UserError(f"{self.path} is in use by another run: wait for it or choose another --out") from error
         if (self.path / CONFIG).exists():
-            self._check_same(config)
-        else:
-            document = {**to_table(config), "provenance": dict(provenance)}
-            write_atomically(self.path / CONFIG, tomli_w.dumps(document).encode())
+            self._check_same(config, same)
+        document = {**to_table(config), "provenance": dict(provenance)}
+        write_atomically(self.path / CONFIG, tomli_w.dumps(document).encode())
 
-    def _check_same(self, config: RunConfig) -> None:
+    def _check_same(self, config: RunConfig, same: Sequence[str]) -> None:
         saved, own = self.config_table(), to_table(config)
-        for table in ("seed", "task", "model", "method", "base", "increment"):
+        for table in same:
             if saved.get(table) != own.get(table):
                 raise UserError(
                     f"{self.path} was started with another [{table}]: resume with the recipe and settings it was "
                     f"started with (see {self.path / CONFIG}), or choose another --out"
                 )
+
+    def forget(self, first: int) -> None:
+        """Remove the finished steps from `first` on, unless one of them was stopped and can go on."""
+        if any(self._partial(i).exists() for i in range(first, 1 + max([first, *self.finished_steps()]) + 1)):
+            return
+        for index in self.finished_steps():
+            if index >= first:
+                shutil.rmtree(self.step_path(index))
 
     def close(self) -> None:
         """Release the lock; remove the folder if the run never got as far as a saved state."""
@@ -106,16 +115,26 @@ class RunDirectory:
         return table
 
     def save_step(
-        self, index: int, state: Mapping[str, Tensor], method: Any, counts: Tensor, metrics: Mapping[str, Any]
+        self,
+        index: int,
+        state: Mapping[str, Tensor],
+        method: Mapping[str, Any],
+        counts: Tensor | None,
+        metrics: Mapping[str, Any] | None,
     ) -> None:
-        """Write a finished step beside, flush it to the disk, and rename it into place."""
+        """Write a finished step beside, flush it to the disk, and rename it into place.
+
+        An imported step has neither counts nor metrics until it is evaluated.
+        """
         beside = self.path / f".step{index:02d}.tmp"
         shutil.rmtree(beside, ignore_errors=True)
         try:
             beside.mkdir()
             save_file({name: t.detach().cpu().contiguous() for name, t in state.items()}, beside / MODEL)
-            for name, value in ((METHOD, method), (COUNTS, counts.tolist()), (METRICS, metrics)):
-                (beside / name).write_text(json.dumps(value, indent=1) + "\n", "utf-8")
+            files = {METHOD: method, COUNTS: None if counts is None else counts.tolist(), METRICS: metrics}
+            for name, value in files.items():
+                if value is not None:
+                    (beside / name).write_text(json.dumps(value, indent=1) + "\n", "utf-8")
             for file in beside.iterdir():
                 _sync(file)
             _sync(beside)
@@ -133,6 +152,10 @@ class RunDirectory:
     def read(self, index: int, name: str) -> Any:
         """One of a finished step's JSON files."""
         return json.loads((self._finished(index) / name).read_text("utf-8"))
+
+    def has(self, index: int, name: str) -> bool:
+        """Does a finished step have this file?"""
+        return (self.step_path(index) / name).is_file()
 
     def _finished(self, index: int) -> Path:
         if not self.is_complete(index):

@@ -63,7 +63,8 @@ def draw_stories(
     rows, columns = len(stories) * len(methods), 2 + steps
     figure = plt.figure(figsize=(1.35 * columns + 1.4, 1.35 * rows + 3.6), layout="constrained")
     figure.suptitle(headline, fontsize=13)
-    upper, lower = figure.subfigures(2, 1, height_ratios=[1.35 * rows, 3.0])
+    parts: Any = figure.subfigures(2, 1, height_ratios=[1.35 * rows, 3.0])
+    upper, lower = parts
     axes = np.atleast_2d(upper.subplots(rows, columns))
     titles = ["picture", "truth", *("first lesson" if s == 0 else f"after lesson {s + 1}" for s in range(steps))]
     for row in range(rows):

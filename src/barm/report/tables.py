@@ -18,12 +18,12 @@ def percent(value: float | None) -> str:
 def steps_table(title: str, runs: Mapping[str, Sequence[Metrics]]) -> Table:
     """mIoU after every step of one or several runs: old classes, new classes, all; one row per step and run."""
     table = Table(title=title, title_justify="left")
-    table.add_column("step", justify="right")
-    table.add_column("learned", max_width=40, overflow="ellipsis", no_wrap=True)
+    table.add_column("step", justify="right", no_wrap=True)
+    table.add_column("learned", max_width=22, overflow="ellipsis", no_wrap=True, ratio=1)
     if len(runs) > 1:
-        table.add_column("method")
-    for name in ("old", "new", "all", "average", "forgetting"):
-        table.add_column(name, justify="right")
+        table.add_column("method", no_wrap=True)
+    for name in ("old", "new", "all", "average", "lost"):
+        table.add_column(name, justify="right", no_wrap=True)
     longest = max(len(metrics) for metrics in runs.values())
     for index in range(longest):
         for position, (name, metrics) in enumerate(runs.items()):
@@ -33,7 +33,9 @@ def steps_table(title: str, runs: Mapping[str, Sequence[Metrics]]) -> Table:
             label = [name] if len(runs) > 1 else []
             head = [str(m["step"]), ", ".join(m["learned"])] if position == 0 else ["", ""]
             table.add_row(*head, *label, *_scores(m), end_section=position == len(runs) - 1)
-    table.caption = "mIoU in percent; old = classes of step 0 with background, new = all learned later"
+    table.caption = (
+        "mIoU in percent. old: step 0 with background; new: learned later; average: of 'all' so far; lost: forgetting"
+    )
     return table
 
 

@@ -1,0 +1,8 @@
+#!/usr/bin/env python3
+"""The published evaluation command: see docs/paper.md."""
+
+from barm.cli import guarded
+from barm.official.commands import eval_main
+
+if __name__ == "__main__":
+    guarded(eval_main)

@@ -1,0 +1,1 @@
+"""The command lines and checkpoints of the method's published code."""

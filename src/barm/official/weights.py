@@ -1,0 +1,135 @@
+"""Official checkpoints, both ways.
+
+The official format is a pickled dict with ``model_state``, ``optimizer_state`` and ``best_score``; tensor names are those
+of our networks (spec/barm.md section 2), so conversion is checking. Pickles are loaded with ``weights_only``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from barm.data.palette import published
+from barm.engine.recipe import RunConfig
+from barm.engine.sequence import describe_classes, load_step
+from barm.engine.store import RunDirectory
+from barm.errors import UserError
+from barm.labels import TaskPlan
+from barm.models.network import MODELS, check_names
+
+
+def file_name(model: str, dataset: str, task: str, step: int, setting: str) -> str:
+    """Name of an official checkpoint."""
+    return f"{model}_{dataset}_{task}_step_{step}_{setting}.pth"
+
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """The tensors of an official checkpoint.
+
+    Raises:
+        UserError: if it is no readable checkpoint with a ``model_state``.
+    """
+    if not path.is_file():
+        raise UserError(f"no checkpoint {path}: give an official .pth file")
+    try:
+        with torch.serialization.safe_globals(_numpy_scalars()):  # best_score is a numpy scalar in the official files
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UserError(
+            f"{path} is not a readable checkpoint ({' '.join(str(error).split())[:120]}); expected a .pth that holds "
+            "tensors and plain values only"
+        ) from error
+    state = content.get("model_state") if isinstance(content, dict) else None
+    if not isinstance(state, dict):
+        raise UserError(f"{path} has no 'model_state': expected an official checkpoint")
+    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+
+
+def _numpy_scalars() -> list[Any]:
+    """What a pickled numpy scalar is made of, under the names of old and new numpy."""
+    from numpy.dtypes import Float32DType, Float64DType
+
+    scalar = np.float64(0).__reduce__()[0]
+    names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
+    return [*((scalar, name) for name in names), np.dtype, Float32DType, Float64DType]
+
+
+def import_checkpoint(
+    path: Path, out: Path, *, config: RunConfig, plan: TaskPlan, step: int, class_names: tuple[str, ...], palette: Any
+) -> None:
+    """Write an official checkpoint as a finished step of a run.
+
+    Args:
+        path: the ``.pth``.
+        out: the run's folder, new or with earlier steps.
+        config: of the run.
+        plan: its scenario.
+        step: the step that the checkpoint was saved after.
+        class_names: by dataset id.
+        palette: colour per dataset id.
+
+    Raises:
+        UserError: for a tensor that is missing, extra or of the wrong shape; nothing is written then.
+    """
+    state = read_checkpoint(path)
+    method = config.method.build(plan[step], config.model.model_copy(update={"pretrained": False}))
+    own = method.build_model().state_dict()
+    check_names(own, state, {name for name in own if name.endswith("num_batches_tracked")}, str(path))
+    directory = RunDirectory(out)
+    directory.open(config, {"imported": str(path)}, resume=out.exists())
+    try:
+        if directory.is_complete(step):
+            raise UserError(f"{out} has step {step} already: choose another --out")
+        about = describe_classes(config, plan[step], class_names, palette)
+        directory.save_step(step, {**own, **state}, about, None, None)
+    finally:
+        directory.close()
+
+
+def import_published(path: Path, out: Path, *, dataset: str, task: str, step: int, model: str) -> None:
+    """`import_checkpoint` for VOC or ADE with the published classes."""
+    from barm.config import load_config
+
+    if model not in MODELS:
+        raise UserError(f"unknown model '{model}'; known: {', '.join(MODELS)}")
+    names, palette = published(dataset)
+    config = load_config(f"{dataset}/{task}/barm", [f"model.backbone={MODELS[model]}", "model.pretrained=false"])
+    plan = config.task.plan(names, config.seed)
+    import_checkpoint(path, out, config=config, plan=plan, step=step, class_names=names, palette=palette)
+
+
+def export_checkpoint(run: Path, target: Path, *, step: int | None = None) -> None:
+    """Write a finished step in the official format.
+
+    Args:
+        run: the run's folder.
+        target: the ``.pth``; written beside and renamed.
+        step: which step; the last by default.
+    """
+    directory = RunDirectory(run)
+    finished = directory.finished_steps()
+    if not finished:
+        raise UserError(f"{run} has no finished step to export")
+    index = finished[-1] if step is None else step
+    model, _ = load_step(directory, index)
+    miou = 0.0
+    metrics = directory.step_path(index) / "metrics.json"
+    if metrics.is_file():
+        miou = float(directory.read(index, "metrics.json")["miou"]["all"])
+    save_checkpoint(target, dict(model.state_dict()), miou)
+
+
+def save_checkpoint(target: Path, state: dict[str, Tensor], best_score: float) -> None:
+    """Write tensors in the official format, atomically."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.with_name(target.name + ".tmp")
+    try:
+        torch.save({"model_state": state, "optimizer_state": {}, "best_score": best_score}, beside)
+        beside.rename(target)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise

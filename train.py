@@ -1,0 +1,8 @@
+#!/usr/bin/env python3
+"""The published training command: see docs/paper.md."""
+
+from barm.cli import guarded
+from barm.official.commands import train_main
+
+if __name__ == "__main__":
+    guarded(train_main)
