@@ -21,7 +21,7 @@ from barm.report.tables import steps_table
 
 METHODS_SHOWN = {"barm": "BARM", "finetune": "fine-tuning", "joint": "joint training"}
 TASK = "6-1"
-NUM_CLASSES, NUM_TRAIN, NUM_VAL, SIDE = 10, 1200, 200, 72
+NUM_CLASSES, NUM_TRAIN, NUM_VAL, SIDE = 10, 1200, 200, 96
 NUM_STORIES = 3
 
 

@@ -68,9 +68,7 @@ def test_losses_and_gradients(case, device, golden):
     def tensors(kind: str, count: int, grad: bool) -> tuple[torch.Tensor, ...]:
         return tuple(torch.from_numpy(g[f"{kind}_{t}"]).to(device).requires_grad_(grad) for t in range(count))
 
-    new = GroupedOutput(
-        tensors("student_head", step.index + 1, True), tensors("student_branch", step.index + 1, True)
-    )
+    new = GroupedOutput(tensors("student_head", step.index + 1, True), tensors("student_branch", step.index + 1, True))
     old = GroupedOutput(tensors("teacher_head", step.index, False), tensors("teacher_branch", step.index, False))
     label = torch.from_numpy(g["labels"].astype(np.int64)).to(device)
     method = BARMConfig(pseudo_threshold=float(g["pseudo_threshold"])).build(step, R101)
@@ -130,7 +128,13 @@ def test_trajectory(device, golden, fill):
         assert moved == pytest.approx(expected, rel=1e-3, abs=1e-9), name
     close(after["classifier.head.1.weight"], g["expected_new_head_weight"], 1e-3)
     close(after["classifier.ear.0.0.weight"][:4], g["expected_new_branch_conv"], 1e-3)
-    rates = dict(zip(("new_head", "new_ear", "aspp", "old_heads", "old_ears", "head_pre", "backbone"), g["final_lrs"], strict=True))
+    rates = dict(
+        zip(
+            ("new_head", "new_ear", "aspp", "old_heads", "old_ears", "head_pre", "backbone"),
+            g["final_lrs"],
+            strict=True,
+        )
+    )
     for group in trainer.optimizer.param_groups:
         assert group["lr"] == pytest.approx(rates[group["name"]], rel=1e-6)
 

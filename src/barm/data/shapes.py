@@ -90,7 +90,7 @@ def _looks() -> tuple[_Look, ...]:
         block, place = divmod(k, 10)
         side, m = (block % 2, (block // 2) * 10 + place) if k < 140 else (place // half, 70 + place % half)
         s, visit = m % half, m // half
-        looks.append(_Look(shapes[side * half + s], hues[(visit + 2 * s) % 5], TEXTURES[(visit + s) % 3]))
+        looks.append(_Look(shapes[side * half + s], hues[(visit + 2 * s) % 5], TEXTURES[(2 * visit + s) % 3]))
     assert len(set(looks)) == MAX_SHAPES
     return tuple(looks)
 
