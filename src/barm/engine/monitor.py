@@ -66,7 +66,7 @@ class Monitor:
         if not self.main:
             return
         _truncate_log(self.path, step, start)
-        self.log = self.path.open("a", newline="", encoding="utf-8")
+        self.log = self.path.open("a", buffering=1, newline="", encoding="utf-8")
         if self.live:
             self.bar = Progress(
                 TextColumn("{task.description}"),

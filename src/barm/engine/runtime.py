@@ -178,7 +178,13 @@ def _processes() -> tuple[int, int]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep Fabric's advice off the terminal."""
-    logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
+    for name in (
+        "lightning",
+        "lightning.fabric",
+        "lightning_utilities.core.rank_zero",
+        "lightning.fabric.utilities.rank_zero",
+    ):
+        logging.getLogger(name).setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

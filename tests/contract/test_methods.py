@@ -1,0 +1,102 @@
+"""What every method must keep, whatever it does."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+
+from barm.batch import Batch, total_loss
+from barm.labels import TaskPlan
+from barm.methods import METHODS, Rates
+from barm.models.network import NetworkConfig
+
+NETWORK = NetworkConfig(backbone="test_resnet", channels=16, pretrained=False)
+PLAN = TaskPlan.parse("2-1", 4)
+RATES = Rates(new=0.1, aspp=0.1, old=0.01, backbone=0.01)
+
+
+def setting(name: str, index: int):
+    """Method, model, output, teacher's output and batch at a step."""
+    torch.manual_seed(0)
+    method = METHODS[name](name=name).build(PLAN[index], NETWORK)
+    model = method.build_model()
+    image = torch.randn(2, 3, 48, 40)
+    label = torch.randint(0, PLAN[index].num_seen, (2, 48, 40))
+    if method.policy.supervision == "step" and index:
+        label[label > 0] = PLAN[index].num_seen - 1
+    label[:, :3] = 255
+    old = None
+    if index:
+        previous = METHODS[name](name=name).build(PLAN[index - 1], NETWORK).build_model().eval()
+        method.init_from(model, previous)
+        with torch.no_grad():
+            old = previous(image) if method.uses_teacher else None
+    method.train_mode(model)
+    return method, model, model(image), old, Batch(image, label, {})
+
+
+@pytest.fixture(params=sorted(METHODS))
+def name(request) -> str:
+    return request.param
+
+
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_terms_are_finite_and_reach_the_newest_classifier(name, index):
+    method, model, new, old, batch = setting(name, index)
+    terms = method.loss(new, old, batch)
+    total = total_loss(terms)
+    assert total.dim() == 0
+    assert all(math.isfinite(float(t.value.detach())) and float(t.number) > 0 for t in terms.values())
+    total.backward()
+    newest = model.classifier.head[-1].weight
+    assert newest.grad is not None
+    assert float(newest.grad.abs().sum()) > 0
+
+
+def test_loss_changes_no_argument(name):
+    method, _, new, old, batch = setting(name, 1)
+    before = copy.deepcopy((batch.label, batch.image, [t.detach().clone() for t in new if torch.is_tensor(t)]))
+    old_before = copy.deepcopy(old)
+    method.loss(new, old, batch)
+    assert torch.equal(batch.label, before[0])
+    assert torch.equal(batch.image, before[1])
+    assert all(torch.equal(a, b) for a, b in zip([t for t in new if torch.is_tensor(t)], before[2], strict=True))
+    if old is not None:
+        assert torch.equal(old.logits, old_before.logits)
+
+
+@pytest.mark.parametrize("index", [0, 2])
+def test_predictions_are_seen_channels(name, index):
+    method, model, _, _, batch = setting(name, index)
+    model.eval()
+    with torch.no_grad():
+        prediction = method.predict(model(batch.image), (48, 40))
+    assert prediction.shape == (2, 48, 40)
+    assert int(prediction.min()) >= 0
+    assert int(prediction.max()) < PLAN[index].num_seen
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_parameter_groups_are_disjoint_and_hold_the_newest_head(name, index):
+    method, model, *_ = setting(name, index)
+    params = [p for g in method.param_groups(model, RATES) for p in g["params"]]
+    assert len({id(p) for p in params}) == len(params)
+    assert id(model.classifier.head[-1].weight) in {id(p) for p in params}
+
+
+def test_frozen_batch_norm_survives_train_mode(name):
+    method, model, *_ = setting(name, 1)
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert all(m.training != method.bn_frozen for m in norms)
+    in_groups = {id(p) for g in method.param_groups(model, RATES) for p in g["params"]}
+    assert all((id(m.weight) in in_groups) != method.bn_frozen for m in norms)
+    assert model.training
+
+
+def test_step_zero_is_the_same_network_for_all(name):
+    reference = METHODS["barm"](name="barm").build(PLAN[0], NETWORK).build_model().state_dict()
+    own = METHODS[name](name=name).build(PLAN[0], NETWORK).build_model().state_dict()
+    assert {k: v.shape for k, v in own.items()} == {k: v.shape for k, v in reference.items()}

@@ -1,0 +1,45 @@
+"""One update of BARM at step 1 on a part of a fixed batch; run by test_parallel under several processes."""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+
+from barm.batch import Batch
+from barm.engine.recipe import RuntimeConfig, StepRecipe
+from barm.engine.runtime import Runtime, unwrap
+from barm.engine.train import StepTrainer
+from barm.labels import TaskPlan
+from barm.methods import METHODS, Rates
+from barm.models.network import NetworkConfig
+
+
+def main(name: str, kind: str, target: str) -> None:
+    network = NetworkConfig(backbone="test_resnet", channels=16, pretrained=False, dropout=0)
+    plan = TaskPlan.parse("2-1", 4)
+    torch.manual_seed(0)
+    method = METHODS[name](name=name, freeze_bn=True).build(plan[1], network)
+    teacher = METHODS[name](name=name).build(plan[0], network).build_model()
+    model = method.build_model()
+    method.init_from(model, teacher)
+    generator = torch.Generator().manual_seed(1)
+    image = torch.randn(4, 3, 64, 64, generator=generator)
+    half = torch.zeros(2, 64, 64, dtype=torch.long)
+    half[:, 10:40, 20:50], half[:, :2] = 3, 255
+    label = torch.cat([half, half.flip(2)])
+    if kind == "unequal":
+        label[3] = 0
+        label[2, :30] = 255
+    rt = Runtime(RuntimeConfig(device="cpu", precision="32-true", channels_last=False))
+    recipe = StepRecipe(epochs=1, batch_size=4 // rt.world, lr=Rates(new=0.1, aspp=0.1, old=0.1, backbone=0.1))
+    teacher = teacher if method.uses_teacher else None
+    trainer = StepTrainer(method, rt.place(model), teacher, recipe, 10, rt, seed=1)
+    share = slice(rt.rank * 4 // rt.world, (rt.rank + 1) * 4 // rt.world)
+    outcome = trainer.update(Batch(image[share], label[share], {}))
+    if rt.is_main:
+        torch.save({"model": unwrap(trainer.model).state_dict(), "values": outcome.values}, target)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,110 @@
+"""Stopped runs go on as if they had never stopped: the same weights, bit for bit."""
+
+from __future__ import annotations
+
+import csv
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from barm.api import fit
+from barm.engine.store import RunDirectory, to_table, write_atomically
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def command(tmp_path, tiny):
+    """A function that starts the run in its own process."""
+    import tomli_w
+
+    config = tiny("barm", "2-1", "base.epochs=6", "increment.epochs=6", "runtime.save_every=4")
+    recipe = tmp_path / "recipe.toml"
+    write_atomically(recipe, tomli_w.dumps(to_table(config)).encode())
+
+    def start(out: Path, *more: str) -> subprocess.Popen[str]:
+        words = [
+            sys.executable,
+            "-m",
+            "barm.cli",
+            "train",
+            "--recipe",
+            str(recipe),
+            "--out",
+            str(out),
+            "--quiet",
+            *more,
+        ]
+        return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    return config, start
+
+
+def interrupt(process: subprocess.Popen[str], out: Path, step: int, iteration: int, signum: int) -> int:
+    """Send a signal once the run has finished an iteration of a step; its exit status."""
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline and process.poll() is None:
+        log = out / "log.csv"
+        if log.exists() and any(reached(row, step, iteration) for row in list(csv.reader(log.open()))[1:]):
+            process.send_signal(signum)
+            break
+        time.sleep(0.002)
+    process.communicate(timeout=60)
+    return process.returncode
+
+
+def reached(row: list[str], step: int, iteration: int) -> bool:
+    return len(row) == 5 and (int(row[0]), int(row[2])) >= (step, iteration)
+
+
+def weights(out: Path) -> list[bytes]:
+    return [(RunDirectory(out).step_path(i) / "model.safetensors").read_bytes() for i in range(3)]
+
+
+def test_killed_runs_end_in_the_same_weights(command, tmp_path):
+    config, start = command
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    fit(config, out=whole, quiet=True)
+
+    assert interrupt(start(broken), broken, 0, 6, signal.SIGKILL) == -signal.SIGKILL
+    assert not RunDirectory(broken).is_complete(0)
+    assert interrupt(start(broken, "--resume"), broken, 1, 5, signal.SIGTERM) == 128 + signal.SIGTERM
+    assert RunDirectory(broken).load_partial(1)["iteration"] >= 5
+    assert interrupt(start(broken, "--resume"), broken, 2, 3, signal.SIGINT) == 128 + signal.SIGINT
+    assert interrupt(start(broken, "--resume"), broken, 2, 7, signal.SIGKILL) == -signal.SIGKILL
+    last = start(broken, "--resume")
+    last.communicate(timeout=90)
+    assert last.returncode == 0
+
+    assert weights(broken) == weights(whole)
+    rows = list(csv.reader((broken / "log.csv").open()))
+    assert rows == list(csv.reader((whole / "log.csv").open())) or _without_rates(rows) == _without_rates(
+        list(csv.reader((whole / "log.csv").open()))
+    )
+    assert not list(broken.glob(".step*"))
+
+
+def _without_rates(rows: list[list[str]]) -> list[list[str]]:
+    """Log rows without the speed, which no two runs share."""
+    return [row for row in rows if row[3] != "images_per_second"]
+
+
+def test_workers_change_nothing(tiny, tmp_path):
+    fit(tiny("barm", "2-1", "runtime.workers=0"), out=tmp_path / "a", quiet=True)
+    fit(tiny("barm", "2-1", "runtime.workers=2"), out=tmp_path / "b", quiet=True)
+    assert weights(tmp_path / "a") == weights(tmp_path / "b")
+
+
+@pytest.mark.gpu
+def test_resume_on_a_gpu(command, tmp_path):
+    config, start = command
+    out = tmp_path / "run"
+    interrupt(start(out, "--device", "cuda"), out, 1, 3, signal.SIGKILL)
+    process = start(out, "--device", "cuda", "--resume")
+    process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert RunDirectory(out).finished_steps() == [0, 1, 2]
