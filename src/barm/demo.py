@@ -47,7 +47,8 @@ def demo(out: Path, *, seed: int = 1, quiet: bool = False) -> dict[str, list[dic
     )
     (out / ".demo").touch()
     console.print(
-        f"[bold]2.[/bold] Learning 6 classes, then 4 more one at a time ({TASK}); old objects are unlabelled in new pictures"
+        f"[bold]2.[/bold] Learning 6 classes, then 4 more one at a time (task {TASK}); "
+        "in new pictures the old objects are not labelled"
     )
     results: dict[str, list[dict[str, Any]]] = {}
     for name, title in METHODS_SHOWN.items():
@@ -97,8 +98,10 @@ def draw(path: Path, out: Path, results: dict[str, list[dict[str, Any]]], source
         )
         for place, index in enumerate(chosen)
     ]
+    learned = [m["learned"] for m in results["BARM"]]
+    lessons = [f"{len(names)} classes" if i == 0 else "\n".join(names) for i, names in enumerate(learned)]
     curves = {title: [m["miou"]["all"] for m in metrics] for title, metrics in results.items()}
-    draw_stories(path, stories, source.palette, curves, "What a model still knows after each lesson")
+    draw_stories(path, stories, source.palette, curves, lessons, "What a model still knows after each lesson")
 
 
 def _telling(source: Source) -> list[int]:

@@ -1,8 +1,8 @@
 """Class ids: which step learns what, which picture belongs to which step, and the tables from dataset ids to channels.
 
-This is the only file that does arithmetic on class ids. A *class id* is the number in a dataset's mask (0 = background,
-255 = ignore); a *channel* is a position in a network's output and in every label after loading (0 = background, then the
-classes in learning order).
+This is the only file that does arithmetic on class ids. A *class id* is the number in a dataset's mask (0 =
+background, 255 = ignore); a *channel* is a position in a network's output and in every label after loading (0 =
+background, then the classes in learning order).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from hashlib import blake2b
 from importlib import resources
+from itertools import pairwise
 from typing import Literal, get_args
 
 import numpy as np
@@ -157,7 +158,7 @@ class TaskPlan:
                 f"{first}, not a positive multiple of {increment}; {advice}"
             )
         cuts = [0, *range(first, num_classes + 1, increment)]
-        return cls(tuple(tuple(order[a:b]) for a, b in zip(cuts, cuts[1:], strict=False)), setting, seed)
+        return cls(tuple(tuple(order[a:b]) for a, b in pairwise(cuts)), setting, seed)
 
     @classmethod
     def from_names(
@@ -226,7 +227,7 @@ class TaskPlan:
     def train_lut(self, step: Step, policy: LabelPolicy = INCREMENTAL) -> Lut:
         """Table from dataset id to channel for training, ``(256,)`` uint8.
 
-        Classes that the step does not teach become `policy.hidden`; ids above the last class map to 255.
+        Classes that the step does not teach become `policy.hidden`.
         """
         taught = step.new if policy.supervision == "step" else step.seen
         return self._lut(step, set(taught), policy.hidden)

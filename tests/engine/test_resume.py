@@ -101,7 +101,7 @@ def test_workers_change_nothing(tiny, tmp_path):
 
 @pytest.mark.gpu
 def test_resume_on_a_gpu(command, tmp_path):
-    config, start = command
+    _, start = command
     out = tmp_path / "run"
     interrupt(start(out, "--device", "cuda"), out, 1, 3, signal.SIGKILL)
     process = start(out, "--device", "cuda", "--resume")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -32,7 +34,7 @@ def _exact_arithmetic():
 def step_of(group_sizes: np.ndarray) -> Step:
     """The step whose groups have these sizes, ids in natural order."""
     cuts = np.cumsum(group_sizes)
-    return Step(len(cuts) - 2, tuple(tuple(range(a, b)) for a, b in zip(cuts, cuts[1:], strict=False)))
+    return Step(len(cuts) - 2, tuple(tuple(range(a, b)) for a, b in pairwise(cuts)))
 
 
 def close(actual: torch.Tensor, expected: np.ndarray, tolerance: float) -> None:

@@ -158,7 +158,10 @@ def _store(path: Path, entries: dict[str, Any]) -> None:
 
 
 def write_class_list(path: Path, source: FileSource) -> None:
-    """Write the published list format: ``<name> <id - 1> <id - 1> ...`` per picture. Source: spec/ssul.md section 2.1."""
+    """Write the published list format, ``<name> <id - 1> <id - 1> ...`` per picture.
+
+    Source: spec/ssul.md section 2.1.
+    """
     lines = (
         " ".join([source.name(i), *(str(c - 1) for c in sorted(source.classes_in(i)))]) for i in range(len(source))
     )

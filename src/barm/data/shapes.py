@@ -1,7 +1,8 @@
 """The built-in data: scenes of coloured, textured silhouettes, a pure function of (seed, split, index).
 
-A class is a silhouette with its own range of hues and its own texture. Several classes share every silhouette and several
-share every hue, so that neither decides alone. It stands in for real data in the demo, the tests and the benchmarks.
+A class is a silhouette with its own range of hues and its own texture. Several classes share every silhouette and
+several share every hue, so that neither decides alone. It stands in for real data in the demo, the tests and the
+benchmarks.
 """
 
 from __future__ import annotations

@@ -178,7 +178,8 @@ def train_step(
         if trainer.skipped_in_a_row > MAX_SKIPPED:
             raise UserError(
                 f"the loss was not finite {trainer.skipped_in_a_row} times in a row, last at iteration "
-                f"{trainer.iteration} on the pictures {', '.join(names(batch))}: lower the learning rates or use --precision 32-true"
+                f"{trainer.iteration} on the pictures {', '.join(names(batch))}: lower the learning rates or use "
+                "--precision 32-true"
             )
         if outcome.stop:
             save()

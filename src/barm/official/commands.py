@@ -196,7 +196,7 @@ def _previous(config: RunConfig, place: Place, data: Data, first: int) -> None:
         path = given or place.checkpoint(first - 1)
         if not path.is_file():
             raise UserError(
-                f"step {first} starts from step {first - 1}, but {path} is missing: train that step first, or give --ckpt"
+                f"step {first} starts from step {first - 1}, but {path} is missing: train it first, or give --ckpt"
             )
         _import(config, place, data, first - 1, path)
 

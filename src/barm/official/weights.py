@@ -1,7 +1,7 @@
 """Official checkpoints, both ways.
 
-The official format is a pickled dict with ``model_state``, ``optimizer_state`` and ``best_score``; tensor names are those
-of our networks (spec/barm.md section 2), so conversion is checking. Pickles are loaded with ``weights_only``.
+The official format is a pickled dict with ``model_state``, ``optimizer_state`` and ``best_score``; tensor names are
+those of our networks (spec/barm.md section 2), so conversion is checking. Pickles are loaded with ``weights_only``.
 """
 
 from __future__ import annotations

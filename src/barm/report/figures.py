@@ -44,29 +44,34 @@ class Story(NamedTuple):
 
 
 def draw_stories(
-    path: Path, stories: Sequence[Story], colours: Pixels, curves: Mapping[str, Sequence[float]], headline: str
+    path: Path,
+    stories: Sequence[Story],
+    colours: Pixels,
+    curves: Mapping[str, Sequence[float]],
+    lessons: Sequence[str],
+    headline: str,
 ) -> None:
-    """Write the comparison: per picture what is seen, the truth, and every method's answer after each step; curves below.
+    """Write the comparison: per picture the truth and every method's answer after each step; curves below.
 
     Args:
         path: PNG file.
         stories: the pictures.
         colours: per dataset id, ``(256, 3)`` uint8.
         curves: per method the mIoU over all classes seen after each step, in 0..1.
+        lessons: what each step taught, above its column.
         headline: above everything.
     """
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
     methods = list(stories[0].predictions)
-    steps = len(stories[0].predictions[methods[0]])
-    rows, columns = len(stories) * len(methods), 2 + steps
+    rows, columns = len(stories) * len(methods), 2 + len(lessons)
     figure = plt.figure(figsize=(1.35 * columns + 1.4, 1.35 * rows + 3.6), layout="constrained")
     figure.suptitle(headline, fontsize=13)
     parts: Any = figure.subfigures(2, 1, height_ratios=[1.35 * rows, 3.0])
     upper, lower = parts
     axes = np.atleast_2d(upper.subplots(rows, columns))
-    titles = ["picture", "truth", *("first lesson" if s == 0 else f"after lesson {s + 1}" for s in range(steps))]
+    titles = ["picture", "truth", *(f"after lesson {s + 1}:\n{lesson}" for s, lesson in enumerate(lessons))]
     for row in range(rows):
         story, method = stories[row // len(methods)], methods[row % len(methods)]
         first = row % len(methods) == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 Metrics = Mapping[str, Any]
@@ -17,13 +18,13 @@ def percent(value: float | None) -> str:
 
 def steps_table(title: str, runs: Mapping[str, Sequence[Metrics]]) -> Table:
     """mIoU after every step of one or several runs: old classes, new classes, all; one row per step and run."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("step", justify="right", no_wrap=True)
-    table.add_column("learned", max_width=22, overflow="ellipsis", no_wrap=True, ratio=1)
+    table.add_column("learned", max_width=22, overflow="ellipsis", no_wrap=True)
     if len(runs) > 1:
         table.add_column("method", no_wrap=True)
     for name in ("old", "new", "all", "average", "lost"):
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, justify="right", no_wrap=True, min_width=5)
     longest = max(len(metrics) for metrics in runs.values())
     for index in range(longest):
         for position, (name, metrics) in enumerate(runs.items()):
