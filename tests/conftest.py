@@ -50,6 +50,12 @@ def shapes_voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def tiny_settings() -> tuple[str, ...]:
+    """``table.key=value`` settings of a run of seconds."""
+    return TINY
+
+
+@pytest.fixture
 def tiny(shapes_voc: Path):
     """A function that gives a tiny configuration of a method: ``tiny("barm", "2-1")``."""
 

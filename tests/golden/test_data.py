@@ -83,7 +83,9 @@ def test_evaluation_transform(golden):
 def test_schedules():
     checked = set()
     for case in json.loads((SSUL / "lr_sequences.json").read_text())["cases"]:
-        policy = {"poly": "poly", "warmup_poly": "warm_poly", "warm_poly": "warm_poly", "step": "step"}.get(case["kind"])
+        policy = {"poly": "poly", "warmup_poly": "warm_poly", "warm_poly": "warm_poly", "step": "step"}.get(
+            case["kind"]
+        )
         args = case["args"]
         if policy is None or args.get("warmup_method", "linear") != "linear" or args.get("constant_ending"):
             continue
@@ -93,7 +95,7 @@ def test_schedules():
             ours = [learning_rate(policy, base, iteration, total, step_size) for base in case["base_lrs"]]
             np.testing.assert_allclose(ours, expected, rtol=1e-9, atol=1e-15)
         checked.add(policy)
-    assert {"poly", "warm_poly"} <= checked
+    assert checked == {"poly", "warm_poly"}
 
 
 @pytest.mark.parametrize(("index", "num_classes"), [(0, 21), (1, 17), (2, 151)])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,13 +21,16 @@ ADE = {
 }  # fmt: skip
 
 
+SETTINGS = st.sampled_from(["overlap", "disjoint", "partitioned"])
+
+
 @st.composite
-def plans(draw, setting=st.sampled_from(["overlap", "disjoint", "partitioned"])):
+def plans(draw, setting=SETTINGS):
     """Plans over permuted ids with groups of any size."""
     order = draw(st.permutations(range(1, draw(st.integers(2, 20)) + 1)))
     cuts = sorted(draw(st.sets(st.integers(1, len(order) - 1), max_size=5)))
     edges = [0, *cuts, len(order)]
-    groups = tuple(tuple(order[a:b]) for a, b in zip(edges, edges[1:], strict=False))
+    groups = tuple(tuple(order[a:b]) for a, b in pairwise(edges))
     return TaskPlan(groups, draw(setting), draw(st.integers(0, 3)))
 
 
@@ -92,7 +97,9 @@ def test_partitions_are_disjoint_and_complete(plan, present, key):
     assert len(chosen) == (1 if present & set(plan.classes) else 0)
     if chosen:
         assert present & set(plan[chosen[0]].new)
-        assert [plan.selects_seen(s, present, key) for s in plan.steps()] == [s.index >= chosen[0] for s in plan.steps()]
+        assert [plan.selects_seen(s, present, key) for s in plan.steps()] == [
+            s.index >= chosen[0] for s in plan.steps()
+        ]
 
 
 def test_partition_uses_every_class_of_a_picture():

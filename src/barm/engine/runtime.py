@@ -178,13 +178,11 @@ def _processes() -> tuple[int, int]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep Fabric's advice off the terminal."""
-    for name in (
-        "lightning",
-        "lightning.fabric",
-        "lightning_utilities.core.rank_zero",
-        "lightning.fabric.utilities.rank_zero",
-    ):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,223 @@
+"""The command line as a user meets it: what works, and one line for what does not."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import barm
+from barm.cli import main
+from barm.config import load_config, recipe_names
+from barm.engine import store
+from barm.engine.store import RunDirectory
+
+
+@pytest.fixture
+def cli(monkeypatch, capsys, tmp_path):
+    """Run ``barm ...`` in an empty folder; status and output."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["barm", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main()
+        captured = capsys.readouterr()
+        return int(stop.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def train(cli, data, small):
+    """Run ``barm train`` of a tiny recipe into the folder ``run``."""
+
+    def call(*more: object, task: str = "2-1", method: str = "barm", out: str = "run") -> tuple[int, str, str]:
+        recipe = f"shapes/{task}/{method}"
+        return cli("train", "--recipe", recipe, "--data", data, "--out", out, "--quiet", *small, *more)
+
+    return call
+
+
+@pytest.fixture
+def small(tiny_settings):
+    """The tiny settings as words of the command line."""
+    return [word for setting in tiny_settings for word in ("--set", setting)]
+
+
+@pytest.fixture
+def data(shapes_voc, tmp_path):
+    """A copy of the data that a test may damage."""
+    shutil.copytree(shapes_voc, tmp_path / "data")
+    return tmp_path / "data"
+
+
+def one_line(err: str, *words: str) -> None:
+    assert err.startswith("barm: ")
+    assert err.count("\n") == 1, err
+    for word in words:
+        assert word in err, err
+
+
+def test_train_evaluate_predict(cli, train, data, tmp_path):
+    status, out, _ = train()
+    assert status == 0
+    assert "mIoU in percent" in " ".join(out.split())
+    metrics = json.loads(cli("evaluate", "run", "--json")[1])
+    saved = RunDirectory(tmp_path / "run").read(2, "metrics.json")
+    assert metrics == saved
+    assert (tmp_path / "run/log.csv").read_text().startswith("step,epoch,iteration,name,value\n")
+    assert "provenance" in (tmp_path / "run/config.toml").read_text()
+    assert cli("evaluate", "run", "--step", 1)[0] == 0
+
+    picture = data / "JPEGImages/shapes_val_000000.jpg"
+    status, out, _ = cli("predict", "run", picture, "--out", "seen")
+    assert status == 0
+    mask = Image.open(tmp_path / "seen/shapes_val_000000_mask.png")
+    assert mask.size == (48, 48)
+    assert mask.mode == "P"
+    labels = barm.load(tmp_path / "run").predict(Image.open(picture))
+    np.testing.assert_array_equal(np.asarray(mask), labels)
+    assert Image.open(tmp_path / "seen/shapes_val_000000_overlay.jpg").size == (48, 48)
+
+
+def test_three_steps_by_class_names(cli, small, tmp_path):
+    assert cli("data", "make", "shapes", "own", "--classes", 3, "--train", 12, "--val", 4, "--size", 48)[0] == 0
+    names = (tmp_path / "own/classes.txt").read_text().split()
+    groups = [word for name in names for word in ("--group", name)]
+    words = ("train", "--recipe", "shapes/barm", "--data", "own", "--out", "run", "--quiet", *groups, *small)
+    assert cli(*words)[0] == 0
+    learned = [RunDirectory(tmp_path / "run").read(i, "metrics.json")["learned"] for i in range(3)]
+    assert learned == [[n] for n in names]
+
+
+def test_methods_share_step_zero(train, tmp_path):
+    assert train("--step", 0)[0] == 0
+    assert train("--start-from", "run", method="finetune", out="other")[0] == 0
+    first = [(tmp_path / name / "step00/model.safetensors").read_bytes() for name in ("run", "other")]
+    assert first[0] == first[1]
+    _, _, err = train("--start-from", "run", "--seed", 7, method="finetune", out="third")
+    one_line(err, "another [seed]")
+    assert not (tmp_path / "third").exists()
+
+
+def test_lists(cli):
+    assert cli("recipes")[1].split() == recipe_names()
+    assert {"voc/10-1/barm", "voc/19-1/finetune", "ade/100-5/barm", "ade/50-50/joint"} <= set(recipe_names())
+    assert all(name in cli("methods")[1] for name in ("barm", "finetune", "joint"))
+
+
+def test_every_recipe_is_valid():
+    for name in recipe_names():
+        words = [] if name.count("/") == 2 else ["task.name=2-1"]
+        assert load_config(name, words).method.name == name.split("/")[-1]
+    voc, ade = load_config("voc/15-1/barm"), load_config("ade/100-10/barm")
+    assert (voc.base.epochs, voc.base.batch_size, voc.increment.epochs, voc.increment.batch_size) == (50, 16, 20, 8)
+    assert (ade.base.epochs, ade.base.batch_size, ade.increment.epochs, ade.increment.batch_size) == (60, 8, 100, 4)
+    assert (voc.increment.lr.new, ade.increment.lr.new) == (1e-3, 1e-2)
+
+
+def damage(data: Path, kind: str) -> None:
+    mask, picture = data / "SegmentationClassAug/shapes_train_000003.png", data / "JPEGImages/shapes_train_000003.jpg"
+    if kind == "size":
+        Image.new("L", (20, 20)).save(mask)
+    elif kind == "id":
+        Image.new("L", (48, 48), 77).save(mask)
+    elif kind == "truncated":
+        picture.write_bytes(picture.read_bytes()[:-200])
+    else:
+        (data / "ImageSets/Segmentation/train_aug.txt").write_text("")
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("size", ("20x20", "48x48", "make both the same size")),
+        ("id", ("unknown id 77", "0..4")),
+        ("truncated", ("shapes_train_000003.jpg", "not readable")),
+        ("empty", ("train split", "empty")),
+    ],
+)
+def test_bad_data_stops_before_training(kind, words, cli, train, data, tmp_path):
+    damage(data, kind)
+    status, _, err = train()
+    assert status == 2
+    one_line(err, *words)
+    assert not (tmp_path / "run").exists()
+    status, out, err = cli("data", "check", data)
+    assert status == 2
+    one_line(err, "1 problem")
+    assert words[0] in " ".join(out.split()) or kind == "truncated"
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (("--data", "nowhere"), ("no folder", "nowhere")),
+        (("--task", "15-2x"), ("unknown task '15-2x'", "<first>-<increment>")),
+        (("--task", "2-3"), ("does not divide", "1 or 2")),
+        (("--set", "base.epohcs=3"), ("unknown key 'epohcs' in [base]", "did you mean 'epochs'")),
+        (("--set", "method.psuedo=true"), ("unknown key 'psuedo' in [method]", "did you mean 'pseudo'")),
+        (("--set", "method.name=brm"), ("unknown method 'brm'", "did you mean 'barm'")),
+        (("--set", "base.epochs=none"), ("base.epochs", "'none'")),
+        (("--set", "nonsense"), ("--set expects table.key=value",)),
+        (("--set", "model.backbone=resnet1O1"), ("unknown backbone", "did you mean")),
+        (("--set", "model.weights=absent.pth"), ("no weights at absent.pth",)),
+        (("--resume",), ("nothing to resume",)),
+        (("--group", "no-such-class"), ("unknown class 'no-such-class'",)),
+        (("--step", "9"), ("step 9 does not exist", "0..2")),
+    ],
+)
+def test_bad_input_is_one_line(more, words, train, tmp_path):
+    status, _, err = train(*more)
+    assert status == 2
+    one_line(err, *words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_unknown_recipe(cli):
+    status, _, err = cli("train", "--recipe", "voc/15-1/bram", "--data", ".")
+    assert status == 2
+    one_line(err, "unknown recipe", "did you mean 'voc/15-1/barm'")
+
+
+def test_two_runs_into_one_folder(train, data, tiny_settings, tmp_path):
+    assert train("--step", 0)[0] == 0
+    one_line(train()[2], "exists already", "--resume")
+    running = RunDirectory(tmp_path / "run")
+    config = load_config("shapes/2-1/barm", tiny_settings, {"data": {"root": str(data)}})
+    running.open(config, {}, resume=True)
+    one_line(train("--resume")[2], "in use by another run")
+    running.close()
+    one_line(train("--resume", task="3-1")[2], "another [task]")
+    assert train("--resume")[0] == 0
+
+
+def test_missing_previous_step(train, tmp_path):
+    one_line(train("--step", 1)[2], "no finished step 0")
+    assert not (tmp_path / "run").exists()
+
+
+def test_full_disk(train, tmp_path, monkeypatch):
+    def full(*_args):
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "run"))
+
+    monkeypatch.setattr(store, "save_file", full)
+    status, _, err = train()
+    assert status == 2
+    one_line(err, "No space left on device", "another --out")
+    assert not (tmp_path / "run").exists()
+
+
+def test_bad_pictures_to_predict(cli, train, data, tmp_path):
+    assert train("--step", 0)[0] == 0
+    one_line(cli("predict", "run", "absent.jpg", "--out", "seen")[2], "no picture absent.jpg")
+    (tmp_path / "text.jpg").write_text("no picture")
+    one_line(cli("predict", "run", "text.jpg", "--out", "seen")[2], "cannot be read as a picture")
+    one_line(cli("predict", "nowhere", "text.jpg", "--out", "seen")[2], "is not a run")

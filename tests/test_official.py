@@ -1,0 +1,130 @@
+"""The published command lines and checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from barm.config import load_config
+from barm.engine.store import RunDirectory
+from barm.errors import UserError
+from barm.labels import TaskPlan
+from barm.methods.barm import BARMConfig
+from barm.models.network import NetworkConfig
+from barm.official import commands
+from barm.official.commands import parser, to_config
+from barm.official.weights import export_checkpoint, import_published, read_checkpoint
+
+README = (
+    "--data_root DIR --model deeplabv3bga_resnet101 --crop_val --lr 0.001 --batch_size {batch} --train_epoch {epochs} "
+    "--loss_type bce_loss --dataset voc --task 15-1 --lr_policy poly --pseudo --pseudo_thresh 0.7 --bn_freeze --amp "
+    "--curr_step {step} --subpath BARM {initial} --overlap"
+)
+
+
+def test_the_published_commands_are_the_published_recipe():
+    initial = to_config(
+        parser("train.py").parse_args(README.format(batch=16, epochs=50, step=0, initial="--initial").split())
+    )
+    later = to_config(parser("train.py").parse_args(README.format(batch=8, epochs=20, step=1, initial="").split()))
+
+    recipe = load_config("voc/15-1/barm")
+    assert initial.base == recipe.base
+    assert later.increment == recipe.increment
+    assert later.method == recipe.method
+    assert later.model == recipe.model
+    assert later.task == recipe.task
+    assert later.evaluation == recipe.evaluation
+
+
+def test_other_flags():
+    words = "--data_root D --dataset ade --task 100-10 --output_stride 8 --loss_type ce_loss --random_seed 3"
+    config = to_config(parser("train.py").parse_args([*words.split(), "--separable_conv", "--num_classes", "3"]))
+    assert config.model.output_stride == 8
+    assert config.method.loss == "ce"
+    assert not config.method.pseudo
+    assert not config.method.freeze_bn
+    assert config.task.setting == "disjoint"
+    assert config.evaluation.crop == 0
+    assert config.seed == 3
+    with pytest.raises(UserError, match="did you mean 'deeplabv3bga_resnet101'"):
+        to_config(parser("train.py").parse_args(["--data_root", "D", "--model", "deeplabv3bga_resnet11"]))
+
+
+@pytest.fixture
+def checkpoint(tmp_path, monkeypatch):
+    """An official checkpoint of a small network after step 1 of VOC 15-1, with a numpy scalar as in the real files."""
+    monkeypatch.setitem(commands.MODELS, "small", "test_resnet")
+    network = NetworkConfig(backbone="test_resnet", pretrained=False)
+    model = BARMConfig().build(TaskPlan.parse("15-1", 20)[1], network).build_model()
+    path = tmp_path / "official.pth"
+    torch.save({"model_state": model.state_dict(), "optimizer_state": {}, "best_score": np.float64(0.7)}, path)
+    return path
+
+
+def test_checkpoint_round_trip(checkpoint, tmp_path):
+    given = read_checkpoint(checkpoint)
+    import_published(checkpoint, tmp_path / "run", dataset="voc", task="15-1", step=1, model="small")
+    export_checkpoint(tmp_path / "run", tmp_path / "again.pth", step=1)
+    again = read_checkpoint(tmp_path / "again.pth")
+    assert list(again) == list(given)
+    assert all(torch.equal(again[name], given[name]) for name in given)
+
+
+def edited(path: Path, **changes):
+    state = read_checkpoint(path)
+    state = {name: changes.get(name.replace(".", "_"), value) for name, value in state.items()}
+    state |= {name: value for name, value in changes.items() if name == "extra"}
+    torch.save({"model_state": {k: v for k, v in state.items() if v is not None}}, path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"classifier_head_1_bias": None}, "'classifier.head.1.bias' is missing"),
+        ({"extra": torch.zeros(1)}, "'extra' is not in this network"),
+        ({"classifier_head_1_bias": torch.zeros(5)}, r"'classifier.head.1.bias' is \(5,\), expected \(2,\)"),
+    ],
+)
+def test_checkpoints_that_do_not_fit(changes, says, checkpoint, tmp_path):
+    edited(checkpoint, **changes)
+    with pytest.raises(UserError, match=says):
+        import_published(checkpoint, tmp_path / "run", dataset="voc", task="15-1", step=1, model="small")
+    assert not (tmp_path / "run").exists()
+
+
+def test_checkpoint_of_another_task(checkpoint, tmp_path):
+    with pytest.raises(UserError, match="does not fit"):
+        import_published(checkpoint, tmp_path / "run", dataset="voc", task="10-1", step=1, model="small")
+    (tmp_path / "text.pth").write_text("no checkpoint")
+    with pytest.raises(UserError, match="not a readable checkpoint"):
+        read_checkpoint(tmp_path / "text.pth")
+    torch.save({"weights": 1}, tmp_path / "other.pth")
+    with pytest.raises(UserError, match="has no 'model_state'"):
+        read_checkpoint(tmp_path / "other.pth")
+    with pytest.raises(UserError, match="no checkpoint"):
+        read_checkpoint(tmp_path / "absent.pth")
+
+
+@pytest.mark.slow
+def test_initial_then_incremental(shapes_voc, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(commands.MODELS, "small", "test_resnet")
+    monkeypatch.chdir(tmp_path)
+    words = [
+        "--data_root", str(shapes_voc), "--model", "small", "--crop_val", "--crop_size", "48", "--batch_size", "4",
+        "--train_epoch", "1", "--task", "2-1", "--pseudo", "--bn_freeze", "--overlap", "--backbone_weights", "none",
+    ]  # fmt: skip
+    commands.train_main([*words, "--initial"])
+    commands.train_main([*words, "--curr_step", "1"])
+    names = [f"checkpoints/BARM/2-1/overlap/step{k}/small_voc_2-1_step_{k}_overlap.pth" for k in range(3)]
+    assert all(Path(name).is_file() for name in names)
+    trained = capsys.readouterr().out.split("... saved")[-2]
+    RunDirectory(Path("checkpoints/BARM/2-1/overlap/run")).forget(0)  # only the official files remain
+    commands.eval_main([*words, "--curr_step", "2"])
+    assert "Mean IoU" in trained
+    assert capsys.readouterr().out.strip().splitlines()[-1] in trained
+    with pytest.raises(UserError, match="train it first"):
+        commands.train_main([*words, "--curr_step", "1", "--subpath", "nowhere"])

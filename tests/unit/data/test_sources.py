@@ -1,0 +1,137 @@
+"""Layouts on disk, their index, and every way in which files can be wrong."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from barm.data import open_source
+from barm.data.check import check_folder
+from barm.data.index import checked, read_class_list, scan, write_class_list
+from barm.data.shapes_disk import make_shapes
+from barm.errors import UserError
+
+
+@pytest.fixture
+def root(tmp_path):
+    make_shapes(tmp_path / "data", layout="voc", num_classes=4, num_train=5, num_val=3, size=(40, 32))
+    return tmp_path / "data"
+
+
+def mask_of(root, index=0):
+    return root / f"SegmentationClassAug/shapes_train_{index:06d}.png"
+
+
+def test_parent_is_accepted(root):
+    assert len(open_source("voc", root.parent, "train")) == 5
+    shutil.copytree(root, root.parent / "twin")
+    with pytest.raises(UserError, match="several"):
+        open_source("voc", root.parent, "train")
+
+
+def test_training_list_without_a_list(root):
+    listed = open_source("voc", root, "train")
+    (root / "ImageSets/Segmentation/train_aug.txt").unlink()
+    assert open_source("voc", root, "train").names == listed.names
+
+
+def test_list_of_pairs(root):
+    lines = ["/JPEGImages/shapes_val_000001.jpg /SegmentationClassAug/shapes_val_000001.png"]
+    (root / "ImageSets/Segmentation/val.txt").write_text("\n".join(lines))
+    assert open_source("voc", root, "val").names == ("shapes_val_000001",)
+
+
+def test_folder_splits(tmp_path):
+    make_shapes(tmp_path / "d", layout="folder", num_classes=3, num_train=40, num_val=10, size=(32, 32))
+    flat = tmp_path / "flat"
+    for kind in ("images", "masks"):
+        (flat / kind).mkdir(parents=True)
+        for file in (tmp_path / "d" / kind / "train").iterdir():
+            shutil.copy(file, flat / kind)
+    shutil.copy(tmp_path / "d/classes.txt", flat)
+    train, val = (set(open_source("folder", flat, s).names) for s in ("train", "val"))
+    assert len(train | val) == 40
+    assert not train & val
+    assert 2 <= len(val) <= 16
+    (flat / "train.txt").write_text("shapes_train_000000\n")
+    assert open_source("folder", flat, "train").names == ("shapes_train_000000",)
+    (flat / "classes.txt").write_text("background\na\nb\nc\n")
+    assert open_source("folder", flat, "train").class_names == ("background", "a", "b", "c")
+
+
+def test_index_follows_the_content(root):
+    source = open_source("voc", root, "train")
+    before = checked(source).classes_in(0)
+    assert checked(source).classes_in(0) == before
+    changed = 2 if before == {1} else 1
+    Image.fromarray(np.full((32, 40), changed, np.uint8)).save(mask_of(root))
+    assert checked(source).classes_in(0) == {changed}
+
+
+def test_class_list_round_trip(root, tmp_path):
+    source = checked(open_source("voc", root, "train"))
+    write_class_list(tmp_path / "train.txt", source)
+    read = read_class_list(tmp_path / "train.txt")
+    assert read == {source.name(i): source.classes_in(i) for i in range(len(source))}
+    assert (tmp_path / "train.txt").read_text().splitlines()[0].split()[1] == str(min(source.classes_in(0)) - 1)
+    (tmp_path / "bad.txt").write_text("picture one two\n")
+    with pytest.raises(UserError, match=r"bad.txt:1"):
+        read_class_list(tmp_path / "bad.txt")
+
+
+def wrong_size(root):
+    Image.new("L", (20, 20), 1).save(mask_of(root))
+
+
+def unknown_id(root):
+    Image.new("L", (40, 32), 9).save(mask_of(root))
+
+
+def colour_mask(root):
+    Image.new("RGB", (40, 32)).save(mask_of(root))
+
+
+def truncated_picture(root):
+    path = root / "JPEGImages/shapes_train_000000.jpg"
+    path.write_bytes(path.read_bytes()[:-300])
+
+
+def broken_mask(root):
+    mask_of(root).write_bytes(b"no picture")
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (wrong_size, "mask is 20x20 but its picture 40x32"),
+        (unknown_id, r"unknown id 9: expected 0\.\.4"),
+        (colour_mask, "mode RGB"),
+        (truncated_picture, "not readable"),
+        (broken_mask, "mask is not readable"),
+    ],
+)
+def test_unsound_files(damage, says, root):
+    damage(root)
+    with pytest.raises(UserError, match=says):
+        checked(open_source("voc", root, "train"))
+    report = check_folder(root)
+    assert [p.name for p in report.problems] == ["shapes_train_000000"]
+    assert len(scan(open_source("voc", root, "train")).problems) == 1
+
+
+def test_missing_files(root, tmp_path):
+    with pytest.raises(UserError, match="no folder"):
+        open_source("auto", tmp_path / "nowhere", "train")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="none of the known layouts"):
+        open_source("auto", tmp_path / "empty", "train")
+    mask_of(root).unlink()
+    with pytest.raises(UserError, match="has no mask"):
+        open_source("voc", root, "train")
+    assert len(check_folder(root).broken) == 1
+    (root / "ImageSets/Segmentation/train_aug.txt").write_text("")
+    with pytest.raises(UserError, match="empty"):
+        open_source("voc", root, "train")

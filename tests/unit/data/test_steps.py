@@ -1,0 +1,88 @@
+"""The order of pictures depends on (seed, step, epoch, index) and on nothing else."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from barm.data import open_source
+from barm.data.index import checked
+from barm.data.steps import EpochSampler, EvalDataset, StepDataset, make_eval_loader, make_train_loader
+from barm.data.transforms import EvalTransform, TrainTransform
+from barm.errors import UserError
+from barm.labels import INCREMENTAL, JOINT, TaskPlan
+
+PLAN = TaskPlan.parse("2-1", 4)
+
+
+@pytest.fixture
+def source(shapes_voc):
+    return checked(open_source("voc", shapes_voc, "train"))
+
+
+def loader(source, start=0, workers=0, rank=0, world=1):
+    dataset = StepDataset(source, PLAN, PLAN[1], INCREMENTAL, TrainTransform(32), seed=5)
+    return list(
+        make_train_loader(
+            dataset, batch_size=2, epochs=3, start_iteration=start, rank=rank, world=world, seed=5, workers=workers
+        )
+    )
+
+
+def same(a, b):
+    return all(torch.equal(x[0], y[0]) and torch.equal(x[1], y[1]) for x, y in zip(a, b, strict=True))
+
+
+def test_workers_and_restarts_change_nothing(source):
+    whole = loader(source)
+    assert same(whole, loader(source, workers=2))
+    assert same(whole[4:], loader(source, start=4))
+    assert whole[0][0].dtype == whole[0][1].dtype == torch.uint8
+    assert not torch.equal(whole[0][0], whole[len(whole) // 3][0])
+
+
+def test_ranks_share_the_global_batch():
+    single = list(EpochSampler(11, 4, 2, 0, 0, 1, seed=1, step=0))
+    parts = [list(EpochSampler(11, 2, 2, 0, rank, 2, seed=1, step=0)) for rank in range(2)]
+    assert single == [a + b for a, b in zip(*parts, strict=True)]
+    epoch = [i for batch in single[:2] for _, i in batch]
+    assert len(set(epoch)) == 8
+
+
+def test_few_pictures_are_repeated():
+    batches = list(EpochSampler(3, 4, 2, 0, 0, 2, seed=1, step=0))
+    assert [len(b) for b in batches] == [4, 4]
+    assert {i for _, i in batches[0]} == {0, 1, 2}
+
+
+def test_labels_hide_what_the_step_does_not_teach(source):
+    step = StepDataset(source, PLAN, PLAN[1], INCREMENTAL, TrainTransform(32), seed=5)
+    joint = StepDataset(source, PLAN, PLAN[1], JOINT, TrainTransform(32), seed=5)
+    assert set(step.images) < set(joint.images)
+    seen = torch.cat([step[(0, i)][1].flatten() for i in range(len(step))]).unique().tolist()
+    assert set(seen) == {0, 3, 255}
+    seen = torch.cat([joint[(0, i)][1].flatten() for i in range(len(joint))]).unique().tolist()
+    assert set(seen) == {0, 1, 2, 3, 255}
+
+
+def test_a_step_without_pictures(source):
+    plan = TaskPlan(((1, 2, 3, 4), (200,)))
+    with pytest.raises(IndexError):
+        StepDataset(source, plan, plan[1], INCREMENTAL, TrainTransform(32), seed=1)
+    lonely = source.with_index([ids - {3} for ids in source.index])
+    with pytest.raises(UserError, match=f"no training picture belongs to step 1 .{source.class_names[3]}"):
+        StepDataset(lonely, PLAN, PLAN[1], INCREMENTAL, TrainTransform(32), seed=1)
+
+
+def test_evaluation_covers_every_picture_once(shapes_voc):
+    source = checked(open_source("voc", shapes_voc, "val"))
+    dataset = EvalDataset(source, PLAN, PLAN[0], INCREMENTAL, EvalTransform(32))
+    seen = [
+        int(i)
+        for rank in range(2)
+        for _, _, extras in make_eval_loader(dataset, batch_size=2, rank=rank, world=2, workers=0)
+        for i in extras["index"]
+    ]
+    assert sorted(seen) == list(range(len(source)))
+    labels = torch.cat([dataset[i][1].flatten() for i in range(len(dataset))]).unique().tolist()
+    assert set(labels) <= {0, 1, 2, 255}

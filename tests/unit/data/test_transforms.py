@@ -1,0 +1,57 @@
+"""One box resize does what resizing, padding and cropping one after the other do."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+
+from barm.data.shapes import render
+from barm.data.transforms import Draw, TrainTransform, apply_to_image, apply_to_map, draw, padding
+
+
+def one_after_the_other(
+    image: Image.Image, choice: Draw, crop: int, resampling: Image.Resampling, fill: int
+) -> np.ndarray:
+    """The published order of operations."""
+    image = image.resize(choice.size, resampling)
+    pad = padding(*choice.size, crop)
+    image = ImageOps.expand(image, pad, fill=fill if image.mode == "L" else 0)
+    image = image.crop((choice.left, choice.top, choice.left + crop, choice.top + crop))
+    return np.asarray(ImageOps.mirror(image) if choice.flip else image)
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.integers(16, 90), st.integers(16, 90), st.integers(16, 70), st.integers(0, 10_000))
+def test_same_as_step_by_step(width, height, crop, seed):
+    rng = np.random.default_rng(seed)
+    image = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+    mask = rng.integers(0, 21, (height, width), dtype=np.uint8)
+    choice = draw(rng, image.size, TrainTransform(crop))
+    ours = apply_to_image(image, choice, crop).astype(int)
+    theirs = one_after_the_other(image, choice, crop, Image.Resampling.BILINEAR, 0).astype(int)
+    assert ours.shape == theirs.shape == (crop, crop, 3)
+    difference = np.abs(ours - theirs)  # white noise is the worst case: rounding may meet on both axes
+    assert difference.max() <= 2
+    assert (difference > 1).mean() < 2e-3
+    expected = one_after_the_other(Image.fromarray(mask), choice, crop, Image.Resampling.NEAREST, 255)
+    np.testing.assert_array_equal(apply_to_map(mask, choice, crop, 255), expected)
+
+
+def test_pictures_agree_within_one_grey_level():
+    for index in range(12):
+        rng = np.random.default_rng(index)
+        image = Image.fromarray(render(index, split="train", num_classes=10, size=(125, 94), seed=0).image)
+        choice = draw(rng, image.size, TrainTransform(96))
+        theirs = one_after_the_other(image, choice, 96, Image.Resampling.BILINEAR, 0).astype(int)
+        assert np.abs(apply_to_image(image, choice, 96).astype(int) - theirs).max() <= 1
+
+
+@given(st.integers(1, 600), st.integers(1, 600), st.integers(16, 513))
+def test_padding_reaches_the_crop(width, height, crop):
+    pad = padding(width, height, crop)
+    assert width + 2 * pad >= crop
+    assert height + 2 * pad >= crop
+    if width >= crop and height >= crop:
+        assert pad == 0

@@ -1,0 +1,27 @@
+"""Scores by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from barm.metrics.functional import average_miou, class_iou, confusion_counts, forgetting, group_means
+
+
+def test_iou_by_hand():
+    counts = confusion_counts(torch.tensor([0, 0, 1, 1, 2]), torch.tensor([0, 1, 1, 255, 7]), 3)
+    assert counts.tolist() == [[1, 0, 0], [1, 1, 0], [0, 0, 0]]
+    np.testing.assert_allclose(class_iou(counts), [0.5, 0.5, 0], atol=1e-5)
+
+
+def test_groups():
+    assert group_means([0.2, 0.4, 0.9], 2) == pytest.approx({"all": 0.5, "old": 0.3, "new": 0.9})
+    assert "new" not in group_means([0.2, 0.4], 2)
+
+
+def test_forgetting_and_average():
+    steps = [[0.8, 0.6], [0.9, 0.5, 0.7], [0.6, 0.55, 0.4, 0.3]]
+    assert forgetting(steps) == pytest.approx(np.mean([0.9 - 0.6, 0.6 - 0.55, 0.7 - 0.4]))
+    assert forgetting(steps[:1]) == 0
+    assert average_miou(steps) == pytest.approx(np.mean([0.7, 0.7, 0.4625]))
