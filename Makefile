@@ -17,8 +17,16 @@ lint: $(STAMP)  ## style, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+bench: $(STAMP)  ## time of one update against fp32 and the networks alone; the table goes to runs/bench.json
+	mkdir -p runs
+	$(BIN)/python benchmarks/step.py --json runs/bench.json
+
+docs: $(STAMP)  ## the documentation as a site in runs/site; broken links are errors
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/mkdocs build --strict --quiet --site-dir runs/site
+
 gpu: $(STAMP)  ## the tests that need a CUDA device
-	$(BIN)/python -m pytest -m gpu
+	$(BIN)/python -m pytest -m gpu -rs
 
 clean:  ## remove what was built and trained, keep the environment
 	rm -rf build dist runs/demo .pytest_cache .mypy_cache .ruff_cache src/*.egg-info

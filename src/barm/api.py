@@ -13,14 +13,17 @@ from PIL import Image
 from torch import nn
 
 from barm.config import load_config, validate
+from barm.data.base import Source
 from barm.data.transforms import normalise
 from barm.engine.monitor import Monitor
 from barm.engine.recipe import RunConfig
 from barm.engine.runtime import Runtime
-from barm.engine.sequence import evaluate_step, load_step, open_data, run, step_metrics
+from barm.engine.sequence import Data, evaluate_step, load_step, open_data, run, step_metrics
 from barm.engine.store import COUNTS, METHOD, RunDirectory
 from barm.errors import UserError
 from barm.methods import Method
+
+Where = Path | str | tuple[Source, Source]  # a folder, or the training and the validation source
 
 
 class Model:
@@ -87,7 +90,7 @@ def fit(
     recipe: str | Path | RunConfig,
     *,
     out: Path | str,
-    data: Path | str | None = None,
+    data: Where | None = None,
     overrides: Sequence[str] = (),
     resume: bool = False,
     steps: Sequence[int] | None = None,
@@ -99,7 +102,7 @@ def fit(
     Args:
         recipe: a recipe's name or file, or a whole configuration.
         out: the run's folder.
-        data: the data set, unless the configuration says it.
+        data: the data set, unless the configuration says it: its folder, or the training and the validation source.
         overrides: ``table.key=value``.
         resume: go on with what is in `out`.
         steps: only these.
@@ -110,8 +113,7 @@ def fit(
         The metrics of every finished step.
     """
     config = recipe if isinstance(recipe, RunConfig) else load_config(recipe, overrides)
-    if data is not None:
-        config = config.model_copy(update={"data": config.data.model_copy(update={"root": Path(data)})})
+    config, sources = _where(config, data)
     rt = Runtime(config.runtime)
     with Monitor(rt.is_main, quiet=quiet, tensorboard=config.runtime.tensorboard) as monitor:
         return run(
@@ -122,27 +124,36 @@ def fit(
             resume=resume,
             only=steps,
             start_from=None if start_from is None else Path(start_from),
+            data=sources,
         )
 
 
-def evaluate(path: Path | str, step: int | None = None, data: Path | str | None = None) -> dict[str, Any]:
+def evaluate(path: Path | str, step: int | None = None, data: Where | None = None) -> dict[str, Any]:
     """Evaluate a run's step anew on the validation split.
 
     Args:
         path: the run's folder.
         step: which step; the last by default.
-        data: another data set with the same classes.
+        data: another data set with the same classes, as in `fit`.
 
     Returns:
         Metrics as in ``metrics.json``; average mIoU and forgetting use the stored counts of the earlier steps.
     """
-    config = read_config(path)
-    if data is not None:
-        config = config.model_copy(update={"data": config.data.model_copy(update={"root": Path(data)})})
+    config, sources = _where(read_config(path), data)
     directory, index = RunDirectory(Path(path)), last_step(path) if step is None else step
     rt = Runtime(config.runtime)
-    opened = open_data(config, rt)
+    opened = sources or open_data(config, rt)
     network, method = load_step(directory, index, opened.plan)
     counts = evaluate_step(config, rt, method, rt.place(network), opened, method.step)
     earlier = [directory.read(i, COUNTS) for i in range(index) if directory.has(i, COUNTS)]
     return step_metrics([*earlier, counts.tolist()], method.step, opened.val.class_names)
+
+
+def _where(config: RunConfig, data: Where | None) -> tuple[RunConfig, Data | None]:
+    """The configuration with a folder put in, or the sources with the plan on their classes."""
+    if data is None:
+        return config, None
+    if isinstance(data, tuple):
+        train, val = data
+        return config, Data(train, val, config.task.plan(tuple(train.class_names), config.seed))
+    return config.model_copy(update={"data": config.data.model_copy(update={"root": Path(data)})}), None

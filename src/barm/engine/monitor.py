@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import sys
 import time
 from pathlib import Path
 from types import TracebackType
@@ -49,7 +48,7 @@ class Monitor:
 
     def say(self, text: str) -> None:
         """One line for the reader."""
-        self.console.print(text, highlight=False)
+        self.console.print(text, highlight=False, soft_wrap=True)
 
     def open(self, directory: Path) -> None:
         """Begin to write into a run's folder."""
@@ -131,8 +130,3 @@ def _truncate_log(path: Path, step: int, start: int) -> None:
     with beside.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([COLUMNS, *rows])
     beside.replace(path)
-
-
-def stderr_is_terminal() -> bool:
-    """Is someone looking?"""
-    return sys.stderr.isatty()

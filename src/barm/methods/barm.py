@@ -28,7 +28,7 @@ from barm.models.network import NetworkConfig, Segmenter, hand_over
 
 
 class BARMConfig(MethodConfig):
-    """Hyper-parameters of the paper.
+    """BARM (ECCV 2024): the background is adapted by residuals, knowledge is distilled in groups.
 
     Attributes:
         pseudo: label confident old pixels with the previous model's class.
