@@ -63,14 +63,6 @@ def read_config(path: Path | str) -> RunConfig:
     return validate(RunDirectory(Path(path)).config_table())
 
 
-def last_step(path: Path | str) -> int:
-    """The newest finished step of a run."""
-    steps = RunDirectory(Path(path)).finished_steps()
-    if not steps:
-        raise UserError(f"{path} has no finished step: expected a folder that `barm train` wrote")
-    return steps[-1]
-
-
 def load(path: Path | str, step: int | None = None, runtime: Runtime | None = None) -> Model:
     """Load the network of a run.
 
@@ -80,8 +72,8 @@ def load(path: Path | str, step: int | None = None, runtime: Runtime | None = No
         runtime: device and precision; by default as the run was configured.
     """
     config = read_config(path)
-    index = last_step(path) if step is None else step
     directory = RunDirectory(Path(path))
+    index = directory.last_step() if step is None else step
     network, method = load_step(directory, index)
     return Model(network, method, directory.read(index, METHOD), runtime or Runtime(config.runtime))
 
@@ -128,23 +120,28 @@ def fit(
         )
 
 
-def evaluate(path: Path | str, step: int | None = None, data: Where | None = None) -> dict[str, Any]:
+def evaluate(
+    path: Path | str, step: int | None = None, data: Where | None = None, *, quiet: bool = False
+) -> dict[str, Any]:
     """Evaluate a run's step anew on the validation split.
 
     Args:
         path: the run's folder.
         step: which step; the last by default.
         data: another data set with the same classes, as in `fit`.
+        quiet: show no progress.
 
     Returns:
         Metrics as in ``metrics.json``; average mIoU and forgetting use the stored counts of the earlier steps.
     """
     config, sources = _where(read_config(path), data)
-    directory, index = RunDirectory(Path(path)), last_step(path) if step is None else step
+    directory = RunDirectory(Path(path))
+    index = directory.last_step() if step is None else step
     rt = Runtime(config.runtime)
     opened = sources or open_data(config, rt)
     network, method = load_step(directory, index, opened.plan)
-    counts = evaluate_step(config, rt, method, rt.place(network), opened, method.step)
+    with Monitor(rt.is_main, quiet=quiet) as monitor:
+        counts = evaluate_step(config, rt, method, rt.place(network), opened, method.step, monitor)
     earlier = [directory.read(i, COUNTS) for i in range(index) if directory.has(i, COUNTS)]
     return step_metrics([*earlier, counts.tolist()], method.step, opened.val.class_names)
 

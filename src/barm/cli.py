@@ -27,6 +27,7 @@ weights_app = typer.Typer(help="Official checkpoints, both ways.", no_args_is_he
 app.add_typer(data_app, name="data")
 app.add_typer(weights_app, name="weights")
 out = Console()
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)
 
 Recipe = Annotated[str, typer.Option(help="A name that `barm recipes` lists, or a TOML file.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show only errors and results.")]
@@ -54,7 +55,7 @@ def guarded(command: Callable[[], Any]) -> None:
     except KeyboardInterrupt:
         _fail("stopped", 130)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+        if error.errno not in UNWRITABLE:
             raise
         place = error.filename or "the output folder"
         _fail(f"cannot write {place}: {os.strerror(error.errno)}; free some space or choose another --out", 2)
@@ -156,7 +157,7 @@ def evaluate(
     from barm.api import evaluate as evaluate_run
     from barm.report.tables import classes_table, steps_table
 
-    metrics = evaluate_run(run, step, data)
+    metrics = evaluate_run(run, step, data, quiet=as_json)
     if as_json:
         print(json.dumps(metrics, indent=1))
     else:

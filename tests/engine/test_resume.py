@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import resource
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,7 +28,7 @@ def command(tmp_path, tiny):
     recipe = tmp_path / "recipe.toml"
     write_atomically(recipe, tomli_w.dumps(to_table(config)).encode())
 
-    def start(out: Path, *more: str) -> subprocess.Popen[str]:
+    def start(out: Path, *more: str, **options: Any) -> subprocess.Popen[str]:
         words = [
             sys.executable,
             "-m",
@@ -39,7 +41,7 @@ def command(tmp_path, tiny):
             "--quiet",
             *more,
         ]
-        return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
     return config, start
 
@@ -97,6 +99,19 @@ def test_workers_change_nothing(tiny, tmp_path):
     fit(tiny("barm", "2-1", "runtime.workers=0"), out=tmp_path / "a", quiet=True)
     fit(tiny("barm", "2-1", "runtime.workers=2"), out=tmp_path / "b", quiet=True)
     assert weights(tmp_path / "a") == weights(tmp_path / "b")
+
+
+def test_a_disk_that_fills_up_ends_the_run_at_once(command, tmp_path):
+    """The limit on the size of a file stands for the full disk; the loader's processes must not keep the run alive."""
+    _, start = command
+    out = tmp_path / "run"
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # noqa: E731
+    process = start(out, "--set", "runtime.workers=1", preexec_fn=limit)
+    _, err = process.communicate(timeout=90)
+    assert process.returncode == 2
+    assert err.startswith("barm: cannot write")
+    assert err.count("\n") == 1, err
+    assert not out.exists()
 
 
 @pytest.mark.gpu

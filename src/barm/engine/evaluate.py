@@ -19,7 +19,7 @@ def evaluate(
     model: nn.Module,
     batches: Iterable[Batch],
     rt: Runtime,
-    progress: Callable[[int], None] = lambda pictures: None,
+    progress: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """Confusion counts of all processes together.
 
@@ -28,7 +28,7 @@ def evaluate(
         model: unwrapped, on the device; put into evaluation mode.
         batches: this process's share; labels in channels, 255 is left out.
         rt: the runtime.
-        progress: is told the number of pictures of every batch.
+        progress: is called after every batch.
 
     Returns:
         ``(C, C)`` int64 on the CPU, row = truth.
@@ -40,5 +40,5 @@ def evaluate(
         out = rt.infer(model, batch.image)
         prediction = method.predict(out, (batch.label.shape[1], batch.label.shape[2]))
         counts += confusion_counts(prediction, batch.label, num_classes)
-        progress(len(batch.image))
+        progress()
     return rt.all_sum(counts).cpu()

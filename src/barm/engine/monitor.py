@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
 COLUMNS = ("step", "epoch", "iteration", "name", "value")
 PLAIN_INTERVAL = 30.0  # seconds between lines where the output is no terminal
@@ -67,15 +69,7 @@ class Monitor:
         _truncate_log(self.path, step, start)
         self.log = self.path.open("a", buffering=1, newline="", encoding="utf-8")
         if self.live:
-            self.bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}"),
-                console=self.console,
-                transient=True,
-            )
+            self.bar = Progress(*_columns(), console=self.console, transient=True)
             self.bar.start()
             self.task = self.bar.add_task(title, total=total, completed=start, note="")
 
@@ -107,6 +101,16 @@ class Monitor:
             self.log.close()
             self.log = None
 
+    @contextmanager
+    def evaluation(self, step: int, total: int) -> Iterator[Callable[[], None]]:
+        """Show the evaluation of a step; gives the function that is called after each of `total` batches."""
+        if not self.live:
+            yield lambda: None
+            return
+        with Progress(*_columns(), console=self.console, transient=True) as bar:
+            task = bar.add_task(f"step {step}: evaluation", total=total, note="")
+            yield lambda: bar.advance(task)
+
     def metrics(self, step: int, means: dict[str, float]) -> None:
         """A step was evaluated."""
         if self.writer is not None:
@@ -117,6 +121,16 @@ class Monitor:
         if self.bar is not None:
             self.bar.stop()
             self.bar = None
+
+
+def _columns() -> tuple[ProgressColumn, ...]:
+    return (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
 
 
 def _truncate_log(path: Path, step: int, start: int) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -155,15 +156,16 @@ def _run_step(
             directory.save_partial(step.index, trainer.state_dict())
         rt.barrier()
 
-    finished = train_step(
-        trainer,
-        to_device(loader, rt),
-        iterations_per_epoch=per_epoch,
-        progress=monitor.progress,
-        save=save,
-        save_every=config.runtime.save_every,
-        names=lambda batch: [data.train.name(int(i)) for i in batch.extras["index"]],
-    )
+    with closing(to_device(loader, rt)) as batches:
+        finished = train_step(
+            trainer,
+            batches,
+            iterations_per_epoch=per_epoch,
+            progress=monitor.progress,
+            save=save,
+            save_every=config.runtime.save_every,
+            names=lambda batch: [data.train.name(int(i)) for i in batch.extras["index"]],
+        )
     monitor.end_step()
     if not finished:
         raise Stopped(
@@ -174,7 +176,7 @@ def _run_step(
     if trainer.skipped:
         monitor.say(f"[yellow]{title}: {trainer.skipped} updates skipped because the loss was not finite[/yellow]")
     network = unwrap(trainer.model)
-    counts = evaluate_step(config, rt, method, network, data, step)
+    counts = evaluate_step(config, rt, method, network, data, step, monitor)
     _store(config, rt, directory, monitor, data, method, network.state_dict(), counts)
 
 
@@ -201,8 +203,8 @@ def num_workers(config: RunConfig, rt: Runtime) -> int:
     return max(1, min(MAX_WORKERS, cores // rt.processes_per_node - 1))
 
 
-def to_device(loader: DataLoader[Any], rt: Runtime) -> Iterator[Batch]:
-    """Move batches to the device and normalise there."""
+def to_device(loader: DataLoader[Any], rt: Runtime) -> Generator[Batch, None, None]:
+    """Move batches to the device and normalise there. To be closed: the loader's processes end with the generator."""
     for image, label, extras in loader:
         image = normalise(image.to(rt.device, non_blocking=True))
         label = label.to(rt.device, non_blocking=True).long()
@@ -210,7 +212,7 @@ def to_device(loader: DataLoader[Any], rt: Runtime) -> Iterator[Batch]:
 
 
 def evaluate_step(
-    config: RunConfig, rt: Runtime, method: Method[Any], model: nn.Module, data: Data, step: Step
+    config: RunConfig, rt: Runtime, method: Method[Any], model: nn.Module, data: Data, step: Step, monitor: Monitor
 ) -> Tensor:
     """Confusion counts of a step's network on the whole validation split, ``(C, C)`` int64."""
     transform = EvalTransform(crop=config.evaluation.crop or None)
@@ -219,7 +221,8 @@ def evaluate_step(
     loader = make_eval_loader(
         dataset, batch_size=batch_size, rank=rt.rank, world=rt.world, workers=num_workers(config, rt)
     )
-    return evaluate(method, model, to_device(loader, rt), rt)
+    with closing(to_device(loader, rt)) as batches, monitor.evaluation(step.index, len(loader)) as progress:
+        return evaluate(method, model, batches, rt, progress)
 
 
 def _store(

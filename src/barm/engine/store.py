@@ -8,12 +8,13 @@ import os
 import shutil
 import tomllib
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
 
 import tomli_w
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from barm.engine.recipe import RunConfig
@@ -51,6 +52,13 @@ class RunDirectory:
     def finished_steps(self) -> list[int]:
         """Indices of the finished steps, ascending."""
         return sorted(int(p.name[4:]) for p in self.path.glob("step[0-9][0-9]*") if p.name[4:].isdigit())
+
+    def last_step(self) -> int:
+        """The newest finished step."""
+        steps = self.finished_steps()
+        if not steps:
+            raise UserError(f"{self.path} has no finished step: expected a folder that `barm train` wrote")
+        return steps[-1]
 
     def open(
         self, config: RunConfig, provenance: Mapping[str, Any], *, resume: bool, same: Sequence[str] = AGREEING
@@ -130,7 +138,7 @@ class RunDirectory:
         shutil.rmtree(beside, ignore_errors=True)
         try:
             beside.mkdir()
-            save_file({name: t.detach().cpu().contiguous() for name, t in state.items()}, beside / MODEL)
+            (beside / MODEL).write_bytes(save({name: t.detach().cpu().contiguous() for name, t in state.items()}))
             files = {METHOD: method, COUNTS: None if counts is None else counts.tolist(), METRICS: metrics}
             for name, value in files.items():
                 if value is not None:
@@ -170,13 +178,9 @@ class RunDirectory:
         """Store the trainer's state of an unfinished step."""
         self._partial(index).mkdir(exist_ok=True)
         target = self._partial(index) / "trainer.pt"
-        beside = target.with_suffix(".tmp")
         try:
-            torch.save(dict(state), beside)
-            _sync(beside)
-            beside.rename(target)
+            save_pickled(target, dict(state))
         except BaseException:
-            beside.unlink(missing_ok=True)
             if not target.exists():
                 self._partial(index).rmdir()
             raise
@@ -202,7 +206,14 @@ def _without_none(value: Any) -> Any:
     return value
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def save_pickled(path: Path, value: dict[str, Any]) -> None:
+    """`torch.save`, complete or not at all; a full disk is an `OSError` (torch by itself says RuntimeError)."""
+    content = BytesIO()
+    torch.save(value, content)
+    write_atomically(path, content.getbuffer())
+
+
+def write_atomically(path: Path, content: bytes | memoryview) -> None:
     """Write a file beside and rename it into place."""
     beside = path.with_name(path.name + ".tmp")
     try:

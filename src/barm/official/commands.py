@@ -180,7 +180,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     if not place.run.is_complete(step):
         _import(config, place, data, step, options.ckpt or place.checkpoint(step))
     network, method = load_step(place.run, step, data.plan)
-    counts = evaluate_step(config, rt, method, rt.place(network), data, method.step)
+    with Monitor(rt.is_main, tensorboard=False) as monitor:
+        counts = evaluate_step(config, rt, method, rt.place(network), data, method.step, monitor)
     if rt.is_main:
         earlier = [place.run.read(i, COUNTS) for i in range(step) if place.run.has(i, COUNTS)]
         _print_scores(step_metrics([*earlier, counts.tolist()], method.step, data.val.class_names))

@@ -16,7 +16,7 @@ from torch import Tensor
 from barm.data.palette import published
 from barm.engine.recipe import RunConfig
 from barm.engine.sequence import describe_classes, load_step
-from barm.engine.store import RunDirectory
+from barm.engine.store import RunDirectory, save_pickled
 from barm.errors import UserError
 from barm.labels import TaskPlan
 from barm.models.network import MODELS, check_names
@@ -111,10 +111,7 @@ def export_checkpoint(run: Path, target: Path, *, step: int | None = None) -> No
         step: which step; the last by default.
     """
     directory = RunDirectory(run)
-    finished = directory.finished_steps()
-    if not finished:
-        raise UserError(f"{run} has no finished step to export")
-    index = finished[-1] if step is None else step
+    index = directory.last_step() if step is None else step
     model, _ = load_step(directory, index)
     miou = 0.0
     metrics = directory.step_path(index) / "metrics.json"
@@ -126,10 +123,4 @@ def export_checkpoint(run: Path, target: Path, *, step: int | None = None) -> No
 def save_checkpoint(target: Path, state: dict[str, Tensor], best_score: float) -> None:
     """Write tensors in the official format, atomically."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(target.name + ".tmp")
-    try:
-        torch.save({"model_state": state, "optimizer_state": {}, "best_score": best_score}, beside)
-        beside.rename(target)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+    save_pickled(target, {"model_state": state, "optimizer_state": {}, "best_score": best_score})
