@@ -9,6 +9,8 @@ from rich import box
 from rich.table import Table
 
 Metrics = Mapping[str, Any]
+CAPTION = """mIoU in percent. old: step 0's classes, background too;
+new: learned later; average: of 'all' so far; lost: forgetting"""
 
 
 def percent(value: float | None) -> str:
@@ -18,13 +20,13 @@ def percent(value: float | None) -> str:
 
 def steps_table(title: str, runs: Mapping[str, Sequence[Metrics]]) -> Table:
     """mIoU after every step of one or several runs: old classes, new classes, all; one row per step and run."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("step", justify="right", no_wrap=True)
-    table.add_column("learned", max_width=22, overflow="ellipsis", no_wrap=True)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("step", justify="right", no_wrap=True, min_width=4)
+    table.add_column("learned", max_width=18, overflow="ellipsis", no_wrap=True)
     if len(runs) > 1:
-        table.add_column("method", no_wrap=True)
+        table.add_column("method", no_wrap=True, min_width=max(map(len, runs)))
     for name in ("old", "new", "all", "average", "lost"):
-        table.add_column(name, justify="right", no_wrap=True, min_width=5)
+        table.add_column(name, justify="right", no_wrap=True, min_width=max(5, len(name)))
     longest = max(len(metrics) for metrics in runs.values())
     for index in range(longest):
         for position, (name, metrics) in enumerate(runs.items()):
@@ -33,10 +35,9 @@ def steps_table(title: str, runs: Mapping[str, Sequence[Metrics]]) -> Table:
             m = metrics[index]
             label = [name] if len(runs) > 1 else []
             head = [str(m["step"]), ", ".join(m["learned"])] if position == 0 else ["", ""]
-            table.add_row(*head, *label, *_scores(m), end_section=position == len(runs) - 1)
-    table.caption = (
-        "mIoU in percent. old: step 0 with background; new: learned later; average: of 'all' so far; lost: forgetting"
-    )
+            table.add_row(*head, *label, *_scores(m), end_section=len(runs) > 1 and position == len(runs) - 1)
+    table.caption = CAPTION
+    table.caption_justify = "left"
     return table
 
 
