@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from barm.data.files import FileSource, by_stem, find_root, names_and_colours, pairs
+from barm.data.files import Files, FileSource, find_root, names_and_colours, pairs
 from barm.data.palette import published
 
 
@@ -21,8 +21,8 @@ def open_ade(root: Path, split: str) -> FileSource:
     folder = {"train": "training", "val": "validation"}[split]
     root = find_root(root, (f"images/{folder}", f"annotations/{folder}"), "ADE20K")
     images, masks = (
-        by_stem(root / "images" / folder, (".jpg", ".jpeg")),
-        by_stem(root / "annotations" / folder, (".png",)),
+        Files(root / "images" / folder, (".jpg", ".jpeg")),
+        Files(root / "annotations" / folder, (".png",)),
     )
     names = sorted(images)
     image_files, mask_files = pairs(root, split, images, masks, names)

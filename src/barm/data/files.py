@@ -110,31 +110,35 @@ def find_root(root: Path, wanted: Sequence[str], layout: str) -> Path:
     raise UserError(f"{root} is not a {layout} data set: expected the folders {', '.join(wanted)}, but {found}")
 
 
+class Files(dict[str, Path]):
+    """Files of a folder by their name without suffix, sorted; a name that is not there gives the path it should have.
+
+    Args:
+        folder: must exist.
+        suffixes: that count, the expected one first.
+    """
+
+    def __init__(self, folder: Path, suffixes: Sequence[str]) -> None:
+        if not folder.is_dir():
+            raise UserError(f"no folder {folder}: expected {' / '.join(suffixes)} files in it")
+        super().__init__({f.stem: f for f in sorted(folder.iterdir()) if f.suffix.lower() in suffixes})
+        self.folder, self.suffix = folder, suffixes[0]
+
+    def __missing__(self, name: str) -> Path:
+        return self.folder / f"{name}{self.suffix}"
+
+
 def pairs(
-    root: Path, split: str, images: dict[str, Path], masks: dict[str, Path], names: Sequence[str]
+    root: Path, split: str, images: Files, masks: Files, names: Sequence[str]
 ) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
-    """Files of the named pictures.
+    """Files of the named pictures; that they exist and are sound is what the index looks into.
 
     Raises:
-        UserError: for an empty split, or the first name without picture or mask.
+        UserError: for an empty split.
     """
     if not names:
         raise UserError(f"the {split} split of {root} is empty: expected at least one picture with a mask")
-    for what, files in (("picture", images), ("mask", masks)):
-        absent = [n for n in names if n not in files]
-        if absent:
-            raise UserError(
-                f"{root}: '{absent[0]}' of the {split} split has no {what} ({len(absent)} such); add the files or take "
-                f"the names out of the list; barm data check {root} shows all"
-            )
     return tuple(images[n] for n in names), tuple(masks[n] for n in names)
-
-
-def by_stem(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
-    """Files of a folder by their name without suffix, sorted."""
-    if not folder.is_dir():
-        raise UserError(f"no folder {folder}: expected {' / '.join(suffixes)} files in it")
-    return {f.stem: f for f in sorted(folder.iterdir()) if f.suffix.lower() in suffixes}
 
 
 def read_lines(path: Path) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hashlib import blake2b
 from pathlib import Path
 
-from barm.data.files import IMAGE_SUFFIXES, FileSource, by_stem, find_root, names_and_colours, pairs, read_lines
+from barm.data.files import IMAGE_SUFFIXES, Files, FileSource, find_root, names_and_colours, pairs, read_lines
 from barm.errors import UserError
 
 VAL_SHARE = 0.2
@@ -26,7 +26,7 @@ def open_folder(root: Path, split: str) -> FileSource:
     """
     root = find_root(root, ("images", "masks"), "folder")
     below = split if (root / "images" / split).is_dir() else ""
-    images, masks = by_stem(root / "images" / below, IMAGE_SUFFIXES), by_stem(root / "masks" / below, (".png",))
+    images, masks = Files(root / "images" / below, IMAGE_SUFFIXES), Files(root / "masks" / below, (".png",))
     _no_twins(root / "images" / below)
     if below:
         names = sorted(images)

@@ -43,17 +43,28 @@ class Index:
     problems: tuple[Problem, ...]
 
 
-def checked(source: FileSource) -> FileSource:
+def checked(source: FileSource, class_list: Path | None = None) -> FileSource:
     """The source with its index.
 
+    Args:
+        source: every file of it is looked into.
+        class_list: says which classes stand in which picture, instead of the masks (the published lists of ADE20K
+            leave out a few that the masks hold: spec/ssul.md section 2.1).
+
     Raises:
-        UserError: if any picture is unsound; says the first and how many.
+        UserError: if any picture is unsound (says the first and how many) or has no line in the list.
     """
     index = scan(source)
     if index.problems:
         more = f" ({len(index.problems)} such pictures; barm data check {source.root} lists them)"
         raise UserError(f"{index.problems[0]}{more if len(index.problems) > 1 else ''}")
-    return source.with_index(index.classes)
+    if class_list is None:
+        return source.with_index(index.classes)
+    listed = read_class_list(class_list)
+    absent = [name for name in source.names if name not in listed]
+    if absent:
+        raise UserError(f"{class_list} has no line for '{absent[0]}' ({len(absent)} such): give the split's whole list")
+    return source.with_index([listed[name] for name in source.names])
 
 
 def scan(source: FileSource, *, cache: bool = True) -> Index:
@@ -87,6 +98,8 @@ def _look(source: FileSource, i: int, known: Any, limit: int) -> dict[str, Any] 
     try:
         content = mask_path.read_bytes()
         stat = image_path.stat()
+    except FileNotFoundError as error:
+        return Problem(name, Path(error.filename), "is missing", "add the file or take its name out of the split")
     except OSError as error:
         return Problem(
             name, Path(error.filename or mask_path), f"cannot be read ({error.strerror})", "restore the file"
@@ -174,6 +187,8 @@ def read_class_list(path: Path) -> dict[str, frozenset[int]]:
     Raises:
         UserError: for a line that is not a name and numbers.
     """
+    if not path.is_file():
+        raise UserError(f"no class list {path}: expected '<name> <number> ...' per picture")
     result: dict[str, frozenset[int]] = {}
     for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
         name, *ids = line.split() or [""]

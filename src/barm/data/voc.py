@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from barm.data.files import FileSource, by_stem, find_root, names_and_colours, pairs, read_lines
+from barm.data.files import Files, FileSource, find_root, names_and_colours, pairs, read_lines
 from barm.data.palette import published
 
 FOLDERS = ("JPEGImages", "SegmentationClassAug")
@@ -23,7 +23,7 @@ def open_voc(root: Path, split: str) -> FileSource:
         UserError: for missing folders, lists or files.
     """
     root = find_root(root, FOLDERS, "VOC")
-    images, masks = by_stem(root / "JPEGImages", (".jpg", ".jpeg")), by_stem(root / "SegmentationClassAug", (".png",))
+    images, masks = Files(root / "JPEGImages", (".jpg", ".jpeg")), Files(root / "SegmentationClassAug", (".png",))
     lists = root / "ImageSets/Segmentation"
     if split == "train" and (lists / "train_aug.txt").is_file():
         names = _ids(lists / "train_aug.txt")
@@ -35,7 +35,7 @@ def open_voc(root: Path, split: str) -> FileSource:
     image_files, mask_files = pairs(root, split, images, masks, names)
     saliency: tuple[Path, ...] = ()
     if split == "train" and (root / "saliency_map").is_dir():
-        saliency = pairs(root, split, images, by_stem(root / "saliency_map", (".png",)), names)[1]
+        saliency = pairs(root, split, images, Files(root / "saliency_map", (".png",)), names)[1]
     class_names, palette = names_and_colours(root, published("voc"))
     return FileSource(root, split, tuple(names), image_files, mask_files, class_names, palette, saliency)
 

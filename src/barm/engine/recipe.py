@@ -26,10 +26,13 @@ class DataConfig(_Config):
     Attributes:
         root: the data set's folder (or its parent).
         layout: `voc`, `ade` or `folder`; `auto` looks.
+        class_list: published per-image class list of the training split, which then decides which picture is in which
+            step; by default the masks do.
     """
 
     root: Path | None = None
     layout: Literal["auto", "voc", "ade", "folder"] = "auto"
+    class_list: Path | None = None
 
 
 class TaskConfig(_Config):

@@ -55,7 +55,7 @@ def open_data(config: RunConfig, rt: Runtime) -> Data:
     if config.data.root is None:
         raise UserError("no data set: pass --data DIR, or set data.root in the recipe")
     with rt.main_first():
-        train = checked(open_source(config.data.layout, config.data.root, "train"))
+        train = checked(open_source(config.data.layout, config.data.root, "train"), config.data.class_list)
         val = checked(open_source(config.data.layout, config.data.root, "val"))
     return Data(train, val, config.task.plan(train.class_names, config.seed))
 

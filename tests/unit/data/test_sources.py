@@ -77,6 +77,12 @@ def test_class_list_round_trip(root, tmp_path):
     read = read_class_list(tmp_path / "train.txt")
     assert read == {source.name(i): source.classes_in(i) for i in range(len(source))}
     assert (tmp_path / "train.txt").read_text().splitlines()[0].split()[1] == str(min(source.classes_in(0)) - 1)
+    (tmp_path / "train.txt").write_text("".join(f"{n} 2\n" for n in source.names))
+    listed = checked(source, tmp_path / "train.txt")
+    assert [listed.classes_in(i) for i in range(len(listed))] == [{3}] * len(listed)
+    (tmp_path / "short.txt").write_text("shapes_train_000001 0\n")
+    with pytest.raises(UserError, match="has no line for 'shapes_train_000000'"):
+        checked(source, tmp_path / "short.txt")
     (tmp_path / "bad.txt").write_text("picture one two\n")
     with pytest.raises(UserError, match=r"bad.txt:1"):
         read_class_list(tmp_path / "bad.txt")
@@ -129,9 +135,13 @@ def test_missing_files(root, tmp_path):
     with pytest.raises(UserError, match="none of the known layouts"):
         open_source("auto", tmp_path / "empty", "train")
     mask_of(root).unlink()
-    with pytest.raises(UserError, match="has no mask"):
-        open_source("voc", root, "train")
-    assert len(check_folder(root).broken) == 1
+    (root / "JPEGImages/shapes_train_000001.jpg").unlink()
+    (root / "JPEGImages/shapes_val_000000.jpg").unlink()
+    with pytest.raises(UserError, match=r"shapes_train_000000\.png: is missing.*2 such pictures"):
+        checked(open_source("voc", root, "train"))
+    report = check_folder(root)
+    assert [p.name for p in report.problems] == ["shapes_train_000000", "shapes_train_000001", "shapes_val_000000"]
+    assert not report.broken
     (root / "ImageSets/Segmentation/train_aug.txt").write_text("")
     with pytest.raises(UserError, match="empty"):
         open_source("voc", root, "train")
