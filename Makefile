@@ -23,7 +23,7 @@ bench: $(STAMP)  ## time of one update against fp32 and the networks alone; the 
 
 docs: $(STAMP)  ## the documentation as a site in runs/site; broken links are errors
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
-	$(BIN)/mkdocs build --strict --quiet --site-dir runs/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir runs/site
 
 gpu: $(STAMP)  ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu -rs
