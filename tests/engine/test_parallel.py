@@ -14,8 +14,8 @@ import torch
 WORKER = Path(__file__).with_name("parallel_worker.py")
 
 
-def launch(world: int, *words: str) -> None:
-    """Run the worker in `world` processes, as torchrun would."""
+def start(world: int, *words: str) -> tuple[list[int], list[str]]:
+    """Run python with these words in `world` processes, as torchrun would; exit statuses and what each said."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -33,8 +33,15 @@ def launch(world: int, *words: str) -> None:
                 "MASTER_PORT": str(port),
                 "TORCHELASTIC_RUN_ID": "test",
             }
-        processes.append(subprocess.Popen([sys.executable, str(WORKER), *words], env=env))
-    assert [p.wait(timeout=120) for p in processes] == [0] * world
+        processes.append(subprocess.Popen([sys.executable, *words], env=env, stderr=subprocess.PIPE, text=True))
+    errors = [p.communicate(timeout=120)[1] for p in processes]
+    return [p.returncode for p in processes], errors
+
+
+def launch(world: int, *words: str) -> None:
+    """Run the worker in `world` processes."""
+    statuses, errors = start(world, str(WORKER), *words)
+    assert statuses == [0] * world, errors
 
 
 @pytest.mark.slow
@@ -48,3 +55,18 @@ def test_two_processes_equal_one(name, kind, tmp_path):
     for key, expected in one["model"].items():
         largest = float(expected.abs().max()) if expected.numel() else 0.0
         assert float((two["model"][key].double() - expected.double()).abs().max()) <= 1e-5 * max(largest, 1e-12), key
+
+
+@pytest.mark.slow
+def test_bad_input_ends_all_processes(shapes_voc, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/something").touch()
+    words = ("-m", "barm.cli", "train", "--recipe", "shapes/2-1/barm", "--data", str(shapes_voc), "--out")
+    for path, says in (("run", "exists already"), ("new", "unknown backbone 'no_net'")):
+        out, errors = start(2, *words, str(tmp_path / path), "--set", "model.backbone=no_net")
+        assert out == [2, 2]
+        assert errors[0].startswith("barm: ")
+        assert says in errors[0]
+        assert errors[0].count("\n") == 1
+        assert errors[1] == ""
+    assert not (tmp_path / "new").exists()

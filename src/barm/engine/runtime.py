@@ -5,11 +5,12 @@ One process, torchrun and SLURM start the same code; gradients are averaged over
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import signal
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, TypeVar
@@ -54,6 +55,8 @@ class Runtime:
                 else "auto",
             )
             self.fabric.launch()
+        if per_node * nodes > 1:
+            atexit.register(_leave_group)
         self.device: torch.device = self.fabric.device
         self.rank: int = self.fabric.global_rank
         self.processes_per_node = per_node
@@ -105,11 +108,25 @@ class Runtime:
         """Wait for all processes."""
         self.fabric.barrier()
 
-    @contextmanager
-    def main_first(self) -> Iterator[None]:
-        """Let the main process do something (fill a cache) before the others."""
-        with self.fabric.rank_zero_first():
-            yield
+    def on_main(self, action: Callable[[], object]) -> None:
+        """Do something in the main process alone, while the others wait; if it fails there, it fails everywhere."""
+        failure: Exception | None = None
+        if self.is_main:
+            try:
+                action()
+            except (UserError, OSError) as error:
+                failure = error
+        message = self.fabric.broadcast("" if failure is None else str(failure))
+        if failure is not None:
+            raise failure
+        if message:
+            raise UserError(message)
+
+    def main_first(self, action: Callable[[], T]) -> T:
+        """Do something in the main process (fill a cache), then in the others."""
+        results: list[T] = []
+        self.on_main(lambda: results.append(action()))
+        return results[0] if results else action()
 
     @contextmanager
     def catch_signals(self) -> Iterator[None]:
@@ -140,6 +157,12 @@ def unwrap(module: nn.Module) -> nn.Module:
     """The network inside Fabric's wrapper."""
     inner = getattr(module, "module", module)
     return inner if isinstance(inner, nn.Module) else module
+
+
+def _leave_group() -> None:
+    """End the process group before the interpreter ends, or its threads may abort the process."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _accelerator(device: str) -> str:

@@ -52,11 +52,11 @@ def open_data(config: RunConfig, rt: Runtime) -> Data:
     Raises:
         UserError: no root, no data there, an unsound picture, or a task that does not fit the classes.
     """
-    if config.data.root is None:
+    about, root = config.data, config.data.root
+    if root is None:
         raise UserError("no data set: pass --data DIR, or set data.root in the recipe")
-    with rt.main_first():
-        train = checked(open_source(config.data.layout, config.data.root, "train"), config.data.class_list)
-        val = checked(open_source(config.data.layout, config.data.root, "val"))
+    train = rt.main_first(lambda: checked(open_source(about.layout, root, "train"), about.class_list))
+    val = rt.main_first(lambda: checked(open_source(about.layout, root, "val")))
     return Data(train, val, config.task.plan(train.class_names, config.seed))
 
 
@@ -97,18 +97,14 @@ def run(
     datasets = {s.index: train_dataset(config, data, s) for s in steps}
     directory = RunDirectory(path)
     try:
-        if rt.is_main:
-            directory.open(config, provenance(rt), resume=resume, same=same)
-        rt.barrier()
-        if rt.is_main:
-            monitor.open(path)
+        rt.on_main(lambda: directory.open(config, provenance(rt), resume=resume, same=same))
+        monitor.open(path)
         with rt.catch_signals():
             if start_from is not None:
-                _adopt(config, rt, directory, RunDirectory(start_from), data)
+                rt.on_main(lambda: _adopt(config, directory, RunDirectory(start_from), data))
             for step in steps:
                 if not directory.is_complete(step.index):
                     _run_step(config, rt, directory, monitor, data, datasets[step.index], step)
-                rt.barrier()
         return [directory.read(i, METRICS) for i in directory.finished_steps() if directory.has(i, METRICS)]
     finally:
         directory.close()
@@ -152,9 +148,7 @@ def _run_step(
     monitor.start_step(title, step.index, trainer.iteration, trainer.total, per_epoch, recipe.batch_size * rt.world)
 
     def save() -> None:
-        if rt.is_main:
-            directory.save_partial(step.index, trainer.state_dict())
-        rt.barrier()
+        rt.on_main(lambda: directory.save_partial(step.index, trainer.state_dict()))
 
     with closing(to_device(loader, rt)) as batches:
         finished = train_step(
@@ -177,7 +171,7 @@ def _run_step(
         monitor.say(f"[yellow]{title}: {trainer.skipped} updates skipped because the loss was not finite[/yellow]")
     network = unwrap(trainer.model)
     counts = evaluate_step(config, rt, method, network, data, step, monitor)
-    _store(config, rt, directory, monitor, data, method, network.state_dict(), counts)
+    rt.on_main(lambda: _store(config, directory, monitor, data, step, network.state_dict(), counts))
 
 
 def _train_loader(
@@ -227,18 +221,14 @@ def evaluate_step(
 
 def _store(
     config: RunConfig,
-    rt: Runtime,
     directory: RunDirectory,
     monitor: Monitor,
     data: Data,
-    method: Method[Any],
+    step: Step,
     state: dict[str, Tensor],
     counts: Tensor,
 ) -> None:
     """Write the step and tell what it reached."""
-    if not rt.is_main:
-        return
-    step = method.step
     earlier = [directory.read(i, COUNTS) for i in range(step.index) if directory.has(i, COUNTS)]
     metrics = step_metrics([*earlier, counts.tolist()], step, data.train.class_names)
     directory.save_step(
@@ -300,9 +290,9 @@ def load_step(directory: RunDirectory, index: int, plan: TaskPlan | None = None)
     return model.eval(), method
 
 
-def _adopt(config: RunConfig, rt: Runtime, directory: RunDirectory, other: RunDirectory, data: Data) -> None:
+def _adopt(config: RunConfig, directory: RunDirectory, other: RunDirectory, data: Data) -> None:
     """Take over another run's step 0 where it is the same training."""
-    if not rt.is_main or directory.is_complete(0):
+    if directory.is_complete(0):
         return
     theirs, ours = RunConfig.model_validate(other.config_table()), config
     for name in ("seed", "data", "task", "model", "base", "evaluation"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -144,10 +145,12 @@ def train_main(arguments: Sequence[str] | None = None) -> None:
     steps = [data.plan[first].index] if options.initial else [s.index for s in data.plan.steps() if s.index >= first]
     if not steps:
         raise UserError(f"--curr_step {first} does not exist: task {options.task} has steps 0..{len(data.plan) - 1}")
-    if rt.is_main:
+
+    def prepare() -> None:
         _previous(config, place, data, first)
         place.run.forget(first)
-    rt.barrier()
+
+    rt.on_main(prepare)
     with Monitor(rt.is_main, tensorboard=False) as monitor:
         for step in steps:
             run(
@@ -160,9 +163,7 @@ def train_main(arguments: Sequence[str] | None = None) -> None:
                 same=("task", "model"),
                 data=data,
             )
-            if rt.is_main:
-                _publish(place, data, step)
-            rt.barrier()
+            rt.on_main(partial(_publish, place, step))
 
 
 def eval_main(arguments: Sequence[str] | None = None) -> None:
@@ -178,7 +179,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     place, step = Place(options), options.curr_step
     data = open_data(config, rt)
     if not place.run.is_complete(step):
-        _import(config, place, data, step, options.ckpt or place.checkpoint(step))
+        rt.on_main(lambda: _import(config, place, data, step, options.ckpt or place.checkpoint(step)))
     network, method = load_step(place.run, step, data.plan)
     with Monitor(rt.is_main, tensorboard=False) as monitor:
         counts = evaluate_step(config, rt, method, rt.place(network), data, method.step, monitor)
@@ -214,7 +215,7 @@ def _import(config: RunConfig, place: Place, data: Data, step: int, path: Path) 
     )
 
 
-def _publish(place: Place, data: Data, step: int) -> None:
+def _publish(place: Place, step: int) -> None:
     """Write the official checkpoint and print the scores."""
     metrics = place.run.read(step, METRICS)
     target = place.checkpoint(step)
