@@ -3,11 +3,16 @@
 from barm.methods.barm import BARMConfig
 from barm.methods.base import Method, MethodConfig, Rates
 from barm.methods.finetune import FineTuneConfig, JointConfig
+from barm.methods.lwf import ILTConfig, LwFConfig
+from barm.methods.mib import MiBConfig
 
 METHODS: dict[str, type[MethodConfig]] = {
     "barm": BARMConfig,
     "finetune": FineTuneConfig,
     "joint": JointConfig,
+    "lwf": LwFConfig,
+    "ilt": ILTConfig,
+    "mib": MiBConfig,
 }
 
 __all__ = ["METHODS", "Method", "MethodConfig", "Rates"]

@@ -1,10 +1,13 @@
-"""The two bounds of every table: fine-tuning (nothing against forgetting) and joint training (nothing to forget)."""
+"""The two bounds of every table: fine-tuning (nothing against forgetting) and joint training (nothing to forget).
+
+Fine-tuning is also what the methods with one growing classifier are built on.
+"""
 
 from __future__ import annotations
 
 from typing import Literal, cast
 
-from torch import nn
+from torch import Tensor, nn
 
 from barm.batch import Batch, Term
 from barm.labels import JOINT, Step
@@ -61,6 +64,21 @@ class FineTune(Method[PlainOutput]):
             group("old_heads", take(head.head_pre, *head.head[:-1]), rest),
             group("backbone", take(cast(nn.Module, model.backbone)), rates.backbone),
         ]
+
+
+class SoftmaxConfig(MethodConfig):
+    """What MiB and its relatives share: softmax over all channels, batch norm trained in every step (spec/mib.md 7)."""
+
+    loss: Literal["ce"] = "ce"
+    freeze_bn: bool = False
+
+
+class SoftmaxMethod(FineTune):
+    """A growing classifier whose channels compete; the prediction is the largest upsampled logit (spec/mib.md 10)."""
+
+    def predict(self, out: PlainOutput, size: tuple[int, int]) -> Tensor:
+        """Channels per pixel, ``(N, H, W)`` int64: upsampled logits, then argmax."""
+        return upsample(out.logits, size).argmax(dim=1)
 
 
 class Joint(FineTune):

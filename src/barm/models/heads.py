@@ -10,9 +10,15 @@ from torch import Tensor, nn
 
 
 class PlainOutput(NamedTuple):
-    """Logits of a classifier without private channels, ``(N, C, h, w)``."""
+    """What the growing classifier computes.
+
+    Attributes:
+        logits: ``(N, C, h, w)``.
+        feature: the backbone's last feature map, ``(N, B, h, w)``.
+    """
 
     logits: Tensor
+    feature: Tensor
 
 
 class GroupedOutput(NamedTuple):
@@ -106,4 +112,4 @@ class PlainHead(nn.Module):
     def forward(self, feature: Tensor) -> PlainOutput:
         """Backbone feature ``(N, B, h, w)`` -> logits."""
         branch = self.head_pre(self.aspp(feature))
-        return PlainOutput(torch.cat([head(branch) for head in self.head], dim=1))
+        return PlainOutput(torch.cat([head(branch) for head in self.head], dim=1), feature)

@@ -37,7 +37,7 @@ class NetworkConfig(BaseModel):
 
     backbone: str = "resnet101.tv_in1k"
     output_stride: Literal[8, 16] = 16
-    channels: int = Field(256, ge=8)
+    channels: int = Field(256, ge=4)
     rates: tuple[int, int, int] | None = None
     dropout: float = Field(ASPP_DROPOUT, ge=0, lt=1)
     pretrained: bool = True

@@ -1,0 +1,68 @@
+"""LwF and ILT: distillation of the old outputs, and of the encoder's features. Source: spec/mib.md sections 4 and 5."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from barm.batch import Batch, Term
+from barm.labels import Step
+from barm.losses.common import upsample
+from barm.losses.unbiased import distillation, feature_distillation, unbiased_cross_entropy
+from barm.methods.finetune import SoftmaxConfig, SoftmaxMethod
+from barm.models.heads import PlainOutput
+from barm.models.network import NetworkConfig
+
+
+class DistillationConfig(SoftmaxConfig):
+    """What LwF and ILT share.
+
+    Attributes:
+        distillation_weight: of the distillation of the outputs.
+        feature_weight: of the distillation of the encoder's last feature map.
+        alpha: factor on the previous model's logits in the distillation.
+    """
+
+    distillation_weight: float = Field(100.0, ge=0)
+    feature_weight: float = Field(0.0, ge=0)
+    alpha: float = Field(1.0, gt=0)
+
+    def build(self, step: Step, network: NetworkConfig) -> LwF:
+        """LwF or ILT at one step."""
+        return LwF(self, step, network)
+
+
+class LwFConfig(DistillationConfig):
+    """LwF (ECCV 2016, as used for segmentation): the old classes' probabilities are distilled."""
+
+    name: Literal["lwf"] = "lwf"
+
+
+class ILTConfig(DistillationConfig):
+    """ILT (ICCV workshops 2019): LwF, and the encoder's features are distilled too."""
+
+    name: Literal["ilt"] = "ilt"
+    feature_weight: float = Field(100.0, ge=0)
+
+
+class LwF(SoftmaxMethod):
+    """LwF at one step; with a feature weight, ILT."""
+
+    uses_teacher = True
+
+    def __init__(self, config: DistillationConfig, step: Step, network: NetworkConfig) -> None:
+        super().__init__(config, step, network)
+        self.config = config
+
+    def loss(self, new: PlainOutput, old: PlainOutput | None, batch: Batch) -> dict[str, Term]:
+        """Cross-entropy, from step 1 on with distillation."""
+        config, size = self.config, (batch.label.shape[1], batch.label.shape[2])
+        logits = upsample(new.logits, size)
+        terms = {"ce": unbiased_cross_entropy(logits, batch.label)}
+        if old is not None:
+            target = upsample(old.logits, size)
+            terms["kd"] = distillation(logits, target, alpha=config.alpha, weight=config.distillation_weight)
+            if config.feature_weight > 0:
+                terms["features"] = feature_distillation(new.feature, old.feature, weight=config.feature_weight)
+        return terms

@@ -1,0 +1,77 @@
+"""MiB: modelling the background (Cermelli et al., CVPR 2020, arXiv 2002.00718).
+
+The label "background" may hide old classes, the previous model's "background" new ones: both losses say so,
+and the new classes start where the background was. Source: spec/mib.md.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, cast
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from barm.batch import Batch, Term
+from barm.labels import Step
+from barm.losses.common import upsample
+from barm.losses.unbiased import unbiased_cross_entropy, unbiased_distillation
+from barm.methods.finetune import SoftmaxConfig, SoftmaxMethod
+from barm.models.heads import PlainHead, PlainOutput
+from barm.models.network import NetworkConfig
+
+
+class MiBConfig(SoftmaxConfig):
+    """MiB (CVPR 2020): cross-entropy and distillation that model what "background" hides.
+
+    Attributes:
+        distillation_weight: lambda of the distillation.
+        alpha: factor on the previous model's logits in the distillation.
+    """
+
+    name: Literal["mib"] = "mib"
+    distillation_weight: float = Field(10.0, ge=0)
+    alpha: float = Field(1.0, gt=0)
+
+    def build(self, step: Step, network: NetworkConfig) -> MiB:
+        """MiB at one step."""
+        return MiB(self, step, network)
+
+
+class MiB(SoftmaxMethod):
+    """MiB at one step."""
+
+    uses_teacher = True
+
+    def __init__(self, config: MiBConfig, step: Step, network: NetworkConfig) -> None:
+        super().__init__(config, step, network)
+        self.config = config
+
+    def init_from(self, model: nn.Module, previous: nn.Module) -> None:
+        """Copy equal names; background and new classes share the probability that the background had (section 6)."""
+        super().init_from(model, previous)
+        head = cast(PlainHead, model.classifier).head
+        first, new = cast(nn.Conv2d, head[0]), cast(nn.Conv2d, head[-1])
+        share = math.log(1 + len(self.step.new))
+        with torch.no_grad():
+            _bias(first)[0] -= share
+            new.weight.copy_(first.weight[:1].expand_as(new.weight))
+            _bias(new).copy_(_bias(first)[:1].expand_as(_bias(new)))
+
+    def loss(self, new: PlainOutput, old: PlainOutput | None, batch: Batch) -> dict[str, Term]:
+        """Cross-entropy, from step 1 on unbiased and with unbiased distillation (section 5)."""
+        size = (batch.label.shape[1], batch.label.shape[2])
+        logits = upsample(new.logits, size)
+        if old is None:
+            return {"ce": unbiased_cross_entropy(logits, batch.label)}
+        return {
+            "unce": unbiased_cross_entropy(logits, batch.label, num_old=self.step.num_old),
+            "unkd": unbiased_distillation(
+                logits, upsample(old.logits, size), alpha=self.config.alpha, weight=self.config.distillation_weight
+            ),
+        }
+
+
+def _bias(conv: nn.Conv2d) -> Tensor:
+    return cast(Tensor, conv.bias)
