@@ -11,7 +11,17 @@ import pytest
 import torch
 from PIL import Image
 
-from barm.data.transforms import Draw, apply_to_image, apply_to_map, centre_crop, normalise, padding
+from barm.data.transforms import (
+    Draw,
+    Region,
+    apply_to_image,
+    apply_to_map,
+    centre_crop,
+    normalise,
+    padding,
+    stretch_image,
+    stretch_map,
+)
 from barm.engine.schedule import learning_rate
 from barm.labels import TaskPlan
 from barm.metrics.functional import class_accuracy, class_iou, confusion_counts, overall_accuracy
@@ -69,6 +79,27 @@ def test_train_transform(golden):
         np.testing.assert_array_equal(apply_to_map(g["saliency"], choice, crop, 0), want_saliency)
         difference = np.abs(apply_to_image(image, choice, crop).astype(int) - want_image.astype(int))
         assert difference.max() <= 1
+
+
+@pytest.mark.parametrize("case", [1, 2])
+def test_resized_crop(case, golden):
+    g = golden(f"dkd/train_transform_{case}.npz")
+    crop, (top, left, height, width) = int(g["crop_size"]), (int(v) for v in g["crop_top_left_height_width"])
+    region = Region(left, top, width, height, bool(g["flipped"]))
+    pixels = stretch_image(Image.fromarray(g["image"]), region, crop).transpose(2, 0, 1)
+    np.testing.assert_allclose(normalise(torch.from_numpy(pixels.copy())[None])[0], g["expected_image"], atol=1e-5)
+    np.testing.assert_array_equal(stretch_map(g["raw_labels"], region, crop), g["expected_labels"])
+
+
+@pytest.mark.parametrize("case", [1, 2])
+def test_evaluation_transform_of_the_512_protocol(case, golden):
+    g = golden(f"dkd/eval_transform_{case}.npz")
+    crop = int(g["crop_size"])
+    image = centre_crop(Image.fromarray(g["image"]), crop, Image.Resampling.BILINEAR)
+    pixels = torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy())[None]
+    np.testing.assert_allclose(normalise(pixels)[0], g["expected_image"], atol=1e-5)
+    label = centre_crop(Image.fromarray(g["raw_labels"]), crop, Image.Resampling.NEAREST)
+    np.testing.assert_array_equal(np.asarray(label), g["expected_labels"])
 
 
 def test_evaluation_transform(golden):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -17,17 +17,24 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet
 Pixels = NDArray[np.uint8]
 
 
+Geometry = Literal["rescale", "resized_crop"]
+ATTEMPTS, ASPECT = 10, (3 / 4, 4 / 3)  # of the resized crop
+
+
 class TrainTransform(NamedTuple):
-    """Random scale, crop and flip. Source: spec/barm.md section 4.
+    """Random crop and flip.
 
     Attributes:
         crop: side of the square result.
-        scale: range of the random factor.
+        geometry: `rescale` scales the picture by a random factor, pads and crops (spec/barm.md section 4);
+            `resized_crop` stretches a random part of the picture to the crop (spec/mib.md section 9.3).
+        scale: range of the factor, or of the part's share of the picture's area.
         flip: probability of a horizontal flip.
-        pad_label: label of padding (in channels, so 0 is background and 255 ignore).
+        pad_label: label of padding (in channels, so 0 is background and 255 ignore); only `rescale` pads.
     """
 
     crop: int
+    geometry: Geometry = "rescale"
     scale: tuple[float, float] = (0.5, 2.0)
     flip: float = 0.5
     pad_label: int = 0
@@ -39,6 +46,16 @@ class Draw(NamedTuple):
     size: tuple[int, int]
     top: int
     left: int
+    flip: bool
+
+
+class Region(NamedTuple):
+    """One set of random choices of a resized crop: the part of the picture, in its pixels, and flip."""
+
+    left: int
+    top: int
+    width: int
+    height: int
     flip: bool
 
 
@@ -112,6 +129,39 @@ def _window(choice: Draw, crop: int) -> _Window:
     return _Window((x0, x1), (y0, y1), slice(y0 - top, y1 - top), slice(x0 - left, x1 - left))
 
 
+def draw_region(rng: np.random.Generator, size: tuple[int, int], config: TrainTransform) -> Region:
+    """Choose a part of a picture of this ``(width, height)``.
+
+    Area and aspect ratio are drawn up to ten times until the part fits; else it is the largest centred one whose ratio
+    is within bounds. Shares above 1 never fit: they only make that more frequent. Source: spec/mib.md section 9.3, Q7.
+    """
+    width, height = size
+    bounds = math.log(ASPECT[0]), math.log(ASPECT[1])
+    for _ in range(ATTEMPTS):
+        area = rng.uniform(*config.scale) * width * height
+        ratio = math.exp(rng.uniform(*bounds))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = int(rng.integers(0, width - w + 1)), int(rng.integers(0, height - h + 1))
+            return Region(left, top, w, h, bool(rng.random() < config.flip))
+    w, h = min(width, round(height * ASPECT[1])), min(height, round(width / ASPECT[0]))
+    return Region((width - w) // 2, (height - h) // 2, w, h, bool(rng.random() < config.flip))
+
+
+def stretch_image(image: Image.Image, region: Region, crop: int) -> Pixels:
+    """Stretch a part of a picture to the crop, ``(crop, crop, 3)`` uint8."""
+    x, y, w, h, flip = region
+    result = np.asarray(image.crop((x, y, x + w, y + h)).resize((crop, crop), Image.Resampling.BILINEAR))
+    return result[:, ::-1] if flip else result
+
+
+def stretch_map(values: Pixels, region: Region, crop: int) -> Pixels:
+    """The same for a map of ids, nearest neighbour, ``(H, W)`` -> ``(crop, crop)`` uint8."""
+    x, y, w, h, flip = region
+    result = values[y + _nearest(h, crop)[:, None], x + _nearest(w, crop)]
+    return result[:, ::-1] if flip else result
+
+
 def _nearest(source: int, target: int) -> NDArray[np.intp]:
     """Source index per target pixel as Pillow's nearest neighbour takes it: one row resized by Pillow itself."""
     ramp = Image.fromarray(np.arange(source, dtype=np.int32)[None])
@@ -132,11 +182,18 @@ def train_transform(
     Returns:
         Picture ``(3, crop, crop)``, label ``(crop, crop)`` and extras ``(crop, crop)``, all uint8.
     """
-    choice = draw(rng, sample.image.size, config)
-    image = apply_to_image(sample.image, choice, config.crop)
-    label = apply_to_map(lut[np.asarray(sample.mask)], choice, config.crop, config.pad_label)
-    extras = {k: _tensor(apply_to_map(np.asarray(v), choice, config.crop, 0)) for k, v in sample.extras.items()}
-    return _tensor(image.transpose(2, 0, 1)), _tensor(label), extras
+    size, crop, labels = sample.image.size, config.crop, lut[np.asarray(sample.mask)]
+    maps = {k: np.asarray(v) for k, v in sample.extras.items()}
+    if config.geometry == "resized_crop":
+        region = draw_region(rng, size, config)
+        image, label = stretch_image(sample.image, region, crop), stretch_map(labels, region, crop)
+        extras = {k: stretch_map(v, region, crop) for k, v in maps.items()}
+    else:
+        choice = draw(rng, size, config)
+        image = apply_to_image(sample.image, choice, crop)
+        label = apply_to_map(labels, choice, crop, config.pad_label)
+        extras = {k: apply_to_map(v, choice, crop, 0) for k, v in maps.items()}
+    return _tensor(image.transpose(2, 0, 1)), _tensor(label), {k: _tensor(v) for k, v in extras.items()}
 
 
 def eval_transform(sample: Sample, lut: Pixels, config: EvalTransform) -> tuple[Tensor, Tensor]:

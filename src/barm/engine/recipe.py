@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, model_validator
 
+from barm.data.transforms import Geometry
 from barm.errors import UserError, nearest
 from barm.labels import Setting, TaskPlan
 from barm.methods import METHODS, MethodConfig, Rates
@@ -74,7 +75,8 @@ class StepRecipe(_Config):
         nesterov: SGD's variant.
         weight_decay: L2 penalty.
         crop: side of the square training crop in pixels.
-        scale: range of the random scale.
+        geometry: `rescale` (random factor, padding, crop) or `resized_crop` (a random part, stretched to the crop).
+        scale: range of the random factor, or of the part's share of the picture's area.
         flip: probability of a horizontal flip.
         pad_label: label of the padding of small pictures: 0 (as published) or 255 (ignore).
     """
@@ -88,6 +90,7 @@ class StepRecipe(_Config):
     nesterov: bool = True
     weight_decay: float = Field(1e-4, ge=0)
     crop: int = Field(513, ge=16)
+    geometry: Geometry = "rescale"
     scale: tuple[float, float] = (0.5, 2.0)
     flip: float = Field(0.5, ge=0, le=1)
     pad_label: Literal[0, 255] = 0

@@ -113,7 +113,7 @@ def run(
 def train_dataset(config: RunConfig, data: Data, step: Step) -> StepDataset:
     """The pictures that a step trains on, with its labels."""
     recipe = config.recipe(step.index)
-    transform = TrainTransform(crop=recipe.crop, scale=recipe.scale, flip=recipe.flip, pad_label=recipe.pad_label)
+    transform = TrainTransform(recipe.crop, recipe.geometry, recipe.scale, recipe.flip, recipe.pad_label)
     method = config.method.build(step, config.model)
     return StepDataset(data.train, data.plan, step, method.policy, transform, seed=config.seed)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from barm.data.shapes import render
-from barm.data.transforms import Draw, TrainTransform, apply_to_image, apply_to_map, draw, padding
+from barm.data.transforms import Draw, TrainTransform, apply_to_image, apply_to_map, draw, draw_region, padding
 
 
 def one_after_the_other(
@@ -55,3 +56,20 @@ def test_padding_reaches_the_crop(width, height, crop):
     assert height + 2 * pad >= crop
     if width >= crop and height >= crop:
         assert pad == 0
+
+
+@pytest.mark.parametrize("size", [(500, 375), (375, 500), (900, 300), (40, 400)])
+def test_regions_lie_in_the_picture(size):
+    rng, config = np.random.default_rng(0), TrainTransform(64, geometry="resized_crop")
+    regions = [draw_region(rng, size, config) for _ in range(400)]
+    for region in regions:
+        assert 0 <= region.left <= size[0] - region.width
+        assert 0 <= region.top <= size[1] - region.height
+        assert region.width * region.height > 0
+        assert 0.74 <= region.width / region.height <= 1.35
+    shares = [r.width * r.height / (size[0] * size[1]) for r in regions]
+    if size == (500, 375):
+        whole = np.mean([r.width == 500 and r.height == 375 for r in regions])
+        assert 0.08 < whole < 0.25  # spec/mib.md section 9.3: about 15 % at 4:3
+        assert 0.65 < np.mean(shares) < 0.8
+        assert 0.4 < np.mean([r.flip for r in regions]) < 0.6
