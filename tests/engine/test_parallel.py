@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from barm.methods import METHODS
+
 WORKER = Path(__file__).with_name("parallel_worker.py")
 
 
@@ -45,8 +47,7 @@ def launch(world: int, *words: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["equal", "unequal"])
-@pytest.mark.parametrize("name", ["barm", "finetune"])
+@pytest.mark.parametrize(("name", "kind"), [("barm", "equal"), *((name, "unequal") for name in sorted(METHODS))])
 def test_two_processes_equal_one(name, kind, tmp_path):
     launch(1, name, kind, str(tmp_path / "one.pt"))
     launch(2, name, kind, str(tmp_path / "two.pt"))

@@ -95,7 +95,8 @@ def test_objectives(file, golden):
     features = tensors(g, *keys) if keys[0] in g else [torch.zeros(()), torch.zeros(())]
     leaves = [logits.requires_grad_(), features[0].requires_grad_()]
     image = torch.zeros(len(label), 3, *label.shape[1:])
-    terms = method.loss(PlainOutput(logits, features[0]), PlainOutput(old, features[1]), Batch(image, label, {}))
+    new, previous = PlainOutput(logits, features[0], logits), PlainOutput(old, features[1], old)
+    terms = method.loss(new, previous, Batch(image, label, {}))
     expected = [g[k] for k in ("expected_ce_term", "expected_kd_term", "expected_feature_term") if k in g]
     for term, value in zip(terms.values(), expected, strict=True):
         close(term.value, value)

@@ -27,7 +27,7 @@ from barm.engine.monitor import Monitor
 from barm.engine.recipe import RunConfig, StepRecipe
 from barm.engine.runtime import Runtime, unwrap
 from barm.engine.store import AGREEING, COUNTS, METHOD, METRICS, RunDirectory
-from barm.engine.train import StepTrainer, train_step
+from barm.engine.train import StepTrainer, calibrate, train_step
 from barm.errors import Stopped, UserError
 from barm.labels import Step, TaskPlan
 from barm.methods import METHODS, Method
@@ -143,6 +143,11 @@ def _run_step(
     partial = directory.load_partial(step.index)
     if partial is not None:
         trainer.load_state_dict(partial)
+    elif teacher is not None and method.calibrates:
+        with closing(
+            to_device(_train_loader(config, rt, dataset, recipe.model_copy(update={"epochs": 1}), 0), rt)
+        ) as b:
+            calibrate(method, teacher, b, rt)
     loader = _train_loader(config, rt, dataset, recipe, trainer.iteration)
     title = f"step {step.index} of {len(data.plan) - 1}"
     monitor.start_step(title, step.index, trainer.iteration, trainer.total, per_epoch, recipe.batch_size * rt.world)

@@ -131,6 +131,7 @@ class StepTrainer:
             "model": unwrap(self.model).state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.rt.scaler_state(),
+            "method": self.method.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -140,7 +141,16 @@ class StepTrainer:
         unwrap(self.model).load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.rt.load_scaler_state(state["scaler"])
+        self.method.load_state_dict(state["method"])
         self._set_rates()
+
+
+def calibrate(method: Method[Any], teacher: nn.Module, batches: Iterable[Batch], rt: Runtime) -> None:
+    """Show a method the previous step's network on the step's pictures, once, before the training."""
+    counts = torch.zeros((), dtype=torch.int64, device=rt.device)
+    for batch in batches:
+        counts = counts + method.observe(rt.infer(teacher, batch.image), batch)
+    method.calibrate(rt.all_sum(counts))
 
 
 def train_step(

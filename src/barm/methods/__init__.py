@@ -5,6 +5,7 @@ from barm.methods.base import Method, MethodConfig, Rates
 from barm.methods.finetune import FineTuneConfig, JointConfig
 from barm.methods.lwf import ILTConfig, LwFConfig
 from barm.methods.mib import MiBConfig
+from barm.methods.plop import PLOPConfig
 
 METHODS: dict[str, type[MethodConfig]] = {
     "barm": BARMConfig,
@@ -13,6 +14,7 @@ METHODS: dict[str, type[MethodConfig]] = {
     "lwf": LwFConfig,
     "ilt": ILTConfig,
     "mib": MiBConfig,
+    "plop": PLOPConfig,
 }
 
 __all__ = ["METHODS", "Method", "MethodConfig", "Rates"]

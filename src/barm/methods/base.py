@@ -7,6 +7,7 @@ rate, and how predictions are read off. It does not load data, run networks, or 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar, Generic, Literal, TypedDict, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -77,6 +78,7 @@ class Method(ABC, Generic[Out]):
 
     policy: ClassVar[LabelPolicy] = INCREMENTAL
     uses_teacher: ClassVar[bool] = False
+    calibrates: ClassVar[bool] = False
 
     def __init__(self, config: MethodConfig, step: Step, network: NetworkConfig) -> None:
         self.step = step
@@ -104,6 +106,24 @@ class Method(ABC, Generic[Out]):
     @abstractmethod
     def param_groups(self, model: nn.Module, rates: Rates) -> list[ParamGroup]:
         """What trains, and how fast."""
+
+    def observe(self, old: Out, batch: Batch) -> Tensor:
+        """Counts from one batch of the calibration, where the method `calibrates`; the engine adds them up.
+
+        The calibration is one pass of the previous step's network over the step's pictures, before the training.
+        """
+        raise NotImplementedError
+
+    def calibrate(self, counts: Tensor) -> None:
+        """Take over the counts of all batches and processes."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What the method itself found out, so that a resumed step need not find it out again."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore `state_dict`."""
 
     def train_mode(self, model: nn.Module) -> None:
         """Put the network into training mode; batch norm stays in evaluation mode where it is frozen."""

@@ -39,14 +39,8 @@ class MiBConfig(SoftmaxConfig):
         return MiB(self, step, network)
 
 
-class MiB(SoftmaxMethod):
-    """MiB at one step."""
-
-    uses_teacher = True
-
-    def __init__(self, config: MiBConfig, step: Step, network: NetworkConfig) -> None:
-        super().__init__(config, step, network)
-        self.config = config
+class BackgroundInitialised(SoftmaxMethod):
+    """A growing classifier whose new rows start from the background's."""
 
     def init_from(self, model: nn.Module, previous: nn.Module) -> None:
         """Copy equal names; background and new classes share the probability that the background had (section 6)."""
@@ -58,6 +52,16 @@ class MiB(SoftmaxMethod):
             _bias(first)[0] -= share
             new.weight.copy_(first.weight[:1].expand_as(new.weight))
             _bias(new).copy_(_bias(first)[:1].expand_as(_bias(new)))
+
+
+class MiB(BackgroundInitialised):
+    """MiB at one step."""
+
+    uses_teacher = True
+
+    def __init__(self, config: MiBConfig, step: Step, network: NetworkConfig) -> None:
+        super().__init__(config, step, network)
+        self.config = config
 
     def loss(self, new: PlainOutput, old: PlainOutput | None, batch: Batch) -> dict[str, Term]:
         """Cross-entropy, from step 1 on unbiased and with unbiased distillation (section 5)."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from barm.errors import UserError, nearest
 
@@ -37,6 +37,44 @@ def create_backbone(name: str, output_stride: int, pretrained: bool = False, wei
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = BACKBONE_BN_MOMENTUM
     return body
+
+
+class Revealed(nn.Module):
+    """A ReLU that hands out what it was given."""
+
+    given: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``max(x, 0)``; `x` is kept until it is taken."""
+        self.given = x
+        return torch.relu(x)
+
+    def take(self) -> Tensor:
+        """What the last call was given; once."""
+        given, self.given = self.given, None
+        if given is None:
+            raise RuntimeError("nothing to take: the backbone has not run")
+        return given
+
+
+def reveal_stages(backbone: nn.Module) -> list[Revealed]:
+    """Make the last activation of every stage reveal its input, from shallow to deep; tensor names stay the same.
+
+    Source: spec/plop.md section 5.1 (features before the final activation of the stage).
+
+    Raises:
+        UserError: for a backbone that is no residual network of timm.
+    """
+    stages = [cast(nn.Sequential, getattr(backbone, f"layer{i}", None)) for i in range(1, 5)]
+    if not all(stages):
+        raise UserError("the features before a stage's last activation exist in ResNets only: choose such a backbone")
+    revealed = []
+    for stage in stages:
+        block = stage[-1]
+        name = "act3" if hasattr(block, "act3") else "act2"
+        revealed.append(Revealed())
+        setattr(block, name, revealed[-1])
+    return revealed
 
 
 def num_channels(backbone: nn.Module) -> int:

@@ -15,10 +15,15 @@ class PlainOutput(NamedTuple):
     Attributes:
         logits: ``(N, C, h, w)``.
         feature: the backbone's last feature map, ``(N, B, h, w)``.
+        branch: the classifier's input, ``(N, D, h, w)``.
+        levels: where the network reveals them, the backbone's stages from shallow to deep before their last
+            activation, ``(N, B_i, h_i, w_i)`` each.
     """
 
     logits: Tensor
     feature: Tensor
+    branch: Tensor
+    levels: tuple[Tensor, ...] = ()
 
 
 class GroupedOutput(NamedTuple):
@@ -112,4 +117,4 @@ class PlainHead(nn.Module):
     def forward(self, feature: Tensor) -> PlainOutput:
         """Backbone feature ``(N, B, h, w)`` -> logits."""
         branch = self.head_pre(self.aspp(feature))
-        return PlainOutput(torch.cat([head(branch) for head in self.head], dim=1), feature)
+        return PlainOutput(torch.cat([head(branch) for head in self.head], dim=1), feature, branch)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchvision.models.segmentation.deeplabv3 import ASPP
 
 from barm.errors import UserError, nearest
-from barm.models.backbone import create_backbone, num_channels
+from barm.models.backbone import create_backbone, num_channels, reveal_stages
 
 ASPP_DROPOUT = 0.1
 MODELS = {  # published names -> timm backbone
@@ -59,6 +59,7 @@ class Segmenter(nn.Module):
         head: builds the classifier from ASPP, the feature width and the group sizes.
         group_sizes: classes per step without background.
         pretrained: honour the configuration's ImageNet weights (step 0 only; later steps take the previous step's).
+        levels: fill the output's `levels` with the backbone's stages (ResNets only).
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Segmenter(nn.Module):
         group_sizes: Sequence[int],
         *,
         pretrained: bool,
+        levels: bool = False,
     ) -> None:
         super().__init__()
         self.backbone = create_backbone(
@@ -76,6 +78,7 @@ class Segmenter(nn.Module):
             pretrained and config.pretrained,
             config.weights if pretrained else None,
         )
+        self._stages = reveal_stages(self.backbone) if levels else []
         rates = config.rates or ((6, 12, 18) if config.output_stride == 16 else (12, 24, 36))
         aspp = ASPP(num_channels(self.backbone), list(rates), config.channels)
         aspp.project[3].p = config.dropout
@@ -86,7 +89,8 @@ class Segmenter(nn.Module):
 
     def forward(self, image: Tensor) -> Any:
         """Normalised RGB ``(N, 3, H, W)`` -> the head's output at feature resolution."""
-        return self.classifier(self.backbone(image)[-1])
+        out = self.classifier(self.backbone(image)[-1])
+        return out._replace(levels=tuple(s.take() for s in self._stages)) if self._stages else out
 
 
 def hand_over(model: nn.Module, previous: nn.Module, *, new: Sequence[str]) -> None:

@@ -1,0 +1,40 @@
+"""What every method must keep in a whole run: a stopped run resumes to the same weights."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from barm.api import fit
+from barm.engine.monitor import Monitor
+from barm.engine.store import RunDirectory
+from barm.errors import Stopped
+from barm.methods import METHODS
+
+
+def weights(out: Path) -> list[bytes]:
+    return [(RunDirectory(out).step_path(i) / "model.safetensors").read_bytes() for i in range(2)]
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_a_stopped_run_resumes_to_the_same_weights(name, tiny, tmp_path, monkeypatch):
+    config = tiny(name, "3-1", "base.epochs=1", "increment.epochs=3", "method.name=" + name)
+    fit(config, out=tmp_path / "whole", quiet=True)
+
+    show = Monitor.progress
+
+    def stop(self: Monitor, iteration: int, *rest) -> None:
+        show(self, iteration, *rest)
+        if self.step == 1 and iteration == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Monitor, "progress", stop)
+        with pytest.raises(Stopped):
+            fit(config, out=tmp_path / "broken", quiet=True)
+    assert RunDirectory(tmp_path / "broken").finished_steps() == [0]
+    fit(config, out=tmp_path / "broken", resume=True, quiet=True)
+    assert weights(tmp_path / "broken") == weights(tmp_path / "whole")
