@@ -69,8 +69,9 @@ class StepRecipe(_Config):
         epochs: passes over the step's pictures.
         batch_size: per process.
         lr: learning rates by part of the network.
-        policy: `poly`, `warm_poly` (a tenth of warm-up) or `step` (a tenth every `step_size` iterations).
+        policy: `poly`, `warm_poly` (no floor, and a warm-up) or `step` (a tenth every `step_size` iterations).
         step_size: of the `step` policy.
+        warm_up: share of the updates, of the `warm_poly` policy.
         momentum: of SGD.
         nesterov: SGD's variant.
         weight_decay: L2 penalty.
@@ -86,6 +87,7 @@ class StepRecipe(_Config):
     lr: Rates
     policy: Policy = "poly"
     step_size: int = Field(10_000, ge=1)
+    warm_up: float = Field(0.1, ge=0, le=1)
     momentum: float = Field(0.9, ge=0, lt=1)
     nesterov: bool = True
     weight_decay: float = Field(1e-4, ge=0)

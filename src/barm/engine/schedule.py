@@ -5,20 +5,23 @@ from __future__ import annotations
 from barm.engine.recipe import Policy
 
 POLY_POWER, POLY_FLOOR = 0.9, 1e-6
-WARM_UP_SHARE, WARM_UP_START = 0.1, 1e-3
+WARM_UP_START = 1e-3
 STEP_FACTOR = 0.1
 
 
-def learning_rate(policy: Policy, base: float, iteration: int, total: int, step_size: int = 10_000) -> float:
+def learning_rate(
+    policy: Policy, base: float, iteration: int, total: int, step_size: int = 10_000, warm_up: float = 0.1
+) -> float:
     """The rate of one parameter group.
 
     Args:
         policy: `poly` ``max(base (1 - i/I)^0.9, 1e-6)``; `warm_poly` the same without floor and with a linear start
-            over the first tenth; `step` a tenth every `step_size` iterations.
+            over the first `warm_up` share of the updates; `step` a tenth every `step_size` iterations.
         base: the group's initial rate.
         iteration: i, finished updates; beyond `total` the last rate holds.
         total: I, updates of the step.
         step_size: of the `step` policy.
+        warm_up: share of `total`, of the `warm_poly` policy.
 
     >>> learning_rate("poly", 1.0, 0, 10), learning_rate("poly", 1e-7, 0, 10)
     (1.0, 1e-06)
@@ -28,6 +31,6 @@ def learning_rate(policy: Policy, base: float, iteration: int, total: int, step_
     decay = float((1 - min(iteration, total) / total) ** POLY_POWER)
     if policy == "poly":
         return max(base * decay, POLY_FLOOR)
-    warm_up = int(total * WARM_UP_SHARE)
-    factor = WARM_UP_START * (1 - iteration / warm_up) + iteration / warm_up if iteration < warm_up else 1.0
+    rising = int(total * warm_up)
+    factor = WARM_UP_START * (1 - iteration / rising) + iteration / rising if iteration < rising else 1.0
     return base * factor * decay

@@ -118,9 +118,9 @@ class StepTrainer:
         return torch.stack(parts).sum(), {"loss": sum(values), **named}, stop > 0
 
     def _set_rates(self) -> None:
-        recipe = self.recipe
+        r = self.recipe
         for base, param_group in zip(self.base_lrs, self.optimizer.param_groups, strict=True):
-            param_group["lr"] = learning_rate(recipe.policy, base, self.iteration, self.total, recipe.step_size)
+            param_group["lr"] = learning_rate(r.policy, base, self.iteration, self.total, r.step_size, r.warm_up)
 
     def state_dict(self) -> dict[str, Any]:
         """All that a later process needs to go on with the next iteration."""

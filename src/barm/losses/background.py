@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from barm.batch import Term
 from barm.labels import IGNORE
+from barm.losses.common import sigmoid_distillation
 
 
 def step_masks(label: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -87,8 +88,5 @@ def group_distillation(new: Sequence[Tensor], old: Sequence[Tensor], *, weight: 
         old: the teacher's.
         weight: factor in the objective.
     """
-    losses = [
-        F.binary_cross_entropy_with_logits(x, torch.sigmoid(z), reduction="sum") for x, z in zip(new, old, strict=False)
-    ]
-    pixels = old[0].shape[0] * old[0].shape[2] * old[0].shape[3]
-    return Term(torch.stack(losses).sum(), torch.tensor(pixels, device=old[0].device), weight)
+    groups = [sigmoid_distillation(x, z) for x, z in zip(new, old, strict=False)]
+    return Term(torch.stack([g.total for g in groups]).sum(), groups[0].number, weight)

@@ -55,6 +55,22 @@ def focal_loss(logits: Tensor, label: Tensor, *, alpha: float = 1.0, gamma: floa
     return Term(loss.sum(), torch.tensor(label.numel(), device=label.device), weight)
 
 
+def sigmoid_distillation(logits: Tensor, old: Tensor, *, weight: float = 1.0) -> Term:
+    """Every channel keeps its own probability: BCE with logits against the previous model's sigmoid.
+
+    Summed over channels, averaged over batch and space.
+
+    Args:
+        logits: of the student, ``(N, C, h, w)``.
+        old: of the previous model, same shape.
+        weight: factor in the objective.
+
+    Source: spec/barm.md section 3 (group knowledge distillation); spec/dkd.md sections 4.2 and 4.3.
+    """
+    loss = F.binary_cross_entropy_with_logits(logits, torch.sigmoid(old), reduction="sum")
+    return Term(loss, torch.tensor(old.shape[0] * old.shape[2] * old.shape[3], device=old.device), weight)
+
+
 SEGMENTATION_LOSSES = {"bce": binary_cross_entropy, "ce": cross_entropy, "focal": focal_loss}
 
 

@@ -2,6 +2,7 @@
 
 from barm.methods.barm import BARMConfig
 from barm.methods.base import Method, MethodConfig, Rates
+from barm.methods.dkd import DKDConfig
 from barm.methods.finetune import FineTuneConfig, JointConfig
 from barm.methods.lwf import ILTConfig, LwFConfig
 from barm.methods.mib import MiBConfig
@@ -15,6 +16,7 @@ METHODS: dict[str, type[MethodConfig]] = {
     "ilt": ILTConfig,
     "mib": MiBConfig,
     "plop": PLOPConfig,
+    "dkd": DKDConfig,
 }
 
 __all__ = ["METHODS", "Method", "MethodConfig", "Rates"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Generic, Literal, TypedDict, TypeVar
+from typing import Any, ClassVar, Generic, Literal, NotRequired, TypedDict, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
@@ -45,6 +45,7 @@ class ParamGroup(TypedDict):
     name: str
     params: list[nn.Parameter]
     lr: float
+    weight_decay: NotRequired[float]
 
 
 class MethodConfig(BaseModel):
@@ -161,6 +162,7 @@ class Method(ABC, Generic[Out]):
         ]
 
 
-def group(name: str, params: list[nn.Parameter], lr: float) -> ParamGroup:
-    """One parameter group."""
-    return {"name": name, "params": params, "lr": lr}
+def group(name: str, params: list[nn.Parameter], lr: float, *, decay: bool = True) -> ParamGroup:
+    """One parameter group, with the recipe's weight decay or without any."""
+    plain: ParamGroup = {"name": name, "params": params, "lr": lr}
+    return plain if decay else {**plain, "weight_decay": 0.0}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -118,3 +118,46 @@ class PlainHead(nn.Module):
         """Backbone feature ``(N, B, h, w)`` -> logits."""
         branch = self.head_pre(self.aspp(feature))
         return PlainOutput(torch.cat([head(branch) for head in self.head], dim=1), feature, branch)
+
+
+class DecomposedOutput(NamedTuple):
+    """What DKD's classifier computes.
+
+    Attributes:
+        logits: ``(N, 1 + classes, h, w)``; channel 0 is the auxiliary classifier, not background.
+        positive: reasoning scores by the positive weights, ``(N, classes, h, w)``.
+        negative: by the negative weights.
+    """
+
+    logits: Tensor
+    positive: Tensor
+    negative: Tensor
+
+
+class DecomposedHead(nn.Module):
+    """One branch, an auxiliary classifier, and a 1x1 classifier per step; none for background (spec/dkd.md 2 and 3).
+
+    Args:
+        aspp: turns the backbone's feature map into the common feature of width `channels`.
+        channels: D, of the ASPP feature.
+        group_sizes: classes per step without background.
+    """
+
+    def __init__(self, aspp: nn.Module, channels: int, group_sizes: Sequence[int]) -> None:
+        super().__init__()
+        self.aspp = aspp
+        self.head_pre = conv_block(channels, channels)
+        self.aux = nn.Conv2d(channels, 1, 1)
+        self.head = nn.ModuleList(nn.Conv2d(channels, size, 1) for size in group_sizes)
+
+    def forward(self, feature: Tensor) -> DecomposedOutput:
+        """Backbone feature ``(N, B, h, w)`` -> logits and scores."""
+        return self.classify(self.head_pre(self.aspp(feature)))
+
+    def classify(self, branch: Tensor) -> DecomposedOutput:
+        """The classifier's input ``(N, D, h, w)``, which is not negative -> logits and scores."""
+        logits = torch.cat([self.aux(branch.detach()), *(head(branch) for head in self.head)], dim=1)
+        weight = torch.cat([cast(nn.Conv2d, head).weight for head in self.head])
+        positive = nn.functional.conv2d(branch, weight * (weight > 0))
+        negative = nn.functional.conv2d(branch, weight * (weight < 0))
+        return DecomposedOutput(logits, positive, negative)

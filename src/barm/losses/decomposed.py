@@ -1,0 +1,34 @@
+"""DKD's own losses: binary problems of the new classes, and the auxiliary classifier that they start from.
+
+Means run over all pixels, ignored ones included, sums over classes (spec/dkd.md sections 1 and 4, Q1, Q2).
+Source: DKD, Baek et al., NeurIPS 2022, arXiv 2210.05941. The distillations are `common.sigmoid_distillation`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from barm.batch import Term
+
+
+def multiple_binary_cross_entropy(logits: Tensor, label: Tensor, *, first: int, positive_weight: float) -> Term:
+    """One binary problem per new class; whatever is not the class is its negative, ignored pixels too.
+
+    Args:
+        logits: of the new classes, ``(N, K, H, W)``.
+        label: channels, ``(N, H, W)`` int64.
+        first: channel of the first new class.
+        positive_weight: factor on the positive pixels.
+    """
+    classes = torch.arange(first, first + logits.shape[1], device=label.device)
+    target = (label.unsqueeze(1) == classes.view(1, -1, 1, 1)).to(logits.dtype)
+    weight = logits.new_tensor(positive_weight)
+    loss = F.binary_cross_entropy_with_logits(logits, target, pos_weight=weight, reduction="sum")
+    return Term(loss, torch.tensor(label.numel(), device=label.device))
+
+
+def auxiliary_loss(logits: Tensor) -> Term:
+    """Everything in a step's pictures is a negative of the auxiliary classifier, ``(N, H, W)``."""
+    return Term(F.softplus(logits).sum(), torch.tensor(logits.numel(), device=logits.device))

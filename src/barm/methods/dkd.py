@@ -1,0 +1,117 @@
+"""DKD: decomposed knowledge distillation (Baek et al., NeurIPS 2022, arXiv 2210.05941).
+
+Every class is a binary problem and background is what is left. The old classes keep their logits, and separately what
+speaks for and against them; new classes start from an auxiliary classifier that has learned to say no. Source:
+spec/dkd.md.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, cast
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from barm.batch import Batch, Term
+from barm.labels import Step
+from barm.losses.common import sigmoid_distillation, upsample
+from barm.losses.decomposed import auxiliary_loss, multiple_binary_cross_entropy
+from barm.methods.base import Method, MethodConfig, ParamGroup, Rates, group
+from barm.models.heads import DecomposedHead, DecomposedOutput
+from barm.models.network import NetworkConfig, Segmenter, hand_over
+
+
+class DKDConfig(MethodConfig):
+    """DKD (NeurIPS 2022): logits and what speaks for and against a class are distilled; no background classifier.
+
+    Attributes:
+        kd_weight: of the distillation of the logits.
+        positive_weight: of the distillation of the positive scores.
+        negative_weight: of the distillation of the negative scores.
+        auxiliary_weight: of the auxiliary classifier's loss.
+        base_pos_weight: factor on positive pixels at step 0.
+        pos_weight: factor on positive pixels later.
+    """
+
+    name: Literal["dkd"] = "dkd"
+    kd_weight: float = Field(5.0, ge=0)
+    positive_weight: float = Field(5.0, ge=0)
+    negative_weight: float = Field(5.0, ge=0)
+    auxiliary_weight: float = Field(1.0, ge=0)
+    base_pos_weight: float = Field(2.0, gt=0)
+    pos_weight: float = Field(1.0, gt=0)
+
+    def build(self, step: Step, network: NetworkConfig) -> DKD:
+        """DKD at one step."""
+        return DKD(self, step, network)
+
+
+class DKD(Method[DecomposedOutput]):
+    """DKD at one step."""
+
+    uses_teacher = True
+
+    def __init__(self, config: DKDConfig, step: Step, network: NetworkConfig) -> None:
+        super().__init__(config, step, network)
+        self.config = config
+
+    def build_model(self) -> Segmenter:
+        """Backbone, ASPP with one more convolution, the auxiliary classifier, one classifier per step."""
+        return Segmenter(self.network, DecomposedHead, self.step.group_sizes, pretrained=self.step.index == 0)
+
+    def init_from(self, model: nn.Module, previous: nn.Module) -> None:
+        """Copy equal names; every new class starts as the auxiliary classifier (section 5)."""
+        hand_over(model, previous, new=[f"classifier.head.{self.step.index}."])
+        head = cast(DecomposedHead, model.classifier)
+        newest = cast(nn.Conv2d, head.head[-1])
+        with torch.no_grad():
+            newest.weight.copy_(head.aux.weight.expand_as(newest.weight))
+            cast(Tensor, newest.bias).copy_(cast(Tensor, head.aux.bias).expand(newest.out_channels))
+
+    def loss(self, new: DecomposedOutput, old: DecomposedOutput | None, batch: Batch) -> dict[str, Term]:
+        """The terms of section 4; the scores are compared at feature resolution, all else at the label's."""
+        config, known = self.config, self.step.num_old
+        size = (batch.label.shape[1], batch.label.shape[2])
+        logits = upsample(new.logits, size)
+        weight = config.base_pos_weight if old is None else config.pos_weight
+        terms = {
+            "mbce": multiple_binary_cross_entropy(logits[:, known:], batch.label, first=known, positive_weight=weight)
+        }
+        if old is not None:
+            count = known - 1
+            target = upsample(old.logits[:, 1:], size)
+            terms |= {
+                "kd": sigmoid_distillation(logits[:, 1:known], target, weight=config.kd_weight),
+                "dkd_pos": sigmoid_distillation(new.positive[:, :count], old.positive, weight=config.positive_weight),
+                "dkd_neg": sigmoid_distillation(new.negative[:, :count], old.negative, weight=config.negative_weight),
+            }
+        return {**terms, "ac": auxiliary_loss(logits[:, 0])._replace(weight=config.auxiliary_weight)}
+
+    def scores(self, out: DecomposedOutput) -> Tensor:
+        """Probabilities of the classes, and of background what the likeliest leaves, ``(N, C, h, w)``."""
+        probability = torch.sigmoid(out.logits[:, 1:])
+        return torch.cat([1 - probability.amax(dim=1, keepdim=True), probability], dim=1)
+
+    def predict(self, out: DecomposedOutput, size: tuple[int, int]) -> Tensor:
+        """The likeliest class where its probability is above a half, else background (section 9.1)."""
+        best, channel = torch.sigmoid(upsample(out.logits[:, 1:], size)).max(dim=1)
+        return torch.where(best > 0.5, channel + 1, 0)
+
+    def param_groups(self, model: nn.Module, rates: Rates) -> list[ParamGroup]:
+        """From step 1 on, only the newest classifier decays (section 6)."""
+        head, take, first = cast(DecomposedHead, model.classifier), self.trainable, self.step.index == 0
+        return [
+            group("new_head", take(head.head[-1]), rates.new),
+            group("aspp", take(head.aspp, head.head_pre), rates.aspp, decay=first),
+            group("old_heads", take(head.aux, *head.head[:-1]), rates.new if first else rates.old, decay=first),
+            group("backbone", take(cast(nn.Module, model.backbone)), rates.backbone, decay=first),
+        ]
+
+    def train_mode(self, model: nn.Module) -> None:
+        """From step 1 on dropout is off, as batch norm is."""
+        super().train_mode(model)
+        if self.step.index:
+            for module in model.modules():
+                if isinstance(module, nn.Dropout):
+                    module.eval()

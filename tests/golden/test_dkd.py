@@ -1,0 +1,208 @@
+"""DKD against numbers of the official implementation (golden/dkd), through the method that trains."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from barm.batch import Batch, total_loss
+from barm.engine.schedule import learning_rate
+from barm.labels import Step
+from barm.losses.common import sigmoid_distillation, upsample
+from barm.losses.decomposed import auxiliary_loss, multiple_binary_cross_entropy
+from barm.methods.dkd import DKD, DKDConfig
+from barm.models.heads import DecomposedHead, DecomposedOutput
+from barm.models.network import NetworkConfig
+
+HERE = Path(__file__).parent / "data/dkd"
+NETWORK = NetworkConfig(backbone="test_resnet", pretrained=False)
+
+
+def files(prefix: str) -> list[str]:
+    found = sorted(p.stem for p in HERE.glob(f"{prefix}_*.npz"))
+    assert found
+    return found
+
+
+def close(actual, expected) -> None:
+    """The bound of the golden README: 2e-5 of the largest value."""
+    expected = np.asarray(expected, np.float64)
+    bound = 2e-5 * float(np.abs(expected).max(initial=0)) + 1e-7
+    assert float(np.abs(actual.detach().double().numpy() - expected).max(initial=0)) <= bound
+
+
+def tensors(g, *names):
+    return [torch.from_numpy(g[name]) for name in names]
+
+
+def method_of(g, **settings: float) -> DKD:
+    """DKD at a step with the file's numbers of old and new classes."""
+    old, new = int(g["n_old_classes"]), int(g["n_new_classes"])
+    groups = (tuple(range(1, old + 1)), tuple(range(old + 1, old + new + 1)))
+    step = Step(1, groups) if old else Step(0, groups[1:])
+    return DKDConfig(**settings).build(step, NETWORK)
+
+
+def head_of(width: int, sizes: list[int], aux: tuple, classes: tuple) -> DecomposedHead:
+    """A classifier with given weights, one group per size."""
+    head = DecomposedHead(nn.Identity(), width, sizes)
+    rows = [torch.from_numpy(a).split(sizes) for a in classes]
+    with torch.no_grad():
+        head.aux.weight.copy_(torch.from_numpy(aux[0])[..., None, None])
+        head.aux.bias.copy_(torch.from_numpy(aux[1]))
+        for i, conv in enumerate(head.head):
+            conv.weight.copy_(rows[0][i][..., None, None])
+            conv.bias.copy_(rows[1][i])
+    return head
+
+
+@pytest.mark.parametrize("file", files("mbce"))
+def test_multiple_binary_cross_entropy(file, golden):
+    g = golden(f"dkd/{file}.npz")
+    logits, label = tensors(g, "student_logits", "labels")
+    if len(set(g["pos_weight"].tolist())) > 1:
+        parts = [  # a class at a time: our recipe has one weight for all
+            multiple_binary_cross_entropy(
+                logits[:, j : j + 1], label.long(), first=int(g["n_old_classes"]) + 1 + j, positive_weight=float(w)
+            ).value
+            for j, w in enumerate(g["pos_weight"])
+        ]
+        close(torch.stack(parts), g["expected_loss_per_class"])
+        return
+    logits.requires_grad_()
+    term = multiple_binary_cross_entropy(
+        logits, label.long(), first=int(g["n_old_classes"]) + 1, positive_weight=float(g["pos_weight"][0])
+    )
+    close(term.value, g["expected_loss"])
+    close(torch.autograd.grad(term.value, logits)[0], g["expected_grad_student_logits"])
+
+
+@pytest.mark.parametrize("file", files("kd"))
+def test_logit_distillation(file, golden):
+    g = golden(f"dkd/{file}.npz")
+    logits, old = tensors(g, "student_logits", "teacher_logits")
+    logits.requires_grad_()
+    term = sigmoid_distillation(logits[:, 1 : int(g["n_old_classes"]) + 1], old[:, 1:])
+    close(term.value, g["expected_loss"])
+    close(torch.autograd.grad(term.value, logits)[0], g["expected_grad_student_logits"])
+
+
+@pytest.mark.parametrize("file", files("ac"))
+def test_auxiliary_loss(file, golden):
+    g = golden(f"dkd/{file}.npz")
+    logits = torch.from_numpy(g["student_logits"]).requires_grad_()
+    term = auxiliary_loss(logits[:, 0])
+    close(term.value, g["expected_loss"])
+    close(torch.autograd.grad(term.value, logits)[0], g["expected_grad_student_logits"])
+
+
+@pytest.mark.parametrize("file", files("dkd"))
+def test_decomposed_distillation(file, golden):
+    g = golden(f"dkd/{file}.npz")
+    outputs, leaves = {}, []
+    for who in ("student", "teacher"):
+        weight, width = g[f"{who}_weight"], g[f"{who}_weight"].shape[1]
+        aux = (np.zeros((1, width), np.float32), np.zeros(1, np.float32))
+        head = head_of(width, [len(weight)], aux, (weight, np.zeros(len(weight), np.float32)))
+        feature = torch.from_numpy(g[f"{who}_features"]).requires_grad_()
+        outputs[who] = head.classify(feature)
+        leaves.append((feature, head.head[0].weight))
+        close(outputs[who].positive, g[f"expected_{who}_pos_scores"])
+        close(outputs[who].negative, g[f"expected_{who}_neg_scores"])
+    count = int(g["n_old_classes"])
+    for sign in ("pos", "neg"):
+        new, old = ({"pos": o.positive, "neg": o.negative}[sign] for o in outputs.values())
+        term = sigmoid_distillation(new[:, :count], old.detach())
+        close(term.value, g[f"expected_loss_{sign}"])
+        feature, weight = torch.autograd.grad(term.value, leaves[0], retain_graph=True)
+        close(feature, g[f"expected_grad_student_features_{sign}"])
+        close(weight.flatten(1), g[f"expected_grad_student_weight_{sign}"])
+
+
+@pytest.mark.parametrize("file", files("head"))
+def test_classifier(file, golden):
+    g = golden(f"dkd/{file}.npz")
+    sizes = [int(s) for s in g["classes_per_step"]]
+    aux, classes = (g["aux_weight"], g["aux_bias"]), (g["class_weight"], g["class_bias"])
+    out = head_of(g["class_weight"].shape[1], sizes, aux, classes).classify(torch.from_numpy(g["features"]))
+    close(out.logits, g["expected_logits_small"])
+    close(upsample(out.logits, (int(g["output_height"]), int(g["output_width"]))), g["expected_logits"])
+    close(out.positive, g["expected_pos_scores"])
+    close(out.negative, g["expected_neg_scores"])
+
+
+@pytest.mark.parametrize("file", files("novel_init"))
+def test_new_classes_start_as_the_auxiliary_classifier(file, golden):
+    g = golden(f"dkd/{file}.npz")
+    old, new, width = len(g["old_bias"]), len(g["new_bias_before"]), g["aux_weight"].shape[1]
+    groups = (tuple(range(1, old + 1)), tuple(range(old + 1, old + new + 1)))
+    network = NETWORK.model_copy(update={"channels": width})
+    before = DKDConfig().build(Step(0, groups[:1]), network).build_model()
+    method = DKDConfig().build(Step(1, groups), network)
+    model = method.build_model()
+    filled = head_of(width, [old], (g["aux_weight"], g["aux_bias"]), (g["old_weight"], g["old_bias"]))
+    before.classifier.aux.load_state_dict(filled.aux.state_dict())
+    before.classifier.head.load_state_dict(filled.head.state_dict())
+    method.init_from(model, before)
+    head = model.classifier
+    for name, conv in (("aux", head.aux), ("old", head.head[0]), ("new", head.head[1])):
+        np.testing.assert_array_equal(conv.weight.detach().flatten(1), g[f"expected_{name}_weight"])
+        np.testing.assert_array_equal(conv.bias.detach(), g[f"expected_{name}_bias"])
+
+
+@pytest.mark.parametrize("file", files("objective_base") + files("objective_step"))
+def test_objectives(file, golden):
+    g = golden(f"dkd/{file}.npz")
+    step = "teacher_features" in g
+    weights = {"auxiliary_weight": float(g["weight_ac"])}
+    if step:
+        names = {"kd_weight": "kd", "positive_weight": "dkd_pos", "negative_weight": "dkd_neg"}
+        weights |= {ours: float(g[f"weight_{theirs}"]) for ours, theirs in names.items()}
+    positive = float(g["pos_weight"])
+    method = method_of(g, base_pos_weight=positive, pos_weight=positive, **weights)
+    outputs, leaves = [], []
+    for who in ("student", "teacher")[: 1 + step]:
+        aux, classes = (tuple(g[f"{who}_{k}_{p}"] for p in ("weight", "bias")) for k in ("aux", "class"))
+        head = head_of(classes[0].shape[1], [len(classes[0])], aux, classes)
+        feature = torch.from_numpy(g[f"{who}_features"]).requires_grad_()
+        outputs.append(head.classify(feature))
+        leaves.append([feature, head.aux.weight, head.aux.bias, head.head[0].weight, head.head[0].bias])
+    label = torch.from_numpy(g["labels"]).long()
+    old = DecomposedOutput(*(t.detach() for t in outputs[1])) if step else None
+    terms = method.loss(outputs[0], old, Batch(torch.zeros(len(label), 3, *label.shape[1:]), label, {}))
+    for name, term in terms.items():
+        close(term.value / term.weight, g[f"expected_term_{name}"])
+    # the file may weigh the first term as well; in the method its weight is 1
+    terms["mbce"] = terms["mbce"]._replace(weight=float(g["weight_mbce"]))
+    total = total_loss(terms)
+    close(total, g["expected_loss"])
+    names = ("features", "aux_weight", "aux_bias", "class_weight", "class_bias")
+    for name, gradient in zip(names, torch.autograd.grad(total, leaves[0]), strict=True):
+        expected = g[f"expected_grad_student_{name}"]
+        close(gradient.reshape(expected.shape), expected)
+
+
+@pytest.mark.parametrize("file", files("prediction"))
+def test_prediction(file, golden):
+    g = golden(f"dkd/{file}.npz")
+    logits = torch.from_numpy(g["logits"])
+    groups = (tuple(range(1, logits.shape[1])),)
+    method = DKDConfig().build(Step(0, groups), NETWORK)
+    out = DecomposedOutput(logits, logits, logits)
+    prediction = method.predict(out, (logits.shape[2], logits.shape[3]))
+    np.testing.assert_array_equal(prediction, g["expected_prediction"])
+
+
+@pytest.mark.parametrize("file", files("lr"))
+def test_schedules(file, golden):
+    g = golden(f"dkd/{file}.npz")
+    base, total, warm_up = float(g["base_lr"]), int(g["max_iters"]), float(g["warmup_fraction"])
+    ours = [
+        [learning_rate("warm_poly", rate, i, total, warm_up=warm_up) for rate in (base, 10 * base)]
+        for i in range(total + 1)
+    ]
+    np.testing.assert_allclose(ours, g["expected_lr"], rtol=1e-9, atol=1e-15)
