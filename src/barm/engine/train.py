@@ -57,6 +57,11 @@ class StepTrainer:
         seed: int,
     ) -> None:
         self.method, self.recipe, self.total, self.rt, self.seed = method, recipe, total, rt, seed
+        if not method.bn_frozen and recipe.batch_size == 1 and not (rt.world > 1 and rt.device.type == "cuda"):
+            raise UserError(
+                "batch_size is 1, but batch norm is trained at this step and needs at least 2 pictures: raise "
+                "batch_size, or freeze batch norm with --set method.freeze_bn=true (from step 1 on)"
+            )
         groups = [g for g in method.param_groups(model, recipe.lr) if g["params"]]
         training = {id(p) for g in groups for p in g["params"]}
         for parameter in model.parameters():
