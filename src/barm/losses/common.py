@@ -79,22 +79,24 @@ def probabilities(logits: Tensor, loss: str) -> Tensor:
     return torch.sigmoid(logits) if loss == "bce" else torch.softmax(logits, dim=1)
 
 
-def pseudo_labels(logits: Tensor, label: Tensor, *, threshold: float, softmax: bool = False) -> Tensor:
+def pseudo_labels(logits: Tensor, label: Tensor, *, threshold: float, softmax: bool = False, first: int = 1) -> Tensor:
     """Background pixels that the previous model knows well take its class.
 
-    A pixel gets channel k where its label is 0, k > 0 is the previous model's best channel and that channel's
-    probability is at least `threshold`.
+    A pixel gets channel k where its label is below `first`, k >= `first` is the previous model's best channel and that
+    channel's probability is at least `threshold`.
 
     Args:
         logits: of the previous model at label size, ``(N, K, H, W)`` float.
         label: channels, ``(N, H, W)`` int64; not changed.
         threshold: on the probability.
         softmax: probabilities by softmax instead of sigmoid.
+        first: channel of the first class; those below stand for background.
 
     Returns:
         New labels, ``(N, H, W)`` int64.
 
-    Source: spec/barm.md section 3. The largest sigmoid is the sigmoid of the largest logit, so only that one is taken.
+    Source: spec/barm.md section 3, spec/ssul.md section 6. The largest sigmoid is the sigmoid of the largest logit, so
+    only that one is taken.
 
     >>> logits = torch.tensor([[-3.0, 3.0]]).view(1, 2, 1, 1)
     >>> pseudo_labels(logits, torch.tensor([[[0]]]), threshold=0.7)
@@ -102,4 +104,4 @@ def pseudo_labels(logits: Tensor, label: Tensor, *, threshold: float, softmax: b
     """
     best, channel = logits.max(dim=1)
     score = torch.exp(best - torch.logsumexp(logits, dim=1)) if softmax else torch.sigmoid(best)
-    return torch.where((label == 0) & (channel > 0) & (score >= threshold), channel, label)
+    return torch.where((label < first) & (channel >= first) & (score >= threshold), channel, label)

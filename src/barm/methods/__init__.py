@@ -7,6 +7,7 @@ from barm.methods.finetune import FineTuneConfig, JointConfig
 from barm.methods.lwf import ILTConfig, LwFConfig
 from barm.methods.mib import MiBConfig
 from barm.methods.plop import PLOPConfig
+from barm.methods.ssul import SSULConfig
 
 METHODS: dict[str, type[MethodConfig]] = {
     "barm": BARMConfig,
@@ -17,6 +18,7 @@ METHODS: dict[str, type[MethodConfig]] = {
     "mib": MiBConfig,
     "plop": PLOPConfig,
     "dkd": DKDConfig,
+    "ssul": SSULConfig,
 }
 
 __all__ = ["METHODS", "Method", "MethodConfig", "Rates"]

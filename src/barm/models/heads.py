@@ -161,3 +161,34 @@ class DecomposedHead(nn.Module):
         positive = nn.functional.conv2d(branch, weight * (weight > 0))
         negative = nn.functional.conv2d(branch, weight * (weight < 0))
         return DecomposedOutput(logits, positive, negative)
+
+
+class UnknownOutput(NamedTuple):
+    """What SSUL's classifier computes: logits with the unknown class first, ``(N, 1 + C, h, w)``."""
+
+    logits: Tensor
+
+
+class UnknownHead(nn.Module):
+    """A branch with its classifier for the unknown, for background, and for the classes of every step.
+
+    Tensor names are the published ones. Source: spec/ssul.md section 4.
+
+    Args:
+        aspp: turns the backbone's feature map into the common feature of width `channels`.
+        channels: D, of the ASPP feature.
+        group_sizes: classes per step without background.
+    """
+
+    def __init__(self, aspp: nn.Module, channels: int, group_sizes: Sequence[int]) -> None:
+        super().__init__()
+        self.aspp = aspp
+        self.head = nn.ModuleList(
+            nn.Sequential(*conv_block(channels, channels), nn.Conv2d(channels, size, 1))
+            for size in (1, 1, *group_sizes)
+        )
+
+    def forward(self, feature: Tensor) -> UnknownOutput:
+        """Backbone feature ``(N, B, h, w)`` -> logits."""
+        feature = self.aspp(feature)
+        return UnknownOutput(torch.cat([head(feature) for head in self.head], dim=1))

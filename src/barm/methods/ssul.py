@@ -1,0 +1,123 @@
+"""SSUL: semantic segmentation with unknown label (Cha et al., NeurIPS 2021, arXiv 2106.11562).
+
+Salient objects that nobody labelled are a class of their own, the unknown; new classes start from it. Later steps train
+new heads alone. Inside this file a label is 0 for unknown, 1 for background, then the classes. Source: spec/ssul.md.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, cast
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from barm.batch import Batch, Term
+from barm.labels import IGNORE, Step
+from barm.losses.common import SEGMENTATION_LOSSES, probabilities, pseudo_labels, upsample
+from barm.methods.base import Method, MethodConfig, ParamGroup, Rates, group
+from barm.models.heads import UnknownHead, UnknownOutput
+from barm.models.network import NetworkConfig, Segmenter, hand_over
+
+UNKNOWN, BACKGROUND, FIRST = 0, 1, 2  # private labels
+
+
+class SSULConfig(MethodConfig):
+    """SSUL (NeurIPS 2021): salient unlabelled objects are a class of their own, and only new heads train.
+
+    Attributes:
+        pseudo: label confident old pixels with the previous model's class.
+        pseudo_threshold: on its probability.
+        weight_transfer: a new head starts as the unknown's.
+    """
+
+    name: Literal["ssul"] = "ssul"
+    pseudo: bool = True
+    pseudo_threshold: float = Field(0.7, ge=0, le=1)
+    weight_transfer: bool = True
+
+    def build(self, step: Step, network: NetworkConfig) -> SSUL:
+        """SSUL at one step."""
+        return SSUL(self, step, network)
+
+
+class SSUL(Method[UnknownOutput]):
+    """SSUL at one step."""
+
+    uses_teacher = True
+
+    def __init__(self, config: SSULConfig, step: Step, network: NetworkConfig) -> None:
+        super().__init__(config, step, network)
+        self.config = config
+
+    def build_model(self) -> Segmenter:
+        """Backbone, ASPP, and one head for the unknown, for background and for every step."""
+        return Segmenter(self.network, UnknownHead, self.step.group_sizes, pretrained=self.step.index == 0)
+
+    def init_from(self, model: nn.Module, previous: nn.Module) -> None:
+        """Copy equal names; the new head starts as the unknown's, every class alike (section 8)."""
+        hand_over(model, previous, new=[f"classifier.head.{FIRST + self.step.index}."])
+        if self.config.weight_transfer:
+            heads = cast(UnknownHead, model.classifier).head
+            transfer(cast(nn.Sequential, heads[UNKNOWN]), cast(nn.Sequential, heads[-1]))
+
+    def loss(self, new: UnknownOutput, old: UnknownOutput | None, batch: Batch) -> dict[str, Term]:
+        """The segmentation loss against labels with unknown and pseudo-labels (sections 5 to 7)."""
+        config, size = self.config, (batch.label.shape[1], batch.label.shape[2])
+        label = unknown_labels(batch.label, batch.extras.get("saliency"))
+        if old is not None and config.pseudo:
+            with torch.no_grad():
+                label = pseudo_labels(
+                    upsample(old.logits, size),
+                    label,
+                    threshold=config.pseudo_threshold,
+                    softmax=config.loss != "bce",
+                    first=FIRST,
+                )
+        return {config.loss: SEGMENTATION_LOSSES[config.loss](upsample(new.logits, size), label)}
+
+    def scores(self, out: UnknownOutput) -> Tensor:
+        """Probabilities with the unknown's added to background, ``(N, C, h, w)``; for BCE that sum may exceed 1."""
+        share = probabilities(out.logits, self.config.loss)
+        return torch.cat([share[:, :1] + share[:, 1:2], share[:, 2:]], dim=1)
+
+    def predict(self, out: UnknownOutput, size: tuple[int, int]) -> Tensor:
+        """Upsampling first, then probabilities, merged, then argmax (section 13)."""
+        return self.scores(UnknownOutput(upsample(out.logits, size))).argmax(dim=1)
+
+    def param_groups(self, model: nn.Module, rates: Rates) -> list[ParamGroup]:
+        """From step 1 on the newest and the unknown head, and background's at `old`; all else is frozen (section 9)."""
+        classifier, take = cast(UnknownHead, model.classifier), self.trainable
+        heads = classifier.head
+        if self.step.index:
+            return [
+                group("new_head", take(heads[-1]), rates.new),
+                group("unknown_head", take(heads[UNKNOWN]), rates.new),
+                group("background_head", take(heads[BACKGROUND]), rates.old),
+            ]
+        return [
+            group("heads", take(*heads), rates.new),
+            group("aspp", take(classifier.aspp), rates.aspp),
+            group("backbone", take(cast(nn.Module, model.backbone)), rates.backbone),
+        ]
+
+
+def unknown_labels(label: Tensor, saliency: Tensor | None) -> Tensor:
+    """Canonical labels -> private ones, ``(N, H, W)`` int64: background where nothing salient is, else unknown.
+
+    Args:
+        label: channels, ``(N, H, W)`` int64.
+        saliency: ``(N, H, W)``, anything above 0 is salient; without a map every unlabelled pixel is unknown, as
+            published for ADE20K (section 5.1).
+    """
+    shifted = torch.where(label == IGNORE, IGNORE, label + 1)
+    salient = torch.ones_like(label, dtype=torch.bool) if saliency is None else saliency > 0
+    return torch.where((label == 0) & salient, UNKNOWN, shifted)
+
+
+def transfer(source: nn.Sequential, target: nn.Sequential) -> None:
+    """Fill a head from the unknown's: the branch is copied, every class is its one row; in place."""
+    counter = "num_batches_tracked"
+    own, given = target.state_dict(), source.state_dict()
+    filled = {name: value if name.endswith(counter) else given[name].expand_as(value) for name, value in own.items()}
+    target.load_state_dict(filled)

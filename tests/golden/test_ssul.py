@@ -1,0 +1,171 @@
+"""SSUL against numbers of the official implementation (golden/ssul), through the method that trains."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from barm.batch import Batch
+from barm.labels import INCREMENTAL, Step, TaskPlan
+from barm.losses.common import SEGMENTATION_LOSSES, binary_cross_entropy, focal_loss, pseudo_labels
+from barm.methods import Rates
+from barm.methods.ssul import SSULConfig, unknown_labels
+from barm.metrics.functional import class_iou, confusion_counts
+from barm.models.heads import UnknownHead, UnknownOutput
+from barm.models.network import NetworkConfig
+
+HERE = Path(__file__).parent / "data/ssul"
+LOSSES = {"bce_loss": "bce", "ce_loss": "ce", "focal_loss": "focal"}
+
+
+def files(prefix: str) -> list[str]:
+    found = sorted(p.stem for p in HERE.glob(f"{prefix}_*.npz"))
+    assert found
+    return found
+
+
+def close(actual, expected) -> None:
+    """The bound of the golden README: 1e-5, absolute and relative."""
+    np.testing.assert_allclose(actual.detach().numpy(), expected, rtol=1e-5, atol=1e-5)
+
+
+def arguments(g) -> dict:
+    return json.loads(str(g["args"]))
+
+
+@pytest.mark.parametrize("file", [f for f in files("bce") if f.endswith(("mean", "sum")) or "all_ignored" in f])
+def test_binary_cross_entropy(file, golden):
+    g = golden(f"ssul/{file}.npz")
+    logits = torch.from_numpy(g["logits"]).requires_grad_()
+    term = binary_cross_entropy(logits, torch.from_numpy(g["target"]))
+    loss = term.total if "sum" in file else term.value
+    expected = np.nan_to_num(g["out"])  # all ignored: NaN there, 0 here (Q22)
+    close(loss, expected)
+    gradient = torch.autograd.grad(loss * torch.from_numpy(np.asarray(g["grad_out"])), logits)[0]
+    close(gradient, g["grad_logits"])
+
+
+@pytest.mark.parametrize("file", files("focal"))
+def test_focal_loss(file, golden):
+    g = golden(f"ssul/{file}.npz")
+    settings = arguments(g)
+    logits = torch.from_numpy(g["logits"]).requires_grad_()
+    term = focal_loss(logits, torch.from_numpy(g["target"]), alpha=settings["alpha"], gamma=settings["gamma"])
+    loss = term.value if settings["size_average"] else term.total
+    close(loss, g["out"])
+    close(torch.autograd.grad(loss, logits)[0], g["grad_logits"])
+
+
+@pytest.mark.parametrize("file", files("pseudo"))
+def test_pseudo_labels(file, golden):
+    g = golden(f"ssul/{file}.npz")
+    settings = arguments(g)
+    loss = LOSSES[settings["loss_type"]]
+    label = pseudo_labels(
+        torch.from_numpy(g["logits_prev"]),
+        torch.from_numpy(g["label"]),
+        threshold=settings["pseudo_thresh"],
+        softmax=loss != "bce",
+        first=settings["fg_idx"] + 1,
+    )
+    np.testing.assert_array_equal(label, g["pseudo_label"])
+    logits = torch.from_numpy(g["logits"]).requires_grad_()
+    term = SEGMENTATION_LOSSES[loss](logits, label)
+    close(term.value, g["loss"])
+    close(torch.autograd.grad(term.value, logits)[0], g["grad_logits"])
+
+
+@pytest.mark.parametrize("file", files("labels"))
+def test_unknown_labels(file, golden):
+    g = golden(f"ssul/{file}.npz")
+    settings = arguments(g)
+    plan = TaskPlan.parse(settings["task"], 20 if settings["dataset"] == "voc" else 150)
+    lut = plan.train_lut(plan[settings["step"]], INCREMENTAL)
+    label = torch.from_numpy(lut[g["gt"]].astype(np.int64))
+    np.testing.assert_array_equal(label, g["train_unknown0"])
+    saliency = torch.from_numpy(g["saliency"]) if "saliency" in g else None
+    np.testing.assert_array_equal(unknown_labels(label, saliency), g["train_unknown1"])
+
+
+@pytest.mark.parametrize("file", files("transfer"))
+def test_new_heads_start_as_the_unknown(file, golden):
+    g = golden(f"ssul/{file}.npz")
+    settings = arguments(g)
+    sizes, new, width = settings["classes_prev"], settings["classes_new"], settings["channels"]
+    ids = iter(range(1, 99))
+    groups = tuple(tuple(next(ids) for _ in range(size)) for size in (*sizes[2:], new))
+    network = NetworkConfig(backbone="test_resnet", channels=width, pretrained=False)
+    config = SSULConfig(weight_transfer=settings["w_transfer"])
+    before = config.build(Step(len(groups) - 2, groups[:-1]), network).build_model()
+    method = config.build(Step(len(groups) - 1, groups), network)
+    model = method.build_model()
+    fill(before.classifier, g, "prev")
+    fill(model.classifier, g, "init")
+    method.init_from(model, before)
+    for name, value in named(model.classifier):
+        np.testing.assert_array_equal(value.detach(), g[f"out_{name}"], err_msg=name)
+
+
+def named(head: UnknownHead):
+    """Every tensor of the heads under its name in the golden files."""
+    for h, sequence in enumerate(head.head):
+        for layer, module in (("conv3", sequence[0]), ("bn", sequence[1]), ("conv1", sequence[3])):
+            for entry, value in module.state_dict(keep_vars=True).items():
+                yield f"h{h}_{layer}_{entry}", value
+
+
+def fill(head: UnknownHead, g, phase: str) -> None:
+    with torch.no_grad():
+        for name, value in named(head):
+            value.copy_(torch.from_numpy(np.asarray(g[f"{phase}_{name}"])))
+
+
+@pytest.mark.parametrize("file", files("predict"))
+def test_prediction(file, golden):
+    g = golden(f"ssul/{file}.npz")
+    settings = arguments(g)
+    logits, count = torch.from_numpy(g["logits"]), settings["n_classes"]
+    method = SSULConfig(loss=LOSSES[settings["loss_type"]]).build(
+        Step(0, (tuple(range(1, count)),)), NetworkConfig(pretrained=False)
+    )
+    if settings["unknown"]:
+        prediction = method.predict(UnknownOutput(logits), (logits.shape[2], logits.shape[3]))
+    else:
+        prediction = torch.sigmoid(logits).argmax(dim=1)
+    np.testing.assert_array_equal(prediction, g["pred"])
+    counts = confusion_counts(prediction, torch.from_numpy(g["label"]), count)
+    np.testing.assert_array_equal(counts, g["confusion"])
+    np.testing.assert_allclose(class_iou(counts), g["class_iou"], rtol=1e-9)
+
+
+def test_only_the_newest_the_unknown_and_the_background_head_train():
+    groups = (tuple(range(1, 16)), (16,))
+    method = SSULConfig().build(Step(1, groups), NetworkConfig(backbone="test_resnet", channels=16, pretrained=False))
+    model = method.build_model()
+    rates = {"new": 0.01, "aspp": 0.01, "old": 1e-6, "backbone": 1e-3}
+
+    found = method.param_groups(model, Rates(**rates))
+    assert [(g["name"], g["lr"], len(g["params"])) for g in found] == [
+        ("new_head", 0.01, 3),
+        ("unknown_head", 0.01, 3),
+        ("background_head", 1e-6, 3),
+    ]
+    method.train_mode(model)
+    assert not any(m.training for m in model.modules() if isinstance(m, nn.BatchNorm2d))
+    assert all(m.training for m in model.modules() if isinstance(m, nn.Dropout))  # Q7
+
+
+def test_the_loss_uses_saliency():
+    method = SSULConfig().build(Step(0, ((1, 2),)), NetworkConfig(pretrained=False))
+    logits = torch.zeros(1, 4, 4, 4)
+    label, saliency = torch.zeros(1, 4, 4, dtype=torch.long), torch.zeros(1, 4, 4, dtype=torch.uint8)
+    logits[:, 0] = 5  # sure of the unknown everywhere
+    batch = Batch(torch.zeros(1, 3, 4, 4), label, {"saliency": saliency})
+    plain = method.loss(UnknownOutput(logits), None, batch)["bce"].value
+    salient = method.loss(UnknownOutput(logits), None, batch._replace(extras={"saliency": saliency + 1}))["bce"].value
+    assert float(salient) < float(plain)
