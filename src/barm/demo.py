@@ -31,12 +31,12 @@ def demo(out: Path, *, seed: int = 1, quiet: bool = False) -> dict[str, list[dic
     Args:
         out: folder for the data, the runs and the picture; replaced if an earlier demo wrote it.
         seed: of data and training.
-        quiet: show nothing but errors.
+        quiet: show only errors and results.
 
     Returns:
         The metrics of every step by method.
     """
-    console = Console(quiet=quiet)
+    console, results_console = Console(quiet=quiet), Console()
     began = time.monotonic()
     data = out / "data"
     if (out / ".demo").exists():
@@ -58,11 +58,11 @@ def demo(out: Path, *, seed: int = 1, quiet: bool = False) -> dict[str, list[dic
         )
         first = None if name == "barm" else out / "barm"
         results[title] = fit(config, out=out / name, start_from=first, quiet=quiet)
-    console.print(steps_table(f"{NUM_CLASSES} generated classes, task {TASK}, seed {seed}", results))
+    results_console.print(steps_table(f"{NUM_CLASSES} generated classes, task {TASK}, seed {seed}", results))
     picture = out / "demo.png"
     draw(picture, out, results, open_source("voc", data, "val"))
-    console.print(f"[bold]3.[/bold] {summary(results)}")
-    console.print(f"   Look at [bold]{picture}[/bold] ({time.monotonic() - began:.0f} s in all)")
+    results_console.print(f"[bold]3.[/bold] {summary(results)}")
+    results_console.print(f"   Look at [bold]{picture}[/bold] ({time.monotonic() - began:.0f} s in all)")
     return results
 
 

@@ -10,11 +10,20 @@ import torch
 from torch import nn
 
 from barm.batch import Batch, total_loss
+from barm.data.memory import Exemplar, channels_in, take_in_turn
 from barm.engine.schedule import learning_rate
-from barm.labels import Step
+from barm.labels import IGNORE, LabelPolicy, Step, TaskPlan
 from barm.losses.common import sigmoid_distillation, upsample
 from barm.losses.decomposed import auxiliary_loss, multiple_binary_cross_entropy
-from barm.methods.dkd import DKD, DKDConfig
+from barm.methods.dkd import DKD, DKDConfig, DKDMConfig
+from barm.metrics.functional import (
+    class_accuracy,
+    class_iou,
+    confusion_counts,
+    group_means,
+    harmonic_mean,
+    overall_accuracy,
+)
 from barm.models.heads import DecomposedHead, DecomposedOutput
 from barm.models.network import NetworkConfig
 
@@ -206,3 +215,62 @@ def test_schedules(file, golden):
         for i in range(total + 1)
     ]
     np.testing.assert_allclose(ours, g["expected_lr"], rtol=1e-9, atol=1e-15)
+
+
+@pytest.mark.parametrize("file", files("memory_select"))
+def test_choice_of_the_memory(file, golden):
+    g = golden(f"dkd/{file}.npz")
+    pool = [
+        Exemplar(f"{number:06d}", tuple(np.flatnonzero(row)))
+        for number, row in zip(g["candidate_ids"], g["candidate_label_sets"], strict=True)
+    ]
+    taken = take_in_turn(pool, g["class_order"].tolist(), int(g["memory_size"]))
+    assert sorted(int(e.name) for e in taken) == g["expected_selected_ids_sorted"].tolist()
+    by_class = g["expected_selected_ids_class_major"].tolist()
+    assert [int(e.name) for e in taken] == by_class
+
+
+def test_classes_that_a_picture_shows(golden):
+    g = golden("dkd/memory_select_2.npz")
+    known = g["teacher_logits"].shape[1] - 1
+    config = DKDMConfig()
+    method = config.build(Step(1, (tuple(range(1, known)), (known,))), NETWORK)
+    logits, label = tensors(g, "teacher_logits", "labels")
+    batch = Batch(torch.zeros(len(label), 3, 1, 1), label.long(), {})
+    found = method.annotate(DecomposedOutput(logits, logits, logits), batch, config.memory.threshold)
+    for one, expected in zip(found, g["expected_image_label_sets"], strict=True):
+        assert channels_in(one) == tuple(np.flatnonzero(expected))
+
+
+@pytest.mark.parametrize("file", files("label_mask"))
+def test_label_mask(file, golden):
+    g = golden(f"dkd/{file}.npz")
+    hidden = int(g["masking_value"])
+    plan = TaskPlan((tuple(g["old_classes"].tolist()), tuple(g["new_classes"].tolist())))
+    classes = sorted(set(g["raw_labels"].flatten().tolist()) - {0, IGNORE} - set(plan.classes))
+    plan = TaskPlan((*plan.groups, tuple(classes)))
+    policy = LabelPolicy(hidden=hidden, unseen=hidden)
+    lut = plan.eval_lut(plan[1], policy) if g["is_test"] else plan.train_lut(plan[1], policy)
+    channel = {i: c for c, i in enumerate((0, *plan[1].seen))} | {IGNORE: IGNORE}
+    expected = np.vectorize(channel.get)(g["expected_labels"])
+    np.testing.assert_array_equal(lut[g["raw_labels"]], expected)
+
+
+@pytest.mark.parametrize("file", files("metric"))
+def test_metrics(file, golden):
+    g = golden(f"dkd/{file}.npz")
+    base, count = len(g["old_classes"]), int(g["n_classes_incl_background"])
+    truth, prediction = tensors(g, "ground_truth", "prediction")
+    counts = confusion_counts(prediction, truth, count)
+    np.testing.assert_array_equal(counts, g["expected_confusion"])
+    assert 100 * overall_accuracy(counts) == pytest.approx(float(g["expected_pixel_accuracy_overall"]), rel=1e-5)
+    scores = {"class_accuracy": class_accuracy(counts), "iou": class_iou(counts)}
+    for name, values in scores.items():
+        np.testing.assert_allclose(100 * values, np.nan_to_num(g[f"expected_{name}_by_class"]), rtol=1e-5, atol=1e-5)
+    iou = group_means(scores["iou"], base)
+    assert 100 * iou["all"] == pytest.approx(float(g["expected_iou_overall"]), rel=1e-5)
+    if "new" in iou:
+        for name in ("old", "new"):
+            assert 100 * iou[name] == pytest.approx(float(g[f"expected_iou_{name}"]), rel=1e-5)
+        harmonic = 100 * harmonic_mean(iou["old"], iou["new"])
+        assert harmonic == pytest.approx(float(g["expected_iou_harmonic"]), rel=1e-5)

@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from barm.batch import Batch
-from barm.labels import INCREMENTAL, Step, TaskPlan
+from barm.data.memory import Exemplar, MemoryConfig, channels_in, draw_exemplars, replaced
+from barm.labels import IGNORE, INCREMENTAL, JOINT, Step, TaskPlan
 from barm.losses.common import SEGMENTATION_LOSSES, binary_cross_entropy, focal_loss, pseudo_labels
 from barm.methods import Rates
-from barm.methods.ssul import SSULConfig, unknown_labels
+from barm.methods.ssul import SSULConfig, SSULMConfig, unknown_labels
 from barm.metrics.functional import class_iou, confusion_counts
 from barm.models.heads import UnknownHead, UnknownOutput
 from barm.models.network import NetworkConfig
@@ -169,3 +170,67 @@ def test_the_loss_uses_saliency():
     plain = method.loss(UnknownOutput(logits), None, batch)["bce"].value
     salient = method.loss(UnknownOutput(logits), None, batch._replace(extras={"saliency": saliency + 1}))["bce"].value
     assert float(salient) < float(plain)
+
+
+@pytest.mark.parametrize("file", [f for f in files("labels") if "memory_shifted" in np.load(HERE / f"{f}.npz")])
+def test_labels_of_the_memory(file, golden):
+    """Kept pictures get labels of all classes so far, and the unknown as all others; as released on request (Q1)."""
+    g = golden(f"ssul/{file}.npz")
+    settings = arguments(g)
+    plan = TaskPlan.parse(settings["task"], 20 if settings["dataset"] == "voc" else 150)
+    step = plan[settings["step"]]
+    label = torch.from_numpy(plan.train_lut(step, JOINT)[g["gt"]].astype(np.int64))
+    extras = {"memory": torch.ones(len(label), dtype=torch.bool)}
+    if "saliency" in g:
+        extras["saliency"] = torch.from_numpy(g["saliency"])
+    batch = Batch(torch.zeros(len(label), 3, 1, 1), label, extras)
+    for name, config in {"shifted": SSULMConfig(), "released": SSULMConfig(shift_memory=False)}.items():
+        method = config.build(step, NetworkConfig(pretrained=False))
+        np.testing.assert_array_equal(method.private_labels(batch), g[f"memory_{name}"])
+    mixed = batch._replace(extras={**extras, "memory": torch.zeros(len(label), dtype=torch.bool)})
+    np.testing.assert_array_equal(method.private_labels(mixed), g["memory_shifted"])
+
+
+@pytest.mark.parametrize("file", files("memory"))
+def test_choice_of_the_memory(file, golden):
+    """Every step's memory, one after the other, down to the order of both shuffles."""
+    g = golden(f"ssul/{file}.npz")
+    expected = json.loads((HERE / f"{file}_expected.json").read_text("utf-8"))
+    plan = TaskPlan.parse(expected["task"], 20 if expected["dataset"] == "voc" else 150)
+    config = MemoryConfig(size=expected["mem_size"], unique=False)
+    memory: list[Exemplar] = []
+    for wanted in expected["steps"]:
+        before = plan[wanted["step"] - 1]
+        labels = shown_labels(g, before, config.threshold)
+        names = expected["names"][str(before.index)]
+        new = [Exemplar(n, channels_in(one)) for n, one in zip(names, labels, strict=True)]
+        candidates = [*memory, *new]
+        assert candidates == [record(r) for r in wanted["candidates"]]
+        memory = draw_exemplars(candidates, before.num_seen, config, expected["numpy_seed"])
+        assert memory == [record(r) for r in wanted["sampled"]]
+        assert sorted(e.name for e in memory) == wanted["memory_list"]
+
+
+def record(entry) -> Exemplar:
+    """The official record; it counts 255 as a class (254 after the shift, Q12)."""
+    return Exemplar(entry[0], tuple(c for c in entry[3] if c != 254))
+
+
+def shown_labels(g, step: Step, threshold: float):
+    """What the pictures of a step show, from their private labels and the network's logits."""
+    private = torch.from_numpy(g[f"target_{step.index}"])
+    label = torch.where(private == IGNORE, IGNORE, (private - 1).clamp(min=0))
+    if step.index == 0:
+        return label
+    out = UnknownOutput(torch.from_numpy(g[f"logits_{step.index}"]))
+    batch = Batch(torch.zeros(len(label), 3, 1, 1), label, {"saliency": (private == 0).to(torch.uint8)})
+    return SSULMConfig().build(step, NetworkConfig(pretrained=False)).annotate(out, batch, threshold)
+
+
+@pytest.mark.parametrize("file", files("mix"))
+def test_half_of_a_batch_is_kept_pictures(file, golden):
+    g = golden(f"ssul/{file}.npz")
+    for name in ("images", "labels", "saliency"):
+        mixed = replaced(list(g[name]), list(g[f"mem_{name}"]), g["index"])
+        np.testing.assert_array_equal(np.stack(mixed), g[f"out_{name}"])
+    assert len(g["index"]) == len(g["images"]) // 2

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from barm.data.base import Source
 from barm.data.transforms import EvalTransform, TrainTransform, eval_transform, train_transform
 from barm.errors import UserError
-from barm.labels import LabelPolicy, Step, TaskPlan
+from barm.labels import LabelPolicy, Lut, Step, TaskPlan
 
 Item = tuple[Tensor, Tensor, dict[str, Tensor]]
 Key = tuple[int, int]  # epoch, position in the step's pictures
@@ -56,10 +56,27 @@ class StepDataset(Dataset[Item]):
         return len(self.images)
 
     def __getitem__(self, key: Key) -> Item:
-        epoch, position = key
-        rng = np.random.default_rng([self.seed, self.step.index, epoch, position])
-        index = self.images[position]
-        image, label, extras = train_transform(self.source[index], self.lut, rng, self.transform)
+        return self.load(self.images[key[1]], key, self.lut)
+
+    def load(self, index: int, key: Key, lut: Lut) -> Item:
+        """One picture of the source under the augmentation that belongs to the key."""
+        rng = np.random.default_rng([self.seed, self.step.index, *key])
+        image, label, extras = train_transform(self.source[index], lut, rng, self.transform)
+        return image, label, {**extras, "index": torch.tensor(index)}
+
+
+class StepView(Dataset[Item]):
+    """A step's pictures with its training labels, seen as in evaluation, in order."""
+
+    def __init__(self, step: StepDataset, transform: EvalTransform) -> None:
+        self.step, self.transform = step, transform
+
+    def __len__(self) -> int:
+        return len(self.step)
+
+    def __getitem__(self, position: int) -> Item:
+        index = self.step.images[position]
+        image, label, extras = eval_transform(self.step.source[index], self.step.lut, self.transform)
         return image, label, {**extras, "index": torch.tensor(index)}
 
 
@@ -76,7 +93,8 @@ class EvalDataset(Dataset[Item]):
         return len(self.source)
 
     def __getitem__(self, index: int) -> Item:
-        image, label = eval_transform(self.source[index], self.lut, self.transform)
+        sample = self.source[index]._replace(extras={})
+        image, label, _ = eval_transform(sample, self.lut, self.transform)
         return image, label, {"index": torch.tensor(index)}
 
 
@@ -121,24 +139,15 @@ class EpochSampler(Sampler[list[Key]]):
             yield [(epoch, int(i)) for i in order[first : first + self.batch_size]]
 
 
-def make_train_loader(
-    dataset: StepDataset,
-    *,
-    batch_size: int,
-    epochs: int,
-    start_iteration: int,
-    rank: int,
-    world: int,
-    seed: int,
-    workers: int,
-) -> DataLoader[Item]:
-    """Exactly the remaining batches of a step for one process: pictures and labels uint8, extras by name."""
-    sampler = EpochSampler(len(dataset), batch_size, epochs, start_iteration, rank, world, seed, dataset.step.index)
+def make_train_loader(dataset: Dataset[Item], sampler: Sampler[list[Key]], *, workers: int) -> DataLoader[Item]:
+    """The sampler's batches: pictures and labels uint8, extras by name."""
     return DataLoader(dataset, batch_sampler=sampler, **_options(workers))
 
 
-def make_eval_loader(dataset: EvalDataset, *, batch_size: int, rank: int, world: int, workers: int) -> DataLoader[Item]:
-    """Every `world`-th picture of the split, in order."""
+def make_eval_loader(
+    dataset: EvalDataset | StepView, *, batch_size: int, rank: int, world: int, workers: int
+) -> DataLoader[Item]:
+    """Every `world`-th picture of the data set, in order."""
     return DataLoader(dataset, batch_size=batch_size, sampler=range(rank, len(dataset), world), **_options(workers))
 
 

@@ -196,15 +196,14 @@ def train_transform(
     return _tensor(image.transpose(2, 0, 1)), _tensor(label), {k: _tensor(v) for k, v in extras.items()}
 
 
-def eval_transform(sample: Sample, lut: Pixels, config: EvalTransform) -> tuple[Tensor, Tensor]:
-    """Prepare one picture for evaluation: ``(3, H, W)`` and channels ``(H, W)``, uint8."""
-    image, mask = sample.image, sample.mask
+def eval_transform(sample: Sample, lut: Pixels, config: EvalTransform) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """Prepare one picture for evaluation: picture ``(3, H, W)``, channels and extras ``(H, W)``, all uint8."""
+    image, maps = sample.image, {"mask": sample.mask, **sample.extras}
     if config.crop is not None:
-        image, mask = (
-            centre_crop(image, config.crop, Image.Resampling.BILINEAR),
-            centre_crop(mask, config.crop, Image.Resampling.NEAREST),
-        )
-    return _tensor(np.asarray(image).transpose(2, 0, 1)), _tensor(lut[np.asarray(mask)])
+        image = centre_crop(image, config.crop, Image.Resampling.BILINEAR)
+        maps = {k: centre_crop(v, config.crop, Image.Resampling.NEAREST) for k, v in maps.items()}
+    label = _tensor(lut[np.asarray(maps.pop("mask"))])
+    return _tensor(np.asarray(image).transpose(2, 0, 1)), label, {k: _tensor(np.array(v)) for k, v in maps.items()}
 
 
 def centre_crop(image: Image.Image, crop: int, resampling: Image.Resampling) -> Image.Image:

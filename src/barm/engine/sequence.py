@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import subprocess
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -14,27 +12,34 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
-from barm.batch import Batch
 from barm.data import open_source
 from barm.data.base import Source
 from barm.data.index import checked
-from barm.data.steps import EvalDataset, StepDataset, iterations_per_epoch, make_eval_loader, make_train_loader
-from barm.data.transforms import EvalTransform, TrainTransform, normalise
+from barm.data.memory import Exemplar, MemoryDataset, from_json, to_json
+from barm.data.steps import EvalDataset, StepDataset, iterations_per_epoch
+from barm.data.transforms import EvalTransform, TrainTransform
 from barm.engine.evaluate import evaluate
+from barm.engine.exemplars import choose_exemplars
+from barm.engine.loading import ordered_batches, train_batches
 from barm.engine.monitor import Monitor
-from barm.engine.recipe import RunConfig, StepRecipe
+from barm.engine.recipe import RunConfig
 from barm.engine.runtime import Runtime, unwrap
-from barm.engine.store import AGREEING, COUNTS, METHOD, METRICS, RunDirectory
+from barm.engine.store import AGREEING, COUNTS, MEMORY, METHOD, METRICS, RunDirectory
 from barm.engine.train import StepTrainer, calibrate, train_step
 from barm.errors import Stopped, UserError
-from barm.labels import Step, TaskPlan
+from barm.labels import INCREMENTAL, JOINT, Step, TaskPlan
 from barm.methods import METHODS, Method
-from barm.metrics.functional import average_miou, class_accuracy, class_iou, forgetting, group_means, overall_accuracy
+from barm.metrics.functional import (
+    average_miou,
+    class_accuracy,
+    class_iou,
+    forgetting,
+    group_means,
+    harmonic_mean,
+    overall_accuracy,
+)
 from barm.models.network import NetworkConfig, check_names
-
-MAX_WORKERS = 8
 
 
 @dataclass(frozen=True)
@@ -132,30 +137,31 @@ def _run_step(
     method = config.method.build(step, config.model)
     torch.manual_seed(config.seed * 1000 + step.index)
     model = rt.place(method.build_model())
-    teacher = None
+    teacher, partial, exemplars = None, directory.load_partial(step.index), list[Exemplar]()
     if step.index > 0:
-        previous, _ = load_step(directory, step.index - 1, data.plan)
+        previous, before = load_step(directory, step.index - 1, data.plan)
         method.init_from(model, rt.place(previous))
         teacher = previous if method.uses_teacher else None
+        exemplars = _exemplars(config, rt, directory, data, previous, before, partial)
+    pictures = _with_memory(config, data, dataset, step, exemplars)
 
-    per_epoch = iterations_per_epoch(len(dataset), recipe.batch_size, rt.world)
+    per_epoch = iterations_per_epoch(len(pictures), recipe.batch_size, rt.world)
     trainer = StepTrainer(method, model, teacher, recipe, recipe.epochs * per_epoch, rt, config.seed)
-    partial = directory.load_partial(step.index)
     if partial is not None:
         trainer.load_state_dict(partial)
     elif teacher is not None and method.calibrates:
-        with closing(
-            to_device(_train_loader(config, rt, dataset, recipe.model_copy(update={"epochs": 1}), 0), rt)
-        ) as b:
-            calibrate(method, teacher, b, rt)
-    loader = _train_loader(config, rt, dataset, recipe, trainer.iteration)
+        with train_batches(config, rt, pictures, epochs=1, batch_size=recipe.batch_size) as batches:
+            calibrate(method, teacher, batches, rt)
     title = f"step {step.index} of {len(data.plan) - 1}"
     monitor.start_step(title, step.index, trainer.iteration, trainer.total, per_epoch, recipe.batch_size * rt.world)
 
     def save() -> None:
-        rt.on_main(lambda: directory.save_partial(step.index, trainer.state_dict()))
+        state = {**trainer.state_dict(), "memory": to_json(exemplars)}
+        rt.on_main(lambda: directory.save_partial(step.index, state))
 
-    with closing(to_device(loader, rt)) as batches:
+    with train_batches(
+        config, rt, pictures, epochs=recipe.epochs, batch_size=recipe.batch_size, start=trainer.iteration
+    ) as batches:
         finished = train_step(
             trainer,
             batches,
@@ -176,38 +182,38 @@ def _run_step(
         monitor.say(f"[yellow]{title}: {trainer.skipped} updates skipped because the loss was not finite[/yellow]")
     network = unwrap(trainer.model)
     counts = evaluate_step(config, rt, method, network, data, step, monitor)
-    rt.on_main(lambda: _store(config, directory, monitor, data, step, network.state_dict(), counts))
+    rt.on_main(lambda: _store(config, directory, monitor, data, step, network.state_dict(), counts, exemplars))
 
 
-def _train_loader(
-    config: RunConfig, rt: Runtime, dataset: StepDataset, recipe: StepRecipe, start: int
-) -> DataLoader[Any]:
-    return make_train_loader(
-        dataset,
-        batch_size=recipe.batch_size,
-        epochs=recipe.epochs,
-        start_iteration=start,
-        rank=rt.rank,
-        world=rt.world,
-        seed=config.seed,
-        workers=num_workers(config, rt),
-    )
+def _exemplars(
+    config: RunConfig,
+    rt: Runtime,
+    directory: RunDirectory,
+    data: Data,
+    previous: nn.Module,
+    before: Method[Any],
+    partial: Mapping[str, Any] | None,
+) -> list[Exemplar]:
+    """The kept pictures for the step after `before`, or those that the interrupted step has used; mostly none."""
+    memory, index = config.method.memory, before.step.index
+    if memory is None:
+        return []
+    if partial is not None:
+        return from_json(partial["memory"])
+    earlier = from_json(directory.read(index, MEMORY)) if directory.has(index, MEMORY) else []
+    pictures = train_dataset(config, data, before.step)
+    return choose_exemplars(config, rt, memory, earlier, pictures, previous.eval(), before)
 
 
-def num_workers(config: RunConfig, rt: Runtime) -> int:
-    """Loader processes of this process."""
-    if config.runtime.workers >= 0:
-        return config.runtime.workers
-    cores = len(os.sched_getaffinity(0))
-    return max(1, min(MAX_WORKERS, cores // rt.processes_per_node - 1))
-
-
-def to_device(loader: DataLoader[Any], rt: Runtime) -> Generator[Batch, None, None]:
-    """Move batches to the device and normalise there. To be closed: the loader's processes end with the generator."""
-    for image, label, extras in loader:
-        image = normalise(image.to(rt.device, non_blocking=True))
-        label = label.to(rt.device, non_blocking=True).long()
-        yield Batch(image, label, {k: v.to(rt.device, non_blocking=True) for k, v in extras.items()})
+def _with_memory(
+    config: RunConfig, data: Data, dataset: StepDataset, step: Step, exemplars: Sequence[Exemplar]
+) -> StepDataset | MemoryDataset:
+    """The step's pictures, with the kept ones where there are any."""
+    memory = config.method.memory
+    if memory is None or not exemplars:
+        return dataset
+    supervision = JOINT if memory.labels == "seen" else INCREMENTAL
+    return MemoryDataset(dataset, exemplars, memory, data.plan.train_lut(step, supervision))
 
 
 def evaluate_step(
@@ -216,11 +222,8 @@ def evaluate_step(
     """Confusion counts of a step's network on the whole validation split, ``(C, C)`` int64."""
     transform = EvalTransform(crop=config.evaluation.crop or None)
     dataset = EvalDataset(data.val, data.plan, step, method.policy, transform)
-    batch_size = config.evaluation.batch_size if config.evaluation.crop else 1
-    loader = make_eval_loader(
-        dataset, batch_size=batch_size, rank=rt.rank, world=rt.world, workers=num_workers(config, rt)
-    )
-    with closing(to_device(loader, rt)) as batches, monitor.evaluation(step.index, len(loader)) as progress:
+    loading, number = ordered_batches(config, rt, dataset)
+    with loading as batches, monitor.evaluation(step.index, number) as progress:
         return evaluate(method, model, batches, rt, progress)
 
 
@@ -232,13 +235,14 @@ def _store(
     step: Step,
     state: dict[str, Tensor],
     counts: Tensor,
+    exemplars: Sequence[Exemplar],
 ) -> None:
     """Write the step and tell what it reached."""
     earlier = [directory.read(i, COUNTS) for i in range(step.index) if directory.has(i, COUNTS)]
     metrics = step_metrics([*earlier, counts.tolist()], step, data.train.class_names)
-    directory.save_step(
-        step.index, state, describe_classes(config, step, data.train.class_names, data.train.palette), counts, metrics
-    )
+    about = describe_classes(config, step, data.train.class_names, data.train.palette)
+    memory = None if config.method.memory is None or step.index == 0 else to_json(exemplars)
+    directory.save_step(step.index, state, about, counts, metrics, memory)
     monitor.metrics(step.index, metrics["miou"])
     means = " · ".join(f"{k} {v:.3f}" for k, v in metrics["miou"].items())
     monitor.say(f"step {step.index}: mIoU {means}")
@@ -260,10 +264,12 @@ def step_metrics(counts: Sequence[Any], step: Step, class_names: Sequence[str]) 
     num_base = 1 + step.group_sizes[0]
     ious = [class_iou(c) for c in counts]
     accuracy = class_accuracy(counts[-1])
+    miou = group_means(ious[-1], num_base)
     return {
         "step": step.index,
         "learned": [class_names[i] for i in step.new],
-        "miou": group_means(ious[-1], num_base),
+        "miou": miou,
+        "harmonic_miou": harmonic_mean(miou["old"], miou["new"]) if "new" in miou else None,
         "accuracy": group_means(accuracy, num_base),
         "overall_accuracy": overall_accuracy(counts[-1]),
         "average_miou": average_miou(ious),

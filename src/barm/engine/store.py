@@ -20,12 +20,13 @@ from torch import Tensor
 from barm.engine.recipe import RunConfig
 from barm.errors import UserError
 
-CONFIG, MODEL, METHOD, COUNTS, METRICS = (
+CONFIG, MODEL, METHOD, COUNTS, METRICS, MEMORY = (
     "config.toml",
     "model.safetensors",
     "method.json",
     "counts.json",
     "metrics.json",
+    "memory.json",
 )
 AGREEING = ("seed", "task", "model", "method", "base", "increment")  # what a resumed run may not change
 
@@ -129,17 +130,19 @@ class RunDirectory:
         method: Mapping[str, Any],
         counts: Tensor | None,
         metrics: Mapping[str, Any] | None,
+        memory: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
         """Write a finished step beside, flush it to the disk, and rename it into place.
 
-        An imported step has neither counts nor metrics until it is evaluated.
+        An imported step has neither counts nor metrics until it is evaluated; few methods keep a memory of pictures.
         """
         beside = self.path / f".step{index:02d}.tmp"
         shutil.rmtree(beside, ignore_errors=True)
         try:
             beside.mkdir()
             (beside / MODEL).write_bytes(save({name: t.detach().cpu().contiguous() for name, t in state.items()}))
-            files = {METHOD: method, COUNTS: None if counts is None else counts.tolist(), METRICS: metrics}
+            plain = None if counts is None else counts.tolist()
+            files = {METHOD: method, COUNTS: plain, METRICS: metrics, MEMORY: memory}
             for name, value in files.items():
                 if value is not None:
                     (beside / name).write_text(json.dumps(value, indent=1) + "\n", "utf-8")

@@ -2,12 +2,12 @@
 
 from barm.methods.barm import BARMConfig
 from barm.methods.base import Method, MethodConfig, Rates
-from barm.methods.dkd import DKDConfig
+from barm.methods.dkd import DKDConfig, DKDMConfig
 from barm.methods.finetune import FineTuneConfig, JointConfig
 from barm.methods.lwf import ILTConfig, LwFConfig
 from barm.methods.mib import MiBConfig
 from barm.methods.plop import PLOPConfig
-from barm.methods.ssul import SSULConfig
+from barm.methods.ssul import SSULConfig, SSULMConfig
 
 METHODS: dict[str, type[MethodConfig]] = {
     "barm": BARMConfig,
@@ -18,7 +18,9 @@ METHODS: dict[str, type[MethodConfig]] = {
     "mib": MiBConfig,
     "plop": PLOPConfig,
     "dkd": DKDConfig,
+    "dkd-m": DKDMConfig,
     "ssul": SSULConfig,
+    "ssul-m": SSULMConfig,
 }
 
 __all__ = ["METHODS", "Method", "MethodConfig", "Rates"]

@@ -10,10 +10,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Generic, Literal, NotRequired, TypedDict, TypeVar
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from barm.batch import Batch, Output, Term
+from barm.data.memory import MemoryConfig
 from barm.labels import INCREMENTAL, LabelPolicy, Step
 from barm.losses.common import probabilities, upsample
 from barm.models.network import NetworkConfig
@@ -55,6 +57,7 @@ class MethodConfig(BaseModel):
         name: the method.
         loss: of the labelled pixels: sigmoid per channel (`bce`), softmax (`ce`) or `focal`.
         freeze_bn: from step 1 on, batch norm uses its running statistics and its scale and shift do not train.
+        memory: old pictures that later steps may see again; none unless given.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -62,6 +65,7 @@ class MethodConfig(BaseModel):
     name: str
     loss: Literal["bce", "ce", "focal"] = "bce"
     freeze_bn: bool = True
+    memory: MemoryConfig | None = None
 
     def build(self, step: Step, network: NetworkConfig) -> Method[Any]:
         """The method for one step."""
@@ -148,7 +152,26 @@ class Method(ABC, Generic[Out]):
 
         Source: spec/barm.md section 2 (upsampling the logits first is not the same).
         """
-        return upsample(self.scores(out), size).argmax(dim=1)
+        return self.full_scores(out, size).argmax(dim=1)
+
+    def full_scores(self, out: Out, size: tuple[int, int]) -> Tensor:
+        """Probabilities per class at the labels' size, ``(N, C, H, W)``."""
+        return upsample(self.scores(out), size)
+
+    def annotate(self, out: Out, batch: Batch, threshold: float) -> Tensor:
+        """The labels with what this network surely knows in their background, ``(N, H, W)`` int64.
+
+        Says which classes a picture shows that an exemplar memory may keep.
+
+        Args:
+            out: what this step's network, trained, returned for the batch.
+            batch: pictures of this step with its training labels.
+            threshold: on the probability.
+
+        Source: spec/dkd.md section 8.
+        """
+        best, channel = self.full_scores(out, (batch.label.shape[1], batch.label.shape[2])).max(dim=1)
+        return torch.where((batch.label == 0) & (best >= threshold), channel, batch.label)
 
     def trainable(self, *modules: nn.Module) -> list[nn.Parameter]:
         """Parameters of the modules, without those of frozen batch norm."""

@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from barm.batch import Batch, Term
+from barm.data.memory import MemoryConfig
 from barm.labels import Step
 from barm.losses.common import sigmoid_distillation, upsample
 from barm.losses.decomposed import auxiliary_loss, multiple_binary_cross_entropy
@@ -45,6 +46,13 @@ class DKDConfig(MethodConfig):
     def build(self, step: Step, network: NetworkConfig) -> DKD:
         """DKD at one step."""
         return DKD(self, step, network)
+
+
+class DKDMConfig(DKDConfig):
+    """DKD-M: DKD with an exemplar memory, appended to the step's pictures and labelled as they are (section 8)."""
+
+    name: Literal["dkd-m"] = "dkd-m"  # type: ignore[assignment]
+    memory: MemoryConfig | None = MemoryConfig(size=100, labels="step", mix="append", threshold=0.9)
 
 
 class DKD(Method[DecomposedOutput]):
@@ -92,6 +100,10 @@ class DKD(Method[DecomposedOutput]):
         """Probabilities of the classes, and of background what the likeliest leaves, ``(N, C, h, w)``."""
         probability = torch.sigmoid(out.logits[:, 1:])
         return torch.cat([1 - probability.amax(dim=1, keepdim=True), probability], dim=1)
+
+    def full_scores(self, out: DecomposedOutput, size: tuple[int, int]) -> Tensor:
+        """Upsampling first, then probabilities."""
+        return self.scores(out._replace(logits=upsample(out.logits, size)))
 
     def predict(self, out: DecomposedOutput, size: tuple[int, int]) -> Tensor:
         """The likeliest class where its probability is above a half, else background (section 9.1)."""

@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from barm.batch import Batch, Term
+from barm.data.memory import MemoryConfig
 from barm.labels import IGNORE, Step
 from barm.losses.common import SEGMENTATION_LOSSES, probabilities, pseudo_labels, upsample
 from barm.methods.base import Method, MethodConfig, ParamGroup, Rates, group
@@ -29,16 +30,25 @@ class SSULConfig(MethodConfig):
         pseudo: label confident old pixels with the previous model's class.
         pseudo_threshold: on its probability.
         weight_transfer: a new head starts as the unknown's.
+        shift_memory: kept pictures get the private labels that all others get; the released code forgot (Q1).
     """
 
     name: Literal["ssul"] = "ssul"
     pseudo: bool = True
     pseudo_threshold: float = Field(0.7, ge=0, le=1)
     weight_transfer: bool = True
+    shift_memory: bool = True
 
     def build(self, step: Step, network: NetworkConfig) -> SSUL:
         """SSUL at one step."""
         return SSUL(self, step, network)
+
+
+class SSULMConfig(SSULConfig):
+    """SSUL-M: SSUL with an exemplar memory; half of every batch are kept pictures, fully labelled (section 12)."""
+
+    name: Literal["ssul-m"] = "ssul-m"  # type: ignore[assignment]
+    memory: MemoryConfig | None = MemoryConfig(size=100, unique=False)
 
 
 class SSUL(Method[UnknownOutput]):
@@ -64,26 +74,36 @@ class SSUL(Method[UnknownOutput]):
     def loss(self, new: UnknownOutput, old: UnknownOutput | None, batch: Batch) -> dict[str, Term]:
         """The segmentation loss against labels with unknown and pseudo-labels (sections 5 to 7)."""
         config, size = self.config, (batch.label.shape[1], batch.label.shape[2])
-        label = unknown_labels(batch.label, batch.extras.get("saliency"))
+        label = self.private_labels(batch)
         if old is not None and config.pseudo:
             with torch.no_grad():
-                label = pseudo_labels(
-                    upsample(old.logits, size),
-                    label,
-                    threshold=config.pseudo_threshold,
-                    softmax=config.loss != "bce",
-                    first=FIRST,
-                )
+                label = self._pseudo(upsample(old.logits, size), label, config.pseudo_threshold)
         return {config.loss: SEGMENTATION_LOSSES[config.loss](upsample(new.logits, size), label)}
+
+    def private_labels(self, batch: Batch) -> Tensor:
+        """Labels with the unknown, ``(N, H, W)`` int64; those of kept pictures as released where configured (Q1)."""
+        label = unknown_labels(batch.label, batch.extras.get("saliency"))
+        if self.config.shift_memory or "memory" not in batch.extras:
+            return label
+        return torch.where(batch.extras["memory"].view(-1, 1, 1).bool(), batch.label, label)
+
+    def annotate(self, out: UnknownOutput, batch: Batch, threshold: float) -> Tensor:
+        """Labels with pseudo-labels of this network (section 12.1)."""
+        label, size = self.private_labels(batch), (batch.label.shape[1], batch.label.shape[2])
+        label = self._pseudo(upsample(out.logits, size), label, threshold)
+        return torch.where(label == IGNORE, IGNORE, (label - 1).clamp(min=0))
+
+    def _pseudo(self, logits: Tensor, label: Tensor, threshold: float) -> Tensor:
+        return pseudo_labels(logits, label, threshold=threshold, softmax=self.config.loss != "bce", first=FIRST)
 
     def scores(self, out: UnknownOutput) -> Tensor:
         """Probabilities with the unknown's added to background, ``(N, C, h, w)``; for BCE that sum may exceed 1."""
         share = probabilities(out.logits, self.config.loss)
         return torch.cat([share[:, :1] + share[:, 1:2], share[:, 2:]], dim=1)
 
-    def predict(self, out: UnknownOutput, size: tuple[int, int]) -> Tensor:
-        """Upsampling first, then probabilities, merged, then argmax (section 13)."""
-        return self.scores(UnknownOutput(upsample(out.logits, size))).argmax(dim=1)
+    def full_scores(self, out: UnknownOutput, size: tuple[int, int]) -> Tensor:
+        """Upsampling first, then probabilities, merged (section 13)."""
+        return self.scores(UnknownOutput(upsample(out.logits, size)))
 
     def param_groups(self, model: nn.Module, rates: Rates) -> list[ParamGroup]:
         """From step 1 on the newest and the unknown head, and background's at `old`; all else is frozen (section 9)."""

@@ -73,6 +73,11 @@ def group_means(values: ArrayLike, num_base: int) -> dict[str, float]:
     return means
 
 
+def harmonic_mean(a: float, b: float) -> float:
+    """``2 a b / (a + b)``, 0 where both are 0: of old and new mIoU, the hIoU of DKD (spec/dkd.md section 9.2)."""
+    return 2 * a * b / (a + b) if a + b else 0.0
+
+
 def average_miou(per_step: Sequence[ArrayLike]) -> float:
     """Mean over the steps so far of the mIoU over the classes seen at each (each item: class IoU, ``(C_t,)``)."""
     return float(np.mean([np.mean(np.asarray(iou, np.float64)) for iou in per_step]))

@@ -22,11 +22,8 @@ def source(shapes_voc):
 
 def loader(source, start=0, workers=0, rank=0, world=1):
     dataset = StepDataset(source, PLAN, PLAN[1], INCREMENTAL, TrainTransform(32), seed=5)
-    return list(
-        make_train_loader(
-            dataset, batch_size=2, epochs=3, start_iteration=start, rank=rank, world=world, seed=5, workers=workers
-        )
-    )
+    sampler = EpochSampler(len(dataset), 2, 3, start, rank, world, seed=5, step=1)
+    return list(make_train_loader(dataset, sampler, workers=workers))
 
 
 def same(a, b):

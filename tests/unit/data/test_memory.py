@@ -1,0 +1,115 @@
+"""The exemplar memory: what is kept, and how it comes back."""
+
+from __future__ import annotations
+
+import pytest
+
+from barm.data import open_source
+from barm.data.index import checked
+from barm.data.memory import (
+    Exemplar,
+    MemoryConfig,
+    MemoryDataset,
+    ReplacingSampler,
+    draw_exemplars,
+    from_json,
+    take_in_turn,
+    to_json,
+)
+from barm.data.steps import EpochSampler, StepDataset
+from barm.data.transforms import TrainTransform
+from barm.errors import UserError
+from barm.labels import INCREMENTAL, JOINT, TaskPlan
+
+PLAN = TaskPlan.parse("2-1", 4)
+
+
+@pytest.fixture
+def pictures(shapes_voc):
+    source = checked(open_source("voc", shapes_voc, "train"))
+    return StepDataset(source, PLAN, PLAN[1], INCREMENTAL, TrainTransform(32), seed=5)
+
+
+def kept(pictures, number):
+    return [Exemplar(pictures.source.name(i), (1,)) for i in range(number)]
+
+
+def memory(pictures, number, **settings):
+    policy = JOINT if settings.get("labels", "seen") == "seen" else INCREMENTAL
+    return MemoryDataset(pictures, kept(pictures, number), MemoryConfig(**settings), PLAN.train_lut(PLAN[1], policy))
+
+
+def test_the_choice_ends_where_nothing_is_left():
+    pool = [Exemplar("a", (1,)), Exemplar("b", (2,)), Exemplar("c", ())]
+    assert [e.name for e in take_in_turn(pool, [2, 1, 3], 9)] == ["a", "b"]
+
+
+def test_classes_are_balanced():
+    pool = [Exemplar(f"{i}", (1,)) for i in range(20)] + [Exemplar(f"x{i}", (2,)) for i in range(5)]
+    chosen = draw_exemplars(pool, 3, MemoryConfig(size=10), seed=3)
+    assert [e.channels for e in chosen] == [(1,)] * 5 + [(2,)] * 5
+    assert (
+        chosen
+        == draw_exemplars(pool, 3, MemoryConfig(size=10), seed=3)
+        != draw_exemplars(pool, 3, MemoryConfig(size=10), seed=4)
+    )
+
+
+def test_no_picture_twice_unless_asked_for():
+    pool = [Exemplar("a", (1,)), Exemplar("a", (1, 2)), Exemplar("b", (2,))]
+    names = [e.name for e in draw_exemplars(pool, 3, MemoryConfig(size=3), seed=0)]
+    assert sorted(names) == ["a", "b"]
+    assert len(draw_exemplars(pool, 3, MemoryConfig(size=3, unique=False), seed=0)) == 3
+
+
+def test_stored_form_is_read_back():
+    exemplars = [Exemplar("a", (1, 3)), Exemplar("b", ())]
+    assert from_json(to_json(exemplars)) == exemplars
+
+
+def test_appended_pictures_lengthen_the_epoch(pictures):
+    both = memory(pictures, 3, mix="append", labels="step")
+    assert len(both) == len(pictures) + 3
+    flags = [bool(both[(0, i)][2]["memory"]) for i in range(len(both))]
+    assert flags == [False] * len(pictures) + [True] * 3
+
+
+def test_kept_pictures_are_labelled_as_configured(pictures):
+    first = len(pictures)
+    for labels, old in (("seen", True), ("step", False)):
+        both = memory(pictures, 8, mix="append", labels=labels)
+        found = {c for i in range(first, len(both)) for c in both[(0, i)][1].unique().tolist()}
+        assert bool(found & {1, 2}) == old
+        assert not found & {4}
+
+
+@pytest.mark.parametrize("number", [3, 20])
+def test_half_of_every_batch_is_replaced_in_place(pictures, number):
+    batch, world = 4, 2
+    for rank in range(world):
+        base = EpochSampler(len(pictures), batch, 3, 0, rank, world, seed=1, step=1)
+        mixed = list(ReplacingSampler(base, len(pictures), number))
+        assert len(mixed) == len(base)
+        for plain, one in zip(base, mixed, strict=True):
+            old = [key[1] >= len(pictures) for key in one]
+            assert sum(old) == batch // 2
+            assert all(key == own for key, own, o in zip(one, plain, old, strict=True) if not o)
+            assert all(key[1] < len(pictures) + number for key in one)
+
+
+def test_a_restart_changes_nothing(pictures):
+    def batches(start):
+        return list(ReplacingSampler(EpochSampler(len(pictures), 2, 4, start, 0, 1, seed=1, step=1), 99, 5))
+
+    assert batches(0)[3:] == batches(3)
+
+
+def test_all_kept_pictures_take_part(pictures):
+    base = EpochSampler(40, 4, 10, 0, 0, 1, seed=1, step=1)
+    seen = {key[1] for batch in ReplacingSampler(base, 40, 12) for key in batch if key[1] >= 40}
+    assert seen == set(range(40, 52))
+
+
+def test_a_picture_that_is_gone(pictures):
+    with pytest.raises(UserError, match="the memory holds 'gone'"):
+        MemoryDataset(pictures, [Exemplar("gone", (1,))], MemoryConfig(), PLAN.train_lut(PLAN[1], JOINT))
