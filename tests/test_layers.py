@@ -20,7 +20,8 @@ LAYERS = [
     {"report"},
     {"config"},
     {"api", "official"},
-    {"demo", "cli"},
+    {"demo", "grid"},
+    {"cli"},
 ]
 FILES = sorted(ROOT.rglob("*.py"))
 

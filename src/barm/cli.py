@@ -199,6 +199,45 @@ def predict(
 
 
 @app.command()
+def compare(
+    runs: Annotated[list[Path] | None, typer.Argument(help="Folders that `barm train` wrote.")] = None,
+    grid: Annotated[Path | None, typer.Option(help="A TOML file: methods x tasks x seeds to train first.")] = None,
+    data: Annotated[Path | None, typer.Option(help="The grid's data set.")] = None,
+    folder: Annotated[Path | None, typer.Option("--out", help="Where tables, the chart and a grid's runs go.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Compare runs: one table, and with --out CSV, JSON, Markdown, LaTeX and a chart. A grid trains what is missing.
+
+    Example: barm compare --grid benchmarks/shapes-small.toml --out runs/small
+    """
+    from barm.grid import read_grid, run_grid
+    from barm.report.compare import read_result, summarise, tables, write_comparison
+
+    if not runs and grid is None:
+        raise UserError("nothing to compare: give folders of runs, or --grid FILE")
+    paths, failed = list(runs or []), list[str]()
+    if grid is not None:
+        folder = folder or Path("runs") / grid.stem
+        trained, failed = run_grid(read_grid(grid), folder, data, _progress(quiet), quiet=quiet)
+        paths += trained
+    if paths:
+        results = [read_result(path) for path in paths]
+        for table in tables(summarise(results)):
+            out.print(table)
+        if folder is not None:
+            for path in write_comparison(folder, results):
+                out.print(str(path), highlight=False)
+    if failed:
+        raise UserError(f"{len(failed)} runs failed, the first: {failed[0]}")
+
+
+def _progress(quiet: bool) -> Callable[[str], None]:
+    """Tells about a grid's runs on stderr."""
+    console = Console(stderr=True, quiet=quiet)
+    return lambda line: console.print(line, highlight=False, markup=False)
+
+
+@app.command()
 def recipes() -> None:
     """List the recipes: <data>/<task>/<method>; any other task works in the same place."""
     from barm.config import recipe_names

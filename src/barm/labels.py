@@ -122,7 +122,9 @@ class TaskPlan:
             raise UserError(f"setting must be overlap, disjoint or partitioned, got '{self.setting}'")
 
     @classmethod
-    def parse(cls, spec: str, num_classes: int, setting: Setting = "overlap", seed: int = 0) -> TaskPlan:
+    def parse(
+        cls, spec: str, num_classes: int, setting: Setting = "overlap", seed: int = 0, order: int = 0
+    ) -> TaskPlan:
         """Read ``"15-1"``, ``"15-1_b"`` (a published order of the 20 VOC classes) or ``"offline"``.
 
         Args:
@@ -130,6 +132,7 @@ class TaskPlan:
             num_classes: classes of the data set, background not counted.
             setting: see the class.
             seed: see the class.
+            order: 0 learns the classes as the data set lists them, any other number shuffles them by that seed.
 
         Raises:
             UserError: for an unknown form, or an increment that does not divide what is left.
@@ -139,16 +142,20 @@ class TaskPlan:
         >>> TaskPlan.parse("2-1", 4).groups
         ((1, 2), (3,), (4,))
         """
-        order: Sequence[int] = range(1, num_classes + 1)
+        ids: Sequence[int] = range(1, num_classes + 1)
+        if order:
+            ids = [int(i) for i in np.random.default_rng(order).permutation(ids)]
         if spec == "offline":
-            return cls((tuple(order),), setting, seed)
+            return cls((tuple(ids),), setting, seed)
         match = re.fullmatch(r"(\d+)-(\d+)(?:_([a-z]+))?", spec)
         if match is None:
             hint = nearest(spec, (*VOC_TASKS, *ADE_TASKS))
             raise UserError(f"unknown task '{spec}': expected <first>-<increment> such as 15-1, or offline{hint}")
         first, increment = int(match[1]), int(match[2])
         if match[3] is not None:
-            order = _published_order(spec, match[3], num_classes)
+            if order:
+                raise UserError(f"task '{spec}' has a published order of classes: leave task.order out")
+            ids = _published_order(spec, match[3], num_classes)
         rest = num_classes - first
         if first < 1 or increment < 1 or rest < 1 or rest % increment:
             fits = [n for n in range(1, rest + 1) if rest % n == 0]
@@ -158,7 +165,7 @@ class TaskPlan:
                 f"{first}, not a positive multiple of {increment}; {advice}"
             )
         cuts = [0, *range(first, num_classes + 1, increment)]
-        return cls(tuple(tuple(order[a:b]) for a, b in pairwise(cuts)), setting, seed)
+        return cls(tuple(tuple(ids[a:b]) for a, b in pairwise(cuts)), setting, seed)
 
     @classmethod
     def from_names(

@@ -43,11 +43,13 @@ class TaskConfig(_Config):
         name: ``<first>-<increment>`` such as ``15-1``, a published order such as ``15-1_b``, or ``offline``.
         groups: class names per step, instead of a name.
         setting: which pictures a step may use; see `TaskPlan`.
+        order: with a name, 0 learns the classes in the data set's order, any other number shuffles them by that seed.
     """
 
     name: str | None = None
     groups: tuple[tuple[str, ...], ...] | None = None
     setting: Setting = "overlap"
+    order: int = Field(0, ge=0)
 
     @model_validator(mode="after")
     def _one_of_both(self) -> TaskConfig:
@@ -59,7 +61,7 @@ class TaskConfig(_Config):
         """The plan on a data set with these class names (background first)."""
         if self.groups is not None:
             return TaskPlan.from_names(self.groups, class_names, self.setting, seed)
-        return TaskPlan.parse(self.name or "", len(class_names) - 1, self.setting, seed)
+        return TaskPlan.parse(self.name or "", len(class_names) - 1, self.setting, seed, self.order)
 
 
 class StepRecipe(_Config):

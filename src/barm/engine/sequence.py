@@ -240,6 +240,7 @@ def _store(
     """Write the step and tell what it reached."""
     earlier = [directory.read(i, COUNTS) for i in range(step.index) if directory.has(i, COUNTS)]
     metrics = step_metrics([*earlier, counts.tolist()], step, data.train.class_names)
+    metrics["num_steps"] = len(data.plan)
     about = describe_classes(config, step, data.train.class_names, data.train.palette)
     memory = None if config.method.memory is None or step.index == 0 else to_json(exemplars)
     directory.save_step(step.index, state, about, counts, metrics, memory)

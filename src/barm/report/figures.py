@@ -105,6 +105,37 @@ def _draw_curves(ax: Any, curves: Mapping[str, Sequence[float]]) -> None:
     ax.legend(loc="lower left")
 
 
+def draw_comparison(path: Path, curves: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
+    """Write one panel per task with the curve of every method.
+
+    Args:
+        path: PNG file.
+        curves: per task and method the mean mIoU over the classes seen after each step, in 0..1.
+    """
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(
+        1, len(curves), figsize=(5.2 * len(curves) + 1.6, 4.2), squeeze=False, layout="constrained"
+    )
+    names = list(dict.fromkeys(name for methods in curves.values() for name in methods))
+    colours = dict(zip(names, mpl.colormaps["tab20"](np.linspace(0, 1, 20))[: len(names)], strict=False))
+    for ax, (task, methods) in zip(axes[0], curves.items(), strict=True):
+        for name, values in methods.items():
+            steps = range(len(values))
+            ax.plot(steps, [100 * v for v in values], marker="o.s^vD"[names.index(name) % 6], ms=4, color=colours[name])
+        ax.set_title(task)
+        ax.set_xlabel("step")
+        ax.set_ylim(0, 100)
+        ax.set_xticks(range(max(map(len, methods.values()))))
+        ax.grid(alpha=0.3)
+    axes[0, 0].set_ylabel("mIoU over the classes seen so far (%)")
+    handles = [mpl.lines.Line2D([], [], color=colours[n], marker="o.s^vD"[i % 6], ms=4) for i, n in enumerate(names)]
+    figure.legend(handles, names, loc="outside right upper")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
 def save_prediction(path: Path, image: Image.Image, label: Pixels, colours: Pixels) -> None:
     """Write ``<path>_mask.png`` (palette PNG of channels) and ``<path>_overlay.jpg``."""
     mask = Image.fromarray(label)

@@ -1,0 +1,216 @@
+"""Runs against each other: scores of the last step as mean and deviation over seeds and class orders."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from barm.engine.store import CONFIG, METRICS, RunDirectory
+from barm.errors import UserError
+
+SCORES = ("old", "new", "all", "average", "lost")
+MEANING = """mIoU after the last step in percent, mean ± standard deviation over the runs. old: step 0's classes and
+background; new: learned later; average: of 'all' over the steps; lost: forgetting"""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What is compared of one run.
+
+    Attributes:
+        path: its folder.
+        method: its name.
+        task: with the setting, such as ``15-1 overlap``.
+        seed: of the run.
+        order: of the classes (0: the data set's own).
+        steps: mIoU over the classes seen after each step, fractions.
+        scores: of the last step by the names in `SCORES`, fractions; None where there is no such class.
+        provenance: versions, machine and commit that the run was made with.
+    """
+
+    path: str
+    method: str
+    task: str
+    seed: int
+    order: int
+    steps: tuple[float, ...]
+    scores: Mapping[str, float | None]
+    provenance: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and standard deviation (n - 1; 0 of a single value), fractions."""
+
+    mean: float
+    deviation: float
+
+    def __str__(self) -> str:
+        return f"{100 * self.mean:.1f} ± {100 * self.deviation:.1f}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """The runs of one method on one task.
+
+    Attributes:
+        task: as in `Result`.
+        method: its name.
+        runs: how many.
+        scores: by the names in `SCORES`; None where a run has no such score.
+        curve: mean mIoU over the classes seen after each step.
+    """
+
+    task: str
+    method: str
+    runs: int
+    scores: Mapping[str, Spread | None]
+    curve: tuple[float, ...]
+
+
+def read_result(path: Path) -> Result:
+    """The scores of a finished run.
+
+    Raises:
+        UserError: if it is not a run, or not all of its steps are trained and evaluated.
+    """
+    run = RunDirectory(path)
+    table = run.config_table()
+    finished = [i for i in run.finished_steps() if run.has(i, METRICS)]
+    metrics = [run.read(i, METRICS) for i in finished]
+    if not metrics or len(metrics) < metrics[-1].get("num_steps", 0):
+        raise UserError(f"{path} is not finished ({len(metrics)} steps are): go on with `barm train --resume`")
+    last = metrics[-1]
+    named: dict[str, float | None] = {
+        "old": last["miou"]["old"],
+        "new": last["miou"].get("new"),
+        "all": last["miou"]["all"],
+        "average": last["average_miou"],
+        "lost": last["forgetting"] if len(metrics) > 1 else None,
+    }
+    task = table["task"]
+    return Result(
+        path=str(path),
+        method=table["method"]["name"],
+        task=f"{task.get('name') or ' | '.join(','.join(g) for g in task['groups'])} {task['setting']}",
+        seed=table["seed"],
+        order=task.get("order", 0),
+        steps=tuple(m["miou"]["all"] for m in metrics),
+        scores=named,
+        provenance=tomllib.loads((path / CONFIG).read_text("utf-8")).get("provenance", {}),
+    )
+
+
+def summarise(results: Sequence[Result]) -> list[Row]:
+    """One row per task and method, in the order in which they first appear."""
+    groups: dict[tuple[str, str], list[Result]] = {}
+    for result in results:
+        groups.setdefault((result.task, result.method), []).append(result)
+    return [
+        Row(
+            task,
+            method,
+            len(runs),
+            {name: _spread([r.scores[name] for r in runs]) for name in SCORES},
+            tuple(fmean(values) for values in zip(*(r.steps for r in runs), strict=True)),
+        )
+        for (task, method), runs in sorted(groups.items(), key=lambda item: _first(results, item[0][0]))
+    ]
+
+
+def _first(results: Sequence[Result], task: str) -> int:
+    return next(i for i, r in enumerate(results) if r.task == task)
+
+
+def _spread(values: Sequence[float | None]) -> Spread | None:
+    present = [v for v in values if v is not None]
+    if not present or len(present) < len(values):
+        return None
+    return Spread(fmean(present), stdev(present) if len(present) > 1 else 0.0)
+
+
+def tables(rows: Sequence[Row]) -> list[Table]:
+    """One table per task for the terminal."""
+    made = []
+    for task in dict.fromkeys(row.task for row in rows):
+        table = Table(title=task, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+        table.add_column("method", no_wrap=True)
+        for name in ("runs", *SCORES):
+            table.add_column(name, justify="right", no_wrap=True)
+        for row in (r for r in rows if r.task == task):
+            table.add_row(row.method, str(row.runs), *_cells(row))
+        made.append(table)
+    made[-1].caption, made[-1].caption_justify = MEANING, "left"
+    return made
+
+
+def _cells(row: Row) -> list[str]:
+    return ["–" if row.scores[name] is None else str(row.scores[name]) for name in SCORES]
+
+
+def to_markdown(rows: Sequence[Row]) -> str:
+    """A table that GitHub and MkDocs show."""
+    head = ["task", "method", "runs", *SCORES]
+    lines = [head, ["---", "---", *["---:"] * (len(head) - 2)]]
+    lines += [[r.task, r.method, str(r.runs), *_cells(r)] for r in rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def to_latex(rows: Sequence[Row]) -> str:
+    """A ``tabular`` for booktabs, a rule between tasks."""
+    lines = [r"\begin{tabular}{ll" + "r" * (1 + len(SCORES)) + "}", r"\toprule"]
+    lines += [" & ".join(["task", "method", "runs", *SCORES]) + r" \\", r"\midrule"]
+    for before, row in zip([None, *rows], rows, strict=False):
+        if before is not None and before.task != row.task:
+            lines.append(r"\midrule")
+        cells = [c.replace("±", r"$\pm$").replace("–", "--") for c in _cells(row)]
+        task = row.task.replace("_", r"\_").replace("&", r"\&")
+        lines.append(" & ".join([task, row.method, str(row.runs), *cells]) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+
+
+def to_csv(results: Sequence[Result]) -> str:
+    """One line per run, scores as fractions."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["task", "method", "seed", "order", *SCORES, "path"])
+    for r in results:
+        writer.writerow([r.task, r.method, r.seed, r.order, *(r.scores[name] for name in SCORES), r.path])
+    return text.getvalue()
+
+
+def to_json(results: Sequence[Result], rows: Sequence[Row]) -> str:
+    """Everything: the rows, and every run with its provenance."""
+    return json.dumps({"rows": [asdict(r) for r in rows], "runs": [asdict(r) for r in results]}, indent=1) + "\n"
+
+
+def write_comparison(folder: Path, results: Sequence[Result]) -> list[Path]:
+    """Write ``compare.csv``, ``.json``, ``.md``, ``.tex`` and ``.png`` into a folder; returns their paths."""
+    from barm.report.figures import draw_comparison
+
+    rows = summarise(results)
+    texts = {
+        "csv": to_csv(results),
+        "json": to_json(results, rows),
+        "md": to_markdown(rows),
+        "tex": to_latex(rows),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"compare.{suffix}" for suffix in texts]
+    for path, text in zip(paths, texts.values(), strict=True):
+        path.write_text(text, "utf-8")
+    curves: dict[str, dict[str, Sequence[float]]] = {}
+    for row in rows:
+        curves.setdefault(row.task, {})[row.method] = row.curve
+    draw_comparison(folder / "compare.png", curves)
+    return [*paths, folder / "compare.png"]

@@ -1,0 +1,139 @@
+"""`barm compare`: grids, tables in every form, failures, and what is not repeated."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from barm.api import fit
+from barm.cli import app
+from barm.errors import UserError
+from barm.grid import Cell, GridConfig, cells, read_grid, run_grid
+from barm.report.compare import (
+    SCORES,
+    Result,
+    read_result,
+    summarise,
+    to_latex,
+    to_markdown,
+    write_comparison,
+)
+
+ROOT = Path(__file__).parents[1]
+
+
+def result(method: str, seed: int, value: float, task: str = "2-1 overlap", new: float | None = 0.5) -> Result:
+    scores = {"old": value, "new": new, "all": value, "average": value, "lost": 0.1}
+    return Result(f"runs/{method}{seed}", method, task, seed, 0, (0.9, value), scores, {})
+
+
+def test_mean_and_sample_deviation():
+    rows = summarise([result("a", 1, 0.2), result("b", 1, 0.5), result("a", 2, 0.4), result("a", 3, 0.6)])
+    assert [(r.method, r.runs) for r in rows] == [("a", 3), ("b", 1)]
+    assert str(rows[0].scores["all"]) == "40.0 ± 20.0"
+    assert str(rows[1].scores["all"]) == "50.0 ± 0.0"
+    assert rows[0].curve == pytest.approx((0.9, 0.4))
+
+
+def test_a_score_that_a_run_lacks_is_a_dash():
+    rows = summarise([result("a", 1, 0.2, new=None), result("a", 2, 0.4)])
+    assert rows[0].scores["new"] is None
+    assert "| – |" in to_markdown(rows)
+    assert "-- &" in to_latex(rows)
+
+
+def test_markdown_and_latex_have_a_row_per_method_and_task():
+    rows = summarise([result("a", 1, 0.2), result("a", 1, 0.2, task="1-1_b disjoint"), result("b", 1, 0.3)])
+    assert len(to_markdown(rows).splitlines()) == 2 + 3
+    latex = to_latex(rows)
+    assert latex.count(r"\midrule") == 2
+    assert r"20.0 $\pm$ 0.0" in latex
+
+
+def grid(tiny_settings, methods=("finetune", "joint"), **values) -> GridConfig:
+    values = {"tasks": ("3-1",), **values}
+    return GridConfig(recipes="shapes", methods=methods, overrides=tiny_settings, **values)
+
+
+def test_a_grid_trains_what_is_missing_and_shares_the_start(shapes_voc, tiny_settings, tmp_path):
+    said: list[str] = []
+    wanted = grid(tiny_settings, seeds=(1, 2), same_start=(("finetune", "joint"),))
+    paths, failed = run_grid(wanted, tmp_path, shapes_voc, said.append, quiet=True)
+    assert not failed
+    assert len(paths) == len(said) == 4
+    for seed in (1, 2):
+        first = [(tmp_path / Cell(m, "3-1", "overlap", 0, seed).name() / "step00") for m in ("finetune", "joint")]
+        contents = {(p / "model.safetensors").read_bytes() for p in first}
+        assert len(contents) == 1
+
+    said.clear()
+    assert run_grid(wanted, tmp_path, shapes_voc, said.append, quiet=True) == (paths, [])
+    assert said == []
+
+    results = [read_result(p) for p in paths]
+    for path in write_comparison(tmp_path / "tables", results):
+        assert path.stat().st_size > 0
+    with (tmp_path / "tables/compare.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert [(x["method"], x["seed"]) for x in lines] == [(r.method, str(r.seed)) for r in results]
+    stored = json.loads((paths[0] / "step01/metrics.json").read_text())
+    assert float(lines[0]["all"]) == stored["miou"]["all"]
+    document = json.loads((tmp_path / "tables/compare.json").read_text())
+    assert document["runs"][0]["provenance"]["torch"]
+    assert set(document["rows"][0]["scores"]) == set(SCORES)
+
+
+def test_a_failed_run_does_not_lose_the_others(shapes_voc, tiny_settings, tmp_path):
+    wanted = grid(tiny_settings, methods=("finetune",), tasks=("3-1", "3-7"))
+    paths, failed = run_grid(wanted, tmp_path, shapes_voc, lambda _: None, quiet=True)
+    assert len(paths) == 1
+    assert "3-7-overlap-s1/finetune" in failed[0]
+    assert "does not divide" in failed[0]
+
+
+def test_class_orders_are_other_tasks(tiny):
+    plans = [tiny("finetune", "2-1", f"task.order={o}").task.plan(tuple("bwxyz"), 0) for o in (0, 2, 2, 3)]
+    assert plans[0].classes == (1, 2, 3, 4)
+    assert plans[1] == plans[2]
+    assert len({p.classes for p in plans}) == 3
+    assert all(sorted(p.classes) == [1, 2, 3, 4] for p in plans)
+
+
+@pytest.mark.parametrize("name", ["shapes-small", "shapes"])
+def test_the_grids_of_the_benchmarks_are_valid(name):
+    found = read_grid(ROOT / f"benchmarks/{name}.toml")
+    assert len(set(cells(found))) == len(found.methods) * len(found.tasks) * len(found.settings) * 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('recipes="shapes"\nmethods=["mip"]\ntasks=["6-1"]', "unknown method 'mip'.*mib"),
+        ('recipes="shapes"\nmethods=["mib"]\ntask=["6-1"]', "unknown key 'task'.*tasks|tasks: Field required"),
+        ("recipes=", "not valid TOML"),
+    ],
+)
+def test_a_grid_that_is_wrong(text, message, tmp_path):
+    (tmp_path / "g.toml").write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_grid(tmp_path / "g.toml")
+
+
+def test_unfinished_runs_are_refused(tiny, tmp_path):
+    fit(tiny("finetune", "3-1"), out=tmp_path / "run", steps=[0], quiet=True)
+    with pytest.raises(UserError, match="is not finished"):
+        read_result(tmp_path / "run")
+
+
+def test_the_command_prints_a_row_per_run(tiny, tmp_path):
+    for name in ("finetune", "joint"):
+        fit(tiny(name, "3-1"), out=tmp_path / name, quiet=True)
+    shown = CliRunner().invoke(app, ["compare", str(tmp_path / "finetune"), str(tmp_path / "joint")])
+    assert shown.exit_code == 0
+    assert "finetune" in shown.output
+    assert "joint" in shown.output
+    assert "3-1 overlap" in shown.output
