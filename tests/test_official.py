@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 import torch
 
+from barm.api import load
 from barm.config import load_config
 from barm.engine.store import RunDirectory
 from barm.errors import UserError
 from barm.labels import TaskPlan
 from barm.methods.barm import BARMConfig
-from barm.models.network import NetworkConfig
+from barm.models.network import MODELS, NetworkConfig
 from barm.official import commands
 from barm.official.commands import parser, to_config
+from barm.official.names import published_names
 from barm.official.weights import export_checkpoint, import_published, read_checkpoint
 
 README = (
@@ -57,7 +59,7 @@ def test_other_flags():
 @pytest.fixture
 def checkpoint(tmp_path, monkeypatch):
     """An official checkpoint of a small network after step 1 of VOC 15-1, with a numpy scalar as in the real files."""
-    monkeypatch.setitem(commands.MODELS, "small", "test_resnet")
+    monkeypatch.setitem(commands.MODELS, "small", {"backbone": "test_resnet"})
     network = NetworkConfig(backbone="test_resnet", pretrained=False)
     model = BARMConfig().build(TaskPlan.parse("15-1", 20)[1], network).build_model()
     path = tmp_path / "official.pth"
@@ -111,7 +113,7 @@ def test_checkpoint_of_another_task(checkpoint, tmp_path):
 
 @pytest.mark.slow
 def test_initial_then_incremental(shapes_voc, tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(commands.MODELS, "small", "test_resnet")
+    monkeypatch.setitem(commands.MODELS, "small", {"backbone": "test_resnet"})
     monkeypatch.chdir(tmp_path)
     words = [
         "--data_root", str(shapes_voc), "--model", "small", "--crop_val", "--crop_size", "48", "--batch_size", "4",
@@ -128,3 +130,34 @@ def test_initial_then_incremental(shapes_voc, tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.strip().splitlines()[-1] in trained
     with pytest.raises(UserError, match="train it first"):
         commands.train_main([*words, "--curr_step", "1", "--subpath", "nowhere"])
+
+
+@pytest.mark.parametrize(
+    ("method", "model", "task", "step", "single"),
+    [
+        ("ssul", "deeplabv3_mobilenet", "15-1", 1, False),
+        ("ssul", "deeplabv3plus_mobilenet", "15-1", 0, False),
+        ("finetune", "deeplabv3_mobilenet", "offline", 0, True),
+        ("finetune", "deeplabv3plus_mobilenet", "offline", 0, True),
+    ],
+)
+def test_checkpoints_of_the_code_base(method, model, task, step, single, tmp_path):
+    """A checkpoint under published names becomes a step that loads, with the same tensors."""
+    config = load_config(f"voc/{task}/{method}", updates={"model": {**MODELS[model], "pretrained": False}})
+    own = config.method.build(TaskPlan.parse(task, 20)[step], config.model).build_model().state_dict()
+    names = published_names(own, single_head=single, v3plus="v3plus" in model)
+    path = tmp_path / "published.pth"
+    torch.save({"model_state": {names[k]: v for k, v in own.items()}, "best_score": 0.5}, path)
+    out = tmp_path / "run"
+    import_published(path, out, dataset="voc", task=task, step=step, model=model, method=method)
+    stored = RunDirectory(out).load_model_state(step)
+    assert stored.keys() == own.keys()
+    assert all(torch.equal(stored[k], own[k]) for k in own)
+    assert load(out).class_names[0] == "background"
+
+
+def test_separable_convolutions_need_the_decoder():
+    words = "--data_root D --model deeplabv3plus_mobilenet --separable_conv"
+    assert to_config(parser("train.py").parse_args(words.split())).model.separable
+    with pytest.raises(UserError, match="exist for decoder = 'v3plus' only"):
+        load_config("voc/15-1/ssul", ["model.separable=true"])

@@ -326,6 +326,7 @@ def weights_import(
     task: Annotated[str, typer.Option(help="The task it was trained on.")] = "15-1",
     step: Annotated[int, typer.Option(min=0, help="The step it was saved after.")] = 0,
     model: Annotated[str, typer.Option(help="The official model name.")] = "deeplabv3bga_resnet101",
+    method: Annotated[str, typer.Option(help="barm, ssul, or finetune for a DeepLab with one classifier.")] = "barm",
 ) -> None:
     """Turn an official checkpoint into a step of a run, which can be evaluated and continued.
 
@@ -333,7 +334,7 @@ def weights_import(
     """
     from barm.official.weights import import_published
 
-    import_published(checkpoint, folder, dataset=dataset, task=task, step=step, model=model)
+    import_published(checkpoint, folder, dataset=dataset, task=task, step=step, model=model, method=method)
     out.print(f"{folder}: step {step} of {dataset} {task} from {checkpoint}", highlight=False)
 
 

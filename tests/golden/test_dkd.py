@@ -58,7 +58,9 @@ def method_of(g, **settings: float) -> DKD:
 
 def head_of(width: int, sizes: list[int], aux: tuple, classes: tuple) -> DecomposedHead:
     """A classifier with given weights, one group per size."""
-    head = DecomposedHead(nn.Identity(), width, sizes)
+    neck = nn.Identity()
+    neck.width = width
+    head = DecomposedHead(neck, width, sizes)
     rows = [torch.from_numpy(a).split(sizes) for a in classes]
     with torch.no_grad():
         head.aux.weight.copy_(torch.from_numpy(aux[0])[..., None, None])

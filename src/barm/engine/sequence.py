@@ -240,8 +240,7 @@ def _store(
     """Write the step and tell what it reached."""
     earlier = [directory.read(i, COUNTS) for i in range(step.index) if directory.has(i, COUNTS)]
     metrics = step_metrics([*earlier, counts.tolist()], step, data.train.class_names)
-    metrics["num_steps"] = len(data.plan)
-    about = describe_classes(config, step, data.train.class_names, data.train.palette)
+    about = describe_classes(config, data.plan, step, data.train.class_names, data.train.palette)
     memory = None if config.method.memory is None or step.index == 0 else to_json(exemplars)
     directory.save_step(step.index, state, about, counts, metrics, memory)
     monitor.metrics(step.index, metrics["miou"])
@@ -249,12 +248,15 @@ def _store(
     monitor.say(f"step {step.index}: mIoU {means}")
 
 
-def describe_classes(config: RunConfig, step: Step, class_names: Sequence[str], palette: Any) -> dict[str, Any]:
+def describe_classes(
+    config: RunConfig, plan: TaskPlan, step: Step, class_names: Sequence[str], palette: Any
+) -> dict[str, Any]:
     """What it takes to load a step again: method, network, groups, names and colours by channel."""
     return {
         "method": config.method.model_dump(mode="json"),
         "model": config.model.model_dump(mode="json"),
         "groups": step.groups,
+        "num_steps": len(plan),
         "classes": [{"id": i, "name": class_names[i], "colour": [int(v) for v in palette[i]]} for i in (0, *step.seen)],
     }
 
@@ -318,7 +320,7 @@ def _adopt(config: RunConfig, directory: RunDirectory, other: RunDirectory, data
     directory.save_step(
         0,
         state,
-        describe_classes(config, step, data.train.class_names, data.train.palette),
+        describe_classes(config, data.plan, step, data.train.class_names, data.train.palette),
         counts,
         other.read(0, METRICS),
     )

@@ -62,7 +62,10 @@ class SSUL(Method[UnknownOutput]):
 
     def build_model(self) -> Segmenter:
         """Backbone, ASPP, and one head for the unknown, for background and for every step."""
-        return Segmenter(self.network, UnknownHead, self.step.group_sizes, pretrained=self.step.index == 0)
+        std = 0.001 if self.network.decoder == "v3plus" else None  # spec/deeplab.md section 3
+        return Segmenter(
+            self.network, UnknownHead, self.step.group_sizes, pretrained=self.step.index == 0, init_std=std
+        )
 
     def init_from(self, model: nn.Module, previous: nn.Module) -> None:
         """Copy equal names; the new head starts as the unknown's, every class alike (section 8)."""

@@ -11,26 +11,30 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from barm.errors import UserError, nearest
+from barm.models import mobilenet
 
 BACKBONE_BN_MOMENTUM = 0.01  # spec/barm.md section 2
 
 
-def create_backbone(name: str, output_stride: int, pretrained: bool = False, weights: Path | None = None) -> nn.Module:
-    """A timm network that returns a list with its last feature map, ``(N, 3, H, W)`` -> ``[(N, D, h, w)]``.
+def create_backbone(
+    name: str, output_stride: int, pretrained: bool = False, weights: Path | None = None, *, low_level: bool = False
+) -> nn.Module:
+    """A network that returns a list with its last feature map, ``(N, 3, H, W)`` -> ``[(N, D, h, w)]``.
 
     Tensor names are timm's own; for ``resnet101.tv_in1k`` they are those of the official checkpoints.
     Number of channels D: `num_channels`.
 
     Args:
-        name: a timm model name, e.g. ``resnet101.tv_in1k``.
+        name: a timm model name, e.g. ``resnet101.tv_in1k``, or ``deeplab_mobilenetv2``.
         output_stride: 8 or 16.
         pretrained: load timm's ImageNet weights (from timm's cache or the network).
         weights: a local ``.pth`` or ``.safetensors`` state dict of the same network, instead.
+        low_level: the list starts with the features at stride 4.
 
     Raises:
         UserError: for an unknown name, or weights that cannot be had or do not fit.
     """
-    body = _create(name, output_stride, pretrained and weights is None)
+    body = _create(name, output_stride, pretrained and weights is None, low_level)
     if weights is not None:
         _load_local(body, weights, name)
     for module in body.modules():
@@ -77,18 +81,21 @@ def reveal_stages(backbone: nn.Module) -> list[Revealed]:
     return revealed
 
 
-def num_channels(backbone: nn.Module) -> int:
-    """D, channels of the backbone's last feature map."""
-    return int(backbone.feature_info.channels()[-1])  # type: ignore[union-attr, operator]
+def num_channels(backbone: nn.Module) -> list[int]:
+    """Channels of the feature maps that the backbone returns."""
+    return list(backbone.feature_info.channels())  # type: ignore[union-attr, operator]
 
 
-def _create(name: str, output_stride: int, pretrained: bool) -> nn.Module:
-    options: dict[str, Any] = {"features_only": True, "output_stride": output_stride, "out_indices": (-1,)}
+def _create(name: str, output_stride: int, pretrained: bool, low_level: bool) -> nn.Module:
+    indices = (1, -1) if low_level else (-1,)
+    options: dict[str, Any] = {"features_only": True, "output_stride": output_stride, "out_indices": indices}
     try:
+        if name == mobilenet.NAME:
+            return mobilenet.MobileNetV2(output_stride, pretrained=pretrained, low_level=low_level)
         return timm.create_model(name, pretrained=pretrained, **options)
     except Exception as error:  # timm raises RuntimeError, hub errors and OSError alike; all mean "not to be had"
         base = name.split(".")[0]
-        if not timm.is_model(base):
+        if name != mobilenet.NAME and not timm.is_model(base):
             raise UserError(
                 f"unknown backbone '{name}': expected a timm model name{nearest(base, timm.list_models())}"
             ) from error
@@ -116,7 +123,7 @@ def _load_local(body: nn.Module, path: Path, name: str) -> None:
         raise UserError(
             f"{path} is not a readable state dict ({_first_line(error)}); expected .pth or .safetensors"
         ) from error
-    state = state.get("state_dict", state)
+    state = {mobilenet.own_name(k): v for k, v in state.get("state_dict", state).items()}
     own = body.state_dict()
     missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
     wrong = [k for k in own if k in state and state[k].shape != own[k].shape]

@@ -8,6 +8,8 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from barm.models.neck import Neck
+
 
 class PlainOutput(NamedTuple):
     """What the growing classifier computes.
@@ -77,21 +79,21 @@ class GroupedHead(nn.Module):
     """One branch per step: `head_pre` and its head at step 0, an ear and its head at every later step.
 
     Args:
-        aspp: turns the backbone's feature map into the common feature of width `channels`.
-        channels: D, of the ASPP feature and of every branch.
+        aspp: turns the backbone's feature maps into the common feature.
+        channels: D, of every branch.
         group_sizes: classes per step without background, e.g. ``(15, 1, 1)``.
     """
 
-    def __init__(self, aspp: nn.Module, channels: int, group_sizes: Sequence[int]) -> None:
+    def __init__(self, aspp: Neck, channels: int, group_sizes: Sequence[int]) -> None:
         super().__init__()
         self.aspp = aspp
-        self.head_pre = conv_block(channels, channels)
-        self.ear = nn.ModuleList(conv_block(channels, channels) for _ in group_sizes[1:])
+        self.head_pre = conv_block(aspp.width, channels)
+        self.ear = nn.ModuleList(conv_block(aspp.width, channels) for _ in group_sizes[1:])
         self.head = nn.ModuleList(nn.Conv2d(channels, 1 + size, 1) for size in group_sizes)
 
-    def forward(self, feature: Tensor) -> GroupedOutput:
-        """Backbone feature ``(N, B, h, w)`` -> heads and branches."""
-        feature = self.aspp(feature)
+    def forward(self, features: Sequence[Tensor]) -> GroupedOutput:
+        """Backbone features ``(N, B, h, w)`` -> heads and branches."""
+        feature = self.aspp(features)
         branches = tuple(branch(feature) for branch in (self.head_pre, *self.ear))
         return GroupedOutput(tuple(head(f) for head, f in zip(self.head, branches, strict=True)), branches)
 
@@ -102,22 +104,22 @@ class PlainHead(nn.Module):
     At step 0 its tensors have the names and shapes of `GroupedHead`'s.
 
     Args:
-        aspp: turns the backbone's feature map into the common feature of width `channels`.
-        channels: D, of the ASPP feature.
+        aspp: turns the backbone's feature maps into the common feature.
+        channels: D, of every branch.
         group_sizes: classes per step without background.
     """
 
-    def __init__(self, aspp: nn.Module, channels: int, group_sizes: Sequence[int]) -> None:
+    def __init__(self, aspp: Neck, channels: int, group_sizes: Sequence[int]) -> None:
         super().__init__()
         self.aspp = aspp
-        self.head_pre = conv_block(channels, channels)
+        self.head_pre = conv_block(aspp.width, channels)
         sizes = (1 + group_sizes[0], *group_sizes[1:])
         self.head = nn.ModuleList(nn.Conv2d(channels, size, 1) for size in sizes)
 
-    def forward(self, feature: Tensor) -> PlainOutput:
-        """Backbone feature ``(N, B, h, w)`` -> logits."""
-        branch = self.head_pre(self.aspp(feature))
-        return PlainOutput(torch.cat([head(branch) for head in self.head], dim=1), feature, branch)
+    def forward(self, features: Sequence[Tensor]) -> PlainOutput:
+        """Backbone features ``(N, B, h, w)`` -> logits."""
+        branch = self.head_pre(self.aspp(features))
+        return PlainOutput(torch.cat([head(branch) for head in self.head], dim=1), features[-1], branch)
 
 
 class DecomposedOutput(NamedTuple):
@@ -138,21 +140,21 @@ class DecomposedHead(nn.Module):
     """One branch, an auxiliary classifier, and a 1x1 classifier per step; none for background (spec/dkd.md 2 and 3).
 
     Args:
-        aspp: turns the backbone's feature map into the common feature of width `channels`.
-        channels: D, of the ASPP feature.
+        aspp: turns the backbone's feature maps into the common feature.
+        channels: D, of every branch.
         group_sizes: classes per step without background.
     """
 
-    def __init__(self, aspp: nn.Module, channels: int, group_sizes: Sequence[int]) -> None:
+    def __init__(self, aspp: Neck, channels: int, group_sizes: Sequence[int]) -> None:
         super().__init__()
         self.aspp = aspp
-        self.head_pre = conv_block(channels, channels)
+        self.head_pre = conv_block(aspp.width, channels)
         self.aux = nn.Conv2d(channels, 1, 1)
         self.head = nn.ModuleList(nn.Conv2d(channels, size, 1) for size in group_sizes)
 
-    def forward(self, feature: Tensor) -> DecomposedOutput:
-        """Backbone feature ``(N, B, h, w)`` -> logits and scores."""
-        return self.classify(self.head_pre(self.aspp(feature)))
+    def forward(self, features: Sequence[Tensor]) -> DecomposedOutput:
+        """Backbone features ``(N, B, h, w)`` -> logits and scores."""
+        return self.classify(self.head_pre(self.aspp(features)))
 
     def classify(self, branch: Tensor) -> DecomposedOutput:
         """The classifier's input ``(N, D, h, w)``, which is not negative -> logits and scores."""
@@ -175,20 +177,20 @@ class UnknownHead(nn.Module):
     Tensor names are the published ones. Source: spec/ssul.md section 4.
 
     Args:
-        aspp: turns the backbone's feature map into the common feature of width `channels`.
-        channels: D, of the ASPP feature.
+        aspp: turns the backbone's feature maps into the common feature.
+        channels: D, of every branch.
         group_sizes: classes per step without background.
     """
 
-    def __init__(self, aspp: nn.Module, channels: int, group_sizes: Sequence[int]) -> None:
+    def __init__(self, aspp: Neck, channels: int, group_sizes: Sequence[int]) -> None:
         super().__init__()
         self.aspp = aspp
         self.head = nn.ModuleList(
-            nn.Sequential(*conv_block(channels, channels), nn.Conv2d(channels, size, 1))
+            nn.Sequential(*conv_block(aspp.width, channels), nn.Conv2d(channels, size, 1))
             for size in (1, 1, *group_sizes)
         )
 
-    def forward(self, feature: Tensor) -> UnknownOutput:
-        """Backbone feature ``(N, B, h, w)`` -> logits."""
-        feature = self.aspp(feature)
+    def forward(self, features: Sequence[Tensor]) -> UnknownOutput:
+        """Backbone features ``(N, B, h, w)`` -> logits."""
+        feature = self.aspp(features)
         return UnknownOutput(torch.cat([head(feature) for head in self.head], dim=1))

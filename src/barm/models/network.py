@@ -6,17 +6,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
-from torchvision.models.segmentation.deeplabv3 import ASPP
 
 from barm.errors import UserError, nearest
+from barm.models import mobilenet
 from barm.models.backbone import create_backbone, num_channels, reveal_stages
+from barm.models.neck import AtrousNeck, DecoderNeck, Neck, make_separable
 
 ASPP_DROPOUT = 0.1
-MODELS = {  # published names -> timm backbone
-    "deeplabv3bga_resnet101": "resnet101.tv_in1k",
-    "deeplabv3bga_resnet50": "resnet50.tv_in1k",
+BACKBONES = {"resnet50": "resnet50.tv_in1k", "resnet101": "resnet101.tv_in1k", "mobilenet": mobilenet.NAME}
+MODELS: dict[str, dict[str, Any]] = {  # published names
+    **{f"deeplabv3bga_{name}": {"backbone": backbone} for name, backbone in BACKBONES.items()},
+    **{f"deeplabv3_{name}": {"backbone": backbone} for name, backbone in BACKBONES.items()},
+    **{f"deeplabv3plus_{name}": {"backbone": b, "decoder": "v3plus"} for name, b in BACKBONES.items()},
 }
 
 
@@ -24,8 +27,10 @@ class NetworkConfig(BaseModel):
     """Which network.
 
     Attributes:
-        backbone: a timm model name.
+        backbone: a timm model name, or ``deeplab_mobilenetv2``.
         output_stride: of the feature map.
+        decoder: `v3` classifies ASPP's result, `v3plus` refines it with the features at stride 4.
+        separable: depthwise separable convolutions behind the backbone; with `v3plus` only, as published.
         channels: D, width of ASPP and of every branch.
         rates: dilations of the three atrous ASPP branches; by default 6, 12, 18 at stride 16 and twice that at 8.
         dropout: at the end of ASPP, while training.
@@ -37,18 +42,26 @@ class NetworkConfig(BaseModel):
 
     backbone: str = "resnet101.tv_in1k"
     output_stride: Literal[8, 16] = 16
+    decoder: Literal["v3", "v3plus"] = "v3"
+    separable: bool = False
     channels: int = Field(256, ge=4)
     rates: tuple[int, int, int] | None = None
     dropout: float = Field(ASPP_DROPOUT, ge=0, lt=1)
     pretrained: bool = True
     weights: Path | None = None
 
+    @model_validator(mode="after")
+    def _separable_where_published(self) -> NetworkConfig:
+        if self.separable and self.decoder != "v3plus":
+            raise ValueError("separable convolutions exist for decoder = 'v3plus' only: leave one of the two out")
+        return self
+
     @classmethod
     def from_name(cls, name: str, **options: Any) -> NetworkConfig:
-        """The configuration behind a published model name such as ``deeplabv3bga_resnet101``."""
+        """The configuration behind a published model name such as ``deeplabv3plus_resnet101``."""
         if name not in MODELS:
             raise UserError(f"unknown model '{name}'{nearest(name, MODELS) or '; known: ' + ', '.join(MODELS)}")
-        return cls(backbone=MODELS[name], **options)
+        return cls(**MODELS[name], **options)
 
 
 class Segmenter(nn.Module):
@@ -56,20 +69,22 @@ class Segmenter(nn.Module):
 
     Args:
         config: which network.
-        head: builds the classifier from ASPP, the feature width and the group sizes.
+        head: builds the classifier from the neck, the width of its branches and the group sizes.
         group_sizes: classes per step without background.
         pretrained: honour the configuration's ImageNet weights (step 0 only; later steps take the previous step's).
         levels: fill the output's `levels` with the backbone's stages (ResNets only).
+        init_std: of the classifier's fresh convolutions; by default Kaiming's.
     """
 
     def __init__(
         self,
         config: NetworkConfig,
-        head: Callable[[nn.Module, int, Sequence[int]], nn.Module],
+        head: Callable[[Neck, int, Sequence[int]], nn.Module],
         group_sizes: Sequence[int],
         *,
         pretrained: bool,
         levels: bool = False,
+        init_std: float | None = None,
     ) -> None:
         super().__init__()
         self.backbone = create_backbone(
@@ -77,19 +92,26 @@ class Segmenter(nn.Module):
             config.output_stride,
             pretrained and config.pretrained,
             config.weights if pretrained else None,
+            low_level=config.decoder == "v3plus",
         )
         self._stages = reveal_stages(self.backbone) if levels else []
         rates = config.rates or ((6, 12, 18) if config.output_stride == 16 else (12, 24, 36))
-        aspp = ASPP(num_channels(self.backbone), list(rates), config.channels)
-        aspp.project[3].p = config.dropout
-        self.classifier = head(aspp, config.channels, group_sizes)
+        neck: type[Neck] = AtrousNeck if config.decoder == "v3" else DecoderNeck
+        self.classifier = head(
+            neck(num_channels(self.backbone), rates, config.channels, config.dropout), config.channels, group_sizes
+        )
+        if config.separable:
+            make_separable(self.classifier)
         for module in self.classifier.modules():
             if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight)
+                if init_std is None:
+                    nn.init.kaiming_normal_(module.weight)
+                else:
+                    nn.init.normal_(module.weight, std=init_std)
 
     def forward(self, image: Tensor) -> Any:
         """Normalised RGB ``(N, 3, H, W)`` -> the head's output at feature resolution."""
-        out = self.classifier(self.backbone(image)[-1])
+        out = self.classifier(self.backbone(image))
         return out._replace(levels=tuple(s.take() for s in self._stages)) if self._stages else out
 
 

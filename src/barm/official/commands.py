@@ -35,7 +35,7 @@ def parser(prog: str) -> argparse.ArgumentParser:
     p.add_argument("--dataset", choices=("voc", "ade"), default="voc")
     p.add_argument("--num_classes", type=int, default=None, help="accepted; the data set decides")
     p.add_argument("--model", default="deeplabv3bga_resnet101")
-    p.add_argument("--separable_conv", action="store_true", help="accepted; changes only DeepLabV3+ heads")
+    p.add_argument("--separable_conv", action="store_true", help="changes only DeepLabV3+ networks")
     p.add_argument("--output_stride", type=int, choices=(8, 16), default=16)
     p.add_argument("--task", default="15-1")
     p.add_argument("--curr_step", type=int, default=0)
@@ -90,7 +90,9 @@ def to_config(options: argparse.Namespace, device: str = "auto") -> RunConfig:
         "crop": options.crop_size,
     }
     weights = options.backbone_weights
-    model: dict[str, Any] = {"backbone": MODELS[options.model], "output_stride": options.output_stride}
+    model: dict[str, Any] = {**MODELS[options.model], "output_stride": options.output_stride}
+    if options.separable_conv and model.get("decoder") == "v3plus":
+        model["separable"] = True
     if weights is not None:
         model |= {"pretrained": False} if weights == SCRATCH else {"weights": weights}
     amp = "16-mixed" if torch.cuda.is_available() and device != "cpu" else "auto"

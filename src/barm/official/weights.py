@@ -20,6 +20,7 @@ from barm.engine.store import RunDirectory, save_pickled
 from barm.errors import UserError
 from barm.labels import TaskPlan
 from barm.models.network import MODELS, check_names
+from barm.official.names import own_names
 
 
 def file_name(model: str, dataset: str, task: str, step: int, setting: str) -> str:
@@ -75,29 +76,32 @@ def import_checkpoint(
     Raises:
         UserError: for a tensor that is missing, extra or of the wrong shape; nothing is written then.
     """
-    state = read_checkpoint(path)
     method = config.method.build(plan[step], config.model.model_copy(update={"pretrained": False}))
     own = method.build_model().state_dict()
+    state = own_names(read_checkpoint(path), own)
     check_names(own, state, {name for name in own if name.endswith("num_batches_tracked")}, str(path))
     directory = RunDirectory(out)
     directory.open(config, {"imported": str(path)}, resume=out.exists())
     try:
         if directory.is_complete(step):
             raise UserError(f"{out} has step {step} already: choose another --out")
-        about = describe_classes(config, plan[step], class_names, palette)
+        about = describe_classes(config, plan, plan[step], class_names, palette)
         directory.save_step(step, {**own, **state}, about, None, None)
     finally:
         directory.close()
 
 
-def import_published(path: Path, out: Path, *, dataset: str, task: str, step: int, model: str) -> None:
-    """`import_checkpoint` for VOC or ADE with the published classes."""
+def import_published(
+    path: Path, out: Path, *, dataset: str, task: str, step: int, model: str, method: str = "barm"
+) -> None:
+    """`import_checkpoint` with the published classes: of BARM, of SSUL, or of a DeepLab with one classifier."""
     from barm.config import load_config
 
     if model not in MODELS:
         raise UserError(f"unknown model '{model}'; known: {', '.join(MODELS)}")
     names, palette = published(dataset)
-    config = load_config(f"{dataset}/{task}/barm", [f"model.backbone={MODELS[model]}", "model.pretrained=false"])
+    about = {**MODELS[model], "pretrained": False}
+    config = load_config(f"{dataset}/{task}/{method}", updates={"model": about})
     plan = config.task.plan(names, config.seed)
     import_checkpoint(path, out, config=config, plan=plan, step=step, class_names=names, palette=palette)
 

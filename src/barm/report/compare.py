@@ -15,7 +15,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from barm.engine.store import CONFIG, METRICS, RunDirectory
+from barm.engine.store import CONFIG, METHOD, METRICS, RunDirectory
 from barm.errors import UserError
 
 SCORES = ("old", "new", "all", "average", "lost")
@@ -88,7 +88,7 @@ def read_result(path: Path) -> Result:
     table = run.config_table()
     finished = [i for i in run.finished_steps() if run.has(i, METRICS)]
     metrics = [run.read(i, METRICS) for i in finished]
-    if not metrics or len(metrics) < metrics[-1].get("num_steps", 0):
+    if not metrics or len(metrics) < run.read(finished[-1], METHOD).get("num_steps", 0):
         raise UserError(f"{path} is not finished ({len(metrics)} steps are): go on with `barm train --resume`")
     last = metrics[-1]
     named: dict[str, float | None] = {

@@ -1,0 +1,51 @@
+"""Networks: every decoder with every classifier, and weights from files."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torchvision.models import mobilenet_v2
+
+from barm.errors import UserError
+from barm.labels import Step
+from barm.methods import METHODS
+from barm.models.network import MODELS, NetworkConfig
+
+STEP = Step(1, ((1, 2), (3,)))
+
+
+@pytest.mark.parametrize("decoder", ["v3", "v3plus"])
+@pytest.mark.parametrize("name", ["barm", "finetune", "dkd", "ssul"])
+def test_every_classifier_takes_either_decoder(name, decoder):
+    network = NetworkConfig(backbone="test_resnet", channels=8, pretrained=False, decoder=decoder)
+    method = METHODS[name]().build(STEP, network)
+    model = method.build_model().eval()
+    out = model(torch.zeros(1, 3, 64, 64))
+    stride = 4 if decoder == "v3plus" else 16
+    assert out.logits.shape[2:] == (64 // stride, 64 // stride)
+    assert method.predict(out, (64, 64)).shape == (1, 64, 64)
+
+
+def test_separable_convolutions_are_smaller():
+    plain, separable = (
+        METHODS["finetune"]()
+        .build(STEP, NetworkConfig(backbone="test_resnet", pretrained=False, decoder="v3plus", separable=s))
+        .build_model()
+        for s in (False, True)
+    )
+    assert sum(p.numel() for p in separable.parameters()) < sum(p.numel() for p in plain.parameters())
+
+
+def test_mobilenet_takes_torchvisions_weights(tmp_path):
+    given = mobilenet_v2(weights=None).state_dict()
+    torch.save(given, tmp_path / "weights.pth")
+    network = NetworkConfig.from_name("deeplabv3_mobilenet", weights=tmp_path / "weights.pth")
+    model = METHODS["ssul"]().build(Step(0, ((1, 2),)), network).build_model()
+    found = model.backbone.state_dict()["high_level_features.17.conv.2.weight"]
+    assert torch.equal(found, given["features.17.conv.2.weight"])
+
+
+def test_unknown_published_name():
+    with pytest.raises(UserError, match="did you mean 'deeplabv3plus_mobilenet'"):
+        NetworkConfig.from_name("deeplabv3plus_mobilnet")
+    assert len(MODELS) == 9
