@@ -51,6 +51,38 @@ def test_binary_cross_entropy(file, golden):
     close(gradient, g["grad_logits"])
 
 
+PER_PIXEL = [f for f in files("bce") if f.endswith(("none", "_w"))]
+
+
+@pytest.mark.parametrize("file", PER_PIXEL)
+def test_binary_cross_entropy_of_every_pixel(file, golden):
+    """The same function, a pixel at a time; per-pixel weights multiply what it gives."""
+    g = golden(f"ssul/{file}.npz")
+    settings = arguments(g)
+    logits, target = torch.from_numpy(g["logits"]).requires_grad_(), torch.from_numpy(g["target"])
+    pixels = logits.permute(0, 2, 3, 1).reshape(-1, logits.shape[1], 1, 1)
+    losses = [
+        binary_cross_entropy(x[None], y.view(1, 1, 1)).total for x, y in zip(pixels, target.flatten(), strict=True)
+    ]
+    loss = torch.stack(losses).view(target.shape)
+    if settings["weight"]:
+        loss = loss * torch.from_numpy(g["weight"])
+    if settings["reduction"] != "none":
+        loss = loss.sum() / ((target != IGNORE).sum() if settings["reduction"] == "mean" else 1)
+    close(loss, g["out"])
+    close(torch.autograd.grad((loss * torch.from_numpy(g["grad_out"])).sum(), logits)[0], g["grad_logits"])
+
+
+@pytest.mark.parametrize(("file", "ignored"), [("bce_30_label_eq_C", 6), ("bce_31_ignore_minus1", -1)])
+def test_other_labels_that_are_left_out(file, ignored, golden):
+    """Here 255 is the only such label: tables never give another one."""
+    g = golden(f"ssul/{file}.npz")
+    logits, target = torch.from_numpy(g["logits"]).requires_grad_(), torch.from_numpy(g["target"])
+    term = binary_cross_entropy(logits, torch.where(target == ignored, IGNORE, target))
+    close(term.value, g["out"])
+    close(torch.autograd.grad(term.value, logits)[0], g["grad_logits"])
+
+
 @pytest.mark.parametrize("file", files("focal"))
 def test_focal_loss(file, golden):
     g = golden(f"ssul/{file}.npz")
@@ -142,6 +174,18 @@ def test_prediction(file, golden):
     counts = confusion_counts(prediction, torch.from_numpy(g["label"]), count)
     np.testing.assert_array_equal(counts, g["confusion"])
     np.testing.assert_allclose(class_iou(counts), g["class_iou"], rtol=1e-9)
+
+
+@pytest.mark.parametrize("file", files("metrics"))
+def test_metrics_of_the_code_base(file, golden):
+    """Without the epsilon, and without the classes that neither occur nor are predicted (spec/deeplab.md section 6)."""
+    g = golden(f"ssul/{file}.npz")
+    count = len(g["class_iou"])
+    counts = confusion_counts(torch.from_numpy(g["pred"]), torch.from_numpy(g["label"]), count)
+    iou, present = class_iou(counts), ~np.isnan(g["noeps_class_iou"])
+    np.testing.assert_allclose(iou[present], g["noeps_class_iou"][present], rtol=1e-5)
+    assert not iou[~present].any()
+    assert iou[present].mean() == pytest.approx(float(g["noeps_mean_iou"]), rel=1e-5)
 
 
 def test_only_the_newest_the_unknown_and_the_background_head_train():
