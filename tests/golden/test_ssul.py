@@ -15,6 +15,7 @@ from barm.data.memory import Exemplar, MemoryConfig, channels_in, draw_exemplars
 from barm.labels import IGNORE, INCREMENTAL, JOINT, Step, TaskPlan
 from barm.losses.common import SEGMENTATION_LOSSES, binary_cross_entropy, focal_loss, pseudo_labels
 from barm.methods import Rates
+from barm.methods.finetune import FineTuneConfig
 from barm.methods.ssul import SSULConfig, SSULMConfig, unknown_labels
 from barm.metrics.functional import class_iou, confusion_counts
 from barm.models.heads import UnknownHead, UnknownOutput
@@ -61,10 +62,8 @@ def test_binary_cross_entropy_of_every_pixel(file, golden):
     settings = arguments(g)
     logits, target = torch.from_numpy(g["logits"]).requires_grad_(), torch.from_numpy(g["target"])
     pixels = logits.permute(0, 2, 3, 1).reshape(-1, logits.shape[1], 1, 1)
-    losses = [
-        binary_cross_entropy(x[None], y.view(1, 1, 1)).total for x, y in zip(pixels, target.flatten(), strict=True)
-    ]
-    loss = torch.stack(losses).view(target.shape)
+    pairs = zip(pixels, target.flatten(), strict=True)
+    loss = torch.stack([binary_cross_entropy(x[None], y.view(1, 1, 1)).total for x, y in pairs]).view(target.shape)
     if settings["weight"]:
         loss = loss * torch.from_numpy(g["weight"])
     if settings["reduction"] != "none":
@@ -163,13 +162,11 @@ def test_prediction(file, golden):
     g = golden(f"ssul/{file}.npz")
     settings = arguments(g)
     logits, count = torch.from_numpy(g["logits"]), settings["n_classes"]
-    method = SSULConfig(loss=LOSSES[settings["loss_type"]]).build(
+    config = SSULConfig if settings["unknown"] else FineTuneConfig  # the plain rule without the unknown
+    method = config(loss=LOSSES[settings["loss_type"]]).build(
         Step(0, (tuple(range(1, count)),)), NetworkConfig(pretrained=False)
     )
-    if settings["unknown"]:
-        prediction = method.predict(UnknownOutput(logits), (logits.shape[2], logits.shape[3]))
-    else:
-        prediction = torch.sigmoid(logits).argmax(dim=1)
+    prediction = method.predict(UnknownOutput(logits), (logits.shape[2], logits.shape[3]))
     np.testing.assert_array_equal(prediction, g["pred"])
     counts = confusion_counts(prediction, torch.from_numpy(g["label"]), count)
     np.testing.assert_array_equal(counts, g["confusion"])
