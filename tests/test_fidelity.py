@@ -1,0 +1,136 @@
+"""Behaviour of the official codes that is kept and that no golden file shows (docs/fidelity.md)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from barm.api import fit
+from barm.data import open_source
+from barm.data.base import Sample
+from barm.data.index import checked
+from barm.data.palette import published
+from barm.data.steps import StepDataset, StepView
+from barm.data.transforms import EvalTransform, TrainTransform
+from barm.engine.runtime import unwrap
+from barm.engine.store import RunDirectory
+from barm.engine.train import StepTrainer
+from barm.labels import INCREMENTAL, Step, TaskPlan
+from barm.methods import METHODS
+from barm.metrics.functional import group_means
+from barm.models.network import NetworkConfig
+
+STEP = Step(1, ((1, 2), (3,)))
+
+
+def updates(monkeypatch, look) -> list:
+    """What `look(trainer)` returned after every update."""
+    seen, update = [], StepTrainer.update
+
+    def spy(self, batch):
+        outcome = update(self, batch)
+        seen.append(look(self))
+        return outcome
+
+    monkeypatch.setattr(StepTrainer, "update", spy)
+    return seen
+
+
+def test_the_last_weights_count(tiny, tmp_path, monkeypatch):
+    """MiB Q10; SSUL Q3 the other way round: no checkpoint is selected."""
+
+    def weights(trainer):
+        return {k: v.clone() for k, v in unwrap(trainer.model).state_dict().items()}
+
+    seen = updates(monkeypatch, weights)
+    fit(tiny("mib", "3-1", "base.epochs=2"), out=tmp_path / "run", steps=[0], quiet=True)
+    stored = RunDirectory(tmp_path / "run").load_model_state(0)
+    assert len(seen) > 1
+    assert all(torch.equal(stored[k], v) for k, v in seen[-1].items())
+
+
+def test_plop_compares_features_of_training_and_evaluation_mode(tiny, tmp_path, monkeypatch):
+    """PLOP P15."""
+
+    def modes(trainer):
+        if trainer.teacher is None:
+            return None
+        return trainer.teacher.training, {
+            m.training for m in unwrap(trainer.model).modules() if isinstance(m, nn.BatchNorm2d)
+        }
+
+    seen = updates(monkeypatch, modes)
+    fit(tiny("plop", "3-1"), out=tmp_path / "run", quiet=True)
+    assert [m for m in seen if m is not None][-1] == (False, {True})
+
+
+def test_class_0_of_ade_is_scored():
+    """DKD Q11, SSUL Q27."""
+    names, _ = published("ade")
+    plan = TaskPlan.parse("100-10", len(names) - 1)
+    assert plan.eval_lut(plan[0])[0] == 0
+    assert plan.train_lut(plan[0])[0] == 0
+    assert group_means([1.0, 0.0, 0.0, 0.0], 2)["old"] == 0.5
+
+
+def test_biases_start_at_the_frameworks_default():
+    """DKD Q18: uniform within one over the root of the width."""
+    width = 64
+    network = NetworkConfig(backbone="test_resnet", channels=width, pretrained=False)
+    model = METHODS["dkd"]().build(Step(0, (tuple(range(1, 60)),)), network).build_model()
+    bias = model.classifier.head[0].bias
+    assert 0 < float(bias.detach().abs().max()) <= width**-0.5
+    assert len(bias.unique()) == len(bias)
+
+
+def test_deviation_of_fresh_classifiers():
+    """spec/deeplab.md section 3: SSUL's DeepLabV3+ starts at 0.001, all others as Kaiming says."""
+    for name, decoder, expected in (("ssul", "v3plus", 0.001), ("ssul", "v3", None), ("finetune", "v3plus", None)):
+        network = NetworkConfig(backbone="test_resnet", channels=32, pretrained=False, decoder=decoder)
+        model = METHODS[name]().build(STEP, network).build_model()
+        conv = next(m for m in model.classifier.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3))
+        fan = conv.weight[0].numel()
+        assert float(conv.weight.detach().std()) == pytest.approx(expected or (2 / fan) ** 0.5, rel=0.1)
+
+
+class Wide:
+    """A source of one picture, 60 x 30, with class 1 in the middle and class 2 at the left edge."""
+
+    class_names, palette = ("background", "a", "b"), np.zeros((256, 3), np.uint8)
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, _: int) -> Sample:
+        mask = np.zeros((30, 60), np.uint8)
+        mask[10:20, 28:32], mask[10:20, :4] = 1, 2
+        return Sample(Image.new("RGB", (60, 30)), Image.fromarray(mask), {})
+
+    def name(self, _: int) -> str:
+        return "wide"
+
+    def classes_in(self, _: int) -> frozenset[int]:
+        return frozenset({1, 2})
+
+
+def test_candidates_of_the_memory_are_seen_in_the_centre_crop():
+    """SSUL section 12.1, DKD Q6: what the crop leaves out does not count."""
+    plan = TaskPlan(((1, 2),))
+    step = StepDataset(Wide(), plan, plan[0], INCREMENTAL, TrainTransform(32), seed=0)
+    cropped = StepView(step, EvalTransform(crop=30))[0][1]
+    whole = StepView(step, EvalTransform(crop=None))[0][1]
+    assert cropped.shape == (30, 30)
+    assert set(cropped.unique().tolist()) == {0, 1}
+    assert set(whole.unique().tolist()) == {0, 1, 2}
+
+
+def test_step_views_carry_saliency(shapes_voc):
+    source = checked(open_source("voc", shapes_voc, "train"))
+    plan = TaskPlan.parse("2-1", 4)
+    step = StepDataset(source, plan, plan[0], INCREMENTAL, TrainTransform(32), seed=0)
+    image, label, extras = StepView(step, EvalTransform(crop=48))[0]
+    assert image.shape[1:] == label.shape == extras["saliency"].shape
+    assert int(extras["index"]) == step.images[0]
