@@ -15,8 +15,9 @@ from barm.data.index import checked
 from barm.data.palette import published
 from barm.data.steps import StepDataset, StepView
 from barm.data.transforms import EvalTransform, TrainTransform
-from barm.engine.runtime import unwrap
-from barm.engine.store import RunDirectory
+from barm.engine.runtime import Runtime, unwrap
+from barm.engine.sequence import open_data, train_dataset
+from barm.engine.store import COUNTS, RunDirectory
 from barm.engine.train import StepTrainer
 from barm.labels import INCREMENTAL, Step, TaskPlan
 from barm.methods import METHODS
@@ -65,6 +66,26 @@ def test_plop_compares_features_of_training_and_evaluation_mode(tiny, tmp_path, 
     seen = updates(monkeypatch, modes)
     fit(tiny("plop", "3-1"), out=tmp_path / "run", quiet=True)
     assert [m for m in seen if m is not None][-1] == (False, {True})
+
+
+def test_the_protocols_of_both_releases(tiny, tmp_path):
+    """MiB Q1 and Q2: void as background in training, classes to come as background in evaluation."""
+    plan = TaskPlan.parse("2-1", 4)
+    assert plan.train_lut(plan[0])[255] == 255
+    config = tiny("mib", "2-1", "base.void_label=0", "evaluation.unseen=background")
+    rt = Runtime(config.runtime)
+    data = open_data(config, rt)
+    assert train_dataset(config, data, plan[0]).lut[255] == 0
+    whole, part = (
+        int(fit_counts(tiny("mib", "2-1", *words), tmp_path / name).sum())
+        for name, words in (("all", ["evaluation.unseen=background"]), ("seen", []))
+    )
+    assert whole > part
+
+
+def fit_counts(config, out):
+    fit(config, out=out, steps=[0], quiet=True)
+    return np.array(RunDirectory(out).read(0, COUNTS))
 
 
 def test_class_0_of_ade_is_scored():

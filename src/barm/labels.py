@@ -38,11 +38,13 @@ class LabelPolicy:
     Attributes:
         hidden: label in training of every class that the step does not learn (the background shift).
         unseen: label in evaluation of classes that a later step will learn; `IGNORE` leaves them out of the scores.
+        void: label in training of the mask's 255.
         supervision: classes labelled in training: those of the `step` alone, or all `seen` so far (joint training).
     """
 
     hidden: int = 0
     unseen: int = IGNORE
+    void: int = IGNORE
     supervision: Literal["step", "seen"] = "step"
 
 
@@ -237,7 +239,9 @@ class TaskPlan:
         Classes that the step does not teach become `policy.hidden`.
         """
         taught = step.new if policy.supervision == "step" else step.seen
-        return self._lut(step, set(taught), policy.hidden)
+        lut = self._lut(step, set(taught), policy.hidden)
+        lut[IGNORE] = policy.void
+        return lut
 
     def eval_lut(self, step: Step, policy: LabelPolicy = INCREMENTAL) -> Lut:
         """Table from dataset id to channel for evaluation, ``(256,)`` uint8: all seen classes, later ones `unseen`."""

@@ -37,7 +37,7 @@ def step_of(group_sizes: np.ndarray) -> Step:
     return Step(len(cuts) - 2, tuple(tuple(range(a, b)) for a, b in pairwise(cuts)))
 
 
-def close(actual: torch.Tensor, expected: np.ndarray, tolerance: float) -> None:
+def assert_close(actual: torch.Tensor, expected: np.ndarray, tolerance: float) -> None:
     """Largest difference relative to the largest expected value."""
     assert np.abs(actual.detach().cpu().numpy() - expected).max() <= tolerance * np.abs(expected).max()
 
@@ -53,12 +53,12 @@ def test_forward(index, device, golden, fill):
     with torch.no_grad():
         feature = model.to(device).classifier.aspp(model.backbone(torch.from_numpy(image).to(device)))
         out = model(torch.from_numpy(image).to(device))
-    close(out.logits, g["logits_eval"], 1e-4)
-    close(out.training_logits, g["logits_train"], 1e-4)
-    close(feature[:, ::16], g["aspp"], 1e-4)
-    close(out.branches[-1][:, ::16], g["branch_last"], 1e-4)
+    assert_close(out.logits, g["logits_eval"], 1e-4)
+    assert_close(out.training_logits, g["logits_train"], 1e-4)
+    assert_close(feature[:, ::16], g["aspp"], 1e-4)
+    assert_close(out.branches[-1][:, ::16], g["branch_last"], 1e-4)
     for t, head in enumerate(out.heads):
-        close(head, g[f"head{t}_eval"], 1e-4)
+        assert_close(head, g[f"head{t}_eval"], 1e-4)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -128,8 +128,8 @@ def test_trajectory(device, golden, fill):
     for name, expected in zip(g["param_names"], g["expected_delta_norm"], strict=True):
         moved = float((after[name].cpu().double() - before[name].double()).norm())
         assert moved == pytest.approx(expected, rel=1e-3, abs=1e-9), name
-    close(after["classifier.head.1.weight"], g["expected_new_head_weight"], 1e-3)
-    close(after["classifier.ear.0.0.weight"][:4], g["expected_new_branch_conv"], 1e-3)
+    assert_close(after["classifier.head.1.weight"], g["expected_new_head_weight"], 1e-3)
+    assert_close(after["classifier.ear.0.0.weight"][:4], g["expected_new_branch_conv"], 1e-3)
     rates = dict(
         zip(
             ("new_head", "new_ear", "aspp", "old_heads", "old_ears", "head_pre", "backbone"),

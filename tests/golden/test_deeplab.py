@@ -92,16 +92,16 @@ def test_forward(file, golden):
     image = torch.from_numpy(g["image"])
     with torch.no_grad():
         features, out = model.backbone(image), model(image)
-    bounds(out.logits, g["logits_low"])
-    bounds(upsample(out.logits, (image.shape[2], image.shape[3])), g["logits"])
+    assert_within(out.logits, g["logits_low"])
+    assert_within(upsample(out.logits, (image.shape[2], image.shape[3])), g["logits"])
     assert tuple(features[-1].shape) == tuple(g["feat_out_shape"])
-    bounds(features[-1][0, :64, 0, 0], g["feat_out_first"])
+    assert_within(features[-1][0, :64, 0, 0], g["feat_out_first"])
     assert float(features[-1].double().mean()) == pytest.approx(float(g["feat_out_mean"]), rel=1e-4)
     if "feat_low_first" in g:
-        bounds(features[0][0, :64, 0, 0], g["feat_low_first"])
+        assert_within(features[0][0, :64, 0, 0], g["feat_low_first"])
 
 
-def bounds(actual, expected) -> None:
+def assert_within(actual, expected) -> None:
     """1e-4 of the largest entry, as the golden README says."""
     assert float(np.abs(actual.numpy() - expected).max()) <= 1e-4 * float(np.abs(expected).max())
 

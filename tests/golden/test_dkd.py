@@ -37,7 +37,7 @@ def files(prefix: str) -> list[str]:
     return found
 
 
-def close(actual, expected) -> None:
+def assert_close(actual, expected) -> None:
     """The bound of the golden README: 2e-5 of the largest value."""
     expected = np.asarray(expected, np.float64)
     bound = 2e-5 * float(np.abs(expected).max(initial=0)) + 1e-7
@@ -82,14 +82,14 @@ def test_multiple_binary_cross_entropy(file, golden):
             ).value
             for j, w in enumerate(g["pos_weight"])
         ]
-        close(torch.stack(parts), g["expected_loss_per_class"])
+        assert_close(torch.stack(parts), g["expected_loss_per_class"])
         return
     logits.requires_grad_()
     term = multiple_binary_cross_entropy(
         logits, label.long(), first=int(g["n_old_classes"]) + 1, positive_weight=float(g["pos_weight"][0])
     )
-    close(term.value, g["expected_loss"])
-    close(torch.autograd.grad(term.value, logits)[0], g["expected_grad_student_logits"])
+    assert_close(term.value, g["expected_loss"])
+    assert_close(torch.autograd.grad(term.value, logits)[0], g["expected_grad_student_logits"])
 
 
 @pytest.mark.parametrize("file", files("kd"))
@@ -98,8 +98,8 @@ def test_logit_distillation(file, golden):
     logits, old = tensors(g, "student_logits", "teacher_logits")
     logits.requires_grad_()
     term = sigmoid_distillation(logits[:, 1 : int(g["n_old_classes"]) + 1], old[:, 1:])
-    close(term.value, g["expected_loss"])
-    close(torch.autograd.grad(term.value, logits)[0], g["expected_grad_student_logits"])
+    assert_close(term.value, g["expected_loss"])
+    assert_close(torch.autograd.grad(term.value, logits)[0], g["expected_grad_student_logits"])
 
 
 @pytest.mark.parametrize("file", files("ac"))
@@ -107,8 +107,8 @@ def test_auxiliary_loss(file, golden):
     g = golden(f"dkd/{file}.npz")
     logits = torch.from_numpy(g["student_logits"]).requires_grad_()
     term = auxiliary_loss(logits[:, 0])
-    close(term.value, g["expected_loss"])
-    close(torch.autograd.grad(term.value, logits)[0], g["expected_grad_student_logits"])
+    assert_close(term.value, g["expected_loss"])
+    assert_close(torch.autograd.grad(term.value, logits)[0], g["expected_grad_student_logits"])
 
 
 @pytest.mark.parametrize("file", files("dkd"))
@@ -122,16 +122,16 @@ def test_decomposed_distillation(file, golden):
         feature = torch.from_numpy(g[f"{who}_features"]).requires_grad_()
         outputs[who] = head.classify(feature)
         leaves.append((feature, head.head[0].weight))
-        close(outputs[who].positive, g[f"expected_{who}_pos_scores"])
-        close(outputs[who].negative, g[f"expected_{who}_neg_scores"])
+        assert_close(outputs[who].positive, g[f"expected_{who}_pos_scores"])
+        assert_close(outputs[who].negative, g[f"expected_{who}_neg_scores"])
     count = int(g["n_old_classes"])
     for sign in ("pos", "neg"):
         new, old = ({"pos": o.positive, "neg": o.negative}[sign] for o in outputs.values())
         term = sigmoid_distillation(new[:, :count], old.detach())
-        close(term.value, g[f"expected_loss_{sign}"])
+        assert_close(term.value, g[f"expected_loss_{sign}"])
         feature, weight = torch.autograd.grad(term.value, leaves[0], retain_graph=True)
-        close(feature, g[f"expected_grad_student_features_{sign}"])
-        close(weight.flatten(1), g[f"expected_grad_student_weight_{sign}"])
+        assert_close(feature, g[f"expected_grad_student_features_{sign}"])
+        assert_close(weight.flatten(1), g[f"expected_grad_student_weight_{sign}"])
 
 
 @pytest.mark.parametrize("file", files("head"))
@@ -140,10 +140,10 @@ def test_classifier(file, golden):
     sizes = [int(s) for s in g["classes_per_step"]]
     aux, classes = (g["aux_weight"], g["aux_bias"]), (g["class_weight"], g["class_bias"])
     out = head_of(g["class_weight"].shape[1], sizes, aux, classes).classify(torch.from_numpy(g["features"]))
-    close(out.logits, g["expected_logits_small"])
-    close(upsample(out.logits, (int(g["output_height"]), int(g["output_width"]))), g["expected_logits"])
-    close(out.positive, g["expected_pos_scores"])
-    close(out.negative, g["expected_neg_scores"])
+    assert_close(out.logits, g["expected_logits_small"])
+    assert_close(upsample(out.logits, (int(g["output_height"]), int(g["output_width"]))), g["expected_logits"])
+    assert_close(out.positive, g["expected_pos_scores"])
+    assert_close(out.negative, g["expected_neg_scores"])
 
 
 @pytest.mark.parametrize("file", files("novel_init"))
@@ -186,15 +186,15 @@ def test_objectives(file, golden):
     old = DecomposedOutput(*(t.detach() for t in outputs[1])) if step else None
     terms = method.loss(outputs[0], old, Batch(torch.zeros(len(label), 3, *label.shape[1:]), label, {}))
     for name, term in terms.items():
-        close(term.value / term.weight, g[f"expected_term_{name}"])
+        assert_close(term.value / term.weight, g[f"expected_term_{name}"])
     # the file may weigh the first term as well; in the method its weight is 1
     terms["mbce"] = terms["mbce"]._replace(weight=float(g["weight_mbce"]))
     total = total_loss(terms)
-    close(total, g["expected_loss"])
+    assert_close(total, g["expected_loss"])
     names = ("features", "aux_weight", "aux_bias", "class_weight", "class_bias")
     for name, gradient in zip(names, torch.autograd.grad(total, leaves[0]), strict=True):
         expected = g[f"expected_grad_student_{name}"]
-        close(gradient.reshape(expected.shape), expected)
+        assert_close(gradient.reshape(expected.shape), expected)
 
 
 @pytest.mark.parametrize("file", files("prediction"))

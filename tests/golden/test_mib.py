@@ -34,7 +34,7 @@ def tensors(g, *names):
     return [torch.from_numpy(g[name]) for name in names]
 
 
-def close(actual, expected) -> None:
+def assert_close(actual, expected) -> None:
     """1e-5 of the largest value, 1e-9 in double precision."""
     expected = np.asarray(expected)
     bound = (1e-9 if expected.dtype == np.float64 else 1e-5) * max(float(np.abs(expected).max(initial=0)), 1e-6)
@@ -54,10 +54,10 @@ def test_unbiased_cross_entropy(file, golden):
     logits.requires_grad_()
     before = label.clone()
     term = unbiased_cross_entropy(logits, label, num_old=int(g["n_old_classes"]))
-    close(term.value, g["expected_loss"])
-    close(term.total, g["expected_loss_sum"])
-    close(torch.autograd.grad(term.value, logits, retain_graph=True)[0], g["expected_grad_student_logits"])
-    close(torch.autograd.grad(term.total, logits)[0], g["expected_grad_student_logits_sum"])
+    assert_close(term.value, g["expected_loss"])
+    assert_close(term.total, g["expected_loss_sum"])
+    assert_close(torch.autograd.grad(term.value, logits, retain_graph=True)[0], g["expected_grad_student_logits"])
+    assert_close(torch.autograd.grad(term.total, logits)[0], g["expected_grad_student_logits_sum"])
     assert torch.equal(label, before)
 
 
@@ -69,9 +69,9 @@ def test_distillation(file, golden):
     loss = unbiased_distillation if file.startswith("unbiased") else distillation
     mask = torch.from_numpy(g["pixel_mask"]) if "pixel_mask" in g else None
     term = loss(logits, old, alpha=float(g["alpha"]), mask=mask)
-    close(term.value, g["expected_loss"])
-    close(term.total, g["expected_loss_sum"])
-    close(torch.autograd.grad(term.value, logits)[0], g["expected_grad_student_logits"])
+    assert_close(term.value, g["expected_loss"])
+    assert_close(term.total, g["expected_loss_sum"])
+    assert_close(torch.autograd.grad(term.value, logits)[0], g["expected_grad_student_logits"])
 
 
 @pytest.mark.parametrize("file", files("ilt_feature_mse"))
@@ -80,8 +80,8 @@ def test_feature_distillation(file, golden):
     feature, old = tensors(g, "student_features", "teacher_features")
     feature.requires_grad_()
     term = feature_distillation(feature, old, weight=float(g["weight"]))
-    close(term.value, g["expected_loss"])
-    close(torch.autograd.grad(term.value, feature)[0], g["expected_grad_student_features"])
+    assert_close(term.value, g["expected_loss"])
+    assert_close(torch.autograd.grad(term.value, feature)[0], g["expected_grad_student_features"])
 
 
 @pytest.mark.parametrize("file", files("objective"))
@@ -99,13 +99,13 @@ def test_objectives(file, golden):
     terms = method.loss(new, previous, Batch(image, label, {}))
     expected = [g[k] for k in ("expected_ce_term", "expected_kd_term", "expected_feature_term") if k in g]
     for term, value in zip(terms.values(), expected, strict=True):
-        close(term.value, value)
+        assert_close(term.value, value)
     total = total_loss(terms)
-    close(total, g["expected_loss"])
+    assert_close(total, g["expected_loss"])
     gradients = torch.autograd.grad(total, leaves, allow_unused=True)
-    close(gradients[0], g["expected_grad_student_logits"])
+    assert_close(gradients[0], g["expected_grad_student_logits"])
     if keys[0] in g:
-        close(gradients[1], g["expected_grad_student_features"])
+        assert_close(gradients[1], g["expected_grad_student_features"])
 
 
 @pytest.mark.parametrize("file", files("classifier_init"))
@@ -122,11 +122,11 @@ def test_new_classes_start_where_the_background_was(file, golden):
     method.init_from(model, before)
     weight = torch.cat([h.weight for h in model.classifier.head]).flatten(1)
     bias = torch.cat([h.bias for h in model.classifier.head])
-    close(weight, g["expected_weight_after"])
-    close(bias, g["expected_bias_after"])
+    assert_close(weight, g["expected_weight_after"])
+    assert_close(bias, g["expected_bias_after"])
     probe = torch.from_numpy(g["probe_features"])
     logits = torch.cat([head(probe) for head in model.classifier.head], dim=1)
-    close(logits, g["expected_student_logits_on_probe"])
+    assert_close(logits, g["expected_student_logits_on_probe"])
     shares, known = torch.softmax(logits, dim=1), sum(sizes[:-1])
     folded = torch.cat([shares[:, :1] + shares[:, known:].sum(1, keepdim=True), shares[:, 1:known]], dim=1)
     torch.testing.assert_close(folded, torch.softmax(torch.from_numpy(g["teacher_logits_on_probe"]), dim=1))

@@ -32,7 +32,7 @@ def files(prefix: str) -> list[str]:
     return found
 
 
-def close(actual, expected, relative=1e-5) -> None:
+def assert_close(actual, expected, relative=1e-5) -> None:
     """Within a share of the largest value."""
     expected = np.asarray(expected, np.float64)
     bound = relative * max(float(np.abs(expected).max(initial=0)), 1e-7)
@@ -61,13 +61,13 @@ def test_local_pod(file, golden):
         scales=g["pooling_scales"].tolist(),
         **channels(g),
     )
-    close(term.value, g["expected_loss"])
+    assert_close(term.value, g["expected_loss"])
     for gradient, k in zip(torch.autograd.grad(term.value, new), levels, strict=True):
-        close(gradient, g[f"expected_grad_student_level_{k}"])
+        assert_close(gradient, g[f"expected_grad_student_level_{k}"])
     if "embedding_level" in g:
         k = int(g["embedding_level"])
-        close(embedding(old[k] ** 2), g["expected_embedding_teacher"])
-        close(embedding(new[k] ** 2), g["expected_embedding_student"])
+        assert_close(embedding(old[k] ** 2), g["expected_embedding_teacher"])
+        assert_close(embedding(new[k] ** 2), g["expected_embedding_student"])
 
 
 @pytest.mark.parametrize("file", files("thresholds"))
@@ -90,14 +90,14 @@ def test_pseudo_labels(file, golden):
     logits.requires_grad_()
     before = label.clone()
     seen = belief(old, int(g["n_current_classes"]))
-    close(seen.entropy, g["expected_normalised_entropy"])
+    assert_close(seen.entropy, g["expected_normalised_entropy"])
     np.testing.assert_array_equal(seen.channel, g["expected_argmax_class"])
     targets = believed_labels(seen, label, thresholds, num_old=int(g["n_old_classes"]))
     np.testing.assert_array_equal(targets.label, g["expected_pseudo_labels"])
-    close(targets.factor, g["expected_adaptive_factor"])
+    assert_close(targets.factor, g["expected_adaptive_factor"])
     term = adaptive_cross_entropy(logits, targets)
-    close(term.value, g["expected_loss"])
-    close(torch.autograd.grad(term.value, logits)[0], g["expected_grad_student_logits"])
+    assert_close(term.value, g["expected_loss"])
+    assert_close(torch.autograd.grad(term.value, logits)[0], g["expected_grad_student_logits"])
     assert torch.equal(label, before)
 
 
@@ -121,13 +121,13 @@ def test_objectives(file, golden):
         method.calibrate(method.observe(outputs[1], batch))
         np.testing.assert_allclose(method.state_dict()["thresholds"], g["thresholds"], rtol=1e-6)
     terms = method.loss(outputs[0], outputs[1], batch)
-    close(terms["ce"].value, g["expected_ce_term"])
-    close(terms["pod"].value, g["expected_pod_term"])
+    assert_close(terms["ce"].value, g["expected_ce_term"])
+    assert_close(terms["pod"].value, g["expected_pod_term"])
     total = total_loss(terms)
-    close(total, g["expected_loss"])
+    assert_close(total, g["expected_loss"])
     names = ["logits_small", *(f"level_{k}" for k in levels)]
     for name, gradient in zip(names, torch.autograd.grad(total, leaves[0]), strict=True):
-        close(gradient, g[f"expected_grad_student_{name}"])
+        assert_close(gradient, g[f"expected_grad_student_{name}"])
 
 
 def test_median_of_a_histogram():

@@ -31,7 +31,7 @@ def files(prefix: str) -> list[str]:
     return found
 
 
-def close(actual, expected) -> None:
+def assert_close(actual, expected) -> None:
     """The bound of the golden README: 1e-5, absolute and relative."""
     np.testing.assert_allclose(actual.detach().numpy(), expected, rtol=1e-5, atol=1e-5)
 
@@ -47,9 +47,9 @@ def test_binary_cross_entropy(file, golden):
     term = binary_cross_entropy(logits, torch.from_numpy(g["target"]))
     loss = term.total if "sum" in file else term.value
     expected = np.nan_to_num(g["out"])  # all ignored: NaN there, 0 here (Q22)
-    close(loss, expected)
+    assert_close(loss, expected)
     gradient = torch.autograd.grad(loss * torch.from_numpy(np.asarray(g["grad_out"])), logits)[0]
-    close(gradient, g["grad_logits"])
+    assert_close(gradient, g["grad_logits"])
 
 
 PER_PIXEL = [f for f in files("bce") if f.endswith(("none", "_w"))]
@@ -68,8 +68,8 @@ def test_binary_cross_entropy_of_every_pixel(file, golden):
         loss = loss * torch.from_numpy(g["weight"])
     if settings["reduction"] != "none":
         loss = loss.sum() / ((target != IGNORE).sum() if settings["reduction"] == "mean" else 1)
-    close(loss, g["out"])
-    close(torch.autograd.grad((loss * torch.from_numpy(g["grad_out"])).sum(), logits)[0], g["grad_logits"])
+    assert_close(loss, g["out"])
+    assert_close(torch.autograd.grad((loss * torch.from_numpy(g["grad_out"])).sum(), logits)[0], g["grad_logits"])
 
 
 @pytest.mark.parametrize(("file", "ignored"), [("bce_30_label_eq_C", 6), ("bce_31_ignore_minus1", -1)])
@@ -78,8 +78,8 @@ def test_other_labels_that_are_left_out(file, ignored, golden):
     g = golden(f"ssul/{file}.npz")
     logits, target = torch.from_numpy(g["logits"]).requires_grad_(), torch.from_numpy(g["target"])
     term = binary_cross_entropy(logits, torch.where(target == ignored, IGNORE, target))
-    close(term.value, g["out"])
-    close(torch.autograd.grad(term.value, logits)[0], g["grad_logits"])
+    assert_close(term.value, g["out"])
+    assert_close(torch.autograd.grad(term.value, logits)[0], g["grad_logits"])
 
 
 @pytest.mark.parametrize("file", files("focal"))
@@ -89,8 +89,8 @@ def test_focal_loss(file, golden):
     logits = torch.from_numpy(g["logits"]).requires_grad_()
     term = focal_loss(logits, torch.from_numpy(g["target"]), alpha=settings["alpha"], gamma=settings["gamma"])
     loss = term.value if settings["size_average"] else term.total
-    close(loss, g["out"])
-    close(torch.autograd.grad(loss, logits)[0], g["grad_logits"])
+    assert_close(loss, g["out"])
+    assert_close(torch.autograd.grad(loss, logits)[0], g["grad_logits"])
 
 
 @pytest.mark.parametrize("file", files("pseudo"))
@@ -108,8 +108,8 @@ def test_pseudo_labels(file, golden):
     np.testing.assert_array_equal(label, g["pseudo_label"])
     logits = torch.from_numpy(g["logits"]).requires_grad_()
     term = SEGMENTATION_LOSSES[loss](logits, label)
-    close(term.value, g["loss"])
-    close(torch.autograd.grad(term.value, logits)[0], g["grad_logits"])
+    assert_close(term.value, g["loss"])
+    assert_close(torch.autograd.grad(term.value, logits)[0], g["grad_logits"])
 
 
 @pytest.mark.parametrize("file", files("labels"))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn import functional as F
 from torchvision.models import mobilenet_v2
 
 from barm.errors import UserError
 from barm.labels import Step
 from barm.methods import METHODS
+from barm.models.neck import AddedPoolNeck
 from barm.models.network import MODELS, NetworkConfig
 
 STEP = Step(1, ((1, 2), (3,)))
@@ -43,6 +45,34 @@ def test_mobilenet_takes_torchvisions_weights(tmp_path):
     model = METHODS["ssul"]().build(Step(0, ((1, 2),)), network).build_model()
     found = model.backbone.state_dict()["high_level_features.17.conv.2.weight"]
     assert torch.equal(found, given["features.17.conv.2.weight"])
+
+
+def test_the_body_of_mib_and_plop():
+    network = NetworkConfig(
+        backbone="test_resnet", channels=8, pretrained=False, decoder="added_pool", activation="leaky_relu", dropout=0
+    )
+    method = METHODS["plop"]().build(STEP, network)
+    model = method.build_model()
+    assert not any(isinstance(m, torch.nn.ReLU) for m in model.modules())
+    assert [n for n in model.classifier.state_dict() if n.startswith("head_pre")] == []
+    out = model.train()(torch.randn(2, 3, 64, 64))
+    assert out.branch.shape == (2, 8, 4, 4)
+    assert all(float(level.detach().min()) < 0 for level in out.levels)  # before the activation
+    assert float(out.branch.detach().min()) < 0  # the leak
+
+
+def test_pooling_of_a_window_in_evaluation():
+    """spec/mib.md section 7: up to 32 x 32 the window is the whole map; then it slides, the border is repeated."""
+    neck = AddedPoolNeck([4], (1, 2, 3), 4, 0.0).eval()
+    small, large = torch.randn(1, 4, 32, 20), torch.randn(1, 4, 40, 33)
+    assert torch.equal(neck._pool(small), small.mean((2, 3), keepdim=True))
+    pooled = neck._pool(large)
+    assert pooled.shape == large.shape
+    inner = F.avg_pool2d(large, 32, stride=1)
+    assert torch.equal(pooled[..., 15:24, 15:17], inner)
+    assert torch.equal(pooled[..., 0, 0], inner[..., 0, 0])
+    assert torch.equal(pooled[..., -1, -1], inner[..., -1, -1])
+    assert torch.equal(neck.train()._pool(large), large.mean((2, 3), keepdim=True))
 
 
 def test_unknown_published_name():

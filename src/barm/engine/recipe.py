@@ -82,6 +82,7 @@ class StepRecipe(_Config):
         scale: range of the random factor, or of the part's share of the picture's area.
         flip: probability of a horizontal flip.
         pad_label: label of the padding of small pictures: 0 (as published) or 255 (ignore).
+        void_label: label of the mask's 255: ignored, or background as in one release (spec/mib.md Q1).
     """
 
     epochs: int = Field(ge=1)
@@ -98,6 +99,7 @@ class StepRecipe(_Config):
     scale: tuple[float, float] = (0.5, 2.0)
     flip: float = Field(0.5, ge=0, le=1)
     pad_label: Literal[0, 255] = 0
+    void_label: Literal[0, 255] = 255
 
 
 class EvaluationConfig(_Config):
@@ -106,9 +108,11 @@ class EvaluationConfig(_Config):
     Attributes:
         crop: short side resized to this and centre crop (the published form); 0 evaluates at native size, batch 1.
         batch_size: pictures at a time.
+        unseen: pixels of classes that a later step will learn are left out, or count as background (spec/mib.md Q2).
     """
 
     crop: int = Field(513, ge=0)
+    unseen: Literal["ignore", "background"] = "ignore"
     batch_size: int = Field(4, ge=1)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -120,7 +120,8 @@ def train_dataset(config: RunConfig, data: Data, step: Step) -> StepDataset:
     recipe = config.recipe(step.index)
     transform = TrainTransform(recipe.crop, recipe.geometry, recipe.scale, recipe.flip, recipe.pad_label)
     method = config.method.build(step, config.model)
-    return StepDataset(data.train, data.plan, step, method.policy, transform, seed=config.seed)
+    policy = replace(method.policy, void=recipe.void_label)
+    return StepDataset(data.train, data.plan, step, policy, transform, seed=config.seed)
 
 
 def _run_step(
@@ -221,7 +222,8 @@ def evaluate_step(
 ) -> Tensor:
     """Confusion counts of a step's network on the whole validation split, ``(C, C)`` int64."""
     transform = EvalTransform(crop=config.evaluation.crop or None)
-    dataset = EvalDataset(data.val, data.plan, step, method.policy, transform)
+    policy = replace(method.policy, unseen=0) if config.evaluation.unseen == "background" else method.policy
+    dataset = EvalDataset(data.val, data.plan, step, policy, transform)
     loading, number = ordered_batches(config, rt, dataset)
     with loading as batches, monitor.evaluation(step.index, number) as progress:
         return evaluate(method, model, batches, rt, progress)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,12 +13,19 @@ from torch import Tensor, nn
 
 from barm.errors import UserError, nearest
 from barm.models import mobilenet
+from barm.models.neck import LEAK
 
 BACKBONE_BN_MOMENTUM = 0.01  # spec/barm.md section 2
 
 
 def create_backbone(
-    name: str, output_stride: int, pretrained: bool = False, weights: Path | None = None, *, low_level: bool = False
+    name: str,
+    output_stride: int,
+    pretrained: bool = False,
+    weights: Path | None = None,
+    *,
+    low_level: bool = False,
+    leaky: bool = False,
 ) -> nn.Module:
     """A network that returns a list with its last feature map, ``(N, 3, H, W)`` -> ``[(N, D, h, w)]``.
 
@@ -30,11 +38,12 @@ def create_backbone(
         pretrained: load timm's ImageNet weights (from timm's cache or the network).
         weights: a local ``.pth`` or ``.safetensors`` state dict of the same network, instead.
         low_level: the list starts with the features at stride 4.
+        leaky: leaky ReLU in place of ReLU (spec/mib.md section 7).
 
     Raises:
         UserError: for an unknown name, or weights that cannot be had or do not fit.
     """
-    body = _create(name, output_stride, pretrained and weights is None, low_level)
+    body = _create(name, output_stride, pretrained and weights is None, low_level, leaky)
     if weights is not None:
         _load_local(body, weights, name)
     for module in body.modules():
@@ -44,14 +53,22 @@ def create_backbone(
 
 
 class Revealed(nn.Module):
-    """A ReLU that hands out what it was given."""
+    """An activation that hands out what it was given.
+
+    Args:
+        slope: of its negative side: 0 is ReLU.
+    """
 
     given: Tensor | None = None
 
+    def __init__(self, slope: float) -> None:
+        super().__init__()
+        self.slope = slope
+
     def forward(self, x: Tensor) -> Tensor:
-        """``max(x, 0)``; `x` is kept until it is taken."""
+        """``max(x, slope x)``; `x` is kept until it is taken."""
         self.given = x
-        return torch.relu(x)
+        return nn.functional.leaky_relu(x, self.slope) if self.slope else torch.relu(x)
 
     def take(self) -> Tensor:
         """What the last call was given; once."""
@@ -76,7 +93,7 @@ def reveal_stages(backbone: nn.Module) -> list[Revealed]:
     for stage in stages:
         block = stage[-1]
         name = "act3" if hasattr(block, "act3") else "act2"
-        revealed.append(Revealed())
+        revealed.append(Revealed(getattr(getattr(block, name), "negative_slope", 0.0)))
         setattr(block, name, revealed[-1])
     return revealed
 
@@ -86,9 +103,11 @@ def num_channels(backbone: nn.Module) -> list[int]:
     return list(backbone.feature_info.channels())  # type: ignore[union-attr, operator]
 
 
-def _create(name: str, output_stride: int, pretrained: bool, low_level: bool) -> nn.Module:
+def _create(name: str, output_stride: int, pretrained: bool, low_level: bool, leaky: bool) -> nn.Module:
     indices = (1, -1) if low_level else (-1,)
     options: dict[str, Any] = {"features_only": True, "output_stride": output_stride, "out_indices": indices}
+    if leaky:
+        options["act_layer"] = partial(nn.LeakyReLU, LEAK, inplace=True)
     try:
         if name == mobilenet.NAME:
             return mobilenet.MobileNetV2(output_stride, pretrained=pretrained, low_level=low_level)

@@ -112,7 +112,7 @@ class PlainHead(nn.Module):
     def __init__(self, aspp: Neck, channels: int, group_sizes: Sequence[int]) -> None:
         super().__init__()
         self.aspp = aspp
-        self.head_pre = conv_block(aspp.width, channels)
+        self.head_pre = conv_block(aspp.width, channels) if aspp.refine else nn.Identity()
         sizes = (1 + group_sizes[0], *group_sizes[1:])
         self.head = nn.ModuleList(nn.Conv2d(channels, size, 1) for size in sizes)
 

@@ -1,20 +1,41 @@
-"""Between backbone and classifier: ASPP, with or without the decoder of DeepLabV3+.
+"""Between backbone and classifier: ASPP, alone, with the decoder of DeepLabV3+, or as MiB and PLOP have it.
 
-Source: spec/deeplab.md section 3.
+Source: spec/deeplab.md section 3, spec/mib.md section 7.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.models.segmentation.deeplabv3 import ASPP
 
 LOW_LEVEL_CHANNELS = 48
+LEAK = 0.01  # slope of the leaky ReLU
+POOL = 32  # side of the window of the image-level branch in evaluation
 
 
-class AtrousNeck(ASPP):  # type: ignore[misc]  # torchvision is not typed
+class Neck(nn.Module):
+    """What stands between backbone and classifier.
+
+    Attributes:
+        width: channels of its result.
+        refine: does a growing classifier put one more 3x3 convolution behind it, all drawn by Kaiming's rule? Otherwise
+            the neck has drawn its own weights, and the classifier's stay at the framework's default.
+    """
+
+    width: int
+    refine: bool = True
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """Feature maps, the last the deepest -> ``(N, width, h, w)``."""
+        raise NotImplementedError
+
+
+class AtrousNeck(ASPP, Neck):  # type: ignore[misc]  # torchvision is not typed
     """DeepLabV3: atrous spatial pyramid pooling of the last feature map.
 
     Args:
@@ -26,16 +47,16 @@ class AtrousNeck(ASPP):  # type: ignore[misc]  # torchvision is not typed
 
     def __init__(self, in_channels: Sequence[int], rates: Sequence[int], channels: int, dropout: float) -> None:
         super().__init__(in_channels[-1], list(rates), channels)
-        self.project[3].p = dropout
+        cast(nn.Dropout, cast(nn.Sequential, self.project)[3]).p = dropout
         self.width = channels
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Feature maps -> ``(N, width, h, w)`` at the last one's size."""
-        result: Tensor = super().forward(features[-1])
+        result: Tensor = ASPP.forward(self, features[-1])
         return result
 
 
-class DecoderNeck(nn.Module):
+class DecoderNeck(Neck):
     """DeepLabV3+: that, resized to the features at stride 4 and beside them; arguments as for `AtrousNeck`."""
 
     def __init__(self, in_channels: Sequence[int], rates: Sequence[int], channels: int, dropout: float) -> None:
@@ -49,11 +70,57 @@ class DecoderNeck(nn.Module):
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Feature maps, the first at stride 4 -> ``(N, width, h, w)`` at that one's size."""
         low = self.low(features[0])
-        high = nn.functional.interpolate(self.aspp(features), low.shape[2:], mode="bilinear", align_corners=False)
+        high = F.interpolate(self.aspp(features), low.shape[2:], mode="bilinear", align_corners=False)
         return torch.cat([low, high], dim=1)
 
 
-Neck = AtrousNeck | DecoderNeck
+class AddedPoolNeck(Neck):
+    """MiB's and PLOP's: the image-level branch is added to the others, leaky ReLU, nothing behind; arguments as above.
+
+    Source: spec/mib.md section 7.
+    """
+
+    refine = False
+
+    def __init__(self, in_channels: Sequence[int], rates: Sequence[int], channels: int, dropout: float) -> None:
+        super().__init__()
+        last = in_channels[-1]
+        self.convs = nn.ModuleList(
+            nn.Conv2d(last, channels, 3 if r else 1, padding=r, dilation=r or 1, bias=False) for r in (0, *rates)
+        )
+        self.norm = _norm_act(4 * channels)
+        self.reduce = nn.Conv2d(4 * channels, channels, 1, bias=False)
+        self.pool_conv = nn.Conv2d(last, channels, 1, bias=False)
+        self.pool_norm = _norm_act(channels)
+        self.pool_reduce = nn.Conv2d(channels, channels, 1, bias=False)
+        self.last_norm = _norm_act(channels)
+        self.dropout = nn.Dropout(dropout)
+        self.width = channels
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.xavier_normal_(module.weight, nn.init.calculate_gain("leaky_relu", LEAK))
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """Feature maps -> ``(N, width, h, w)`` at the last one's size."""
+        x = features[-1]
+        branches = self.reduce(self.norm(torch.cat([conv(x) for conv in self.convs], dim=1)))
+        pooled = self.pool_reduce(self.pool_norm(self.pool_conv(self._pool(x))))
+        result: Tensor = self.dropout(self.last_norm(branches + pooled))
+        return result
+
+    def _pool(self, x: Tensor) -> Tensor:
+        """The global mean in training; in evaluation that of a window, padded back by its border."""
+        h, w = x.shape[2:]
+        if self.training or max(h, w) <= POOL:
+            return x.mean(dim=(2, 3), keepdim=True)
+        window = (min(POOL, h), min(POOL, w))
+        mean = F.avg_pool2d(x, window, stride=1)
+        before, after = ([(k - 1) // 2 for k in window], [k // 2 for k in window])
+        return F.pad(mean, (before[1], after[1], before[0], after[0]), mode="replicate")
+
+
+def _norm_act(channels: int) -> nn.Sequential:
+    return nn.Sequential(nn.BatchNorm2d(channels), nn.LeakyReLU(LEAK))
 
 
 class SeparableConv(nn.Module):

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from barm.errors import UserError, nearest
 from barm.models import mobilenet
 from barm.models.backbone import create_backbone, num_channels, reveal_stages
-from barm.models.neck import AtrousNeck, DecoderNeck, Neck, make_separable
+from barm.models.neck import AddedPoolNeck, AtrousNeck, DecoderNeck, Neck, make_separable
 
 ASPP_DROPOUT = 0.1
+NECKS: dict[str, Callable[..., Neck]] = {"v3": AtrousNeck, "v3plus": DecoderNeck, "added_pool": AddedPoolNeck}
 BACKBONES = {"resnet50": "resnet50.tv_in1k", "resnet101": "resnet101.tv_in1k", "mobilenet": mobilenet.NAME}
 MODELS: dict[str, dict[str, Any]] = {  # published names
     **{f"deeplabv3bga_{name}": {"backbone": backbone} for name, backbone in BACKBONES.items()},
@@ -29,7 +30,9 @@ class NetworkConfig(BaseModel):
     Attributes:
         backbone: a timm model name, or ``deeplab_mobilenetv2``.
         output_stride: of the feature map.
-        decoder: `v3` classifies ASPP's result, `v3plus` refines it with the features at stride 4.
+        decoder: `v3` classifies ASPP's result, `v3plus` refines it with the features at stride 4, `added_pool` is the
+            body of MiB and PLOP (spec/mib.md section 7).
+        activation: of the backbone; `leaky_relu` has the slope 0.01 of MiB's and PLOP's in-place batch norm.
         separable: depthwise separable convolutions behind the backbone; with `v3plus` only, as published.
         channels: D, width of ASPP and of every branch.
         rates: dilations of the three atrous ASPP branches; by default 6, 12, 18 at stride 16 and twice that at 8.
@@ -42,7 +45,8 @@ class NetworkConfig(BaseModel):
 
     backbone: str = "resnet101.tv_in1k"
     output_stride: Literal[8, 16] = 16
-    decoder: Literal["v3", "v3plus"] = "v3"
+    decoder: Literal["v3", "v3plus", "added_pool"] = "v3"
+    activation: Literal["relu", "leaky_relu"] = "relu"
     separable: bool = False
     channels: int = Field(256, ge=4)
     rates: tuple[int, int, int] | None = None
@@ -93,21 +97,21 @@ class Segmenter(nn.Module):
             pretrained and config.pretrained,
             config.weights if pretrained else None,
             low_level=config.decoder == "v3plus",
+            leaky=config.activation == "leaky_relu",
         )
         self._stages = reveal_stages(self.backbone) if levels else []
         rates = config.rates or ((6, 12, 18) if config.output_stride == 16 else (12, 24, 36))
-        neck: type[Neck] = AtrousNeck if config.decoder == "v3" else DecoderNeck
-        self.classifier = head(
-            neck(num_channels(self.backbone), rates, config.channels, config.dropout), config.channels, group_sizes
-        )
+        neck = NECKS[config.decoder](num_channels(self.backbone), rates, config.channels, config.dropout)
+        self.classifier = head(neck, config.channels, group_sizes)
         if config.separable:
             make_separable(self.classifier)
-        for module in self.classifier.modules():
-            if isinstance(module, nn.Conv2d):
-                if init_std is None:
-                    nn.init.kaiming_normal_(module.weight)
-                else:
-                    nn.init.normal_(module.weight, std=init_std)
+        if neck.refine:
+            for module in self.classifier.modules():
+                if isinstance(module, nn.Conv2d):
+                    if init_std is None:
+                        nn.init.kaiming_normal_(module.weight)
+                    else:
+                        nn.init.normal_(module.weight, std=init_std)
 
     def forward(self, image: Tensor) -> Any:
         """Normalised RGB ``(N, 3, H, W)`` -> the head's output at feature resolution."""
