@@ -31,8 +31,8 @@ def updates(monkeypatch, look) -> list:
     """What `look(trainer)` returned after every update."""
     seen, update = [], StepTrainer.update
 
-    def spy(self, batch):
-        outcome = update(self, batch)
+    def spy(self, batch, *, report):
+        outcome = update(self, batch, report=report)
         seen.append(look(self))
         return outcome
 
@@ -59,7 +59,7 @@ def test_plop_compares_features_of_training_and_evaluation_mode(tiny, tmp_path, 
     def modes(trainer):
         if trainer.teacher is None:
             return None
-        return trainer.teacher.training, {
+        return trainer.teacher.network.training, {
             m.training for m in unwrap(trainer.model).modules() if isinstance(m, nn.BatchNorm2d)
         }
 

@@ -36,7 +36,7 @@ class Model:
     """
 
     def __init__(self, network: nn.Module, method: Method[Any], about: Mapping[str, Any], rt: Runtime) -> None:
-        self._network, self._method, self._rt = rt.place(network).eval(), method, rt
+        self._network, self._method, self._rt = rt.constant(network), method, rt
         self.class_names = tuple(c["name"] for c in about["classes"])
         self.colours = np.array([c["colour"] for c in about["classes"]], np.uint8)
         self.step = method.step.index
@@ -53,8 +53,7 @@ class Model:
         if min(image.size) < 16:
             raise UserError(f"the picture is {image.width}x{image.height}: expected at least 16 pixels on each side")
         pixels = torch.from_numpy(np.array(image.convert("RGB")).transpose(2, 0, 1)[None].copy()).to(self._rt.device)
-        out = self._rt.infer(self._network, normalise(pixels))
-        labels = self._method.predict(out, (image.height, image.width))[0]
+        labels = self._method.predict(self._network(normalise(pixels)), (image.height, image.width))[0]
         return np.asarray(labels.to(torch.uint8).cpu().numpy())
 
 
@@ -141,7 +140,7 @@ def evaluate(
     opened = sources or open_data(config, rt)
     network, method = load_step(directory, index, opened.plan)
     with Monitor(rt.is_main, quiet=quiet) as monitor:
-        counts = evaluate_step(config, rt, method, rt.place(network), opened, method.step, monitor)
+        counts = evaluate_step(config, rt, method, network, opened, method.step, monitor)
     earlier = [directory.read(i, COUNTS) for i in range(index) if directory.has(i, COUNTS)]
     return step_metrics([*earlier, counts.tolist()], method.step, opened.val.class_names)
 

@@ -6,7 +6,7 @@ H W label size, h w feature size, T steps.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
 from torch import Tensor
@@ -25,6 +25,11 @@ class Batch(NamedTuple):
     label: Tensor
     extras: Mapping[str, Tensor]
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """``(H, W)`` of the labels."""
+        return self.label.shape[1], self.label.shape[2]
+
 
 class Output(Protocol):
     """What a network returns: a NamedTuple with logits and whatever its method needs besides."""
@@ -37,7 +42,7 @@ class Output(Protocol):
 class Term(NamedTuple):
     """One term of a loss as a ratio, so that several processes can agree on one divisor.
 
-    The term's value is ``weight * total / max(number, 1)``. With data parallelism the engine sums `number`
+    The term's value is ``weight * (total + rest) / max(number, 1)``. With data parallelism the engine sums `number`
     over all processes before it divides: two processes with batch b then do exactly what one does with batch 2b,
     also where their numbers of valid pixels differ (docs/parallel.md).
 
@@ -45,16 +50,24 @@ class Term(NamedTuple):
         total: sum over everything that the mean runs over, scalar with gradient.
         number: of things summed (pixels, elements), scalar without gradient.
         weight: factor in the objective.
+        rest: a further part of the sum that has no gradient; computed only where the value is to be shown.
     """
 
     total: Tensor
     number: Tensor
     weight: float = 1.0
+    rest: Callable[[], Tensor] | None = None
+
+    @property
+    def whole(self) -> Tensor:
+        """The whole sum without gradient, scalar."""
+        return self.total.detach() if self.rest is None else self.total.detach() + self.rest()
 
     @property
     def value(self) -> Tensor:
         """The weighted mean within this process, scalar."""
-        return self.weight * self.total / self.number.clamp(min=1)
+        total = self.total if self.rest is None else self.total + self.rest()
+        return self.weight * total / self.number.clamp(min=1)
 
 
 def total_loss(terms: Mapping[str, Term]) -> Tensor:

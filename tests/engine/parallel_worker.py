@@ -33,7 +33,7 @@ def main(name: str, kind: str, target: str) -> None:
         label[2, :30] = 255
     rt = Runtime(RuntimeConfig(device="cpu", precision="32-true", channels_last=False))
     recipe = StepRecipe(epochs=1, batch_size=4 // rt.world, lr=Rates(new=0.1, aspp=0.1, old=0.1, backbone=0.1))
-    teacher = teacher if method.uses_teacher else None
+    teacher = rt.constant(teacher) if method.uses_teacher else None
     trainer = StepTrainer(method, rt.place(model), teacher, recipe, 10, rt, seed=1)
     share = slice(rt.rank * 4 // rt.world, (rt.rank + 1) * 4 // rt.world)
     outcome = trainer.update(Batch(image[share], label[share], {}))

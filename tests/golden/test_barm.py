@@ -56,7 +56,7 @@ def test_forward(index, device, golden, fill):
     assert_close(out.logits, g["logits_eval"], 1e-4)
     assert_close(out.training_logits, g["logits_train"], 1e-4)
     assert_close(feature[:, ::16], g["aspp"], 1e-4)
-    assert_close(out.branches[-1][:, ::16], g["branch_last"], 1e-4)
+    assert_close(out.branches.chunk(step_of(g["group_sizes"]).index + 1, dim=1)[-1][:, ::16], g["branch_last"], 1e-4)
     for t, head in enumerate(out.heads):
         assert_close(head, g[f"head{t}_eval"], 1e-4)
 
@@ -70,8 +70,10 @@ def test_losses_and_gradients(case, device, golden):
     def tensors(kind: str, count: int, grad: bool) -> tuple[torch.Tensor, ...]:
         return tuple(torch.from_numpy(g[f"{kind}_{t}"]).to(device).requires_grad_(grad) for t in range(count))
 
-    new = GroupedOutput(tensors("student_head", step.index + 1, True), tensors("student_branch", step.index + 1, True))
-    old = GroupedOutput(tensors("teacher_head", step.index, False), tensors("teacher_branch", step.index, False))
+    branches = tensors("student_branch", step.index + 1, True)
+    new = GroupedOutput(tensors("student_head", step.index + 1, True), torch.cat(branches, dim=1))
+    teacher_branches = torch.cat(tensors("teacher_branch", step.index, False), dim=1)
+    old = GroupedOutput(tensors("teacher_head", step.index, False), teacher_branches)
     label = torch.from_numpy(g["labels"].astype(np.int64)).to(device)
     method = BARMConfig(pseudo_threshold=float(g["pseudo_threshold"])).build(step, R101)
 
@@ -82,7 +84,7 @@ def test_losses_and_gradients(case, device, golden):
     assert float(total.detach()) == pytest.approx(float(g["expected_total"]), rel=1e-5)
     total.backward()
     for t in range(step.index + 1):
-        for kind, tensor in (("head", new.heads[t]), ("branch", new.branches[t])):
+        for kind, tensor in (("head", new.heads[t]), ("branch", branches[t])):
             expected = g[f"expected_grad_student_{kind}_{t}"]
             actual = np.zeros_like(expected) if tensor.grad is None else tensor.grad.cpu().numpy()
             assert np.abs(actual - expected).max() <= 1e-5 * np.abs(expected).max()
@@ -115,13 +117,14 @@ def test_trajectory(device, golden, fill):
     lr = float(g["lr"])
     recipe = StepRecipe(epochs=1, batch_size=int(g["batch"]), lr=Rates(new=lr, aspp=1e-3, old=1e-4, backbone=1e-4))
     rt = Runtime(RuntimeConfig(device=device, precision="32-true", channels_last=False))
-    trainer = StepTrainer(method, rt.place(model), rt.place(teacher), recipe, int(g["total_iterations"]), rt, seed=1)
+    trainer = StepTrainer(method, rt.place(model), rt.constant(teacher), recipe, int(g["total_iterations"]), rt, seed=1)
     for iteration, batch in enumerate(batches(g)):
         placed = Batch(batch.image.to(rt.device), batch.label.to(rt.device), {})
         values = trainer.update(placed).values
         weights = {"loss": 1.0, "pb_bce": 1.0, "bga_triplet": 5.0, "bfd": 4.0, "gkd": 1.0, "bga_bce": 1.0}
         plain = [values[name] / weights[name] for name in ("loss", *g["loss_names"][1:])]
-        np.testing.assert_allclose(plain, g["expected_losses"][iteration], rtol=1e-3)
+        # the teacher rounds otherwise than the student does, as its batch norm is folded: 0 becomes 1e-12
+        np.testing.assert_allclose(plain, g["expected_losses"][iteration], rtol=1e-3, atol=1e-9)
 
     after = unwrap(trainer.model).state_dict()
     assert [n for n in after if not n.endswith("num_batches_tracked")] == g["param_names"].tolist()

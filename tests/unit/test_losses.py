@@ -90,9 +90,12 @@ def test_residual_losses_by_hand():
 
 def test_distillation_by_hand():
     new, old = [torch.randn(2, 3, 2, 2) for _ in range(3)], [torch.randn(2, 3, 2, 2) for _ in range(2)]
+    wide, wide_old = torch.cat(new, dim=1), torch.cat(old, dim=1)
     mask = torch.tensor([[[1.0, 0.0], [1.0, 1.0]], [[0.0, 0.0], [1.0, 0.0]]])
     features = sum(float((((f - g) * mask[:, None]) ** 2).mean()) for f, g in zip(new, old, strict=False))
-    assert float(background_distillation(new, old, mask, weight=1).value) == pytest.approx(features, rel=1e-5)
+    assert float(background_distillation(wide, wide_old, mask, num_branches=2, weight=1).value) == pytest.approx(
+        features, rel=1e-5
+    )
     groups = 0.0
     for x, z in zip(new, old, strict=False):
         q, p = torch.sigmoid(z), torch.sigmoid(x)

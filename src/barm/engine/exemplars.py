@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
 
 from barm.data.memory import Exemplar, MemoryConfig, channels_in, draw_exemplars
 from barm.data.steps import StepDataset, StepView
 from barm.data.transforms import EvalTransform
 from barm.engine.loading import ordered_batches
 from barm.engine.recipe import RunConfig
-from barm.engine.runtime import Runtime
+from barm.engine.runtime import Constant, Runtime
 from barm.methods import Method
 
 
@@ -22,7 +21,7 @@ def choose_exemplars(
     memory: MemoryConfig,
     earlier: list[Exemplar],
     pictures: StepDataset,
-    network: nn.Module,
+    network: Constant,
     method: Method[Any],
 ) -> list[Exemplar]:
     """The memory of the step that follows.
@@ -33,7 +32,7 @@ def choose_exemplars(
         memory: how much is kept.
         earlier: the memory of the step that has ended.
         pictures: of the step that has ended.
-        network: as that step left it, placed.
+        network: as that step left it.
         method: at that step.
 
     Returns:
@@ -50,7 +49,7 @@ def presence(
     rt: Runtime,
     memory: MemoryConfig,
     pictures: StepDataset,
-    network: nn.Module,
+    network: Constant,
     method: Method[Any],
 ) -> torch.Tensor:
     """Which classes each picture shows in the evaluation's view, ``(pictures, C)`` bool on the CPU; no background.
@@ -66,7 +65,7 @@ def presence(
         for batch in batches:
             label = batch.label
             if step.index > 0:
-                label = method.annotate(rt.infer(network, batch.image), batch, memory.threshold)
+                label = method.annotate(network(batch.image), batch, memory.threshold)
             for index, one in zip(batch.extras["index"].tolist(), label, strict=True):
                 shown[place[index], list(channels_in(one))] = 1
     return rt.all_sum(shown).bool().cpu()

@@ -73,9 +73,13 @@ class Monitor:
             self.bar.start()
             self.task = self.bar.add_task(title, total=total, completed=start, note="")
 
-    def progress(self, iteration: int, values: dict[str, float], lr: float) -> None:
-        """An update is done."""
+    def progress(self, iteration: int, values: dict[str, float] | None, lr: float) -> None:
+        """An update is done; most bring no values."""
         if not self.main:
+            return
+        if values is None:
+            if self.bar is not None:
+                self.bar.update(self.task, completed=iteration)
             return
         epoch = (iteration - 1) // self.per_epoch
         rate = (iteration - self.start) * self.pictures / max(time.monotonic() - self.began, 1e-9)

@@ -124,7 +124,9 @@ class RuntimeConfig(_Config):
         precision: `auto` is bf16 autocast where the processor has bf16, else fp32.
         workers: loader processes; -1 chooses by the number of processors.
         channels_last: memory layout of the networks.
+        compile: `torch.compile` the network that trains.
         save_every: iterations between two saved trainer states.
+        log_every: iterations between two values of the loss in the log; between them nothing waits for the device.
         tensorboard: write event files.
     """
 
@@ -132,7 +134,9 @@ class RuntimeConfig(_Config):
     precision: Precision = "auto"
     workers: int = Field(-1, ge=-1)
     channels_last: bool = True
+    compile: bool = False
     save_every: int = Field(500, ge=1)
+    log_every: int = Field(10, ge=1)
     tensorboard: bool = True
 
 

@@ -6,6 +6,7 @@ One process, torchrun and SLURM start the same code; gradients are averaged over
 from __future__ import annotations
 
 import atexit
+import copy
 import logging
 import os
 import signal
@@ -23,8 +24,10 @@ from torch.utils._pytree import tree_map
 
 from barm.engine.recipe import RuntimeConfig
 from barm.errors import UserError
+from barm.models.folding import fold_batch_norm
 
 T = TypeVar("T")
+DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 class Runtime:
@@ -42,7 +45,7 @@ class Runtime:
     def __init__(self, config: RuntimeConfig) -> None:
         accelerator = _accelerator(config.device)
         self.precision = _precision(config, accelerator)
-        self.channels_last = config.channels_last
+        self.channels_last, self.compile = config.channels_last, config.compile
         per_node, nodes = _processes()
         with _quiet():
             self.fabric = Fabric(
@@ -80,6 +83,8 @@ class Runtime:
         """Wrap a network and its optimiser for training; `sync_bn` shares batch statistics over GPUs."""
         if sync_bn and self.world > 1 and self.device.type == "cuda":
             module = nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
+        if self.compile:
+            module = torch.compile(module)  # type: ignore[assignment]
         wrapped, wrapped_optimizer = self.fabric.setup(module, optimizer)
         return wrapped, wrapped_optimizer
 
@@ -87,12 +92,9 @@ class Runtime:
         """Put pictures into the memory layout of the networks."""
         return image.contiguous(memory_format=torch.channels_last) if self.channels_last else image
 
-    @torch.no_grad()
-    def infer(self, module: nn.Module, image: Tensor) -> Any:
-        """Run an unwrapped network without gradient; outputs in fp32."""
-        with self.fabric.autocast():
-            out = module(self.image(image))
-        return tree_map(lambda x: x.float() if isinstance(x, Tensor) and x.is_floating_point() else x, out)
+    def constant(self, module: nn.Module) -> Constant:
+        """A copy of a network that never trains again, as fast as it gets on this device."""
+        return Constant(module, self)
 
     def backward(self, loss: Tensor) -> None:
         """Back-propagate, with gradient scaling where the precision needs it."""
@@ -100,9 +102,10 @@ class Runtime:
 
     def all_sum(self, tensor: Tensor) -> Tensor:
         """Sum over all processes."""
-        if self.world == 1:
-            return tensor
-        return self.fabric.all_reduce(tensor, reduce_op="sum")  # type: ignore[return-value]
+        if self.world > 1:
+            tensor = tensor.clone()
+            torch.distributed.all_reduce(tensor)  # Fabric's waits for all processes first
+        return tensor
 
     def barrier(self) -> None:
         """Wait for all processes."""
@@ -144,6 +147,11 @@ class Runtime:
             for signum, handler in before.items():
                 signal.signal(signum, handler)
 
+    @property
+    def scales(self) -> bool:
+        """Are gradients scaled, and updates that overflow left out by the scaler? (fp16)"""
+        return str(self.precision) == "16-mixed"
+
     def scaler_state(self) -> dict[str, Any]:
         """State of the gradient scaler (fp16 only)."""
         return dict(self.fabric._precision.state_dict())
@@ -151,6 +159,28 @@ class Runtime:
     def load_scaler_state(self, state: dict[str, Any]) -> None:
         """Restore `scaler_state`."""
         self.fabric._precision.load_state_dict(state)
+
+
+class Constant:
+    """A network as a function: batch norm folded, weights in the precision's type, no gradient.
+
+    Args:
+        module: the network; a copy is taken.
+        rt: device, precision and memory layout.
+    """
+
+    def __init__(self, module: nn.Module, rt: Runtime) -> None:
+        self.rt, self.dtype = rt, DTYPES.get(rt.precision, torch.float32)
+        network = rt.place(copy.deepcopy(module)).eval().requires_grad_(False).float()
+        self.folded = fold_batch_norm(network)
+        self.network = rt.place(network.to(self.dtype))
+
+    def __call__(self, image: Tensor) -> Any:
+        """Run it: ``(N, 3, H, W)`` float -> the network's output in fp32."""
+        with torch.inference_mode():
+            out = self.network(self.rt.image(image).to(self.dtype))
+        # copied outside of inference mode, since a loss may keep it for its gradient
+        return tree_map(lambda x: x.to(torch.float32, copy=True) if isinstance(x, Tensor) else x, out)
 
 
 def unwrap(module: nn.Module) -> nn.Module:

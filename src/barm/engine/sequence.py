@@ -24,7 +24,7 @@ from barm.engine.exemplars import choose_exemplars
 from barm.engine.loading import ordered_batches, train_batches
 from barm.engine.monitor import Monitor
 from barm.engine.recipe import RunConfig
-from barm.engine.runtime import Runtime, unwrap
+from barm.engine.runtime import Constant, Runtime, unwrap
 from barm.engine.store import AGREEING, COUNTS, MEMORY, METHOD, METRICS, RunDirectory
 from barm.engine.train import StepTrainer, calibrate, train_step
 from barm.errors import Stopped, UserError
@@ -138,12 +138,14 @@ def _run_step(
     method = config.method.build(step, config.model)
     torch.manual_seed(config.seed * 1000 + step.index)
     model = rt.place(method.build_model())
-    teacher, partial, exemplars = None, directory.load_partial(step.index), list[Exemplar]()
+    teacher: Constant | None = None
+    partial, exemplars = directory.load_partial(step.index), list[Exemplar]()
     if step.index > 0:
         previous, before = load_step(directory, step.index - 1, data.plan)
         method.init_from(model, rt.place(previous))
-        teacher = previous if method.uses_teacher else None
-        exemplars = _exemplars(config, rt, directory, data, previous, before, partial)
+        constant = rt.constant(previous)
+        teacher = constant if method.uses_teacher else None
+        exemplars = _exemplars(config, rt, directory, data, constant, before, partial)
     pictures = _with_memory(config, data, dataset, step, exemplars)
 
     per_epoch = iterations_per_epoch(len(pictures), recipe.batch_size, rt.world)
@@ -155,23 +157,7 @@ def _run_step(
             calibrate(method, teacher, batches, rt)
     title = f"step {step.index} of {len(data.plan) - 1}"
     monitor.start_step(title, step.index, trainer.iteration, trainer.total, per_epoch, recipe.batch_size * rt.world)
-
-    def save() -> None:
-        state = {**trainer.state_dict(), "memory": to_json(exemplars)}
-        rt.on_main(lambda: directory.save_partial(step.index, state))
-
-    with train_batches(
-        config, rt, pictures, epochs=recipe.epochs, batch_size=recipe.batch_size, start=trainer.iteration
-    ) as batches:
-        finished = train_step(
-            trainer,
-            batches,
-            iterations_per_epoch=per_epoch,
-            progress=monitor.progress,
-            save=save,
-            save_every=config.runtime.save_every,
-            names=lambda batch: [data.train.name(int(i)) for i in batch.extras["index"]],
-        )
+    finished = _train(config, rt, directory, monitor, data, trainer, pictures, exemplars, per_epoch)
     monitor.end_step()
     if not finished:
         raise Stopped(
@@ -186,12 +172,45 @@ def _run_step(
     rt.on_main(lambda: _store(config, directory, monitor, data, step, network.state_dict(), counts, exemplars))
 
 
+def _train(
+    config: RunConfig,
+    rt: Runtime,
+    directory: RunDirectory,
+    monitor: Monitor,
+    data: Data,
+    trainer: StepTrainer,
+    pictures: StepDataset | MemoryDataset,
+    exemplars: Sequence[Exemplar],
+    per_epoch: int,
+) -> bool:
+    """The remaining updates of a step; False when someone asked to stop, the state is then saved."""
+    recipe, index = trainer.recipe, trainer.method.step.index
+
+    def save() -> None:
+        state = {**trainer.state_dict(), "memory": to_json(exemplars)}
+        rt.on_main(lambda: directory.save_partial(index, state))
+
+    with train_batches(
+        config, rt, pictures, epochs=recipe.epochs, batch_size=recipe.batch_size, start=trainer.iteration
+    ) as batches:
+        return train_step(
+            trainer,
+            batches,
+            iterations_per_epoch=per_epoch,
+            progress=monitor.progress,
+            save=save,
+            save_every=config.runtime.save_every,
+            log_every=config.runtime.log_every,
+            names=lambda batch: [data.train.name(int(i)) for i in batch.extras["index"]],
+        )
+
+
 def _exemplars(
     config: RunConfig,
     rt: Runtime,
     directory: RunDirectory,
     data: Data,
-    previous: nn.Module,
+    previous: Constant,
     before: Method[Any],
     partial: Mapping[str, Any] | None,
 ) -> list[Exemplar]:
@@ -203,7 +222,7 @@ def _exemplars(
         return from_json(partial["memory"])
     earlier = from_json(directory.read(index, MEMORY)) if directory.has(index, MEMORY) else []
     pictures = train_dataset(config, data, before.step)
-    return choose_exemplars(config, rt, memory, earlier, pictures, previous.eval(), before)
+    return choose_exemplars(config, rt, memory, earlier, pictures, previous, before)
 
 
 def _with_memory(
@@ -226,7 +245,7 @@ def evaluate_step(
     dataset = EvalDataset(data.val, data.plan, step, policy, transform)
     loading, number = ordered_batches(config, rt, dataset)
     with loading as batches, monitor.evaluation(step.index, number) as progress:
-        return evaluate(method, model, batches, rt, progress)
+        return evaluate(method, rt.constant(model), batches, rt, progress)
 
 
 def _store(

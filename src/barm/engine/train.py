@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from barm.batch import Batch, Term
 from barm.engine.recipe import StepRecipe
-from barm.engine.runtime import Runtime, unwrap
+from barm.engine.runtime import Constant, Runtime, unwrap
 from barm.engine.schedule import learning_rate
 from barm.errors import UserError
 from barm.methods import Method
@@ -21,15 +21,14 @@ MAX_SKIPPED = 20  # updates in a row whose loss is not finite
 class Progress(Protocol):
     """Is told what every iteration did."""
 
-    def __call__(self, iteration: int, values: dict[str, float], lr: float) -> None:
-        """Args: finished iterations, weighted loss terms with their sum as ``loss``, rate of the first group."""
+    def __call__(self, iteration: int, values: dict[str, float] | None, lr: float) -> None:
+        """Args: finished iterations, weighted terms with their sum as ``loss`` or None, rate of the first group."""
 
 
 class Outcome(NamedTuple):
-    """What an update did: weighted terms over all processes, whether it was applied, whether someone asked to stop."""
+    """What an update did: weighted terms over all processes where they were asked for; does someone want to stop?"""
 
-    values: dict[str, float]
-    applied: bool
+    values: dict[str, float] | None
     stop: bool
 
 
@@ -39,7 +38,7 @@ class StepTrainer:
     Args:
         method: at its step.
         model: the network to train, placed on the device.
-        teacher: the previous step's network in evaluation mode, or None.
+        teacher: the previous step's network, or None.
         recipe: how the step is optimised.
         total: number of updates.
         rt: the runtime.
@@ -50,7 +49,7 @@ class StepTrainer:
         self,
         method: Method[Any],
         model: nn.Module,
-        teacher: nn.Module | None,
+        teacher: Constant | None,
         recipe: StepRecipe,
         total: int,
         rt: Runtime,
@@ -73,54 +72,82 @@ class StepTrainer:
             momentum=recipe.momentum,
             nesterov=recipe.nesterov,
             weight_decay=recipe.weight_decay,
+            fused=True,
         )
-        self.teacher = None if teacher is None else teacher.eval().requires_grad_(False)
+        for parameter in (p for g in groups for p in g["params"]):  # zeros do what the first update does by itself,
+            sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)  # also where that one is left out
+        self.teacher, self._sgd = teacher, sgd
         self.model, self.optimizer = rt.setup(model, sgd, sync_bn=not method.bn_frozen)
-        self.iteration, self.skipped, self.skipped_in_a_row = 0, 0, 0
+        self.iteration = 0
+        self._skipped, self._in_a_row = (torch.zeros((), dtype=torch.int64, device=rt.device) for _ in range(2))
         method.train_mode(unwrap(self.model))
         self._set_rates()
 
-    def update(self, batch: Batch) -> Outcome:
-        """One optimiser update on this process's part of the global batch."""
-        rt = self.rt
-        torch.manual_seed(_mix(self.seed, self.method.step.index, self.iteration, rt.rank))
-        old = None if self.teacher is None else rt.infer(self.teacher, batch.image)
-        new = self.model(rt.image(batch.image))
-        objective, values, stop = self._objective(self.method.loss(new, old, batch))
-        applied = all(v == v and abs(v) != float("inf") for v in values.values())
-        if applied:
-            rt.backward(objective)
-            self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.skipped += not applied
-        self.skipped_in_a_row = 0 if applied else self.skipped_in_a_row + 1
-        self.iteration += 1
-        self._set_rates()
-        return Outcome(values, applied, stop)
+    def update(self, batch: Batch, *, report: bool = True) -> Outcome:
+        """One optimiser update on this process's part of the global batch.
 
-    def _objective(self, terms: dict[str, Term]) -> tuple[Tensor, dict[str, float], bool]:
-        """Divide by the counts of all processes.
-
-        DDP averages gradients, so a process contributes ``world * total / (sum of counts)``: then the average is the
-        gradient of the mean over the global batch, whatever each process's own count. One reduction carries the
-        counts, the values for the log and the wish to stop.
+        Args:
+            batch: pictures and labels, on the device.
+            report: give the values of the loss; without them nothing here waits for the device.
         """
         rt = self.rt
-        mine = torch.stack(
-            [t.total.detach().double() for t in terms.values()]
-            + [t.number.double() for t in terms.values()]
-            + [torch.tensor(float(bool(rt.stop_signal)), dtype=torch.float64, device=rt.device)]
-        )
-        everyone = rt.all_sum(mine)
-        totals, counts = everyone[: len(terms)], everyone[len(terms) : -1].clamp(min=1)
+        torch.manual_seed(_mix(self.seed, self.method.step.index, self.iteration, rt.rank))
+        old = None if self.teacher is None else self.teacher(batch.image)
+        new = self.model(rt.image(batch.image))
+        terms = self.method.loss(new, old, batch)
+        counts, stop, finite = self._agree(terms)
         parts = [
-            term.weight * term.total * (rt.world / count).to(term.total.dtype)
-            for term, count in zip(terms.values(), counts, strict=True)
+            t.weight * t.total * (rt.world / n).to(t.total.dtype) for t, n in zip(terms.values(), counts, strict=True)
         ]
-        weights = torch.tensor([t.weight for t in terms.values()], dtype=torch.float64, device=rt.device)
-        *values, stop = [*(weights * totals / counts).tolist(), float(everyone[-1])]
-        named = dict(zip(terms, values, strict=True))
-        return torch.stack(parts).sum(), {"loss": sum(values), **named}, stop > 0
+        rt.backward(torch.stack(parts).sum())
+        self._apply(finite)
+        self.iteration += 1
+        self._set_rates()
+        return Outcome(
+            self._values(terms, counts) if report else None, bool(stop) if report or rt.world == 1 else False
+        )
+
+    def _agree(self, terms: dict[str, Term]) -> tuple[Tensor, Tensor | bool, Tensor]:
+        """What all processes have in common: counts, the wish to stop, whether the loss is finite.
+
+        DDP averages gradients, so a process contributes ``world * total / (sum of counts)``: then the average is the
+        gradient of the mean over the global batch, whatever each process's own count. One reduction carries all.
+        """
+        rt, size = self.rt, len(terms)
+        mine = torch.stack(
+            [t.total.detach().double() for t in terms.values()] + [t.number.double() for t in terms.values()]
+        )
+        if rt.world == 1:
+            return mine[size:].clamp(min=1), bool(rt.stop_signal), torch.isfinite(mine).all()
+        wish = torch.tensor([float(bool(rt.stop_signal))], dtype=torch.float64).to(rt.device, non_blocking=True)
+        everyone = rt.all_sum(torch.cat([mine, wish]))
+        return everyone[size:-1].clamp(min=1), everyone[-1], torch.isfinite(everyone).all()
+
+    def _apply(self, finite: Tensor) -> None:
+        """Update the parameters, unless the loss is not finite; decided on the device."""
+        if not self.rt.scales:  # a gradient scaler finds that out by itself
+            self._sgd.found_inf = (~finite).float()  # type: ignore[attr-defined]
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self._skipped = self._skipped + ~finite
+        self._in_a_row = (self._in_a_row + 1) * ~finite
+
+    def _values(self, terms: dict[str, Term], counts: Tensor) -> dict[str, float]:
+        """The weighted means over all processes, and their sum."""
+        totals = self.rt.all_sum(torch.stack([t.whole.double() for t in terms.values()]))
+        weights = torch.tensor([t.weight for t in terms.values()], dtype=torch.float64, device=totals.device)
+        values = (weights * totals / counts).tolist()
+        return {"loss": sum(values), **dict(zip(terms, values, strict=True))}
+
+    @property
+    def skipped(self) -> int:
+        """Updates left out because the loss was not finite."""
+        return int(self._skipped)
+
+    @property
+    def skipped_in_a_row(self) -> int:
+        """How many of them came last, one after the other."""
+        return int(self._in_a_row)
 
     def _set_rates(self) -> None:
         r = self.recipe
@@ -141,8 +168,9 @@ class StepTrainer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore `state_dict`."""
-        self.iteration, self.skipped = state["iteration"], state["skipped"]
-        self.skipped_in_a_row = state["skipped_in_a_row"]
+        self.iteration = state["iteration"]
+        self._skipped.fill_(state["skipped"])
+        self._in_a_row.fill_(state["skipped_in_a_row"])
         unwrap(self.model).load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.rt.load_scaler_state(state["scaler"])
@@ -150,11 +178,11 @@ class StepTrainer:
         self._set_rates()
 
 
-def calibrate(method: Method[Any], teacher: nn.Module, batches: Iterable[Batch], rt: Runtime) -> None:
+def calibrate(method: Method[Any], teacher: Constant, batches: Iterable[Batch], rt: Runtime) -> None:
     """Show a method the previous step's network on the step's pictures, once, before the training."""
     counts = torch.zeros((), dtype=torch.int64, device=rt.device)
     for batch in batches:
-        counts = counts + method.observe(rt.infer(teacher, batch.image), batch)
+        counts = counts + method.observe(teacher(batch.image), batch)
     method.calibrate(rt.all_sum(counts))
 
 
@@ -166,6 +194,7 @@ def train_step(
     progress: Progress,
     save: Callable[[], None],
     save_every: int,
+    log_every: int,
     names: Callable[[Batch], list[str]] = lambda batch: [],
 ) -> bool:
     """Run the remaining updates of a step.
@@ -177,6 +206,7 @@ def train_step(
         progress: is told about every update.
         save: stores the trainer's state.
         save_every: iterations between two calls of `save`.
+        log_every: iterations between two values of the loss.
         names: the pictures of a batch, for the message about a loss that is not finite.
 
     Returns:
@@ -188,9 +218,10 @@ def train_step(
     for batch in batches:
         if trainer.iteration % iterations_per_epoch == 0:
             trainer.method.train_mode(unwrap(trainer.model))
-        outcome = trainer.update(batch)
+        report = trainer.iteration % log_every == 0 or trainer.iteration + 1 == trainer.total
+        outcome = trainer.update(batch, report=report)
         progress(trainer.iteration, outcome.values, trainer.optimizer.param_groups[0]["lr"])
-        if trainer.skipped_in_a_row > MAX_SKIPPED:
+        if report and trainer.skipped_in_a_row > MAX_SKIPPED:
             raise UserError(
                 f"the loss was not finite {trainer.skipped_in_a_row} times in a row, last at iteration "
                 f"{trainer.iteration} on the pictures {', '.join(names(batch))}: lower the learning rates or use "

@@ -61,21 +61,21 @@ def residual_triplet(residual: Tensor, negative: Tensor, *, weight: float = 5.0)
 
 
 def background_distillation(
-    new: Sequence[Tensor], old: Sequence[Tensor], negative: Tensor, *, weight: float = 4.0
+    new: Tensor, old: Tensor, negative: Tensor, *, num_branches: int, weight: float = 4.0
 ) -> Term:
     """Background feature distillation: on background the branches keep the features of the previous model.
 
     Mean over all elements of ``(f N - f_old N)^2``, summed over the branches (which have equal shapes).
 
     Args:
-        new: the student's branch features, each ``(N, D, h, w)``; those beyond ``len(old)`` are not used.
-        old: the teacher's.
+        new: the student's branch features side by side, ``(N, T D, h, w)``; those that `old` lacks are not used.
+        old: the teacher's, ``(N, num_branches D, h, w)``.
         negative: mask of the background, ``(N, h, w)``.
+        num_branches: of the teacher.
         weight: factor in the objective.
     """
-    mask = negative.unsqueeze(1)
-    errors = [(((f - g) * mask) ** 2).sum() for f, g in zip(new, old, strict=False)]
-    return Term(torch.stack(errors).sum(), torch.tensor(old[0].numel(), device=negative.device), weight)
+    error = ((new[:, : old.shape[1]] - old) * negative.unsqueeze(1)) ** 2
+    return Term(error.sum(), torch.tensor(old.numel() // num_branches, device=negative.device), weight)
 
 
 def group_distillation(new: Sequence[Tensor], old: Sequence[Tensor], *, weight: float = 1.0) -> Term:
@@ -88,5 +88,4 @@ def group_distillation(new: Sequence[Tensor], old: Sequence[Tensor], *, weight: 
         old: the teacher's.
         weight: factor in the objective.
     """
-    groups = [sigmoid_distillation(x, z) for x, z in zip(new, old, strict=False)]
-    return Term(torch.stack([g.total for g in groups]).sum(), groups[0].number, weight)
+    return sigmoid_distillation(torch.cat(tuple(new[: len(old)]), dim=1), torch.cat(tuple(old), dim=1), weight=weight)

@@ -9,6 +9,8 @@ from torch.nn import functional as F
 from barm.batch import Term
 from barm.labels import IGNORE
 
+ELSEWHERE = -1  # a label that is valid and none of the logits' channels
+
 
 def upsample(logits: Tensor, size: tuple[int, int]) -> Tensor:
     """Bilinear resize, corners not aligned: ``(N, C, h, w)`` -> ``(N, C, H, W)``. Source: spec/barm.md section 3."""
@@ -24,7 +26,7 @@ def binary_cross_entropy(logits: Tensor, label: Tensor, *, weight: float = 1.0) 
 
     Args:
         logits: before the sigmoid, ``(N, C, H, W)`` float.
-        label: channels ``0..C-1`` or `IGNORE`, ``(N, H, W)`` int64.
+        label: channels ``0..C-1``, `IGNORE`, or `ELSEWHERE` where no channel is the pixel's, ``(N, H, W)`` int64.
         weight: factor in the objective.
 
     Returns:
@@ -37,8 +39,9 @@ def binary_cross_entropy(logits: Tensor, label: Tensor, *, weight: float = 1.0) 
     (2.0794, 1)
     """
     valid = label != IGNORE
-    positive = logits.gather(1, label.masked_fill(~valid, 0).unsqueeze(1)).squeeze(1)
-    loss = F.softplus(logits).sum(1) - positive
+    here = valid & (label != ELSEWHERE)
+    positive = logits.gather(1, label.masked_fill(~here, 0).unsqueeze(1)).squeeze(1)
+    loss = F.softplus(logits).sum(1) - positive.masked_fill(~here, 0.0)
     return Term(loss.masked_fill(~valid, 0.0).sum(), valid.sum(), weight)
 
 
@@ -79,6 +82,11 @@ def probabilities(logits: Tensor, loss: str) -> Tensor:
     return torch.sigmoid(logits) if loss == "bce" else torch.softmax(logits, dim=1)
 
 
+def best_channel(scores: Tensor) -> Tensor:
+    """The channel with the largest score per pixel, the first of equals: ``(N, C, H, W)`` -> ``(N, H, W)`` int64."""
+    return scores.max(dim=1).indices
+
+
 def pseudo_labels(logits: Tensor, label: Tensor, *, threshold: float, softmax: bool = False, first: int = 1) -> Tensor:
     """Background pixels that the previous model knows well take its class.
 
@@ -104,4 +112,9 @@ def pseudo_labels(logits: Tensor, label: Tensor, *, threshold: float, softmax: b
     """
     best, channel = logits.max(dim=1)
     score = torch.exp(best - torch.logsumexp(logits, dim=1)) if softmax else torch.sigmoid(best)
+    return accepted(score, channel, label, threshold=threshold, first=first)
+
+
+def accepted(score: Tensor, channel: Tensor, label: Tensor, *, threshold: float, first: int) -> Tensor:
+    """Labels in which background gives way to classes that score high, ``(N, H, W)`` each; see `pseudo_labels`."""
     return torch.where((label < first) & (channel >= first) & (score >= threshold), channel, label)

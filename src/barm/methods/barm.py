@@ -21,7 +21,8 @@ from barm.losses.background import (
     residual_triplet,
     step_masks,
 )
-from barm.losses.common import SEGMENTATION_LOSSES, pseudo_labels, upsample
+from barm.losses.common import pseudo_labels
+from barm.losses.pixels import map_pixels, segmentation
 from barm.methods.base import Method, MethodConfig, ParamGroup, Rates, group
 from barm.models.heads import GroupedHead, GroupedOutput
 from barm.models.network import NetworkConfig, Segmenter, hand_over
@@ -63,7 +64,6 @@ class BARM(Method[GroupedOutput]):
     def __init__(self, config: BARMConfig, step: Step, network: NetworkConfig) -> None:
         super().__init__(config, step, network)
         self.config = config
-        self.segmentation_loss = SEGMENTATION_LOSSES[config.loss]
 
     def build_model(self) -> Segmenter:
         """Backbone, ASPP, and one branch per step."""
@@ -85,25 +85,22 @@ class BARM(Method[GroupedOutput]):
 
     def loss(self, new: GroupedOutput, old: GroupedOutput | None, batch: Batch) -> dict[str, Term]:
         """The five terms of section 3; at step 0 the first alone, against the ground truth."""
-        config, size = self.config, (batch.label.shape[1], batch.label.shape[2])
+        config, label = self.config, batch.label
         if old is None:
-            return {"pb_bce": self.segmentation_loss(upsample(new.logits, size), batch.label)}
-
-        label = batch.label
+            return {"pb_bce": segmentation(config.loss, new.logits, label)}
         if config.pseudo:
-            with torch.no_grad():
-                label = pseudo_labels(
-                    upsample(old.logits, size), label, threshold=config.pseudo_threshold, softmax=config.loss != "bce"
-                )
-        logits, known = new.training_logits, self.step.num_old
-        logits = torch.cat([logits[:, :1], logits[:, 1:known].detach(), logits[:, known:]], dim=1)
+            threshold, softmax = config.pseudo_threshold, config.loss != "bce"
+            label = map_pixels(pseudo_labels, old.logits, label, threshold=threshold, softmax=softmax)
+        learning = (0, *range(self.step.num_old, self.step.num_seen))  # all older classes are detached
 
         residual = new.heads[-1][:, 0]
         positive, negative = step_masks(batch.label, (residual.shape[1], residual.shape[2]))
         return {
-            "pb_bce": self.segmentation_loss(upsample(logits, size), label),
+            "pb_bce": segmentation(config.loss, new.training_logits, label, trained=learning),
             "bga_triplet": residual_triplet(residual, negative, weight=config.triplet_weight),
-            "bfd": background_distillation(new.branches, old.branches, negative, weight=config.feature_weight),
+            "bfd": background_distillation(
+                new.branches, old.branches, negative, num_branches=len(old.heads), weight=config.feature_weight
+            ),
             "gkd": group_distillation(new.heads, old.heads, weight=config.group_weight),
             "bga_bce": residual_cross_entropy(residual, positive, weight=config.residual_weight),
         }

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from barm.batch import Batch, Output, Term
 from barm.data.memory import MemoryConfig
 from barm.labels import INCREMENTAL, LabelPolicy, Step
-from barm.losses.common import probabilities, upsample
+from barm.losses.common import best_channel, probabilities
+from barm.losses.pixels import map_pixels
 from barm.models.network import NetworkConfig
 
 Out = TypeVar("Out", bound=Output)
@@ -152,11 +153,13 @@ class Method(ABC, Generic[Out]):
 
         Source: spec/barm.md section 2 (upsampling the logits first is not the same).
         """
-        return self.full_scores(out, size).argmax(dim=1)
+        labels: Tensor = map_pixels(best_channel, self.scores(out), size=size)
+        return labels
 
-    def full_scores(self, out: Out, size: tuple[int, int]) -> Tensor:
-        """Probabilities per class at the labels' size, ``(N, C, H, W)``."""
-        return upsample(self.scores(out), size)
+    def confidence(self, out: Out, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """The largest probability per pixel and its channel, ``(N, H, W)`` each."""
+        best, channel = map_pixels(lambda scores: tuple(scores.max(dim=1)), self.scores(out), size=size)
+        return best, channel
 
     def annotate(self, out: Out, batch: Batch, threshold: float) -> Tensor:
         """The labels with what this network surely knows in their background, ``(N, H, W)`` int64.
@@ -170,7 +173,7 @@ class Method(ABC, Generic[Out]):
 
         Source: spec/dkd.md section 8.
         """
-        best, channel = self.full_scores(out, (batch.label.shape[1], batch.label.shape[2])).max(dim=1)
+        best, channel = self.confidence(out, batch.size)
         return torch.where((batch.label == 0) & (best >= threshold), channel, batch.label)
 
     def trainable(self, *modules: nn.Module) -> list[nn.Parameter]:

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from barm.batch import Batch, Term
 from barm.data.memory import MemoryConfig
 from barm.labels import Step
-from barm.losses.common import sigmoid_distillation, upsample
+from barm.losses.common import sigmoid_distillation
 from barm.losses.decomposed import auxiliary_loss, multiple_binary_cross_entropy
+from barm.losses.pixels import map_pixels, sum_all
 from barm.methods.base import Method, MethodConfig, ParamGroup, Rates, group
 from barm.models.heads import DecomposedHead, DecomposedOutput
 from barm.models.network import NetworkConfig, Segmenter, hand_over
@@ -79,36 +80,44 @@ class DKD(Method[DecomposedOutput]):
 
     def loss(self, new: DecomposedOutput, old: DecomposedOutput | None, batch: Batch) -> dict[str, Term]:
         """The terms of section 4; the scores are compared at feature resolution, all else at the label's."""
-        config, known = self.config, self.step.num_old
-        size = (batch.label.shape[1], batch.label.shape[2])
-        logits = upsample(new.logits, size)
-        weight = config.base_pos_weight if old is None else config.pos_weight
-        terms = {
-            "mbce": multiple_binary_cross_entropy(logits[:, known:], batch.label, first=known, positive_weight=weight)
+        config, count = self.config, self.step.num_old - 1
+        if old is None:
+            return sum_all(self._base_objective, new.logits, batch.label)
+        return {
+            **sum_all(self._objective, new.logits, batch.label, old=[old.logits[:, 1:]]),
+            "dkd_pos": sigmoid_distillation(new.positive[:, :count], old.positive, weight=config.positive_weight),
+            "dkd_neg": sigmoid_distillation(new.negative[:, :count], old.negative, weight=config.negative_weight),
         }
-        if old is not None:
-            count = known - 1
-            target = upsample(old.logits[:, 1:], size)
-            terms |= {
-                "kd": sigmoid_distillation(logits[:, 1:known], target, weight=config.kd_weight),
-                "dkd_pos": sigmoid_distillation(new.positive[:, :count], old.positive, weight=config.positive_weight),
-                "dkd_neg": sigmoid_distillation(new.negative[:, :count], old.negative, weight=config.negative_weight),
-            }
-        return {**terms, "ac": auxiliary_loss(logits[:, 0])._replace(weight=config.auxiliary_weight)}
+
+    def _base_objective(self, logits: Tensor, label: Tensor) -> dict[str, Term]:
+        """The terms of the labels at their size."""
+        config, known = self.config, self.step.num_old
+        weight = config.pos_weight if self.step.index else config.base_pos_weight
+        return {
+            "mbce": multiple_binary_cross_entropy(logits[:, known:], label, first=known, positive_weight=weight),
+            "ac": auxiliary_loss(logits[:, 0])._replace(weight=config.auxiliary_weight),
+        }
+
+    def _objective(self, logits: Tensor, old: Tensor, label: Tensor) -> dict[str, Term]:
+        """These, and the distillation of the logits."""
+        kept = sigmoid_distillation(logits[:, 1 : self.step.num_old], old, weight=self.config.kd_weight)
+        return {**self._base_objective(logits, label), "kd": kept}
 
     def scores(self, out: DecomposedOutput) -> Tensor:
         """Probabilities of the classes, and of background what the likeliest leaves, ``(N, C, h, w)``."""
-        probability = torch.sigmoid(out.logits[:, 1:])
-        return torch.cat([1 - probability.amax(dim=1, keepdim=True), probability], dim=1)
+        return _with_background(torch.sigmoid(out.logits[:, 1:]))
 
-    def full_scores(self, out: DecomposedOutput, size: tuple[int, int]) -> Tensor:
+    def confidence(self, out: DecomposedOutput, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Upsampling first, then probabilities."""
-        return self.scores(out._replace(logits=upsample(out.logits, size)))
+        best, channel = map_pixels(
+            lambda logits: tuple(_with_background(torch.sigmoid(logits)).max(dim=1)), out.logits[:, 1:], size=size
+        )
+        return best, channel
 
     def predict(self, out: DecomposedOutput, size: tuple[int, int]) -> Tensor:
         """The likeliest class where its probability is above a half, else background (section 9.1)."""
-        best, channel = torch.sigmoid(upsample(out.logits[:, 1:], size)).max(dim=1)
-        return torch.where(best > 0.5, channel + 1, 0)
+        labels: Tensor = map_pixels(_likeliest, out.logits[:, 1:], size=size)
+        return labels
 
     def param_groups(self, model: nn.Module, rates: Rates) -> list[ParamGroup]:
         """From step 1 on, only the newest classifier decays (section 6)."""
@@ -127,3 +136,13 @@ class DKD(Method[DecomposedOutput]):
             for module in model.modules():
                 if isinstance(module, nn.Dropout):
                     module.eval()
+
+
+def _with_background(probability: Tensor) -> Tensor:
+    """Background is what the likeliest class leaves, ``(N, C - 1, h, w)`` -> ``(N, C, h, w)``."""
+    return torch.cat([1 - probability.amax(dim=1, keepdim=True), probability], dim=1)
+
+
+def _likeliest(logits: Tensor) -> Tensor:
+    best, channel = torch.sigmoid(logits).max(dim=1)
+    return torch.where(best > 0.5, channel + 1, 0)

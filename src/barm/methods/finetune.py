@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from barm.batch import Batch, Term
 from barm.labels import JOINT, Step
-from barm.losses.common import SEGMENTATION_LOSSES, upsample
+from barm.losses.common import best_channel
+from barm.losses.pixels import map_pixels, segmentation
 from barm.methods.base import Method, MethodConfig, ParamGroup, Rates, group
 from barm.models.heads import PlainHead, PlainOutput
 from barm.models.network import NetworkConfig, Segmenter, hand_over
@@ -51,8 +52,7 @@ class FineTune(Method[PlainOutput]):
 
     def loss(self, new: PlainOutput, old: PlainOutput | None, batch: Batch) -> dict[str, Term]:
         """The segmentation loss against the labels."""
-        logits = upsample(new.logits, (batch.label.shape[1], batch.label.shape[2]))
-        return {self._base.loss: SEGMENTATION_LOSSES[self._base.loss](logits, batch.label)}
+        return {self._base.loss: segmentation(self._base.loss, new.logits, batch.label)}
 
     def param_groups(self, model: nn.Module, rates: Rates) -> list[ParamGroup]:
         """The newest classifier at `new`, the older ones and the branch at `old`."""
@@ -78,7 +78,8 @@ class SoftmaxMethod(FineTune):
 
     def predict(self, out: PlainOutput, size: tuple[int, int]) -> Tensor:
         """Channels per pixel, ``(N, H, W)`` int64: upsampled logits, then argmax."""
-        return upsample(out.logits, size).argmax(dim=1)
+        labels: Tensor = map_pixels(best_channel, out.logits, size=size)
+        return labels
 
 
 class Joint(FineTune):

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Literal
 
 from pydantic import Field
+from torch import Tensor
 
 from barm.batch import Batch, Term
 from barm.labels import Step
-from barm.losses.common import upsample
+from barm.losses.pixels import sum_all, sum_pixels
 from barm.losses.unbiased import distillation, feature_distillation, unbiased_cross_entropy
 from barm.methods.finetune import SoftmaxConfig, SoftmaxMethod
 from barm.models.heads import PlainOutput
@@ -57,12 +58,16 @@ class LwF(SoftmaxMethod):
 
     def loss(self, new: PlainOutput, old: PlainOutput | None, batch: Batch) -> dict[str, Term]:
         """Cross-entropy, from step 1 on with distillation."""
-        config, size = self.config, (batch.label.shape[1], batch.label.shape[2])
-        logits = upsample(new.logits, size)
-        terms = {"ce": unbiased_cross_entropy(logits, batch.label)}
-        if old is not None:
-            target = upsample(old.logits, size)
-            terms["kd"] = distillation(logits, target, alpha=config.alpha, weight=config.distillation_weight)
-            if config.feature_weight > 0:
-                terms["features"] = feature_distillation(new.feature, old.feature, weight=config.feature_weight)
-        return terms
+        weight = self.config.feature_weight
+        if old is None:
+            return {"ce": sum_pixels(unbiased_cross_entropy, new.logits, batch.label)}
+        terms = sum_all(self._objective, new.logits, batch.label, old=[old.logits])
+        return {**terms, "features": feature_distillation(new.feature, old.feature, weight=weight)} if weight else terms
+
+    def _objective(self, logits: Tensor, old: Tensor, label: Tensor) -> dict[str, Term]:
+        """The terms at the labels' size."""
+        config = self.config
+        return {
+            "ce": unbiased_cross_entropy(logits, label),
+            "kd": distillation(logits, old, alpha=config.alpha, weight=config.distillation_weight),
+        }

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from barm.batch import Batch, Term
 from barm.labels import Step
-from barm.losses.common import upsample
+from barm.losses.pixels import sum_all, sum_pixels
 from barm.losses.unbiased import unbiased_cross_entropy, unbiased_distillation
 from barm.methods.finetune import SoftmaxConfig, SoftmaxMethod
 from barm.models.heads import PlainHead, PlainOutput
@@ -65,15 +65,16 @@ class MiB(BackgroundInitialised):
 
     def loss(self, new: PlainOutput, old: PlainOutput | None, batch: Batch) -> dict[str, Term]:
         """Cross-entropy, from step 1 on unbiased and with unbiased distillation (section 5)."""
-        size = (batch.label.shape[1], batch.label.shape[2])
-        logits = upsample(new.logits, size)
         if old is None:
-            return {"ce": unbiased_cross_entropy(logits, batch.label)}
+            return {"ce": sum_pixels(unbiased_cross_entropy, new.logits, batch.label)}
+        return sum_all(self._objective, new.logits, batch.label, old=[old.logits])
+
+    def _objective(self, logits: Tensor, old: Tensor, label: Tensor) -> dict[str, Term]:
+        """Both terms at the labels' size."""
+        config = self.config
         return {
-            "unce": unbiased_cross_entropy(logits, batch.label, num_old=self.step.num_old),
-            "unkd": unbiased_distillation(
-                logits, upsample(old.logits, size), alpha=self.config.alpha, weight=self.config.distillation_weight
-            ),
+            "unce": unbiased_cross_entropy(logits, label, num_old=self.step.num_old),
+            "unkd": unbiased_distillation(logits, old, alpha=config.alpha, weight=config.distillation_weight),
         }
 
 

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from barm.batch import Batch, Term
 from barm.labels import Step
-from barm.losses.common import upsample
 from barm.losses.entropy import (
+    Belief,
+    Targets,
     adaptive_cross_entropy,
     belief,
     believed_labels,
@@ -23,6 +24,7 @@ from barm.losses.entropy import (
     median_thresholds,
     published_thresholds,
 )
+from barm.losses.pixels import map_pixels, sum_pixels
 from barm.losses.pod import local_pod
 from barm.losses.unbiased import unbiased_cross_entropy
 from barm.methods.finetune import SoftmaxConfig
@@ -72,7 +74,7 @@ class PLOP(BackgroundInitialised):
 
     def observe(self, old: PlainOutput, batch: Batch) -> Tensor:
         """Histogram of the previous model's entropies on background, ``(C, 100)`` int64."""
-        seen = belief(upsample(old.logits, _size(batch)), self.step.num_seen)
+        seen = self._belief(old, batch)
         return entropy_histogram(seen, batch.label, self.step.num_seen)
 
     def calibrate(self, counts: Tensor) -> None:
@@ -82,14 +84,13 @@ class PLOP(BackgroundInitialised):
 
     def loss(self, new: PlainOutput, old: PlainOutput | None, batch: Batch) -> dict[str, Term]:
         """Cross-entropy against believed labels, and local POD (sections 3 to 5)."""
-        logits = upsample(new.logits, _size(batch))
         if old is None:
-            return {"ce": unbiased_cross_entropy(logits, batch.label)}
+            return {"ce": sum_pixels(unbiased_cross_entropy, new.logits, batch.label)}
         config, step = self.config, self.step
-        seen = belief(upsample(old.logits, _size(batch)), step.num_seen)
-        targets = believed_labels(seen, batch.label, self.thresholds.to(logits.device), num_old=step.num_old)
+        thresholds = self.thresholds.to(new.logits.device)
+        label, factor = believed_labels(self._belief(old, batch), batch.label, thresholds, num_old=step.num_old)
         return {
-            "ce": adaptive_cross_entropy(logits, targets),
+            "ce": sum_pixels(_weighted, new.logits, label, factor.view(-1, 1, 1).expand(label.shape)),
             "pod": local_pod(
                 (*new.levels, new.branch, new.logits),
                 (*old.levels, old.branch, old.logits),
@@ -100,6 +101,9 @@ class PLOP(BackgroundInitialised):
             ),
         }
 
+    def _belief(self, old: PlainOutput, batch: Batch) -> Belief:
+        return Belief(*map_pixels(belief, old.logits, size=batch.size, num_seen=self.step.num_seen))
+
     def state_dict(self) -> dict[str, Tensor]:
         """The thresholds."""
         return {"thresholds": self.thresholds.cpu()}
@@ -109,5 +113,6 @@ class PLOP(BackgroundInitialised):
         self.thresholds = state["thresholds"]
 
 
-def _size(batch: Batch) -> tuple[int, int]:
-    return batch.label.shape[1], batch.label.shape[2]
+def _weighted(logits: Tensor, label: Tensor, factor: Tensor) -> Term:
+    """`adaptive_cross_entropy` with the pictures' factors as a map."""
+    return adaptive_cross_entropy(logits, Targets(label, factor[:, 0, 0]))

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from barm.batch import Batch, Term
 from barm.data.memory import MemoryConfig
 from barm.labels import IGNORE, Step
-from barm.losses.common import SEGMENTATION_LOSSES, probabilities, pseudo_labels, upsample
+from barm.losses.common import best_channel, probabilities, pseudo_labels
+from barm.losses.pixels import map_pixels, segmentation
 from barm.methods.base import Method, MethodConfig, ParamGroup, Rates, group
 from barm.models.heads import UnknownHead, UnknownOutput
 from barm.models.network import NetworkConfig, Segmenter, hand_over
@@ -76,12 +77,10 @@ class SSUL(Method[UnknownOutput]):
 
     def loss(self, new: UnknownOutput, old: UnknownOutput | None, batch: Batch) -> dict[str, Term]:
         """The segmentation loss against labels with unknown and pseudo-labels (sections 5 to 7)."""
-        config, size = self.config, (batch.label.shape[1], batch.label.shape[2])
-        label = self.private_labels(batch)
+        config, label = self.config, self.private_labels(batch)
         if old is not None and config.pseudo:
-            with torch.no_grad():
-                label = self._pseudo(upsample(old.logits, size), label, config.pseudo_threshold)
-        return {config.loss: SEGMENTATION_LOSSES[config.loss](upsample(new.logits, size), label)}
+            label = self._pseudo(old.logits, label, config.pseudo_threshold)
+        return {config.loss: segmentation(config.loss, new.logits, label)}
 
     def private_labels(self, batch: Batch) -> Tensor:
         """Labels with the unknown, ``(N, H, W)`` int64; those of kept pictures as released where configured (Q1)."""
@@ -92,21 +91,25 @@ class SSUL(Method[UnknownOutput]):
 
     def annotate(self, out: UnknownOutput, batch: Batch, threshold: float) -> Tensor:
         """Labels with pseudo-labels of this network (section 12.1)."""
-        label, size = self.private_labels(batch), (batch.label.shape[1], batch.label.shape[2])
-        label = self._pseudo(upsample(out.logits, size), label, threshold)
+        label = self._pseudo(out.logits, self.private_labels(batch), threshold)
         return torch.where(label == IGNORE, IGNORE, (label - 1).clamp(min=0))
 
     def _pseudo(self, logits: Tensor, label: Tensor, threshold: float) -> Tensor:
-        return pseudo_labels(logits, label, threshold=threshold, softmax=self.config.loss != "bce", first=FIRST)
+        softmax = self.config.loss != "bce"
+        labels: Tensor = map_pixels(pseudo_labels, logits, label, threshold=threshold, softmax=softmax, first=FIRST)
+        return labels
 
     def scores(self, out: UnknownOutput) -> Tensor:
         """Probabilities with the unknown's added to background, ``(N, C, h, w)``; for BCE that sum may exceed 1."""
         share = probabilities(out.logits, self.config.loss)
         return torch.cat([share[:, :1] + share[:, 1:2], share[:, 2:]], dim=1)
 
-    def full_scores(self, out: UnknownOutput, size: tuple[int, int]) -> Tensor:
+    def predict(self, out: UnknownOutput, size: tuple[int, int]) -> Tensor:
         """Upsampling first, then probabilities, merged (section 13)."""
-        return self.scores(UnknownOutput(upsample(out.logits, size)))
+        labels: Tensor = map_pixels(
+            lambda logits: best_channel(self.scores(UnknownOutput(logits))), out.logits, size=size
+        )
+        return labels
 
     def param_groups(self, model: nn.Module, rates: Rates) -> list[ParamGroup]:
         """From step 1 on the newest and the unknown head, and background's at `old`; all else is frozen (section 9)."""

@@ -34,11 +34,11 @@ class GroupedOutput(NamedTuple):
     Attributes:
         heads: raw outputs of the heads, ``(N, 1 + group, h, w)`` each; channel 0 is the background logit (step 0) or
             that step's background adaptation.
-        branches: the features below the heads (`head_pre`, then the ears), ``(N, D, h, w)`` each.
+        branches: the features below the heads (`head_pre`, then the ears) side by side, ``(N, T D, h, w)``.
     """
 
     heads: tuple[Tensor, ...]
-    branches: tuple[Tensor, ...]
+    branches: Tensor
 
     @property
     def logits(self) -> Tensor:
@@ -91,11 +91,52 @@ class GroupedHead(nn.Module):
         self.ear = nn.ModuleList(conv_block(aspp.width, channels) for _ in group_sizes[1:])
         self.head = nn.ModuleList(nn.Conv2d(channels, 1 + size, 1) for size in group_sizes)
 
+        self.merged: nn.Module | None = None
+
     def forward(self, features: Sequence[Tensor]) -> GroupedOutput:
         """Backbone features ``(N, B, h, w)`` -> heads and branches."""
         feature = self.aspp(features)
-        branches = tuple(branch(feature) for branch in (self.head_pre, *self.ear))
-        return GroupedOutput(tuple(head(f) for head, f in zip(self.head, branches, strict=True)), branches)
+        branches: Tensor = self._branches(feature) if self.merged is None else self.merged(feature)
+        return GroupedOutput(self._heads(branches), branches)
+
+    def _branches(self, feature: Tensor) -> Tensor:
+        """All branches; with settled batch norm as one convolution, since they have equal shapes."""
+        blocks = [cast(nn.Sequential, b) for b in (self.head_pre, *self.ear)]
+        norms = [cast(nn.BatchNorm2d, b[1]) for b in blocks]
+        if len(blocks) == 1 or any(n.training for n in norms):
+            return torch.cat([block(feature) for block in blocks], dim=1)
+        weight = torch.cat([cast(nn.Conv2d, b[0]).weight for b in blocks])
+        mean, var, scale, shift = (
+            torch.cat([cast(Tensor, getattr(n, name)) for n in norms])
+            for name in ("running_mean", "running_var", "weight", "bias")
+        )
+        wide = nn.functional.conv2d(feature, weight, padding=1)
+        return torch.relu(nn.functional.batch_norm(wide, mean, var, scale, shift, eps=norms[0].eps))
+
+    def _heads(self, branches: Tensor) -> tuple[Tensor, ...]:
+        """Every head on its branch; those of later steps as one product where they have equal sizes."""
+        heads = [cast(nn.Conv2d, h) for h in self.head]
+        parts = branches.chunk(len(heads), dim=1)
+        sizes = {h.out_channels for h in heads[1:]}
+        if len(heads) < 3 or len(sizes) > 1:
+            return tuple(head(part) for head, part in zip(heads, parts, strict=True))
+        n, width, h, w = parts[0].shape
+        pixels = branches.permute(0, 2, 3, 1).reshape(n * h * w, len(heads), width)[:, 1:].transpose(0, 1)
+        weight = torch.stack([h.weight.flatten(1) for h in heads[1:]]).transpose(1, 2)  # (T - 1, D, 1 + group)
+        bias = torch.stack([cast(Tensor, h.bias) for h in heads[1:]]).unsqueeze(1)
+        later = torch.baddbmm(bias, pixels, weight).view(-1, n, h, w, *sizes).permute(0, 1, 4, 2, 3)
+        return (heads[0](parts[0]), *later.unbind(0))
+
+    def merge(self) -> None:
+        """Make one convolution of all branches, whose batch norm is folded: for a network that no longer trains."""
+        convs = [cast(nn.Conv2d, cast(nn.Sequential, b)[0]) for b in (self.head_pre, *self.ear)]
+        if any(c.bias is None for c in convs):
+            return
+        wide = nn.Conv2d(convs[0].in_channels, sum(c.out_channels for c in convs), 3, padding=1).to(convs[0].weight)
+        wide.weight.copy_(torch.cat([c.weight for c in convs]))
+        cast(Tensor, wide.bias).copy_(torch.cat([cast(Tensor, c.bias) for c in convs]))
+        self.merged = nn.Sequential(wide, nn.ReLU())
+        self.head_pre, self.ear = nn.Sequential(), nn.ModuleList()
 
 
 class PlainHead(nn.Module):

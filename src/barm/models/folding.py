@@ -1,0 +1,79 @@
+"""Folding batch norm into the convolutions before it, for a network that no longer trains."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from timm.layers.norm_act import BatchNormAct2d
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch.utils._pytree import tree_leaves
+from torch.utils.hooks import RemovableHandle
+
+from barm.models.heads import GroupedHead
+
+EXAMPLE = (1, 3, 64, 64)
+
+
+@torch.no_grad()
+def fold_batch_norm(network: nn.Module) -> int:
+    """Fold every batch norm that directly follows a convolution, in place; parts that can be merged are merged.
+
+    Which follows which is seen on a forward pass of noise, so that it holds for any architecture.
+
+    Args:
+        network: in evaluation mode, float32; its forward takes ``(N, 3, H, W)``.
+
+    Returns:
+        How many were folded.
+    """
+    example = torch.randn(EXAMPLE, generator=torch.Generator().manual_seed(0)).to(next(network.parameters()).device)
+    pairs = _followers(network, example)
+    names = {module: name for name, module in network.named_modules()}
+    for conv, norm in pairs:
+        weight, bias = fuse_conv_bn_weights(
+            conv.weight,
+            conv.bias,
+            cast(Tensor, norm.running_mean),
+            cast(Tensor, norm.running_var),
+            norm.eps,
+            norm.weight,
+            norm.bias,
+        )
+        conv.weight, conv.bias = weight, bias
+        parent, _, own = names[norm].rpartition(".")
+        activation = nn.Sequential(norm.drop, norm.act) if isinstance(norm, BatchNormAct2d) else nn.Identity()
+        setattr(network.get_submodule(parent), own, activation)
+    for module in network.modules():
+        if isinstance(module, GroupedHead):
+            module.merge()
+    return len(pairs)
+
+
+def _followers(network: nn.Module, example: Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
+    """Convolutions whose result goes into one batch norm and nowhere else, with that batch norm."""
+    made: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # by the identity of the result, which is kept alive
+    takers: dict[nn.Conv2d, list[nn.Module]] = {}
+
+    def note(conv: nn.Module, _inputs: Any, result: Tensor) -> None:
+        takers.setdefault(cast(nn.Conv2d, conv), [])
+        made[id(result)] = (cast(nn.Conv2d, conv), result)
+
+    def take(module: nn.Module, inputs: Any) -> None:
+        for leaf in tree_leaves(inputs):
+            if id(leaf) in made:
+                takers[made[id(leaf)][0]].append(module)
+
+    hooks: list[RemovableHandle] = []
+    for module in network.modules():
+        if not list(module.children()) or isinstance(module, nn.BatchNorm2d):
+            hooks.append(module.register_forward_pre_hook(take))
+        if isinstance(module, nn.Conv2d):
+            hooks.append(module.register_forward_hook(note))
+    try:
+        network(example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [(c, m[0]) for c, m in takers.items() if len(m) == 1 and isinstance(m[0], nn.BatchNorm2d)]
