@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint bench docs gpu clean
+.PHONY: demo test lint bench bench-gpu docs gpu clean
 
 demo: $(STAMP)  ## train BARM, fine-tuning and joint training on generated data; print and draw the comparison
 	$(BIN)/barm demo
@@ -17,9 +17,11 @@ lint: $(STAMP)  ## style, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(STAMP)  ## time of one update against fp32 and the networks alone; the table goes to runs/bench.json
-	mkdir -p runs
-	$(BIN)/python benchmarks/step.py --json runs/bench.json
+bench: $(STAMP)  ## time and memory against the plain way and the bare network, on this processor; results in runs/bench
+	BARM=$(BIN)/barm DEVICE=cpu benchmarks/standard.sh
+
+bench-gpu: $(STAMP)  ## the same on a GPU, with the batch of the published recipe; results in runs/bench-gpu
+	BARM=$(BIN)/barm DEVICE=cuda BATCH=8 ROUNDS=20 OUT=runs/bench-gpu benchmarks/standard.sh
 
 docs: $(STAMP)  ## the documentation as a site in runs/site; broken links are errors
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'

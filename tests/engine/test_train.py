@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import csv
+
 import pytest
 import torch
 from torch import nn
 
 from barm.api import fit
+from barm.batch import Batch
+from barm.engine.recipe import RuntimeConfig, StepRecipe
+from barm.engine.runtime import Runtime
+from barm.engine.train import StepTrainer
 from barm.errors import UserError
 from barm.labels import TaskPlan
 from barm.methods import Rates
+from barm.methods.barm import BARMConfig
 from barm.methods.dkd import DKDConfig
 from barm.models.network import NetworkConfig
 
@@ -36,3 +43,50 @@ def test_dkd_rules():
         assert (nn.BatchNorm2d.__name__ in active) == (index == 0)
         image = torch.randn(2, 3, 48, 48)
         assert torch.isfinite(model(image).logits).all()
+
+
+def trainer_of(rt, total=40):
+    method = BARMConfig().build(TaskPlan.parse("2-1", 4)[0], NETWORK)
+    torch.manual_seed(0)
+    recipe = StepRecipe(epochs=1, batch_size=2, lr=Rates(new=0.1, aspp=0.1, old=0.1, backbone=0.1))
+    return StepTrainer(method, rt.place(method.build_model()), None, recipe, total, rt, seed=1)
+
+
+def test_an_update_whose_loss_is_not_finite_is_left_out():
+    """Also the very first one; parameters, momentum and the count say so, and the next update is the usual one."""
+    rt = Runtime(RuntimeConfig(device="cpu", precision="32-true"))
+    good = Batch(torch.randn(2, 3, 48, 48), torch.randint(0, 3, (2, 48, 48)), {})
+    bad = good._replace(image=good.image * float("nan"))
+    broken, whole = trainer_of(rt), trainer_of(rt)
+    before = {n: p.clone() for n, p in broken.model.named_parameters()}
+    broken.update(bad, report=False)
+    assert all(torch.equal(p, before[n]) for n, p in broken.model.named_parameters())
+    assert (broken.skipped, broken.skipped_in_a_row) == (1, 1)
+    for trainer in (broken, whole):
+        for name, module in trainer.model.named_modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.reset_running_stats()
+                assert name
+        trainer.iteration = 5
+        trainer._set_rates()
+        trainer.update(good)
+    assert (broken.skipped, broken.skipped_in_a_row) == (1, 0)
+    theirs = dict(whole.model.named_parameters())
+    assert all(torch.equal(p, theirs[n]) for n, p in broken.model.named_parameters())
+
+
+def test_values_come_when_they_are_asked_for():
+    rt = Runtime(RuntimeConfig(device="cpu", precision="32-true"))
+    trainer = trainer_of(rt)
+    batch = Batch(torch.randn(2, 3, 48, 48), torch.randint(0, 3, (2, 48, 48)), {})
+    assert trainer.update(batch, report=False).values is None
+    assert set(trainer.update(batch).values) == {"loss", "pb_bce"}
+
+
+def test_the_log_holds_every_nth_update_and_the_last(tiny, tmp_path):
+    fit(tiny("barm", "3-1", "base.epochs=2", "runtime.log_every=4"), out=tmp_path / "run", steps=[0], quiet=True)
+    with (tmp_path / "run/log.csv").open() as file:
+        logged = [int(r["iteration"]) for r in csv.DictReader(file) if r["name"] == "loss"]
+    total = logged[-1]
+    assert total > 4
+    assert logged == sorted({*range(1, total, 4), total})

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+
+from barm.losses.pixels import computed_by
 
 DATA = Path(__file__).parent / "data"
 
@@ -37,6 +39,13 @@ def tensor_by_rule(name: str, like: Tensor) -> Tensor:
 def fill_by_rule(module: nn.Module) -> None:
     """Fill every tensor of a network, in place."""
     module.load_state_dict({name: tensor_by_rule(name, value) for name, value in module.state_dict().items()})
+
+
+@pytest.fixture(params=["plain", "strips"])
+def both_ways(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Every formula of the labels' size the plain way, and strip by strip."""
+    with computed_by(request.param):
+        yield request.param
 
 
 @pytest.fixture

@@ -18,6 +18,8 @@ from barm.methods.barm import BARMConfig
 from barm.models.heads import GroupedOutput
 from barm.models.network import NetworkConfig
 
+pytestmark = pytest.mark.usefixtures("both_ways")
+
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 R101 = NetworkConfig(pretrained=False)
 

@@ -27,6 +27,8 @@ from barm.metrics.functional import (
 from barm.models.heads import DecomposedHead, DecomposedOutput
 from barm.models.network import NetworkConfig
 
+pytestmark = pytest.mark.usefixtures("both_ways")
+
 HERE = Path(__file__).parent / "data/dkd"
 NETWORK = NetworkConfig(backbone="test_resnet", pretrained=False)
 

@@ -21,6 +21,8 @@ from barm.methods import METHODS
 from barm.models.heads import PlainHead, PlainOutput
 from barm.models.network import NetworkConfig
 
+pytestmark = pytest.mark.usefixtures("both_ways")
+
 HERE = Path(__file__).parent / "data/mib"
 
 

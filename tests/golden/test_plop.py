@@ -23,6 +23,8 @@ from barm.methods.plop import PLOPConfig
 from barm.models.heads import PlainOutput
 from barm.models.network import NetworkConfig
 
+pytestmark = pytest.mark.usefixtures("both_ways")
+
 HERE = Path(__file__).parent / "data/plop"
 
 

@@ -21,6 +21,8 @@ from barm.metrics.functional import class_iou, confusion_counts
 from barm.models.heads import UnknownHead, UnknownOutput
 from barm.models.network import NetworkConfig
 
+pytestmark = pytest.mark.usefixtures("both_ways")
+
 HERE = Path(__file__).parent / "data/ssul"
 LOSSES = {"bce_loss": "bce", "ce_loss": "ce", "focal_loss": "focal"}
 

@@ -29,7 +29,7 @@ from barm.labels import Step, TaskPlan
 from barm.models.network import MODELS, NetworkConfig
 
 PARTS = ("step", "losses", "evaluation", "loader", "growth", "profile")
-BRANCHES, CLASSES, PIXELS = (1, 10, 50), (21, 151, 1001), (257, 513, 769)
+BRANCHES, CLASSES, SIDES = (1, 10, 50), (21, 151, 1001), (0.5, 1.0, 1.5)  # sides as multiples of the crop
 MATRIX_RATE = {"H200": 790e12, "H100": 790e12}  # dense bf16 products per second that such a GPU was seen to reach
 TOP = 10
 Say = Callable[[str], None]
@@ -155,7 +155,7 @@ def measure_growth(setting: Setting, rounds: int, say: Say) -> dict[str, dict[in
     settings = {
         "classes": {n: replace(setting, step=step_of((n - 2, 1))) for n in CLASSES},
         "steps": {n: replace(setting, step=step_of((15, *[1] * n))) for n in BRANCHES},
-        "pixels": {n: replace(setting, crop=n) for n in PIXELS},
+        "pixels": {n: replace(setting, crop=n) for n in (round(setting.crop * s) for s in SIDES)},
     }
     device = setting.fast().device
     measured: dict[str, dict[int, Cost]] = {}

@@ -137,14 +137,15 @@ def draw_comparison(path: Path, curves: Mapping[str, Mapping[str, Sequence[float
 
 
 def draw_lines(path: Path, panels: Mapping[str, Mapping[int, float]]) -> None:
-    """Write one small panel per quantity, both axes logarithmic: titles, and values by abscissa."""
+    """Write one small panel per title: values by abscissa, which is logarithmic."""
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
     columns = (len(panels) + 1) // 2
     figure, axes = plt.subplots(2, columns, figsize=(3.6 * columns, 5.6), squeeze=False, layout="constrained")
     for ax, (title, values) in zip(axes.T.flatten(), panels.items(), strict=False):
-        ax.loglog(list(values), list(values.values()), marker="o")
+        ax.semilogx(list(values), list(values.values()), marker="o")
+        ax.set_ylim(bottom=0)
         ax.set_title(title, fontsize=10)
         ax.set_xticks(list(values), [str(v) for v in values])
         ax.minorticks_off()

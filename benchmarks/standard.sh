@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# The standard measurements: `make bench` on a processor, `make bench-gpu` on a GPU. Each writes a bench.json with its
+# provenance below OUT; the page docs/speed.md says what they mean.
+set -euo pipefail
+
+BARM=${BARM:-barm}
+OUT=${OUT:-runs/bench}
+DATA=${DATA:-$OUT/data}
+DEVICE=${DEVICE:-auto}
+MODEL=${MODEL:-deeplabv3bga_resnet101}
+CROP=${CROP:-513}
+BATCH=${BATCH:-2}
+ROUNDS=${ROUNDS:-5}
+GROWTH_ROUNDS=${GROWTH_ROUNDS:-3}
+
+measure() {
+    local name=$1
+    shift
+    echo "== $name"
+    "$BARM" bench --quiet --device "$DEVICE" --model "$MODEL" --crop "$CROP" --data "$DATA" --out "$OUT/$name" "$@"
+}
+
+measure voc-15-1 --batch "$BATCH" --rounds "$ROUNDS"
+measure voc-15-1-losses --batch 4 --rounds "$ROUNDS" --part losses
+measure ade-100-10 --task 100-10 --classes 150 --batch 4 --rounds "$ROUNDS" --part losses
+measure ade-100-10-evaluation --task 100-10 --classes 150 --batch "$BATCH" --rounds "$ROUNDS" --part evaluation
+measure growth --batch "$BATCH" --rounds "$GROWTH_ROUNDS" --part growth
+measure profile --batch "$BATCH" --part profile

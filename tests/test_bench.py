@@ -1,0 +1,130 @@
+"""The benchmark measures what it says: the plain way computes the same, every part runs, bad names are refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from barm.batch import total_loss
+from barm.bench import plain
+from barm.bench.cases import OURS, PLAIN, random_batch, update_work
+from barm.bench.measure import side_by_side
+from barm.bench.run import run_bench, setting_of, step_of
+from barm.cli import app
+from barm.errors import UserError
+from barm.metrics.functional import confusion_counts
+
+ROOT = Path(__file__).parents[1]
+
+
+def tiny(task: str = "15-1", step: int = 2):
+    return setting_of("test_resnet", task, 20, step, 2, 65, "cpu", "32-true")
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_the_plain_way_computes_the_same(step):
+    """Value and gradients of a whole update's objective, prediction and counts."""
+    setting = tiny(step=step)
+    rt = setting.fast()
+    method, batch = setting.method, random_batch(setting, rt)
+    model = method.build_model().eval()
+    with torch.no_grad():
+        old = setting.before.build_model().eval()(batch.image)
+    found = []
+    for compute in (lambda new: total_loss(method.loss(new, old, batch)), lambda new: plain.loss(new, old, batch)):
+        model.zero_grad()
+        objective = compute(model(batch.image))
+        objective.backward()
+        found.append(
+            (float(objective.detach()), {n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+        )
+    (ours, gradients), (theirs, expected) = found
+    assert ours == pytest.approx(theirs, rel=1e-5)
+    for name, gradient in expected.items():
+        assert float((gradients[name] - gradient).abs().max()) <= 1e-4 * max(float(gradient.abs().max()), 1e-6), name
+    out = model(batch.image)
+    prediction = method.predict(out, batch.size)
+    assert torch.equal(prediction, plain.predict(out, batch.size))
+    counts = confusion_counts(prediction, batch.label, setting.step.num_seen)
+    assert counts.tolist() == plain.counts(prediction, batch.label, setting.step.num_seen).tolist()
+
+
+def test_everything_is_called_in_turn():
+    calls: list[str] = []
+    costs = side_by_side({n: lambda n=n: calls.append(n) for n in "ab"}, torch.device("cpu"), rounds=2)
+    assert "".join(calls[:6]) == "ababab"  # one round warms up
+    assert costs["a"].least <= costs["a"].median <= costs["a"].most
+
+
+def test_memory_is_what_a_call_needs():
+    costs = side_by_side({"large": lambda: torch.ones(32 << 20), "none": lambda: None}, torch.device("cpu"), rounds=1)
+    if costs["large"].memory is None:
+        pytest.skip("this system does not tell a process's peak")
+    assert costs["large"].memory > 100 << 20
+    assert costs["none"].memory < 10 << 20
+
+
+def test_an_update_of_each_kind_runs():
+    work = update_work(tiny())
+    assert set(work) == {OURS, PLAIN, "bare network"}
+    for function in work.values():
+        function()
+
+
+def test_names_are_checked(tmp_path):
+    with pytest.raises(UserError, match="unknown part 'losess'; did you mean 'losses'"):
+        run_bench(tiny(), ["losess"], 1, tmp_path / "data")
+    with pytest.raises(UserError, match="unknown backbone 'no_net'"):
+        run_bench(setting_of("no_net", "15-1", 20, 1, 2, 65, "cpu", "auto"), ["step"], 1, tmp_path / "data")
+
+
+def test_growth_beyond_a_mask():
+    step = step_of((1000, 1))
+    assert (step.index, step.num_seen, step.group_sizes) == (1, 1002, (1000, 1))
+
+
+def test_the_command(shapes_voc, tmp_path):
+    words = ["bench", "--model", "test_resnet", "--crop", "65", "--rounds", "1", "--device", "cpu", "--quiet"]
+    words += ["--out", str(tmp_path / "out"), "--data", str(shapes_voc), "--precision", "32-true"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    assert "bare network" in done.output
+    result = json.loads((tmp_path / "out/bench.json").read_text())
+    assert {r["part"] for r in result["rows"]} == {"step", "losses", "evaluation", "loader"}
+    assert all(r["median"] > 0 and r["least"] <= r["median"] <= r["most"] for r in result["rows"])
+    assert result["facts"]["counts in fp32, ours and plain"] == "the same"
+    assert result["provenance"]["git"]
+
+
+@pytest.mark.slow
+def test_the_standard_set(shapes_voc, tmp_path):
+    """What `make bench` and, on a GPU, `make bench-gpu` run: here tiny and on the processor."""
+    small = {"MODEL": "test_resnet", "CROP": "33", "ROUNDS": "1", "GROWTH_ROUNDS": "1", "DEVICE": "cpu"}
+    env = {
+        **os.environ,
+        **small,
+        "OUT": str(tmp_path),
+        "DATA": str(shapes_voc),
+        "BARM": str(Path(sys.executable).with_name("barm")),
+    }
+    done = subprocess.run([ROOT / "benchmarks/standard.sh"], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    names = {p.parent.name for p in tmp_path.glob("*/bench.json")}
+    assert names == {
+        "voc-15-1",
+        "voc-15-1-losses",
+        "ade-100-10",
+        "ade-100-10-evaluation",
+        "growth",
+        "profile",
+    }
+    assert (tmp_path / "growth/growth.png").stat().st_size > 10_000
+    facts = json.loads((tmp_path / "profile/bench.json").read_text())["facts"]
+    assert {"profile 1", "profile 10"} <= set(facts)
