@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tomli_w
 from PIL import Image
 
 import barm
@@ -214,6 +215,33 @@ def test_two_runs_into_one_folder(train, data, tiny_settings, tmp_path):
     running.close()
     one_line(train("--resume", task="3-1")[2], "another [task]")
     assert train("--resume")[0] == 0
+
+
+def test_resume_leaves_a_folder_that_is_no_run_alone(train, cli, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/thesis.tex").write_text("years of work")
+    one_line(train("--resume")[2], "is not a run", "config.toml", "another --out")
+    one_line(train()[2], "exists already")
+    assert (tmp_path / "run/thesis.tex").read_text() == "years of work"
+    (tmp_path / "file").touch()
+    one_line(train(out="file")[2], "is a file", "another --out")
+
+
+def test_a_failing_run_removes_only_what_it_made(train, tmp_path, monkeypatch):
+    def fail(*_args):
+        raise OSError(errno.ENOSPC, "No space left on device", "model")
+
+    (tmp_path / "run").mkdir()
+    monkeypatch.setattr(store, "save", fail)
+    assert train()[0] == 2
+    assert list((tmp_path / "run").iterdir()) == []
+    config = load_config("shapes/2-1/barm", [], {})
+    (tmp_path / "run/config.toml").write_text(tomli_w.dumps(store.to_table(config)))
+    (tmp_path / "run/log.csv").write_text("step,epoch,iteration,name,value\n")
+    directory = RunDirectory(tmp_path / "run")
+    directory.open(config, {}, resume=True)
+    directory.close()
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["config.toml", "log.csv"]
 
 
 def test_missing_previous_step(train, tmp_path):

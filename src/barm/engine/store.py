@@ -28,6 +28,7 @@ CONFIG, MODEL, METHOD, COUNTS, METRICS, MEMORY = (
     "metrics.json",
     "memory.json",
 )
+LOCK = ".lock"
 AGREEING = ("seed", "task", "model", "method", "base", "increment")  # what a resumed run may not change
 
 
@@ -41,6 +42,7 @@ class RunDirectory:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock: IO[str] | None = None
+        self._made, self._began = False, False  # by this process: the folder, the run
 
     def step_path(self, index: int) -> Path:
         """Folder of a finished step."""
@@ -67,22 +69,29 @@ class RunDirectory:
         """Create the folder (or take up an existing one) and lock it against a second run.
 
         Raises:
-            UserError: if the folder has contents and `resume` is off, holds another configuration, or is in use.
+            UserError: if the folder has contents and `resume` is off, holds no run or another configuration, or is in
+                use.
         """
-        existing = self.path.exists() and any(self.path.iterdir())
+        present = self.path.exists()
+        if present and not self.path.is_dir():
+            raise UserError(f"{self.path} is a file: expected a folder for the run; choose another --out")
+        existing = present and any(p.name != LOCK for p in self.path.iterdir())
         if existing and not resume:
             raise UserError(f"{self.path} exists already: choose another --out, or go on with it with --resume")
-        if not existing and resume and not self.path.exists():
+        if existing and not (self.path / CONFIG).is_file():
+            raise UserError(f"{self.path} is not a run: expected {CONFIG} in it; choose another --out")
+        if not present and resume:
             raise UserError(f"nothing to resume: {self.path} does not exist; leave --resume out to start")
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.path / ".lock").open("w")
+        self._lock = (self.path / LOCK).open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             self._lock.close()
             self._lock = None
             raise UserError(f"{self.path} is in use by another run: wait for it or choose another --out") from error
-        if (self.path / CONFIG).exists():
+        self._made, self._began = not present, not existing
+        if existing:
             self._check_same(config, same)
         document = {**to_table(config), "provenance": dict(provenance)}
         write_atomically(self.path / CONFIG, tomli_w.dumps(document).encode())
@@ -105,14 +114,18 @@ class RunDirectory:
                 shutil.rmtree(self.step_path(index))
 
     def close(self) -> None:
-        """Release the lock; remove the folder if the run never got as far as a saved state."""
+        """Release the lock; what was begun here is removed if it never got as far as a saved state."""
         if self._lock is None:
             return
         self._lock.close()
         self._lock = None
-        (self.path / ".lock").unlink(missing_ok=True)
-        if not self.finished_steps() and not list(self.path.glob(".step*.partial")):
-            shutil.rmtree(self.path)
+        (self.path / LOCK).unlink(missing_ok=True)
+        if not self._began or self.finished_steps() or any(self.path.glob(".step*.partial")):
+            return
+        for entry in self.path.iterdir():
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        if self._made:
+            self.path.rmdir()
 
     def config_table(self) -> dict[str, Any]:
         """The saved configuration as a plain table, without provenance."""
