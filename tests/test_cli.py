@@ -17,6 +17,7 @@ import barm
 from barm.cli import main
 from barm.config import load_config, recipe_names
 from barm.engine import store
+from barm.engine.identity import to_table
 from barm.engine.store import RunDirectory
 
 
@@ -236,7 +237,7 @@ def test_a_failing_run_removes_only_what_it_made(train, tmp_path, monkeypatch):
     assert train()[0] == 2
     assert list((tmp_path / "run").iterdir()) == []
     config = load_config("shapes/2-1/barm", [], {})
-    (tmp_path / "run/config.toml").write_text(tomli_w.dumps(store.to_table(config)))
+    (tmp_path / "run/config.toml").write_text(tomli_w.dumps(to_table(config)))
     (tmp_path / "run/log.csv").write_text("step,epoch,iteration,name,value\n")
     directory = RunDirectory(tmp_path / "run")
     directory.open(config, {}, resume=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from barm.report.compare import (
     SCORES,
     Result,
     read_result,
+    read_results,
     summarise,
     to_latex,
     to_markdown,
@@ -26,9 +28,12 @@ from barm.report.compare import (
 ROOT = Path(__file__).parents[1]
 
 
-def result(method: str, seed: int, value: float, task: str = "2-1 overlap", new: float | None = 0.5) -> Result:
+def result(
+    method: str, seed: int, value: float, task: str = "2-1 overlap", new: float | None = 0.5, **settings
+) -> Result:
     scores = {"old": value, "new": new, "all": value, "average": value, "lost": 0.1}
-    return Result(f"runs/{method}{seed}", method, task, seed, 0, (0.9, value), scores, {})
+    named = {name.replace("__", "."): v for name, v in settings.items()}
+    return Result(f"runs/{method}{seed}", method, task, seed, 0, (0.9, value), scores, {}, named)
 
 
 def test_mean_and_sample_deviation():
@@ -52,6 +57,41 @@ def test_markdown_and_latex_have_a_row_per_method_and_task():
     latex = to_latex(rows)
     assert latex.count(r"\midrule") == 2
     assert r"20.0 $\pm$ 0.0" in latex
+
+
+def test_other_settings_are_no_repetitions():
+    plain, changed = {"method__pseudo": True, "base__epochs": 2}, {"method__pseudo": False, "base__epochs": 2}
+    rows = summarise([result("a", 1, 0.2, **plain), result("a", 1, 0.6, **changed), result("a", 2, 0.4, **plain)])
+    assert [(r.method, r.runs) for r in rows] == [("a (method.pseudo=true)", 2), ("a (method.pseudo=false)", 1)]
+    many = [result("a", 1, 0.2, **{f"x{i}": value for i in range(5)}) for value in (1, 2)]
+    assert [r.method for r in summarise(many)] == [
+        f"a (x0={v}, x1={v}, x2={v}, and 2 more, variant {v})" for v in (1, 2)
+    ]
+
+
+def test_a_row_s_runs_have_equal_numbers_of_steps():
+    longer = result("a", 2, 0.3)
+    with pytest.raises(UserError, match="a2 has 3 steps but runs/a1 has 2"):
+        summarise([result("a", 1, 0.2), replace(longer, steps=(0.9, 0.5, 0.3))])
+
+
+def test_names_cannot_break_a_table():
+    rows = summarise([result("a", 1, 0.2, task="b|c_d / 50% {x} # ~^\\ overlap")])
+    line = to_markdown(rows).splitlines()[2]
+    assert line.count(" | ") == to_markdown(rows).splitlines()[0].count(" | ")
+    assert "b\\|c\\_d" in line
+    assert r"b|c\_d / 50\% \{x\} \# \textasciitilde{}\textasciicircum{}\textbackslash{} overlap" in to_latex(rows)
+
+
+def test_runs_are_told_apart_by_their_configuration(tiny, tmp_path):
+    fit(tiny("finetune", "3-1"), out=tmp_path / "a", quiet=True)
+    fit(tiny("finetune", "3-1", "seed=2", "runtime.workers=1"), out=tmp_path / "b", quiet=True)
+    fit(tiny("finetune", "3-1", "method.loss=ce"), out=tmp_path / "c", quiet=True)
+    results = read_results([tmp_path / "a", tmp_path / "b", tmp_path / "c", tmp_path / "b/../a"])
+    assert [(r.method, r.runs) for r in summarise(results)] == [
+        ("finetune (method.loss=bce)", 2),
+        ("finetune (method.loss=ce)", 1),
+    ]
 
 
 def grid(tiny_settings, methods=("finetune", "joint"), **values) -> GridConfig:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from barm.config import load_config, validate
+from barm.config import load_config
 from barm.data.base import Source
 from barm.data.transforms import normalise
 from barm.engine.monitor import Monitor
@@ -59,7 +59,7 @@ class Model:
 
 def read_config(path: Path | str) -> RunConfig:
     """The configuration that a run was trained with."""
-    return validate(RunDirectory(Path(path)).config_table())
+    return RunDirectory(Path(path)).config()
 
 
 def load(path: Path | str, step: int | None = None, runtime: Runtime | None = None) -> Model:

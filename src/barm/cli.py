@@ -211,17 +211,18 @@ def compare(
     Example: barm compare --grid benchmarks/shapes-small.toml --out runs/small
     """
     from barm.grid import read_grid, run_grid
-    from barm.report.compare import read_result, summarise, tables, write_comparison
+    from barm.report.compare import read_results, summarise, tables, write_comparison
 
     if not runs and grid is None:
         raise UserError("nothing to compare: give folders of runs, or --grid FILE")
     paths, failed = list(runs or []), list[str]()
+    read_results(paths)  # complains before a grid works for hours
     if grid is not None:
         folder = folder or Path("runs") / grid.stem
         trained, failed = run_grid(read_grid(grid), folder, data, _progress(quiet), quiet=quiet)
         paths += trained
     if paths:
-        results = [read_result(path) for path in paths]
+        results = read_results(paths)
         for table in tables(summarise(results)):
             out.print(table)
         if folder is not None:

@@ -21,11 +21,12 @@ from barm.data.steps import EvalDataset, StepDataset, iterations_per_epoch
 from barm.data.transforms import EvalTransform, TrainTransform
 from barm.engine.evaluate import evaluate
 from barm.engine.exemplars import choose_exemplars
+from barm.engine.identity import AGREEING
 from barm.engine.loading import ordered_batches, train_batches
 from barm.engine.monitor import Monitor
 from barm.engine.recipe import RunConfig
 from barm.engine.runtime import Constant, Runtime, unwrap
-from barm.engine.store import AGREEING, COUNTS, MEMORY, METHOD, METRICS, RunDirectory
+from barm.engine.store import COUNTS, MEMORY, METHOD, METRICS, RunDirectory
 from barm.engine.train import StepTrainer, calibrate, train_step
 from barm.errors import Stopped, UserError
 from barm.labels import INCREMENTAL, JOINT, Step, TaskPlan
@@ -329,7 +330,7 @@ def _adopt(config: RunConfig, directory: RunDirectory, other: RunDirectory, data
     """Take over another run's step 0 where it is the same training."""
     if directory.is_complete(0):
         return
-    theirs, ours = RunConfig.model_validate(other.config_table()), config
+    theirs, ours = other.config(), config
     for name in ("seed", "data", "task", "model", "base", "evaluation"):
         if getattr(theirs, name) != getattr(ours, name):
             raise UserError(f"step 0 of {other.path} was trained with another [{name}]: train it here instead")

@@ -14,9 +14,11 @@ from typing import IO, Any
 
 import tomli_w
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from barm.engine.identity import AGREEING, difference, settings, to_table
 from barm.engine.recipe import RunConfig
 from barm.errors import UserError
 
@@ -29,7 +31,6 @@ CONFIG, MODEL, METHOD, COUNTS, METRICS, MEMORY = (
     "memory.json",
 )
 LOCK = ".lock"
-AGREEING = ("seed", "task", "model", "method", "base", "increment")  # what a resumed run may not change
 
 
 class RunDirectory:
@@ -97,13 +98,12 @@ class RunDirectory:
         write_atomically(self.path / CONFIG, tomli_w.dumps(document).encode())
 
     def _check_same(self, config: RunConfig, same: Sequence[str]) -> None:
-        saved, own = self.config_table(), to_table(config)
-        for table in same:
-            if saved.get(table) != own.get(table):
-                raise UserError(
-                    f"{self.path} was started with another [{table}]: resume with the recipe and settings it was "
-                    f"started with (see {self.path / CONFIG}), or choose another --out"
-                )
+        found = difference(settings(self.config(), same), settings(config, same))
+        if found is not None:
+            raise UserError(
+                f"{self.path} was started with another [{found[0]}] ({found[1]}): resume with the recipe and settings "
+                f"it was started with (see {self.path / CONFIG}), or choose another --out"
+            )
 
     def forget(self, first: int) -> None:
         """Remove the finished steps from `first` on, unless one of them was stopped and can go on."""
@@ -127,14 +127,37 @@ class RunDirectory:
         if self._made:
             self.path.rmdir()
 
-    def config_table(self) -> dict[str, Any]:
-        """The saved configuration as a plain table, without provenance."""
+    def config(self) -> RunConfig:
+        """The saved configuration.
+
+        Raises:
+            UserError: if there is none, or it is damaged.
+        """
+        table = self._document()
+        table.pop("provenance", None)
+        try:
+            return RunConfig.model_validate(table)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            what = f"{'.'.join(map(str, first['loc']))}: {str(first['msg']).removeprefix('Value error, ')}"
+            raise self._damaged(self.path / CONFIG, what) from None
+
+    def provenance(self) -> dict[str, Any]:
+        """Versions, machine and commit that the run was made with, as saved."""
+        found: dict[str, Any] = self._document().get("provenance", {})
+        return found
+
+    def _document(self) -> dict[str, Any]:
         path = self.path / CONFIG
         if not path.is_file():
             raise UserError(f"{self.path} is not a run: expected {CONFIG} in it")
-        table = tomllib.loads(path.read_text("utf-8"))
-        table.pop("provenance", None)
-        return table
+        try:
+            return tomllib.loads(path.read_text("utf-8"))
+        except ValueError as error:  # no TOML, or no UTF-8
+            raise self._damaged(path, str(error)) from None
+
+    def _damaged(self, path: Path, what: str) -> UserError:
+        return UserError(f"{path} is damaged ({what}): restore the file, or train the run anew into another --out")
 
     def save_step(
         self,
@@ -208,18 +231,6 @@ class RunDirectory:
             return None
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         return state
-
-
-def to_table(config: RunConfig) -> dict[str, Any]:
-    """The configuration as a TOML table: every value, except those that are None."""
-    table: dict[str, Any] = _without_none(json.loads(config.model_dump_json()))
-    return table
-
-
-def _without_none(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _without_none(v) for k, v in value.items() if v is not None}
-    return value
 
 
 def save_pickled(path: Path, value: dict[str, Any]) -> None:
