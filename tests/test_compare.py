@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -135,6 +136,40 @@ def test_a_failed_run_does_not_lose_the_others(shapes_voc, tiny_settings, tmp_pa
     assert "does not divide" in failed[0]
 
 
+def test_finished_runs_with_other_settings_are_not_taken_for_the_grid_s(shapes_voc, tiny_settings, tmp_path):
+    run_grid(grid(tiny_settings, methods=("finetune",)), tmp_path / "out", shapes_voc, lambda _: None, quiet=True)
+    other = grid((*tiny_settings, "base.epochs=2"), methods=("finetune",))
+    paths, failed = run_grid(other, tmp_path / "out", shapes_voc, lambda _: None, quiet=True)
+    assert paths == []
+    assert "trained with other settings (base.epochs is 1 there, 2 here): choose another --out" in failed[0]
+    shutil.copytree(shapes_voc, tmp_path / "moved")
+    same = grid(tiny_settings, methods=("finetune",))
+    paths, failed = run_grid(same, tmp_path / "out", tmp_path / "moved", lambda _: None, quiet=True)
+    assert paths == []
+    assert "data.root" in failed[0]
+
+
+def test_generated_data_is_compared_with_the_grid(tiny_settings, tmp_path):
+    def go(**shapes):
+        about = {"classes": 4, "train": 12, "val": 4, "size": 48, **shapes}
+        wanted = grid(tiny_settings, methods=("finetune",), shapes=about)
+        return run_grid(wanted, tmp_path, None, lambda _: None, quiet=True)
+
+    paths, failed = go()
+    assert not failed
+    assert go() == (paths, [])
+    with pytest.raises(UserError, match=r"generated with another \[shapes\] \(seed is 0 there, 1 here\)"):
+        go(seed=1)
+    (tmp_path / "data.json").unlink()
+    with pytest.raises(UserError, match="which says what was generated"):
+        go()
+
+
+def test_a_grid_names_recipes():
+    assert grid(()).methods == ("finetune", "joint")
+    assert GridConfig(recipes="voc", methods=("mib-published",), tasks=("15-1",)).methods == ("mib-published",)
+
+
 def test_class_orders_are_other_tasks(tiny):
     plans = [tiny("finetune", "2-1", f"task.order={o}").task.plan(tuple("bwxyz"), 0) for o in (0, 2, 2, 3)]
     assert plans[0].classes == (1, 2, 3, 4)
@@ -152,7 +187,12 @@ def test_the_grids_of_the_benchmarks_are_valid(name):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('recipes="shapes"\nmethods=["mip"]\ntasks=["6-1"]', "unknown method 'mip'.*mib"),
+        ('recipes="shapes"\nmethods=["mip"]\ntasks=["6-1"]', "unknown recipe 'mip' in 'shapes'.*mib"),
+        ('recipes="shaeps"\nmethods=["mib"]\ntasks=["6-1"]', "no recipes for 'shaeps'.*shapes"),
+        ('recipes="shapes"\nmethods=["mib"]\ntasks=["6-1"]\nseeds=[]', "seeds: .*at least 1"),
+        ('recipes="shapes"\nmethods=["mib"]\ntasks=["6-1"]\nseeds=[1, 2, 1]', "seeds: '1' stands there twice"),
+        ('recipes="shapes"\nmethods=["mib", "mib"]\ntasks=["6-1"]', "methods: 'mib' stands there twice"),
+        ('recipes="shapes"\nmethods=["mib"]\ntasks=[]', "tasks: .*at least 1"),
         ('recipes="shapes"\nmethods=["mib"]\ntask=["6-1"]', "unknown key 'task'.*tasks|tasks: Field required"),
         ("recipes=", "not valid TOML"),
     ],

@@ -28,9 +28,21 @@ def recipe_names() -> list[str]:
     """All recipes of the package with the tasks they were published for; other tasks work too."""
     names = []
     for data, tasks in PUBLISHED_TASKS.items():
-        methods = sorted(f.name.removesuffix(".toml") for f in _recipes().joinpath(data).iterdir())
+        methods = methods_of(data)
         names += [f"{data}/{task}/{m}" for task in tasks for m in methods] or [f"{data}/{m}" for m in methods]
     return names
+
+
+def methods_of(data: str) -> list[str]:
+    """Last parts of the names of a data set's recipes, such as ``barm`` or ``mib-published``.
+
+    Raises:
+        UserError: if there are no recipes for it.
+    """
+    if data not in PUBLISHED_TASKS:
+        hint = nearest(data, PUBLISHED_TASKS) or f"; known: {', '.join(PUBLISHED_TASKS)}"
+        raise UserError(f"there are no recipes for '{data}'{hint}")
+    return sorted(f.name.removesuffix(".toml") for f in _recipes().joinpath(data).iterdir())
 
 
 def load_config(
