@@ -76,7 +76,7 @@ class BARM(Method[GroupedOutput]):
         head = _head(model)
         pre, ear = head.head_pre, cast(nn.Sequential, head.ear[-1])
         with torch.no_grad():
-            cast(nn.Conv2d, ear[0]).weight.copy_(cast(nn.Conv2d, pre[0]).weight)
+            ear[0].load_state_dict(pre[0].state_dict())  # a convolution, or a separable one
             source, target = cast(nn.BatchNorm2d, pre[1]), cast(nn.BatchNorm2d, ear[1])
             target.weight.copy_(source.weight)
             target.bias.copy_(source.bias)
