@@ -245,6 +245,30 @@ def test_a_failing_run_removes_only_what_it_made(train, tmp_path, monkeypatch):
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["config.toml", "log.csv"]
 
 
+def test_a_resume_may_change_neither_evaluation_nor_data(train, data, tmp_path):
+    assert train("--step", 0)[0] == 0
+    first = RunDirectory(tmp_path / "run").provenance()
+    one_line(train("--resume", "--set", "evaluation.crop=32")[2], "another [evaluation]", "evaluation.crop is 48 there")
+    one_line(train("--resume", "--set", "data.layout=voc")[2], "another [data]", "data.layout is auto there")
+    assert train("--resume", "--step", 0, "--set", "evaluation.batch_size=2")[0] == 0
+    assert train("--resume", "--step", 1, "--set", "runtime.workers=1")[0] == 0
+    now = RunDirectory(tmp_path / "run").provenance()
+    assert {k: v for k, v in now.items() if k != "resumed"} == first
+    assert len(now["resumed"]) == 1
+    assert "torch" in now["resumed"][0]
+
+    names = (data / "classes.txt").read_text().split()
+    (data / "classes.txt").write_text("\n".join([*names[:2], "zebra", names[3]]) + "\n")
+    one_line(train("--resume")[2], "other classes", f"class 3 is '{names[2]}' there, 'zebra' here")
+
+
+def test_evaluation_on_data_with_other_classes(cli, train, data):
+    assert train("--step", 0)[0] == 0
+    names = (data / "classes.txt").read_text().split()
+    (data / "classes.txt").write_text("\n".join([names[1], names[0], *names[2:]]) + "\n")
+    one_line(cli("evaluate", "run", "--data", data)[2], f"class 1 is '{names[0]}' there, '{names[1]}' here")
+
+
 def test_missing_previous_step(train, tmp_path):
     one_line(train("--step", 1)[2], "no finished step 0")
     assert not (tmp_path / "run").exists()

@@ -138,7 +138,7 @@ def evaluate(
     index = directory.last_step() if step is None else step
     rt = Runtime(config.runtime)
     opened = sources or open_data(config, rt)
-    network, method = load_step(directory, index, opened.plan)
+    network, method = load_step(directory, index, opened.plan, opened.val.class_names)
     with Monitor(rt.is_main, quiet=quiet) as monitor:
         counts = evaluate_step(config, rt, method, network, opened, method.step, monitor)
     earlier = [directory.read(i, COUNTS) for i in range(index) if directory.has(i, COUNTS)]

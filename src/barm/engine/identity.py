@@ -73,3 +73,20 @@ def difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> tuple[str,
         return None
     name = names[0]
     return name.split(".")[0], f"{name} is {shown(theirs.get(name))} there, {shown(ours.get(name))} here"
+
+
+def other_class(theirs: Mapping[int, str], ours: Sequence[str]) -> str | None:
+    """The first class that has another name in a data set, described; None where all agree.
+
+    Args:
+        theirs: names by dataset id, of some or all classes.
+        ours: names by dataset id, background first.
+
+    >>> other_class({0: "background", 2: "cat"}, ["background", "dog", "cow"])
+    "class 2 is 'cat' there, 'cow' here"
+    """
+    for number, name in theirs.items():
+        own = ours[number] if number < len(ours) else "missing"
+        if own != name:
+            return f"class {number} is '{name}' there, '{own}' here"
+    return None

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import platform
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +18,10 @@ from barm.data.steps import EvalDataset, StepDataset, iterations_per_epoch
 from barm.data.transforms import EvalTransform, TrainTransform
 from barm.engine.evaluate import evaluate
 from barm.engine.exemplars import choose_exemplars
-from barm.engine.identity import AGREEING
+from barm.engine.identity import AGREEING, other_class
 from barm.engine.loading import ordered_batches, train_batches
 from barm.engine.monitor import Monitor
+from barm.engine.provenance import provenance
 from barm.engine.recipe import RunConfig
 from barm.engine.runtime import Constant, Runtime, unwrap
 from barm.engine.store import COUNTS, MEMORY, METHOD, METRICS, RunDirectory
@@ -101,9 +99,9 @@ def run(
     data = data or open_data(config, rt)
     steps = data.plan.steps() if only is None else tuple(data.plan[i] for i in only)
     datasets = {s.index: train_dataset(config, data, s) for s in steps}
-    directory = RunDirectory(path)
+    directory, about = RunDirectory(path), provenance(rt, data.train.class_names)
     try:
-        rt.on_main(lambda: directory.open(config, provenance(rt), resume=resume, same=same))
+        rt.on_main(lambda: directory.open(config, about, resume=resume, same=same))
         monitor.open(path)
         with rt.catch_signals():
             if start_from is not None:
@@ -142,7 +140,7 @@ def _run_step(
     teacher: Constant | None = None
     partial, exemplars = directory.load_partial(step.index), list[Exemplar]()
     if step.index > 0:
-        previous, before = load_step(directory, step.index - 1, data.plan)
+        previous, before = load_step(directory, step.index - 1, data.plan, data.train.class_names)
         method.init_from(model, rt.place(previous))
         constant = rt.constant(previous)
         teacher = constant if method.uses_teacher else None
@@ -304,11 +302,19 @@ def step_metrics(counts: Sequence[Any], step: Step, class_names: Sequence[str]) 
     }
 
 
-def load_step(directory: RunDirectory, index: int, plan: TaskPlan | None = None) -> tuple[nn.Module, Method[Any]]:
+def load_step(
+    directory: RunDirectory, index: int, plan: TaskPlan | None = None, class_names: Sequence[str] = ()
+) -> tuple[nn.Module, Method[Any]]:
     """The network of a finished step in evaluation mode, on the CPU, with its method.
 
+    Args:
+        directory: of the run.
+        index: of the step.
+        plan: of the data that it will be used with, where there are any.
+        class_names: of these data by id, background first.
+
     Raises:
-        UserError: if it is not there, or belongs to another task than `plan`.
+        UserError: if it is not there, or belongs to another task than `plan` or to classes of other names.
     """
     about = directory.read(index, METHOD)
     step = Step(index, tuple(tuple(g) for g in about["groups"]))
@@ -316,6 +322,12 @@ def load_step(directory: RunDirectory, index: int, plan: TaskPlan | None = None)
         raise UserError(
             f"{directory.step_path(index)} learned the groups {about['groups']}, but this task's are "
             f"{[list(g) for g in plan[index].groups]}; use the task it was trained with"
+        )
+    found = other_class({c["id"]: c["name"] for c in about["classes"]}, class_names) if class_names else None
+    if found is not None:
+        raise UserError(
+            f"{directory.step_path(index)} learned other classes than these data have ({found}): give the data that it "
+            "was trained on, or others with the same classes"
         )
     network = NetworkConfig.model_validate({**about["model"], "pretrained": False, "weights": None})
     method = METHODS[about["method"]["name"]].model_validate(about["method"]).build(step, network)
@@ -346,32 +358,3 @@ def _adopt(config: RunConfig, directory: RunDirectory, other: RunDirectory, data
         counts,
         other.read(0, METRICS),
     )
-
-
-def provenance(rt: Runtime) -> Mapping[str, Any]:
-    """Versions, machine, code state and resolved runtime, for the saved configuration."""
-    return {
-        **{name: version(name) for name in ("barm", "torch", "torchvision", "timm", "lightning", "pillow", "numpy")},
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "git": _git_state(),
-        "device": str(rt.device),
-        "precision": str(rt.precision),
-        "processes": rt.world,
-    }
-
-
-def _git_state() -> str:
-    """Commit of the code, with ``+`` where files were changed; ``unknown`` outside a checkout."""
-    here = Path(__file__).parent
-    try:
-        commit = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+", "--abbrev=12"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return commit.stdout.strip()

@@ -18,7 +18,8 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from barm.engine.identity import AGREEING, difference, settings, to_table
+from barm.engine.identity import AGREEING, difference, other_class, settings, to_table
+from barm.engine.provenance import continued
 from barm.engine.recipe import RunConfig
 from barm.errors import UserError
 
@@ -94,6 +95,8 @@ class RunDirectory:
         self._made, self._began = not present, not existing
         if existing:
             self._check_same(config, same)
+            self._check_classes(provenance.get("classes", ()))
+            provenance = continued(self.provenance(), provenance)
         document = {**to_table(config), "provenance": dict(provenance)}
         write_atomically(self.path / CONFIG, tomli_w.dumps(document).encode())
 
@@ -103,6 +106,14 @@ class RunDirectory:
             raise UserError(
                 f"{self.path} was started with another [{found[0]}] ({found[1]}): resume with the recipe and settings "
                 f"it was started with (see {self.path / CONFIG}), or choose another --out"
+            )
+
+    def _check_classes(self, names: Sequence[str]) -> None:
+        found = other_class(dict(enumerate(self.provenance().get("classes", ()))), names) if names else None
+        if found is not None:
+            raise UserError(
+                f"{self.path} was started on data with other classes ({found}): resume with the data it was started "
+                "on, or choose another --out"
             )
 
     def forget(self, first: int) -> None:
