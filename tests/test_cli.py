@@ -121,6 +121,11 @@ def test_methods_share_step_zero(train, tmp_path):
     assert train("--start-from", "run", method="finetune", out="other")[0] == 0
     first = [(tmp_path / name / "step00/model.safetensors").read_bytes() for name in ("run", "other")]
     assert first[0] == first[1]
+    _, _, err = train("--start-from", "run", "--set", "method.loss=ce", method="finetune", out="third")
+    one_line(err, "minimises something else", "loss is bce there, ce here")
+    (tmp_path / "run/config.toml").write_text('task = { name = "2-1" }\n')
+    one_line(train("--start-from", "run", out="third")[2], "run/config.toml is damaged", "restore")
+    shutil.copy(tmp_path / "other/config.toml", tmp_path / "run/config.toml")
     _, _, err = train("--start-from", "run", "--seed", 7, method="finetune", out="third")
     one_line(err, "another [seed]")
     assert not (tmp_path / "third").exists()

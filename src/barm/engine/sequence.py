@@ -18,7 +18,7 @@ from barm.data.steps import EvalDataset, StepDataset, iterations_per_epoch
 from barm.data.transforms import EvalTransform, TrainTransform
 from barm.engine.evaluate import evaluate
 from barm.engine.exemplars import choose_exemplars
-from barm.engine.identity import AGREEING, other_class
+from barm.engine.identity import AGREEING, BASE, difference, other_class, settings
 from barm.engine.loading import ordered_batches, train_batches
 from barm.engine.monitor import Monitor
 from barm.engine.provenance import provenance
@@ -342,12 +342,19 @@ def _adopt(config: RunConfig, directory: RunDirectory, other: RunDirectory, data
     """Take over another run's step 0 where it is the same training."""
     if directory.is_complete(0):
         return
-    theirs, ours = other.config(), config
-    for name in ("seed", "data", "task", "model", "base", "evaluation"):
-        if getattr(theirs, name) != getattr(ours, name):
-            raise UserError(f"step 0 of {other.path} was trained with another [{name}]: train it here instead")
-    if theirs.method.loss != ours.method.loss:
-        raise UserError(f"step 0 of {other.path} was trained with another loss: train it here instead")
+    theirs = other.config()
+    place = [{"data.root": str(c.data.root)} for c in (theirs, config)]
+    found = difference(settings(theirs, BASE), settings(config, BASE)) or difference(*place)
+    if found is not None:
+        raise UserError(
+            f"step 0 of {other.path} was trained with another [{found[0]}] ({found[1]}): train it here instead"
+        )
+    found = difference(theirs.method.base_training, config.method.base_training)
+    if found is not None:
+        raise UserError(
+            f"step 0 of {other.path} was trained by {theirs.method.name}, which minimises something else there than "
+            f"{config.method.name} ({found[1]}): train it here instead"
+        )
     state, step = other.load_model_state(0), data.plan[0]
     check_names(config.method.build(step, config.model).build_model().state_dict(), state, set(), str(other.path))
     counts = torch.tensor(other.read(0, COUNTS))

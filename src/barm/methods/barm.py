@@ -6,7 +6,7 @@ keep still: their classes get no gradient from the labels, only from distillatio
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from pydantic import Field
@@ -50,6 +50,11 @@ class BARMConfig(MethodConfig):
     feature_weight: float = Field(4.0, ge=0)
     group_weight: float = Field(1.0, ge=0)
     copy_ear_statistics: bool = False
+
+    @property
+    def base_training(self) -> dict[str, Any]:
+        """The segmentation loss of the labels."""
+        return {"objective": "segmentation", "loss": self.loss}
 
     def build(self, step: Step, network: NetworkConfig) -> BARM:
         """BARM at one step."""
