@@ -193,9 +193,18 @@ def test_bad_data_stops_before_training(kind, words, cli, train, data, tmp_path)
         (("--set", "nonsense"), ("--set expects table.key=value",)),
         (("--set", "model.backbone=resnet1O1"), ("unknown backbone", "did you mean")),
         (("--set", "model.weights=absent.pth"), ("no weights at absent.pth",)),
+        (("--set", "method.memory.size=3", "--set", "method.memory.sise=3"), ("'sise'", "did you mean 'size'")),
+        (("--set", "method=foo"), ("expected a table", "'foo'", "method.name=foo")),
+        (("--set", "base.scale=[-1, 1]"), ("base.scale", "0 < low <= high")),
+        (("--set", "base.scale=[2.0, 0.5]"), ("base.scale", "0 < low <= high")),
+        (("--set", "model.rates=[0, 1, 2]"), ("model.rates", "greater than or equal to 1")),
+        (("--set", "evaluation.crop=1"), ("evaluation.crop", "at least 16")),
+        (("--set", "base.epochs=true"), ("base.epochs", "integer")),
+        (("--set", "seed=4294967296"), ("seed", "less than 4294967296")),
         (("--resume",), ("nothing to resume",)),
         (("--group", "no-such-class"), ("unknown class 'no-such-class'",)),
         (("--step", "9"), ("step 9 does not exist", "0..2")),
+        (("--step", "0", "--step", "2"), ("no finished step 1",)),
     ],
 )
 def test_bad_input_is_one_line(more, words, train, tmp_path):
@@ -209,6 +218,68 @@ def test_unknown_recipe(cli):
     status, _, err = cli("train", "--recipe", "voc/15-1/bram", "--data", ".")
     assert status == 2
     one_line(err, "unknown recipe", "did you mean 'voc/15-1/barm'")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"\xff\xfe[method]", ("not UTF-8", "r.toml")),
+        (b"extends = 3", ("extends expects", "got 3")),
+        (b'extends = "other.toml"', ("in a circle", "r.toml -> other.toml -> r.toml")),
+        (b'extends = "shapes/barm"', ("no task", "--task 15-1", "--group")),
+    ],
+)
+def test_recipes_that_are_wrong(content, words, cli, data, tmp_path):
+    (tmp_path / "r.toml").write_bytes(content)
+    (tmp_path / "other.toml").write_text('extends = "r.toml"')
+    status, _, err = cli("train", "--recipe", "r.toml", "--data", data)
+    assert status == 2
+    one_line(err, *words)
+
+
+def test_files_in_the_way(cli, train, data, tmp_path):
+    assert train()[0] == 0
+    (tmp_path / "file").touch()
+    picture = data / "JPEGImages/shapes_val_000000.jpg"
+    for words in (
+        ("predict", "run", picture, "--out", "file"),
+        ("compare", "run", "--out", "file"),
+        ("data", "check", data, "--class-lists", "file"),
+        ("weights", "export", "run", "file/e.pth"),
+        ("weights", "export", "run", tmp_path),
+    ):
+        status, _, err = cli(*words)
+        assert status == 2, words
+        one_line(err, "cannot write", "choose another place")
+    one_line(train(out="file/run")[2], "cannot write", "choose another place")
+
+
+def test_damaged_runs(cli, train, tmp_path):
+    assert train("--step", 0)[0] == 0
+    step = tmp_path / "run/step00"
+    for name, commands in (
+        ("metrics.json", [("compare", "run")]),
+        ("method.json", [("compare", "run"), ("evaluate", "run")]),
+        ("model.safetensors", [("evaluate", "run")]),
+    ):
+        content = (step / name).read_bytes()
+        (step / name).write_bytes(content[: len(content) // 2])
+        for words in commands:
+            one_line(cli(*words)[2], f"{name} is damaged", "restore")
+        (step / name).write_bytes(content)
+    (step / "metrics.json").write_text("{}")
+    one_line(cli("compare", "run")[2], "is not finished")
+    (tmp_path / "run/config.toml").write_text("seed = ")
+    one_line(cli("evaluate", "run")[2], "config.toml is damaged")
+    one_line(cli("compare", "run")[2], "config.toml is damaged")
+
+
+def test_steps_are_trained_in_order(train, tmp_path):
+    assert train("--step", 1, "--step", 0, "--step", 1)[0] == 0
+    assert RunDirectory(tmp_path / "run").finished_steps() == [0, 1]
+    one_line(train("--step", 0, "--step", 2, out="other")[2], "no finished step 1")
+    assert not (tmp_path / "other").exists()
+    assert train("--step", 2, "--resume")[0] == 0
 
 
 def test_two_runs_into_one_folder(train, data, tiny_settings, tmp_path):
@@ -295,4 +366,10 @@ def test_bad_pictures_to_predict(cli, train, data, tmp_path):
     one_line(cli("predict", "run", "absent.jpg", "--out", "seen")[2], "no picture absent.jpg")
     (tmp_path / "text.jpg").write_text("no picture")
     one_line(cli("predict", "run", "text.jpg", "--out", "seen")[2], "cannot be read as a picture")
-    one_line(cli("predict", "nowhere", "text.jpg", "--out", "seen")[2], "is not a run")
+    picture = data / "JPEGImages/shapes_val_000000.jpg"
+    one_line(cli("predict", "nowhere", picture, "--out", "seen")[2], "is not a run")
+    one_line(cli("predict", "run", picture, "text.jpg", "--out", "seen")[2], "text.jpg cannot be read")
+    (tmp_path / "b").mkdir()
+    shutil.copy(picture, tmp_path / "b")
+    one_line(cli("predict", "run", picture, f"b/{picture.name}", "--out", "seen")[2], "under one name", "rename")
+    assert not (tmp_path / "seen").exists()

@@ -170,6 +170,29 @@ def test_a_grid_names_recipes():
     assert GridConfig(recipes="voc", methods=("mib-published",), tasks=("15-1",)).methods == ("mib-published",)
 
 
+def test_a_damaged_run_does_not_lose_the_others(shapes_voc, tiny_settings, tmp_path):
+    wanted = grid(tiny_settings)
+    paths, _ = run_grid(wanted, tmp_path, shapes_voc, lambda _: None, quiet=True)
+    (paths[0] / "config.toml").write_text("seed = ")
+    again, failed = run_grid(wanted, tmp_path, shapes_voc, lambda _: None, quiet=True)
+    assert again == paths[1:]
+    assert "config.toml is damaged" in failed[0]
+
+
+def test_given_runs_are_looked_at_before_a_grid_works(tmp_path, monkeypatch):
+    (tmp_path / "g.toml").write_text('recipes="shapes"\nmethods=["mib"]\ntasks=["6-1"]')
+    monkeypatch.setattr("barm.grid.run_grid", lambda *_args, **_more: pytest.fail("the grid ran"))
+    shown = CliRunner().invoke(app, ["compare", str(tmp_path / "absent"), "--grid", str(tmp_path / "g.toml")])
+    assert isinstance(shown.exception, UserError)
+    assert "absent is not a run" in str(shown.exception)
+
+
+def test_a_grid_that_is_no_text(tmp_path):
+    (tmp_path / "g.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match="not UTF-8"):
+        read_grid(tmp_path / "g.toml")
+
+
 def test_class_orders_are_other_tasks(tiny):
     plans = [tiny("finetune", "2-1", f"task.order={o}").task.plan(tuple("bwxyz"), 0) for o in (0, 2, 2, 3)]
     assert plans[0].classes == (1, 2, 3, 4)

@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -73,13 +73,32 @@ def validate(table: Mapping[str, Any]) -> RunConfig:
         raise UserError(_explain(error, table)) from None
 
 
-def read_recipe(recipe: str | Path) -> Table:
-    """A recipe as a table, with what it extends merged in."""
+def read_toml_text(path: Path) -> str:
+    """The text of a TOML file.
+
+    Raises:
+        UserError: if it is not UTF-8.
+    """
+    try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8") from None
+
+
+def read_recipe(recipe: str | Path, below: Sequence[str] = ()) -> Table:
+    """A recipe as a table, with what it extends merged in.
+
+    Args:
+        recipe: name or file.
+        below: recipes that extend this one, from the first.
+    """
     path = Path(recipe)
+    if str(recipe) in below:
+        raise UserError(f"recipes extend each other in a circle: {' -> '.join([*below, str(recipe)])}; end it")
     if path.suffix == ".toml":
         if not path.is_file():
             raise UserError(f"no recipe file {path}: give an existing .toml, or a name that `barm recipes` lists")
-        text, task = path.read_text("utf-8"), None
+        text, task = read_toml_text(path), None
     else:
         text, task = _packaged(str(recipe))
     try:
@@ -88,8 +107,10 @@ def read_recipe(recipe: str | Path) -> Table:
         raise UserError(f"{recipe} is not valid TOML: {error}") from None
     parent = table.pop("extends", None)
     table.pop("provenance", None)
+    if not isinstance(parent, str | None):
+        raise UserError(f"{recipe}: extends expects the name or file of a recipe in quotes, got {parent!r}")
     if parent is not None:
-        table = merge(read_recipe(parent), table)
+        table = merge(read_recipe(parent, [*below, str(recipe)]), table)
     return merge(table, {"task": {"name": task}}) if task else table
 
 
@@ -148,6 +169,8 @@ def _explain(error: ValidationError, table: Mapping[str, Any]) -> str:
         known = _fields(place[:-1], table)
         where = f"[{'.'.join(place[:-1])}]" if place[:-1] else "the recipe"
         return f"unknown key '{place[-1]}' in {where}{nearest(place[-1], known) or '; known: ' + ', '.join(known)}"
+    if first["type"] == "missing" and key == "task":
+        return "no task: give it in the recipe's name (voc/15-1/barm), with --task 15-1, or with --group once per step"
     if first["type"] == "missing":
         return f"the recipe lacks '{key}': give it in the recipe or with --set {key}=..."
     message = str(first["msg"]).removeprefix("Value error, ")
@@ -162,7 +185,8 @@ def _fields(place: Sequence[str], table: Mapping[str, Any]) -> list[str]:
             model = METHODS[str(table["method"]["name"])]
             continue
         annotation = model.model_fields[part].annotation
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        tables = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, BaseModel)]
+        if not tables:
             return []
-        model = annotation
+        model = tables[0]
     return list(model.model_fields)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from barm.api import fit
-from barm.config import load_config, merge, methods_of
+from barm.config import load_config, merge, methods_of, read_toml_text
 from barm.data.shapes_disk import Layout, make_shapes
 from barm.engine.identity import difference, settings
 from barm.engine.recipe import RunConfig
@@ -104,7 +104,7 @@ def read_grid(path: Path) -> GridConfig:
     if not path.is_file():
         raise UserError(f"no grid file {path}: give an existing .toml")
     try:
-        return GridConfig.model_validate(tomllib.loads(path.read_text("utf-8")))
+        return GridConfig.model_validate(tomllib.loads(read_toml_text(path)))
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path} is not valid TOML: {error}") from None
     except ValidationError as error:

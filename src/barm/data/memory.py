@@ -34,7 +34,7 @@ class MemoryConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    size: int = Field(100, ge=1)
+    size: int = Field(100, ge=1, strict=True)
     labels: Literal["seen", "step"] = "seen"
     mix: Literal["replace", "append"] = "replace"
     threshold: float = Field(0.7, ge=0, le=1)

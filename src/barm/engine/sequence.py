@@ -84,7 +84,7 @@ def run(
         path: the run's folder.
         monitor: shows and logs.
         resume: go on in an existing folder.
-        only: indices of the steps to do; all by default. Finished steps are skipped.
+        only: indices of the steps to do, in any order; all by default. Finished steps are skipped.
         start_from: another run whose step 0, trained with the same settings, is taken over instead of trained.
         same: tables of the configuration in which a resumed run must agree with what it was started with.
         data: as `open_data` returned it; opened here by default.
@@ -97,9 +97,10 @@ def run(
         Stopped: someone asked to stop; the state is saved.
     """
     data = data or open_data(config, rt)
-    steps = data.plan.steps() if only is None else tuple(data.plan[i] for i in only)
-    datasets = {s.index: train_dataset(config, data, s) for s in steps}
+    steps = data.plan.steps() if only is None else tuple(data.plan[i] for i in sorted(set(only)))
     directory, about = RunDirectory(path), provenance(rt, data.train.class_names)
+    _check_order(directory, [s.index for s in steps], begun=start_from is not None)
+    datasets = {s.index: train_dataset(config, data, s) for s in steps}
     try:
         rt.on_main(lambda: directory.open(config, about, resume=resume, same=same))
         monitor.open(path)
@@ -112,6 +113,14 @@ def run(
         return [directory.read(i, METRICS) for i in directory.finished_steps() if directory.has(i, METRICS)]
     finally:
         directory.close()
+
+
+def _check_order(directory: RunDirectory, wanted: Sequence[int], *, begun: bool) -> None:
+    """Every step follows one that is finished or is trained before it; `begun`: step 0 will be taken over."""
+    there = {*directory.finished_steps(), *wanted, *([0] if begun else [])}
+    for index in wanted:
+        if index > 0 and index not in directory.finished_steps() and index - 1 not in there:
+            directory.require(index - 1)
 
 
 def train_dataset(config: RunConfig, data: Data, step: Step) -> StepDataset:

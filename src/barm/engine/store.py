@@ -15,6 +15,7 @@ from typing import IO, Any
 import tomli_w
 import torch
 from pydantic import ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -168,7 +169,9 @@ class RunDirectory:
             raise self._damaged(path, str(error)) from None
 
     def _damaged(self, path: Path, what: str) -> UserError:
-        return UserError(f"{path} is damaged ({what}): restore the file, or train the run anew into another --out")
+        return UserError(
+            f"{path} is damaged ({what[:100]}): restore the file, or train the run anew into another --out"
+        )
 
     def save_step(
         self,
@@ -205,15 +208,31 @@ class RunDirectory:
 
     def load_model_state(self, index: int) -> dict[str, Tensor]:
         """The tensors of a finished step."""
-        return load_file(self._finished(index) / MODEL)
+        path = self._finished(index) / MODEL
+        try:
+            return load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise self._damaged(path, str(error)) from None
 
     def read(self, index: int, name: str) -> Any:
         """One of a finished step's JSON files."""
-        return json.loads((self._finished(index) / name).read_text("utf-8"))
+        path = self._finished(index) / name
+        try:
+            return json.loads(path.read_text("utf-8"))
+        except FileNotFoundError:
+            raise UserError(
+                f"{path} is missing: an imported step has none; train the step, or evaluate it by itself"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise self._damaged(path, str(error)) from None
 
     def has(self, index: int, name: str) -> bool:
         """Does a finished step have this file?"""
         return (self.step_path(index) / name).is_file()
+
+    def require(self, index: int) -> None:
+        """Complain unless the step is finished."""
+        self._finished(index)
 
     def _finished(self, index: int) -> Path:
         if not self.is_complete(index):
@@ -240,7 +259,12 @@ class RunDirectory:
         path = self._partial(index) / "trainer.pt"
         if not path.exists():
             return None
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # whatever a pickle that is cut short or of another kind leads to
+            raise UserError(
+                f"{path} is damaged ({str(error)[:100]}): remove {path.parent} to train this step from its start"
+            ) from None
         return state
 
 

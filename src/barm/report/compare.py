@@ -101,25 +101,35 @@ def read_result(path: Path) -> Result:
     metrics = [run.read(i, METRICS) for i in finished]
     if not metrics or len(metrics) < run.read(finished[-1], METHOD).get("num_steps", 0):
         raise UserError(f"{path} is not finished ({len(metrics)} steps are): go on with `barm train --resume`")
-    last = metrics[-1]
-    named: dict[str, float | None] = {
-        "old": last["miou"]["old"],
-        "new": last["miou"].get("new"),
-        "all": last["miou"]["all"],
-        "average": last["average_miou"],
-        "lost": last["forgetting"] if len(metrics) > 1 else None,
-    }
+    try:
+        named, curve = _named(metrics), tuple(m["miou"]["all"] for m in metrics)
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"{path}: a {METRICS} is damaged ({error} is missing): restore the file, or train the run anew"
+        ) from None
     return Result(
         path=str(path),
         method=config.method.name,
         task=f"{config.task.name or ' / '.join(','.join(g) for g in config.task.groups or ())} {config.task.setting}",
         seed=config.seed,
         order=config.task.order,
-        steps=tuple(m["miou"]["all"] for m in metrics),
+        steps=curve,
         scores=named,
         provenance=run.provenance(),
         settings=settings(config, COMPARED),
     )
+
+
+def _named(metrics: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    """The last step's scores by the names in `SCORES`."""
+    last = metrics[-1]
+    return {
+        "old": last["miou"]["old"],
+        "new": last["miou"].get("new"),
+        "all": last["miou"]["all"],
+        "average": last["average_miou"],
+        "lost": last["forgetting"] if len(metrics) > 1 else None,
+    }
 
 
 def read_results(paths: Sequence[Path]) -> list[Result]:
