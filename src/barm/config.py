@@ -174,7 +174,8 @@ def _explain(error: ValidationError, table: Mapping[str, Any]) -> str:
     if first["type"] == "missing":
         return f"the recipe lacks '{key}': give it in the recipe or with --set {key}=..."
     message = str(first["msg"]).removeprefix("Value error, ")
-    return f"{key}: {message}" if first["type"] == "value_error" else f"{key}: {message}, got {first['input']!r}"
+    told = f"{key}: {message}" if key else message
+    return told if first["type"] == "value_error" else f"{told}, got {first['input']!r}"
 
 
 def _fields(place: Sequence[str], table: Mapping[str, Any]) -> list[str]:

@@ -193,6 +193,16 @@ class RunConfig(_Config):
     evaluation: EvaluationConfig = EvaluationConfig()
     runtime: RuntimeConfig = RuntimeConfig()
 
+    @model_validator(mode="after")
+    def _half_a_batch(self) -> RunConfig:
+        memory, size = self.method.memory, self.increment.batch_size
+        if memory is not None and memory.mix == "replace" and size < 2:
+            raise ValueError(
+                "method.memory.mix = 'replace' puts kept pictures in half of every batch, but increment.batch_size is "
+                f"{size}: make it 2 or more, or take mix = 'append'"
+            )
+        return self
+
     def recipe(self, step_index: int) -> StepRecipe:
         """The optimisation of a step."""
         return self.base if step_index == 0 else self.increment

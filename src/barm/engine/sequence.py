@@ -241,7 +241,8 @@ def _with_memory(
     if memory is None or not exemplars:
         return dataset
     supervision = JOINT if memory.labels == "seen" else INCREMENTAL
-    return MemoryDataset(dataset, exemplars, memory, data.plan.train_lut(step, supervision))
+    policy = replace(supervision, void=config.recipe(step.index).void_label)
+    return MemoryDataset(dataset, exemplars, memory, data.plan.train_lut(step, policy))
 
 
 def evaluate_step(
