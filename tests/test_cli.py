@@ -18,6 +18,7 @@ from barm.cli import main
 from barm.config import load_config, recipe_names
 from barm.engine import store
 from barm.engine.identity import to_table
+from barm.engine.schedule import learning_rate
 from barm.engine.store import RunDirectory
 
 
@@ -147,6 +148,24 @@ def test_every_recipe_is_valid():
     assert (voc.increment.lr.new, ade.increment.lr.new) == (1e-3, 1e-2)
 
 
+def test_the_published_schedules():
+    plop = {task: load_config(f"voc/{task}/plop") for task in ("10-1", "15-1")}
+    assert {task: (c.base.epochs, c.increment.epochs) for task, c in plop.items()} == {
+        "10-1": (30, 10),
+        "15-1": (30, 30),
+    }
+    assert load_config("voc/10-1/plop-published").increment.epochs == 10
+    assert load_config("voc/10-1/mib").increment.epochs == 30
+    assert load_config("voc/10-1/plop", ["increment.epochs=7"]).increment.epochs == 7
+    assert load_config("voc/plop", ["task.name=10-1"]).increment.epochs == 30
+    for data in ("voc", "ade", "folder"):
+        for name in ("mib", "plop", "lwf", "ilt"):  # spec/mib.md section 8: the rate falls to 0, without a warm-up
+            config = load_config(f"{data}/{name}", ["task.name=2-1"])
+            assert all((s.policy, s.warm_up) == ("warm_poly", 0.0) for s in (config.base, config.increment))
+    assert learning_rate("warm_poly", 0.01, 0, 9, warm_up=0.0) == 0.01
+    assert learning_rate("warm_poly", 0.01, 9, 9, warm_up=0.0) == 0
+
+
 def damage(data: Path, kind: str) -> None:
     mask, picture = data / "SegmentationClassAug/shapes_train_000003.png", data / "JPEGImages/shapes_train_000003.jpg"
     if kind == "size":
@@ -224,6 +243,7 @@ def test_unknown_recipe(cli):
     ("content", "words"),
     [
         (b"\xff\xfe[method]", ("not UTF-8", "r.toml")),
+        (b"tasks = 3", ("tasks expects tables", "got 3")),
         (b"extends = 3", ("extends expects", "got 3")),
         (b'extends = "other.toml"', ("in a circle", "r.toml -> other.toml -> r.toml")),
         (b'extends = "shapes/barm"', ("no task", "--task 15-1", "--group")),

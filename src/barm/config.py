@@ -88,6 +88,8 @@ def read_toml_text(path: Path) -> str:
 def read_recipe(recipe: str | Path, below: Sequence[str] = ()) -> Table:
     """A recipe as a table, with what it extends merged in.
 
+    A recipe may have tables such as ``[tasks."10-1".increment]``, laid over it where its name carries that task.
+
     Args:
         recipe: name or file.
         below: recipes that extend this one, from the first.
@@ -111,7 +113,14 @@ def read_recipe(recipe: str | Path, below: Sequence[str] = ()) -> Table:
         raise UserError(f"{recipe}: extends expects the name or file of a recipe in quotes, got {parent!r}")
     if parent is not None:
         table = merge(read_recipe(parent, [*below, str(recipe)]), table)
-    return merge(table, {"task": {"name": task}}) if task else table
+    tasks = table.get("tasks", {})
+    if not (isinstance(tasks, dict) and all(isinstance(t, dict) for t in tasks.values())):
+        raise UserError(f'{recipe}: tasks expects tables such as [tasks."10-1".increment], got {tasks!r}')
+    if task:
+        table = merge(merge(table, tasks.get(task, {})), {"task": {"name": task}})
+    if task or not below:
+        table.pop("tasks", None)
+    return table
 
 
 def _packaged(name: str) -> tuple[str, str | None]:
