@@ -347,7 +347,7 @@ def test_a_resume_may_change_neither_evaluation_nor_data(train, data, tmp_path):
     one_line(train("--resume", "--set", "evaluation.crop=32")[2], "another [evaluation]", "evaluation.crop is 48 there")
     one_line(train("--resume", "--set", "data.layout=voc")[2], "another [data]", "data.layout is auto there")
     assert train("--resume", "--step", 0, "--set", "evaluation.batch_size=2")[0] == 0
-    assert train("--resume", "--step", 1, "--set", "runtime.workers=1")[0] == 0
+    assert train("--resume", "--step", 1, "--set", "data.cache_mb=1")[0] == 0
     now = RunDirectory(tmp_path / "run").provenance()
     assert {k: v for k, v in now.items() if k != "resumed"} == first
     assert len(now["resumed"]) == 1

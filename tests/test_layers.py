@@ -20,7 +20,7 @@ LAYERS = [
     {"report"},
     {"config"},
     {"api", "official"},
-    {"demo", "grid"},
+    {"demo", "grid", "bench"},
     {"cli"},
 ]
 FILES = sorted(ROOT.rglob("*.py"))

@@ -32,6 +32,7 @@ class FileSource:
         palette: colour per id.
         saliency: optional map per picture.
         index: class ids per picture; filled by `barm.data.index.checked`.
+        sizes: ``(width, height)`` per picture, filled with it.
     """
 
     root: Path
@@ -43,6 +44,7 @@ class FileSource:
     palette: NDArray[np.uint8] = field(repr=False)
     saliency: tuple[Path, ...] = ()
     index: tuple[frozenset[int], ...] | None = field(default=None, repr=False)
+    sizes: tuple[tuple[int, int], ...] = field(default=(), repr=False)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -61,9 +63,9 @@ class FileSource:
             return foreground(read_mask(self.masks[i]))
         return self.index[i]
 
-    def with_index(self, index: Sequence[frozenset[int]]) -> FileSource:
-        """The same source knowing its classes per picture."""
-        return replace(self, index=tuple(index))
+    def with_index(self, index: Sequence[frozenset[int]], sizes: Sequence[tuple[int, int]] = ()) -> FileSource:
+        """The same source knowing its classes, and sizes, per picture."""
+        return replace(self, index=tuple(index), sizes=tuple(sizes))
 
 
 def read_image(path: Path) -> Image.Image:

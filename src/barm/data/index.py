@@ -37,10 +37,11 @@ class Problem:
 
 @dataclass(frozen=True)
 class Index:
-    """Class ids per picture (in the source's order; empty for unsound ones) and all problems."""
+    """Class ids per picture (in the source's order; empty for unsound ones), all problems, sizes (0, 0 for unsound)."""
 
     classes: tuple[frozenset[int], ...]
     problems: tuple[Problem, ...]
+    sizes: tuple[tuple[int, int], ...] = ()
 
 
 def checked(source: FileSource, class_list: Path | None = None) -> FileSource:
@@ -59,12 +60,12 @@ def checked(source: FileSource, class_list: Path | None = None) -> FileSource:
         more = f" ({len(index.problems)} such pictures; barm data check {source.root} lists them)"
         raise UserError(f"{index.problems[0]}{more if len(index.problems) > 1 else ''}")
     if class_list is None:
-        return source.with_index(index.classes)
+        return source.with_index(index.classes, index.sizes)
     listed = read_class_list(class_list)
     absent = [name for name in source.names if name not in listed]
     if absent:
         raise UserError(f"{class_list} has no line for '{absent[0]}' ({len(absent)} such): give the split's whole list")
-    return source.with_index([listed[name] for name in source.names])
+    return source.with_index([listed[name] for name in source.names], index.sizes)
 
 
 def scan(source: FileSource, *, cache: bool = True) -> Index:
@@ -78,7 +79,7 @@ def scan(source: FileSource, *, cache: bool = True) -> Index:
     show = console.is_terminal and len(source) >= BAR_FROM
     with (
         Progress(console=console, transient=True, disable=not show) as bar,
-        ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
+        ThreadPoolExecutor(cores()) as pool,
     ):
         jobs = pool.map(lambda i: _look(source, i, known.get(source.names[i]), limit), range(len(source)))
         for i, found in enumerate(bar.track(jobs, total=len(source), description=f"scanning {source.split}")):
@@ -89,7 +90,8 @@ def scan(source: FileSource, *, cache: bool = True) -> Index:
     if cache and entries != known:
         _store(path, entries)
     classes = (frozenset(entries[n]["classes"]) if n in entries else frozenset() for n in source.names)
-    return Index(tuple(classes), tuple(problems))
+    sizes = ((0, 0) if n not in entries else (entries[n]["size"][0], entries[n]["size"][1]) for n in source.names)
+    return Index(tuple(classes), tuple(problems), tuple(sizes))
 
 
 def _look(source: FileSource, i: int, known: Any, limit: int) -> dict[str, Any] | Problem:
@@ -105,7 +107,7 @@ def _look(source: FileSource, i: int, known: Any, limit: int) -> dict[str, Any] 
             name, Path(error.filename or mask_path), f"cannot be read ({error.strerror})", "restore the file"
         )
     key = [blake2b(content, digest_size=16).hexdigest(), stat.st_size, stat.st_mtime_ns, limit]
-    if known is not None and known["key"] == key:
+    if known is not None and known["key"] == key and "size" in known:
         return dict(known)
     try:
         mask = read_mask(BytesIO(content))  # type: ignore[arg-type]
@@ -137,7 +139,7 @@ def _look(source: FileSource, i: int, known: Any, limit: int) -> dict[str, Any] 
             f"the mask is {mask.size[0]}x{mask.size[1]} but its picture {size[0]}x{size[1]}",
             "make both the same size",
         )
-    return {"key": key, "classes": sorted(ids)}
+    return {"key": key, "classes": sorted(ids), "size": list(size)}
 
 
 def _short(error: Exception) -> str:
@@ -145,9 +147,19 @@ def _short(error: Exception) -> str:
 
 
 def _cache_path(source: FileSource) -> Path:
-    base = os.environ.get("BARM_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "barm"
     place = blake2b(f"{source.root.resolve()}:{source.split}".encode(), digest_size=10).hexdigest()
-    return Path(base) / f"index-{place}.json"
+    return cache_folder() / f"index-{place}.json"
+
+
+def cache_folder() -> Path:
+    """Where things are remembered between runs: ``$BARM_CACHE``, by default ``~/.cache/barm``."""
+    base = os.environ.get("BARM_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "barm"
+    return Path(base)
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 def _load(path: Path) -> dict[str, Any]:

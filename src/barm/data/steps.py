@@ -6,7 +6,7 @@ Every random choice is a function of (seed, step, epoch, index): neither the num
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from barm.data.transforms import EvalTransform, TrainTransform, eval_transform, 
 from barm.errors import UserError
 from barm.labels import LabelPolicy, Lut, Step, TaskPlan
 
-Item = tuple[Tensor, Tensor, dict[str, Tensor]]
+Item = tuple[Tensor, Tensor, dict[str, Tensor]]  # (H, W, 3), (H, W) and maps, uint8
 Key = tuple[int, int]  # epoch (of `numbered`), position in the step's pictures
 
 
@@ -80,6 +80,10 @@ class StepView(Dataset[Item]):
         image, label, extras = eval_transform(self.step.source[index], self.step.lut, self.transform)
         return image, label, {**extras, "index": torch.tensor(index)}
 
+    def shapes(self) -> list[Hashable]:
+        """Equal for pictures that fit into one batch."""
+        return _shapes(self.step.source, self.step.images, self.transform)
+
 
 class EvalDataset(Dataset[Item]):
     """The whole validation split with the labels of all classes seen so far."""
@@ -97,6 +101,10 @@ class EvalDataset(Dataset[Item]):
         sample = self.source[index]._replace(extras={})
         image, label, _ = eval_transform(sample, self.lut, self.transform)
         return image, label, {"index": torch.tensor(index)}
+
+    def shapes(self) -> list[Hashable]:
+        """Equal for pictures that fit into one batch."""
+        return _shapes(self.source, range(len(self)), self.transform)
 
 
 def iterations_per_epoch(num_images: int, batch_size: int, world: int) -> int:
@@ -165,8 +173,30 @@ def make_train_loader(dataset: Dataset[Item], sampler: Sampler[list[Key]], *, wo
 def make_eval_loader(
     dataset: EvalDataset | StepView, *, batch_size: int, rank: int, world: int, workers: int
 ) -> DataLoader[Item]:
-    """Every `world`-th picture of the data set, in order."""
-    return DataLoader(dataset, batch_size=batch_size, sampler=range(rank, len(dataset), world), **_options(workers))
+    """This process's share of the pictures, in batches of one size."""
+    batches = same_size_batches(dataset.shapes(), batch_size)[rank::world]
+    return DataLoader(dataset, batch_sampler=batches, **_options(workers))
+
+
+def same_size_batches(shapes: Sequence[Hashable], batch_size: int) -> list[list[int]]:
+    """Positions in batches whose pictures have one shape, in the order in which the batches begin.
+
+    >>> same_size_batches(["a", "b", "a", "a"], 2)
+    [[0, 2], [1], [3]]
+    """
+    groups: dict[Hashable, list[int]] = {}
+    for position, shape in enumerate(shapes):
+        groups.setdefault(shape, []).append(position)
+    cut = (g[i : i + batch_size] for g in groups.values() for i in range(0, len(g), batch_size))
+    return sorted(cut, key=lambda batch: batch[0])
+
+
+def _shapes(source: Source, images: Sequence[int], transform: EvalTransform) -> list[Hashable]:
+    """What the evaluation makes of the pictures' shapes: one where it crops, else their sizes where they are known."""
+    if transform.crop is not None:
+        return [None] * len(images)
+    sizes = getattr(source, "sizes", ())
+    return [sizes[i] if sizes else (i,) for i in images]
 
 
 def _options(workers: int) -> dict[str, Any]:

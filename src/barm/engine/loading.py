@@ -41,8 +41,8 @@ def train_batches(
 
 
 def ordered_batches(config: RunConfig, rt: Runtime, dataset: EvalDataset | StepView) -> tuple[Batches, int]:
-    """Every `world`-th picture in order as in evaluation, and the number of batches."""
-    batch_size = config.evaluation.batch_size if config.evaluation.crop else 1
+    """This process's share of the pictures as in evaluation, and the number of batches."""
+    batch_size = config.evaluation.batch_size
     loader = make_eval_loader(
         dataset, batch_size=batch_size, rank=rt.rank, world=rt.world, workers=num_workers(config, rt)
     )
@@ -58,8 +58,8 @@ def num_workers(config: RunConfig, rt: Runtime) -> int:
 
 
 def _to_device(loader: DataLoader[Item], rt: Runtime) -> Generator[Batch, None, None]:
-    """Move batches to the device and normalise there."""
+    """Move batches to the device as they lie in memory, channels last, and normalise there."""
     for image, label, extras in loader:
-        image = normalise(image.to(rt.device, non_blocking=True))
+        image = normalise(image.to(rt.device, non_blocking=True).permute(0, 3, 1, 2))
         label = label.to(rt.device, non_blocking=True).long()
         yield Batch(image, label, {k: v.to(rt.device, non_blocking=True) for k, v in extras.items()})

@@ -12,8 +12,9 @@ from typing import Any
 from barm.engine.runtime import Runtime
 
 
-def provenance(rt: Runtime, class_names: Sequence[str]) -> Mapping[str, Any]:
-    """Versions, machine, code state, resolved runtime and the data's classes, for the saved configuration."""
+def provenance(rt: Runtime, class_names: Sequence[str] = ()) -> Mapping[str, Any]:
+    """Versions, machine, code state, resolved runtime and, of a run, its data's classes."""
+    classes = {"classes": list(class_names)} if class_names else {}
     return {
         **{name: version(name) for name in ("barm", "torch", "torchvision", "timm", "lightning", "pillow", "numpy")},
         "python": platform.python_version(),
@@ -22,7 +23,7 @@ def provenance(rt: Runtime, class_names: Sequence[str]) -> Mapping[str, Any]:
         "device": str(rt.device),
         "precision": str(rt.precision),
         "processes": rt.world,
-        "classes": list(class_names),
+        **classes,
     }
 
 

@@ -30,11 +30,13 @@ class DataConfig(_Config):
         layout: `voc`, `ade` or `folder`; `auto` looks.
         class_list: published per-image class list of the training split, which then decides which picture is in which
             step; by default the masks do.
+        cache_mb: MiB of training pictures that are kept decoded, in one file in ``$BARM_CACHE`` (0: none).
     """
 
     root: Path | None = None
     layout: Literal["auto", "voc", "ade", "folder"] = "auto"
     class_list: Path | None = None
+    cache_mb: int = Field(0, ge=0, strict=True)
 
 
 class TaskConfig(_Config):
@@ -114,8 +116,8 @@ class EvaluationConfig(_Config):
     """How a step is evaluated.
 
     Attributes:
-        crop: short side resized to this and centre crop (the published form); 0 evaluates at native size, batch 1.
-        batch_size: pictures at a time.
+        crop: short side resized to this and centre crop (the published form); 0 evaluates at native size.
+        batch_size: pictures at a time; at native size, of pictures of one size.
         unseen: pixels of classes that a later step will learn are left out, or count as background (spec/mib.md Q2).
     """
 

@@ -90,7 +90,7 @@ class Runtime:
 
     def image(self, image: Tensor) -> Tensor:
         """Put pictures into the memory layout of the networks."""
-        return image.contiguous(memory_format=torch.channels_last) if self.channels_last else image
+        return image.contiguous(memory_format=torch.channels_last if self.channels_last else torch.contiguous_format)
 
     def constant(self, module: nn.Module) -> Constant:
         """A copy of a network that never trains again, as fast as it gets on this device."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from barm.data import open_source
 from barm.data.base import Source
+from barm.data.cache import DecodedSource
 from barm.data.index import checked
 from barm.data.memory import Exemplar, MemoryDataset, from_json, to_json
 from barm.data.steps import EvalDataset, StepDataset, iterations_per_epoch
@@ -22,7 +23,7 @@ from barm.engine.identity import AGREEING, BASE, difference, other_class, settin
 from barm.engine.loading import ordered_batches, train_batches
 from barm.engine.monitor import Monitor
 from barm.engine.provenance import provenance
-from barm.engine.recipe import RunConfig
+from barm.engine.recipe import DataConfig, RunConfig
 from barm.engine.runtime import Constant, Runtime, unwrap
 from barm.engine.store import COUNTS, MEMORY, METHOD, METRICS, RunDirectory
 from barm.engine.train import StepTrainer, calibrate, train_step
@@ -59,9 +60,15 @@ def open_data(config: RunConfig, rt: Runtime) -> Data:
     about, root = config.data, config.data.root
     if root is None:
         raise UserError("no data set: pass --data DIR, or set data.root in the recipe")
-    train = rt.main_first(lambda: checked(open_source(about.layout, root, "train"), about.class_list))
+    train: Source = rt.main_first(lambda: _train_source(about, root))
     val = rt.main_first(lambda: checked(open_source(about.layout, root, "val")))
-    return Data(train, val, config.task.plan(train.class_names, config.seed))
+    return Data(train, val, config.task.plan(tuple(train.class_names), config.seed))
+
+
+def _train_source(about: DataConfig, root: Path) -> Source:
+    """The training split, checked, and decoded as far as the cache may hold it."""
+    source = checked(open_source(about.layout, root, "train"), about.class_list)
+    return DecodedSource(source, about.cache_mb << 20) if about.cache_mb else source
 
 
 def run(

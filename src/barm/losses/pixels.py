@@ -129,14 +129,14 @@ def segmentation(loss: str, logits: Tensor, label: Tensor, *, trained: Sequence[
         fixed = torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device)
         fixed[still] = True
         return sum_pixels(formula, torch.where(fixed.view(1, -1, 1, 1), logits.detach(), logits), label)
-    term = sum_pixels(formula, logits[:, list(trained)], renumbered(label, trained))
-    constant = logits[:, still].detach()
-    return term._replace(rest=lambda: sum_pixels(formula, constant, renumbered(label, still)).total)
+    term = sum_pixels(formula, logits[:, list(trained)], renumbered(label, trained, logits.shape[1]))
+    constant, total = logits[:, still].detach(), logits.shape[1]
+    return term._replace(rest=lambda: sum_pixels(formula, constant, renumbered(label, still, total)).total)
 
 
-def renumbered(label: Tensor, channels: Sequence[int]) -> Tensor:
-    """Labels for logits that hold these channels alone: others are `ELSEWHERE`, 255 stays."""
-    table = torch.full((max(IGNORE, *channels) + 1,), ELSEWHERE, device=label.device)
+def renumbered(label: Tensor, channels: Sequence[int], total: int) -> Tensor:
+    """Labels for logits that hold these of `total` channels alone: others are `ELSEWHERE`, 255 stays."""
+    table = torch.full((max(IGNORE + 1, total),), ELSEWHERE, device=label.device)
     table[IGNORE] = IGNORE
     table[list(channels)] = torch.arange(len(channels), device=label.device)
     return table[label.long()]

@@ -136,6 +136,24 @@ def draw_comparison(path: Path, curves: Mapping[str, Mapping[str, Sequence[float
     plt.close(figure)
 
 
+def draw_lines(path: Path, panels: Mapping[str, Mapping[int, float]]) -> None:
+    """Write one small panel per quantity, both axes logarithmic: titles, and values by abscissa."""
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    columns = (len(panels) + 1) // 2
+    figure, axes = plt.subplots(2, columns, figsize=(3.6 * columns, 5.6), squeeze=False, layout="constrained")
+    for ax, (title, values) in zip(axes.T.flatten(), panels.items(), strict=False):
+        ax.loglog(list(values), list(values.values()), marker="o")
+        ax.set_title(title, fontsize=10)
+        ax.set_xticks(list(values), [str(v) for v in values])
+        ax.minorticks_off()
+        ax.set_yticks(list(values.values()), [f"{v:.3g}" for v in values.values()])
+        ax.grid(alpha=0.3)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
 def save_prediction(path: Path, image: Image.Image, label: Pixels, colours: Pixels) -> None:
     """Write ``<path>_mask.png`` (palette PNG of channels) and ``<path>_overlay.jpg``."""
     mask = Image.fromarray(label)

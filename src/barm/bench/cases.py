@@ -1,0 +1,268 @@
+"""What is measured: an update, its losses, an evaluation, the data path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from barm.batch import Batch, total_loss
+from barm.bench import plain
+from barm.bench.measure import Cost, Work, side_by_side
+from barm.data import open_source
+from barm.data.cache import DecodedSource
+from barm.data.index import checked
+from barm.data.shapes_disk import make_shapes
+from barm.data.transforms import TrainTransform, draw, normalise, train_transform
+from barm.engine.recipe import Precision, RuntimeConfig, StepRecipe
+from barm.engine.runtime import Runtime
+from barm.engine.train import StepTrainer
+from barm.labels import Step
+from barm.methods import Rates
+from barm.methods.barm import BARM, BARMConfig
+from barm.metrics.functional import confusion_counts
+from barm.models.heads import GroupedOutput
+from barm.models.network import NetworkConfig
+
+UNLABELLED = 0.7  # share of background pixels, about VOC's
+BLOCK = 32  # side of the labels' blocks in pixels
+FRESH_RATE = 1e-6  # random weights must not diverge
+OURS, PLAIN, BARE = "ours", "plain", "bare network"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What an update looks like.
+
+    Attributes:
+        network: which network.
+        step: what it learns.
+        batch: pictures at a time.
+        crop: side in pixels.
+        device: where; `auto` takes a GPU where there is one.
+        precision: of ours and of the bare network.
+    """
+
+    network: NetworkConfig
+    step: Step
+    batch: int = 2
+    crop: int = 513
+    device: Any = "auto"
+    precision: Precision = "auto"
+
+    @property
+    def method(self) -> BARM:
+        """BARM at the step."""
+        return BARMConfig().build(self.step, self.network)
+
+    @property
+    def before(self) -> BARM:
+        """BARM at the step before."""
+        return BARMConfig().build(Step(self.step.index - 1, self.step.groups[:-1]), self.network)
+
+    def fast(self) -> Runtime:
+        """As barm trains."""
+        return Runtime(RuntimeConfig(device=self.device, precision=self.precision))
+
+    def slow(self) -> Runtime:
+        """As the published code trains: fp32 on a processor, fp16 autocast on a GPU, NCHW."""
+        cuda = self.device != "cpu" and torch.cuda.is_available()
+        return Runtime(
+            RuntimeConfig(device=self.device, precision="16-mixed" if cuda else "32-true", channels_last=False)
+        )
+
+
+def random_batch(setting: Setting, rt: Runtime) -> Batch:
+    """Noise, with labels of the step in blocks, most of them background."""
+    generator = torch.Generator().manual_seed(0)
+    step, size, number = setting.step, setting.crop, setting.batch
+    pixels = torch.randint(0, 256, (number, size, size, 3), generator=generator, dtype=torch.uint8)
+    side = size // BLOCK + 1
+    coarse = torch.randint(step.num_old, step.num_seen, (number, side, side), generator=generator)
+    coarse[torch.rand(coarse.shape, generator=generator) < UNLABELLED] = 0
+    label = coarse.repeat_interleave(BLOCK, 1).repeat_interleave(BLOCK, 2)[:, :size, :size].contiguous()
+    return Batch(normalise(pixels.to(rt.device).permute(0, 3, 1, 2)), label.to(rt.device), {})
+
+
+def update_work(setting: Setting) -> dict[str, Work]:
+    """A whole update ours and plain, and the bare network: student forward and backward, teacher forward."""
+    return {OURS: _our_update(setting), PLAIN: _plain_update(setting), BARE: _bare_network(setting)}
+
+
+def _networks(setting: Setting, rt: Runtime) -> tuple[BARM, nn.Module, nn.Module | None]:
+    method = setting.method
+    model = rt.place(method.build_model())
+    method.train_mode(model)
+    return method, model, rt.place(setting.before.build_model()).eval() if setting.step.index else None
+
+
+def _recipe(setting: Setting) -> StepRecipe:
+    rates = Rates(new=FRESH_RATE, aspp=FRESH_RATE, old=FRESH_RATE, backbone=FRESH_RATE)
+    return StepRecipe(epochs=1, batch_size=max(2, setting.batch), lr=rates)
+
+
+def _our_update(setting: Setting, report_every: int = 10) -> Work:
+    rt = setting.fast()
+    method, model, old = _networks(setting, rt)
+    teacher = None if old is None else rt.constant(old)
+    trainer = StepTrainer(method, model, teacher, _recipe(setting), 10**6, rt, seed=0)
+    batch = random_batch(setting, rt)
+    return lambda: trainer.update(batch, report=trainer.iteration % report_every == 0)
+
+
+def _plain_update(setting: Setting) -> Work:
+    rt = setting.slow()
+    method, model, teacher = _networks(setting, rt)
+    groups = method.param_groups(model, _recipe(setting).lr)
+    wrapped, optimizer = rt.fabric.setup(
+        model, torch.optim.SGD([dict(g) for g in groups], momentum=0.9, nesterov=True, weight_decay=1e-4)
+    )
+    batch = random_batch(setting, rt)
+    image = batch.image.contiguous()
+
+    def work() -> None:
+        with torch.no_grad(), rt.fabric.autocast():
+            old = None if teacher is None else teacher(image)
+        objective = plain.loss(wrapped(image), old, batch)
+        rt.fabric.backward(objective)
+        optimizer.step()
+        optimizer.zero_grad()
+        objective.item()  # the published loop shows every loss
+
+    return work
+
+
+def _bare_network(setting: Setting) -> Work:
+    rt = setting.fast()
+    method, model, old = _networks(setting, rt)
+    teacher = None if old is None else rt.constant(old)
+    training = {id(p) for g in method.param_groups(model, _recipe(setting).lr) for p in g["params"]}
+    for parameter in model.parameters():
+        parameter.requires_grad_(id(parameter) in training)
+    batch = random_batch(setting, rt)
+
+    def work() -> None:
+        if teacher is not None:
+            teacher(batch.image)
+        with rt.fabric.autocast():
+            out = model(rt.image(batch.image))
+        (sum(h.float().mean() for h in out.heads) + out.branches.float().mean()).backward()
+        model.zero_grad(set_to_none=True)
+
+    return work
+
+
+def losses_work(setting: Setting) -> dict[str, Work]:
+    """All losses of an update from given outputs of the networks to the gradient at these, ours and plain."""
+    rt = Runtime(RuntimeConfig(device=setting.device, precision="32-true"))
+    method, batch = setting.method, random_batch(setting, rt)
+    side = -(-setting.crop // setting.network.output_stride)
+    generator = torch.Generator().manual_seed(0)
+
+    def output(step: Step, grad: bool) -> GroupedOutput:
+        def noise(channels: int) -> Tensor:
+            values = torch.randn(setting.batch, channels, side, side, generator=generator)
+            return values.to(rt.device).requires_grad_(grad)
+
+        heads = tuple(noise(1 + size) for size in step.group_sizes)
+        return GroupedOutput(heads, noise(setting.network.channels * len(heads)))
+
+    new, old = output(method.step, True), output(setting.before.step, False) if setting.step.index else None
+
+    def backward(objective: Tensor) -> None:
+        objective.backward()  # type: ignore[no-untyped-call]
+        for tensor in (*new.heads, new.branches):
+            tensor.grad = None
+
+    return {
+        OURS: lambda: backward(_trained(method.loss(new, old, batch))),
+        PLAIN: lambda: backward(plain.loss(new, old, batch)),
+    }
+
+
+def _trained(terms: dict[str, Any]) -> Tensor:
+    """What the engine differentiates: the terms without what only the log shows."""
+    return total_loss({name: term._replace(rest=None) for name, term in terms.items()})
+
+
+def evaluation_work(setting: Setting) -> tuple[dict[str, Work], Callable[[], bool]]:
+    """Prediction and counts of a batch, ours and plain; and whether both count the same in fp32."""
+    fast, slow = setting.fast(), setting.slow()
+    method, step = setting.method, setting.step
+    model = method.build_model().eval()
+    constant, placed = fast.constant(model), slow.place(model)
+    exact = Runtime(RuntimeConfig(device=setting.device, precision="32-true"))
+    batch = random_batch(setting, fast)
+    image = batch.image.contiguous()
+
+    def ours(network: Callable[[Tensor], Any] = constant) -> Tensor:
+        return confusion_counts(method.predict(network(batch.image), batch.size), batch.label, step.num_seen).cpu()
+
+    @torch.no_grad()
+    def plainly() -> Tensor:
+        with slow.fabric.autocast():
+            out = placed(image)
+        return torch.from_numpy(plain.counts(plain.predict(out, batch.size), batch.label, step.num_seen))
+
+    def equal() -> bool:
+        return bool(torch.equal(ours(exact.constant(model)), plainly()))
+
+    return {OURS: ours, PLAIN: plainly}, equal
+
+
+class LoaderCost(NamedTuple):
+    """The data path of one process: costs per picture ours (without and with decoded cache) and plain."""
+
+    costs: dict[str, Cost]
+    pictures: int
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def loader_cost(root: Path, crop: int, rounds: int, pictures: int = 64) -> LoaderCost:
+    """Seconds per picture on one core: decode, scale, crop, flip, labels; plain also normalises in the loader.
+
+    Args:
+        root: a data set in any layout; generated VOC-sized pictures where it does not exist.
+        crop: side in pixels.
+        rounds: that count.
+        pictures: how many of it are used.
+    """
+    if not root.exists():
+        make_shapes(root, layout="voc", num_classes=20, num_train=pictures, num_val=4, size=(500, 375), seed=1)
+    source = checked(open_source("auto", root, "train"))
+    cached, config, lut = DecodedSource(source, 1 << 30), TrainTransform(crop), np.arange(256, dtype=np.uint8)
+    count = min(pictures, len(source))
+
+    def ours(given: Any) -> None:
+        rng = np.random.default_rng(0)
+        for i in range(count):
+            train_transform(given[i]._replace(extras={}), lut, rng, config)
+
+    def plainly() -> None:
+        rng = np.random.default_rng(0)
+        for i in range(count):
+            sample = source[i]
+            plain.augment(sample, lut, draw(rng, sample.image.size, config), crop)
+
+    bare = replace(source, saliency=())  # maps that only some methods read
+    work = {OURS: lambda: ours(bare), f"{OURS}, decoded cache": lambda: ours(cached), PLAIN: plainly}
+    with _one_thread():
+        costs = side_by_side(work, torch.device("cpu"), rounds)
+    return LoaderCost(
+        {n: Cost(c.median / count, c.least / count, c.most / count, None) for n, c in costs.items()}, count
+    )

@@ -1,0 +1,91 @@
+"""Time and memory of functions side by side: in turn, after a warm-up, medians with the smallest and the largest."""
+
+from __future__ import annotations
+
+import ctypes
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+MEGABYTE = 1 << 20
+Work = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one call costs.
+
+    Attributes:
+        median: seconds.
+        least: seconds.
+        most: seconds.
+        memory: most bytes in use at a time beyond those before; None where it cannot be told.
+    """
+
+    median: float
+    least: float
+    most: float
+    memory: int | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def side_by_side(
+    work: Mapping[str, Work], device: torch.device, rounds: int, say: Callable[[str], None] = lambda _: None
+) -> dict[str, Cost]:
+    """Call every function once per round, in turn: what disturbs the machine meanwhile disturbs all.
+
+    Args:
+        work: functions by name.
+        device: that they work on.
+        rounds: that count; one before them warms up, one after them measures memory.
+        say: is told what is being done.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in work}
+    for round_ in range(rounds + 1):
+        for name, function in work.items():
+            say(f"{'warm-up' if round_ == 0 else f'round {round_} of {rounds}'}: {name}")
+            began = time.perf_counter()
+            function()
+            finish(device)
+            if round_ > 0:
+                seconds[name].append(time.perf_counter() - began)
+    return {
+        name: Cost(statistics.median(s), min(s), max(s), peak_memory(work[name], device)) for name, s in seconds.items()
+    }
+
+
+def finish(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def peak_memory(function: Work, device: torch.device) -> int | None:
+    """Bytes that a call needs beyond those in use before it: of the GPU's memory, else of this process (Linux)."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        function()
+        finish(device)
+        return int(torch.cuda.max_memory_allocated(device) - before)
+    if not sys.platform.startswith("linux") or not Path("/proc/self/clear_refs").exists():
+        return None
+    ctypes.CDLL(None).malloc_trim(0)  # what was freed before is not to hide what is needed now
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = _resident("VmRSS")
+    function()
+    return _resident("VmHWM") - before
+
+
+def _resident(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) * 1024

@@ -1,0 +1,220 @@
+"""The parts of `barm bench` put together, and what is made of them: rows, ratios, JSON, a plot."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+
+from barm.bench.cases import (
+    OURS,
+    Setting,
+    evaluation_work,
+    loader_cost,
+    losses_work,
+    update_work,
+)
+from barm.bench.measure import Cost, side_by_side
+from barm.engine.provenance import provenance
+from barm.engine.recipe import Precision
+from barm.errors import UserError, nearest
+from barm.labels import Step, TaskPlan
+from barm.models.network import MODELS, NetworkConfig
+
+PARTS = ("step", "losses", "evaluation", "loader", "growth", "profile")
+BRANCHES, CLASSES, PIXELS = (1, 10, 50), (21, 151, 1001), (257, 513, 769)
+MATRIX_RATE = {"H200": 790e12, "H100": 790e12}  # dense bf16 products per second that such a GPU was seen to reach
+TOP = 10
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: what, its cost, and its time as a multiple of ours."""
+
+    part: str
+    name: str
+    cost: Cost
+    ratio: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was measured.
+
+    Attributes:
+        rows: in the order of the table.
+        facts: further findings by name, each one line.
+        growth: seconds and bytes of ours by quantity and its value.
+        about: settings and provenance.
+    """
+
+    rows: tuple[Row, ...]
+    facts: Mapping[str, str]
+    growth: Mapping[str, Mapping[int, Cost]]
+    about: Mapping[str, Any]
+
+    def to_json(self) -> str:
+        """Everything, numbers in seconds and bytes."""
+        rows = [{"part": r.part, "name": r.name, **r.cost.as_dict(), "ratio": r.ratio} for r in self.rows]
+        growth = {q: {str(v): c.as_dict() for v, c in costs.items()} for q, costs in self.growth.items()}
+        whole = {"rows": rows, "facts": dict(self.facts), "growth": growth, **self.about}
+        return json.dumps(whole, indent=1) + "\n"
+
+
+def run_bench(setting: Setting, parts: Sequence[str], rounds: int, data: Path, say: Say = lambda _: None) -> Result:
+    """Measure.
+
+    Args:
+        setting: of the update.
+        parts: names in `PARTS`.
+        rounds: of every comparison.
+        data: data set of the part `loader`; generated where it does not exist.
+        say: is told what is being done.
+    """
+    for part in parts:
+        if part not in PARTS:
+            raise UserError(f"unknown part '{part}'{nearest(part, PARTS) or '; known: ' + ', '.join(PARTS)}")
+    rt = setting.fast()
+    rows: list[Row] = []
+    facts: dict[str, str] = {}
+    growth: dict[str, dict[int, Cost]] = {}
+    for part in parts:
+        say(part)
+        if part == "growth":
+            growth = measure_growth(setting, rounds, say)
+            facts["50 branches"] = (
+                f"an update with {BRANCHES[-1]} later steps costs "
+                f"{growth['steps'][BRANCHES[-1]].median / growth['steps'][BRANCHES[0]].median:.2f} x one with 1"
+            )
+        elif part == "profile":
+            facts |= profiled(setting)
+        else:
+            costs, found = _part(part, setting, rounds, data, rt.device, say)
+            rows += [Row(part, n, c, c.median / costs[OURS].median) for n, c in costs.items()]
+            facts |= found
+    if {"step", "loader"} <= set(parts):
+        facts["loader ahead of the step"] = _ahead(rows, setting)
+    about = {
+        "model": setting.network.model_dump(mode="json"),
+        "groups": list(setting.step.group_sizes),
+        "batch": setting.batch,
+        "crop": setting.crop,
+        "rounds": rounds,
+        "provenance": {**provenance(rt), "processor": processor(rt.device), "threads": torch.get_num_threads()},
+    }
+    return Result(tuple(rows), facts, growth, about)
+
+
+def _part(
+    part: str, setting: Setting, rounds: int, data: Path, device: torch.device, say: Say
+) -> tuple[dict[str, Cost], dict[str, str]]:
+    if part == "loader":
+        return loader_cost(data, setting.crop, rounds).costs, {}
+    if part == "evaluation":
+        work, equal = evaluation_work(setting)
+        same = "the same" if equal() else "NOT the same"
+        return side_by_side(work, device, rounds, say), {"counts in fp32, ours and plain": same}
+    if part == "losses":
+        return side_by_side(losses_work(setting), device, rounds, say), {}
+    work = update_work(setting)
+    costs, facts = side_by_side(work, device, rounds, say), {}
+    if part == "step":
+        facts = _rates(work[OURS], costs[OURS], device)
+    return costs, facts
+
+
+def _rates(work: Callable[[], object], cost: Cost, device: torch.device) -> dict[str, str]:
+    """Floating point operations of an update, and which share of the GPU's matrix rate they reach."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    flops = counter.get_total_flops()
+    fact = f"{flops / 1e12:.2f} TFLOP, {flops / cost.median / 1e12:.2f} TFLOP/s"
+    peak = next((r for n, r in MATRIX_RATE.items() if n in processor(device)), None)
+    share = "" if peak is None else f", {100 * flops / cost.median / peak:.0f} % of {peak / 1e12:.0f} TFLOP/s"
+    return {"operations of an update": fact + share}
+
+
+def _ahead(rows: Sequence[Row], setting: Setting) -> str:
+    """Does one loader process deliver faster than the step takes?"""
+    step = next(r.cost.median for r in rows if r.part == "step" and r.name == OURS)
+    picture = next(r.cost.median for r in rows if r.part == "loader" and r.name == OURS)
+    need = setting.batch / step
+    return f"{1 / picture:.0f} pictures/s from one core, {need:.1f} taken by the step: {1 / picture / need:.1f} x"
+
+
+def measure_growth(setting: Setting, rounds: int, say: Say) -> dict[str, dict[int, Cost]]:
+    """Cost of our update against the number of classes, of later steps and of pixels; the rest as in the setting."""
+    settings = {
+        "classes": {n: replace(setting, step=step_of((n - 2, 1))) for n in CLASSES},
+        "steps": {n: replace(setting, step=step_of((15, *[1] * n))) for n in BRANCHES},
+        "pixels": {n: replace(setting, crop=n) for n in PIXELS},
+    }
+    device = setting.fast().device
+    measured: dict[str, dict[int, Cost]] = {}
+    for quantity, cases in settings.items():
+        say(f"growth with the number of {quantity}")
+        costs = side_by_side({str(n): update_work(s)[OURS] for n, s in cases.items()}, device, rounds, say)
+        measured[quantity] = {int(n): c for n, c in costs.items()}
+    return measured
+
+
+def step_of(sizes: Sequence[int]) -> Step:
+    """The last step of groups of these sizes; more than the 254 classes that an 8-bit mask can hold are fine here."""
+    ends = list(accumulate(sizes, initial=1))
+    return Step(len(sizes) - 1, tuple(tuple(range(a, b)) for a, b in pairwise(ends)))
+
+
+def profiled(setting: Setting) -> dict[str, str]:
+    """The ten dearest operations of our update, with their share of the time on the device."""
+    work, device = update_work(setting)[OURS], setting.fast().device
+    work()
+    cuda = device.type == "cuda"
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
+    with profile(activities=activities) as prof:
+        work()
+    spent = [(e.self_device_time_total if cuda else e.self_cpu_time_total, e.key, e.count) for e in prof.key_averages()]
+    total = sum(t for t, _, _ in spent)
+    best = sorted(spent, reverse=True)[:TOP]
+    return {f"profile {i}": f"{100 * t / total:4.1f} %  {n} x  {name}" for i, (t, name, n) in enumerate(best, start=1)}
+
+
+def processor(device: torch.device) -> str:
+    """Name of the GPU or the processor."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        return "unknown"
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+def setting_of(
+    model: str, task: str, classes: int, step: int, batch: int, crop: int, device: Any, precision: Precision
+) -> Setting:
+    """A setting by names.
+
+    Args:
+        model: a published name, or a timm backbone.
+        task: ``<first>-<increment>``.
+        classes: of the data set, without background.
+        step: from 1 on.
+        batch: pictures at a time.
+        crop: side in pixels.
+        device: `auto`, `cpu` or `cuda`.
+        precision: of ours and of the bare network.
+
+    Raises:
+        UserError: for a task that does not fit, or an unknown network.
+    """
+    known = {"pretrained": False}
+    network = NetworkConfig.from_name(model, **known) if model in MODELS else NetworkConfig(backbone=model, **known)
+    return Setting(network, TaskPlan.parse(task, classes)[step], batch, crop, device, precision)

@@ -1,0 +1,62 @@
+"""Decoded pictures are those of the files, as many as fit."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+
+from barm.api import fit
+from barm.data import open_source
+from barm.data.cache import DecodedSource
+from barm.data.index import cache_folder, checked
+from barm.data.steps import same_size_batches
+from barm.engine.store import RunDirectory
+
+
+def same(a, b) -> bool:
+    pictures = [(a.image, b.image), (a.mask, b.mask), *((a.extras[k], b.extras[k]) for k in b.extras)]
+    return set(a.extras) == set(b.extras) and all(
+        x.mode == y.mode and np.array_equal(np.asarray(x), np.asarray(y)) for x, y in pictures
+    )
+
+
+@pytest.mark.parametrize(("limit", "kept"), [(1 << 20, 24), (5 * 48 * 48 * 7, 7), (100, 0)])
+def test_the_same_pictures_up_to_the_limit(limit, kept, shapes_voc):
+    source = checked(open_source("voc", shapes_voc, "train"))
+    decoded = DecodedSource(source, limit)
+    assert len(decoded.places) == kept
+    assert all(same(decoded[i], source[i]) for i in range(len(source)))
+    files = list(cache_folder().glob("decoded-*.bin"))
+    assert all(f.stat().st_size <= limit for f in files if f.stem.endswith(decoded._key()))
+    before = {f: f.stat().st_mtime_ns for f in files}
+    assert len(DecodedSource(source, limit).places) == kept
+    assert {f: f.stat().st_mtime_ns for f in cache_folder().glob("decoded-*.bin")} == before
+
+
+def test_a_changed_picture_is_decoded_anew(shapes_voc, tmp_path):
+    source = checked(open_source("voc", shapes_voc, "train"))
+    key = DecodedSource(source, 1 << 20)._key()
+    stat = source.images[0].stat()
+    try:
+        os.utime(source.images[0], ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+        assert DecodedSource(source, 1 << 20)._key() != key
+    finally:
+        os.utime(source.images[0], ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def test_training_does_not_depend_on_it(tiny, tmp_path):
+    for name, words in (("files", ()), ("cache", ("data.cache_mb=1",))):
+        fit(tiny("ssul", "3-1", *words), out=tmp_path / name, steps=[0], quiet=True)
+    files, cache = (
+        (RunDirectory(tmp_path / n).step_path(0) / "model.safetensors").read_bytes() for n in ("files", "cache")
+    )
+    assert files == cache
+
+
+def test_batches_at_native_size_hold_pictures_of_one_size():
+    shapes = [(5, 4), (4, 5), (5, 4), (5, 4), (4, 5)]
+    batches = same_size_batches(shapes, 2)
+    assert sorted(i for b in batches for i in b) == list(range(5))
+    assert all(len({shapes[i] for i in b}) == 1 and len(b) <= 2 for b in batches)
