@@ -10,12 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tomli_w
 from PIL import Image
 
 import barm
 from barm.cli import main
 from barm.config import load_config, recipe_names
 from barm.engine import store
+from barm.engine.identity import to_table
+from barm.engine.schedule import learning_rate
 from barm.engine.store import RunDirectory
 
 
@@ -119,6 +122,11 @@ def test_methods_share_step_zero(train, tmp_path):
     assert train("--start-from", "run", method="finetune", out="other")[0] == 0
     first = [(tmp_path / name / "step00/model.safetensors").read_bytes() for name in ("run", "other")]
     assert first[0] == first[1]
+    _, _, err = train("--start-from", "run", "--set", "method.loss=ce", method="finetune", out="third")
+    one_line(err, "minimises something else", "loss is bce there, ce here")
+    (tmp_path / "run/config.toml").write_text('task = { name = "2-1" }\n')
+    one_line(train("--start-from", "run", out="third")[2], "run/config.toml is damaged", "restore")
+    shutil.copy(tmp_path / "other/config.toml", tmp_path / "run/config.toml")
     _, _, err = train("--start-from", "run", "--seed", 7, method="finetune", out="third")
     one_line(err, "another [seed]")
     assert not (tmp_path / "third").exists()
@@ -138,6 +146,24 @@ def test_every_recipe_is_valid():
     assert (voc.base.epochs, voc.base.batch_size, voc.increment.epochs, voc.increment.batch_size) == (50, 16, 20, 8)
     assert (ade.base.epochs, ade.base.batch_size, ade.increment.epochs, ade.increment.batch_size) == (60, 8, 100, 4)
     assert (voc.increment.lr.new, ade.increment.lr.new) == (1e-3, 1e-2)
+
+
+def test_the_published_schedules():
+    plop = {task: load_config(f"voc/{task}/plop") for task in ("10-1", "15-1")}
+    assert {task: (c.base.epochs, c.increment.epochs) for task, c in plop.items()} == {
+        "10-1": (30, 10),
+        "15-1": (30, 30),
+    }
+    assert load_config("voc/10-1/plop-published").increment.epochs == 10
+    assert load_config("voc/10-1/mib").increment.epochs == 30
+    assert load_config("voc/10-1/plop", ["increment.epochs=7"]).increment.epochs == 7
+    assert load_config("voc/plop", ["task.name=10-1"]).increment.epochs == 30
+    for data in ("voc", "ade", "folder"):
+        for name in ("mib", "plop", "lwf", "ilt"):  # spec/mib.md section 8: the rate falls to 0, without a warm-up
+            config = load_config(f"{data}/{name}", ["task.name=2-1"])
+            assert all((s.policy, s.warm_up) == ("warm_poly", 0.0) for s in (config.base, config.increment))
+    assert learning_rate("warm_poly", 0.01, 0, 9, warm_up=0.0) == 0.01
+    assert learning_rate("warm_poly", 0.01, 9, 9, warm_up=0.0) == 0
 
 
 def damage(data: Path, kind: str) -> None:
@@ -186,9 +212,18 @@ def test_bad_data_stops_before_training(kind, words, cli, train, data, tmp_path)
         (("--set", "nonsense"), ("--set expects table.key=value",)),
         (("--set", "model.backbone=resnet1O1"), ("unknown backbone", "did you mean")),
         (("--set", "model.weights=absent.pth"), ("no weights at absent.pth",)),
+        (("--set", "method.memory.size=3", "--set", "method.memory.sise=3"), ("'sise'", "did you mean 'size'")),
+        (("--set", "method=foo"), ("expected a table", "'foo'", "method.name=foo")),
+        (("--set", "base.scale=[-1, 1]"), ("base.scale", "0 < low <= high")),
+        (("--set", "base.scale=[2.0, 0.5]"), ("base.scale", "0 < low <= high")),
+        (("--set", "model.rates=[0, 1, 2]"), ("model.rates", "greater than or equal to 1")),
+        (("--set", "evaluation.crop=1"), ("evaluation.crop", "at least 16")),
+        (("--set", "base.epochs=true"), ("base.epochs", "integer")),
+        (("--set", "seed=4294967296"), ("seed", "less than 4294967296")),
         (("--resume",), ("nothing to resume",)),
         (("--group", "no-such-class"), ("unknown class 'no-such-class'",)),
         (("--step", "9"), ("step 9 does not exist", "0..2")),
+        (("--step", "0", "--step", "2"), ("no finished step 1",)),
     ],
 )
 def test_bad_input_is_one_line(more, words, train, tmp_path):
@@ -204,6 +239,69 @@ def test_unknown_recipe(cli):
     one_line(err, "unknown recipe", "did you mean 'voc/15-1/barm'")
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"\xff\xfe[method]", ("not UTF-8", "r.toml")),
+        (b"tasks = 3", ("tasks expects tables", "got 3")),
+        (b"extends = 3", ("extends expects", "got 3")),
+        (b'extends = "other.toml"', ("in a circle", "r.toml -> other.toml -> r.toml")),
+        (b'extends = "shapes/barm"', ("no task", "--task 15-1", "--group")),
+    ],
+)
+def test_recipes_that_are_wrong(content, words, cli, data, tmp_path):
+    (tmp_path / "r.toml").write_bytes(content)
+    (tmp_path / "other.toml").write_text('extends = "r.toml"')
+    status, _, err = cli("train", "--recipe", "r.toml", "--data", data)
+    assert status == 2
+    one_line(err, *words)
+
+
+def test_files_in_the_way(cli, train, data, tmp_path):
+    assert train()[0] == 0
+    (tmp_path / "file").touch()
+    picture = data / "JPEGImages/shapes_val_000000.jpg"
+    for words in (
+        ("predict", "run", picture, "--out", "file"),
+        ("compare", "run", "--out", "file"),
+        ("data", "check", data, "--class-lists", "file"),
+        ("weights", "export", "run", "file/e.pth"),
+        ("weights", "export", "run", tmp_path),
+    ):
+        status, _, err = cli(*words)
+        assert status == 2, words
+        one_line(err, "cannot write", "choose another place")
+    one_line(train(out="file/run")[2], "cannot write", "choose another place")
+
+
+def test_damaged_runs(cli, train, tmp_path):
+    assert train("--step", 0)[0] == 0
+    step = tmp_path / "run/step00"
+    for name, commands in (
+        ("metrics.json", [("compare", "run")]),
+        ("method.json", [("compare", "run"), ("evaluate", "run")]),
+        ("model.safetensors", [("evaluate", "run")]),
+    ):
+        content = (step / name).read_bytes()
+        (step / name).write_bytes(content[: len(content) // 2])
+        for words in commands:
+            one_line(cli(*words)[2], f"{name} is damaged", "restore")
+        (step / name).write_bytes(content)
+    (step / "metrics.json").write_text("{}")
+    one_line(cli("compare", "run")[2], "is not finished")
+    (tmp_path / "run/config.toml").write_text("seed = ")
+    one_line(cli("evaluate", "run")[2], "config.toml is damaged")
+    one_line(cli("compare", "run")[2], "config.toml is damaged")
+
+
+def test_steps_are_trained_in_order(train, tmp_path):
+    assert train("--step", 1, "--step", 0, "--step", 1)[0] == 0
+    assert RunDirectory(tmp_path / "run").finished_steps() == [0, 1]
+    one_line(train("--step", 0, "--step", 2, out="other")[2], "no finished step 1")
+    assert not (tmp_path / "other").exists()
+    assert train("--step", 2, "--resume")[0] == 0
+
+
 def test_two_runs_into_one_folder(train, data, tiny_settings, tmp_path):
     assert train("--step", 0)[0] == 0
     one_line(train()[2], "exists already", "--resume")
@@ -214,6 +312,57 @@ def test_two_runs_into_one_folder(train, data, tiny_settings, tmp_path):
     running.close()
     one_line(train("--resume", task="3-1")[2], "another [task]")
     assert train("--resume")[0] == 0
+
+
+def test_resume_leaves_a_folder_that_is_no_run_alone(train, cli, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/thesis.tex").write_text("years of work")
+    one_line(train("--resume")[2], "is not a run", "config.toml", "another --out")
+    one_line(train()[2], "exists already")
+    assert (tmp_path / "run/thesis.tex").read_text() == "years of work"
+    (tmp_path / "file").touch()
+    one_line(train(out="file")[2], "is a file", "another --out")
+
+
+def test_a_failing_run_removes_only_what_it_made(train, tmp_path, monkeypatch):
+    def fail(*_args):
+        raise OSError(errno.ENOSPC, "No space left on device", "model")
+
+    (tmp_path / "run").mkdir()
+    monkeypatch.setattr(store, "save", fail)
+    assert train()[0] == 2
+    assert list((tmp_path / "run").iterdir()) == []
+    config = load_config("shapes/2-1/barm", [], {})
+    (tmp_path / "run/config.toml").write_text(tomli_w.dumps(to_table(config)))
+    (tmp_path / "run/log.csv").write_text("step,epoch,iteration,name,value\n")
+    directory = RunDirectory(tmp_path / "run")
+    directory.open(config, {}, resume=True)
+    directory.close()
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["config.toml", "log.csv"]
+
+
+def test_a_resume_may_change_neither_evaluation_nor_data(train, data, tmp_path):
+    assert train("--step", 0)[0] == 0
+    first = RunDirectory(tmp_path / "run").provenance()
+    one_line(train("--resume", "--set", "evaluation.crop=32")[2], "another [evaluation]", "evaluation.crop is 48 there")
+    one_line(train("--resume", "--set", "data.layout=voc")[2], "another [data]", "data.layout is auto there")
+    assert train("--resume", "--step", 0, "--set", "evaluation.batch_size=2")[0] == 0
+    assert train("--resume", "--step", 1, "--set", "data.cache_mb=1")[0] == 0
+    now = RunDirectory(tmp_path / "run").provenance()
+    assert {k: v for k, v in now.items() if k != "resumed"} == first
+    assert len(now["resumed"]) == 1
+    assert "torch" in now["resumed"][0]
+
+    names = (data / "classes.txt").read_text().split()
+    (data / "classes.txt").write_text("\n".join([*names[:2], "zebra", names[3]]) + "\n")
+    one_line(train("--resume")[2], "other classes", f"class 3 is '{names[2]}' there, 'zebra' here")
+
+
+def test_evaluation_on_data_with_other_classes(cli, train, data):
+    assert train("--step", 0)[0] == 0
+    names = (data / "classes.txt").read_text().split()
+    (data / "classes.txt").write_text("\n".join([names[1], names[0], *names[2:]]) + "\n")
+    one_line(cli("evaluate", "run", "--data", data)[2], f"class 1 is '{names[0]}' there, '{names[1]}' here")
 
 
 def test_missing_previous_step(train, tmp_path):
@@ -237,4 +386,10 @@ def test_bad_pictures_to_predict(cli, train, data, tmp_path):
     one_line(cli("predict", "run", "absent.jpg", "--out", "seen")[2], "no picture absent.jpg")
     (tmp_path / "text.jpg").write_text("no picture")
     one_line(cli("predict", "run", "text.jpg", "--out", "seen")[2], "cannot be read as a picture")
-    one_line(cli("predict", "nowhere", "text.jpg", "--out", "seen")[2], "is not a run")
+    picture = data / "JPEGImages/shapes_val_000000.jpg"
+    one_line(cli("predict", "nowhere", picture, "--out", "seen")[2], "is not a run")
+    one_line(cli("predict", "run", picture, "text.jpg", "--out", "seen")[2], "text.jpg cannot be read")
+    (tmp_path / "b").mkdir()
+    shutil.copy(picture, tmp_path / "b")
+    one_line(cli("predict", "run", picture, f"b/{picture.name}", "--out", "seen")[2], "under one name", "rename")
+    assert not (tmp_path / "seen").exists()

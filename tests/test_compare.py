@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from barm.report.compare import (
     SCORES,
     Result,
     read_result,
+    read_results,
     summarise,
     to_latex,
     to_markdown,
@@ -26,9 +29,12 @@ from barm.report.compare import (
 ROOT = Path(__file__).parents[1]
 
 
-def result(method: str, seed: int, value: float, task: str = "2-1 overlap", new: float | None = 0.5) -> Result:
+def result(
+    method: str, seed: int, value: float, task: str = "2-1 overlap", new: float | None = 0.5, **settings
+) -> Result:
     scores = {"old": value, "new": new, "all": value, "average": value, "lost": 0.1}
-    return Result(f"runs/{method}{seed}", method, task, seed, 0, (0.9, value), scores, {})
+    named = {name.replace("__", "."): v for name, v in settings.items()}
+    return Result(f"runs/{method}{seed}", method, task, seed, 0, (0.9, value), scores, {}, named)
 
 
 def test_mean_and_sample_deviation():
@@ -52,6 +58,41 @@ def test_markdown_and_latex_have_a_row_per_method_and_task():
     latex = to_latex(rows)
     assert latex.count(r"\midrule") == 2
     assert r"20.0 $\pm$ 0.0" in latex
+
+
+def test_other_settings_are_no_repetitions():
+    plain, changed = {"method__pseudo": True, "base__epochs": 2}, {"method__pseudo": False, "base__epochs": 2}
+    rows = summarise([result("a", 1, 0.2, **plain), result("a", 1, 0.6, **changed), result("a", 2, 0.4, **plain)])
+    assert [(r.method, r.runs) for r in rows] == [("a (method.pseudo=true)", 2), ("a (method.pseudo=false)", 1)]
+    many = [result("a", 1, 0.2, **{f"x{i}": value for i in range(5)}) for value in (1, 2)]
+    assert [r.method for r in summarise(many)] == [
+        f"a (x0={v}, x1={v}, x2={v}, and 2 more, variant {v})" for v in (1, 2)
+    ]
+
+
+def test_a_row_s_runs_have_equal_numbers_of_steps():
+    longer = result("a", 2, 0.3)
+    with pytest.raises(UserError, match="a2 has 3 steps but runs/a1 has 2"):
+        summarise([result("a", 1, 0.2), replace(longer, steps=(0.9, 0.5, 0.3))])
+
+
+def test_names_cannot_break_a_table():
+    rows = summarise([result("a", 1, 0.2, task="b|c_d / 50% {x} # ~^\\ overlap")])
+    line = to_markdown(rows).splitlines()[2]
+    assert line.count(" | ") == to_markdown(rows).splitlines()[0].count(" | ")
+    assert "b\\|c\\_d" in line
+    assert r"b|c\_d / 50\% \{x\} \# \textasciitilde{}\textasciicircum{}\textbackslash{} overlap" in to_latex(rows)
+
+
+def test_runs_are_told_apart_by_their_configuration(tiny, tmp_path):
+    fit(tiny("finetune", "3-1"), out=tmp_path / "a", quiet=True)
+    fit(tiny("finetune", "3-1", "seed=2", "runtime.workers=1"), out=tmp_path / "b", quiet=True)
+    fit(tiny("finetune", "3-1", "method.loss=ce"), out=tmp_path / "c", quiet=True)
+    results = read_results([tmp_path / "a", tmp_path / "b", tmp_path / "c", tmp_path / "b/../a"])
+    assert [(r.method, r.runs) for r in summarise(results)] == [
+        ("finetune (method.loss=bce)", 2),
+        ("finetune (method.loss=ce)", 1),
+    ]
 
 
 def grid(tiny_settings, methods=("finetune", "joint"), **values) -> GridConfig:
@@ -95,6 +136,63 @@ def test_a_failed_run_does_not_lose_the_others(shapes_voc, tiny_settings, tmp_pa
     assert "does not divide" in failed[0]
 
 
+def test_finished_runs_with_other_settings_are_not_taken_for_the_grid_s(shapes_voc, tiny_settings, tmp_path):
+    run_grid(grid(tiny_settings, methods=("finetune",)), tmp_path / "out", shapes_voc, lambda _: None, quiet=True)
+    other = grid((*tiny_settings, "base.epochs=2"), methods=("finetune",))
+    paths, failed = run_grid(other, tmp_path / "out", shapes_voc, lambda _: None, quiet=True)
+    assert paths == []
+    assert "trained with other settings (base.epochs is 1 there, 2 here): choose another --out" in failed[0]
+    shutil.copytree(shapes_voc, tmp_path / "moved")
+    same = grid(tiny_settings, methods=("finetune",))
+    paths, failed = run_grid(same, tmp_path / "out", tmp_path / "moved", lambda _: None, quiet=True)
+    assert paths == []
+    assert "data.root" in failed[0]
+
+
+def test_generated_data_is_compared_with_the_grid(tiny_settings, tmp_path):
+    def go(**shapes):
+        about = {"classes": 4, "train": 12, "val": 4, "size": 48, **shapes}
+        wanted = grid(tiny_settings, methods=("finetune",), shapes=about)
+        return run_grid(wanted, tmp_path, None, lambda _: None, quiet=True)
+
+    paths, failed = go()
+    assert not failed
+    assert go() == (paths, [])
+    with pytest.raises(UserError, match=r"generated with another \[shapes\] \(seed is 0 there, 1 here\)"):
+        go(seed=1)
+    (tmp_path / "data.json").unlink()
+    with pytest.raises(UserError, match="which says what was generated"):
+        go()
+
+
+def test_a_grid_names_recipes():
+    assert grid(()).methods == ("finetune", "joint")
+    assert GridConfig(recipes="voc", methods=("mib-published",), tasks=("15-1",)).methods == ("mib-published",)
+
+
+def test_a_damaged_run_does_not_lose_the_others(shapes_voc, tiny_settings, tmp_path):
+    wanted = grid(tiny_settings)
+    paths, _ = run_grid(wanted, tmp_path, shapes_voc, lambda _: None, quiet=True)
+    (paths[0] / "config.toml").write_text("seed = ")
+    again, failed = run_grid(wanted, tmp_path, shapes_voc, lambda _: None, quiet=True)
+    assert again == paths[1:]
+    assert "config.toml is damaged" in failed[0]
+
+
+def test_given_runs_are_looked_at_before_a_grid_works(tmp_path, monkeypatch):
+    (tmp_path / "g.toml").write_text('recipes="shapes"\nmethods=["mib"]\ntasks=["6-1"]')
+    monkeypatch.setattr("barm.grid.run_grid", lambda *_args, **_more: pytest.fail("the grid ran"))
+    shown = CliRunner().invoke(app, ["compare", str(tmp_path / "absent"), "--grid", str(tmp_path / "g.toml")])
+    assert isinstance(shown.exception, UserError)
+    assert "absent is not a run" in str(shown.exception)
+
+
+def test_a_grid_that_is_no_text(tmp_path):
+    (tmp_path / "g.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match="not UTF-8"):
+        read_grid(tmp_path / "g.toml")
+
+
 def test_class_orders_are_other_tasks(tiny):
     plans = [tiny("finetune", "2-1", f"task.order={o}").task.plan(tuple("bwxyz"), 0) for o in (0, 2, 2, 3)]
     assert plans[0].classes == (1, 2, 3, 4)
@@ -112,7 +210,12 @@ def test_the_grids_of_the_benchmarks_are_valid(name):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('recipes="shapes"\nmethods=["mip"]\ntasks=["6-1"]', "unknown method 'mip'.*mib"),
+        ('recipes="shapes"\nmethods=["mip"]\ntasks=["6-1"]', "unknown recipe 'mip' in 'shapes'.*mib"),
+        ('recipes="shaeps"\nmethods=["mib"]\ntasks=["6-1"]', "no recipes for 'shaeps'.*shapes"),
+        ('recipes="shapes"\nmethods=["mib"]\ntasks=["6-1"]\nseeds=[]', "seeds: .*at least 1"),
+        ('recipes="shapes"\nmethods=["mib"]\ntasks=["6-1"]\nseeds=[1, 2, 1]', "seeds: '1' stands there twice"),
+        ('recipes="shapes"\nmethods=["mib", "mib"]\ntasks=["6-1"]', "methods: 'mib' stands there twice"),
+        ('recipes="shapes"\nmethods=["mib"]\ntasks=[]', "tasks: .*at least 1"),
         ('recipes="shapes"\nmethods=["mib"]\ntask=["6-1"]', "unknown key 'task'.*tasks|tasks: Field required"),
         ("recipes=", "not valid TOML"),
     ],

@@ -98,6 +98,20 @@ def test_checkpoints_that_do_not_fit(changes, says, checkpoint, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_an_import_that_fails_leaves_the_folder_as_it_was(checkpoint, tmp_path):
+    into = {"dataset": "voc", "task": "15-1", "step": 1, "model": "small"}
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/notes.txt").touch()
+    with pytest.raises(UserError, match="is not a run"):
+        import_published(checkpoint, tmp_path / "mine", **into)
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+
+    import_published(checkpoint, tmp_path / "run", **into)
+    with pytest.raises(UserError, match="has step 1 already"):
+        import_published(checkpoint, tmp_path / "run", **into)
+    assert RunDirectory(tmp_path / "run").finished_steps() == [1]
+
+
 def test_checkpoint_of_another_task(checkpoint, tmp_path):
     with pytest.raises(UserError, match="does not fit"):
         import_published(checkpoint, tmp_path / "run", dataset="voc", task="10-1", step=1, model="small")

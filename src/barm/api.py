@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from barm.config import load_config, validate
+from barm.config import load_config
 from barm.data.base import Source
 from barm.data.transforms import normalise
 from barm.engine.monitor import Monitor
@@ -50,8 +50,7 @@ class Model:
         Returns:
             Channels (positions in `class_names`) at the picture's own size, ``(H, W)`` uint8.
         """
-        if min(image.size) < 16:
-            raise UserError(f"the picture is {image.width}x{image.height}: expected at least 16 pixels on each side")
+        _check_size(image, "the picture")
         pixels = torch.from_numpy(np.array(image.convert("RGB")).transpose(2, 0, 1)[None].copy()).to(self._rt.device)
         labels = self._method.predict(self._network(normalise(pixels)), (image.height, image.width))[0]
         return np.asarray(labels.to(torch.uint8).cpu().numpy())
@@ -59,7 +58,7 @@ class Model:
 
 def read_config(path: Path | str) -> RunConfig:
     """The configuration that a run was trained with."""
-    return validate(RunDirectory(Path(path)).config_table())
+    return RunDirectory(Path(path)).config()
 
 
 def load(path: Path | str, step: int | None = None, runtime: Runtime | None = None) -> Model:
@@ -75,6 +74,44 @@ def load(path: Path | str, step: int | None = None, runtime: Runtime | None = No
     index = directory.last_step() if step is None else step
     network, method = load_step(directory, index)
     return Model(network, method, directory.read(index, METHOD), runtime or Runtime(config.runtime))
+
+
+def read_picture(path: Path) -> Image.Image:
+    """A picture as RGB.
+
+    Raises:
+        UserError: if there is no such file, or it is no picture.
+    """
+    if not path.is_file():
+        raise UserError(f"no picture {path}: give existing image files")
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(
+            f"{path} cannot be read as a picture ({' '.join(str(error).split())[:80]}): give JPEG, PNG or the like"
+        ) from error
+
+
+def check_pictures(paths: Sequence[Path]) -> None:
+    """Look into pictures whose predictions are to stand in one folder under their names.
+
+    Raises:
+        UserError: if one cannot be read, is too small, or two have one name.
+    """
+    stems: dict[str, Path] = {}
+    for path in paths:
+        _check_size(read_picture(path), str(path))
+        if path.stem in stems:
+            raise UserError(
+                f"{stems[path.stem]} and {path} would be written under one name: rename one, or predict them separately"
+            )
+        stems[path.stem] = path
+
+
+def _check_size(image: Image.Image, what: str) -> None:
+    if min(image.size) < 16:
+        raise UserError(f"{what} is {image.width}x{image.height}: expected at least 16 pixels on each side")
 
 
 def fit(
@@ -138,7 +175,7 @@ def evaluate(
     index = directory.last_step() if step is None else step
     rt = Runtime(config.runtime)
     opened = sources or open_data(config, rt)
-    network, method = load_step(directory, index, opened.plan)
+    network, method = load_step(directory, index, opened.plan, opened.val.class_names)
     with Monitor(rt.is_main, quiet=quiet) as monitor:
         counts = evaluate_step(config, rt, method, network, opened, method.step, monitor)
     earlier = [directory.read(i, COUNTS) for i in range(index) if directory.has(i, COUNTS)]

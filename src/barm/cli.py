@@ -27,7 +27,11 @@ weights_app = typer.Typer(help="Official checkpoints, both ways.", no_args_is_he
 app.add_typer(data_app, name="data")
 app.add_typer(weights_app, name="weights")
 out = Console()
-UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)
+SPACE, PLACE = "free some space or choose another --out", "choose another place"
+UNWRITABLE = {  # what to do about an output that cannot be written
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS), SPACE),
+    **dict.fromkeys((errno.EEXIST, errno.ENOTDIR, errno.EISDIR), PLACE),
+}
 
 Recipe = Annotated[str, typer.Option(help="A name that `barm recipes` lists, or a TOML file.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show only errors and results.")]
@@ -45,7 +49,7 @@ def main() -> None:
 
 
 def guarded(command: Callable[[], Any]) -> None:
-    """Run a command: a `UserError` or a full disk is one line and exit status 2; a stop is 128 + signal."""
+    """Run a command: bad input or an output that cannot be written is one line and status 2; a stop is 128 + signal."""
     try:
         command()
     except UserError as error:
@@ -58,7 +62,7 @@ def guarded(command: Callable[[], Any]) -> None:
         if error.errno not in UNWRITABLE:
             raise
         place = error.filename or "the output folder"
-        _fail(f"cannot write {place}: {os.strerror(error.errno)}; free some space or choose another --out", 2)
+        _fail(f"cannot write {place}: {os.strerror(error.errno)}; {UNWRITABLE[error.errno]}", 2)
 
 
 def _fail(message: str, status: int) -> None:
@@ -104,7 +108,7 @@ def train(
         Path | None, typer.Option(help="Take over step 0 of another run instead of training it.")
     ] = None,
     override: Annotated[list[str] | None, typer.Option("--set", help="table.key=value, e.g. base.epochs=5.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0)] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1)] = None,
     device: Device = None,
     precision: Precision = None,
     quiet: Quiet = False,
@@ -176,23 +180,15 @@ def predict(
 
     Example: barm predict runs/demo/barm photo.jpg --out predictions
     """
-    from PIL import Image, UnidentifiedImageError
-
-    from barm.api import load
+    from barm.api import check_pictures, load, read_picture
     from barm.report.figures import save_prediction
 
-    for path in images:
-        if not path.is_file():
-            raise UserError(f"no picture {path}: give existing image files")
     model = load(run, step)
-    folder.mkdir(parents=True, exist_ok=True)
+    check_pictures(images)
     for path in images:
-        try:
-            with Image.open(path) as image:
-                picture = image.convert("RGB")
-        except (UnidentifiedImageError, OSError) as error:
-            raise UserError(f"{path} cannot be read as a picture ({' '.join(str(error).split())[:80]})") from error
+        picture = read_picture(path)
         label = model.predict(picture)
+        folder.mkdir(parents=True, exist_ok=True)
         save_prediction(folder / path.stem, picture, label, model.colours)
         shown = ", ".join(model.class_names[c] for c in sorted(set(label.flatten().tolist())) if c)
         out.print(f"{folder / path.stem}_mask.png: {shown or 'background only'}", highlight=False)
@@ -211,17 +207,18 @@ def compare(
     Example: barm compare --grid benchmarks/shapes-small.toml --out runs/small
     """
     from barm.grid import read_grid, run_grid
-    from barm.report.compare import read_result, summarise, tables, write_comparison
+    from barm.report.compare import read_results, summarise, tables, write_comparison
 
     if not runs and grid is None:
         raise UserError("nothing to compare: give folders of runs, or --grid FILE")
     paths, failed = list(runs or []), list[str]()
+    read_results(paths)  # complains before a grid works for hours
     if grid is not None:
         folder = folder or Path("runs") / grid.stem
         trained, failed = run_grid(read_grid(grid), folder, data, _progress(quiet), quiet=quiet)
         paths += trained
     if paths:
-        results = [read_result(path) for path in paths]
+        results = read_results(paths)
         for table in tables(summarise(results)):
             out.print(table)
         if folder is not None:

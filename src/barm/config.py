@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -28,9 +28,21 @@ def recipe_names() -> list[str]:
     """All recipes of the package with the tasks they were published for; other tasks work too."""
     names = []
     for data, tasks in PUBLISHED_TASKS.items():
-        methods = sorted(f.name.removesuffix(".toml") for f in _recipes().joinpath(data).iterdir())
+        methods = methods_of(data)
         names += [f"{data}/{task}/{m}" for task in tasks for m in methods] or [f"{data}/{m}" for m in methods]
     return names
+
+
+def methods_of(data: str) -> list[str]:
+    """Last parts of the names of a data set's recipes, such as ``barm`` or ``mib-published``.
+
+    Raises:
+        UserError: if there are no recipes for it.
+    """
+    if data not in PUBLISHED_TASKS:
+        hint = nearest(data, PUBLISHED_TASKS) or f"; known: {', '.join(PUBLISHED_TASKS)}"
+        raise UserError(f"there are no recipes for '{data}'{hint}")
+    return sorted(f.name.removesuffix(".toml") for f in _recipes().joinpath(data).iterdir())
 
 
 def load_config(
@@ -61,13 +73,34 @@ def validate(table: Mapping[str, Any]) -> RunConfig:
         raise UserError(_explain(error, table)) from None
 
 
-def read_recipe(recipe: str | Path) -> Table:
-    """A recipe as a table, with what it extends merged in."""
+def read_toml_text(path: Path) -> str:
+    """The text of a TOML file.
+
+    Raises:
+        UserError: if it is not UTF-8.
+    """
+    try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8") from None
+
+
+def read_recipe(recipe: str | Path, below: Sequence[str] = ()) -> Table:
+    """A recipe as a table, with what it extends merged in.
+
+    A recipe may have tables such as ``[tasks."10-1".increment]``, laid over it where its name carries that task.
+
+    Args:
+        recipe: name or file.
+        below: recipes that extend this one, from the first.
+    """
     path = Path(recipe)
+    if str(recipe) in below:
+        raise UserError(f"recipes extend each other in a circle: {' -> '.join([*below, str(recipe)])}; end it")
     if path.suffix == ".toml":
         if not path.is_file():
             raise UserError(f"no recipe file {path}: give an existing .toml, or a name that `barm recipes` lists")
-        text, task = path.read_text("utf-8"), None
+        text, task = read_toml_text(path), None
     else:
         text, task = _packaged(str(recipe))
     try:
@@ -76,9 +109,18 @@ def read_recipe(recipe: str | Path) -> Table:
         raise UserError(f"{recipe} is not valid TOML: {error}") from None
     parent = table.pop("extends", None)
     table.pop("provenance", None)
+    if not isinstance(parent, str | None):
+        raise UserError(f"{recipe}: extends expects the name or file of a recipe in quotes, got {parent!r}")
     if parent is not None:
-        table = merge(read_recipe(parent), table)
-    return merge(table, {"task": {"name": task}}) if task else table
+        table = merge(read_recipe(parent, [*below, str(recipe)]), table)
+    tasks = table.get("tasks", {})
+    if not (isinstance(tasks, dict) and all(isinstance(t, dict) for t in tasks.values())):
+        raise UserError(f'{recipe}: tasks expects tables such as [tasks."10-1".increment], got {tasks!r}')
+    if task:
+        table = merge(merge(table, tasks.get(task, {})), {"task": {"name": task}})
+    if task or not below:
+        table.pop("tasks", None)
+    return table
 
 
 def _packaged(name: str) -> tuple[str, str | None]:
@@ -136,10 +178,13 @@ def _explain(error: ValidationError, table: Mapping[str, Any]) -> str:
         known = _fields(place[:-1], table)
         where = f"[{'.'.join(place[:-1])}]" if place[:-1] else "the recipe"
         return f"unknown key '{place[-1]}' in {where}{nearest(place[-1], known) or '; known: ' + ', '.join(known)}"
+    if first["type"] == "missing" and key == "task":
+        return "no task: give it in the recipe's name (voc/15-1/barm), with --task 15-1, or with --group once per step"
     if first["type"] == "missing":
         return f"the recipe lacks '{key}': give it in the recipe or with --set {key}=..."
     message = str(first["msg"]).removeprefix("Value error, ")
-    return f"{key}: {message}" if first["type"] == "value_error" else f"{key}: {message}, got {first['input']!r}"
+    told = f"{key}: {message}" if key else message
+    return told if first["type"] == "value_error" else f"{told}, got {first['input']!r}"
 
 
 def _fields(place: Sequence[str], table: Mapping[str, Any]) -> list[str]:
@@ -150,7 +195,8 @@ def _fields(place: Sequence[str], table: Mapping[str, Any]) -> list[str]:
             model = METHODS[str(table["method"]["name"])]
             continue
         annotation = model.model_fields[part].annotation
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        tables = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, BaseModel)]
+        if not tables:
             return []
-        model = annotation
+        model = tables[0]
     return list(model.model_fields)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from barm.api import fit
-from barm.config import load_config, merge
+from barm.config import load_config, merge, methods_of, read_toml_text
 from barm.data.shapes_disk import Layout, make_shapes
+from barm.engine.identity import difference, settings
+from barm.engine.recipe import RunConfig
+from barm.engine.store import RunDirectory, write_atomically
 from barm.errors import Stopped, UserError, nearest
 from barm.labels import Setting
-from barm.methods import METHODS
 from barm.report.compare import read_result
 
 
@@ -39,11 +42,11 @@ class GridConfig(_Table):
 
     Attributes:
         recipes: folder of the recipes, such as ``shapes`` or ``voc``.
-        methods: names of recipes in it.
+        methods: names of recipes in it, such as ``barm`` or ``mib-published``.
         tasks: ``<first>-<increment>``.
         settings: of the tasks.
         orders: of the classes; 0 is the data set's own.
-        seeds: of the runs.
+        seeds: of the runs. No list may be empty or name anything twice.
         same_start: groups of methods whose step 0 is the same training; each group trains it once.
         overrides: ``table.key=value`` for every run.
         shapes: data to generate, where `--data` is not given.
@@ -52,18 +55,28 @@ class GridConfig(_Table):
     recipes: str
     methods: tuple[str, ...] = Field(min_length=1)
     tasks: tuple[str, ...] = Field(min_length=1)
-    settings: tuple[Setting, ...] = ("overlap",)
-    orders: tuple[int, ...] = (0,)
-    seeds: tuple[int, ...] = (1,)
+    settings: tuple[Setting, ...] = Field(("overlap",), min_length=1)
+    orders: tuple[int, ...] = Field((0,), min_length=1)
+    seeds: tuple[int, ...] = Field((1,), min_length=1)
     same_start: tuple[tuple[str, ...], ...] = ()
     overrides: tuple[str, ...] = ()
     shapes: ShapesConfig | None = None
 
+    @field_validator("methods", "tasks", "settings", "orders", "seeds")
+    @classmethod
+    def _each_once(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        twice = [v for v in values if values.count(v) > 1]
+        if twice:
+            raise ValueError(f"'{twice[0]}' stands there twice: list everything once")
+        return values
+
     @model_validator(mode="after")
-    def _known_methods(self) -> GridConfig:
+    def _known_recipes(self) -> GridConfig:
+        known = methods_of(self.recipes)
         for name in (*self.methods, *(n for group in self.same_start for n in group)):
-            if name not in METHODS:
-                raise ValueError(f"unknown method '{name}'{nearest(name, METHODS)}")
+            if name not in known:
+                hint = nearest(name, known) or f"; known: {', '.join(known)}"
+                raise ValueError(f"unknown recipe '{name}' in '{self.recipes}'{hint}")
         return self
 
 
@@ -91,7 +104,7 @@ def read_grid(path: Path) -> GridConfig:
     if not path.is_file():
         raise UserError(f"no grid file {path}: give an existing .toml")
     try:
-        return GridConfig.model_validate(tomllib.loads(path.read_text("utf-8")))
+        return GridConfig.model_validate(tomllib.loads(read_toml_text(path)))
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path} is not valid TOML: {error}") from None
     except ValidationError as error:
@@ -134,12 +147,14 @@ def run_grid(
     finished, failed = [], []
     for number, cell in enumerate(todo, start=1):
         path = out / cell.name()
-        if _is_finished(path):
-            finished.append(path)
-            continue
-        say(f"[{number}/{len(todo)}] {cell.name()}")
         try:
-            _train(grid, cell, out, root, quiet)
+            config = _config(grid, cell, root)
+            if _is_finished(path):
+                _check_same(path, config, generated=data is None)
+            else:
+                say(f"[{number}/{len(todo)}] {cell.name()}")
+                start = _same_start(grid.same_start, cell, out)
+                fit(config, out=path, resume=path.exists(), start_from=start, quiet=quiet)
             finished.append(path)
         except (Stopped, KeyboardInterrupt):
             raise
@@ -149,16 +164,22 @@ def run_grid(
     return finished, failed
 
 
-def _train(grid: GridConfig, cell: Cell, out: Path, root: Path, quiet: bool) -> None:
-    path = out / cell.name()
+def _config(grid: GridConfig, cell: Cell, root: Path) -> RunConfig:
     updates: dict[str, Any] = {
         "seed": cell.seed,
         "data": {"root": str(root)},
         "task": {"name": cell.task, "setting": cell.setting, "order": cell.order},
     }
-    config = load_config(f"{grid.recipes}/{cell.method}", grid.overrides, merge({}, updates))
-    start = _same_start(grid.same_start, cell, out)
-    fit(config, out=path, resume=path.exists(), start_from=start, quiet=quiet)
+    return load_config(f"{grid.recipes}/{cell.task}/{cell.method}", grid.overrides, merge({}, updates))
+
+
+def _check_same(path: Path, config: RunConfig, *, generated: bool) -> None:
+    """Refuse a finished run that is not the one that the grid asks for; generated data is compared by itself."""
+    stored = RunDirectory(path).config()
+    found = difference(settings(stored), settings(config))
+    what = found[1] if found else f"data.root is {stored.data.root} there, {config.data.root} here"
+    if found or not (generated or stored.data.root == config.data.root):
+        raise UserError(f"{path} was trained with other settings ({what}): choose another --out, or remove it")
 
 
 def _same_start(groups: Sequence[Sequence[str]], cell: Cell, out: Path) -> Path | None:
@@ -181,7 +202,10 @@ def _data(grid: GridConfig, out: Path, data: Path | None) -> Path:
     if grid.shapes is None:
         raise UserError("no data set: pass --data DIR, or give the grid a [shapes] table")
     made, s = out / "data", grid.shapes
-    if not made.exists():
+    record, about = out / "data.json", grid.shapes.model_dump(mode="json")
+    if made.exists():
+        _check_generated(made, record, about)
+    else:
         make_shapes(
             made,
             layout=s.layout,
@@ -191,4 +215,18 @@ def _data(grid: GridConfig, out: Path, data: Path | None) -> Path:
             size=(s.size, s.size),
             seed=s.seed,
         )
+        write_atomically(record, (json.dumps(about, indent=1) + "\n").encode())
     return made.resolve()
+
+
+def _check_generated(made: Path, record: Path, about: dict[str, Any]) -> None:
+    """Refuse data that another [shapes] table has made."""
+    try:
+        there = json.loads(record.read_text("utf-8"))
+    except (OSError, ValueError):
+        raise UserError(
+            f"{made} exists but not {record}, which says what was generated: remove {made}, or choose another --out"
+        ) from None
+    found = difference(there, about)
+    if found is not None:
+        raise UserError(f"{made} was generated with another [shapes] ({found[1]}): choose another --out, or remove it")

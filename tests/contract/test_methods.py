@@ -61,6 +61,30 @@ def test_terms_are_finite_and_reach_the_newest_classifier(name, index):
     assert float(gradient.abs().sum()) > 0
 
 
+def test_equal_base_training_is_the_same_loss(name):
+    """Methods that say so may take over each other's step 0: network and value of the loss are equal there."""
+    method, model, new, old, batch = setting(name, 0)
+    for other in METHODS:
+        config = METHODS[other](name=other)
+        if config.base_training != METHODS[name](name=name).base_training:
+            continue
+        twin = config.build(PLAN[0], NETWORK)
+        assert {k: v.shape for k, v in twin.build_model().state_dict().items()} == {
+            k: v.shape for k, v in model.state_dict().items()
+        }
+        theirs, same = setting(other, 0), total_loss(method.loss(new, old, batch))
+        assert torch.equal(total_loss(theirs[0].loss(theirs[2], theirs[3], theirs[4])), same)
+
+
+def test_only_the_same_step_zero_may_be_taken_over():
+    start = {name: METHODS[name](name=name).base_training for name in METHODS}
+    assert start["barm"] == start["finetune"] == start["joint"]
+    assert start["mib"] == start["plop"] == start["lwf"] == start["ilt"]
+    assert METHODS["finetune"](loss="ce").base_training not in (start["finetune"], start["mib"])
+    assert METHODS["dkd"](base_pos_weight=35).base_training != start["dkd-m"] == start["dkd"]
+    assert METHODS["ssul"](pseudo=False).base_training == start["ssul-m"]
+
+
 def test_loss_changes_no_argument(name):
     method, _, new, old, batch = setting(name, 1)
     before = copy.deepcopy((batch.label, batch.image, [t.detach().clone() for t in new if torch.is_tensor(t)]))

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from barm.api import fit
+from barm.data.memory import Exemplar
+from barm.engine.runtime import Runtime
+from barm.engine.sequence import _with_memory, open_data, train_dataset
 from barm.engine.store import MEMORY, RunDirectory
+from barm.errors import UserError
 
 
 @pytest.mark.parametrize("name", ["ssul-m", "dkd-m"])
@@ -17,6 +22,23 @@ def test_the_memory_is_stored_with_the_run(name, tiny, tmp_path):
         memory = run.read(step, MEMORY)
         assert 0 < len(memory) <= 5
         assert all(set(e["channels"]) <= set(range(1, 2 + step)) for e in memory)
+
+
+def test_kept_pictures_follow_the_recipe_s_rule_for_void(tiny):
+    for void in (0, 255):
+        config = tiny("ssul-m", "2-1", f"increment.void_label={void}")
+        data = open_data(config, Runtime(config.runtime))
+        step, names = data.plan[1], [data.train.name(i) for i in range(6)]
+        pictures = train_dataset(config, data, step)
+        both = _with_memory(config, data, pictures, step, [Exemplar(n, (1,)) for n in names])
+        labels = torch.cat([both[(0, len(pictures) + i)][1].flatten() for i in range(len(names))])
+        assert (255 in labels.tolist()) == (void == 255)
+
+
+def test_a_batch_of_one_has_no_half(tiny):
+    with pytest.raises(UserError, match=r"^method.memory.mix = 'replace' .* increment.batch_size is 1"):
+        tiny("ssul-m", "2-1", "increment.batch_size=1")
+    assert tiny("dkd-m", "2-1", "increment.batch_size=1").increment.batch_size == 1
 
 
 def test_any_method_may_keep_a_memory(tiny, tmp_path):

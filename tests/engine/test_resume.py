@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from barm.api import fit
-from barm.engine.store import RunDirectory, to_table, write_atomically
+from barm.engine.identity import to_table
+from barm.engine.store import RunDirectory, write_atomically
 
 pytestmark = pytest.mark.slow
 

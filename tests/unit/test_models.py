@@ -10,22 +10,32 @@ from torchvision.models import mobilenet_v2
 from barm.errors import UserError
 from barm.labels import Step
 from barm.methods import METHODS
+from barm.models.folding import fold_batch_norm
 from barm.models.neck import AddedPoolNeck
 from barm.models.network import MODELS, NetworkConfig
 
 STEP = Step(1, ((1, 2), (3,)))
+STEPS = (Step(0, ((1, 2),)), STEP, Step(2, ((1, 2), (3,), (4,))))
 
 
-@pytest.mark.parametrize("decoder", ["v3", "v3plus"])
+@pytest.mark.parametrize(("decoder", "separable"), [("v3", False), ("v3plus", False), ("v3plus", True)])
 @pytest.mark.parametrize("name", ["barm", "finetune", "dkd", "ssul"])
-def test_every_classifier_takes_either_decoder(name, decoder):
-    network = NetworkConfig(backbone="test_resnet", channels=8, pretrained=False, decoder=decoder)
-    method = METHODS[name]().build(STEP, network)
-    model = method.build_model().eval()
-    out = model(torch.zeros(1, 3, 64, 64))
+def test_every_classifier_takes_either_decoder(name, decoder, separable):
+    network = NetworkConfig(backbone="test_resnet", channels=8, pretrained=False, decoder=decoder, separable=separable)
+    models = [METHODS[name]().build(step, network).build_model() for step in STEPS]
+    for step, previous, model in zip(STEPS[1:], models, models[1:], strict=False):
+        METHODS[name]().build(step, network).init_from(model, previous)
+    method, model = METHODS[name]().build(STEPS[-1], network), models[-1].eval()
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        out = model(image)
     stride = 4 if decoder == "v3plus" else 16
     assert out.logits.shape[2:] == (64 // stride, 64 // stride)
     assert method.predict(out, (64, 64)).shape == (1, 64, 64)
+    method.train_mode(model)
+    assert model(torch.cat([image, image])).logits.shape == (2, *out.logits.shape[1:])
+    fold_batch_norm(model.eval())
+    assert torch.allclose(model(image).logits, out.logits, atol=1e-4)
 
 
 def test_separable_convolutions_are_smaller():

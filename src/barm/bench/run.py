@@ -22,8 +22,8 @@ from barm.bench.cases import (
     update_work,
 )
 from barm.bench.measure import Cost, side_by_side
+from barm.engine.provenance import provenance
 from barm.engine.recipe import Precision
-from barm.engine.sequence import provenance
 from barm.errors import UserError, nearest
 from barm.labels import Step, TaskPlan
 from barm.models.network import MODELS, NetworkConfig

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from barm.data.steps import EpochSampler, Item, Key, StepDataset
+from barm.data.steps import EpochSampler, Item, Key, StepDataset, numbered
 from barm.errors import UserError
 from barm.labels import IGNORE
 
@@ -34,7 +34,7 @@ class MemoryConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    size: int = Field(100, ge=1)
+    size: int = Field(100, ge=1, strict=True)
     labels: Literal["seen", "step"] = "seen"
     mix: Literal["replace", "append"] = "replace"
     threshold: float = Field(0.7, ge=0, le=1)
@@ -68,7 +68,8 @@ def draw_exemplars(
     """Choose the memory: candidates and classes are shuffled, then every class in turn takes a picture.
 
     Args:
-        candidates: the last memory, then the pictures of the step that has ended.
+        candidates: the last memory, then the pictures of the step that has ended; a picture that is in both shows the
+            classes of both.
         num_channels: of the model before this step, background included.
         config: size, and whether a picture may be kept twice.
         seed: of both shuffles, by numpy's legacy generator as published.
@@ -79,10 +80,18 @@ def draw_exemplars(
     rng = np.random.RandomState(seed)
     pool, order = list(candidates), list(range(1, num_channels))
     if config.unique:
-        pool = list({c.name: c for c in reversed(pool)}.values())[::-1]
+        pool = _merged(pool)
     rng.shuffle(pool)
     rng.shuffle(order)
     return take_in_turn(pool, order, config.size)
+
+
+def _merged(pool: Sequence[Exemplar]) -> list[Exemplar]:
+    """Every picture once, at its last place, with all the classes that its records name."""
+    channels: dict[str, set[int]] = {}
+    for exemplar in reversed(pool):
+        channels.setdefault(exemplar.name, set()).update(exemplar.channels)
+    return [Exemplar(name, tuple(sorted(shown))) for name, shown in channels.items()][::-1]
 
 
 def take_in_turn(pool: Sequence[Exemplar], order: Sequence[int], size: int) -> list[Exemplar]:
@@ -157,7 +166,7 @@ class ReplacingSampler(Sampler[list[Key]]):
     """Batches of the step in which kept pictures stand at half of the places.
 
     The kept pictures come in an order of their own, batch by batch as large as the step's and at the same places; where
-    there are fewer than a batch they are doubled. Source: spec/ssul.md 12.2.
+    there are fewer than a batch they are doubled, each copy with its own augmentation. Source: spec/ssul.md 12.2.
 
     Args:
         base: the step's batches.
@@ -168,19 +177,20 @@ class ReplacingSampler(Sampler[list[Key]]):
     def __init__(self, base: EpochSampler, first: int, count: int) -> None:
         self.base, self.first = base, first
         self.batch = base.batch_size * base.world
-        doublings = next(n for n in range(64) if count << n >= self.batch)
-        self.pool = np.tile(np.arange(count), 1 << doublings)
+        self.count, self.copies = count, next(1 << n for n in range(64) if count << n >= self.batch)
 
     def __len__(self) -> int:
         return len(self.base)
 
     def __iter__(self) -> Iterator[list[Key]]:
-        base, per_epoch = self.base, len(self.pool) // self.batch
+        base, size = self.base, self.count * self.copies
+        per_epoch = size // self.batch
         for iteration, batch in enumerate(base, start=base.start):
             epoch, place = divmod(iteration, per_epoch)
-            order = np.random.default_rng([base.seed, base.step, epoch, 1]).permutation(self.pool)
+            order = np.random.default_rng([base.seed, base.step, epoch, 1]).permutation(size)
             start = place * self.batch + base.rank * base.batch_size
-            kept = [(epoch, self.first + int(i)) for i in order[start : start + base.batch_size]]
+            chosen = numbered(epoch, order[start : start + base.batch_size], self.count, self.copies)
+            kept = [(number, self.first + i) for number, i in chosen]
             rng = np.random.default_rng([base.seed, base.step, iteration, base.rank, 2])
             yield replaced(batch, kept, rng.permutation(len(batch))[: len(batch) // 2])
 

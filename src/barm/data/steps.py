@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
@@ -20,7 +21,7 @@ from barm.errors import UserError
 from barm.labels import LabelPolicy, Lut, Step, TaskPlan
 
 Item = tuple[Tensor, Tensor, dict[str, Tensor]]  # (H, W, 3), (H, W) and maps, uint8
-Key = tuple[int, int]  # epoch, position in the step's pictures
+Key = tuple[int, int]  # epoch (of `numbered`), position in the step's pictures
 
 
 class StepDataset(Dataset[Item]):
@@ -111,6 +112,21 @@ def iterations_per_epoch(num_images: int, batch_size: int, world: int) -> int:
     return max(1, num_images // (batch_size * world))
 
 
+def numbered(epoch: int, places: NDArray[np.intp], count: int, copies: int) -> list[Key]:
+    """Keys of an epoch in which pictures are repeated: every copy of a picture has a number, so that no two are alike.
+
+    Args:
+        epoch: number of the pass.
+        places: in the pictures, one copy of all after the other: picture ``p % count``, copy ``p // count``.
+        count: of the pictures.
+        copies: of each.
+
+    >>> numbered(3, np.array([1, 4]), count=3, copies=2)
+    [(6, 1), (7, 1)]
+    """
+    return [(epoch * copies + int(p) // count, int(p) % count) for p in places]
+
+
 class EpochSampler(Sampler[list[Key]]):
     """One process's batches for the iterations ``start .. epochs * iterations_per_epoch``, over all epochs in one pass.
 
@@ -137,14 +153,16 @@ class EpochSampler(Sampler[list[Key]]):
         return self.total - self.start
 
     def __iter__(self) -> Iterator[list[Key]]:
-        epoch, order = -1, np.empty(0, np.intp)
+        epoch, order, count = -1, np.empty(0, np.intp), self.num_images
+        length = max(count, self.batch_size * self.world)
+        copies = -(-length // count)
         for iteration in range(self.start, self.total):
             if iteration // self.per_epoch != epoch:
                 epoch = iteration // self.per_epoch
-                order = np.random.default_rng([self.seed, self.step, epoch]).permutation(self.num_images)
-                order = np.resize(order, max(self.num_images, self.batch_size * self.world))
+                order = np.random.default_rng([self.seed, self.step, epoch]).permutation(count)
+                order = np.concatenate([order + copy * count for copy in range(copies)])[:length]
             first = (iteration % self.per_epoch * self.world + self.rank) * self.batch_size
-            yield [(epoch, int(i)) for i in order[first : first + self.batch_size]]
+            yield numbered(epoch, order[first : first + self.batch_size], count, copies)
 
 
 def make_train_loader(dataset: Dataset[Item], sampler: Sampler[list[Key]], *, workers: int) -> DataLoader[Item]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, field_validator, model_validator
 
 from barm.data.transforms import Geometry
 from barm.errors import UserError, nearest
@@ -35,7 +36,7 @@ class DataConfig(_Config):
     root: Path | None = None
     layout: Literal["auto", "voc", "ade", "folder"] = "auto"
     class_list: Path | None = None
-    cache_mb: int = Field(0, ge=0)
+    cache_mb: int = Field(0, ge=0, strict=True)
 
 
 class TaskConfig(_Config):
@@ -51,7 +52,7 @@ class TaskConfig(_Config):
     name: str | None = None
     groups: tuple[tuple[str, ...], ...] | None = None
     setting: Setting = "overlap"
-    order: int = Field(0, ge=0)
+    order: int = Field(0, ge=0, strict=True)
 
     @model_validator(mode="after")
     def _one_of_both(self) -> TaskConfig:
@@ -87,21 +88,28 @@ class StepRecipe(_Config):
         void_label: label of the mask's 255: ignored, or background as in one release (spec/mib.md Q1).
     """
 
-    epochs: int = Field(ge=1)
-    batch_size: int = Field(ge=1)
+    epochs: int = Field(ge=1, strict=True)
+    batch_size: int = Field(ge=1, strict=True)
     lr: Rates
     policy: Policy = "poly"
-    step_size: int = Field(10_000, ge=1)
+    step_size: int = Field(10_000, ge=1, strict=True)
     warm_up: float = Field(0.1, ge=0, le=1)
     momentum: float = Field(0.9, ge=0, lt=1)
     nesterov: bool = True
     weight_decay: float = Field(1e-4, ge=0)
-    crop: int = Field(513, ge=16)
+    crop: int = Field(513, ge=16, strict=True)
     geometry: Geometry = "rescale"
     scale: tuple[float, float] = (0.5, 2.0)
     flip: float = Field(0.5, ge=0, le=1)
     pad_label: Literal[0, 255] = 0
     void_label: Literal[0, 255] = 255
+
+    @field_validator("scale")
+    @classmethod
+    def _range(cls, scale: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < scale[0] <= scale[1] < math.inf:
+            raise ValueError(f"expected a range 0 < low <= high, got {list(scale)}")
+        return scale
 
 
 class EvaluationConfig(_Config):
@@ -113,9 +121,16 @@ class EvaluationConfig(_Config):
         unseen: pixels of classes that a later step will learn are left out, or count as background (spec/mib.md Q2).
     """
 
-    crop: int = Field(513, ge=0)
+    crop: int = Field(513, ge=0, strict=True)
     unseen: Literal["ignore", "background"] = "ignore"
-    batch_size: int = Field(4, ge=1)
+    batch_size: int = Field(4, ge=1, strict=True)
+
+    @field_validator("crop")
+    @classmethod
+    def _none_or_large_enough(cls, crop: int) -> int:
+        if 0 < crop < 16:
+            raise ValueError(f"expected 0 (native size) or at least 16 pixels, got {crop}")
+        return crop
 
 
 class RuntimeConfig(_Config):
@@ -134,11 +149,11 @@ class RuntimeConfig(_Config):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Precision = "auto"
-    workers: int = Field(-1, ge=-1)
+    workers: int = Field(-1, ge=-1, strict=True)
     channels_last: bool = True
     compile: bool = False
-    save_every: int = Field(500, ge=1)
-    log_every: int = Field(10, ge=1)
+    save_every: int = Field(500, ge=1, strict=True)
+    log_every: int = Field(10, ge=1, strict=True)
     tensorboard: bool = True
 
 
@@ -146,7 +161,10 @@ def _method(value: Any) -> Any:
     """Turn a table with a `name` into the method's own configuration."""
     if isinstance(value, MethodConfig):
         return value
-    name = value.get("name") if isinstance(value, dict) else None
+    if not isinstance(value, dict) or "name" not in value:
+        word = value if isinstance(value, str) else "barm"
+        raise UserError(f"expected a table with the method's name, got {value!r}: write method.name={word}")
+    name = value["name"]
     if name not in METHODS:
         raise UserError(f"unknown method '{name}'{nearest(str(name), METHODS) or '; known: ' + ', '.join(METHODS)}")
     return METHODS[name].model_validate(value)
@@ -156,7 +174,7 @@ class RunConfig(_Config):
     """Everything about a run.
 
     Attributes:
-        seed: of weights, order and augmentation.
+        seed: of weights, order and augmentation; below 2^32, as numpy's generators want it.
         data: where the pictures are.
         task: which classes come when.
         model: which network.
@@ -167,7 +185,7 @@ class RunConfig(_Config):
         runtime: on what it runs.
     """
 
-    seed: int = Field(1, ge=0)
+    seed: int = Field(1, ge=0, lt=2**32, strict=True)
     data: DataConfig = DataConfig()
     task: TaskConfig
     model: NetworkConfig = NetworkConfig()
@@ -176,6 +194,16 @@ class RunConfig(_Config):
     increment: StepRecipe
     evaluation: EvaluationConfig = EvaluationConfig()
     runtime: RuntimeConfig = RuntimeConfig()
+
+    @model_validator(mode="after")
+    def _half_a_batch(self) -> RunConfig:
+        memory, size = self.method.memory, self.increment.batch_size
+        if memory is not None and memory.mix == "replace" and size < 2:
+            raise ValueError(
+                "method.memory.mix = 'replace' puts kept pictures in half of every batch, but increment.batch_size is "
+                f"{size}: make it 2 or more, or take mix = 'append'"
+            )
+        return self
 
     def recipe(self, step_index: int) -> StepRecipe:
         """The optimisation of a step."""

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import platform
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +19,13 @@ from barm.data.steps import EvalDataset, StepDataset, iterations_per_epoch
 from barm.data.transforms import EvalTransform, TrainTransform
 from barm.engine.evaluate import evaluate
 from barm.engine.exemplars import choose_exemplars
+from barm.engine.identity import AGREEING, BASE, difference, other_class, settings
 from barm.engine.loading import ordered_batches, train_batches
 from barm.engine.monitor import Monitor
+from barm.engine.provenance import provenance
 from barm.engine.recipe import DataConfig, RunConfig
 from barm.engine.runtime import Constant, Runtime, unwrap
-from barm.engine.store import AGREEING, COUNTS, MEMORY, METHOD, METRICS, RunDirectory
+from barm.engine.store import COUNTS, MEMORY, METHOD, METRICS, RunDirectory
 from barm.engine.train import StepTrainer, calibrate, train_step
 from barm.errors import Stopped, UserError
 from barm.labels import INCREMENTAL, JOINT, Step, TaskPlan
@@ -92,7 +91,7 @@ def run(
         path: the run's folder.
         monitor: shows and logs.
         resume: go on in an existing folder.
-        only: indices of the steps to do; all by default. Finished steps are skipped.
+        only: indices of the steps to do, in any order; all by default. Finished steps are skipped.
         start_from: another run whose step 0, trained with the same settings, is taken over instead of trained.
         same: tables of the configuration in which a resumed run must agree with what it was started with.
         data: as `open_data` returned it; opened here by default.
@@ -105,11 +104,12 @@ def run(
         Stopped: someone asked to stop; the state is saved.
     """
     data = data or open_data(config, rt)
-    steps = data.plan.steps() if only is None else tuple(data.plan[i] for i in only)
+    steps = data.plan.steps() if only is None else tuple(data.plan[i] for i in sorted(set(only)))
+    directory, about = RunDirectory(path), provenance(rt, data.train.class_names)
+    _check_order(directory, [s.index for s in steps], begun=start_from is not None)
     datasets = {s.index: train_dataset(config, data, s) for s in steps}
-    directory = RunDirectory(path)
     try:
-        rt.on_main(lambda: directory.open(config, provenance(rt), resume=resume, same=same))
+        rt.on_main(lambda: directory.open(config, about, resume=resume, same=same))
         monitor.open(path)
         with rt.catch_signals():
             if start_from is not None:
@@ -120,6 +120,14 @@ def run(
         return [directory.read(i, METRICS) for i in directory.finished_steps() if directory.has(i, METRICS)]
     finally:
         directory.close()
+
+
+def _check_order(directory: RunDirectory, wanted: Sequence[int], *, begun: bool) -> None:
+    """Every step follows one that is finished or is trained before it; `begun`: step 0 will be taken over."""
+    there = {*directory.finished_steps(), *wanted, *([0] if begun else [])}
+    for index in wanted:
+        if index > 0 and index not in directory.finished_steps() and index - 1 not in there:
+            directory.require(index - 1)
 
 
 def train_dataset(config: RunConfig, data: Data, step: Step) -> StepDataset:
@@ -148,7 +156,7 @@ def _run_step(
     teacher: Constant | None = None
     partial, exemplars = directory.load_partial(step.index), list[Exemplar]()
     if step.index > 0:
-        previous, before = load_step(directory, step.index - 1, data.plan)
+        previous, before = load_step(directory, step.index - 1, data.plan, data.train.class_names)
         method.init_from(model, rt.place(previous))
         constant = rt.constant(previous)
         teacher = constant if method.uses_teacher else None
@@ -240,7 +248,8 @@ def _with_memory(
     if memory is None or not exemplars:
         return dataset
     supervision = JOINT if memory.labels == "seen" else INCREMENTAL
-    return MemoryDataset(dataset, exemplars, memory, data.plan.train_lut(step, supervision))
+    policy = replace(supervision, void=config.recipe(step.index).void_label)
+    return MemoryDataset(dataset, exemplars, memory, data.plan.train_lut(step, policy))
 
 
 def evaluate_step(
@@ -310,11 +319,19 @@ def step_metrics(counts: Sequence[Any], step: Step, class_names: Sequence[str]) 
     }
 
 
-def load_step(directory: RunDirectory, index: int, plan: TaskPlan | None = None) -> tuple[nn.Module, Method[Any]]:
+def load_step(
+    directory: RunDirectory, index: int, plan: TaskPlan | None = None, class_names: Sequence[str] = ()
+) -> tuple[nn.Module, Method[Any]]:
     """The network of a finished step in evaluation mode, on the CPU, with its method.
 
+    Args:
+        directory: of the run.
+        index: of the step.
+        plan: of the data that it will be used with, where there are any.
+        class_names: of these data by id, background first.
+
     Raises:
-        UserError: if it is not there, or belongs to another task than `plan`.
+        UserError: if it is not there, or belongs to another task than `plan` or to classes of other names.
     """
     about = directory.read(index, METHOD)
     step = Step(index, tuple(tuple(g) for g in about["groups"]))
@@ -322,6 +339,12 @@ def load_step(directory: RunDirectory, index: int, plan: TaskPlan | None = None)
         raise UserError(
             f"{directory.step_path(index)} learned the groups {about['groups']}, but this task's are "
             f"{[list(g) for g in plan[index].groups]}; use the task it was trained with"
+        )
+    found = other_class({c["id"]: c["name"] for c in about["classes"]}, class_names) if class_names else None
+    if found is not None:
+        raise UserError(
+            f"{directory.step_path(index)} learned other classes than these data have ({found}): give the data that it "
+            "was trained on, or others with the same classes"
         )
     network = NetworkConfig.model_validate({**about["model"], "pretrained": False, "weights": None})
     method = METHODS[about["method"]["name"]].model_validate(about["method"]).build(step, network)
@@ -336,12 +359,19 @@ def _adopt(config: RunConfig, directory: RunDirectory, other: RunDirectory, data
     """Take over another run's step 0 where it is the same training."""
     if directory.is_complete(0):
         return
-    theirs, ours = RunConfig.model_validate(other.config_table()), config
-    for name in ("seed", "data", "task", "model", "base", "evaluation"):
-        if getattr(theirs, name) != getattr(ours, name):
-            raise UserError(f"step 0 of {other.path} was trained with another [{name}]: train it here instead")
-    if theirs.method.loss != ours.method.loss:
-        raise UserError(f"step 0 of {other.path} was trained with another loss: train it here instead")
+    theirs = other.config()
+    place = [{"data.root": str(c.data.root)} for c in (theirs, config)]
+    found = difference(settings(theirs, BASE), settings(config, BASE)) or difference(*place)
+    if found is not None:
+        raise UserError(
+            f"step 0 of {other.path} was trained with another [{found[0]}] ({found[1]}): train it here instead"
+        )
+    found = difference(theirs.method.base_training, config.method.base_training)
+    if found is not None:
+        raise UserError(
+            f"step 0 of {other.path} was trained by {theirs.method.name}, which minimises something else there than "
+            f"{config.method.name} ({found[1]}): train it here instead"
+        )
     state, step = other.load_model_state(0), data.plan[0]
     check_names(config.method.build(step, config.model).build_model().state_dict(), state, set(), str(other.path))
     counts = torch.tensor(other.read(0, COUNTS))
@@ -352,32 +382,3 @@ def _adopt(config: RunConfig, directory: RunDirectory, other: RunDirectory, data
         counts,
         other.read(0, METRICS),
     )
-
-
-def provenance(rt: Runtime) -> Mapping[str, Any]:
-    """Versions, machine, code state and resolved runtime, for the saved configuration."""
-    return {
-        **{name: version(name) for name in ("barm", "torch", "torchvision", "timm", "lightning", "pillow", "numpy")},
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "git": _git_state(),
-        "device": str(rt.device),
-        "precision": str(rt.precision),
-        "processes": rt.world,
-    }
-
-
-def _git_state() -> str:
-    """Commit of the code, with ``+`` where files were changed; ``unknown`` outside a checkout."""
-    here = Path(__file__).parent
-    try:
-        commit = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+", "--abbrev=12"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return commit.stdout.strip()

@@ -14,9 +14,13 @@ from typing import IO, Any
 
 import tomli_w
 import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from barm.engine.identity import AGREEING, difference, other_class, settings, to_table
+from barm.engine.provenance import continued
 from barm.engine.recipe import RunConfig
 from barm.errors import UserError
 
@@ -28,7 +32,7 @@ CONFIG, MODEL, METHOD, COUNTS, METRICS, MEMORY = (
     "metrics.json",
     "memory.json",
 )
-AGREEING = ("seed", "task", "model", "method", "base", "increment")  # what a resumed run may not change
+LOCK = ".lock"
 
 
 class RunDirectory:
@@ -41,6 +45,7 @@ class RunDirectory:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock: IO[str] | None = None
+        self._made, self._began = False, False  # by this process: the folder, the run
 
     def step_path(self, index: int) -> Path:
         """Folder of a finished step."""
@@ -67,34 +72,50 @@ class RunDirectory:
         """Create the folder (or take up an existing one) and lock it against a second run.
 
         Raises:
-            UserError: if the folder has contents and `resume` is off, holds another configuration, or is in use.
+            UserError: if the folder has contents and `resume` is off, holds no run or another configuration, or is in
+                use.
         """
-        existing = self.path.exists() and any(self.path.iterdir())
+        present = self.path.exists()
+        if present and not self.path.is_dir():
+            raise UserError(f"{self.path} is a file: expected a folder for the run; choose another --out")
+        existing = present and any(p.name != LOCK for p in self.path.iterdir())
         if existing and not resume:
             raise UserError(f"{self.path} exists already: choose another --out, or go on with it with --resume")
-        if not existing and resume and not self.path.exists():
+        if existing and not (self.path / CONFIG).is_file():
+            raise UserError(f"{self.path} is not a run: expected {CONFIG} in it; choose another --out")
+        if not present and resume:
             raise UserError(f"nothing to resume: {self.path} does not exist; leave --resume out to start")
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.path / ".lock").open("w")
+        self._lock = (self.path / LOCK).open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             self._lock.close()
             self._lock = None
             raise UserError(f"{self.path} is in use by another run: wait for it or choose another --out") from error
-        if (self.path / CONFIG).exists():
+        self._made, self._began = not present, not existing
+        if existing:
             self._check_same(config, same)
+            self._check_classes(provenance.get("classes", ()))
+            provenance = continued(self.provenance(), provenance)
         document = {**to_table(config), "provenance": dict(provenance)}
         write_atomically(self.path / CONFIG, tomli_w.dumps(document).encode())
 
     def _check_same(self, config: RunConfig, same: Sequence[str]) -> None:
-        saved, own = self.config_table(), to_table(config)
-        for table in same:
-            if saved.get(table) != own.get(table):
-                raise UserError(
-                    f"{self.path} was started with another [{table}]: resume with the recipe and settings it was "
-                    f"started with (see {self.path / CONFIG}), or choose another --out"
-                )
+        found = difference(settings(self.config(), same), settings(config, same))
+        if found is not None:
+            raise UserError(
+                f"{self.path} was started with another [{found[0]}] ({found[1]}): resume with the recipe and settings "
+                f"it was started with (see {self.path / CONFIG}), or choose another --out"
+            )
+
+    def _check_classes(self, names: Sequence[str]) -> None:
+        found = other_class(dict(enumerate(self.provenance().get("classes", ()))), names) if names else None
+        if found is not None:
+            raise UserError(
+                f"{self.path} was started on data with other classes ({found}): resume with the data it was started "
+                "on, or choose another --out"
+            )
 
     def forget(self, first: int) -> None:
         """Remove the finished steps from `first` on, unless one of them was stopped and can go on."""
@@ -105,23 +126,52 @@ class RunDirectory:
                 shutil.rmtree(self.step_path(index))
 
     def close(self) -> None:
-        """Release the lock; remove the folder if the run never got as far as a saved state."""
+        """Release the lock; what was begun here is removed if it never got as far as a saved state."""
         if self._lock is None:
             return
         self._lock.close()
         self._lock = None
-        (self.path / ".lock").unlink(missing_ok=True)
-        if not self.finished_steps() and not list(self.path.glob(".step*.partial")):
-            shutil.rmtree(self.path)
+        (self.path / LOCK).unlink(missing_ok=True)
+        if not self._began or self.finished_steps() or any(self.path.glob(".step*.partial")):
+            return
+        for entry in self.path.iterdir():
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        if self._made:
+            self.path.rmdir()
 
-    def config_table(self) -> dict[str, Any]:
-        """The saved configuration as a plain table, without provenance."""
+    def config(self) -> RunConfig:
+        """The saved configuration.
+
+        Raises:
+            UserError: if there is none, or it is damaged.
+        """
+        table = self._document()
+        table.pop("provenance", None)
+        try:
+            return RunConfig.model_validate(table)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            what = f"{'.'.join(map(str, first['loc']))}: {str(first['msg']).removeprefix('Value error, ')}"
+            raise self._damaged(self.path / CONFIG, what) from None
+
+    def provenance(self) -> dict[str, Any]:
+        """Versions, machine and commit that the run was made with, as saved."""
+        found: dict[str, Any] = self._document().get("provenance", {})
+        return found
+
+    def _document(self) -> dict[str, Any]:
         path = self.path / CONFIG
         if not path.is_file():
             raise UserError(f"{self.path} is not a run: expected {CONFIG} in it")
-        table = tomllib.loads(path.read_text("utf-8"))
-        table.pop("provenance", None)
-        return table
+        try:
+            return tomllib.loads(path.read_text("utf-8"))
+        except ValueError as error:  # no TOML, or no UTF-8
+            raise self._damaged(path, str(error)) from None
+
+    def _damaged(self, path: Path, what: str) -> UserError:
+        return UserError(
+            f"{path} is damaged ({what[:100]}): restore the file, or train the run anew into another --out"
+        )
 
     def save_step(
         self,
@@ -158,15 +208,31 @@ class RunDirectory:
 
     def load_model_state(self, index: int) -> dict[str, Tensor]:
         """The tensors of a finished step."""
-        return load_file(self._finished(index) / MODEL)
+        path = self._finished(index) / MODEL
+        try:
+            return load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise self._damaged(path, str(error)) from None
 
     def read(self, index: int, name: str) -> Any:
         """One of a finished step's JSON files."""
-        return json.loads((self._finished(index) / name).read_text("utf-8"))
+        path = self._finished(index) / name
+        try:
+            return json.loads(path.read_text("utf-8"))
+        except FileNotFoundError:
+            raise UserError(
+                f"{path} is missing: an imported step has none; train the step, or evaluate it by itself"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise self._damaged(path, str(error)) from None
 
     def has(self, index: int, name: str) -> bool:
         """Does a finished step have this file?"""
         return (self.step_path(index) / name).is_file()
+
+    def require(self, index: int) -> None:
+        """Complain unless the step is finished."""
+        self._finished(index)
 
     def _finished(self, index: int) -> Path:
         if not self.is_complete(index):
@@ -193,20 +259,13 @@ class RunDirectory:
         path = self._partial(index) / "trainer.pt"
         if not path.exists():
             return None
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # whatever a pickle that is cut short or of another kind leads to
+            raise UserError(
+                f"{path} is damaged ({str(error)[:100]}): remove {path.parent} to train this step from its start"
+            ) from None
         return state
-
-
-def to_table(config: RunConfig) -> dict[str, Any]:
-    """The configuration as a TOML table: every value, except those that are None."""
-    table: dict[str, Any] = _without_none(json.loads(config.model_dump_json()))
-    return table
-
-
-def _without_none(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _without_none(v) for k, v in value.items() if v is not None}
-    return value
 
 
 def save_pickled(path: Path, value: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ keep still: their classes get no gradient from the labels, only from distillatio
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from pydantic import Field
@@ -51,6 +51,11 @@ class BARMConfig(MethodConfig):
     group_weight: float = Field(1.0, ge=0)
     copy_ear_statistics: bool = False
 
+    @property
+    def base_training(self) -> dict[str, Any]:
+        """The segmentation loss of the labels."""
+        return {"objective": "segmentation", "loss": self.loss}
+
     def build(self, step: Step, network: NetworkConfig) -> BARM:
         """BARM at one step."""
         return BARM(self, step, network)
@@ -76,7 +81,7 @@ class BARM(Method[GroupedOutput]):
         head = _head(model)
         pre, ear = head.head_pre, cast(nn.Sequential, head.ear[-1])
         with torch.no_grad():
-            cast(nn.Conv2d, ear[0]).weight.copy_(cast(nn.Conv2d, pre[0]).weight)
+            ear[0].load_state_dict(pre[0].state_dict())  # a convolution, or a separable one
             source, target = cast(nn.BatchNorm2d, pre[1]), cast(nn.BatchNorm2d, ear[1])
             target.weight.copy_(source.weight)
             target.bias.copy_(source.bias)

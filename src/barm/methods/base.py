@@ -68,6 +68,15 @@ class MethodConfig(BaseModel):
     freeze_bn: bool = True
     memory: MemoryConfig | None = None
 
+    @property
+    def base_training(self) -> dict[str, Any]:
+        """What step 0 minimises: loss function, how it is averaged, and those hyper-parameters that matter at step 0.
+
+        Two methods that agree in this, and in network, data and recipe, train the same step 0, so that one may take it
+        over from the other. Unless a method says it, only the same method with the same hyper-parameters agrees.
+        """
+        return self.model_dump(mode="json")
+
     def build(self, step: Step, network: NetworkConfig) -> Method[Any]:
         """The method for one step."""
         raise NotImplementedError

@@ -7,7 +7,7 @@ spec/dkd.md.
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from pydantic import Field
@@ -43,6 +43,12 @@ class DKDConfig(MethodConfig):
     auxiliary_weight: float = Field(1.0, ge=0)
     base_pos_weight: float = Field(2.0, gt=0)
     pos_weight: float = Field(1.0, gt=0)
+
+    @property
+    def base_training(self) -> dict[str, Any]:
+        """A binary cross-entropy per class and the auxiliary classifier's, with their weights at step 0."""
+        weights = {"base_pos_weight": self.base_pos_weight, "auxiliary_weight": self.auxiliary_weight}
+        return {"objective": "binary problems with an auxiliary classifier", **weights}
 
     def build(self, step: Step, network: NetworkConfig) -> DKD:
         """DKD at one step."""

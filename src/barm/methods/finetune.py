@@ -5,7 +5,7 @@ Fine-tuning is also what the methods with one growing classifier are built on.
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 from torch import Tensor, nn
 
@@ -23,6 +23,11 @@ class FineTuneConfig(MethodConfig):
 
     name: Literal["finetune"] = "finetune"
 
+    @property
+    def base_training(self) -> dict[str, Any]:
+        """The segmentation loss of the labels."""
+        return {"objective": "segmentation", "loss": self.loss}
+
     def build(self, step: Step, network: NetworkConfig) -> FineTune:
         """Fine-tuning at one step."""
         return FineTune(self, step, network)
@@ -33,6 +38,11 @@ class JointConfig(MethodConfig):
 
     name: Literal["joint"] = "joint"
     freeze_bn: bool = False
+
+    @property
+    def base_training(self) -> dict[str, Any]:
+        """The segmentation loss of the labels."""
+        return {"objective": "segmentation", "loss": self.loss}
 
     def build(self, step: Step, network: NetworkConfig) -> Joint:
         """Joint training at one step."""
@@ -71,6 +81,11 @@ class SoftmaxConfig(MethodConfig):
 
     loss: Literal["ce"] = "ce"
     freeze_bn: bool = False
+
+    @property
+    def base_training(self) -> dict[str, Any]:
+        """Cross-entropy, averaged over all pixels, ignored ones too (spec/mib.md section 2, Q3)."""
+        return {"objective": "cross-entropy over all pixels"}
 
 
 class SoftmaxMethod(FineTune):

@@ -6,7 +6,7 @@ new heads alone. Inside this file a label is 0 for unknown, 1 for background, th
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from pydantic import Field
@@ -39,6 +39,11 @@ class SSULConfig(MethodConfig):
     pseudo_threshold: float = Field(0.7, ge=0, le=1)
     weight_transfer: bool = True
     shift_memory: bool = True
+
+    @property
+    def base_training(self) -> dict[str, Any]:
+        """The segmentation loss of the labels with the unknown."""
+        return {"objective": "segmentation with the unknown", "loss": self.loss}
 
     def build(self, step: Step, network: NetworkConfig) -> SSUL:
         """SSUL at one step."""

@@ -100,10 +100,11 @@ class GroupedHead(nn.Module):
         return GroupedOutput(self._heads(branches), branches)
 
     def _branches(self, feature: Tensor) -> Tensor:
-        """All branches; with settled batch norm as one convolution, since they have equal shapes."""
+        """All branches; plain convolutions with settled batch norm as one, since they have equal shapes."""
         blocks = [cast(nn.Sequential, b) for b in (self.head_pre, *self.ear)]
         norms = [cast(nn.BatchNorm2d, b[1]) for b in blocks]
-        if len(blocks) == 1 or any(n.training for n in norms):
+        plain = all(isinstance(b[0], nn.Conv2d) for b in blocks)
+        if len(blocks) == 1 or not plain or any(n.training for n in norms):
             return torch.cat([block(feature) for block in blocks], dim=1)
         weight = torch.cat([cast(nn.Conv2d, b[0]).weight for b in blocks])
         mean, var, scale, shift = (
@@ -129,8 +130,9 @@ class GroupedHead(nn.Module):
 
     def merge(self) -> None:
         """Make one convolution of all branches, whose batch norm is folded: for a network that no longer trains."""
-        convs = [cast(nn.Conv2d, cast(nn.Sequential, b)[0]) for b in (self.head_pre, *self.ear)]
-        if any(c.bias is None for c in convs):
+        found = [cast(nn.Sequential, b)[0] for b in (self.head_pre, *self.ear)]
+        convs = [c for c in found if isinstance(c, nn.Conv2d) and c.bias is not None]
+        if len(convs) < len(found):
             return
         wide = nn.Conv2d(convs[0].in_channels, sum(c.out_channels for c in convs), 3, padding=1).to(convs[0].weight)
         wide.weight.copy_(torch.cat([c.weight for c in convs]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from barm.models.backbone import create_backbone, num_channels, reveal_stages
 from barm.models.neck import AddedPoolNeck, AtrousNeck, DecoderNeck, Neck, make_separable
 
 ASPP_DROPOUT = 0.1
+Dilation = Annotated[int, Field(ge=1, strict=True)]
 NECKS: dict[str, Callable[..., Neck]] = {"v3": AtrousNeck, "v3plus": DecoderNeck, "added_pool": AddedPoolNeck}
 BACKBONES = {"resnet50": "resnet50.tv_in1k", "resnet101": "resnet101.tv_in1k", "mobilenet": mobilenet.NAME}
 MODELS: dict[str, dict[str, Any]] = {  # published names
@@ -48,8 +49,8 @@ class NetworkConfig(BaseModel):
     decoder: Literal["v3", "v3plus", "added_pool"] = "v3"
     activation: Literal["relu", "leaky_relu"] = "relu"
     separable: bool = False
-    channels: int = Field(256, ge=4)
-    rates: tuple[int, int, int] | None = None
+    channels: int = Field(256, ge=4, strict=True)
+    rates: tuple[Dilation, Dilation, Dilation] | None = None
     dropout: float = Field(ASPP_DROPOUT, ge=0, lt=1)
     pretrained: bool = True
     weights: Path | None = None

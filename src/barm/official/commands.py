@@ -182,7 +182,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     data = open_data(config, rt)
     if not place.run.is_complete(step):
         rt.on_main(lambda: _import(config, place, data, step, options.ckpt or place.checkpoint(step)))
-    network, method = load_step(place.run, step, data.plan)
+    network, method = load_step(place.run, step, data.plan, data.val.class_names)
     with Monitor(rt.is_main, tensorboard=False) as monitor:
         counts = evaluate_step(config, rt, method, rt.place(network), data, method.step, monitor)
     if rt.is_main:

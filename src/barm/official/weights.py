@@ -81,8 +81,8 @@ def import_checkpoint(
     state = own_names(read_checkpoint(path), own)
     check_names(own, state, {name for name in own if name.endswith("num_batches_tracked")}, str(path))
     directory = RunDirectory(out)
-    directory.open(config, {"imported": str(path)}, resume=out.exists())
     try:
+        directory.open(config, {"imported": str(path)}, resume=out.exists())
         if directory.is_complete(step):
             raise UserError(f"{out} has step {step} already: choose another --out")
         about = describe_classes(config, plan, plan[step], class_names, palette)

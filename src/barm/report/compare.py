@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
-import tomllib
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -15,10 +15,19 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from barm.engine.store import CONFIG, METHOD, METRICS, RunDirectory
+from barm.engine.identity import differing, settings, shown
+from barm.engine.store import METHOD, METRICS, RunDirectory
 from barm.errors import UserError
 
+COMPARED = ("data", "model", "method", "base", "increment", "evaluation")
+TOLD = 3  # differences in the name of a row
 SCORES = ("old", "new", "all", "average", "lost")
+LATEX = {
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+}
 MEANING = """mIoU after the last step in percent, mean ± standard deviation over the runs. old: step 0's classes and
 background; new: learned later; average: of 'all' over the steps; lost: forgetting"""
 
@@ -36,6 +45,7 @@ class Result:
         steps: mIoU over the classes seen after each step, fractions.
         scores: of the last step by the names in `SCORES`, fractions; None where there is no such class.
         provenance: versions, machine and commit that the run was made with.
+        settings: what else decides its result; runs that differ in it are no repetitions of each other.
     """
 
     path: str
@@ -46,6 +56,7 @@ class Result:
     steps: tuple[float, ...]
     scores: Mapping[str, float | None]
     provenance: Mapping[str, Any]
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -61,11 +72,11 @@ class Spread:
 
 @dataclass(frozen=True)
 class Row:
-    """The runs of one method on one task.
+    """The runs of one method with one configuration on one task.
 
     Attributes:
         task: as in `Result`.
-        method: its name.
+        method: its name, and in brackets what tells it from other rows of that method and task.
         runs: how many.
         scores: by the names in `SCORES`; None where a run has no such score.
         curve: mean mIoU over the classes seen after each step.
@@ -85,37 +96,62 @@ def read_result(path: Path) -> Result:
         UserError: if it is not a run, or not all of its steps are trained and evaluated.
     """
     run = RunDirectory(path)
-    table = run.config_table()
+    config = run.config()
     finished = [i for i in run.finished_steps() if run.has(i, METRICS)]
     metrics = [run.read(i, METRICS) for i in finished]
     if not metrics or len(metrics) < run.read(finished[-1], METHOD).get("num_steps", 0):
         raise UserError(f"{path} is not finished ({len(metrics)} steps are): go on with `barm train --resume`")
+    try:
+        named, curve = _named(metrics), tuple(m["miou"]["all"] for m in metrics)
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"{path}: a {METRICS} is damaged ({error} is missing): restore the file, or train the run anew"
+        ) from None
+    return Result(
+        path=str(path),
+        method=config.method.name,
+        task=f"{config.task.name or ' / '.join(','.join(g) for g in config.task.groups or ())} {config.task.setting}",
+        seed=config.seed,
+        order=config.task.order,
+        steps=curve,
+        scores=named,
+        provenance=run.provenance(),
+        settings=settings(config, COMPARED),
+    )
+
+
+def _named(metrics: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    """The last step's scores by the names in `SCORES`."""
     last = metrics[-1]
-    named: dict[str, float | None] = {
+    return {
         "old": last["miou"]["old"],
         "new": last["miou"].get("new"),
         "all": last["miou"]["all"],
         "average": last["average_miou"],
         "lost": last["forgetting"] if len(metrics) > 1 else None,
     }
-    task = table["task"]
-    return Result(
-        path=str(path),
-        method=table["method"]["name"],
-        task=f"{task.get('name') or ' | '.join(','.join(g) for g in task['groups'])} {task['setting']}",
-        seed=table["seed"],
-        order=task.get("order", 0),
-        steps=tuple(m["miou"]["all"] for m in metrics),
-        scores=named,
-        provenance=tomllib.loads((path / CONFIG).read_text("utf-8")).get("provenance", {}),
-    )
+
+
+def read_results(paths: Sequence[Path]) -> list[Result]:
+    """The scores of several runs; a folder that is given twice counts once."""
+    return [read_result(path) for path in {path.resolve(): path for path in reversed(paths)}.values()][::-1]
 
 
 def summarise(results: Sequence[Result]) -> list[Row]:
-    """One row per task and method, in the order in which they first appear."""
+    """One row per task, method and configuration, in the order in which they first appear.
+
+    Raises:
+        UserError: if runs of one row have different numbers of steps.
+    """
     groups: dict[tuple[str, str], list[Result]] = {}
-    for result in results:
-        groups.setdefault((result.task, result.method), []).append(result)
+    for result, label in zip(results, _labels(results), strict=True):
+        runs = groups.setdefault((result.task, label), [])
+        runs.append(result)
+        if len(result.steps) != len(runs[0].steps):
+            raise UserError(
+                f"{result.path} has {len(result.steps)} steps but {runs[0].path} has {len(runs[0].steps)}, though both "
+                f"are {label} on {result.task}: compare runs on data sets with the same classes"
+            )
     return [
         Row(
             task,
@@ -126,6 +162,27 @@ def summarise(results: Sequence[Result]) -> list[Row]:
         )
         for (task, method), runs in sorted(groups.items(), key=lambda item: _first(results, item[0][0]))
     ]
+
+
+def _labels(results: Sequence[Result]) -> list[str]:
+    """The method of every run; where runs of a method and task have several configurations, with what differs."""
+    variants: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for r in results:
+        known = variants.setdefault((r.task, r.method), [])
+        if r.settings not in known:
+            known.append(r.settings)
+    return [_label(r, variants[r.task, r.method]) for r in results]
+
+
+def _label(result: Result, variants: Sequence[Mapping[str, Any]]) -> str:
+    """Such as ``barm (method.pseudo=false)``; of many differences the first few and the variant's number."""
+    names = differing(*variants)
+    if not names:
+        return result.method
+    told = [f"{name}={shown(result.settings.get(name))}" for name in names[:TOLD]]
+    if len(names) > TOLD:
+        told.append(f"and {len(names) - TOLD} more, variant {1 + variants.index(result.settings)}")
+    return f"{result.method} ({', '.join(told)})"
 
 
 def _first(results: Sequence[Result], task: str) -> int:
@@ -144,7 +201,7 @@ def tables(rows: Sequence[Row]) -> list[Table]:
     made = []
     for task in dict.fromkeys(row.task for row in rows):
         table = Table(title=task, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-        table.add_column("method", no_wrap=True)
+        table.add_column("method", overflow="fold")
         for name in ("runs", *SCORES):
             table.add_column(name, justify="right", no_wrap=True)
         for row in (r for r in rows if r.task == task):
@@ -162,8 +219,13 @@ def to_markdown(rows: Sequence[Row]) -> str:
     """A table that GitHub and MkDocs show."""
     head = ["task", "method", "runs", *SCORES]
     lines = [head, ["---", "---", *["---:"] * (len(head) - 2)]]
-    lines += [[r.task, r.method, str(r.runs), *_cells(r)] for r in rows]
+    lines += [[_markdown(r.task), _markdown(r.method), str(r.runs), *_cells(r)] for r in rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _markdown(text: str) -> str:
+    """Text for a cell: neither an end of the cell nor emphasis."""
+    return re.sub(r"([\\|*_`<\[\]])", r"\\\1", text)
 
 
 def to_latex(rows: Sequence[Row]) -> str:
@@ -174,9 +236,13 @@ def to_latex(rows: Sequence[Row]) -> str:
         if before is not None and before.task != row.task:
             lines.append(r"\midrule")
         cells = [c.replace("±", r"$\pm$").replace("–", "--") for c in _cells(row)]
-        task = row.task.replace("_", r"\_").replace("&", r"\&")
-        lines.append(" & ".join([task, row.method, str(row.runs), *cells]) + r" \\")
+        lines.append(" & ".join([_latex(row.task), _latex(row.method), str(row.runs), *cells]) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+
+
+def _latex(text: str) -> str:
+    """Text with everything escaped that LaTeX reads as a command."""
+    return "".join(LATEX.get(character, character) for character in text)
 
 
 def to_csv(results: Sequence[Result]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from barm.data import open_source
 from barm.data.index import checked
@@ -62,6 +63,12 @@ def test_no_picture_twice_unless_asked_for():
     assert len(draw_exemplars(pool, 3, MemoryConfig(size=3, unique=False), seed=0)) == 3
 
 
+def test_a_picture_that_is_seen_again_shows_the_classes_of_both_records():
+    pool = [Exemplar("a", (1,)), Exemplar("b", (1,)), Exemplar("a", (2,))]
+    chosen = draw_exemplars(pool, 3, MemoryConfig(size=2), seed=0)
+    assert {e.name: e.channels for e in chosen} == {"a": (1, 2), "b": (1,)}
+
+
 def test_stored_form_is_read_back():
     exemplars = [Exemplar("a", (1, 3)), Exemplar("b", ())]
     assert from_json(to_json(exemplars)) == exemplars
@@ -95,6 +102,17 @@ def test_half_of_every_batch_is_replaced_in_place(pictures, number):
             assert sum(old) == batch // 2
             assert all(key == own for key, own, o in zip(one, plain, old, strict=True) if not o)
             assert all(key[1] < len(pictures) + number for key in one)
+
+
+def test_copies_of_a_kept_picture_differ(pictures):
+    """Three pictures stand at eight places of a batch, none twice under one augmentation in all epochs."""
+    base = EpochSampler(len(pictures), 16, 6, 0, 0, 1, seed=1, step=1)
+    keys = [key for batch in ReplacingSampler(base, 99, 3) for key in batch if key[1] >= 99]
+    assert len(keys) == 8 * len(base)
+    assert len(set(keys)) == len(keys)
+    both = memory(pictures, 1)
+    first = len(pictures)
+    assert not torch.equal(both[(0, first)][0], both[(1, first)][0])
 
 
 def test_a_restart_changes_nothing(pictures):

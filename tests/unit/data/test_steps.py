@@ -50,6 +50,10 @@ def test_few_pictures_are_repeated():
     batches = list(EpochSampler(3, 4, 2, 0, 0, 2, seed=1, step=0))
     assert [len(b) for b in batches] == [4, 4]
     assert {i for _, i in batches[0]} == {0, 1, 2}
+    both_ranks = [
+        key for rank in (0, 1) for batch in EpochSampler(3, 4, 2, 0, rank, 2, seed=1, step=0) for key in batch
+    ]
+    assert len(set(both_ranks)) == len(both_ranks) == 16  # copies of a picture have augmentations of their own
 
 
 def test_labels_hide_what_the_step_does_not_teach(source):

@@ -1,0 +1,51 @@
+"""With what a run was made: versions, machine, commit, device."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from barm.engine.runtime import Runtime
+
+
+def provenance(rt: Runtime, class_names: Sequence[str] = ()) -> Mapping[str, Any]:
+    """Versions, machine, code state, resolved runtime and, of a run, its data's classes."""
+    classes = {"classes": list(class_names)} if class_names else {}
+    return {
+        **{name: version(name) for name in ("barm", "torch", "torchvision", "timm", "lightning", "pillow", "numpy")},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "git": _git_state(),
+        "device": str(rt.device),
+        "precision": str(rt.precision),
+        "processes": rt.world,
+        **classes,
+    }
+
+
+def continued(first: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's provenance when it is gone on with: as at first, and a line in ``resumed`` for how it is now."""
+    line = ", ".join(f"{k} {v}" for k, v in now.items() if k != "classes")
+    lines = list(first.get("resumed", []))
+    classes = {"classes": now["classes"]} if "classes" in now else {}
+    return {**classes, **first, "resumed": lines if lines[-1:] == [line] else [*lines, line]}
+
+
+def _git_state() -> str:
+    """Commit of the code, with ``+`` where files were changed; ``unknown`` outside a checkout."""
+    here = Path(__file__).parent
+    try:
+        commit = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--abbrev=12"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return commit.stdout.strip()
