@@ -61,6 +61,18 @@ def test_the_body_of_mib_and_plop():
     assert float(out.branch.detach().min()) < 0  # the leak
 
 
+def test_scales_of_batch_norm_are_taken_as_they_are(tmp_path):
+    """spec/mib.md Q14: in-place batch norm applies |scale| + 1e-5, so its weights have to be converted before."""
+    network = NetworkConfig(backbone="test_resnet", channels=8, pretrained=False, activation="leaky_relu")
+    given = METHODS["mib"]().build(Step(0, ((1, 2),)), network).build_model().backbone.state_dict()
+    given["layer1.0.bn1.weight"].fill_(-0.5)
+    torch.save(given, tmp_path / "weights.pth")
+    told = network.model_copy(update={"weights": tmp_path / "weights.pth"})
+    found = METHODS["mib"]().build(Step(0, ((1, 2),)), told).build_model().backbone.state_dict()
+    assert all(torch.equal(found[name], value) for name, value in given.items())
+    assert float(found["layer1.0.bn1.weight"].max()) == -0.5
+
+
 def test_pooling_of_a_window_in_evaluation():
     """spec/mib.md section 7: up to 32 x 32 the window is the whole map; then it slides, the border is repeated."""
     neck = AddedPoolNeck([4], (1, 2, 3), 4, 0.0).eval()
