@@ -15,7 +15,8 @@ from barm.methods import METHODS, Rates
 from barm.methods.barm import BARMConfig
 from barm.methods.dkd import DKDConfig
 from barm.methods.plop import PLOPConfig
-from barm.models.heads import DecomposedOutput, GroupedOutput, PlainOutput
+from barm.methods.ssul import SSULConfig
+from barm.models.heads import DecomposedOutput, GroupedOutput, PlainOutput, UnknownOutput
 from barm.models.network import NetworkConfig
 
 NETWORK = NetworkConfig(backbone="test_resnet", channels=16, pretrained=False)
@@ -148,6 +149,15 @@ def test_pseudo_labels_compare_logits():
     logits = torch.tensor([0.0, 20.0, 30.0]).view(1, 3, 1, 1)
     assert torch.sigmoid(logits).flatten().tolist() == [0.5, 1.0, 1.0]
     assert pseudo_labels(logits, torch.zeros(1, 1, 1, dtype=torch.long), threshold=0.7).item() == 2
+
+
+@pytest.mark.parametrize(("loss", "threshold", "shown"), [("bce", 0.7, 2), ("bce", 0.9, 0), ("focal", 0.7, 0)])
+def test_candidates_of_ssul_are_labelled_as_in_training(loss, threshold, shown):
+    """spec/ssul.md Q20 and Q21: the sigmoid of 1.5 is 0.82, its softmax beside four zeros 0.53."""
+    method = SSULConfig(loss=loss).build(STEP, NETWORK)
+    logits = torch.tensor([0.0, 0.0, 0.0, 1.5, 0.0]).view(1, 5, 1, 1)
+    batch = batch_of(torch.zeros(1, 1, 1, dtype=torch.long))
+    assert method.annotate(UnknownOutput(logits), batch, threshold).item() == shown
 
 
 def test_barm_upsamples_probabilities():

@@ -38,6 +38,18 @@ def test_separable_convolutions_are_smaller():
     assert sum(p.numel() for p in separable.parameters()) < sum(p.numel() for p in plain.parameters())
 
 
+def test_separable_heads_are_handed_over():
+    """spec/ssul.md Q24."""
+    network = NetworkConfig(backbone="test_resnet", channels=8, pretrained=False, decoder="v3plus", separable=True)
+    before = METHODS["ssul"]().build(Step(0, STEP.groups[:1]), network).build_model()
+    method = METHODS["ssul"]().build(STEP, network)
+    model = method.build_model()
+    method.init_from(model, before)
+    unknown, new = (model.classifier.head[i].state_dict() for i in (0, -1))
+    assert unknown.keys() == new.keys()
+    assert all(torch.equal(value, unknown[name]) for name, value in new.items())
+
+
 def test_mobilenet_takes_torchvisions_weights(tmp_path):
     given = mobilenet_v2(weights=None).state_dict()
     torch.save(given, tmp_path / "weights.pth")
