@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -208,3 +211,20 @@ def test_step_views_carry_saliency(shapes_voc):
     image, label, extras = StepView(step, EvalTransform(crop=48))[0]
     assert image.shape[1:] == label.shape == extras["saliency"].shape
     assert int(extras["index"]) == step.images[0]
+
+
+DOC = Path(__file__).parents[1] / "docs/fidelity.md"
+ROWS = [[cell.strip() for cell in line.split("|")[1:-1]] for line in DOC.read_text("utf-8").splitlines() if "|" in line]
+
+
+@pytest.mark.parametrize("row", [r for r in ROWS if "---" not in r[0] and r[-1] != "test"], ids=lambda row: row[0][:40])
+def test_the_page_names_tests_that_exist(row):
+    """Every test by a part of its name, or by the golden file that it is given."""
+    _, here, _, tests = row
+    assert tests or not here.startswith("same")
+    for file, names in re.findall(r"`([\w/]+): ([^`]+)`", tests):
+        (path,) = (p for p in DOC.parents[1].glob("tests/**/test_*.py") if p.as_posix().endswith(f"/{file}.py"))
+        golden = [p.stem for p in (path.parent / "data" / path.stem.removeprefix("test_")).glob("*")]
+        known = [*re.findall(r"def test_(\w+)", path.read_text("utf-8")), *golden]
+        assert all(any(name in one for one in known) for name in names.split(", ")), (file, names)
+    assert len(re.findall("`", tests)) == 2 * len(re.findall(r"`([\w/]+): ([^`]+)`", tests))
