@@ -175,7 +175,7 @@ def test_the_augmentation_is_the_recipes(name, crop, geometry):
     for step in data.plan.steps()[:2]:
         dataset = train_dataset(recipe("voc", name), data, step)
         assert dataset.transform == TrainTransform(crop, geometry, (0.5, 2.0), 0.5, 0)
-        assert dataset[(0, 0)][0].shape == (3, crop, crop)
+        assert dataset[(0, 0)][1].shape == (crop, crop)
 
 
 def test_settings_that_are_given_are_kept():
