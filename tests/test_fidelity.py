@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,14 +12,18 @@ from PIL import Image
 from torch import nn
 
 from barm.api import fit
+from barm.batch import Batch
+from barm.config import load_config
 from barm.data import open_source
 from barm.data.base import Sample
 from barm.data.index import checked
 from barm.data.palette import published
 from barm.data.steps import StepDataset, StepView
 from barm.data.transforms import EvalTransform, TrainTransform
+from barm.engine.exemplars import presence
+from barm.engine.monitor import Monitor
 from barm.engine.runtime import Runtime, unwrap
-from barm.engine.sequence import open_data, train_dataset
+from barm.engine.sequence import Data, evaluate_step, open_data, train_dataset
 from barm.engine.store import COUNTS, RunDirectory
 from barm.engine.train import StepTrainer
 from barm.labels import INCREMENTAL, Step, TaskPlan
@@ -137,15 +144,64 @@ class Wide:
         return frozenset({1, 2})
 
 
-def test_candidates_of_the_memory_are_seen_in_the_centre_crop():
-    """SSUL section 12.1, DKD Q6: what the crop leaves out does not count."""
+@pytest.mark.parametrize(("crop", "shown"), [(30, [False, True, False]), (0, [False, True, True])])
+def test_candidates_of_the_memory_are_seen_in_the_evaluations_view(crop, shown, tiny):
+    """SSUL section 12.1, DKD Q6: what the centre crop leaves out does not count; at native size nothing is left out."""
+    config = tiny("ssul-m", "2-1", f"evaluation.crop={crop}")
     plan = TaskPlan(((1, 2),))
-    step = StepDataset(Wide(), plan, plan[0], INCREMENTAL, TrainTransform(32), seed=0)
-    cropped = StepView(step, EvalTransform(crop=30))[0][1]
-    whole = StepView(step, EvalTransform(crop=None))[0][1]
-    assert cropped.shape == (30, 30)
-    assert set(cropped.unique().tolist()) == {0, 1}
-    assert set(whole.unique().tolist()) == {0, 1, 2}
+    pictures = StepDataset(Wide(), plan, plan[0], INCREMENTAL, TrainTransform(32), seed=0)
+    method = config.method.build(plan[0], config.model)
+    found = presence(config, Runtime(config.runtime), config.method.memory, pictures, None, method)
+    assert found.tolist() == [shown]
+
+
+@pytest.mark.parametrize(("crop", "shape"), [(32, (32, 32)), (0, (48, 48))])
+def test_evaluation_sees_the_recipes_crop(crop, shape, tiny, monkeypatch):
+    """MiB Q8, SSUL Q4: resized labels, cropped; at native size on request."""
+    config, seen = tiny("mib", "2-1", f"evaluation.crop={crop}"), []
+
+    def look(method, model, batches, rt, progress):
+        seen.extend(tuple(batch.label.shape[1:]) for batch in batches)
+        return torch.zeros(3, 3)
+
+    monkeypatch.setattr("barm.engine.sequence.evaluate", look)
+    rt = Runtime(config.runtime)
+    data = open_data(config, rt)
+    method = config.method.build(data.plan[0], config.model)
+    evaluate_step(config, rt, method, method.build_model(), data, data.plan[0], Monitor(True, quiet=True))
+    assert set(seen) == {shape}
+
+
+class Full(Wide):
+    """One picture that is class 1 all over, and salient where there is a map."""
+
+    class_names = ("background", *map(str, range(1, 21)))
+
+    def __init__(self, salient: bool) -> None:
+        self.extras = {"saliency": Image.new("L", (60, 30), 255)} if salient else {}
+
+    def __getitem__(self, _: int) -> Sample:
+        return Sample(Image.new("RGB", (60, 30)), Image.new("L", (60, 30), 1), self.extras)
+
+
+@pytest.mark.parametrize(("salient", "padded"), [(True, 1), (False, 0)])
+def test_padding_is_trained(salient, padded):
+    """SSUL Q6: by default as background, which without a saliency map is the unknown; left out on request."""
+    source = Full(salient)
+    data = Data(source, source, TaskPlan.parse("15-1", 20))
+    for settings, label_of_padding in ([], 0), (["base.pad_label=255"], 255):
+        config = load_config("voc/15-1/ssul", settings)
+        _, label, extras = train_dataset(config, data, data.plan[0])[(0, 0)]
+        border, inside = (0, 0), (label != label_of_padding).nonzero()[0].tolist()
+        assert label.shape == (513, 513)
+        assert label[border] == label_of_padding
+        assert label[tuple(inside)] == 1
+        assert not salient or (extras["saliency"][border] == 0 and extras["saliency"][tuple(inside)] == 255)
+        if not settings:
+            batch = Batch(torch.zeros(1, 3, 513, 513), label[None].long(), {k: v[None] for k, v in extras.items()})
+            private = config.method.build(data.plan[0], config.model).private_labels(batch)[0]
+            assert private[border] == padded
+            assert private[tuple(inside)] == 2
 
 
 def test_step_views_carry_saliency(shapes_voc):
@@ -155,3 +211,20 @@ def test_step_views_carry_saliency(shapes_voc):
     image, label, extras = StepView(step, EvalTransform(crop=48))[0]
     assert image.shape[:2] == label.shape == extras["saliency"].shape
     assert int(extras["index"]) == step.images[0]
+
+
+DOC = Path(__file__).parents[1] / "docs/fidelity.md"
+ROWS = [[cell.strip() for cell in line.split("|")[1:-1]] for line in DOC.read_text("utf-8").splitlines() if "|" in line]
+
+
+@pytest.mark.parametrize("row", [r for r in ROWS if "---" not in r[0] and r[-1] != "test"], ids=lambda row: row[0][:40])
+def test_the_page_names_tests_that_exist(row):
+    """Every test by a part of its name, or by the golden file that it is given."""
+    _, here, _, tests = row
+    assert tests or not here.startswith("same")
+    for file, names in re.findall(r"`([\w/]+): ([^`]+)`", tests):
+        (path,) = (p for p in DOC.parents[1].glob("tests/**/test_*.py") if p.as_posix().endswith(f"/{file}.py"))
+        golden = [p.stem for p in (path.parent / "data" / path.stem.removeprefix("test_")).glob("*")]
+        known = [*re.findall(r"def test_(\w+)", path.read_text("utf-8")), *golden]
+        assert all(any(name in one for one in known) for name in names.split(", ")), (file, names)
+    assert len(re.findall("`", tests)) == 2 * len(re.findall(r"`([\w/]+): ([^`]+)`", tests))

@@ -125,6 +125,23 @@ def test_checkpoint_of_another_task(checkpoint, tmp_path):
         read_checkpoint(tmp_path / "absent.pth")
 
 
+class Harmful:
+    """Runs code when it is unpickled without restriction."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_checkpoints_run_no_code(tmp_path):
+    torch.save({"model_state": {}, "best_score": Harmful(tmp_path / "harm")}, tmp_path / "bad.pth")
+    with pytest.raises(UserError, match="not a readable checkpoint"):
+        read_checkpoint(tmp_path / "bad.pth")
+    assert not (tmp_path / "harm").exists()
+
+
 @pytest.mark.slow
 def test_initial_then_incremental(shapes_voc, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(commands.MODELS, "small", {"backbone": "test_resnet"})

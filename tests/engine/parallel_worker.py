@@ -9,7 +9,7 @@ import torch
 from barm.batch import Batch
 from barm.engine.recipe import RuntimeConfig, StepRecipe
 from barm.engine.runtime import Runtime, unwrap
-from barm.engine.train import StepTrainer
+from barm.engine.train import StepTrainer, calibrate
 from barm.labels import TaskPlan
 from barm.methods import METHODS, Rates
 from barm.models.network import NetworkConfig
@@ -36,9 +36,13 @@ def main(name: str, kind: str, target: str) -> None:
     teacher = rt.constant(teacher) if method.uses_teacher else None
     trainer = StepTrainer(method, rt.place(model), teacher, recipe, 10, rt, seed=1)
     share = slice(rt.rank * 4 // rt.world, (rt.rank + 1) * 4 // rt.world)
-    outcome = trainer.update(Batch(image[share], label[share], {}))
+    batch = Batch(image[share], label[share], {})
+    if teacher is not None and method.calibrates:
+        calibrate(method, teacher, [batch], rt)
+    outcome = trainer.update(batch)
     if rt.is_main:
-        torch.save({"model": unwrap(trainer.model).state_dict(), "values": outcome.values}, target)
+        state = {"model": unwrap(trainer.model).state_dict(), "method": method.state_dict()}
+        torch.save({**state, "values": outcome.values}, target)
 
 
 if __name__ == "__main__":

@@ -44,3 +44,21 @@ def test_a_batch_of_one_has_no_half(tiny):
 def test_any_method_may_keep_a_memory(tiny, tmp_path):
     fit(tiny("finetune", "3-1", "method.memory.size=3"), out=tmp_path / "run", quiet=True)
     assert len(RunDirectory(tmp_path / "run").read(1, MEMORY)) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "mix", "copies", "old"), [("dkd-m", "append", 1, set()), ("ssul-m", "replace", 2, {1, 2})]
+)
+def test_a_run_uses_its_memory_as_published(name, mix, copies, old, tiny):
+    """What a run makes of the method's own settings: SSUL Q10, Q29; spec/dkd.md section 8."""
+    config = tiny(name, "2-1")
+    data = open_data(config, Runtime(config.runtime))
+    pictures = train_dataset(config, data, data.plan[1])
+    kept = [Exemplar(data.train.name(i), (1,)) for i in range(8)]
+    both = _with_memory(config, data, pictures, data.plan[1], [*kept, kept[0]])
+    assert both.mix == mix
+    assert both.kept.count(0) == copies
+    first = len(pictures)
+    labels = [both[(0, first + i)][1].unique().tolist() for i in range(len(both.kept))]
+    assert {c for found in labels for c in found} - {0, 3, 255} == old
+    assert len(both) == first + (len(both.kept) if mix == "append" else 0)

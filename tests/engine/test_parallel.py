@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from barm.labels import TaskPlan
 from barm.methods import METHODS
+from barm.models.network import NetworkConfig
 
 WORKER = Path(__file__).with_name("parallel_worker.py")
 
@@ -53,6 +55,10 @@ def test_two_processes_equal_one(name, kind, tmp_path):
     launch(2, name, kind, str(tmp_path / "two.pt"))
     one, two = (torch.load(tmp_path / f"{n}.pt", weights_only=True) for n in ("one", "two"))
     assert one["values"] == pytest.approx(two["values"], rel=1e-5)
+    assert one["method"].keys() == two["method"].keys()
+    assert bool(one["method"]) == METHODS[name]().build(TaskPlan.parse("2-1", 4)[1], NetworkConfig()).calibrates
+    for key, expected in one["method"].items():
+        assert torch.equal(two["method"][key], expected), key
     for key, expected in one["model"].items():
         largest = float(expected.abs().max()) if expected.numel() else 0.0
         assert float((two["model"][key].double() - expected.double()).abs().max()) <= 1e-5 * max(largest, 1e-12), key

@@ -48,6 +48,18 @@ def test_separable_convolutions_are_smaller():
     assert sum(p.numel() for p in separable.parameters()) < sum(p.numel() for p in plain.parameters())
 
 
+def test_separable_heads_are_handed_over():
+    """spec/ssul.md Q24."""
+    network = NetworkConfig(backbone="test_resnet", channels=8, pretrained=False, decoder="v3plus", separable=True)
+    before = METHODS["ssul"]().build(Step(0, STEP.groups[:1]), network).build_model()
+    method = METHODS["ssul"]().build(STEP, network)
+    model = method.build_model()
+    method.init_from(model, before)
+    unknown, new = (model.classifier.head[i].state_dict() for i in (0, -1))
+    assert unknown.keys() == new.keys()
+    assert all(torch.equal(value, unknown[name]) for name, value in new.items())
+
+
 def test_mobilenet_takes_torchvisions_weights(tmp_path):
     given = mobilenet_v2(weights=None).state_dict()
     torch.save(given, tmp_path / "weights.pth")
@@ -69,6 +81,18 @@ def test_the_body_of_mib_and_plop():
     assert out.branch.shape == (2, 8, 4, 4)
     assert all(float(level.detach().min()) < 0 for level in out.levels)  # before the activation
     assert float(out.branch.detach().min()) < 0  # the leak
+
+
+def test_scales_of_batch_norm_are_taken_as_they_are(tmp_path):
+    """spec/mib.md Q14: in-place batch norm applies |scale| + 1e-5, so its weights have to be converted before."""
+    network = NetworkConfig(backbone="test_resnet", channels=8, pretrained=False, activation="leaky_relu")
+    given = METHODS["mib"]().build(Step(0, ((1, 2),)), network).build_model().backbone.state_dict()
+    given["layer1.0.bn1.weight"].fill_(-0.5)
+    torch.save(given, tmp_path / "weights.pth")
+    told = network.model_copy(update={"weights": tmp_path / "weights.pth"})
+    found = METHODS["mib"]().build(Step(0, ((1, 2),)), told).build_model().backbone.state_dict()
+    assert all(torch.equal(found[name], value) for name, value in given.items())
+    assert float(found["layer1.0.bn1.weight"].max()) == -0.5
 
 
 def test_pooling_of_a_window_in_evaluation():

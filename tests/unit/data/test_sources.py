@@ -44,6 +44,14 @@ def test_list_of_pairs(root):
     assert open_source("voc", root, "val").names == ("shapes_val_000001",)
 
 
+def test_lists_without_a_final_newline(root, tmp_path):
+    """spec/mib.md Q17: the last name is whole."""
+    (root / "ImageSets/Segmentation/val.txt").write_text("shapes_val_000000\nshapes_val_000001")
+    assert open_source("voc", root, "val").names == ("shapes_val_000000", "shapes_val_000001")
+    (tmp_path / "classes.txt").write_text("a 0\nb 11")
+    assert read_class_list(tmp_path / "classes.txt") == {"a": {1}, "b": {12}}
+
+
 def test_folder_splits(tmp_path):
     make_shapes(tmp_path / "d", layout="folder", num_classes=3, num_train=40, num_val=10, size=(32, 32))
     flat = tmp_path / "flat"

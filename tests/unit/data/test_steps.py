@@ -46,6 +46,17 @@ def test_ranks_share_the_global_batch():
     assert len(set(epoch)) == 8
 
 
+def test_every_epoch_has_an_order_of_its_own():
+    """spec/barm.md section 7: published, every process saw the same half of the pictures in every epoch."""
+    halves = []
+    for rank in range(2):
+        batches = list(EpochSampler(12, 3, 4, 0, rank, 2, seed=1, step=0))
+        halves.append([tuple(i for batch in batches[e : e + 2] for _, i in batch) for e in range(0, 8, 2)])
+    assert all(set(a) | set(b) == set(range(12)) for a, b in zip(*halves, strict=True))
+    assert len(set(halves[0])) == 4
+    assert len({frozenset(half) for half in halves[0]}) > 1
+
+
 def test_few_pictures_are_repeated():
     batches = list(EpochSampler(3, 4, 2, 0, 0, 2, seed=1, step=0))
     assert [len(b) for b in batches] == [4, 4]
