@@ -239,4 +239,4 @@ def normalise(image: Tensor) -> Tensor:
 
 
 def _tensor(values: Pixels) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(values))
+    return torch.from_numpy(np.require(values, requirements=["C", "W"]))  # a copy only where it has to be
