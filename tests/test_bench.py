@@ -99,7 +99,7 @@ def test_the_command(shapes_voc, tmp_path):
     result = json.loads((tmp_path / "out/bench.json").read_text())
     assert {r["part"] for r in result["rows"]} == {"step", "losses", "evaluation", "loader"}
     assert all(r["median"] > 0 and r["least"] <= r["median"] <= r["most"] for r in result["rows"])
-    assert result["facts"]["counts in fp32, ours and plain"] == "the same"
+    assert result["facts"]["counts of the same outputs, ours and plain"] == "the same"
     assert result["provenance"]["git"]
 
 

@@ -191,29 +191,44 @@ def _trained(terms: dict[str, Any]) -> Tensor:
     return total_loss({name: term._replace(rest=None) for name, term in terms.items()})
 
 
-def evaluation_work(setting: Setting) -> tuple[dict[str, Work], Callable[[], bool]]:
-    """Prediction and counts of a batch, ours and plain; and whether both count the same in fp32."""
+def evaluation_work(setting: Setting) -> tuple[dict[str, Work], Callable[[], dict[str, str]]]:
+    """Prediction and counts of a batch, ours and plain; and a function that says how far both agree."""
     fast, slow = setting.fast(), setting.slow()
     method, step = setting.method, setting.step
     model = method.build_model().eval()
     constant, placed = fast.constant(model), slow.place(model)
-    exact = Runtime(RuntimeConfig(device=setting.device, precision="32-true"))
     batch = random_batch(setting, fast)
     image = batch.image.contiguous()
 
-    def ours(network: Callable[[Tensor], Any] = constant) -> Tensor:
-        return confusion_counts(method.predict(network(batch.image), batch.size), batch.label, step.num_seen).cpu()
+    def ours() -> Tensor:
+        prediction = method.predict(constant(batch.image), batch.size)
+        return confusion_counts(prediction, batch.label, step.num_seen).cpu()
 
     @torch.no_grad()
-    def plainly() -> Tensor:
+    def outputs() -> GroupedOutput:
         with slow.fabric.autocast():
-            out = placed(image)
-        return torch.from_numpy(plain.counts(plain.predict(out, batch.size), batch.label, step.num_seen))
+            out: GroupedOutput = placed(image)
+        return out
 
-    def equal() -> bool:
-        return bool(torch.equal(ours(exact.constant(model)), plainly()))
+    def plainly() -> Tensor:
+        return torch.from_numpy(plain.counts(plain.predict(outputs(), batch.size), batch.label, step.num_seen))
 
-    return {OURS: ours, PLAIN: plainly}, equal
+    def agreement() -> dict[str, str]:
+        out, exact = outputs(), Runtime(RuntimeConfig(device=setting.device, precision="32-true")).constant(model)
+        theirs = plain.predict(out, batch.size)
+        mine = confusion_counts(method.predict(out, batch.size), batch.label, step.num_seen).cpu()
+        same = mine.tolist() == plain.counts(theirs, batch.label, step.num_seen).tolist()
+        shares = {
+            name: float((method.predict(network(batch.image), batch.size) != theirs).double().mean())
+            for name, network in (("fp32", exact), (str(fast.precision), constant))
+        }
+        others = ", ".join(f"{name} {100 * share:.4f} %" for name, share in shares.items())
+        return {
+            "counts of the same outputs, ours and plain": "the same" if same else "NOT the same",
+            "pixels labelled otherwise by the folded network": f"{others} (random weights, of which many are ties)",
+        }
+
+    return {OURS: ours, PLAIN: plainly}, agreement
 
 
 class LoaderCost(NamedTuple):

@@ -119,9 +119,8 @@ def _part(
     if part == "loader":
         return loader_cost(data, setting.crop, rounds).costs, {}
     if part == "evaluation":
-        work, equal = evaluation_work(setting)
-        same = "the same" if equal() else "NOT the same"
-        return side_by_side(work, device, rounds, say), {"counts in fp32, ours and plain": same}
+        work, agreement = evaluation_work(setting)
+        return side_by_side(work, device, rounds, say), agreement()
     if part == "losses":
         return side_by_side(losses_work(setting), device, rounds, say), {}
     work = update_work(setting)
