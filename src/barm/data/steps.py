@@ -20,7 +20,7 @@ from barm.data.transforms import EvalTransform, TrainTransform, eval_transform, 
 from barm.errors import UserError
 from barm.labels import LabelPolicy, Lut, Step, TaskPlan
 
-Item = tuple[Tensor, Tensor, dict[str, Tensor]]  # (H, W, 3), (H, W) and maps, uint8
+Item = tuple[Tensor, Tensor, dict[str, Tensor]]  # (3, H, W), (H, W) and maps, uint8
 Key = tuple[int, int]  # epoch (of `numbered`), position in the step's pictures
 
 

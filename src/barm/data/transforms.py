@@ -87,30 +87,38 @@ def draw(rng: np.random.Generator, size: tuple[int, int], config: TrainTransform
 
 
 def apply_to_image(image: Image.Image, choice: Draw, crop: int) -> Pixels:
-    """Scale, pad with black, crop and flip, ``(crop, crop, 3)`` uint8.
+    """Scale, pad with black, crop and flip, ``(crop, crop, 3)`` uint8 (a view of planes).
 
     torch resizes 8-bit pictures three times as fast as Pillow, so the whole is resized where the crop is a fair part of
     it; of a large picture Pillow reads the box that is needed. Both equal Pillow's resize-then-crop within 1/255.
     """
     window = _window(choice, crop)
     (x0, x1), (y0, y1) = window.x, window.y
-    result = np.zeros((crop, crop, 3), np.uint8)
+    result = torch.zeros(3, crop, crop, dtype=torch.uint8)
     if x1 > x0 and y1 > y0:
         if choice.size[0] * choice.size[1] <= WHOLE * crop * crop:
-            part = resized(np.array(image), choice.size)[y0:y1, x0:x1]
+            part = resized(np.array(image), choice.size)[:, y0:y1, x0:x1]
         else:
             fx, fy = image.width / choice.size[0], image.height / choice.size[1]
             box = (x0 * fx, y0 * fy, min(x1 * fx, image.width), min(y1 * fy, image.height))
-            part = np.asarray(image.resize((x1 - x0, y1 - y0), Image.Resampling.BILINEAR, box=box))
-        result[window.rows, window.columns] = part
-    return result[:, ::-1] if choice.flip else result
+            part = _planes(np.array(image.resize((x1 - x0, y1 - y0), Image.Resampling.BILINEAR, box=box)))
+        result[:, window.rows, window.columns] = part
+    return _pixels(result.flip(2) if choice.flip else result)
 
 
-def resized(pixels: Pixels, size: tuple[int, int]) -> Pixels:
-    """Bilinear with Pillow's antialiasing, ``(H, W, 3)`` uint8; `size` is ``(width, height)``."""
-    planes = torch.from_numpy(pixels).permute(2, 0, 1)[None]  # a view: the picture stays as it lies in memory
-    whole = F.interpolate(planes, size=size[::-1], mode="bilinear", antialias=True)
-    return np.asarray(whole[0].permute(1, 2, 0).numpy())
+def resized(pixels: Pixels, size: tuple[int, int]) -> Tensor:
+    """Bilinear with Pillow's antialiasing, ``(H, W, 3)`` -> ``(3, height, width)`` uint8 of ``(width, height)``."""
+    return F.interpolate(_planes(pixels)[None], size=size[::-1], mode="bilinear", antialias=True)[0]
+
+
+def _planes(pixels: Pixels) -> Tensor:
+    """``(H, W, 3)`` -> ``(3, H, W)``, a view."""
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def _pixels(planes: Tensor) -> Pixels:
+    """``(3, H, W)`` -> ``(H, W, 3)``, a view."""
+    return np.asarray(planes.permute(1, 2, 0).numpy())
 
 
 def apply_to_map(values: Pixels, choice: Draw, crop: int, pad: int) -> Pixels:
@@ -193,7 +201,7 @@ def train_transform(
         config: what to do.
 
     Returns:
-        Picture ``(crop, crop, 3)``, label ``(crop, crop)`` and extras ``(crop, crop)``, all uint8.
+        Picture ``(3, crop, crop)``, label ``(crop, crop)`` and extras ``(crop, crop)``, all uint8.
     """
     size, crop, labels = sample.image.size, config.crop, np.asarray(sample.mask.point(lut.tolist()))
     maps = {k: np.asarray(v) for k, v in sample.extras.items()}
@@ -206,17 +214,17 @@ def train_transform(
         image = apply_to_image(sample.image, choice, crop)
         label = apply_to_map(labels, choice, crop, config.pad_label)
         extras = {k: apply_to_map(v, choice, crop, 0) for k, v in maps.items()}
-    return _tensor(image), _tensor(label), {k: _tensor(v) for k, v in extras.items()}
+    return _tensor(image.transpose(2, 0, 1)), _tensor(label), {k: _tensor(v) for k, v in extras.items()}
 
 
 def eval_transform(sample: Sample, lut: Pixels, config: EvalTransform) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """Prepare one picture for evaluation: picture ``(H, W, 3)``, channels and extras ``(H, W)``, all uint8."""
+    """Prepare one picture for evaluation: picture ``(3, H, W)``, channels and extras ``(H, W)``, all uint8."""
     image, maps = sample.image, {"mask": sample.mask, **sample.extras}
     if config.crop is not None:
         image = centre_crop(image, config.crop, Image.Resampling.BILINEAR)
         maps = {k: centre_crop(v, config.crop, Image.Resampling.NEAREST) for k, v in maps.items()}
     label = _tensor(lut[np.asarray(maps.pop("mask"))])
-    return _tensor(np.array(image)), label, {k: _tensor(np.array(v)) for k, v in maps.items()}
+    return _tensor(np.asarray(image).transpose(2, 0, 1)), label, {k: _tensor(np.array(v)) for k, v in maps.items()}
 
 
 def centre_crop(image: Image.Image, crop: int, resampling: Image.Resampling) -> Image.Image:

@@ -58,8 +58,8 @@ def num_workers(config: RunConfig, rt: Runtime) -> int:
 
 
 def _to_device(loader: DataLoader[Item], rt: Runtime) -> Generator[Batch, None, None]:
-    """Move batches to the device as they lie in memory, channels last, and normalise there."""
+    """Move batches to the device and normalise there."""
     for image, label, extras in loader:
-        image = normalise(image.to(rt.device, non_blocking=True).permute(0, 3, 1, 2))
+        image = normalise(image.to(rt.device, non_blocking=True))
         label = label.to(rt.device, non_blocking=True).long()
         yield Batch(image, label, {k: v.to(rt.device, non_blocking=True) for k, v in extras.items()})

@@ -74,8 +74,8 @@ def background_distillation(
         num_branches: of the teacher.
         weight: factor in the objective.
     """
-    error = ((new[:, : old.shape[1]] - old) * negative.unsqueeze(1)) ** 2
-    return Term(error.sum(), torch.tensor(old.numel() // num_branches, device=negative.device), weight)
+    distance = (new[:, : old.shape[1]] - old).square().sum(dim=1)  # the mask is 0 or 1, its own square
+    return Term((distance * negative).sum(), torch.tensor(old.numel() // num_branches, device=negative.device), weight)
 
 
 def group_distillation(new: Sequence[Tensor], old: Sequence[Tensor], *, weight: float = 1.0) -> Term:

@@ -36,7 +36,7 @@ class Strip(NamedTuple):
     Attributes:
         images: which pictures.
         rows: which rows of the labels.
-        taps: rows of the logits that they are interpolated from.
+        taps: rows of the logits that they are interpolated from, counted from the last.
         weights: of the taps, ``(rows, taps)``.
     """
 
@@ -56,21 +56,24 @@ class Strip(NamedTuple):
 
 @lru_cache(maxsize=64)
 def interpolation(source: int, target: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Bilinear weights along one axis, corners not aligned, ``(target, source)``: as `torch` computes them.
+    """Bilinear weights along one axis, corners not aligned, ``(target, source)``, the last source first.
+
+    `torch` multiplies the second of two taps first and adds the first with one rounding. Products of matrices do the
+    same, bit for bit, where the taps come in reverse; so here every axis of logits is turned round.
 
     >>> interpolation(2, 4, torch.float32, torch.device("cpu"))[1]
-    tensor([0.7500, 0.2500])
+    tensor([0.2500, 0.7500])
     """
     with torch.inference_mode(False):
         exact = torch.float64 if dtype == torch.float64 else torch.float32
-        at = torch.arange(target, dtype=exact) + 0.5
-        at = (at * torch.tensor(source / target, dtype=exact) - 0.5).clamp(min=0)
+        scale = torch.tensor(source / target, dtype=exact).double()
+        at = ((torch.arange(target, dtype=torch.float64) + 0.5) * scale - 0.5).to(exact).clamp(min=0)  # rounded once
         low = at.floor().long().clamp(max=source - 1)
         share = (at - low).clamp(max=1)
         matrix = torch.zeros(target, source, dtype=exact)
         matrix[torch.arange(target), low] += 1 - share
         matrix[torch.arange(target), (low + 1).clamp(max=source - 1)] += share
-        return matrix.to(device=device, dtype=dtype)
+        return matrix.to(device=device, dtype=dtype).flip(1)
 
 
 def strips(logits: Tensor, size: Size, channels: int) -> Iterator[Strip]:
@@ -90,7 +93,8 @@ def strips(logits: Tensor, size: Size, channels: int) -> Iterator[Strip]:
     for image in range(0, number, together):
         for top in range(0, height, rows):
             bottom = min(top + rows, height)
-            taps = slice(_tap(top, source, height), min(source, _tap(bottom - 1, source, height) + 3))
+            first, end = _tap(top, source, height), min(source, _tap(bottom - 1, source, height) + 3)
+            taps = slice(source - end, source - first)
             yield Strip(slice(image, image + together), slice(top, bottom), taps, matrix[top:bottom, taps])
 
 
@@ -100,13 +104,15 @@ def _tap(row: int, source: int, target: int) -> int:
 
 
 def widen(tensor: Tensor, width: int) -> Tensor:
-    """Interpolate along the rows alone, ``(n, C, h, w)`` -> ``(n, C, h, W)``."""
-    return torch.matmul(tensor, interpolation(tensor.shape[3], width, tensor.dtype, tensor.device).T)
+    """Interpolate along the rows alone, ``(n, C, h, w)`` -> ``(n, C, h, W)``, the last row first."""
+    weights = interpolation(tensor.shape[3], width, tensor.dtype, tensor.device)
+    return torch.matmul(tensor.flip((2, 3)), weights.T)
 
 
 def narrow(gradient: Tensor, source: int) -> Tensor:
     """The reverse of `widen` for gradients, ``(n, C, h, W)`` -> ``(n, C, h, w)``."""
-    return torch.matmul(gradient, interpolation(source, gradient.shape[3], gradient.dtype, gradient.device))
+    weights = interpolation(source, gradient.shape[3], gradient.dtype, gradient.device)
+    return torch.matmul(gradient, weights).flip((2, 3))
 
 
 def by_autograd(formula: Pixels) -> Evaluate:
