@@ -21,7 +21,7 @@ from barm.data.index import checked
 from barm.data.shapes_disk import make_shapes
 from barm.data.transforms import TrainTransform, draw, normalise, train_transform
 from barm.engine.recipe import Precision, RuntimeConfig, StepRecipe
-from barm.engine.runtime import Runtime
+from barm.engine.runtime import Runtime, keep_freed_memory
 from barm.engine.train import StepTrainer
 from barm.labels import Step
 from barm.methods import Rates
@@ -92,7 +92,20 @@ def random_batch(setting: Setting, rt: Runtime) -> Batch:
 
 def update_work(setting: Setting) -> dict[str, Work]:
     """A whole update ours and plain, and the bare network: student forward and backward, teacher forward."""
-    return {OURS: _our_update(setting), PLAIN: _plain_update(setting), BARE: _bare_network(setting)}
+    return {OURS: _our_update(setting), PLAIN: _as_usual(_plain_update(setting)), BARE: _bare_network(setting)}
+
+
+def _as_usual(work: Work) -> Work:
+    """The work under glibc's own rules for memory, which it has without barm."""
+
+    def run() -> None:
+        keep_freed_memory(False)
+        try:
+            work()
+        finally:
+            keep_freed_memory()
+
+    return run
 
 
 def _networks(setting: Setting, rt: Runtime) -> tuple[BARM, nn.Module, nn.Module | None]:
@@ -182,7 +195,7 @@ def losses_work(setting: Setting) -> dict[str, Work]:
 
     return {
         OURS: lambda: backward(_trained(method.loss(new, old, batch))),
-        PLAIN: lambda: backward(plain.loss(new, old, batch)),
+        PLAIN: _as_usual(lambda: backward(plain.loss(new, old, batch))),
     }
 
 
@@ -228,7 +241,7 @@ def evaluation_work(setting: Setting) -> tuple[dict[str, Work], Callable[[], dic
             "pixels labelled otherwise by the folded network": f"{others} (random weights, of which many are ties)",
         }
 
-    return {OURS: ours, PLAIN: plainly}, agreement
+    return {OURS: ours, PLAIN: _as_usual(plainly)}, agreement
 
 
 class LoaderCost(NamedTuple):

@@ -29,7 +29,12 @@ from barm.errors import UserError
 from barm.models.folding import fold_batch_norm
 
 T = TypeVar("T")
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of glibc's malloc.h
+MALLOC = {  # options of glibc's malloc.h: what it comes to by itself, and to keep what is freed
+    -1: (2**31 - 1, 2**31 - 1),  # M_TRIM_THRESHOLD, in both: the small that stays is not worth a difference
+    -2: (128 << 10, 1 << 28),  # M_TOP_PAD
+    -3: (32 << 20, 32 << 20),  # M_MMAP_THRESHOLD
+    -4: (65536, 0),  # M_MMAP_MAX
+}
 DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
@@ -64,7 +69,7 @@ class Runtime:
         if per_node * nodes > 1:
             atexit.register(_leave_group)
         if accelerator == "cpu":
-            _keep_freed_memory()
+            keep_freed_memory()
         self.device: torch.device = self.fabric.device
         self.rank: int = self.fabric.global_rank
         self.processes_per_node = per_node
@@ -194,15 +199,16 @@ def unwrap(module: nn.Module) -> nn.Module:
     return inner if isinstance(inner, nn.Module) else module
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory(keep: bool = True) -> None:
     """Let glibc keep what is freed: else every large tensor is had from the kernel anew, page by page.
 
-    Measured in docs/speed.md; elsewhere than under glibc nothing happens.
+    Measured in docs/speed.md; elsewhere than under glibc nothing happens. Without `keep` large
+    tensors come from the kernel again, as glibc has it by itself.
     """
     allocate = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform.startswith("linux") else None
     if allocate is not None:
-        for option, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 1 << 28)):
-            allocate(option, value)
+        for option, values in MALLOC.items():
+            allocate(option, values[keep])
 
 
 def _leave_group() -> None:
