@@ -209,7 +209,7 @@ def test_step_views_carry_saliency(shapes_voc):
     plan = TaskPlan.parse("2-1", 4)
     step = StepDataset(source, plan, plan[0], INCREMENTAL, TrainTransform(32), seed=0)
     image, label, extras = StepView(step, EvalTransform(crop=48))[0]
-    assert image.shape[:2] == label.shape == extras["saliency"].shape
+    assert image.shape[1:] == label.shape == extras["saliency"].shape
     assert int(extras["index"]) == step.images[0]
 
 
