@@ -24,7 +24,6 @@ bench-gpu: $(STAMP)  ## the same on a GPU, with the batch of the published recip
 	BARM=$(BIN)/barm DEVICE=cuda BATCH=8 ROUNDS=20 OUT=runs/bench-gpu benchmarks/standard.sh
 
 docs: $(STAMP)  ## the documentation as a site in runs/site; broken links are errors
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir runs/site
 
 gpu: $(STAMP)  ## the tests that need a CUDA device

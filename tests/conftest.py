@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -71,3 +74,45 @@ def tiny(shapes_voc: Path):
         return load_config(f"shapes/{task}/{method}", [*TINY, *overrides], {"data": {"root": str(shapes_voc)}})
 
     return config
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """A headless Chromium; without one on the machine, tests that need it are skipped, visibly."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("no Chromium on this machine")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def browse(chromium: Any) -> Iterator[Any]:
+    """A function that opens an address: ``page = browse(url, width=390)``.
+
+    After the test, every page must have stayed without errors on its console, without failed requests, and without
+    requests to another host.
+    """
+    contexts, problems = [], []
+
+    def note_request(request: Any) -> None:
+        if not request.url.startswith(("file:", "data:", "blob:", "http://127.0.0.1", "ws://127.0.0.1")):
+            problems.append(f"request to {request.url}")
+
+    def open_page(url: str, width: int = 1280, height: int = 900, **options: Any) -> Any:
+        context = chromium.new_context(viewport={"width": width, "height": height}, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda m: problems.append(f"console: {m.text}") if m.type == "error" else None)
+        page.on("pageerror", lambda error: problems.append(f"error: {error}"))
+        page.on("request", note_request)
+        page.goto(url)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert not problems

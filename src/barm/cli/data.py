@@ -1,0 +1,72 @@
+"""Commands on data sets: make, check."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.table import Table
+
+from barm.cli.common import out
+from barm.errors import UserError
+
+
+def make(
+    kind: Annotated[Literal["shapes"], typer.Argument(help="What to draw.")],
+    root: Annotated[Path, typer.Argument(help="A new folder.")],
+    layout: Annotated[Literal["voc", "ade", "folder"], typer.Option()] = "folder",
+    classes: Annotated[int | None, typer.Option(help="By default 20 (voc), 150 (ade), 10 (folder).")] = None,
+    num_train: Annotated[int, typer.Option("--train", help="Training pictures.")] = 1000,
+    num_val: Annotated[int, typer.Option("--val", help="Validation pictures.")] = 200,
+    size: Annotated[str, typer.Option(help="<width>x<height>, or one number for both.")] = "96",
+    seed: int = 0,
+) -> None:
+    """Draw pictures and masks in a real folder layout.
+
+    Example: barm data make shapes data/shapes --layout voc --size 500x375
+    """
+    from barm.data.shapes_disk import make_shapes
+
+    width, _, height = size.partition("x")
+    if not width.isdigit() or not (height or width).isdigit():
+        raise UserError(f"--size expects <width>x<height> such as 500x375, got '{size}'")
+    pixels = (int(width), int(height or width))
+    make_shapes(root, layout=layout, num_classes=classes, num_train=num_train, num_val=num_val, size=pixels, seed=seed)
+    out.print(f"{root}: {num_train} training and {num_val} validation pictures in the {layout} layout", highlight=False)
+
+
+def check(
+    root: Annotated[Path, typer.Argument(help="The data set's folder.")],
+    layout: Annotated[Literal["auto", "voc", "ade", "folder"], typer.Option()] = "auto",
+    class_lists: Annotated[
+        Path | None, typer.Option(help="Also write train.txt and val.txt in the published class list format there.")
+    ] = None,
+) -> None:
+    """Look at every file: missing masks, wrong sizes, unknown ids, unreadable pictures.
+
+    Example: barm data check data/shapes
+    """
+    from barm.data.check import check_folder
+
+    report = check_folder(root, layout)
+    table = Table(title=f"{root} ({report.layout})", title_justify="left")
+    for column in ("id", "class", *(f"{s.split} pictures" for s in report.splits)):
+        table.add_column(column, justify="left" if column == "class" else "right")
+    for i, name in enumerate(report.class_names[1:]):
+        table.add_row(str(i + 1), name, *(str(s.per_class[i]) for s in report.splits))
+    table.add_section()
+    table.add_row("", "pictures in all", *(str(s.num_images) for s in report.splits))
+    out.print(table)
+    if class_lists is not None:
+        from barm.data import open_source
+        from barm.data.index import checked, write_class_list
+
+        class_lists.mkdir(parents=True, exist_ok=True)
+        for split in ("train", "val"):
+            write_class_list(class_lists / f"{split}.txt", checked(open_source(report.layout, root, split)))
+    if report.problems or report.broken:
+        for line in (*report.broken, *map(str, report.problems)):
+            out.print(f"[red]✗[/red] {line}", highlight=False, soft_wrap=True)
+        raise UserError(f"{root}: {len(report.broken) + len(report.problems)} problems, listed above")
+    out.print("no problems", highlight=False)

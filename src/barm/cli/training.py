@@ -1,0 +1,115 @@
+"""Commands that train: demo, train, compare."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from barm.cli.common import Device, Precision, Quiet, Recipe, out, progress
+from barm.errors import UserError
+
+
+def demo(
+    folder: Annotated[Path, typer.Option("--out", help="Where the data, the runs and the picture go.")] = Path(
+        "runs/demo"
+    ),
+    seed: int = 1,
+    quiet: Quiet = False,
+) -> None:
+    """Draw a data set, train BARM, fine-tuning and joint training on it, and compare.
+
+    Example: barm demo
+    """
+    from barm.demo import demo as run_demo
+
+    if folder.exists() and any(folder.iterdir()) and not (folder / ".demo").exists():
+        raise UserError(f"{folder} exists and no demo wrote it: choose another --out")
+    run_demo(folder, seed=seed, quiet=quiet)
+
+
+def train(
+    recipe: Recipe,
+    data: Annotated[Path | None, typer.Option(help="The data set's folder.")] = None,
+    folder: Annotated[Path | None, typer.Option("--out", help="The run's folder; runs/<recipe> by default.")] = None,
+    task: Annotated[str | None, typer.Option(help="For recipes without a task: <first>-<increment>.")] = None,
+    group: Annotated[
+        list[str] | None, typer.Option(help="Classes of a step, comma-separated; once per step, instead of --task.")
+    ] = None,
+    setting: Annotated[Literal["overlap", "disjoint", "partitioned"] | None, typer.Option()] = None,
+    step: Annotated[list[int] | None, typer.Option("--step", min=0, help="Only this step (may be repeated).")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in --out stopped.")] = False,
+    start_from: Annotated[
+        Path | None, typer.Option(help="Take over step 0 of another run instead of training it.")
+    ] = None,
+    override: Annotated[list[str] | None, typer.Option("--set", help="table.key=value, e.g. base.epochs=5.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1)] = None,
+    device: Device = None,
+    precision: Precision = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train and evaluate all steps of a scenario.
+
+    Example: barm train --recipe voc/15-1/barm --data VOC2012
+    """
+    from barm.api import fit
+    from barm.config import load_config
+    from barm.report.tables import steps_table
+
+    updates: dict[str, Any] = {"task": {}, "runtime": {}, "data": {}}
+    if task and group:
+        raise UserError("give either --task or --group, not both")
+    if task:
+        updates["task"]["name"] = task
+    if group:
+        updates["task"]["groups"] = [[c.strip() for c in g.split(",")] for g in group]
+    for table, key, value in (
+        ("task", "setting", setting),
+        ("runtime", "device", device),
+        ("runtime", "precision", precision),
+        ("data", "root", str(data.resolve()) if data else None),
+    ):
+        if value is not None:
+            updates[table][key] = value
+    if seed is not None:
+        updates["seed"] = seed
+    config = load_config(recipe, override or (), {k: v for k, v in updates.items() if v != {}})
+    target = folder or Path("runs") / recipe.removesuffix(".toml").replace("/", "-")
+    metrics = fit(config, out=target, resume=resume, steps=step or None, start_from=start_from, quiet=quiet)
+    if os.environ.get("RANK", "0") == "0":
+        out.print(steps_table(str(target), {str(config.method.name): metrics}))
+
+
+def compare(
+    runs: Annotated[list[Path] | None, typer.Argument(help="Folders that `barm train` wrote.")] = None,
+    grid: Annotated[Path | None, typer.Option(help="A TOML file: methods x tasks x seeds to train first.")] = None,
+    data: Annotated[Path | None, typer.Option(help="The grid's data set.")] = None,
+    folder: Annotated[Path | None, typer.Option("--out", help="Where tables, the chart and a grid's runs go.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Compare runs: one table, and with --out CSV, JSON, Markdown, LaTeX and a chart. A grid trains what is missing.
+
+    Example: barm compare --grid benchmarks/shapes-small.toml --out runs/small
+    """
+    from barm.grid import read_grid, run_grid
+    from barm.report.compare import read_results, summarise, tables, write_comparison
+
+    if not runs and grid is None:
+        raise UserError("nothing to compare: give folders of runs, or --grid FILE")
+    paths, failed = list(runs or []), list[str]()
+    read_results(paths)  # complains before a grid works for hours
+    if grid is not None:
+        folder = folder or Path("runs") / grid.stem
+        trained, failed = run_grid(read_grid(grid), folder, data, progress(quiet), quiet=quiet)
+        paths += trained
+    if paths:
+        results = read_results(paths)
+        for table in tables(summarise(results)):
+            out.print(table)
+        if folder is not None:
+            for path in write_comparison(folder, results):
+                out.print(str(path), highlight=False)
+    if failed:
+        raise UserError(f"{len(failed)} runs failed, the first: {failed[0]}")
