@@ -20,7 +20,7 @@ LAYERS = [
     {"report"},
     {"config"},
     {"api", "official"},
-    {"demo", "grid", "bench"},
+    {"demo", "grid", "bench", "extension"},
     {"cli"},
 ]
 FILES = sorted(ROOT.rglob("*.py"))

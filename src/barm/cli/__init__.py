@@ -7,13 +7,13 @@ from typing import Any
 
 import typer
 
-from barm.cli import bench, data, listing, results, training, weights
+from barm.cli import bench, data, extend, listing, results, training, weights
 from barm.cli.common import guarded
 
 __all__ = ["app", "guarded", "main"]
 
 PANELS: dict[str, tuple[Callable[..., Any], ...]] = {  # in the order of --help
-    "Train": (training.demo, training.train),
+    "Train": (training.demo, training.train, extend.extend),
     "Look": (results.evaluate, results.predict, training.compare),
     "Look up": (listing.recipes, listing.methods),
     "Measure": (bench.bench,),
