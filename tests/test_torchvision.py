@@ -131,7 +131,7 @@ def test_the_fit_finds_what_was_hidden():
 
 def test_it_learns_a_new_class(imported, tmp_path):
     new = tmp_path / "new"
-    make_shapes(new, num_classes=3, only=["green-plain-heart"], num_train=4, num_val=2, size=(64, 64), seed=4)
+    make_shapes(new, num_classes=3, only=["green-plain-heart"], num_train=2, num_val=1, size=(64, 64), seed=4)
     settings = ["increment.epochs=1", "increment.batch_size=2", "increment.crop=64", "evaluation.crop=64"]
     result = extend(imported, new, out=tmp_path / "run", overrides=settings, quiet=True)
     assert list(result["class_iou"]) == ["background", *KNOWN, "green-plain-heart"]
@@ -141,7 +141,7 @@ def test_it_learns_a_new_class(imported, tmp_path):
 
 def test_command_line_finds_out_whose_file_it_is(network, pictures, tmp_path):
     torch.save({"model": network.state_dict(), "epoch": 3}, tmp_path / "tv.pth")
-    arguments = ["weights", "import", str(tmp_path / "tv.pth"), "--out", str(tmp_path / "run")]
+    arguments = ["weights", "import", str(tmp_path / "tv.pth"), "--out", str(tmp_path / "run"), "--set", SMALL[0]]
     (tmp_path / "names.txt").write_text("\n".join(["__background__", *KNOWN]), "utf-8")
     named = ["--class-names", str(tmp_path / "names.txt")]
     with pytest.raises(UserError, match=r"4 outputs, VOC 21.*--class-names"):

@@ -27,6 +27,9 @@ def import_(
     class_names: Annotated[
         Path | None, typer.Option(help="torchvision: a file with the names of its classes; VOC's by default.")
     ] = None,
+    override: Annotated[
+        list[str] | None, typer.Option("--set", help="torchvision: table.key=value over the recipe voc/barm.")
+    ] = None,
 ) -> None:
     """Turn a checkpoint into a step of a run, which can be evaluated, extended and exported.
 
@@ -39,7 +42,7 @@ def import_(
         import_published(checkpoint, folder, dataset=dataset, task=task, step=step, model=model, method=method)
         out.print(f"{folder}: step {step} of {dataset} {task} from {checkpoint}", highlight=False)
         return
-    found = import_torchvision(checkpoint, folder, pictures=pictures, names_file=class_names)
+    found = import_torchvision(checkpoint, folder, pictures=pictures, names_file=class_names, overrides=override or ())
     for line in (
         f"{folder}: torchvision's DeepLabV3 from {checkpoint}; an auxiliary classifier is left out",
         f"softmax -> a probability per class, fitted on {found.fitted} pictures, measured on {found.held_out} others:",
