@@ -19,7 +19,7 @@ LAYERS = [
     {"engine"},
     {"report"},
     {"config"},
-    {"api", "official"},
+    {"api", "export", "hub", "official", "trained"},
     {"demo", "grid", "bench"},
     {"cli"},
 ]

@@ -19,9 +19,10 @@ from barm.engine.monitor import Monitor
 from barm.engine.recipe import RunConfig
 from barm.engine.runtime import Runtime
 from barm.engine.sequence import Data, evaluate_step, load_step, open_data, run, step_metrics
-from barm.engine.store import COUNTS, METHOD, RunDirectory
+from barm.engine.store import COUNTS, RunDirectory
 from barm.errors import UserError
 from barm.methods import Method
+from barm.trained import open_trained
 
 Where = Path | str | tuple[Source, Source]  # a folder, or the training and the validation source
 
@@ -62,18 +63,16 @@ def read_config(path: Path | str) -> RunConfig:
 
 
 def load(path: Path | str, step: int | None = None, runtime: Runtime | None = None) -> Model:
-    """Load the network of a run.
+    """Load the network of a run, of a file, or of a hub.
 
     Args:
-        path: the run's folder.
-        step: which step; the last by default.
+        path: the run's folder, a file that ``barm export --format safetensors`` wrote, or
+            ``hf://owner/name[@revision]``.
+        step: which step of a run; the last by default.
         runtime: device and precision; by default as the run was configured.
     """
-    config = read_config(path)
-    directory = RunDirectory(Path(path))
-    index = directory.last_step() if step is None else step
-    network, method = load_step(directory, index)
-    return Model(network, method, directory.read(index, METHOD), runtime or Runtime(config.runtime))
+    found = open_trained(path, step)
+    return Model(found.network, found.method, found.about, runtime or Runtime(found.runtime))
 
 
 def read_picture(path: Path) -> Image.Image:

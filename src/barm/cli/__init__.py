@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from barm.cli import bench, data, listing, results, training, weights
+from barm.cli import bench, data, export, listing, results, training, weights
 from barm.cli.common import guarded
 
 __all__ = ["app", "guarded", "main"]
@@ -15,6 +15,7 @@ __all__ = ["app", "guarded", "main"]
 PANELS: dict[str, tuple[Callable[..., Any], ...]] = {  # in the order of --help
     "Train": (training.demo, training.train),
     "Look": (results.evaluate, results.predict, training.compare),
+    "Take away": (export.export, export.push),
     "Look up": (listing.recipes, listing.methods),
     "Measure": (bench.bench,),
 }

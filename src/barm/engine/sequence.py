@@ -24,12 +24,13 @@ from barm.engine.loading import ordered_batches, train_batches
 from barm.engine.monitor import Monitor
 from barm.engine.provenance import provenance
 from barm.engine.recipe import DataConfig, RunConfig
+from barm.engine.restore import rebuild
 from barm.engine.runtime import Constant, Runtime, unwrap
 from barm.engine.store import COUNTS, MEMORY, METHOD, METRICS, RunDirectory
 from barm.engine.train import StepTrainer, calibrate, train_step
 from barm.errors import Stopped, UserError
 from barm.labels import INCREMENTAL, JOINT, Step, TaskPlan
-from barm.methods import METHODS, Method
+from barm.methods import Method
 from barm.metrics.functional import (
     average_miou,
     class_accuracy,
@@ -39,7 +40,7 @@ from barm.metrics.functional import (
     harmonic_mean,
     overall_accuracy,
 )
-from barm.models.network import NetworkConfig, check_names
+from barm.models.network import check_names
 
 
 @dataclass(frozen=True)
@@ -346,13 +347,7 @@ def load_step(
             f"{directory.step_path(index)} learned other classes than these data have ({found}): give the data that it "
             "was trained on, or others with the same classes"
         )
-    network = NetworkConfig.model_validate({**about["model"], "pretrained": False, "weights": None})
-    method = METHODS[about["method"]["name"]].model_validate(about["method"]).build(step, network)
-    model = method.build_model()
-    state = directory.load_model_state(index)
-    check_names(model.state_dict(), state, set(), str(directory.step_path(index)))
-    model.load_state_dict(state)
-    return model.eval(), method
+    return rebuild(about, index, directory.load_model_state(index), str(directory.step_path(index)))
 
 
 def _adopt(config: RunConfig, directory: RunDirectory, other: RunDirectory, data: Data) -> None:
