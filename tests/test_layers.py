@@ -12,7 +12,7 @@ from barm.methods import METHODS
 
 ROOT = Path(barm.__file__).parent
 LAYERS = [
-    {"errors", "labels", "batch"},
+    {"errors", "catalogue", "labels", "batch"},
     {"losses", "metrics"},
     {"models", "data"},
     {"methods"},
@@ -20,7 +20,7 @@ LAYERS = [
     {"report"},
     {"config"},
     {"api", "export", "hub", "official", "trained"},
-    {"demo", "grid", "bench"},
+    {"demo", "grid", "bench", "inference"},
     {"cli"},
 ]
 FILES = sorted(ROOT.rglob("*.py"))

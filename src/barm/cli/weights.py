@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from barm.cli.common import RunArg, StepOpt, out
+from barm.cli.common import RunArg, StepOpt, say
 
 
 def import_(
@@ -26,7 +26,7 @@ def import_(
     from barm.official.weights import import_published
 
     import_published(checkpoint, folder, dataset=dataset, task=task, step=step, model=model, method=method)
-    out.print(f"{folder}: step {step} of {dataset} {task} from {checkpoint}", highlight=False)
+    say(f"{folder}: step {step} of {dataset} {task} from {checkpoint}")
 
 
 def export(
@@ -41,4 +41,4 @@ def export(
     from barm.official.weights import export_checkpoint
 
     export_checkpoint(run, target, step=step)
-    out.print(f"{target}", highlight=False)
+    say(str(target))

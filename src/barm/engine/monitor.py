@@ -30,7 +30,7 @@ class Monitor:
     def __init__(self, main: bool, *, quiet: bool = False, tensorboard: bool = True, console: Console | None = None):
         self.main, self.tensorboard = main, tensorboard
         self.console = console or Console(stderr=True, quiet=quiet or not main)
-        self.live = self.console.is_terminal and not self.console.quiet
+        self.live = is_live(self.console)
         self.log: Any = None
         self.writer: Any = None
         self.bar: Progress | None = None
@@ -108,12 +108,8 @@ class Monitor:
     @contextmanager
     def evaluation(self, step: int, total: int) -> Iterator[Callable[[], None]]:
         """Show the evaluation of a step; gives the function that is called after each of `total` batches."""
-        if not self.live:
-            yield lambda: None
-            return
-        with Progress(*_columns(), console=self.console, transient=True) as bar:
-            task = bar.add_task(f"step {step}: evaluation", total=total, note="")
-            yield lambda: bar.advance(task)
+        with track(self.console, f"step {step}: evaluation", total) as advance:
+            yield advance
 
     def metrics(self, step: int, means: dict[str, float]) -> None:
         """A step was evaluated."""
@@ -125,6 +121,37 @@ class Monitor:
         if self.bar is not None:
             self.bar.stop()
             self.bar = None
+
+
+def is_live(console: Console) -> bool:
+    """Can a bar be drawn, that is, is somebody watching a terminal? Colours may be forced elsewhere, a bar never is."""
+    watched = console.file.isatty() and console.is_terminal and not console.is_dumb_terminal
+    return watched and not console.quiet
+
+
+@contextmanager
+def track(console: Console, title: str, total: int) -> Iterator[Callable[[], None]]:
+    """Show how many of `total` things are done; gives the function that is called after each.
+
+    On a terminal as a bar, elsewhere as a plain line every 30 seconds.
+    """
+    if is_live(console):
+        with Progress(*_columns(), console=console, transient=True) as bar:
+            task = bar.add_task(title, total=total, note="")
+            yield lambda: bar.advance(task)
+        return
+    began = shown = time.monotonic()
+    done = 0
+
+    def advance() -> None:
+        nonlocal done, shown
+        done, now = done + 1, time.monotonic()
+        if now - shown > PLAIN_INTERVAL:
+            shown = now
+            left = (total - done) * (now - began) / done
+            console.print(f"{title}: {done}/{total} · {left:.0f} s left", highlight=False, markup=False, soft_wrap=True)
+
+    yield advance
 
 
 def _columns() -> tuple[ProgressColumn, ...]:
