@@ -335,7 +335,7 @@ def evaluate(
     with Monitor(rt.is_main, quiet=quiet) as monitor:
         counts = evaluate_step(config, rt, method, network, opened, method.step, monitor)
     earlier = [directory.read(i, COUNTS) for i in range(index) if directory.has(i, COUNTS)]
-    return step_metrics([*earlier, counts.tolist()], method.step, opened.val.class_names)
+    return step_metrics([*earlier, counts.tolist()], method.step, opened.val.class_names, opened.labelled)
 
 
 def compare(runs: Sequence[Path | str], out: Path | str | None = None) -> list[Row]:

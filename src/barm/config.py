@@ -35,7 +35,7 @@ def load_config(
     """
     table = merge(read_recipe(recipe), dict(updates or {}))
     for override in overrides:
-        table = merge(table, _override(override))
+        table = merge(table, parse_override(override))
     return validate(table)
 
 
@@ -124,7 +124,7 @@ def merge(base: Table, over: Mapping[str, Any]) -> Table:
     return result
 
 
-def _override(text: str) -> Table:
+def parse_override(text: str) -> Table:
     """``a.b=1`` -> ``{"a": {"b": 1}}``."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():

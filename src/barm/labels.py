@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from hashlib import blake2b
 from importlib import resources
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Literal, get_args
 
 import numpy as np
@@ -255,6 +255,16 @@ class TaskPlan:
                 lut[class_id] = channel
         lut[0], lut[IGNORE] = 0, IGNORE
         return lut
+
+
+def in_learning_order(groups: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
+    """The groups with ids 1, 2, ... in the order in which the classes are learned: an id is then its channel.
+
+    >>> in_learning_order([[4, 2], [9]])
+    ((1, 2), (3,))
+    """
+    cuts = accumulate((len(group) for group in groups), initial=1)
+    return tuple(tuple(range(a, b)) for a, b in pairwise(cuts))
 
 
 def _draw(shown: Sequence[int], key: str) -> int:

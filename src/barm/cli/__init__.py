@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from barm.cli import bench, data, export, listing, results, training, usage, weights
+from barm.cli import bench, data, export, extend, listing, results, training, usage, weights
 from barm.cli.common import guarded
 from barm.cli.start import start
 from barm.cli.usage import Commands
@@ -15,7 +15,7 @@ from barm.cli.usage import Commands
 __all__ = ["app", "guarded", "main"]
 
 PANELS: dict[str, tuple[Callable[..., Any], ...]] = {  # in the order of --help
-    "Train": (training.demo, training.train),
+    "Train": (training.demo, training.train, extend.extend),
     "Look": (results.evaluate, results.predict, training.compare),
     "Take away": (export.export, export.push),
     "Look up": (listing.recipes, listing.methods),

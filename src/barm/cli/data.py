@@ -26,6 +26,9 @@ def make(
     num_val: Annotated[int, typer.Option("--val", help="Validation pictures.")] = 200,
     size: Annotated[str, typer.Option(help="<width>x<height>, or one number for both.")] = "96",
     seed: int = 0,
+    only: Annotated[
+        str | None, typer.Option(help="Label only these classes, comma-separated; the others stay unlabelled.")
+    ] = None,
 ) -> None:
     """Draw pictures and masks in a real folder layout.
 
@@ -37,7 +40,16 @@ def make(
     if not width.isdigit() or not (height or width).isdigit():
         raise UserError(f"--size expects <width>x<height> such as 500x375, got '{size}'")
     pixels = (int(width), int(height or width))
-    make_shapes(root, layout=layout, num_classes=classes, num_train=num_train, num_val=num_val, size=pixels, seed=seed)
+    make_shapes(
+        root,
+        layout=layout,
+        num_classes=classes,
+        num_train=num_train,
+        num_val=num_val,
+        size=pixels,
+        seed=seed,
+        only=[name.strip() for name in only.split(",")] if only else (),
+    )
     say(f"{root}: {num_train} training and {num_val} validation pictures in the {layout} layout")
 
 
