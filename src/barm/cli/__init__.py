@@ -8,13 +8,14 @@ from typing import Any
 import typer
 
 from barm.cli import bench, data, listing, results, training, weights
+from barm.cli import serve as serving
 from barm.cli.common import guarded
 
 __all__ = ["app", "guarded", "main"]
 
 PANELS: dict[str, tuple[Callable[..., Any], ...]] = {  # in the order of --help
     "Train": (training.demo, training.train),
-    "Look": (results.evaluate, results.predict, training.compare),
+    "Look": (results.evaluate, results.predict, serving.serve, training.compare),
     "Look up": (listing.recipes, listing.methods),
     "Measure": (bench.bench,),
 }
