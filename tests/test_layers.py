@@ -20,7 +20,7 @@ LAYERS = [
     {"report"},
     {"config"},
     {"api", "export", "hub", "official", "trained"},
-    {"demo", "grid", "bench", "inference", "extension"},
+    {"demo", "grid", "bench", "inference", "extension", "app"},
     {"cli"},
 ]
 FILES = sorted(ROOT.rglob("*.py"))

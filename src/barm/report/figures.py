@@ -21,10 +21,10 @@ def colourise(label: Pixels, colours: Pixels) -> Pixels:
     return table[label]
 
 
-def overlay(image: Pixels, label: Pixels, colours: Pixels) -> Pixels:
-    """The picture with its labelled objects tinted, ``(H, W, 3)`` uint8."""
+def overlay(image: Pixels, label: Pixels, colours: Pixels, opacity: float = OVERLAY) -> Pixels:
+    """The picture with its labelled objects tinted, ``(H, W, 3)`` uint8; `opacity` of the tint in 0..1."""
     tint = colourise(label, colours)
-    mixed = image * (1 - OVERLAY) + tint * OVERLAY
+    mixed = image * (1 - opacity) + tint * opacity
     return np.where((label > 0)[..., None], mixed, image).round().astype(np.uint8)
 
 
