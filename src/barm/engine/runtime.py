@@ -181,9 +181,8 @@ class Constant:
 
     def __init__(self, module: nn.Module, rt: Runtime) -> None:
         self.rt, self.dtype = rt, DTYPES.get(rt.precision, torch.float32)
-        network = rt.place(copy.deepcopy(module)).eval().requires_grad_(False).float()
-        self.folded = fold_batch_norm(network)
-        self.network = rt.place(network.to(self.dtype))
+        network = copy.deepcopy(module).cpu().eval().requires_grad_(False).float()
+        self.network = rt.place(fold_batch_norm(network).to(self.dtype))
 
     def __call__(self, image: Tensor) -> Any:
         """Run it: ``(N, 3, H, W)`` float -> the network's output in fp32."""

@@ -125,7 +125,10 @@ def by_autograd(formula: Pixels) -> Evaluate:
             if not wanted:
                 return Evaluated(terms, [None] * len(terms))
             gradients = [
-                torch.autograd.grad(t.total, logits, retain_graph=True, allow_unused=True)[0] for t in terms.values()
+                torch.autograd.grad(t.total, logits, retain_graph=True, allow_unused=True)[0]
+                if t.total.requires_grad
+                else None
+                for t in terms.values()
             ]
         return Evaluated(terms, gradients)
 
