@@ -204,7 +204,6 @@ def _become(name: str, words: list[str]) -> None:
     for about in MODELS.values():  # the published names, with a network that trains in a second
         about["backbone"] = "test_resnet"
     barm.demo.NUM_TRAIN, barm.demo.NUM_VAL = 40, 8
-    barm.demo.TASK = "8-1"
     if name != "barm" and words[0] == "python":  # below a launcher
         words = words[1:]
     if name == "barm" or words[:2] == ["-m", "barm.cli"]:
