@@ -2,7 +2,7 @@
 
     python docs/draw.py runs/demo docs/pictures
 
-The same demo gives the same pictures. Colours are those of Okabe and Ito, which people with any colour vision tell apart.
+The same demo gives the same pictures. Colours are those of Okabe and Ito, told apart by people with any colour vision.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from barm.data.shapes import Scene, class_names, render
 from barm.data.transforms import normalise
 from barm.engine.sequence import load_step
 from barm.engine.store import METRICS, RunDirectory
-from barm.labels import IGNORE, TaskPlan
+from barm.labels import IGNORE, Step, TaskPlan
 from barm.losses.common import pseudo_labels
 
 INK, QUIET, GROUND, EMPTY = "#222222", "#777777", "#ffffff", "#e6e6e6"
 RED, BLUE, GREEN, ORANGE, PINK, SKY = "#D55E00", "#0072B2", "#009E73", "#E69F00", "#CC79A7", "#56B4E9"
 OLD, NEW = 1, 7  # crimson-plain-disc of lesson 1, blue-plain-square of lesson 2
-NUM_CLASSES, TASK, SIDE = 10, "6-1", 96
+NUM_CLASSES, SIDE = 10, 96
 THREE = (21, 7, 51, 1, 46, 2)  # scenes of three classes: disc; square; disc, square; square, triangle; all; triangle
 SCENE = 6430  # shows one of each, apart from each other, and no demo trains or tests on it
 METHODS = {"BARM": "barm", "fine-tuning": "finetune"}
@@ -82,10 +82,15 @@ def save(figure: Figure, path: Path) -> None:
 
 def bare(ax: Axes, title: str = "", note: str = "") -> None:
     """A panel without ticks, with a title above and a note below."""
-    ax.set_xticks([])
-    ax.set_yticks([])
     ax.set_title(title, fontsize=11, color=INK, weight="bold")
     ax.set_xlabel(note, fontsize=10, color=INK)
+    frame(ax)
+
+
+def frame(ax: Axes) -> None:
+    """A thin frame without ticks."""
+    ax.set_xticks([])
+    ax.set_yticks([])
     for spine in ax.spines.values():
         spine.set_color(QUIET)
 
@@ -217,7 +222,9 @@ def box(ax: Axes, at: tuple[float, float], size: tuple[float, float], text: str,
 
 def arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], colour: str = INK) -> None:
     """From one point to another."""
-    ax.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=13, color=colour, lw=1.3))
+    ax.add_patch(
+        FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=13, color=colour, lw=1.3, shrinkA=0, shrinkB=0)
+    )
 
 
 def draw_network(_demo: Demo) -> Figure:
@@ -292,14 +299,21 @@ def draw_heads(figure: Any, demo: Demo) -> None:
     sizes = [len(part) for part in said[1]]
     axes = figure.subplots(1, len(sizes), width_ratios=[size + 1.2 for size in sizes], sharey=True)
     for head, (ax, size) in enumerate(zip(axes, sizes, strict=True)):
-        words = ["background" if head == 0 else "correction", *(n.split("-")[-1] for n in names[first : first + size - 1])]
+        shapes = [name.split("-")[-1] for name in names[first : first + size - 1]]
         first += size - 1
         old = head < len(said[0])
         for network, (colour, hatch) in enumerate(((SKY, ""), (ORANGE, "//"))):
             if network or old:
                 place = np.arange(size) + (0.4 * network - 0.2) * old
                 ax.bar(place, said[network][head], 0.4, color=colour, ec=INK, lw=0.6, hatch=hatch)
-        ax.set_xticks(range(size), words, fontsize=9, rotation=30, ha="right", rotation_mode="anchor")
+        ax.set_xticks(
+            range(size),
+            ["correction" if head else "background", *shapes],
+            fontsize=9,
+            rotation=30,
+            ha="right",
+            rotation_mode="anchor",
+        )
         ax.set_title(f"head {head + 1}: " + ("repeats" if old else "free"), fontsize=11, color=INK, weight="bold")
         ax.spines[["top", "right"]].set_visible(False)
         ax.set_ylim(0, 1.05)
@@ -312,39 +326,41 @@ def draw_heads(figure: Any, demo: Demo) -> None:
 def draw_settings(_demo: Demo) -> Figure:
     """Which picture is seen in which lesson, labelled how."""
     scenes = [render(i, split="train", num_classes=3, size=(SIDE, SIDE), seed=4) for i in THREE]
-    colours = {1: RED, 2: BLUE, 3: PINK}
     figure = plt.figure(figsize=(10.4, 6.4), layout="constrained")
-    parts = figure.subfigures(1, 4, width_ratios=[1.15, 3, 3, 3], wspace=0.02)
     about = {
         "overlap": "every picture with a new class",
         "disjoint": "none with a class of the future",
         "partitioned": "every picture once",
     }
-    axes = parts[0].subplots(len(scenes), 1)
-    parts[0].suptitle("\n", fontsize=11)
-    for ax, scene in zip(axes, scenes, strict=True):
+    first, *parts = figure.subfigures(1, 1 + len(about), width_ratios=[1.15, 3, 3, 3], wspace=0.02)
+    first.suptitle("\n", fontsize=11)
+    column = first.subplots(len(scenes), 1)
+    column[0].set_title("picture", fontsize=10, color=INK)
+    for ax, scene in zip(column, scenes, strict=True):
         ax.imshow(scene.image)
-        bare(ax)
-    axes[0].set_title("picture", fontsize=10, color=INK)
-    for part, (setting, text) in zip(parts[1:], about.items(), strict=True):
+        frame(ax)
+    for part, (setting, text) in zip(parts, about.items(), strict=True):
         part.suptitle(f"{setting}\n{text}", fontsize=11, weight="bold", color=INK)
-        plan, grid = TaskPlan(((1,), (2,), (3,)), setting, seed=2), part.subplots(len(scenes), 3)
+        plan = TaskPlan(((1,), (2,), (3,)), setting, seed=2)
+        grid = part.subplots(len(scenes), len(plan))
         for step, word in zip(plan.steps(), ("disc", "square", "triangle"), strict=True):
             grid[0, step.index].set_title(f"{step.index + 1}: {word}", fontsize=10, color=INK)
             for row, scene in enumerate(scenes):
-                ax, present = grid[row, step.index], set(np.unique(scene.mask).tolist()) - {0, IGNORE}
-                show_labels(ax, scene.mask, {i: colours[i] for i in step.new})
-                for other in present - set(step.new):
-                    outline(ax, scene, other)
-                bare(ax, ax.get_title())
-                ax.title.set(fontsize=10, weight="normal")
-                ax.set_visible(plan.selects(step, present, str(row)) or row == 0)
-                if not plan.selects(step, present, str(row)):
-                    ax.clear()
-                    ax.axis("off")
-                    ax.set_title(f"{step.index + 1}: {word}" if row == 0 else "", fontsize=10, color=INK)
-                    ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+                show_lesson(grid[row, step.index], scene, step, plan, str(row))
     return figure
+
+
+def show_lesson(ax: Axes, scene: Scene, step: Step, plan: TaskPlan, key: str) -> None:
+    """A scene's label in a lesson, or nothing where it does not belong to it."""
+    present = set(np.unique(scene.mask).tolist()) - {0, IGNORE}
+    if not plan.selects(step, present, key):
+        ax.axis("off")
+        ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+        return
+    show_labels(ax, scene.mask, {i: (RED, BLUE, PINK)[i - 1] for i in step.new})
+    for other in present - set(step.new):
+        outline(ax, scene, other)
+    frame(ax)
 
 
 def draw_scores(demo: Demo) -> Figure:
@@ -356,7 +372,8 @@ def draw_scores(demo: Demo) -> Figure:
     show_labels(axes[0], table, {1: ORANGE, 2: PINK, 3: BLUE, IGNORE: GROUND})
     valid = demo.scene.mask != IGNORE
     hit, either = int((truth & said & valid).sum()), int(((truth | said) & valid).sum())
-    bare(axes[0], "IoU of one class", f"found / (found + missed + invented)\n= {hit} / {either} pixels = {100 * hit / either:.0f} %")
+    share = f"= {hit} / {either} pixels = {100 * hit / either:.0f} %"
+    bare(axes[0], "IoU of one class", f"found / (found + missed + invented)\n{share}")
     found = {"found": BLUE, "missed": ORANGE, "invented": PINK}
     axes[0].legend(handles=[Patch(color=c, label=t) for t, c in found.items()], loc="lower right", fontsize=9)
     for (title, name), colour, marker in zip(METHODS.items(), (GREEN, ORANGE), "os", strict=True):
@@ -364,7 +381,7 @@ def draw_scores(demo: Demo) -> Figure:
         curve(axes[1], scores, title, colour, marker)
         mean = 100 * last["average_miou"]
         axes[1].axhline(mean, color=colour, ls=":", lw=1.6)
-        axes[1].text(1.15, mean + 1.5 if name == "finetune" else mean - 7, f"average {mean:.1f}", fontsize=10, color=INK)
+        axes[1].text(1.15, mean + (1.5 if mean < 50 else -7), f"average {mean:.1f}", fontsize=10, color=INK)
     bare_title(axes[1], "mIoU: mean over all classes seen (%)")
     lost_per_class(axes[2], demo)
     bare_title(axes[2], "lost: from the best to the last (%)")
@@ -384,7 +401,7 @@ def lost_per_class(ax: Axes, demo: Demo) -> None:
         for place, class_name in enumerate(known):
             best = max(100 * m["class_iou"][class_name] for m in metrics[:-1] if class_name in m["class_iou"])
             last = 100 * metrics[-1]["class_iou"][class_name]
-            ax.annotate("", (last, place + shift), (best, place + shift), arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 1.8, "shrinkA": 0, "shrinkB": 0})
+            arrow(ax, (best, place + shift), (last, place + shift), colour)
             ax.plot(best, place + shift, "o", color=colour, ms=4)
         lost = 100 * metrics[-1]["forgetting"]
         ax.plot([], [], color=colour, lw=2, label=f"{title}: mean fall {lost:.1f}")

@@ -214,6 +214,8 @@ def _become(name: str, words: list[str]) -> None:
     elif words[0] == "-m":
         sys.argv = words[1:]
         runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    elif words[0] == "-c":
+        exec(words[1], {"__name__": "__main__"})
     else:
         sys.argv = _shortened(words)
         sys.path.insert(0, str(Path(words[0]).resolve().parent))
