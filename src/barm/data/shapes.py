@@ -118,7 +118,7 @@ def render(
         num_classes: 1..150.
         size: ``(width, height)`` in pixels.
         seed: of the whole data set.
-        tops: ids of the classes that go round on top of all others; all by default.
+        tops: ids of the classes that go round on top of the others; those of 1..num_classes by default.
 
     Returns:
         Picture, mask and saliency; the same for the same arguments on every machine.

@@ -10,13 +10,14 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from PIL import Image
 
 from barm.data.named import matching
 from barm.data.palette import id_palette
-from barm.data.shapes import MAX_SIDE, MIN_SIDE, class_names, render
+from barm.data.shapes import MAX_SHAPES, MAX_SIDE, MIN_SIDE, class_names, render
 from barm.errors import UserError, nearest
-from barm.labels import Lut
+from barm.labels import IGNORE, Lut
 
 Layout = Literal["voc", "ade", "folder"]
 DEFAULT_CLASSES = {"voc": 20, "ade": 150, "folder": 10}
@@ -46,8 +47,8 @@ def make_shapes(
         num_val: validation pictures.
         size: ``(width, height)`` in pixels.
         seed: of the data set.
-        only: names of the classes that are labelled, with ids 1, 2, ...; every picture shows one of them, and the
-            other classes are background. All are labelled by default.
+        only: names of the classes that are labelled, with ids 1, 2, ..., be they among the `num_classes` or not; every
+            picture shows one of them, and all else is background. By default all are labelled.
         workers: processes.
 
     Raises:
@@ -57,9 +58,10 @@ def make_shapes(
         raise UserError(f"unknown layout '{layout}': expected voc, ade or folder")
     count = DEFAULT_CLASSES[layout] if num_classes is None else num_classes
     names = class_names(count)
+    known = class_names(MAX_SHAPES)
     for name in only:
-        if name not in names:
-            raise UserError(f"'{name}' is not among the {count} classes{nearest(name, names)}; see --classes")
+        if name not in known:
+            raise UserError(f"shapes has no class '{name}'{nearest(name, known) or f': take one such as {known[-1]}'}")
     if min(size) < MIN_SIDE or max(size) > MAX_SIDE:
         raise UserError(f"pictures must be {MIN_SIDE} to {MAX_SIDE} pixels on each side, asked for {size[0]}x{size[1]}")
     if num_train < 1 or num_val < 1:
@@ -98,7 +100,7 @@ def _write(
         every = {"train": stems["train"], "train_aug": stems["train"], "val": stems["val"]}
         for name, ids in {**every, "trainval": stems["train"] + stems["val"]}.items():
             (lists / f"{name}.txt").write_text("\n".join(ids) + "\n", "utf-8")
-    labelled = matching(("background", *names), ("background", *(only or names)))
+    labelled = matching(("background", *class_names(MAX_SHAPES)), ("background", *(only or names)))
     job = partial(_write_one, root, layout, len(names), labelled, size, seed)
     work = [(split, i) for split, n in counts.items() for i in range(n)]
     _run(job, work, workers if len(work) * size[0] * size[1] >= PARALLEL_FROM else 1)
@@ -136,7 +138,7 @@ def _write_one(
     item: tuple[str, int],
 ) -> None:
     split, index = item
-    tops = [i for i in range(1, num_classes + 1) if labelled[i]]
+    tops = [int(i) for i in np.flatnonzero(labelled[:IGNORE])]
     scene = render(index, split=split, num_classes=num_classes, size=size, seed=seed, tops=tops)
     stem = _stem(split, index)
     scene.mask[:] = labelled[scene.mask]

@@ -18,6 +18,7 @@ from barm.engine.recipe import PlaceConfig, RunConfig
 from barm.engine.runtime import Runtime
 from barm.engine.store import METHOD, RunDirectory
 from barm.errors import UserError, nearest
+from barm.models.network import check_names
 
 CHANGEABLE = ("increment", "method", "evaluation", "runtime")  # tables; the rest is settled by the run
 
@@ -205,6 +206,9 @@ def check_method(config: RunConfig, known: Known, data: Data) -> None:
         )
     if method.loss != old.loss:
         raise UserError(f"{run} was trained with loss '{old.loss}', {name} has '{method.loss}': choose another recipe")
+    network = config.model.model_copy(update={"pretrained": False, "weights": None})
+    expected = method.build(step, network).build_model().state_dict()
+    check_names(expected, known.directory.load_model_state(known.step), set(), f"{run} for {name}")
 
 
 def check_pictures(data: Data, new: Iterable[int], folder: Path) -> list[str]:
