@@ -14,8 +14,9 @@ from barm.errors import UserError
 SOURCES: dict[str, Callable[[Path, str], FileSource]] = {"voc": open_voc, "ade": open_ade, "folder": open_folder}
 
 
-def open_source(layout: str, root: Path, split: str) -> FileSource:
+def open_source(layout: str, root: Path | str, split: str) -> FileSource:
     """Open a split (``train`` or ``val``) of the data set at `root`; layout ``auto`` looks which one it is."""
+    root = Path(root)
     return SOURCES[detect_layout(root) if layout == "auto" else layout](root, split)
 
 
