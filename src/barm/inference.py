@@ -103,7 +103,7 @@ def predict_files(
     *,
     step: int | None = None,
     look: Look | None = None,
-    keep_going: bool = False,
+    refused: Callable[[str], None] | None = None,
     device: str | None = None,
     precision: str | None = None,
     progress: Progress | None = None,
@@ -119,7 +119,8 @@ def predict_files(
             ``classes.json``, which says what a mask's numbers mean; without it nothing is written.
         step: which step; the last by default.
         look: how, and what is written.
-        keep_going: leave out pictures that cannot be read instead of refusing all.
+        refused: is told what is wrong with each picture that is of no use, and the others are done; without it one such
+            picture stops everything.
         device: where it runs, and
         precision: how; by default as the run was configured.
         progress: given a title and a number of pictures, shows how many are done; nothing by default.
@@ -138,7 +139,7 @@ def predict_files(
     model = run if isinstance(run, Model) else _load(run, step, device, precision)
     model.shown(look.classes)
     with shows("looking at the files", len(found)) as done:
-        sound = check_pictures(found, keep_going=keep_going, done=done)
+        sound = check_pictures(found, refused, done)
     results: dict[Path, Prediction] = {}
     with shows("predicting", len(sound)) as done:
         for result in _stream(model, sound, target, look):
@@ -210,13 +211,13 @@ def _walk(folder: Path, out: Path | None) -> Iterator[Path]:
 
 
 def check_pictures(
-    found: Sequence[Found], *, keep_going: bool = False, done: Callable[[], None] = lambda: None
+    found: Sequence[Found], refused: Callable[[str], None] | None = None, done: Callable[[], None] = lambda: None
 ) -> list[tuple[Found, tuple[int, int]]]:
     """Look into pictures, several at a time.
 
     Args:
         found: the pictures.
-        keep_going: leave out what cannot be read, as long as something is left.
+        refused: see `predict_files`.
         done: is called after each.
 
     Returns:
@@ -233,10 +234,12 @@ def check_pictures(
             else:
                 sound.append((one, outcome))
             done()
-    if len(wrong) == 1 and not (keep_going and sound):
-        raise UserError(wrong[0])
-    if wrong and not (keep_going and sound):
-        raise UserError(f"{len(wrong)} of {len(found)} pictures are of no use: {'; '.join(wrong)}")
+    if wrong and (refused is None or not sound):
+        many = f"{len(wrong)} of {len(found)} pictures are of no use (--keep-going leaves them out): {'; '.join(wrong)}"
+        raise UserError(many if len(found) > 1 else wrong[0])
+    if refused is not None:
+        for line in wrong:
+            refused(line)
     return sound
 
 

@@ -23,7 +23,7 @@ UNWRITABLE = {  # what to do about an output that cannot be written
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS), SPACE),
     **dict.fromkeys((errno.EEXIST, errno.ENOTDIR, errno.EISDIR), PLACE),
 }
-PIPE_CLOSED = 141  # as a shell reports a program that SIGPIPE ended
+PIPE_CLOSED = 1  # as typer and rich end then
 
 Recipe = Annotated[
     str, typer.Option(help="A name that `barm recipes` lists, or a TOML file.", autocompletion=completion.recipes)

@@ -59,7 +59,7 @@ def kinds(incomplete: str) -> list[str]:
 
 def find_runs(start: Path) -> Iterator[Path]:
     """Folders with a run's configuration, at most some levels below `start`."""
-    for looked, (place, folders, files) in enumerate(os.walk(start)):
+    for looked, (place, folders, files) in enumerate(os.walk(start, followlinks=True)):
         here = Path(place)
         if "config.toml" in files:
             yield here
@@ -75,8 +75,10 @@ def finished(run: Path) -> list[int]:
 
 
 def _run_of(ctx: typer.Context) -> Path:
+    """The run that stands on the line: an option without its value keeps click from assigning the words before it."""
     params: dict[str, Any] = ctx.params
-    return Path(params.get("run") or ".")
+    found = params.get("run") or next((word for word in ctx.args if Path(word, "config.toml").is_file()), ".")
+    return Path(found)
 
 
 def _listed(names: list[str] | tuple[str, ...], incomplete: str) -> list[str]:

@@ -85,13 +85,14 @@ def predict(
         shown = ", ".join(f"{name} {percent(share)}" for name, share in result.shares.items() if name != "background")
         say(f"{next(iter(result.files.values()), result.picture)}: {shown or 'background only'}")
 
+    wrong: list[str] = []
     results = predict_files(
         run,
         images,
         folder,
         step=step,
         look=Look(numbers(sizes, "--sizes"), flip, words(classes), batch, words(write) or (), ids, legend),
-        keep_going=keep_going,
+        refused=wrong.append if keep_going else None,
         device=device,
         precision=precision,
         progress=counting(quiet),
@@ -99,3 +100,6 @@ def predict(
     )
     if as_json:
         print_json([result.as_json() for result in results])
+    if wrong:
+        total = len(wrong) + len(results)
+        raise UserError(f"{len(wrong)} of {total} pictures left out, the others are done: {'; '.join(wrong)}")

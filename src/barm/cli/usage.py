@@ -28,7 +28,7 @@ class Commands(TyperGroup):
         if args and not ctx.resilient_parsing and not args[0].startswith("-") and args[0] not in self.commands:
             whole = dict(_below(ctx.find_root().command))
             inner = {path.split()[-1]: path for path in whole}
-            own = _path(ctx).split()[1:]
+            own = ctx.command_path.split()[1:]
             inner.update({name: " ".join([*own, name]) for name in self.commands})  # a near one of this group first
             hint = nearest(args[0], inner)
             for name, path in inner.items():
@@ -52,7 +52,7 @@ def run(app: typer.Typer) -> None:
         UserError: for what was typed wrong.
     """
     try:
-        status = app(standalone_mode=False)
+        status = app(standalone_mode=False, prog_name="barm")  # also where `python -m barm.cli` started it
     except USAGE as error:
         if type(error).__name__ == "NoArgsIsHelpError":
             print(error, end="")
@@ -70,7 +70,7 @@ def explain(error: Any) -> str:
     """A usage error in one line: what was expected, what was found, how to mend it."""
     context = getattr(error, "ctx", None)
     command, kind = getattr(context, "command", None), type(error).__name__
-    path = _path(context)
+    path = getattr(context, "command_path", "barm")
     if kind == "NoSuchOption":
         known = {name.removeprefix("--"): name for p in getattr(command, "params", ()) for name in p.opts}
         hint = (
@@ -93,11 +93,6 @@ def explain(error: Any) -> str:
     if extra:
         return f"{path} does not know what to do with '{extra[1]}'; quote values with spaces{_example(command)}"
     return f"{text}{_example(command)}"
-
-
-def _path(context: Any) -> str:
-    words = [] if context is None else context.command_path.split()
-    return " ".join(["barm", *words[len(getattr(context.find_root(), "info_name", "").split()) :]]) if words else "barm"
 
 
 def _name(param: Any) -> str:
