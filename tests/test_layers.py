@@ -20,7 +20,7 @@ LAYERS = [
     {"report"},
     {"config"},
     {"api", "official"},
-    {"demo", "grid", "bench"},
+    {"demo", "grid", "bench", "story"},
     {"cli"},
 ]
 FILES = sorted(ROOT.rglob("*.py"))

@@ -7,14 +7,14 @@ from typing import Any
 
 import typer
 
-from barm.cli import bench, data, listing, results, training, weights
+from barm.cli import bench, data, listing, report, results, training, weights
 from barm.cli.common import guarded
 
 __all__ = ["app", "guarded", "main"]
 
 PANELS: dict[str, tuple[Callable[..., Any], ...]] = {  # in the order of --help
     "Train": (training.demo, training.train),
-    "Look": (results.evaluate, results.predict, training.compare),
+    "Look": (report.report, results.evaluate, results.predict, training.compare),
     "Look up": (listing.recipes, listing.methods),
     "Measure": (bench.bench,),
 }
