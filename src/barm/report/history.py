@@ -32,7 +32,8 @@ def read_runs(paths: Sequence[Path]) -> tuple[RunContent, ...]:
         if not set(known) & set(theirs):
             raise UserError(
                 f"{run.path} and {first.path} have no class in common "
-                f"({', '.join(theirs[:3])}; {', '.join(known[:3])}): give runs on the same data set, or write a report of each"
+                f"({', '.join(theirs[:3])}; {', '.join(known[:3])}): "
+                "give runs on the same data set, or write a report of each"
             )
     return tuple(runs)
 

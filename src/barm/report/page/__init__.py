@@ -51,6 +51,7 @@ def _context(report: Report) -> dict[str, Any]:
         "curves": training.curves(report.runs),
         "speed": training.speed(report.runs),
         "settings": views.differing_settings(report.runs) if len(report.runs) > 1 else [],
+        "facts": views.common_facts(report.runs),
         "lessons": _lessons(report),
         "views": views,
     }

@@ -9,9 +9,8 @@ from typing import Any
 
 from barm.report.page.colours import DASHES, SERIES
 
-WIDTH, HEIGHT = 440, 260
+WIDE, NARROW = (440, 260), (340, 220)  # width and height of a drawing
 LEFT, RIGHT, TOP, BOTTOM = 44, 14, 12, 40
-POINTS = 160  # of a series at most; more are averaged
 MARKED = 24  # points up to which each has a mark
 
 
@@ -24,6 +23,7 @@ class Series:
     ys: Sequence[float]
     told: Sequence[str]
     slot: int
+    breaks: frozenset[int] = frozenset()  # points that are not joined to the one before
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,10 @@ class Chart:
         x_label: below the axis.
         rules: places of vertical rules.
         hover: what the script needs: per series name, slot, places and texts.
+        width: of the drawing.
+        height: of the drawing.
+        left: where the horizontal axis begins.
+        top: where the vertical axis ends.
     """
 
     title: str
@@ -59,12 +63,20 @@ class Chart:
     x_label: str
     rules: tuple[float, ...]
     hover: list[dict[str, Any]]
-    width: int = WIDTH
-    height: int = HEIGHT
+    width: int
+    height: int
     left: int = LEFT
-    right: int = WIDTH - RIGHT
     top: int = TOP
-    bottom: int = HEIGHT - BOTTOM
+
+    @property
+    def right(self) -> int:
+        """Right end of the horizontal axis."""
+        return self.width - RIGHT
+
+    @property
+    def bottom(self) -> int:
+        """Lower end of the vertical axis."""
+        return self.height - BOTTOM
 
 
 def line_chart(
@@ -77,42 +89,45 @@ def line_chart(
     y_range: tuple[float, float] | None = None,
     rules: Sequence[float] = (),
     digits: int | None = 1,
+    size: tuple[int, int] = NARROW,
 ) -> Chart:
     """Lay a chart out.
 
     Args:
         title: of the chart.
-        series: at least one, with at least one point.
+        series: at least one, with at least one point, all finite.
         x_label: of the horizontal axis.
         x_ticks: value and text; chosen by itself if not given.
         x_range: of the horizontal axis; the values' own if not given.
         y_range: of the vertical axis; the values' own, with 0 if they are not negative, if not given.
         rules: where vertical rules stand.
         digits: after the point in the told values; None for three significant ones.
+        size: of the drawing.
     """
     xs = [x for s in series for x in s.xs]
-    ys = [y for s in series for y in s.ys if math.isfinite(y)]
+    ys = [y for s in series for y in s.ys]
     low_x, high_x = x_range or (min(xs), max(xs))
-    low, high = y_range or (min(0.0, *ys), max(ys) or 1.0) if ys else (0.0, 1.0)
+    low, high = y_range or (min(0.0, *ys), max(ys))
     steps = nice_ticks(low, high)
     low, high = min(low, steps[0]), max(high, steps[-1])
     if x_ticks is None:
         x_ticks = [(t, f"{t:g}") for t in nice_ticks(low_x, high_x) if low_x <= t <= high_x]
 
+    width, height = size
+
     def at_x(x: float) -> float:
-        return round(LEFT + (x - low_x) / ((high_x - low_x) or 1) * (WIDTH - LEFT - RIGHT), 1)
+        return round(LEFT + (x - low_x) / ((high_x - low_x) or 1) * (width - LEFT - RIGHT), 1)
 
     def at_y(y: float) -> float:
-        return round(HEIGHT - BOTTOM - (y - low) / (high - low) * (HEIGHT - TOP - BOTTOM), 1)
+        return round(height - BOTTOM - (y - low) / (high - low) * (height - TOP - BOTTOM), 1)
 
     lines, hover = [], []
     for s in series:
-        known = [(x, y, t) for x, y, t in zip(s.xs, s.ys, s.told, strict=True) if math.isfinite(y)]
-        points = tuple((at_x(x), at_y(y)) for x, y, _ in known)
-        path = "M" + "L".join(f"{x:g} {y:g}" for x, y in points) if points else ""
+        points = tuple((at_x(x), at_y(y)) for x, y in zip(s.xs, s.ys, strict=True))
+        path = "".join(f"{'M' if i in s.breaks or not i else 'L'}{x:g} {y:g}" for i, (x, y) in enumerate(points))
         dash = DASHES[s.slot % SERIES]
         lines.append(Line(s.name, s.slot % SERIES, dash, path, points, len(points) <= MARKED))
-        values = [f"{y:.{digits}f}" if digits is not None else f"{y:.3g}" for _, y, _ in known]
+        values = [f"{y:.{digits}f}" if digits is not None else f"{y:.3g}" for y in s.ys]
         hover.append(
             {
                 "name": s.name,
@@ -120,7 +135,7 @@ def line_chart(
                 "x": [x for x, _ in points],
                 "y": [y for _, y in points],
                 "values": values,
-                "told": [t for _, _, t in known],
+                "told": list(s.told),
             }
         )
     return Chart(
@@ -131,6 +146,8 @@ def line_chart(
         x_label,
         tuple(at_x(x) for x in rules),
         hover,
+        width,
+        height,
     )
 
 
@@ -149,7 +166,7 @@ def nice_ticks(low: float, high: float, number: int = 5) -> list[float]:
     return [round(i * step, 12) for i in range(first, last + 1)]
 
 
-def thinned(xs: Sequence[float], ys: Sequence[float], limit: int = POINTS) -> tuple[list[float], list[float]]:
+def thinned(xs: Sequence[float], ys: Sequence[float], limit: int) -> tuple[list[float], list[float]]:
     """At most `limit` points: neighbours are averaged, each average stands at its last point's place."""
     size = -(-len(xs) // limit)
     if size <= 1:

@@ -110,13 +110,13 @@ def _changed(background: Background) -> float:
 
 def _tale(shot: Shot, label: str, gallery: Gallery) -> Tale:
     b = shot.background[label]
-    limit = float(np.abs(np.stack([b.base, b.total])).max()) or 1.0
-    maps = [Map("base logit, step 0", images.heat(b.base, limit), f"base background logit, {_range(b.base)}", "heat")]
+    limit = float(np.abs(b.base).max()) or 1.0  # residuals may go far beyond; they are to leave the base its contrast
+    maps = [Map("base, step 0", images.heat(b.base, limit), f"base background logit, {_range(b.base)}", "heat")]
     for step, residual in b.residuals.items():
-        title = f"residual of step {step}"
-        maps.append(Map(title, images.heat(residual, limit), f"{title}, {_range(residual)}", "heat", "+"))
+        told = f"residual of step {step}, {_range(residual)}"
+        maps.append(Map(f"residual {step}", images.heat(residual, limit), told, "heat", "+"))
     maps.append(Map("sum", images.heat(b.total, limit), f"adapted background logit, {_range(b.total)}", "heat", "="))
-    for title, labels in (("labels by the base logit alone", b.without), ("labels by the sum", b.adapted)):
+    for title, labels in (("labels by the base", b.without), ("labels by the sum", b.adapted)):
         maps.append(Map(title, _labels(labels, gallery), f"{title}: {_names(labels, gallery)}", "labels"))
     return Tale(label, shot.name, images.photograph(shot.image), tuple(maps), limit, _changed(b), _ratio(shot.truth))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from statistics import median
 from typing import NamedTuple
@@ -9,6 +10,7 @@ from typing import NamedTuple
 from barm.report.page.charts import Chart, Series, line_chart, thinned
 from barm.report.page.content import RunContent, Trace
 
+POINTS = 240  # of a curve; more are averaged
 RATE, MEMORY = "images_per_second", "memory_mb"
 
 
@@ -30,6 +32,8 @@ def curves(runs: Sequence[RunContent]) -> list[Chart]:
     charts = []
     for name in ordered:
         series = [_series(run, name, slot) for slot, run in enumerate(runs)]
+        if not any(s.xs for s in series):
+            continue
         charts.append(
             line_chart(
                 "learning rate" if name == "lr" else name,
@@ -51,12 +55,15 @@ def _series(run: RunContent, name: str, slot: int) -> Series:
     told: list[str] = []
     ends = {step: max(t.updates[-1] for t in run.traces if t.step == step) for step in {t.step for t in run.traces}}
     traces = [t for t in run.traces if t.name == name]
+    breaks = set()
     for trace in sorted(traces, key=lambda t: t.step):
-        places, values = thinned(trace.updates, trace.values, limit=max(12, 240 // len(traces)))
+        pairs = [(u, v) for u, v in zip(trace.updates, trace.values, strict=True) if math.isfinite(v)]
+        places, values = thinned([u for u, _ in pairs], [v for _, v in pairs], max(12, POINTS // len(traces)))
+        breaks.add(len(xs))
         xs += [trace.step + place / ends[trace.step] for place in places]
         ys += values
         told += [f"step {trace.step}, update {place:g}" for place in places]
-    return Series(run.label, xs, ys, told, slot)
+    return Series(run.label, xs, ys, told, slot, frozenset(breaks))
 
 
 def speed(runs: Sequence[RunContent]) -> list[Speed]:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from barm.report.page.charts import Chart, Series, line_chart
+from barm.report.page.charts import NARROW, WIDE, Chart, Series, line_chart
 from barm.report.page.colours import DASHES, LEVELS, SERIES, level
 from barm.report.page.content import KnownClass, RunContent, Scores
 from barm.report.tables import percent
@@ -70,9 +70,9 @@ def sentence(run: RunContent) -> str:
     if last.step == first.step:
         return f"{told}."
     change = last.means["old"] - first.means["old"]
-    told += f"; the first {sum(c.step == 0 for c in run.classes) - 1} with background went from"
+    told += f"; the classes of step {first.step} went from"
     told += f" {percent(first.means['old'])} to {percent(last.means['old'])} % ({signed(change)} points)"
-    return told + (f", those learned later stand at {percent(last.means['new'])} %." if "new" in last.means else ".")
+    return told + (f", those learned since stand at {percent(last.means['new'])} %." if "new" in last.means else ".")
 
 
 def comparison(runs: Sequence[RunContent]) -> list[dict[str, Any]]:
@@ -126,11 +126,15 @@ def share(permille: int) -> str:
 def miou_charts(runs: Sequence[RunContent]) -> list[Chart]:
     """For one run old, new and all in one chart; for several a chart of each with all runs."""
     if len(runs) == 1:
-        return [_miou_chart("mIoU (%)", [(GROUPS[g], runs[0], g) for g in GROUPS])]
-    return [_miou_chart(f"mIoU of {told} (%)", [(r.label, r, group) for r in runs]) for group, told in GROUPS.items()]
+        return [_miou_chart("mIoU (%)", [(GROUPS[g], runs[0], g) for g in GROUPS], WIDE)]
+    return [
+        _miou_chart(f"mIoU of {told} (%)", [(r.label, r, group) for r in runs], NARROW)
+        for group, told in GROUPS.items()
+        if any(group in s.means for r in runs for s in r.scores)
+    ]
 
 
-def _miou_chart(title: str, lines: Sequence[tuple[str, RunContent, str]]) -> Chart:
+def _miou_chart(title: str, lines: Sequence[tuple[str, RunContent, str]], size: tuple[int, int]) -> Chart:
     series = []
     for slot, (name, run, group) in enumerate(lines):
         known = [s for s in run.scores if group in s.means]
@@ -147,7 +151,13 @@ def _miou_chart(title: str, lines: Sequence[tuple[str, RunContent, str]]) -> Cha
     steps = sorted({s.step for _, run, _ in lines for s in run.scores})
     ticks = [(s, str(s)) for s in steps[:: -(-len(steps) // 12)]]
     return line_chart(
-        title, series, x_label="after step", x_ticks=ticks, x_range=(steps[0], steps[-1]), y_range=(0, 100)
+        title,
+        series,
+        x_label="after step",
+        x_ticks=ticks,
+        x_range=(steps[0], steps[-1]),
+        y_range=(0, 100),
+        size=size,
     )
 
 
@@ -262,7 +272,14 @@ def colour_bar() -> list[str]:
 
 
 def differing_settings(runs: Sequence[RunContent]) -> list[tuple[str, list[str]]]:
-    """Settings that are not the same in all runs, with the value of each."""
-    names = dict.fromkeys(name for run in runs for name in run.settings)
-    rows = [(name, [run.settings.get(name, "–") for run in runs]) for name in names]
+    """Settings and versions that are not the same in all runs, with the value of each."""
+    tables = [{**run.settings, **run.provenance} for run in runs]
+    names = dict.fromkeys(name for table in tables for name in table)
+    rows = [(name, [table.get(name, "–") for table in tables]) for name in names]
     return [(name, values) for name, values in rows if len(set(values)) > 1]
+
+
+def common_facts(runs: Sequence[RunContent]) -> dict[str, str]:
+    """Seed, versions and machine, as far as they are the same in all runs; the rest is among what differs."""
+    first, *others = [{"seed": str(run.seed), **run.provenance} for run in runs]
+    return {name: value for name, value in first.items() if all(o.get(name) == value for o in others)}
