@@ -20,7 +20,7 @@ LAYERS = [
     {"report"},
     {"config"},
     {"api", "export", "hub", "official", "trained"},
-    {"demo", "grid", "bench", "inference", "extension", "app"},
+    {"demo", "grid", "bench", "inference", "extension", "app", "story"},
     {"cli"},
 ]
 FILES = sorted(ROOT.rglob("*.py"))

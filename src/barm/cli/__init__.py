@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from barm.cli import bench, data, export, extend, listing, results, serve, training, usage, weights
+from barm.cli import bench, data, export, extend, listing, report, results, serve, training, usage, weights
 from barm.cli.common import guarded
 from barm.cli.start import start
 from barm.cli.usage import Commands
@@ -16,7 +16,7 @@ __all__ = ["app", "guarded", "main"]
 
 PANELS: dict[str, tuple[Callable[..., Any], ...]] = {  # in the order of --help
     "Train": (training.demo, training.train, extend.extend),
-    "Look": (results.evaluate, results.predict, serve.serve, training.compare),
+    "Look": (report.report, results.evaluate, results.predict, serve.serve, training.compare),
     "Take away": (export.export, export.push),
     "Look up": (listing.recipes, listing.methods),
     "Measure": (bench.bench,),

@@ -5,16 +5,40 @@ from __future__ import annotations
 import csv
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
 COLUMNS = ("step", "epoch", "iteration", "name", "value")
+LOG = "log.csv"
 PLAIN_INTERVAL = 30.0  # seconds between lines where the output is no terminal
+
+
+class LogRow(NamedTuple):
+    """A line of ``log.csv``: the value of `name` at an iteration of a step."""
+
+    step: int
+    epoch: int
+    iteration: int
+    name: str
+    value: float
+
+
+def read_log(directory: Path) -> list[LogRow]:
+    """What a run has logged; nothing where it has no log, and without the lines that are cut short or no numbers."""
+    path, rows = directory / LOG, list[LogRow]()
+    if not path.is_file():
+        return rows
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+        for line in csv.reader(file):
+            with suppress(ValueError):
+                step, epoch, iteration, name, value = line
+                rows.append(LogRow(int(step), int(epoch), int(iteration), name, float(value)))
+    return rows
 
 
 class Monitor:
@@ -54,7 +78,7 @@ class Monitor:
 
     def open(self, directory: Path) -> None:
         """Begin to write into a run's folder."""
-        self.path = directory / "log.csv"
+        self.path = directory / LOG
         if self.main and self.tensorboard:
             from torch.utils.tensorboard import SummaryWriter  # slow to import
 

@@ -16,6 +16,7 @@ from rich import box
 from rich.table import Table
 
 from barm.engine.identity import differing, settings, shown
+from barm.engine.recipe import RunConfig
 from barm.engine.store import METHOD, METRICS, RunDirectory
 from barm.errors import UserError
 
@@ -110,7 +111,7 @@ def read_result(path: Path) -> Result:
     return Result(
         path=str(path),
         method=config.method.name,
-        task=f"{config.task.name or ' / '.join(','.join(g) for g in config.task.groups or ())} {config.task.setting}",
+        task=task_name(config),
         seed=config.seed,
         order=config.task.order,
         steps=curve,
@@ -118,6 +119,12 @@ def read_result(path: Path) -> Result:
         provenance=run.provenance(),
         settings=settings(config, COMPARED),
     )
+
+
+def task_name(config: RunConfig) -> str:
+    """A run's task with its setting, such as ``15-1 overlap``."""
+    groups = " / ".join(",".join(g) for g in config.task.groups or ())
+    return f"{config.task.name or groups} {config.task.setting}"
 
 
 def _named(metrics: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
