@@ -61,7 +61,7 @@ def shapes_voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_settings() -> tuple[str, ...]:
     """``table.key=value`` settings of a run of seconds."""
     return TINY

@@ -128,7 +128,7 @@ class Page:
         self.classes = gr.CheckboxGroup(
             words.choices(self.names, []),
             value=self.names,
-            label="Classes: untick to hide",
+            label="Classes and their share of the pixels in %; untick to hide",
             elem_id="classes",
             show_select_all=True,
         )

@@ -85,7 +85,7 @@ def read_upload(path: Path, limits: Limits) -> Picture:
         except Refused:
             raise
         except Image.DecompressionBombError:
-            raise _too_large("more than 178 million", limits) from None
+            raise _too_large("more than 178,000,000", limits) from None
         except Exception:  # a damaged file makes decoders fail in any way
             raise Refused(
                 "This file cannot be read as a picture: it is damaged or of another kind. Give a JPEG, PNG, WebP, GIF, "
@@ -108,8 +108,9 @@ def prepare(image: Image.Image, limits: Limits) -> Picture:
             f"Scaled from {rgb.width} x {rgb.height} to {small.width} x {small.height} pixels for the network."
         )
     if min(small.size) < SMALLEST:
+        scaled = f", scaled {small.width} x {small.height}" if small.size != rgb.size else ""
         raise Refused(
-            f"This picture has {small.width} x {small.height} pixels; expected at least {SMALLEST} on each side."
+            f"This picture has {rgb.width} x {rgb.height} pixels{scaled}; expected at least {SMALLEST} on each side."
         )
     pixels = np.asarray(small)
     return Picture(pixels, hashlib.sha256(str(pixels.shape).encode() + pixels.tobytes()).hexdigest(), tuple(remarks))
@@ -144,12 +145,12 @@ def _eight_bits(values: NDArray[np.generic]) -> Pixels:
 
 def _check_pixels(size: tuple[int, int], limits: Limits) -> None:
     if size[0] * size[1] > limits.pixels:
-        raise _too_large(f"{size[0]} x {size[1]} = {size[0] * size[1] / 1e6:.1f} million", limits)
+        raise _too_large(f"{size[0]} x {size[1]} = {size[0] * size[1]:,}", limits)
 
 
 def _too_large(found: str, limits: Limits) -> Refused:
     return Refused(
-        f"This picture has {found} pixels; at most {limits.pixels / 1e6:g} million are taken. Scale it down, or start "
+        f"This picture has {found} pixels; at most {limits.pixels:,} are taken. Scale it down, or start "
         "`barm serve` with a larger --max-pixels."
     )
 

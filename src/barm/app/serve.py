@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import socket
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from barm.app.pictures import Limits
+from barm.app.pictures import Limits, Picture
 from barm.app.runs import Viewer, find_examples
 from barm.errors import UserError
 
@@ -62,15 +64,24 @@ def serve(paths: Sequence[Path], options: Options, say: Callable[[str], None]) -
     check_installed()
     if len(paths) > 2:
         raise UserError(f"expected one run or two to compare, got {len(paths)}: `barm compare` takes any number")
-    port = choose_port(options.host, options.port)
+    options = replace(options, port=choose_port(options.host, options.port))
     viewer = Viewer(paths)
     examples = find_examples(viewer.runs[0], options.limits, options.data)
-    with _private_environment():
-        page = start(viewer, options, port, examples)
-        for line in _where(options, port, page.share_url, len(examples)):
+    with serving(viewer, options, examples) as (page, address):
+        for line in _where(options, address, page.share_url, len(examples)):
             say(line)
+        _wait()
+
+
+@contextmanager
+def serving(viewer: Viewer, options: Options, examples: Sequence[Picture]) -> Iterator[tuple[Any, str]]:
+    """Serve from a thread of its own: the `gradio.Blocks` and the address; afterwards nothing is left."""
+    port = options.port or choose_port(options.host, None)
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    with _private_environment():
+        page = _start(viewer, options, port, examples)
         try:
-            page.block_thread()
+            yield page, f"http://{host}:{port}/"
         finally:
             page.close(verbose=False)
 
@@ -102,8 +113,7 @@ def choose_port(host: str, port: int | None) -> int:
         ) from None
 
 
-def start(viewer: Viewer, options: Options, port: int, examples: Sequence[Any]) -> Any:
-    """The page, being served by a thread of its own; a `gradio.Blocks`."""
+def _start(viewer: Viewer, options: Options, port: int, examples: Sequence[Picture]) -> Any:
     import gradio as gr
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -144,6 +154,18 @@ def start(viewer: Viewer, options: Options, port: int, examples: Sequence[Any]) 
     return page
 
 
+def _wait() -> None:
+    """Until Ctrl-C or SIGTERM."""
+    stop = threading.Event()
+    before = {s: signal.signal(s, lambda *_: stop.set()) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        while not stop.wait(3600):
+            pass
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
 class _Headers:
     """Adds the policy to every answer, and tells browsers to pass no address on."""
 
@@ -182,9 +204,8 @@ def _private_environment() -> Iterator[None]:
             os.environ.update(before)
 
 
-def _where(options: Options, port: int, public: str | None, examples: int) -> Iterator[str]:
-    host = f"[{options.host}]" if ":" in options.host else options.host
-    yield f"Open http://{host}:{port}/ in a browser; Ctrl-C ends it"
+def _where(options: Options, address: str, public: str | None, examples: int) -> Iterator[str]:
+    yield f"Open {address} in a browser; Ctrl-C ends it"
     if not examples:
         yield "No example pictures, for the run's validation data are not there: --data DIR says where they are"
     if options.share:

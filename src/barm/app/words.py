@@ -85,7 +85,7 @@ def found(shares: Mapping[str, float]) -> str:
 
 
 def choices(names: Sequence[str], columns: Sequence[Mapping[str, float]]) -> list[tuple[str, str]]:
-    """The toggles: per class the share of its pixels in every picture shown, then its name.
+    """The toggles: per class its share of the pixels of every picture shown, in percent, then its name.
 
     Args:
         names: of all classes.
@@ -93,9 +93,9 @@ def choices(names: Sequence[str], columns: Sequence[Mapping[str, float]]) -> lis
     """
 
     def cell(value: float | None) -> str:
-        return ("–" if value is None else percent(value) if value else "0 %").rjust(6, FIGURE_SPACE)
+        return ("–" if value is None else percent(value)[:-2]).rjust(4, FIGURE_SPACE)
 
-    return [(" ".join([*(cell(c.get(n)) for c in columns), f" {n}"]), n) for n in names]
+    return [("  ".join([*(cell(c.get(n)) for c in columns), n]), n) for n in names]
 
 
 def class_style(names: Sequence[str], colours: Mapping[str, NDArray[uint8]], known: set[str], seen: set[str]) -> str:
