@@ -118,7 +118,8 @@ def train_dataset(config: RunConfig, data: Data, step: Step) -> StepDataset:
     transform = TrainTransform(recipe.crop, recipe.geometry, recipe.scale, recipe.flip, recipe.pad_label)
     method = config.method.build(step, config.model)
     policy = replace(method.policy, void=recipe.void_label)
-    return StepDataset(data.train, data.plan, step, policy, transform, seed=config.seed)
+    on_device = config.runtime.augment == "device"
+    return StepDataset(data.train, data.plan, step, policy, transform, seed=config.seed, on_device=on_device)
 
 
 def _run_step(
