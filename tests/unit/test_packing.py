@@ -50,7 +50,8 @@ class Shared(nn.Module):
 
     def __init__(self, kind: str) -> None:
         super().__init__()
-        self.kind, self.a, self.b, self.relu = kind, nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), nn.ReLU(kind != "beside")
+        self.kind, self.relu = kind, nn.ReLU(inplace=kind != "beside")
+        self.a, self.b = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.kind == "twice":

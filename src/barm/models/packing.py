@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from barm.models.folding import watched
+from barm.models.folding import EXAMPLE, watched
 from barm.models.heads import DecomposedHead, GroupedHead
 
 MKLDNN: Any = torch.backends.mkldnn
@@ -24,11 +24,11 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}  # of the largest value
 class PackedConv(nn.Module):
     """A convolution, with the ReLU behind it where `relu`, for inputs about as large as `size` on a processor."""
 
-    def __init__(self, conv: nn.Conv2d, size: torch.Size, *, relu: bool) -> None:
+    def __init__(self, conv: nn.Conv2d, size: list[int], *, relu: bool) -> None:
         super().__init__()
         self.how: Any = (list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups)
         reorder: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
-        self.weight: Tensor = reorder(conv.weight.detach().to_mkldnn(), *self.how, list(size))
+        self.weight: Tensor = reorder(conv.weight.detach().to_mkldnn(), *self.how, size)
         self.bias = None if conv.bias is None else conv.bias.detach()
         self.activation = "relu" if relu else "none"
 
@@ -40,22 +40,25 @@ class PackedConv(nn.Module):
 
 
 @torch.no_grad()
-def pack(network: nn.Module, example: Tensor) -> nn.Module:
+def pack(network: nn.Module, batch: Tensor) -> nn.Module:
     """The network with packed convolutions, or itself where they cannot be had here.
 
     Args:
         network: in evaluation mode, on a processor. Not changed.
-        example: a batch as it will be given, in the network's type and layout.
+        batch: pictures as they will be given, in the network's type and layout; only their shape counts.
     """
-    if example.device.type != "cpu" or example.dtype not in TOLERANCE or not MKLDNN.is_available():
+    if batch.device.type != "cpu" or batch.dtype not in TOLERANCE or not MKLDNN.is_available():
         return network
+    layout = torch.channels_last if batch.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+    noise = torch.randn(EXAMPLE, generator=torch.Generator().manual_seed(0))
+    example = noise.to(batch.dtype).contiguous(memory_format=layout)
     before = tree_leaves(network(example))
     try:
-        packed = _packed(copy.deepcopy(network), example)
+        packed = _packed(copy.deepcopy(network), example, batch.shape)
         after = tree_leaves(packed(example))
     except (RuntimeError, AttributeError, TypeError):  # another version of torch, or a processor without oneDNN
         return network
-    allowed = TOLERANCE[example.dtype]
+    allowed = TOLERANCE[batch.dtype]
     same = all(
         float((a.float() - b.float()).abs().max()) <= allowed * float(b.abs().max())
         for a, b in zip(after, before, strict=True)
@@ -63,16 +66,18 @@ def pack(network: nn.Module, example: Tensor) -> nn.Module:
     return packed if same else network
 
 
-def _packed(network: nn.Module, example: Tensor) -> nn.Module:
-    """Pack in place."""
+def _packed(network: nn.Module, example: Tensor, shape: torch.Size) -> nn.Module:
+    """Pack in place, for pictures of this shape."""
     names = {module: name for name, module in network.named_modules()}
     apart = {c for m in names if isinstance(m, GroupedHead | DecomposedHead) for c in m.head}  # their weights are read
-    sizes: dict[nn.Module, torch.Size] = {}
+    sizes: dict[nn.Module, list[int]] = {}
     calls: dict[nn.Module, int] = {}
 
     def count(module: nn.Module, inputs: Any) -> None:
         calls[module] = calls.get(module, 0) + 1
-        sizes[module] = inputs[0].shape
+        _, channels, *sides = inputs[0].shape
+        larger = [s if s == 1 else s * n // e for s, n, e in zip(sides, shape[2:], example.shape[2:], strict=True)]
+        sizes[module] = [shape[0], channels, *(max(1, n) for n in larger)]
 
     hooks = [m.register_forward_pre_hook(count) for m in names if isinstance(m, nn.Conv2d | nn.ReLU)]
     found = watched(network, example)
