@@ -40,11 +40,16 @@ class DecodedSource:
         self.source, self.limit = source, limit
         path = cache_folder() / f"decoded-{self._place()}-{self._key()}.bin"
         places = _read(path)
+        self.pixels: NDArray[np.uint8]
         if places is None:
             places = _write(source, limit, path)
             _remove_others(path, self._place())
-        self.places = places
-        self.pixels: NDArray[np.uint8] = np.memmap(path, np.uint8, mode="r") if any(places) else np.empty(0, np.uint8)
+        self.places, self.pixels = places, np.empty(0, np.uint8)
+        try:
+            if any(places):
+                self.pixels = np.memmap(path, np.uint8, mode="r")
+        except FileNotFoundError:  # another run with another limit has just put its own in its place
+            self.places = []
 
     def _place(self) -> str:
         """Which split of which data set."""

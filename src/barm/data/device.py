@@ -1,7 +1,7 @@
 """Augmentation on the device: workers decode and choose; the device scales, pads, crops, flips and labels.
 
-Scaling with Pillow's antialiasing is one product of matrices per axis. A matrix has a row per pixel of the crop, so only
-the crop is computed; padding is a row of zeros, a flip the reverse order of rows. Pictures keep their own sizes.
+Scaling with antialiasing is one product of matrices per axis. A matrix has a row per pixel of the crop, so that
+only the crop is computed; padding is a row of zeros, a flip the reverse order of rows. Pictures keep their own sizes.
 """
 
 from __future__ import annotations

@@ -55,21 +55,34 @@ def _fold(network: nn.Module, example: Tensor) -> None:
 
 def _followers(network: nn.Module, example: Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
     """Convolutions whose result goes into one batch norm and nowhere else, with that batch norm."""
-    made: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # by the identity of the result, which is kept alive
+    return [
+        (conv, takers[0])
+        for conv, takers in watched(network, example).items()
+        if len(takers) == 1 and isinstance(takers[0], nn.BatchNorm2d) and takers[0].running_var is not None
+    ]
+
+
+def watched(network: nn.Module, example: Tensor) -> dict[nn.Conv2d, list[nn.Module]]:
+    """Which modules take the result of every convolution, in order, as seen on one forward pass.
+
+    `nn.Identity` hands its input on. What was changed outside of any module is not the convolution's result any more.
+    """
+    made: dict[int, tuple[nn.Conv2d, Tensor, int]] = {}  # by the identity of the result, which is kept alive
     takers: dict[nn.Conv2d, list[nn.Module]] = {}
 
     def note(conv: nn.Module, _inputs: Any, result: Tensor) -> None:
         takers.setdefault(cast(nn.Conv2d, conv), [])
-        made[id(result)] = (cast(nn.Conv2d, conv), result)
+        made[id(result)] = (cast(nn.Conv2d, conv), result, result._version)
 
     def take(module: nn.Module, inputs: Any) -> None:
         for leaf in tree_leaves(inputs):
-            if id(leaf) in made:
-                takers[made[id(leaf)][0]].append(module)
+            conv, result, version = made.get(id(leaf), (None, None, 0))
+            if conv is not None and result is not None and result._version == version:
+                takers[conv].append(module)
 
     hooks: list[RemovableHandle] = []
     for module in network.modules():
-        if not list(module.children()) or isinstance(module, nn.BatchNorm2d):
+        if (not list(module.children()) or isinstance(module, nn.BatchNorm2d)) and not isinstance(module, nn.Identity):
             hooks.append(module.register_forward_pre_hook(take))
         if isinstance(module, nn.Conv2d):
             hooks.append(module.register_forward_hook(note))
@@ -78,8 +91,4 @@ def _followers(network: nn.Module, example: Tensor) -> list[tuple[nn.Conv2d, nn.
     finally:
         for hook in hooks:
             hook.remove()
-    return [
-        (c, m[0])
-        for c, m in takers.items()
-        if len(m) == 1 and isinstance(m[0], nn.BatchNorm2d) and m[0].running_var is not None
-    ]
+    return takers

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from barm.api import fit
-from barm.data import open_source
+from barm.data import cache, open_source
 from barm.data.cache import DecodedSource
 from barm.data.index import cache_folder, checked
 from barm.data.steps import same_size_batches
@@ -58,6 +58,15 @@ def test_one_file_per_split(shapes_voc, tmp_path, monkeypatch):
     assert len(large.places) > len(small.places) > 0
     assert same(large[23], source[23])
     assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_a_file_that_another_run_removes_meanwhile(shapes_voc, tmp_path, monkeypatch):
+    monkeypatch.setenv("BARM_CACHE", str(tmp_path))
+    source = checked(open_source("voc", shapes_voc, "train"))
+    remove = cache._remove_others
+    monkeypatch.setattr(cache, "_remove_others", lambda path, place: (remove(path, place), path.unlink()))
+    decoded = DecodedSource(source, 1 << 20)
+    assert all(same(decoded[i], source[i]) for i in range(len(source)))
 
 
 @pytest.mark.parametrize("harm", ["short", "half a list", "no list"])
