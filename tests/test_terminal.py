@@ -26,6 +26,7 @@ from barm.cli.start import advice
 from barm.engine import monitor
 from barm.engine.monitor import Monitor, track
 from barm.inference import KINDS
+from barm.report.tables import steps_table
 
 SOURCES = str(Path(barm.__file__).parents[1])
 FAST = 1.0  # seconds of processor time; half of it is what an idle machine shows
@@ -132,7 +133,7 @@ def test_barm_alone_says_what_comes_next(cli, tiny_run, tmp_path):
     assert cli(*command[1:], "--quiet")[0] == 0
     assert (tmp_path / "runs/mine/step02/metrics.json").is_file()
     shutil.copytree(tmp_path / "runs/mine", tmp_path / "runs/other")
-    assert "barm compare runs/*" in cli()[1]
+    assert "barm compare runs/mine runs/other" in cli()[1]
 
 
 def test_advice_names_only_commands_that_exist(tmp_path):
@@ -277,12 +278,22 @@ def test_training_into_a_log_file(tiny, tmp_path, monkeypatch):
 def test_narrow_terminals(width, cli, tiny_run, monkeypatch):
     """Nothing is wider than the terminal, and no name or number is cut."""
     monkeypatch.setattr(results, "out", Console(width=width))
+    monkeypatch.setenv("COLUMNS", str(width))
     status, out, _ = cli("evaluate", tiny_run, "--quiet")
     assert status == 0
     assert max(len(line) for line in out.splitlines() if str(tiny_run) not in line) <= width
     metrics = json.loads((tiny_run / "step02/metrics.json").read_text())
     for name, iou in metrics["class_iou"].items():
         assert re.search(rf"{name} .* {100 * iou:.1f} ", out)
+    assert re.search(rf"{100 * metrics['average_miou']:.1f} +{100 * metrics['forgetting']:.1f} *$", out, re.MULTILINE)
+    drawn = Console(width=width, file=io.StringIO())
+    drawn.print(steps_table("demo", {"BARM": [metrics], "joint training": [metrics]}))
+    shown = drawn.file.getvalue()
+    assert "joint training" in shown
+    assert shown.count(f"{100 * metrics['forgetting']:.1f}") == 2
+    assert any("step" in line and "learned" in line and "average" in line for line in shown.splitlines()) == (
+        width == 80
+    )
 
 
 def test_no_color(tmp_path):

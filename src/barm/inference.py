@@ -306,7 +306,7 @@ def _finish(model: Model, one: Found, image: Image.Image, label: Labels, target:
         for kind in look.write:
             path = files[kind] = target / one.name.parent / (one.name.name + ENDINGS[kind])
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, _content(kind, model, image, label, legend, look.ids))
+            write_atomically(path, _content(kind, model, image, label, legend, look.ids), flush=False)
     return Prediction(one.path, image.size, shares, files)
 
 

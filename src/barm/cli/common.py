@@ -94,7 +94,11 @@ def counting(quiet: bool) -> Any:
 
 
 def say(line: str) -> None:
-    """A line of the result, as it is, however narrow the terminal."""
+    """A line of the result, as it is, however narrow the terminal; above a bar where one is on the same screen."""
+    screen = getattr(sys.stdout, "rich_proxied_file", None)  # rich's stand-in for stdout while it draws a bar
+    if screen is not None and screen.isatty():
+        print(line)
+        return
     out.print(line, highlight=False, markup=False, soft_wrap=True)
 
 

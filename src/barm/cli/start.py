@@ -13,7 +13,7 @@ import typer
 from barm.cli.common import out, say
 from barm.cli.completion import find_runs, finished
 
-RUNS = Path("runs")
+RUNS, MOST = Path("runs"), 4  # where runs are looked for, how many are compared
 ABOUT = "Teach a segmentation model new classes without the old images."
 WITH_RUN = {  # command: its words and what they do; shown as far as the command exists
     "evaluate": (" {run}", "scores of every class"),
@@ -77,8 +77,10 @@ def advice(runs: Path, commands: Collection[str]) -> list[str]:
             f"  barm train --recipe {newest}/config.toml --out {newest} --resume",
         ]
     if done:
-        beside = sum(run.parent == newest.parent for run in found) > 1
-        table = {**WITH_RUN, **({"compare": (f" {newest.parent}/*", "it and the runs beside it")} if beside else {})}
+        beside = sorted(run for run in found if run.parent == newest.parent and finished(run))[:MOST]
+        table = dict(WITH_RUN)
+        if len(beside) > 1:
+            table["compare"] = (f" {' '.join(map(str, beside))}", "beside each other")
         lines += ["", *_listed(str(newest), table, commands)]
     return [*lines, "", "All commands: barm --help"]
 
