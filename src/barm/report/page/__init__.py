@@ -11,6 +11,7 @@ from markupsafe import Markup
 from barm.report.page import pictures, training, views
 from barm.report.page.colours import mixed_rules, sequential_rules
 from barm.report.page.content import Report
+from barm.report.page.notes import notes
 
 
 def render(report: Report) -> str:
@@ -33,6 +34,7 @@ def _context(report: Report) -> dict[str, Any]:
     confusions = [c for c in map(views.confusion, runs) if c is not None]
     return {
         "report": report,
+        "reasons": notes(report),
         "several": len(report.runs) > 1,
         "css": Markup(_text("page.css") + sequential_rules() + mixed_rules()),
         "js": Markup(_text("page.js")),
