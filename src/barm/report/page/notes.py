@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from barm.engine.monitor import PEAK
 from barm.report.page.content import Report, RunContent
 from barm.report.page.views import same_task
 
@@ -45,7 +46,7 @@ def _other_task(run: RunContent, first: RunContent) -> str:
 
 def _speed(runs: Sequence[RunContent]) -> tuple[str, ...]:
     logged = {t.name for run in runs for t in run.traces}
-    if logged and "memory_mb" not in logged:
+    if logged and PEAK not in logged:
         return ("The memory was not logged.",)
     return ()
 
