@@ -29,7 +29,6 @@ def render(report: Report) -> str:
 def _context(report: Report) -> dict[str, Any]:
     runs = [run for run in report.runs if run.scores]
     gallery = report.gallery
-    comparable = [run for run in runs[1:] if views.same_task(run, runs[0])]
     tales = pictures.tales(gallery) if gallery else []
     confusions = [c for c in map(views.confusion, runs) if c is not None]
     return {
@@ -42,7 +41,7 @@ def _context(report: Report) -> dict[str, Any]:
         "lines": views.comparison(runs),
         "charts": views.miou_charts(runs) if runs else [],
         "heats": [views.heat(run) for run in runs],
-        "differences": [views.heat_difference(run, runs[0]) for run in comparable],
+        "differences": views.differences(runs),
         "confusions": confusions,
         "scenes": pictures.scenes(gallery) if gallery else [],
         "steps": pictures.steps_shown(gallery) if gallery else [],

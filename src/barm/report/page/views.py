@@ -197,23 +197,36 @@ def same_task(one: RunContent, other: RunContent) -> bool:
     return [c for c in one.classes if c.step <= steps] == [c for c in other.classes if c.step <= steps]
 
 
-def heat_difference(run: RunContent, reference: RunContent) -> Heat:
-    """IoU of a run minus that of the reference, where both know the class."""
+def differences(runs: Sequence[RunContent]) -> list[Heat]:
+    """IoU of every later run minus that of the first, where both know the class, all on one scale."""
+    if not runs:
+        return []
+    reference = runs[0]
+    tables = [(run, _difference(run, reference)) for run in runs[1:] if same_task(run, reference)]
+    scale = max([LEAST_SCALE, *(abs(value) for _, table in tables for value in table.values())])
+    return [_difference_heat(run, reference, table, scale) for run, table in tables]
+
+
+def _difference(run: RunContent, reference: RunContent) -> dict[tuple[int, str], float]:
     theirs = {s.step: s.iou for s in reference.scores}
-    mine = [s for s in run.scores if s.step in theirs]
-    differences = {
+    return {
         (s.step, name): value - theirs[s.step][name]
-        for s in mine
+        for s in run.scores
         for name, value in s.iou.items()
-        if name in theirs[s.step]
+        if name in theirs.get(s.step, {})
     }
-    scale = max([LEAST_SCALE, *map(abs, differences.values())])
+
+
+def _difference_heat(
+    run: RunContent, reference: RunContent, table: Mapping[tuple[int, str], float], scale: float
+) -> Heat:
+    steps = [s for s in run.scores if any(step == s.step for step, _ in table)]
     rows = []
     for place, known in enumerate(run.classes):
-        cells = [_difference_cell(differences.get((s.step, known.name)), known.name, s.step, scale) for s in mine]
+        cells = [_difference_cell(table.get((s.step, known.name)), known.name, s.step, scale) for s in steps]
         rows.append(Row(known, _begins(run.classes, place), tuple(cells)))
     title = f"{run.label} − {reference.label}"
-    return Heat(title, tuple((s.step, ", ".join(s.learned)) for s in mine), tuple(rows), scale)
+    return Heat(title, tuple((s.step, ", ".join(s.learned)) for s in steps), tuple(rows), scale)
 
 
 def _difference_cell(value: float | None, name: str, step: int, scale: float) -> Cell:
