@@ -91,6 +91,10 @@ def test_one_run(runs, one, browse):
     terms = page.locator("#training figcaption").all_inner_texts()
     assert terms[0] == "loss"
     assert {"gkd", "bfd", "bga_bce", "learning rate"} < set(terms)
+    assert not {"images_per_second", "memory_mb"} & set(terms)
+    speed = page.locator("#training tbody tr").all_inner_texts()
+    assert len(speed) == 3
+    assert all(0 < float(v) < 1e6 for row in speed for v in row.split()[1:])  # updates, pictures/s, MB
 
 
 def test_slider_and_keys(runs, one, tmp_path, browse):

@@ -77,7 +77,7 @@ def _lessons(report: Report) -> dict[int, str]:
     lessons: dict[int, list[str]] = {}
     for known in report.runs[0].classes[1:]:
         lessons.setdefault(known.step, []).append(known.name)
-    return {step: ", ".join(names) for step, names in lessons.items()}
+    return {step: views.listed(names) for step, names in lessons.items()}
 
 
 def _text(name: str) -> str:

@@ -17,6 +17,7 @@ GROUPS = {"all": "all classes", "old": "first classes", "new": "later classes"}
 COLUMNS = {"all": "all", "old": "old", "new": "new", "average": "average", "lost": "lost"}
 MOST = 40  # classes of a confusion matrix
 MISTAKES = 6
+TOLD = 3  # names of classes in a row
 LEAST_SCALE = 0.1  # a difference map does not stretch less than this over its colours
 
 
@@ -49,6 +50,15 @@ def signed(value: float) -> str:
     """A difference of fractions in points: ``+1.2``, ``−0.3``, ``±0.0``."""
     text = f"{100 * abs(value):.1f}"
     return f"±{text}" if float(text) == 0 else f"{'+' if value > 0 else '−'}{text}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """A few names, or how many.
+
+    >>> listed(["cat", "dog"]), listed(["cat"] * 5)
+    ('cat, dog', '5 classes')
+    """
+    return ", ".join(names) if len(names) <= TOLD else f"{len(names)} classes"
 
 
 def named_scores(scores: Scores, *, first: bool) -> dict[str, float | None]:
@@ -163,7 +173,7 @@ def _miou_chart(title: str, lines: Sequence[tuple[str, RunContent, str]], size: 
 
 def heat(run: RunContent) -> Heat:
     """IoU of every class after every step, and how much of its best was lost."""
-    steps = tuple((s.step, ", ".join(s.learned)) for s in run.scores)
+    steps = tuple((s.step, listed(s.learned)) for s in run.scores)
     rows = []
     for place, known in enumerate(run.classes):
         values = [s.iou.get(known.name) for s in run.scores]
@@ -226,7 +236,7 @@ def _difference_heat(
         cells = [_difference_cell(table.get((s.step, known.name)), known.name, s.step, scale) for s in steps]
         rows.append(Row(known, _begins(run.classes, place), tuple(cells)))
     title = f"{run.label} − {reference.label}"
-    return Heat(title, tuple((s.step, ", ".join(s.learned)) for s in steps), tuple(rows), scale)
+    return Heat(title, tuple((s.step, listed(s.learned)) for s in steps), tuple(rows), scale)
 
 
 def _difference_cell(value: float | None, name: str, step: int, scale: float) -> Cell:
