@@ -13,8 +13,10 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
+from barm.engine.memory import MEGABYTE
+
 COLUMNS = ("step", "epoch", "iteration", "name", "value")
-LOG = "log.csv"
+LOG, RATE, PEAK = "log.csv", "images_per_second", "memory_mb"
 PLAIN_INTERVAL = 30.0  # seconds between lines where the output is no terminal
 
 
@@ -76,9 +78,9 @@ class Monitor:
         """One line for the reader."""
         self.console.print(text, highlight=False, soft_wrap=True)
 
-    def open(self, directory: Path) -> None:
-        """Begin to write into a run's folder."""
-        self.path = directory / LOG
+    def open(self, directory: Path, memory: Callable[[], int | None] = lambda: None) -> None:
+        """Begin to write into a run's folder; `memory` says how many bytes the step has needed at most."""
+        self.path, self.memory = directory / LOG, memory
         if self.main and self.tensorboard:
             from torch.utils.tensorboard import SummaryWriter  # slow to import
 
@@ -107,7 +109,9 @@ class Monitor:
             return
         epoch = (iteration - 1) // self.per_epoch
         rate = (iteration - self.start) * self.pictures / max(time.monotonic() - self.began, 1e-9)
-        row = {**values, "lr": lr, "images_per_second": rate}
+        row = {**values, "lr": lr, RATE: rate}
+        if (peak := self.memory()) is not None:
+            row[PEAK] = peak / MEGABYTE
         rows = csv.writer(self.log)
         rows.writerows((self.step, epoch, iteration, name, f"{value:.6g}") for name, value in row.items())
         if self.writer is not None:

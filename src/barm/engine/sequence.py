@@ -19,6 +19,7 @@ from barm.engine.evaluate import evaluate
 from barm.engine.exemplars import choose_exemplars
 from barm.engine.identity import AGREEING, BASE, difference, other_class, settings
 from barm.engine.loading import ordered_batches, train_batches
+from barm.engine.memory import forget_peak, peak_memory
 from barm.engine.monitor import Monitor
 from barm.engine.opening import Data as Data
 from barm.engine.opening import open_data as open_data
@@ -90,7 +91,7 @@ def run(
     datasets = {s.index: train_dataset(config, data, s) for s in steps}
     try:
         rt.on_main(lambda: directory.open(config, about, resume=resume, same=same))
-        monitor.open(path)
+        monitor.open(path, lambda: peak_memory(rt.device))
         with rt.catch_signals():
             if start_from is not None:
                 rt.on_main(lambda: _adopt(config, directory, RunDirectory(start_from), data))
@@ -153,6 +154,7 @@ def _run_step(
     elif teacher is not None and method.calibrates:
         with train_batches(config, rt, pictures, epochs=1, batch_size=recipe.batch_size) as batches:
             calibrate(method, teacher, batches, rt)
+    forget_peak(rt.device)
     title = f"step {step.index} of {len(data.plan) - 1}"
     monitor.start_step(title, step.index, trainer.iteration, trainer.total, per_epoch, recipe.batch_size * rt.world)
     finished = _train(config, rt, directory, monitor, data, trainer, pictures, exemplars, per_epoch)

@@ -11,6 +11,7 @@ from markupsafe import Markup
 from barm.report.page import pictures, training, views
 from barm.report.page.colours import mixed_rules, sequential_rules
 from barm.report.page.content import Report
+from barm.report.page.notes import notes
 
 
 def render(report: Report) -> str:
@@ -28,11 +29,11 @@ def render(report: Report) -> str:
 def _context(report: Report) -> dict[str, Any]:
     runs = [run for run in report.runs if run.scores]
     gallery = report.gallery
-    comparable = [run for run in runs[1:] if views.same_task(run, runs[0])]
     tales = pictures.tales(gallery) if gallery else []
     confusions = [c for c in map(views.confusion, runs) if c is not None]
     return {
         "report": report,
+        "reasons": notes(report),
         "several": len(report.runs) > 1,
         "css": Markup(_text("page.css") + sequential_rules() + mixed_rules()),
         "js": Markup(_text("page.js")),
@@ -40,7 +41,7 @@ def _context(report: Report) -> dict[str, Any]:
         "lines": views.comparison(runs),
         "charts": views.miou_charts(runs) if runs else [],
         "heats": [views.heat(run) for run in runs],
-        "differences": [views.heat_difference(run, runs[0]) for run in comparable],
+        "differences": views.differences(runs),
         "confusions": confusions,
         "scenes": pictures.scenes(gallery) if gallery else [],
         "steps": pictures.steps_shown(gallery) if gallery else [],
@@ -76,7 +77,7 @@ def _lessons(report: Report) -> dict[int, str]:
     lessons: dict[int, list[str]] = {}
     for known in report.runs[0].classes[1:]:
         lessons.setdefault(known.step, []).append(known.name)
-    return {step: ", ".join(names) for step, names in lessons.items()}
+    return {step: views.listed(names) for step, names in lessons.items()}
 
 
 def _text(name: str) -> str:

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from statistics import median
 from typing import NamedTuple
 
+from barm.engine.monitor import PEAK, RATE
 from barm.report.page.charts import Chart, Series, line_chart, thinned
 from barm.report.page.content import RunContent, Trace
 
 POINTS = 240  # of a curve; more are averaged
-RATE, MEMORY = "images_per_second", "memory_mb"
 
 
 class Speed(NamedTuple):
@@ -26,7 +26,7 @@ class Speed(NamedTuple):
 
 def curves(runs: Sequence[RunContent]) -> list[Chart]:
     """A chart per logged value with all runs; the rate of learning last, speed and memory not among them."""
-    names = dict.fromkeys(t.name for run in runs for t in run.traces if t.name not in (RATE, MEMORY))
+    names = dict.fromkeys(t.name for run in runs for t in run.traces if t.name not in (RATE, PEAK))
     ordered = sorted(names, key=lambda name: (name != "loss", name == "lr"))
     last = max((t.step for run in runs for t in run.traces), default=0)
     charts = []
@@ -73,7 +73,7 @@ def speed(runs: Sequence[RunContent]) -> list[Speed]:
         steps = {(t.step, t.name): t for t in run.traces}
         for (step, name), trace in sorted(steps.items(), key=lambda item: item[0][0]):
             if name == RATE:
-                memory: Trace | None = steps.get((step, MEMORY))
+                memory: Trace | None = steps.get((step, PEAK))
                 rows.append(
                     Speed(
                         run.label, step, trace.updates[-1], median(trace.values), max(memory.values) if memory else 0.0

@@ -17,6 +17,7 @@ GROUPS = {"all": "all classes", "old": "first classes", "new": "later classes"}
 COLUMNS = {"all": "all", "old": "old", "new": "new", "average": "average", "lost": "lost"}
 MOST = 40  # classes of a confusion matrix
 MISTAKES = 6
+TOLD = 3  # names of classes in a row
 LEAST_SCALE = 0.1  # a difference map does not stretch less than this over its colours
 
 
@@ -49,6 +50,15 @@ def signed(value: float) -> str:
     """A difference of fractions in points: ``+1.2``, ``−0.3``, ``±0.0``."""
     text = f"{100 * abs(value):.1f}"
     return f"±{text}" if float(text) == 0 else f"{'+' if value > 0 else '−'}{text}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """A few names, or how many.
+
+    >>> listed(["cat", "dog"]), listed(["cat"] * 5)
+    ('cat, dog', '5 classes')
+    """
+    return ", ".join(names) if len(names) <= TOLD else f"{len(names)} classes"
 
 
 def named_scores(scores: Scores, *, first: bool) -> dict[str, float | None]:
@@ -163,7 +173,7 @@ def _miou_chart(title: str, lines: Sequence[tuple[str, RunContent, str]], size: 
 
 def heat(run: RunContent) -> Heat:
     """IoU of every class after every step, and how much of its best was lost."""
-    steps = tuple((s.step, ", ".join(s.learned)) for s in run.scores)
+    steps = tuple((s.step, listed(s.learned)) for s in run.scores)
     rows = []
     for place, known in enumerate(run.classes):
         values = [s.iou.get(known.name) for s in run.scores]
@@ -197,23 +207,36 @@ def same_task(one: RunContent, other: RunContent) -> bool:
     return [c for c in one.classes if c.step <= steps] == [c for c in other.classes if c.step <= steps]
 
 
-def heat_difference(run: RunContent, reference: RunContent) -> Heat:
-    """IoU of a run minus that of the reference, where both know the class."""
+def differences(runs: Sequence[RunContent]) -> list[Heat]:
+    """IoU of every later run minus that of the first, where both know the class, all on one scale."""
+    if not runs:
+        return []
+    reference = runs[0]
+    tables = [(run, _difference(run, reference)) for run in runs[1:] if same_task(run, reference)]
+    scale = max([LEAST_SCALE, *(abs(value) for _, table in tables for value in table.values())])
+    return [_difference_heat(run, reference, table, scale) for run, table in tables]
+
+
+def _difference(run: RunContent, reference: RunContent) -> dict[tuple[int, str], float]:
     theirs = {s.step: s.iou for s in reference.scores}
-    mine = [s for s in run.scores if s.step in theirs]
-    differences = {
+    return {
         (s.step, name): value - theirs[s.step][name]
-        for s in mine
+        for s in run.scores
         for name, value in s.iou.items()
-        if name in theirs[s.step]
+        if name in theirs.get(s.step, {})
     }
-    scale = max([LEAST_SCALE, *map(abs, differences.values())])
+
+
+def _difference_heat(
+    run: RunContent, reference: RunContent, table: Mapping[tuple[int, str], float], scale: float
+) -> Heat:
+    steps = [s for s in run.scores if any(step == s.step for step, _ in table)]
     rows = []
     for place, known in enumerate(run.classes):
-        cells = [_difference_cell(differences.get((s.step, known.name)), known.name, s.step, scale) for s in mine]
+        cells = [_difference_cell(table.get((s.step, known.name)), known.name, s.step, scale) for s in steps]
         rows.append(Row(known, _begins(run.classes, place), tuple(cells)))
     title = f"{run.label} − {reference.label}"
-    return Heat(title, tuple((s.step, ", ".join(s.learned)) for s in mine), tuple(rows), scale)
+    return Heat(title, tuple((s.step, listed(s.learned)) for s in steps), tuple(rows), scale)
 
 
 def _difference_cell(value: float | None, name: str, step: int, scale: float) -> Cell:
