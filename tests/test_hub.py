@@ -125,7 +125,8 @@ def test_what_would_be_pushed(run, shapes_voc, tmp_path):
     assert push(run, "me/shapes", 0, licence="mit", dry_run=tmp_path / "card") == str(tmp_path / "card")
     text = (tmp_path / "card/README.md").read_text()
     metrics = json.loads((run / "step00/metrics.json").read_text())
-    assert text.startswith("---\nlicense: mit\nlibrary_name: barm\npipeline_tag: image-segmentation\n")
+    header = text.split("---\n")[1].splitlines()
+    assert {"license: mit", "library_name: barm", "pipeline_tag: image-segmentation", "- barm"} <= set(header)
     assert f"| {100 * metrics['miou']['all']:.1f} |" in text
     assert all(f"| {name} | {100 * iou:.1f} |" in text for name, iou in metrics["class_iou"].items())
     assert 'barm.load("hf://me/shapes")' in text
