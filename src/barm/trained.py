@@ -19,7 +19,6 @@ from barm.errors import UserError
 from barm.hub.fetch import fetch, is_address
 from barm.methods import Method
 
-MIN_SIDE = 16  # pixels a side of a picture
 KEY = "barm"  # of the description among a file's metadata
 FORMAT = 1  # of the description; grows when a reader of old files would misunderstand a new one
 

@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from barm.data.shapes import MAX_SHAPES, render
 from barm.data.transforms import normalise
 from barm.errors import UserError
-from barm.trained import MIN_SIDE, Trained
+from barm.export.portable import LEAST_SIDE
+from barm.trained import Trained
 
 Predict = Callable[[NDArray[np.uint8]], tuple[NDArray[Any], NDArray[Any]]]
 EQUAL, DIFFERENCE = 0.999, 1e-3  # what a file has to reach: share of equal labels, probabilities
 SIZES = (  # batch, height, width: the least, odd and even, flat and tall; the last is beyond the window of `neck.POOL`
-    (1, MIN_SIDE, MIN_SIDE),
+    (1, LEAST_SIDE, LEAST_SIDE),
     (3, 64, 64),
     (2, 97, 131),
     (1, 240, 113),

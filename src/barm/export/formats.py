@@ -148,7 +148,15 @@ def export(
         raise UserError(f"{target} is a folder: give a file, such as {target / ('model' + FORMATS[name][0])}")
     trained = open_trained(run, step)
     progress(f"making the {name} file of step {trained.method.step.index} ({trained.about['method']['name']})")
-    made = FORMATS[name][1](trained)
+    try:
+        made = FORMATS[name][1](trained)
+    except (UserError, OSError):
+        raise
+    except Exception as error:  # torch raises its own and Python's, for layers that it cannot trace
+        raise UserError(
+            f"'{trained.about['model']['backbone']}' cannot be exported as {name} "
+            f"({' '.join(str(error).split())[:160]}): try another format"
+        ) from error
     progress("comparing it with PyTorch")
     found = compare(trained, made.predict, f"the {name} file")
     target.parent.mkdir(parents=True, exist_ok=True)

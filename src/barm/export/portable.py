@@ -17,10 +17,11 @@ from barm.data.transforms import MEAN, STD, normalise
 from barm.losses.pixels import computed_by
 from barm.methods import Method
 from barm.models.folding import fold_batch_norm
-from barm.trained import FORMAT, MIN_SIDE, Trained
+from barm.trained import FORMAT, Trained
 
 EXAMPLE = (2, 80, 112)  # batch, height and width of the picture that is traced
-LARGEST = {"batch": 1 << 16, "height": 1 << 16, "width": 1 << 16}
+LEAST_SIDE = 32  # pixels; of smaller ones the features may be one pixel, which a traced graph treats as a constant
+LARGEST = 1 << 16
 KEPT = ("torch", "timm", "python", "git", "device", "precision", "seed", "task", "setting")  # of the provenance
 
 
@@ -49,10 +50,10 @@ class Portable(nn.Module):
 
 
 def trace(portable: Portable) -> ExportedProgram:
-    """The module as a graph for any batch and any size of at least `MIN_SIDE` pixels a side."""
+    """The module as a graph for any batch and any size of at least `LEAST_SIDE` pixels a side."""
     example = torch.zeros(*EXAMPLE, 3, dtype=torch.uint8)
-    least = {"batch": 1, "height": MIN_SIDE, "width": MIN_SIDE}
-    dims = {i: Dim(name, min=least[name], max=LARGEST[name]) for i, name in enumerate(least)}
+    least = {"batch": 1, "height": LEAST_SIDE, "width": LEAST_SIDE}
+    dims = {i: Dim(name, min=size, max=LARGEST) for i, (name, size) in enumerate(least.items())}
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.export.export(
@@ -86,7 +87,7 @@ def describe(trained: Trained) -> dict[str, Any]:
             "dtype": "uint8",
             "shape": ["batch", "height", "width", 3],
             "channels": "RGB",
-            "least_side": MIN_SIDE,
+            "least_side": LEAST_SIDE,
         },
         "normalisation": {"mean": MEAN, "std": STD, "of": "values / 255", "inside": True},
         "outputs": {

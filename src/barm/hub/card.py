@@ -49,12 +49,17 @@ def card(directory: RunDirectory, index: int, name: str, *, licence: str | None 
 
 
 def _head(about: dict[str, Any], index: int, name: str) -> str:
-    title = (METHODS[about["method"]["name"]].__doc__ or "").strip().splitlines()[0].rstrip(".")
-    number = len(about["classes"]) - 1
+    name_of_method = about["method"]["name"]
+    title = (METHODS[name_of_method].__doc__ or "").strip().splitlines()[0].rstrip(".")
+    seen = (
+        "every step saw the labels of all classes so far"
+        if name_of_method == "joint"
+        else ("later steps saw labels of their new classes only")
+    )
     return (
         f"# {name.split('/')[-1]}\n\n"
-        f"Semantic segmentation into {number} classes and background, learned in {index + 1} of {about['num_steps']} "
-        f"steps: later steps saw labels of their new classes only. Network: DeepLab ({about['model']['decoder']}) on "
+        f"Semantic segmentation into {len(about['classes']) - 1} classes and background, learned in {index + 1} of "
+        f"{about['num_steps']} steps: {seen}. Network: DeepLab ({about['model']['decoder']}) on "
         f"`{about['model']['backbone']}`. Method: {title}."
     )
 
