@@ -4,6 +4,7 @@ A fenced block of bash or Python is run in a folder of its page, one after the o
 
     <!-- needs: a GPU -->                     it is not run; the reason is one of REASONS
     <!-- run by: tests/test_x.py::test_y -->  that test runs it
+    <!-- page run by: ... -->                 the same for all blocks of the page that say nothing else
     <!-- fails -->                            it fails, and the block of text after it is what it says
 
 A block with a title is the file of that name.
@@ -24,6 +25,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 REASONS = ("real data", "a GPU", "several machines")
 COMMANDS = ("bash", "python")
 BLOCK = re.compile(r"^```(\w*)[ \t]*([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+WHOLE = re.compile(r"^<!-- page run by: (.*?) ?-->$", re.MULTILINE)
 COMMENT = re.compile(r"<!-- (needs|run by|fails):? ?(.*?) ?-->\s*\Z")
 
 
@@ -49,11 +51,11 @@ class Block(NamedTuple):
 
 def blocks_of(text: str) -> list[Block]:
     """All fenced blocks of a page."""
-    found = []
+    found, whole = [], WHOLE.search(text)
     for match in BLOCK.finditer(text):
         title = re.search(r'title="([^"]+)"', match[2])
         comment = COMMENT.search(text[: match.start()])
-        marker, detail = (comment[1], comment[2]) if comment else ("", "")
+        marker, detail = (comment[1], comment[2]) if comment else ("run by", whole[1]) if whole else ("", "")
         line = text.count("\n", 0, match.start()) + 1
         found.append(Block(line, match[1], title[1] if title else "", match[3], marker, detail))
     return found
@@ -113,3 +115,5 @@ def test_blocks_are_found():
         Block(12, "text", "", "no\n", "", ""),
         Block(15, "python", "a.py", "x = 1\n", "", ""),
     ]
+    others = blocks_of("<!-- page run by: tests/a.py::b -->\n" + text)
+    assert [b.marker for b in others] == ["needs", "fails", "run by", "run by"]
