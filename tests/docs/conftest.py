@@ -109,6 +109,7 @@ class Shell:
             (self.programs / name).write_text(text, "utf-8")
             (self.programs / name).chmod(0o755)
         self.env = {**os.environ, "PATH": f"{self.programs}:{os.environ['PATH']}", "HOME": str(folder)}
+        self.env |= {"BARM_BACKBONE_WEIGHTS": "none", "HF_HUB_OFFLINE": "1"}
 
     def run(self, script: str) -> Done:
         """Run a bash script, which stops at the first command that fails."""
@@ -204,6 +205,7 @@ def _become(name: str, words: list[str]) -> None:
     for about in MODELS.values():  # the published names, with a network that trains in a second
         about["backbone"] = "test_resnet"
     barm.demo.NUM_TRAIN, barm.demo.NUM_VAL = 40, 8
+    barm.demo.SHORTER.update(dict.fromkeys(barm.demo.METHODS_SHOWN, [*SHORT]))
     if name != "barm" and words[0] == "python":  # below a launcher
         words = words[1:]
     if name == "barm" or words[:2] == ["-m", "barm.cli"]:
@@ -257,7 +259,7 @@ def reader(stand_ins: Path, tmp_path: Path) -> Path:
     """A folder of one's own with these things in it."""
     for entry in stand_ins.iterdir():
         (tmp_path / entry.name).symlink_to(entry)
-    for name in ("train.py", "eval.py", "run.sh", "run_init.sh", "Makefile"):
+    for name in ("train.py", "eval.py", "run.sh", "run_init.sh", "Makefile", "docs"):
         (tmp_path / name).symlink_to(ROOT / name)
     shutil.copytree(ROOT / "benchmarks", tmp_path / "benchmarks", ignore=shutil.ignore_patterns("results"))
     return tmp_path
