@@ -53,6 +53,7 @@ ADDED = {  # to the words of a command; of two equal options the last counts
     ("barm", "train"): [word for setting in SHORT for word in ("--set", setting)],
     ("barm", "data", "make"): ["--train", "40", "--val", "8", "--size", str(SIDE)],
     ("barm", "bench"): ["--crop", "64", "--rounds", "1"],
+    ("docs/draw.py", "runs/demo", "pictures"): ["residual", "groups", "scores"],
     ("train.py",): ["--train_epoch", "1", "--batch_size", "2", "--crop_size", str(SIDE)],
     ("eval.py",): ["--crop_size", str(SIDE)],
 }
@@ -205,7 +206,7 @@ def _become(name: str, words: list[str]) -> None:
     for about in MODELS.values():  # the published names, with a network that trains in a second
         about["backbone"] = "test_resnet"
     barm.demo.NUM_TRAIN, barm.demo.NUM_VAL = 40, 8
-    barm.demo.SHORTER.update(dict.fromkeys(barm.demo.METHODS_SHOWN, [*SHORT]))
+    barm.demo.SHORTER.update({method: [*SHORT] for method in barm.demo.METHODS_SHOWN})
     if name != "barm" and words[0] == "python":  # below a launcher
         words = words[1:]
     if name == "barm" or words[:2] == ["-m", "barm.cli"]:

@@ -83,7 +83,7 @@ def test_the_reference_shows_the_docstrings(site):
 @pytest.mark.slow
 @pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1280, "dark")])
 def test_pages_open_in_a_browser(site, browse, width, scheme):
-    for address in ("index.html", "concepts.html", "reference/methods.html"):
+    for address in ("concepts.html", "reference/methods.html"):
         page = browse((site / address).as_uri(), width=width, color_scheme=scheme)
         page.wait_for_load_state()
         assert page.locator("h1").first.is_visible()
