@@ -14,6 +14,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import tomllib
 import traceback
@@ -56,6 +57,10 @@ ADDED = {  # to the words of a command; of two equal options the last counts
     ("docs/draw.py", "runs/demo", "pictures"): ["residual", "groups", "scores"],
     ("train.py",): ["--train_epoch", "1", "--batch_size", "2", "--crop_size", str(SIDE)],
     ("eval.py",): ["--crop_size", str(SIDE)],
+}
+GIVEN = {  # what a page may say that its reader has
+    "runs/demo": "barm demo --quiet",
+    "runs/own": "barm data make shapes own --classes 4\nbarm train --recipe shapes/2-1/barm --data own --out runs/own --quiet",
 }
 PROGRAMS = ("barm", "python", "torchrun", "srun")
 CLIENT = """#!{python} -SE
@@ -267,12 +272,26 @@ def reader(stand_ins: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def shell(reader: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Done]]:
+def shell(reader: Path) -> Iterator[Callable[[str], Done]]:
     """A function that runs a bash script in the reader's folder."""
-    import tempfile
-
     with tempfile.TemporaryDirectory(prefix="docs") as place:
         yield Shell(Path(place), reader).run
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A function that makes what is given by a name of `GIVEN`, once, and says where."""
+    places: dict[str, Path] = {}
+
+    def make(name: str) -> Path:
+        if name not in places:
+            places[name] = tmp_path_factory.mktemp("given")
+            with tempfile.TemporaryDirectory(prefix="docs") as place:
+                done = Shell(Path(place), places[name]).run(GIVEN[name])
+            assert done.status == 0, done.err
+        return places[name]
+
+    return make
 
 
 @pytest.fixture

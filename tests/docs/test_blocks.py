@@ -7,13 +7,14 @@ A fenced block of bash or Python is run in a folder of its page, one after the o
     <!-- page run by: ... -->                 the same for all blocks of the page that say nothing else
     <!-- fails -->                            it fails, and the block of text after it is what it says
 
-A block with a title is the file of that name.
+A block with a title is the file of that name. `<!-- given: runs/demo -->` on a page is what its reader has already (GIVEN in conftest.py).
 """
 
 from __future__ import annotations
 
 import ast
 import re
+import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ WITH_BLOCKS = [p for p in PAGES if "```" in p.read_text("utf-8")]
 REASONS = ("real data", "a GPU", "several machines")
 COMMANDS = ("bash", "python")
 BLOCK = re.compile(r"^```(\w*)[ \t]*([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+HAS = re.compile(r"^<!-- given: (.*?) ?-->$", re.MULTILINE)
 WHOLE = re.compile(r"^<!-- page run by: (.*?) ?-->$", re.MULTILINE)
 COMMENT = re.compile(r"<!-- (needs|run by|fails):? ?(.*?) ?-->\s*\Z")
 
@@ -69,8 +71,10 @@ def name(page: Path) -> str:
 @pytest.mark.slow
 @pytest.mark.usefixtures("cut_short")
 @pytest.mark.parametrize("page", WITH_BLOCKS, ids=name)
-def test_what_the_page_says_works(page, shell, reader, monkeypatch):
+def test_what_the_page_says_works(page, shell, reader, made, monkeypatch):
     monkeypatch.chdir(reader)
+    for given in HAS.findall(page.read_text("utf-8")):
+        shutil.copytree(made(given), reader, dirs_exist_ok=True)
     known: dict[str, Any] = {"__name__": "__main__", "image": Image.open("photo.jpg")}
     blocks = blocks_of(page.read_text("utf-8"))
     for place, block in enumerate(blocks):
