@@ -60,7 +60,7 @@ ADDED = {  # to the words of a command; of two equal options the last counts
 }
 GIVEN = {  # what a page may say that its reader has
     "runs/demo": "barm demo --quiet",
-    "runs/own": "barm data make shapes own --classes 4\nbarm train --recipe shapes/2-1/barm --data own --out runs/own --quiet",
+    "runs/own": "barm data make shapes own --classes 4; barm train --recipe shapes/2-1/barm --data own --out runs/own",
 }
 PROGRAMS = ("barm", "python", "torchrun", "srun")
 CLIENT = """#!{python} -SE

@@ -6,8 +6,9 @@ A fenced block of bash or Python is run in a folder of its page, one after the o
     <!-- run by: tests/test_x.py::test_y -->  that test runs it
     <!-- page run by: ... -->                 the same for all blocks of the page that say nothing else
     <!-- fails -->                            it fails, and the block of text after it is what it says
+    <!-- given: runs/demo -->                 what the page's reader has already (GIVEN in conftest.py)
 
-A block with a title is the file of that name. `<!-- given: runs/demo -->` on a page is what its reader has already (GIVEN in conftest.py).
+A block with a title is the file of that name.
 """
 
 from __future__ import annotations
