@@ -14,6 +14,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import tomllib
 import traceback
@@ -53,8 +54,13 @@ ADDED = {  # to the words of a command; of two equal options the last counts
     ("barm", "train"): [word for setting in SHORT for word in ("--set", setting)],
     ("barm", "data", "make"): ["--train", "40", "--val", "8", "--size", str(SIDE)],
     ("barm", "bench"): ["--crop", "64", "--rounds", "1"],
+    ("docs/draw.py", "runs/demo", "pictures"): ["residual", "groups", "scores"],
     ("train.py",): ["--train_epoch", "1", "--batch_size", "2", "--crop_size", str(SIDE)],
     ("eval.py",): ["--crop_size", str(SIDE)],
+}
+GIVEN = {  # what a page may say that its reader has
+    "runs/demo": "barm demo --quiet",
+    "runs/own": "barm data make shapes own --classes 4; barm train --recipe shapes/2-1/barm --data own --out runs/own",
 }
 PROGRAMS = ("barm", "python", "torchrun", "srun")
 CLIENT = """#!{python} -SE
@@ -109,6 +115,7 @@ class Shell:
             (self.programs / name).write_text(text, "utf-8")
             (self.programs / name).chmod(0o755)
         self.env = {**os.environ, "PATH": f"{self.programs}:{os.environ['PATH']}", "HOME": str(folder)}
+        self.env |= {"BARM_BACKBONE_WEIGHTS": "none", "HF_HUB_OFFLINE": "1"}
 
     def run(self, script: str) -> Done:
         """Run a bash script, which stops at the first command that fails."""
@@ -204,6 +211,7 @@ def _become(name: str, words: list[str]) -> None:
     for about in MODELS.values():  # the published names, with a network that trains in a second
         about["backbone"] = "test_resnet"
     barm.demo.NUM_TRAIN, barm.demo.NUM_VAL = 40, 8
+    barm.demo.SHORTER.update({method: [*SHORT] for method in barm.demo.METHODS_SHOWN})
     if name != "barm" and words[0] == "python":  # below a launcher
         words = words[1:]
     if name == "barm" or words[:2] == ["-m", "barm.cli"]:
@@ -257,19 +265,33 @@ def reader(stand_ins: Path, tmp_path: Path) -> Path:
     """A folder of one's own with these things in it."""
     for entry in stand_ins.iterdir():
         (tmp_path / entry.name).symlink_to(entry)
-    for name in ("train.py", "eval.py", "run.sh", "run_init.sh", "Makefile"):
+    for name in ("train.py", "eval.py", "run.sh", "run_init.sh", "Makefile", "docs"):
         (tmp_path / name).symlink_to(ROOT / name)
     shutil.copytree(ROOT / "benchmarks", tmp_path / "benchmarks", ignore=shutil.ignore_patterns("results"))
     return tmp_path
 
 
 @pytest.fixture
-def shell(reader: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Done]]:
+def shell(reader: Path) -> Iterator[Callable[[str], Done]]:
     """A function that runs a bash script in the reader's folder."""
-    import tempfile
-
     with tempfile.TemporaryDirectory(prefix="docs") as place:
         yield Shell(Path(place), reader).run
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A function that makes what is given by a name of `GIVEN`, once, and says where."""
+    places: dict[str, Path] = {}
+
+    def make(name: str) -> Path:
+        if name not in places:
+            places[name] = tmp_path_factory.mktemp("given")
+            with tempfile.TemporaryDirectory(prefix="docs") as place:
+                done = Shell(Path(place), places[name]).run(GIVEN[name])
+            assert done.status == 0, done.err
+        return places[name]
+
+    return make
 
 
 @pytest.fixture
