@@ -42,7 +42,7 @@ def extend(
     Example: barm extend runs/demo/barm --data own --classes lamp --out runs/with-lamp
     """
     from barm.extension import extend as extend_run
-    from barm.report.extension import extension_table
+    from barm.report.extension import extension_lines, extension_table
 
     result = extend_run(
         run,
@@ -65,3 +65,6 @@ def extend(
         print(json.dumps(result, indent=1))
     else:
         out.print(extension_table(result))
+        for line in extension_lines(result):
+            out.print(line, highlight=False, markup=False, soft_wrap=True)
+        out.print(f"Look at {result['run']}/extension.png", highlight=False, soft_wrap=True)

@@ -7,18 +7,28 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from barm.data.steps import iterations_per_epoch
 from barm.engine.monitor import Monitor
 from barm.engine.runtime import Runtime
 from barm.engine.sequence import Given, renumbered, run, train_dataset
 from barm.engine.store import COUNTS, METHOD, METRICS, RunDirectory, write_atomically
-from barm.extension.measuring import agreement, claimed, count_step, iou_by_class, mean, measure_again
+from barm.extension.advice import advice
+from barm.extension.drawing import draw
+from barm.extension.measuring import (
+    agreement,
+    claimed,
+    count_step,
+    iou_by_class,
+    mean,
+    measure_again,
+    taken_for,
+)
 from barm.extension.planning import Plan, Request, make_plan
 
-RESULT = "extension.json"
-LOST = 0.03  # mean IoU of the old classes; what is lost beyond it is worth a warning
-FEW_UPDATES = 60
+RESULT, PICTURE = "extension.json", "extension.png"
 
 
 def extend(
@@ -56,7 +66,7 @@ def extend(
         quiet: show nothing.
 
     Returns:
-        What is written to ``extension.json`` in the new run: IoU of every class before and after, means, notes.
+        What is written to ``extension.json`` in the new run: IoU of every class before and after, means, advice.
     """
     request = Request(
         Path(run), Path(data), classes, [Path(v) for v in val], step, recipe, overrides, seed, device, precision
@@ -92,6 +102,7 @@ def _extend(plan: Plan, rt: Runtime, target: Path, monitor: Monitor, resume: boo
     run(plan.config, rt, target, monitor, resume=resume, only=[plan.step], data=plan.data, given=given)
     result = _result(plan, rt, directory, before[0], monitor, pictures)
     rt.on_main(lambda: write_atomically(target / RESULT, (json.dumps(result, indent=1) + "\n").encode()))
+    rt.on_main(lambda: draw(plan, rt, directory, target / PICTURE))
     return result
 
 
@@ -109,18 +120,25 @@ def _result(
     plan: Plan, rt: Runtime, directory: RunDirectory, before: Tensor, monitor: Monitor, pictures: int
 ) -> dict[str, Any]:
     """Both measurements side by side."""
-    import torch
-
-    then = iou_by_class(plan, plan.known.step, before)
-    now = iou_by_class(plan, plan.step, torch.tensor(directory.read(plan.step, COUNTS)))
+    after = torch.tensor(directory.read(plan.step, COUNTS))
+    then, now = iou_by_class(plan, plan.known.step, before), iou_by_class(plan, plan.step, after)
     old = {name: now[name] if then[name] is not None else None for name in then}
     agreed = None if any(then[name] is not None for name in plan.known.classes) else agreement(plan, rt, directory)
-    scores = {
+    recipe = plan.config.increment
+    result = {
+        "run": str(directory.path),
+        "from": str(plan.known.directory.path),
+        "step": plan.step,
+        "learned": list(plan.new),
+        "method": plan.config.method.name,
+        "pictures": pictures,
+        "updates": recipe.epochs * iterations_per_epoch(pictures, recipe.batch_size, rt.world),
         "old": {"before": mean(then), "after": mean(old)},
         "new": mean({name: now[name] for name in plan.new}),
         "class_iou": {name: {"before": then.get(name), "after": now[name]} for name in now},
+        "taken_for": taken_for(plan, after),
         "agreement": agreed,
         "claimed": claimed(plan, rt, directory, monitor),
+        "notes": list(plan.notes),
     }
-    about = {"run": str(directory.path), **plan.about(), "method": plan.config.method.name, "pictures": pictures}
-    return {**about, **scores, "notes": [*plan.notes]}
+    return {**result, "advice": advice(result, recipe)}

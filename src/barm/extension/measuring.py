@@ -49,6 +49,16 @@ def measure_again(plan: Plan, rt: Runtime, directory: RunDirectory, monitor: Mon
         earlier.append(directory.read(index, COUNTS))
 
 
+def taken_for(plan: Plan, counts: Tensor) -> dict[str, dict[str, float]]:
+    """What the new classes are called: per new class the share of its pixels by the name that they are given."""
+    step, names = plan.data.plan[plan.step], plan.data.train.class_names
+    called = [names[i] for i in (0, *step.seen)]
+    return {
+        names[i]: {called[c]: float(row[c] / row.sum()) for c in row.argsort(descending=True).tolist() if row[c]}
+        for i, row in zip(step.new, counts[step.num_old :], strict=True)
+    }
+
+
 def claimed(plan: Plan, rt: Runtime, directory: RunDirectory, monitor: Monitor) -> float | None:
     """Share of the background that is called a new class in pictures in which no new class is labelled."""
     new = set(plan.data.plan[plan.step].new)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from barm.config import merge, parse_override, read_recipe, validate
 from barm.data import detect_layout, open_source
@@ -261,10 +260,6 @@ class Plan:
     def step(self) -> int:
         """Index of the new step."""
         return self.known.step + 1
-
-    def about(self) -> dict[str, Any]:
-        """Who learns what from what, for people and programs."""
-        return {"from": str(self.known.directory.path), "step": self.step, "learned": list(self.new)}
 
 
 def make_plan(request: Request) -> tuple[Plan, Runtime]:
