@@ -284,7 +284,11 @@ def test_refusals_in_a_browser(served, folders, own, tmp_path):
     assert np.array_equal(shown(page), before)
     large = Image.fromarray(np.random.default_rng(0).integers(0, 256, (100, 120, 3), np.uint8))
     upload(tmp_path, page, large)
-    page.get_by_text("exceed the maximum allowed size of 20.5 Kb").wait_for()
+    page.get_by_text("at most 0.02 MB are taken").wait_for()
+    (tmp_path / "bad.png").write_bytes(b"nothing")
+    page.locator("#upload input[type=file]").set_input_files(tmp_path / "bad.png")
+    page.get_by_text("cannot be read as a picture").wait_for()
+    assert np.array_equal(shown(page), before)
     assert str(folders[0].parent) not in page.content()
 
 

@@ -54,18 +54,12 @@ class Page:
         return page
 
     def _build_source(self) -> None:
-        self.upload = gr.Image(
-            type="filepath",
-            image_mode=None,
-            sources=["upload", "clipboard"],
+        self.upload = gr.File(  # gr.Image would open the file before our limits are asked
+            file_types=["image"],
             label=f"Your picture (up to {self.limits.megabytes:g} MB)",
             elem_id="upload",
-            height=170,
-            placeholder="Drop a picture here",
-            buttons=[],
+            height=150,
         )
-        # Gradio would open the file before our limits are asked; it has made sure that it is one that was uploaded
-        setattr(self.upload, "preprocess", lambda payload: payload and payload.path)  # noqa: B010
         self.notice = gr.HTML("", elem_id="notice")
         self.gallery = gr.Gallery(
             [p.image for p in self.examples],
@@ -151,7 +145,7 @@ class Page:
         lane: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "all", "api_visibility": "private"}
 
         def connect(event: Any, handler: Callable[..., Answer], inputs: Sequence[Any], mode: str | None = None) -> None:
-            drawing = {**lane, "outputs": [*self.views, self.notice], "show_progress": "hidden"}
+            drawing = {**lane, "outputs": [*self.views, self.notice, self.upload], "show_progress": "hidden"}
             if handler == self._draw:
                 event(self._answer(handler), inputs, trigger_mode=mode, **drawing)
                 return
@@ -164,7 +158,6 @@ class Page:
             connect(page.load, self._first, settings[1:])
             connect(self.gallery.select, self._example, settings[1:])
         connect(self.upload.upload, self._uploaded, [self.upload, *settings[1:]])
-        connect(self.upload.clear, self._cleared, settings[1:])
         for part in (self.lesson, self.before):
             connect(part.input, self._look, settings, "always_last")
         for toggle in (self.classes, self.opacity):
@@ -181,7 +174,7 @@ class Page:
                 return {self.notice: words.notice(str(refused), "refusal"), self.upload: None}
             except Exception:
                 traceback.print_exc()
-                return {self.notice: words.notice(FAILED, "refusal")}
+                return {self.notice: words.notice(FAILED, "refusal"), self.upload: None}
 
         return guarded
 
@@ -197,15 +190,14 @@ class Page:
             **self._look(chosen, lesson, before, shown, opacity),
         }
 
-    def _uploaded(self, path: str | None, *settings: Any) -> Answer:
-        if path is None:
-            return self._cleared(*settings)
+    def _uploaded(self, path: str, *settings: Any) -> Answer:
         picture = read_upload(Path(path), self.limits)
-        remarks = words.notice(" ".join(picture.remarks))
-        return {self.picture: picture, self.notice: remarks, **self._look(picture, *settings)}
-
-    def _cleared(self, *settings: Any) -> Answer:
-        return {self.picture: None, self.notice: "", **self._look(None, *settings)}
+        return {
+            self.picture: picture,
+            self.upload: None,  # ready for the next one
+            self.notice: words.notice(" ".join(picture.remarks)),
+            **self._look(picture, *settings),
+        }
 
     def _look(self, picture: Picture | None, lesson: float, before: bool, shown: list[str], opacity: float) -> Answer:
         """Everything around the pictures; after it the labels of what is shown are there."""
