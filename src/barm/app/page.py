@@ -17,7 +17,6 @@ from barm.app.runs import Lesson, Viewer
 
 Answer = dict[Any, Any]
 FAILED = "Something went wrong here; the terminal in which `barm serve` runs says what."
-HINT = "Drop a picture to see what the model finds in it."
 KEPT_HOURS = 6  # an idle visitor's picture
 
 
@@ -55,18 +54,12 @@ class Page:
         return page
 
     def _build_source(self) -> None:
-        self.upload = gr.Image(
-            type="filepath",
-            image_mode=None,
-            sources=["upload", "clipboard"],
+        self.upload = gr.File(  # gr.Image would open the file before our limits are asked
+            file_types=["image"],
             label=f"Your picture (up to {self.limits.megabytes:g} MB)",
             elem_id="upload",
-            height=170,
-            placeholder="Drop a picture here",
-            buttons=[],
+            height=150,
         )
-        # Gradio would open the file before our limits are asked; it has made sure that it is one that was uploaded
-        setattr(self.upload, "preprocess", lambda payload: payload and payload.path)  # noqa: B010
         self.notice = gr.HTML("", elem_id="notice")
         self.gallery = gr.Gallery(
             [p.image for p in self.examples],
@@ -105,7 +98,7 @@ class Page:
         with gr.Row(elem_id="panes"):
             for place in range(2):
                 with gr.Column(min_width=140, visible=place == 0 or len(runs) > 1) as column:
-                    self.titles.append(gr.HTML(HINT if place == 0 else "", elem_classes="pane-title"))
+                    self.titles.append(gr.HTML(words.hint(place), elem_classes="pane-title"))
                     self.views.append(
                         gr.Image(
                             format="png",
@@ -135,23 +128,40 @@ class Page:
         known, seen = set(self.viewer.runs[0].lesson(self.last).names), set[str]()
         self.style = gr.HTML(words.class_style(self.names, self.colours, known, seen), elem_id="style")
 
-    def _connect(self, page: gr.Blocks) -> None:
-        settings = [self.lesson, self.before, self.classes, self.opacity]
-        everything = [
-            *(self.picture, self.upload, self.notice, self.header, self.strip, self.second, self.classes, self.style),
-            *(*self.titles, *self.views, self.status),
+    def _connect(self, page: Any) -> None:
+        """One thing at a time, in the order it was asked for; pictures are drawn last, by what is set then."""
+        settings = [self.picture, self.lesson, self.before, self.classes, self.opacity]
+        around = [
+            self.picture,
+            self.upload,
+            self.notice,
+            self.header,
+            self.strip,
+            self.second,
+            self.classes,
+            self.style,
         ]
-        common: dict[str, Any] = {"outputs": everything, "api_visibility": "private", "show_progress_on": self.views}
+        everything = [*around, *self.titles, *self.views, self.status]
+        lane: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "all", "api_visibility": "private"}
+
+        def connect(event: Any, handler: Callable[..., Answer], inputs: Sequence[Any], mode: str | None = None) -> None:
+            drawing = {**lane, "outputs": [*self.views, self.notice, self.upload], "show_progress": "hidden"}
+            if handler == self._draw:
+                event(self._answer(handler), inputs, trigger_mode=mode, **drawing)
+                return
+            asked = event(
+                self._answer(handler), inputs, everything, trigger_mode=mode, show_progress_on=self.views, **lane
+            )
+            asked.then(self._answer(self._draw), settings, **drawing)
+
         if self.examples:
-            page.load(self._answer(self._first), settings, **common)
-            self.gallery.select(self._answer(self._example), settings, **common)
-        self.upload.upload(self._answer(self._uploaded), [self.upload, *settings], **common)
-        self.upload.clear(self._answer(self._cleared), None, **common)
-        live = {**common, "trigger_mode": "always_last"}
+            connect(page.load, self._first, settings[1:])
+            connect(self.gallery.select, self._example, settings[1:])
+        connect(self.upload.upload, self._uploaded, [self.upload, *settings[1:]])
         for part in (self.lesson, self.before):
-            part.input(self._answer(self._look), [self.picture, *settings], **live, show_progress="minimal")
+            connect(part.input, self._look, settings, "always_last")
         for toggle in (self.classes, self.opacity):
-            toggle.input(self._answer(self._tint), [self.picture, *settings], **live, show_progress="hidden")
+            connect(toggle.input, self._draw, settings, "always_last")
 
     def _answer(self, handler: Callable[..., Answer]) -> Callable[..., Answer]:
         """A refusal becomes a sentence on the page; anything else goes to the terminal, and the page says so."""
@@ -161,10 +171,10 @@ class Page:
             try:
                 return handler(*values)
             except Refused as refused:
-                return {self.notice: words.notice(str(refused), "refusal")}
+                return {self.notice: words.notice(str(refused), "refusal"), self.upload: None}
             except Exception:
                 traceback.print_exc()
-                return {self.notice: words.notice(FAILED, "refusal")}
+                return {self.notice: words.notice(FAILED, "refusal"), self.upload: None}
 
         return guarded
 
@@ -180,49 +190,43 @@ class Page:
             **self._look(chosen, lesson, before, shown, opacity),
         }
 
-    def _uploaded(self, path: str | None, *settings: Any) -> Answer:
-        if path is None:
-            return self._cleared()
+    def _uploaded(self, path: str, *settings: Any) -> Answer:
         picture = read_upload(Path(path), self.limits)
-        remarks = words.notice(" ".join(picture.remarks))
-        return {self.picture: picture, self.notice: remarks, **self._look(picture, *settings)}
-
-    def _cleared(self) -> Answer:
         return {
-            self.picture: None,
-            self.notice: "",
-            self.status: "",
-            self.titles[0]: HINT,
-            self.titles[1]: "",
-            **dict.fromkeys(self.views),
+            self.picture: picture,
+            self.upload: None,  # ready for the next one
+            self.notice: words.notice(" ".join(picture.remarks)),
+            **self._look(picture, *settings),
         }
 
     def _look(self, picture: Picture | None, lesson: float, before: bool, shown: list[str], opacity: float) -> Answer:
-        """Everything that depends on the lesson."""
+        """Everything around the pictures; after it the labels of what is shown are there."""
         runs, step = self.viewer.runs, int(lesson) - 1
-        answer: Answer = {
-            self.header: words.header(runs, step),
-            self.strip: self._strip(step),
-            self.second: gr.Column(visible=len(self._panes(step, before)) > 1),
-        }
         panes = self._panes(step, before)
-        notes = ["Before:", "After:"] if before and len(panes) > 1 else [""] * 2
+        notes = ["Before:", "After:"] if len(panes) > len(runs) else [""] * len(panes)
         labels = [] if picture is None else [self.viewer.label(picture, r, x.step) for r, x in panes]
         columns = [shares(label, x.names) for label, (_, x) in zip(labels, panes, strict=False)]
         known = {n for _, x in panes for n in x.names}
         seen = {n for column in columns for n, share in column.items() if share}
-        answer[self.classes] = gr.CheckboxGroup(choices=words.choices(self.names, columns), value=shown)
-        answer[self.style] = words.class_style(self.names, self.colours, known, seen)
-        for place, (run, x) in enumerate(panes):
-            answer[self.titles[place]] = words.pane(runs[run], x, notes[place]) if labels else HINT
-        answer[self.status] = self._status(panes, labels, columns)
-        return {**answer, **self._tint(picture, lesson, before, shown, opacity)}
+        titles = {
+            self.titles[place]: words.pane(runs[run], x, notes[place]) if labels else words.hint(place)
+            for place, (run, x) in enumerate(panes)
+        }
+        return {
+            **titles,
+            self.header: words.header(runs, step),
+            self.strip: self._strip(step),
+            self.second: gr.Column(visible=len(panes) > 1),
+            self.classes: gr.CheckboxGroup(choices=words.choices(self.names, columns), value=shown),
+            self.style: words.class_style(self.names, self.colours, known, seen),
+            self.status: self._status(panes, labels, columns),
+        }
 
-    def _tint(self, picture: Picture | None, lesson: float, before: bool, shown: list[str], opacity: float) -> Answer:
-        """The pictures alone: no network runs, the labels are there."""
+    def _draw(self, picture: Picture | None, lesson: float, before: bool, shown: list[str], opacity: float) -> Answer:
+        """The pictures alone: no network runs where the labels are there."""
+        answer: Answer = dict.fromkeys(self.views)
         if picture is None:
-            return dict.fromkeys(self.views)
-        answer: Answer = {}
+            return answer
         for place, (run, x) in enumerate(self._panes(int(lesson) - 1, before)):
             label = self.viewer.label(picture, run, x.step)
             answer[self.views[place]] = draw(picture.pixels, label, x.colours, x.names, shown, opacity / 100)

@@ -21,6 +21,7 @@ from barm.errors import UserError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica", "Arial", "sans-serif")
+SPARE = 4  # a file so much above the limit is cut off by the server; below, the page says what is wrong with it
 SESSIONS = 64  # visitors whose picture is kept
 POLICY = (  # the browser itself refuses what the page must not do: talk to another host
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
@@ -133,7 +134,7 @@ def _start(viewer: Viewer, options: Options, port: int, examples: Sequence[Pictu
         quiet=True,
         prevent_thread_lock=True,
         show_error=False,
-        max_file_size=int(options.limits.megabytes * 2**20),
+        max_file_size=int(SPARE * options.limits.megabytes * 2**20),
         state_session_capacity=SESSIONS,
         ssr_mode=False,
         pwa=False,

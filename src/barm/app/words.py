@@ -84,6 +84,11 @@ def found(shares: Mapping[str, float]) -> str:
     )
 
 
+def hint(place: int) -> str:
+    """Where a picture will be."""
+    return "<h2><small>Drop a picture to see what the model finds in it.</small></h2>" if place == 0 else ""
+
+
 def choices(names: Sequence[str], columns: Sequence[Mapping[str, float]]) -> list[tuple[str, str]]:
     """The toggles: per class its share of the pixels of every picture shown, in percent, then its name.
 
@@ -108,7 +113,7 @@ def class_style(names: Sequence[str], colours: Mapping[str, NDArray[uint8]], kno
         if name not in known:
             rules.append(f"{label}{{opacity:.4}}")
         elif name not in seen:
-            rules.append(f"{label} span{{opacity:.65}}")
+            rules.append(f"{label} span{{color:color-mix(in srgb,var(--body-text-color) 65%,transparent)}}")
     return f"<style>{''.join(rules)}</style>"
 
 
