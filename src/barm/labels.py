@@ -20,15 +20,13 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from barm.catalogue import ADE_TASKS, VOC_TASKS
 from barm.errors import UserError, nearest
 
 IGNORE = 255
 MAX_CLASSES = 254  # ids 1..254 fit beside background and ignore in an 8-bit mask
 Setting = Literal["overlap", "disjoint", "partitioned"]
 Lut = NDArray[np.uint8]
-
-VOC_TASKS = ("19-1", "15-5", "15-1", "10-1", "5-5", "5-3", "5-1", "2-2", "2-1", "offline")
-ADE_TASKS = ("100-50", "100-10", "100-5", "50-50", "50-20", "offline")
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from barm.cli.common import RunArg, StepOpt, out
+from barm.cli.common import RunArg, StepOpt, say
 
 
 def import_(
@@ -40,7 +40,7 @@ def import_(
 
     if form == "official" or (form == "auto" and not looks_like_torchvision(checkpoint)):
         import_published(checkpoint, folder, dataset=dataset, task=task, step=step, model=model, method=method)
-        out.print(f"{folder}: step {step} of {dataset} {task} from {checkpoint}", highlight=False)
+        say(f"{folder}: step {step} of {dataset} {task} from {checkpoint}")
         return
     found = import_torchvision(checkpoint, folder, pictures=pictures, names_file=class_names, overrides=override or ())
     for line in (
@@ -50,7 +50,7 @@ def import_(
         f"  calibration error                      {found.error_before:.4f} -> {found.error_after:.4f}",
         f"  pixels that keep their class           {100 * found.agreement:.2f} %",
     ):
-        out.print(line, highlight=False)
+        say(line)
 
 
 def export(
@@ -65,4 +65,4 @@ def export(
     from barm.official.weights import export_checkpoint
 
     export_checkpoint(run, target, step=step)
-    out.print(f"{target}", highlight=False)
+    say(str(target))

@@ -18,7 +18,7 @@ SOURCES: dict[str, Callable[[Path, str, Sequence[str]], FileSource]] = {
 }
 
 
-def open_source(layout: str, root: Path, split: str, names: Sequence[str] = ()) -> FileSource:
+def open_source(layout: str, root: Path | str, split: str, names: Sequence[str] = ()) -> FileSource:
     """Open a split (``train`` or ``val``) of the data set at `root`.
 
     Args:
@@ -27,6 +27,7 @@ def open_source(layout: str, root: Path, split: str, names: Sequence[str] = ()) 
         split: ``train`` or ``val``.
         names: of the ids 1, 2, ..., where the data set has no ``classes.txt``.
     """
+    root = Path(root)
     return SOURCES[detect_layout(root) if layout == "auto" else layout](root, split, names)
 
 

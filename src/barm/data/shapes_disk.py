@@ -26,7 +26,7 @@ PARALLEL_FROM = 64 * 500 * 375  # pixels in all from which a second process pays
 
 
 def make_shapes(
-    root: Path,
+    root: Path | str,
     *,
     layout: Layout = "folder",
     num_classes: int | None = None,
@@ -54,6 +54,7 @@ def make_shapes(
     Raises:
         UserError: for a size, number or name out of range, or a folder with contents.
     """
+    root = Path(root)
     if layout not in DEFAULT_CLASSES:
         raise UserError(f"unknown layout '{layout}': expected voc, ade or folder")
     count = DEFAULT_CLASSES[layout] if num_classes is None else num_classes

@@ -169,6 +169,8 @@ class RuntimeConfig(_Config):
     Attributes:
         device: `auto` takes a GPU where there is one.
         precision: `auto` is bf16 autocast where the processor has bf16, else fp32.
+        augment: where pictures are scaled and cropped: in the `workers`, or on the `device`, where they then
+            only decode; pictures differ by at most 1/255.
         workers: loader processes; -1 chooses by the number of processors.
         channels_last: memory layout of the networks.
         compile: `torch.compile` the network that trains.
@@ -179,6 +181,7 @@ class RuntimeConfig(_Config):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Precision = "auto"
+    augment: Literal["workers", "device"] = "workers"
     workers: int = Field(-1, ge=-1, strict=True)
     channels_last: bool = True
     compile: bool = False

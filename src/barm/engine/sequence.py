@@ -19,20 +19,22 @@ from barm.engine.evaluate import evaluate
 from barm.engine.exemplars import choose_exemplars
 from barm.engine.identity import AGREEING, BASE, difference, other_class, settings
 from barm.engine.loading import ordered_batches, train_batches
+from barm.engine.memory import forget_peak, peak_memory
 from barm.engine.monitor import Monitor
 from barm.engine.opening import Data as Data
 from barm.engine.opening import open_data as open_data
 from barm.engine.provenance import provenance
 from barm.engine.recipe import RunConfig
+from barm.engine.restore import rebuild
 from barm.engine.runtime import Constant, Runtime, unwrap
 from barm.engine.scores import step_metrics as step_metrics
 from barm.engine.store import COUNTS, MEMORY, METHOD, METRICS, RunDirectory
 from barm.engine.train import StepTrainer, calibrate, train_step
 from barm.errors import Stopped, UserError
 from barm.labels import INCREMENTAL, JOINT, Step, TaskPlan, in_learning_order
-from barm.methods import METHODS, Method
+from barm.methods import Method
 from barm.metrics.functional import certain
-from barm.models.network import NetworkConfig, check_names
+from barm.models.network import check_names
 
 
 class Given(NamedTuple):
@@ -89,7 +91,7 @@ def run(
     datasets = {s.index: train_dataset(config, data, s) for s in steps}
     try:
         rt.on_main(lambda: directory.open(config, about, resume=resume, same=same))
-        monitor.open(path)
+        monitor.open(path, lambda: peak_memory(rt.device))
         with rt.catch_signals():
             if start_from is not None:
                 rt.on_main(lambda: _adopt(config, directory, RunDirectory(start_from), data))
@@ -117,7 +119,8 @@ def train_dataset(config: RunConfig, data: Data, step: Step) -> StepDataset:
     transform = TrainTransform(recipe.crop, recipe.geometry, recipe.scale, recipe.flip, recipe.pad_label)
     method = config.method.build(step, config.model)
     policy = replace(method.policy, void=recipe.void_label)
-    return StepDataset(data.train, data.plan, step, policy, transform, seed=config.seed)
+    on_device = config.runtime.augment == "device"
+    return StepDataset(data.train, data.plan, step, policy, transform, seed=config.seed, on_device=on_device)
 
 
 def _run_step(
@@ -151,6 +154,7 @@ def _run_step(
     elif teacher is not None and method.calibrates:
         with train_batches(config, rt, pictures, epochs=1, batch_size=recipe.batch_size) as batches:
             calibrate(method, teacher, batches, rt)
+    forget_peak(rt.device)
     title = f"step {step.index} of {len(data.plan) - 1}"
     monitor.start_step(title, step.index, trainer.iteration, trainer.total, per_epoch, recipe.batch_size * rt.world)
     finished = _train(config, rt, directory, monitor, data, trainer, pictures, exemplars, per_epoch)
@@ -338,13 +342,7 @@ def load_step(
             f"{directory.step_path(index)} learned other classes than these data have ({found}): give the data that it "
             "was trained on, or others with the same classes"
         )
-    network = NetworkConfig.model_validate({**about["model"], "pretrained": False, "weights": None})
-    method = METHODS[about["method"]["name"]].model_validate(about["method"]).build(step, network)
-    model = method.build_model()
-    state = directory.load_model_state(index)
-    check_names(model.state_dict(), state, set(), str(directory.step_path(index)))
-    model.load_state_dict(state)
-    return model.eval(), method
+    return rebuild(about, index, directory.load_model_state(index), str(directory.step_path(index)))
 
 
 def _adopt(config: RunConfig, directory: RunDirectory, other: RunDirectory, data: Data) -> None:

@@ -312,12 +312,13 @@ def save_pickled(path: Path, value: dict[str, Any]) -> None:
     write_atomically(path, content.getbuffer())
 
 
-def write_atomically(path: Path, content: bytes | memoryview) -> None:
-    """Write a file beside and rename it into place."""
+def write_atomically(path: Path, content: bytes | memoryview, *, flush: bool = True) -> None:
+    """Write a file beside and rename it into place; without `flush` faster, but a loss of power may still cost it."""
     beside = path.with_name(path.name + ".tmp")
     try:
         beside.write_bytes(content)
-        _sync(beside)
+        if flush:
+            _sync(beside)
         beside.rename(path)
     except BaseException:
         beside.unlink(missing_ok=True)

@@ -1,0 +1,255 @@
+"""The page: Gradio's parts, and what happens at each of them."""
+
+from __future__ import annotations
+
+import functools
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from barm.app import words
+from barm.app.compose import agreement, draw, shares
+from barm.app.pictures import Limits, Picture, Refused, read_upload
+from barm.app.runs import Lesson, Viewer
+
+Answer = dict[Any, Any]
+FAILED = "Something went wrong here; the terminal in which `barm serve` runs says what."
+KEPT_HOURS = 6  # an idle visitor's picture
+
+
+class Page:
+    """The page of one or two runs.
+
+    Args:
+        viewer: answers.
+        limits: of uploads.
+        examples: pictures to begin with; the first is shown at once.
+    """
+
+    def __init__(self, viewer: Viewer, limits: Limits, examples: Sequence[Picture]) -> None:
+        self.viewer, self.limits, self.examples = viewer, limits, examples
+        lessons = [lesson for run in viewer.runs for lesson in run.lessons]
+        self.colours = {n: c for x in reversed(lessons) for n, c in zip(x.names, x.colours, strict=True)}
+        self.names = list(dict.fromkeys(n for run in viewer.runs for n in run.lessons[-1].names[1:]))
+        self.first = min(x.step for x in lessons)
+        self.last = max(x.step for x in lessons)
+        self.blocks = self._build()
+
+    def _build(self) -> Any:
+        runs = self.viewer.runs
+        with gr.Blocks(title=f"{words.title(runs)} – barm", analytics_enabled=False, delete_cache=(600, 3600)) as page:
+            self.picture = gr.State(None, time_to_live=KEPT_HOURS * 3600)
+            self.header = gr.HTML(words.header(runs, self.last), elem_id="header")
+            with gr.Row(elem_id="layout"):
+                with gr.Column(elem_id="source"):
+                    self._build_source()
+                with gr.Column(elem_id="main"):
+                    self._build_main()
+                with gr.Column(elem_id="legend"):
+                    self._build_legend()
+            self._connect(page)
+        return page
+
+    def _build_source(self) -> None:
+        self.upload = gr.File(  # gr.Image would open the file before our limits are asked
+            file_types=["image"],
+            label=f"Your picture (up to {self.limits.megabytes:g} MB)",
+            elem_id="upload",
+            height=150,
+        )
+        self.notice = gr.HTML("", elem_id="notice")
+        self.gallery = gr.Gallery(
+            [p.image for p in self.examples],
+            label="Examples from the run's validation data",
+            elem_id="examples",
+            columns=6,
+            height="auto",
+            allow_preview=False,
+            object_fit="cover",
+            format="png",
+            buttons=[],
+            visible=bool(self.examples),
+        )
+
+    def _build_main(self) -> None:
+        runs = self.viewer.runs
+        self.lesson = gr.Slider(
+            self.first + 1,
+            max(self.last, self.first + 1e-9) + 1,
+            value=self.last + 1,
+            step=1,
+            label="Lesson: move it to see the model before and after each lesson",
+            elem_id="lesson",
+            visible=self.last > self.first,
+            buttons=[],
+        )
+        self.strip = gr.HTML(self._strip(self.last), elem_id="strip")
+        self.before = gr.Checkbox(
+            False,
+            label="Show before and after the lesson side by side",
+            elem_id="before",
+            visible=len(runs) == 1 and self.last > self.first,
+            container=False,
+        )
+        self.titles, self.views = [], []
+        with gr.Row(elem_id="panes"):
+            for place in range(2):
+                with gr.Column(min_width=140, visible=place == 0 or len(runs) > 1) as column:
+                    self.titles.append(gr.HTML(words.hint(place), elem_classes="pane-title"))
+                    self.views.append(
+                        gr.Image(
+                            format="png",
+                            interactive=False,
+                            show_label=False,
+                            elem_id=f"view{place + 1}",
+                            elem_classes="view",
+                            buttons=["download", "fullscreen"],
+                            container=False,
+                        )
+                    )
+                if place == 1:
+                    self.second = column
+        self.status = gr.HTML("", elem_id="status")
+
+    def _build_legend(self) -> None:
+        self.opacity = gr.Slider(
+            0, 100, value=60, step=5, label="Opacity of the colours in %", elem_id="opacity", buttons=[]
+        )
+        self.classes = gr.CheckboxGroup(
+            words.choices(self.names, []),
+            value=self.names,
+            label="Classes and their share of the pixels in %; untick to hide",
+            elem_id="classes",
+            show_select_all=True,
+        )
+        known, seen = set(self.viewer.runs[0].lesson(self.last).names), set[str]()
+        self.style = gr.HTML(words.class_style(self.names, self.colours, known, seen), elem_id="style")
+
+    def _connect(self, page: Any) -> None:
+        """One thing at a time, in the order it was asked for; pictures are drawn last, by what is set then."""
+        settings = [self.picture, self.lesson, self.before, self.classes, self.opacity]
+        around = [
+            self.picture,
+            self.upload,
+            self.notice,
+            self.header,
+            self.strip,
+            self.second,
+            self.classes,
+            self.style,
+        ]
+        everything = [*around, *self.titles, *self.views, self.status]
+        lane: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "all", "api_visibility": "private"}
+
+        def connect(event: Any, handler: Callable[..., Answer], inputs: Sequence[Any], mode: str | None = None) -> None:
+            drawing = {**lane, "outputs": [*self.views, self.notice, self.upload], "show_progress": "hidden"}
+            if handler == self._draw:
+                event(self._answer(handler), inputs, trigger_mode=mode, **drawing)
+                return
+            asked = event(
+                self._answer(handler), inputs, everything, trigger_mode=mode, show_progress_on=self.views, **lane
+            )
+            asked.then(self._answer(self._draw), settings, **drawing)
+
+        if self.examples:
+            connect(page.load, self._first, settings[1:])
+            connect(self.gallery.select, self._example, settings[1:])
+        connect(self.upload.upload, self._uploaded, [self.upload, *settings[1:]])
+        for part in (self.lesson, self.before):
+            connect(part.input, self._look, settings, "always_last")
+        for toggle in (self.classes, self.opacity):
+            connect(toggle.input, self._draw, settings, "always_last")
+
+    def _answer(self, handler: Callable[..., Answer]) -> Callable[..., Answer]:
+        """A refusal becomes a sentence on the page; anything else goes to the terminal, and the page says so."""
+
+        @functools.wraps(handler)
+        def guarded(*values: Any) -> Answer:
+            try:
+                return handler(*values)
+            except Refused as refused:
+                return {self.notice: words.notice(str(refused), "refusal"), self.upload: None}
+            except Exception:
+                traceback.print_exc()
+                return {self.notice: words.notice(FAILED, "refusal"), self.upload: None}
+
+        return guarded
+
+    def _first(self, *settings: Any) -> Answer:
+        return {self.picture: self.examples[0], **self._look(self.examples[0], *settings)}
+
+    def _example(self, lesson: float, before: bool, shown: list[str], opacity: float, event: gr.SelectData) -> Answer:
+        chosen = self.examples[int(event.index)]
+        return {
+            self.picture: chosen,
+            self.upload: None,
+            self.notice: words.notice(" ".join(chosen.remarks)),
+            **self._look(chosen, lesson, before, shown, opacity),
+        }
+
+    def _uploaded(self, path: str, *settings: Any) -> Answer:
+        picture = read_upload(Path(path), self.limits)
+        return {
+            self.picture: picture,
+            self.upload: None,  # ready for the next one
+            self.notice: words.notice(" ".join(picture.remarks)),
+            **self._look(picture, *settings),
+        }
+
+    def _look(self, picture: Picture | None, lesson: float, before: bool, shown: list[str], opacity: float) -> Answer:
+        """Everything around the pictures; after it the labels of what is shown are there."""
+        runs, step = self.viewer.runs, int(lesson) - 1
+        panes = self._panes(step, before)
+        notes = ["Before:", "After:"] if len(panes) > len(runs) else [""] * len(panes)
+        labels = [] if picture is None else [self.viewer.label(picture, r, x.step) for r, x in panes]
+        columns = [shares(label, x.names) for label, (_, x) in zip(labels, panes, strict=False)]
+        known = {n for _, x in panes for n in x.names}
+        seen = {n for column in columns for n, share in column.items() if share}
+        titles = {
+            self.titles[place]: words.pane(runs[run], x, notes[place]) if labels else words.hint(place)
+            for place, (run, x) in enumerate(panes)
+        }
+        return {
+            **titles,
+            self.header: words.header(runs, step),
+            self.strip: self._strip(step),
+            self.second: gr.Column(visible=len(panes) > 1),
+            self.classes: gr.CheckboxGroup(choices=words.choices(self.names, columns), value=shown),
+            self.style: words.class_style(self.names, self.colours, known, seen),
+            self.status: self._status(panes, labels, columns),
+        }
+
+    def _draw(self, picture: Picture | None, lesson: float, before: bool, shown: list[str], opacity: float) -> Answer:
+        """The pictures alone: no network runs where the labels are there."""
+        answer: Answer = dict.fromkeys(self.views)
+        if picture is None:
+            return answer
+        for place, (run, x) in enumerate(self._panes(int(lesson) - 1, before)):
+            label = self.viewer.label(picture, run, x.step)
+            answer[self.views[place]] = draw(picture.pixels, label, x.colours, x.names, shown, opacity / 100)
+        return answer
+
+    def _panes(self, step: int, before: bool) -> list[tuple[int, Lesson]]:
+        """Which run and lesson each picture shows."""
+        runs = self.viewer.runs
+        panes = [(i, run.lesson(step)) for i, run in enumerate(runs)]
+        earlier = [x for x in runs[0].lessons if x.step < panes[0][1].step]
+        return [(0, earlier[-1]), *panes] if before and len(runs) == 1 and earlier else panes
+
+    def _strip(self, step: int) -> str:
+        runs = self.viewer.runs
+        same = len({tuple(x.learned for x in run.lessons) for run in runs}) == 1
+        return "".join(words.lessons(run, step) for run in (runs[:1] if same else runs))
+
+    def _status(self, panes: list[tuple[int, Lesson]], labels: list[Any], columns: list[dict[str, float]]) -> str:
+        if not labels:
+            return ""
+        if len(labels) == 1:
+            text = words.found(columns[0])
+        else:
+            same = agreement(labels[0], panes[0][1].names, labels[1], panes[1][1].names)
+            text = f"The two pictures have the same class on {words.percent(same)} of the pixels."
+        return f'<p aria-live="polite">{text}</p>'

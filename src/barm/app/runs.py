@@ -1,0 +1,191 @@
+"""The runs behind the page: what each lesson taught, networks loaded when asked for, labels kept."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from barm.api import Model, load
+from barm.app.pictures import Limits, Picture, Refused, prepare
+from barm.data import open_source
+from barm.data.base import Source
+from barm.engine.runtime import Runtime
+from barm.engine.store import METHOD, METRICS, RunDirectory
+from barm.errors import UserError
+from barm.methods import METHODS
+
+K = TypeVar("K")
+V = TypeVar("V")
+Pixels = NDArray[np.uint8]
+MODELS, LABELS = 4, 64  # how many are kept: networks (hundreds of MB), label maps (at most 1 MB by default)
+LOOKED_AT, EXAMPLES = 60, 6
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One finished step.
+
+    Attributes:
+        step: its index.
+        learned: names of the classes that it taught.
+        names: by channel, background first.
+        colours: by channel, ``(C, 3)`` uint8.
+        miou: over all classes known, in 0..1; None where the step was never evaluated.
+    """
+
+    step: int
+    learned: tuple[str, ...]
+    names: tuple[str, ...]
+    colours: Pixels
+    miou: float | None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as it is shown.
+
+    Attributes:
+        path: its folder; never shown.
+        name: of the folder.
+        method: as people write it, such as ``BARM``.
+        lessons: finished steps, ascending.
+        planned: number of steps of the task.
+    """
+
+    path: Path
+    name: str
+    method: str
+    lessons: tuple[Lesson, ...]
+    planned: int
+
+    def lesson(self, step: int) -> Lesson:
+        """The newest finished lesson up to `step`, or the first there is."""
+        return next((x for x in reversed(self.lessons) if x.step <= step), self.lessons[0])
+
+
+class Viewer:
+    """Answers for pictures, from any thread: one network runs at a time, and never twice for the same question.
+
+    Args:
+        paths: folders of one or two runs.
+
+    Attributes:
+        runs: what is shown of them.
+        predictions: how often a network ran.
+
+    Raises:
+        UserError: if one is no run, or has no finished step that can be loaded.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.runs = open_runs(paths)
+        self.predictions = 0
+        self._lock = threading.Lock()
+        self._models: OrderedDict[tuple[int, int], Model] = OrderedDict()
+        self._labels: OrderedDict[tuple[str, int, int], Pixels] = OrderedDict()
+        self._runtimes = [Runtime(RunDirectory(run.path).config().runtime) for run in self.runs]
+        for index, run in enumerate(self.runs):
+            self._model(index, run.lessons[-1].step)
+
+    def label(self, picture: Picture, run: int, step: int) -> Pixels:
+        """Channels of a finished step's network, ``(H, W)`` uint8."""
+        key = (picture.key, run, step)
+        with self._lock:
+            if key not in self._labels:
+                self._labels[key] = self._model(run, step).predict(picture.image)
+                self.predictions += 1
+            return _recent(self._labels, key, LABELS)
+
+    def _model(self, run: int, step: int) -> Model:
+        key = (run, step)
+        if key not in self._models:
+            self._models[key] = load(self.runs[run].path, step, self._runtimes[run])
+        return _recent(self._models, key, MODELS)
+
+
+def _recent(kept: OrderedDict[K, V], key: K, most: int) -> V:
+    """Mark as used last, and let go what has not been used for longest."""
+    kept.move_to_end(key)
+    while len(kept) > most:
+        kept.popitem(last=False)
+    return kept[key]
+
+
+def open_runs(paths: Sequence[Path]) -> tuple[Run, ...]:
+    """Read what the page tells of the runs, without their networks; equal names get their parent's in front."""
+    runs = [_open_run(path) for path in paths]
+    if len({run.name for run in runs}) < len(runs):
+        runs = [Run(r.path, f"{r.path.parent.name}/{r.name}", r.method, r.lessons, r.planned) for r in runs]
+    return tuple(runs)
+
+
+def _open_run(path: Path) -> Run:
+    path = path.resolve()
+    directory = RunDirectory(path)
+    config = directory.config()
+    directory.last_step()  # complains if there is none
+    lessons = tuple(_lesson(directory, step) for step in directory.finished_steps())
+    about = (METHODS[config.method.name].__doc__ or "").strip().splitlines()[0]
+    title = about.split(":")[0].split("(")[0].strip()
+    return Run(path, path.name, title, lessons, int(directory.read(lessons[-1].step, METHOD)["num_steps"]))
+
+
+def _lesson(directory: RunDirectory, step: int) -> Lesson:
+    about = directory.read(step, METHOD)
+    names = {c["id"]: c["name"] for c in about["classes"]}
+    miou = float(directory.read(step, METRICS)["miou"]["all"]) if directory.has(step, METRICS) else None
+    return Lesson(
+        step,
+        tuple(names[i] for i in about["groups"][-1]),
+        tuple(names.values()),
+        np.array([c["colour"] for c in about["classes"]], np.uint8),
+        miou,
+    )
+
+
+def find_examples(run: Run, limits: Limits, data: Path | None = None) -> list[Picture]:
+    """Pictures of the validation split that show the most classes, of the first lesson and of later ones.
+
+    Args:
+        run: whose data.
+        limits: as for uploads; what they refuse is left out.
+        data: the data set's folder; by default where the run's configuration says.
+
+    Returns:
+        At most 6 pictures; none if the data are not there.
+    """
+    config = RunDirectory(run.path).config().data
+    root = data or config.root
+    if root is None:
+        return []
+    try:
+        source = open_source(config.layout if data is None else "auto", root, "val")
+        candidates = range(0, len(source), max(1, len(source) // LOOKED_AT))
+        best = sorted(candidates, key=lambda i: _telling(source, i, run), reverse=True)[:EXAMPLES]
+        pictures = [_example(source, i, limits) for i in best]
+    except (UserError, OSError):
+        if data is not None:
+            raise
+        return []
+    return [p for p in pictures if p is not None]
+
+
+def _example(source: Source, i: int, limits: Limits) -> Picture | None:
+    image = source[i].image
+    try:
+        return prepare(image, limits) if image.width * image.height <= limits.pixels else None
+    except Refused:
+        return None
+
+
+def _telling(source: Source, i: int, run: Run) -> tuple[int, int]:
+    present = {source.class_names[c] for c in source.classes_in(i) if c < len(source.class_names)}
+    first = len(present.intersection(run.lessons[0].learned))
+    return min(first, len(present) - first), len(present)

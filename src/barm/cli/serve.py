@@ -1,0 +1,44 @@
+"""The command that serves a page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from barm.cli.common import out
+
+
+def serve(
+    runs: Annotated[list[Path], typer.Argument(help="A folder that `barm train` wrote; two to compare them.")],
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; the default is for this machine alone.")
+    ] = "127.0.0.1",
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="A free one by default.")] = None,
+    open_browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    share: Annotated[
+        bool, typer.Option("--share", help="Ask gradio.live for a public address: pictures then leave this machine.")
+    ] = False,
+    data: Annotated[
+        Path | None, typer.Option(help="A data set for the example pictures; the run's own by default.")
+    ] = None,
+    max_upload_mb: Annotated[float, typer.Option(min=0.001, help="Larger files are refused.")] = 20,
+    max_pixels: Annotated[
+        int, typer.Option(min=256, max=178_000_000, help="Pictures of more pixels are refused.")
+    ] = 20_000_000,
+    shrink_to: Annotated[
+        int,
+        typer.Option(min=256, help="Pictures of more pixels are scaled down for the network, and the page says so."),
+    ] = 1_000_000,
+) -> None:
+    """Try a model on your own pictures: a page on this machine, with a slider over the lessons.
+
+    Example: barm serve runs/demo/barm runs/demo/finetune
+    """
+    from barm.app import Options, serve
+    from barm.app.pictures import Limits
+
+    limits = Limits(max_upload_mb, max_pixels, shrink_to)
+    options = Options(host, port, share, open_browser, limits, data)
+    serve(runs, options, lambda line: out.print(line, highlight=False, soft_wrap=True))

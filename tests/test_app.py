@@ -1,0 +1,351 @@
+"""The page of `barm serve`: limits, composition, and a browser that uses it."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Collection
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+import barm
+from barm.api import read_config
+from barm.app.compose import agreement, draw, enlargement, hide, shares
+from barm.app.pictures import Limits, Refused, read_upload, to_rgb
+from barm.app.runs import Viewer, find_examples, open_runs
+from barm.app.serve import Options, check_installed, choose_port, serve, serving
+
+NAMES, COLOURS = ("background", "red", "green"), np.array([[0, 0, 0], [200, 0, 0], [0, 200, 0]], np.uint8)
+LABEL = np.array([[0, 1], [2, 2]], np.uint8)
+GREY = np.full((2, 2, 3), 100, np.uint8)
+
+
+def saved(path: Path, image: Image.Image, **options: object) -> Path:
+    image.save(path, **options)
+    return path
+
+
+def test_the_whole_picture_is_taken_as_it_is(tmp_path):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8))
+    picture = read_upload(saved(tmp_path / "a.png", image), Limits())
+    assert np.array_equal(picture.pixels, np.asarray(image))
+    assert picture.remarks == ()
+    assert picture.key != read_upload(saved(tmp_path / "b.png", image.rotate(180)), Limits()).key
+
+
+@pytest.mark.parametrize(
+    ("limits", "size", "message"),
+    [
+        (Limits(megabytes=5e-5), (64, 64), "at most 5e-05 MB"),
+        (Limits(pixels=4000), (64, 64), "64 x 64 = 4,096 pixels; at most 4,000 are"),
+        (Limits(), (15, 64), "15 x 64 pixels; expected at least 16 on each side"),
+        (Limits(shrink_to=1000), (1000, 17), "1000 x 17 pixels, scaled 242 x 4; expected"),
+    ],
+)
+def test_refused(tmp_path, limits, size, message):
+    with pytest.raises(Refused, match=message) as caught:
+        read_upload(saved(tmp_path / "a.png", Image.new("RGB", size)), limits)
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_a_bomb_is_refused_before_it_is_decoded(tmp_path):
+    content = io.BytesIO()
+    Image.new("1", (20_000, 20_000)).save(content, "PNG")  # 400 million pixels in 49 kB
+    (tmp_path / "bomb.png").write_bytes(content.getvalue())
+    with pytest.raises(Refused, match="178,000,000 pixels"):
+        read_upload(tmp_path / "bomb.png", Limits(pixels=10**9))
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", None])
+def test_what_is_no_picture_is_refused(tmp_path, content):
+    if content is None:  # a picture cut short
+        whole = io.BytesIO()
+        Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(whole, "PNG")
+        content = whole.getvalue()[:2000]
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(Refused, match="cannot be read as a picture"):
+        read_upload(tmp_path / "a.png", Limits())
+
+
+def test_large_pictures_are_scaled_and_it_is_said(tmp_path):
+    picture = read_upload(saved(tmp_path / "a.png", Image.new("RGB", (400, 100))), Limits(shrink_to=10_000))
+    assert picture.pixels.shape == (50, 200, 3)
+    assert picture.remarks == ("Scaled from 400 x 100 to 200 x 50 pixels for the network.",)
+
+
+def test_orientation_and_frames(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: rows are columns
+    upright = read_upload(saved(tmp_path / "a.jpg", Image.new("RGB", (40, 20)), exif=exif), Limits())
+    assert upright.pixels.shape == (40, 20, 3)
+    frames = [Image.new("RGB", (20, 20), c) for c in ("red", "blue", "lime")]
+    path = saved(tmp_path / "a.gif", frames[0], save_all=True, append_images=frames[1:])
+    moving = read_upload(path, Limits())
+    assert (moving.pixels == [255, 0, 0]).all()
+    assert moving.remarks == ("Only the first of its 3 frames is looked at.",)
+
+
+@pytest.mark.parametrize(
+    ("image", "expected", "remark"),
+    [
+        (Image.fromarray(np.array([[0, 32896, 65535]], np.uint16)), [0, 128, 255], "deep grey"),
+        (Image.fromarray(np.array([[0, 0.5, 1]], np.float32)), [0, 128, 255], "deep grey"),
+        (Image.fromarray(np.array([[-10, 0, 10]], np.float32)), [0, 128, 255], "deep grey"),
+        (Image.fromarray(np.array([[0, 100, 255]], np.int32)), [0, 100, 255], "deep grey"),
+        (Image.fromarray(np.array([[7, 8, 9]], np.uint8)), [7, 8, 9], ""),
+        (Image.fromarray(np.array([[[9, 0], [9, 255], [9, 255]]], np.uint8), "LA"), [255, 9, 9], "laid on white"),
+        (Image.new("CMYK", (3, 1)), [255, 255, 255], ""),
+        (Image.new("1", (3, 1)), [0, 0, 0], ""),
+    ],
+)
+def test_all_modes_become_rgb(image, expected, remark):
+    rgb, said = to_rgb(image)
+    assert rgb.mode == "RGB"
+    assert np.asarray(rgb)[0, :, 0].tolist() == expected
+    assert remark in said
+    assert bool(remark) == bool(said)
+
+
+def test_composition():
+    assert hide(LABEL, NAMES, ["green"]).tolist() == [[0, 0], [2, 2]]
+    assert shares(LABEL, NAMES) == {"background": 0.25, "red": 0.25, "green": 0.5}
+    assert agreement(LABEL, NAMES, np.array([[0, 2], [2, 1]], np.uint8), ("background", "green", "red")) == 0.75
+    k = enlargement(LABEL.shape)
+    half = draw(GREY, LABEL, COLOURS, NAMES, NAMES, 0.5)
+    assert half.shape == (2 * k, 2 * k, 3)
+    assert half[::k, ::k].tolist() == [[[100] * 3, [150, 50, 50]], [[50, 150, 50]] * 2]
+    assert (draw(GREY, LABEL, COLOURS, NAMES, [], 1) == 100).all()
+    assert (draw(GREY, LABEL, COLOURS, NAMES, NAMES, 0) == 100).all()
+
+
+def test_ports_and_gradio(monkeypatch):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(barm.UserError, match=f"cannot listen on 127.0.0.1:{port}.*another --port"):
+            choose_port("127.0.0.1", port)
+    assert choose_port("127.0.0.1", port) == port
+    assert choose_port("127.0.0.1", None) > 1023
+    with pytest.raises(barm.UserError, match=r"no address for --host nowhere\.invalid"):
+        choose_port("nowhere.invalid", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(barm.UserError, match=r"pip install 'barm\[app\]'"):
+        check_installed()
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory, shapes_voc, tiny_settings):
+    """Two runs of three steps whose classifiers are noise, so that they find every class; their orders differ."""
+    parent = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BARM_CACHE", str(parent / "cache"))
+        for name, method, order in (("first", "barm", 0), ("second", "finetune", 2)):
+            settings = [*tiny_settings, f"data.root={shapes_voc}", f"task.order={order}"]
+            barm.fit(f"shapes/2-1/{method}", out=parent / name, overrides=settings, quiet=True)
+            for seed, file in enumerate(sorted((parent / name).glob("step*/model.safetensors"))):
+                state = load_file(file)
+                noise = torch.Generator().manual_seed(seed)
+                for key in [k for k in state if k.startswith("classifier.head.")]:
+                    heavy = 5 * torch.randn(state[key].shape, generator=noise)
+                    state[key] = heavy if key.endswith("weight") else torch.zeros_like(heavy)
+                save_file(state, file)
+    return parent / "first", parent / "second"
+
+
+@pytest.fixture
+def served(browse):
+    """A function that serves runs from a thread of this process and opens the page: the page and the viewer."""
+    with ExitStack() as stack:
+
+        def open_page(*paths: Path, width: int = 1280, **limits: Any) -> tuple[Any, Viewer]:
+            viewer, options = Viewer(paths), Options(limits=Limits(**limits))
+            page, address = stack.enter_context(serving(viewer, options, find_examples(viewer.runs[0], options.limits)))
+            assert not page.share
+            assert page.allowed_paths == []
+            return browse(address, width=width), viewer
+
+        yield open_page
+
+
+def shown(page: Any, place: int = 1) -> np.ndarray | None:
+    """The picture in a place of the page."""
+    image = page.locator(f"#view{place} img")
+    if not image.count():
+        return None
+    with urllib.request.urlopen(image.get_attribute("src")) as answer:
+        return np.asarray(Image.open(answer).convert("RGB"))
+
+
+def wait_for(page: Any, there: Callable[[], bool]) -> None:
+    """Until something holds, at most ten seconds."""
+    for _ in range(100):
+        if there():
+            return
+        page.wait_for_timeout(100)
+    raise AssertionError("waited in vain")
+
+
+def press(page: Any, slider: str, *keys: str) -> None:
+    """Move a slider with the keyboard."""
+    page.locator(f"{slider} input[type=range]").focus()
+    for key in keys:
+        page.keyboard.press(key)
+
+
+def tinted(picture: Image.Image, model: barm.Model, names: Collection[str]) -> np.ndarray:
+    """What is to be seen: the classes' own colours, opaque."""
+    label = model.predict(picture)
+    return draw(np.asarray(picture), label, model.colours, model.class_names, names, 1)
+
+
+def upload(tmp_path: Path, page: Any, picture: Image.Image) -> None:
+    page.locator("#upload input[type=file]").set_input_files(saved(tmp_path / "own.png", picture))
+
+
+@pytest.fixture
+def own():
+    """A picture with many colours."""
+    tiles = np.random.default_rng(1).integers(0, 256, (5, 7, 3), np.uint8)
+    return Image.fromarray(tiles).resize((160, 120))
+
+
+def test_one_run_in_a_browser(served, folders, own, tmp_path):
+    page, viewer = served(folders[0])
+    last, middle = barm.load(folders[0]), barm.load(folders[0], 1)
+    everything = last.class_names
+    wait_for(page, lambda: shown(page) is not None)  # an example is there from the start
+    assert page.locator("#examples .grid-container img").count() == 6
+    assert page.locator("h1").inner_text() == "first (BARM)"
+    assert "After lesson 3 of 3: learned" in page.locator("#header p").inner_text()
+    miou = json.loads((folders[0] / "step02" / "metrics.json").read_text())["miou"]["all"]
+    assert f"mIoU {100 * miou:.1f} %" in page.locator("#header p").inner_text()
+
+    upload(tmp_path, page, own)
+    press(page, "#opacity", "End")
+    wait_for(page, lambda: np.array_equal(shown(page), tinted(own, last, everything)))
+    label = last.predict(own)
+    found = [i for i in range(1, len(everything)) if (label == i).any()]
+    assert len(found) > 1
+    legend = page.locator("#classes").inner_text()
+    for i in found:
+        assert re.search(rf"{100 * (label == i).mean():.1f}\s+{everything[i]}", legend)
+    assert f"Found {len(found)} of the {len(everything) - 1} classes" in page.locator("#status").inner_text()
+
+    ran = viewer.predictions
+    gone = everything[found[0]]
+    box = page.get_by_label(gone)
+    box.focus()
+    page.keyboard.press("Space")
+    wait_for(page, lambda: np.array_equal(shown(page), tinted(own, last, set(everything) - {gone})))
+    press(page, "#opacity", "Home")
+    plain = draw(np.asarray(own), label, last.colours, everything, [], 0)
+    wait_for(page, lambda: np.array_equal(shown(page), plain))
+    box.check()
+    press(page, "#opacity", "End")
+    wait_for(page, lambda: np.array_equal(shown(page), tinted(own, last, everything)))
+    assert viewer.predictions == ran  # hiding and tinting never run the network
+
+    press(page, "#lesson", "ArrowLeft")
+    wait_for(page, lambda: np.array_equal(shown(page), tinted(own, middle, everything)))
+    header = page.locator("#header p").inner_text()
+    assert f"After lesson 2 of 3: learned {middle.class_names[3]}" in " ".join(header.split())
+    assert page.locator("#strip li[aria-current]").inner_text().startswith("Lesson 2")
+    press(page, "#lesson", "ArrowRight")
+    wait_for(page, lambda: np.array_equal(shown(page), tinted(own, last, everything)))
+    assert viewer.predictions == ran + 1
+    page.get_by_label("Show before and after").check()
+    wait_for(page, lambda: np.array_equal(shown(page, 2), tinted(own, last, everything)))
+    assert np.array_equal(shown(page, 1), tinted(own, middle, everything))
+
+
+def test_refusals_in_a_browser(served, folders, own, tmp_path):
+    page, _ = served(folders[0], width=390, megabytes=0.02, pixels=30_000)
+    wait_for(page, lambda: shown(page) is not None)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    before = shown(page)
+    upload(tmp_path, page, own.resize((200, 160)).quantize(8))
+    page.get_by_text("200 x 160 = 32,000 pixels; at most 30,000 are taken").wait_for()
+    assert np.array_equal(shown(page), before)
+    large = Image.fromarray(np.random.default_rng(0).integers(0, 256, (100, 120, 3), np.uint8))
+    upload(tmp_path, page, large)
+    page.get_by_text("at most 0.02 MB are taken").wait_for()
+    (tmp_path / "bad.png").write_bytes(b"nothing")
+    page.locator("#upload input[type=file]").set_input_files(tmp_path / "bad.png")
+    page.get_by_text("cannot be read as a picture").wait_for()
+    assert np.array_equal(shown(page), before)
+    assert str(folders[0].parent) not in page.content()
+
+
+def test_two_runs_from_the_command_line(folders, browse, own, tmp_path):
+    command = [sys.executable, "-m", "barm.cli", "serve", *map(str, folders)]
+    environment = {**os.environ, "GRADIO_SHARE": "True", "TMPDIR": str(tmp_path), "GRADIO_ALLOWED_PATHS": "/"}
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    try:
+        assert server.stdout is not None
+        line = server.stdout.readline()
+        address = re.search(r"http://127\.0\.0\.1:\d+/", line)
+        assert address, line
+        page = browse(address[0])
+        models = [barm.load(folder) for folder in folders]
+        everything = models[0].class_names
+        assert page.locator("h1").inner_text() == "first (BARM) and second (Fine-tuning)"
+        assert page.locator("#strip ol").count() == 2  # the orders differ
+        wait_for(page, lambda: shown(page, 2) is not None)
+        upload(tmp_path, page, own)
+        press(page, "#opacity", "End")
+        for place, model in enumerate(models, 1):
+            wait_for(page, lambda p=place, m=model: np.array_equal(shown(page, p), tinted(own, m, everything)))
+        same = agreement(*(x for m in models for x in (m.predict(own), m.class_names)))
+        assert f"same class on {100 * same:.1f} %" in page.locator("#status").inner_text()
+        check_that_nothing_leaks(address[0], folders[0])
+        assert list(tmp_path.glob("barm-serve-*"))
+    finally:
+        server.send_signal(signal.SIGINT)
+        assert server.wait(20) == 0
+    assert not list(tmp_path.glob("barm-serve-*"))  # uploads are gone
+
+
+def check_that_nothing_leaks(address: str, folder: Path) -> None:
+    """No path of the runs or the data, no file outside of the uploads, no visitor by another name."""
+    with urllib.request.urlopen(address + "config") as answer:
+        config = answer.read().decode()
+        policy = answer.headers["content-security-policy"]
+    assert "connect-src 'self'" in policy
+    assert str(folder.parent) not in config
+    root = str(read_config(folder).data.root)
+    assert root not in config
+    for wrong in (f"gradio_api/file={folder / 'config.toml'}", "gradio_api/file=/etc/passwd", "openapi.json"):
+        with pytest.raises(urllib.error.HTTPError, match=r"40[34]"):
+            urllib.request.urlopen(address + wrong)
+    with pytest.raises(urllib.error.HTTPError, match="400"):
+        urllib.request.urlopen(urllib.request.Request(address, headers={"Host": "evil.example"}))
+
+
+def test_what_cannot_be_served(folders, tmp_path):
+    with pytest.raises(barm.UserError, match="one run or two"):
+        serve([folders[0]] * 3, Options(), print)
+    with pytest.raises(barm.UserError, match=r"is not a run: expected config\.toml"):
+        serve([tmp_path], Options(), print)
+    run = open_runs([folders[0]])[0]
+    with pytest.raises(barm.UserError, match="no folder"):
+        find_examples(run, Limits(), tmp_path / "nothing")
+    assert len(find_examples(run, Limits())) == 6
+    assert find_examples(run, Limits(pixels=100)) == []
+    twice = open_runs([folders[0], folders[0]])
+    assert [r.name for r in twice] == [f"{folders[0].parent.name}/first"] * 2
