@@ -31,6 +31,7 @@ from barm.methods import METHODS
 from barm.metrics.functional import certain, class_iou, confusion_counts
 from barm.official.weights import export_checkpoint, read_checkpoint
 from barm.report.compare import read_result
+from barm.report.history import read_run
 
 KNOWN = class_names(4)
 NEW, NEXT = "green-plain-heart", "blue-dotted-star"
@@ -172,6 +173,9 @@ def test_without_labels_of_old_classes_agreement_is_told(make_run, tiny_settings
     assert metrics["miou"]["all"] is None
     assert metrics["class_iou"][KNOWN[0]] is None
     assert evaluate(tmp_path / "new", quiet=True) == metrics
+    assert [s.step for s in read_run(tmp_path / "new", "new").scores] == [0]
+    with pytest.raises(UserError, match=f"without labels of '{KNOWN[0]}'"):
+        read_result(tmp_path / "new")
 
     known = extend(run, lamp, out=tmp_path / "measured", val=[shapes_voc], quiet=True)
     assert known["agreement"] is None
