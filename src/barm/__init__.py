@@ -23,10 +23,12 @@ if TYPE_CHECKING:
     from barm.data.shapes_disk import make_shapes
     from barm.engine.recipe import RunConfig
     from barm.errors import Stopped, UserError
+    from barm.extension import extend
     from barm.grid import read_grid, run_grid
     from barm.inference import Look, Prediction, find_pictures, predict_files
     from barm.labels import Step, TaskPlan
     from barm.methods import METHODS
+    from barm.official.torchvision import import_torchvision
     from barm.official.weights import export_checkpoint, import_published
     from barm.report.figures import colourise, overlay
 
@@ -49,9 +51,11 @@ _HOMES = {
     "compare": "barm.api",
     "evaluate": "barm.api",
     "export_checkpoint": "barm.official.weights",
+    "extend": "barm.extension",
     "find_pictures": "barm.inference",
     "fit": "barm.api",
     "import_published": "barm.official.weights",
+    "import_torchvision": "barm.official.torchvision",
     "load": "barm.api",
     "load_config": "barm.config",
     "make_shapes": "barm.data.shapes_disk",
@@ -83,9 +87,11 @@ __all__ = [
     "compare",
     "evaluate",
     "export_checkpoint",
+    "extend",
     "find_pictures",
     "fit",
     "import_published",
+    "import_torchvision",
     "load",
     "load_config",
     "make_shapes",

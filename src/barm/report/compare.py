@@ -114,7 +114,7 @@ def read_result(path: Path) -> Result:
         ) from None
     if silent:
         raise UserError(
-            f"{path} was measured without labels of '{silent[0]}': to compare it, extend anew with --val DIR, a data set "
+            f"{path} was measured without labels of '{silent[0]}': extend it anew with --val DIR, a data set "
             "that labels the old classes"
         )
     return Result(
