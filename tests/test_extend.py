@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import shutil
 import signal
 from pathlib import Path
@@ -275,3 +277,22 @@ def test_command_line(finished, lamp, tmp_path):
         json.loads(as_json.stdout)["class_iou"]
         == json.loads((tmp_path / "a" / "extension.json").read_text())["class_iou"]
     )
+
+
+@pytest.mark.slow
+def test_tutorial(tmp_path, monkeypatch):
+    """The commands of docs/teach.md on generated data: little is forgotten, the new class is learned."""
+    page = (Path(__file__).parents[1] / "docs" / "teach.md").read_text("utf-8")
+    part = page.split("## In five minutes")[1].split("\n## ")[0]
+    commands = [line for block in re.findall(r"```bash\n(.*?)```", part, re.S) for line in block.splitlines()]
+    assert [c.split()[1] for c in commands] == ["data", "train", "data", "extend", "predict"]
+    monkeypatch.chdir(tmp_path)
+    for command in commands:
+        done = CliRunner().invoke(app, shlex.split(command)[1:], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+    result = json.loads((tmp_path / "runs/with-hearts/extension.json").read_text("utf-8"))
+    assert result["old"]["before"] > 0.7
+    assert result["old"]["before"] - result["old"]["after"] <= 0.03
+    assert result["new"] >= 0.45
+    assert (tmp_path / "runs/with-hearts/extension.png").is_file()
+    assert (tmp_path / "seen/shapes_val_000000_mask.png").is_file()

@@ -118,7 +118,8 @@ def render(
         num_classes: 1..150.
         size: ``(width, height)`` in pixels.
         seed: of the whole data set.
-        tops: ids of the classes that go round on top of the others; those of 1..num_classes by default.
+        tops: ids of the classes that go round on top of the others, and alone have ignored borders then; by default
+            those of 1..num_classes, and all have.
 
     Returns:
         Picture, mask and saliency; the same for the same arguments on every machine.
@@ -129,7 +130,7 @@ def render(
     mask = np.zeros((height, width), np.uint8)
     band = 1 if min(size) < 200 else 3
     for class_id in _draw_classes(rng, index, num_classes, tops):
-        _paint(rng, image, mask, class_id, band)
+        _paint(rng, image, mask, class_id, band if not tops or class_id in tops else 0)
     noise = rng.normal(0, 0.018, image.shape).astype(np.float32)
     pixels = ((image + noise).clip(0, 1) * 255).round().astype(np.uint8)
     return Scene(pixels, mask, np.where(mask > 0, 255, 0).astype(np.uint8))
@@ -165,7 +166,7 @@ def _smooth(rng: np.random.Generator, cells: int, height: int, width: int) -> Fl
 
 
 def _paint(rng: np.random.Generator, image: Floats, mask: NDArray[np.uint8], class_id: int, band: int) -> None:
-    """Draw one object over what is there, in place, with smooth edges and an ignored border."""
+    """Draw one object over what is there, in place, with smooth edges and, for a `band` above 0, an ignored border."""
     height, width = mask.shape
     radius = rng.uniform(0.17, 0.34) * min(height, width)
     cy, cx = rng.uniform(0.15, 0.85) * height, rng.uniform(0.15, 0.85) * width
@@ -192,8 +193,9 @@ def _paint(rng: np.random.Generator, image: Floats, mask: NDArray[np.uint8], cla
     area = (slice(y0, y1), slice(x0, x1))
     image[area] += shrink(colour * inside[..., None]) - image[area] * cover[..., None]
     mask[area][cover >= 0.5] = class_id
-    edge = (cover > 0.15) & (cover < 0.85)
-    mask[area][_widen(edge, band)] = IGNORE
+    if band:
+        edge = (cover > 0.15) & (cover < 0.85)
+        mask[area][_widen(edge, band)] = IGNORE
 
 
 def _colour(rng: np.random.Generator, look: _Look, u: Floats, v: Floats) -> Floats:

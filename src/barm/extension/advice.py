@@ -55,6 +55,6 @@ def _few(result: Mapping[str, Any], recipe: StepRecipe) -> Iterator[str]:
 def _claimed(result: Mapping[str, Any]) -> Iterator[str]:
     if (result["claimed"] or 0) > CLAIMED:
         yield (
-            f"{100 * result['claimed']:.1f} % of the background in pictures without labels of a new class is called one; "
+            f"{100 * result['claimed']:.1f} % of the background is called a new class in pictures that label none; "
             "nobody knows whether it is, so it counts nowhere: look at some with `barm predict`"
         )

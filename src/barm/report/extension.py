@@ -45,7 +45,7 @@ def extension_lines(result: Mapping[str, Any]) -> list[str]:
     about = ["IoU in percent, on pictures that were not trained on."]
     if result["agreement"] is not None:
         about = [
-            "IoU in percent. No picture with labels of the old classes is at hand, so theirs is not measured (--val DIR).",
+            "IoU in percent. No pictures that label the old classes are at hand: theirs is not measured (see --val).",
             "agreement: of the pixels that the old network gives a class, the share that the new one gives it too.",
         ]
     return [*about, *(f"! {line}" for line in result["advice"])]
@@ -88,12 +88,12 @@ def draw_changes(path: Path, changes: Sequence[Change], names: Sequence[str], co
     rows = len(changes)
     figure, axes = plt.subplots(rows, 4, figsize=(8, 2 * rows + 1.2), squeeze=False, layout="constrained")
     figure.suptitle(headline, fontsize=12)
-    for row, change in zip(axes, changes, strict=True):
+    for number, (row, change) in enumerate(zip(axes, changes, strict=True)):
         panels = (change.image, *(colourise(p, colours) for p in (change.truth, change.before, change.after)))
         for ax, panel, title in zip(row, panels, ("picture", "labelled", "before", "after"), strict=True):
             ax.imshow(panel)
             ax.set_axis_off()
-            if row is axes[0]:
+            if number == 0:
                 ax.set_title(title, fontsize=10)
     shown = sorted({int(c) for change in changes for p in change[1:] for c in np.unique(p)} - {0, 255})
     patches = [mpl.patches.Patch(color=colours[c] / 255, label=names[c]) for c in shown]
