@@ -23,7 +23,7 @@ bench: $(STAMP)  ## time and memory against the plain way and the bare network, 
 bench-gpu: $(STAMP)  ## the same on a GPU, with the batch of the published recipe; results in runs/bench-gpu
 	BARM=$(BIN)/barm DEVICE=cuda BATCH=8 ROUNDS=20 OUT=runs/bench-gpu benchmarks/standard.sh
 
-docs: $(STAMP)  ## the documentation as a site in runs/site; broken links are errors
+docs: $(STAMP)  ## the documentation as a site, to be opened at runs/site/index.html; broken links are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir runs/site
 
 gpu: $(STAMP)  ## the tests that need a CUDA device

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from barm.api import fit
 from barm.config import load_config
 from barm.data.shapes_disk import make_shapes
 from barm.engine.recipe import RunConfig
@@ -74,6 +75,16 @@ def tiny(shapes_voc: Path):
         return load_config(f"shapes/{task}/{method}", [*TINY, *overrides], {"data": {"root": str(shapes_voc)}})
 
     return config
+
+
+@pytest.fixture(scope="session")
+def tiny_run(shapes_voc: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of three steps, as `tiny` configures it; not to be changed."""
+    path = tmp_path_factory.mktemp("tiny") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BARM_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        fit("shapes/2-1/barm", data=shapes_voc, out=path, overrides=TINY, quiet=True)
+    return path
 
 
 @pytest.fixture(scope="session")

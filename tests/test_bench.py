@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
 from barm.batch import total_loss
 from barm.bench import plain
-from barm.bench.cases import OURS, PLAIN, random_batch, update_work
+from barm.bench.cases import OURS, PLAIN, our_update, random_batch, update_work
+from barm.bench.facts import packed_convolutions, product_rates
 from barm.bench.measure import side_by_side
 from barm.bench.run import run_bench, setting_of, step_of
 from barm.cli import app
@@ -90,6 +93,28 @@ def test_growth_beyond_a_mask():
     assert (step.index, step.num_seen, step.group_sizes) == (1, 1002, (1000, 1))
 
 
+def test_product_rates_are_those_of_both_precisions():
+    setting = setting_of("test_resnet", "15-1", 20, 1, 2, 65, "cpu", "bf16-mixed")
+    facts = product_rates(setting)
+    assert len(facts) == 3
+    for fact in facts.values():
+        fp32, bf16, ratio = (float(w) for w in re.findall(r"\d+\.\d+", fact))
+        assert fp32 > 0
+        assert ratio == pytest.approx(bf16 / fp32, rel=0.2)
+    assert all("x" not in fact for fact in product_rates(tiny()).values())  # one precision, no ratio
+
+
+def test_packed_convolutions_are_counted():
+    """An update of ours has the operations of the plain one, but for the interpolation by products."""
+    flops = []
+    for work in (our_update(tiny()), update_work(tiny())[PLAIN]):
+        work()
+        with FlopCounterMode(display=False, custom_mapping=packed_convolutions()) as counter:
+            work()
+        flops.append(counter.get_total_flops())
+    assert flops[0] == pytest.approx(flops[1], rel=0.05)
+
+
 def test_the_command(shapes_voc, tmp_path):
     words = ["bench", "--model", "test_resnet", "--crop", "65", "--rounds", "1", "--device", "cpu", "--quiet"]
     words += ["--out", str(tmp_path / "out"), "--data", str(shapes_voc), "--precision", "32-true"]
@@ -99,6 +124,8 @@ def test_the_command(shapes_voc, tmp_path):
     result = json.loads((tmp_path / "out/bench.json").read_text())
     assert {r["part"] for r in result["rows"]} == {"step", "losses", "evaluation", "loader"}
     assert all(r["median"] > 0 and r["least"] <= r["median"] <= r["most"] for r in result["rows"])
+    assert {"plain / bare network", "matrix product, TFLOP/s", "3x3 convolution, TFLOP/s"} <= set(result["facts"])
+    assert "ours, rest on the device" in {r["name"] for r in result["rows"]}
     assert result["facts"]["counts of the same outputs, ours and plain"] == "the same"
     assert result["provenance"]["git"]
 
@@ -128,3 +155,6 @@ def test_the_standard_set(shapes_voc, tmp_path):
     assert (tmp_path / "growth/growth.png").stat().st_size > 10_000
     facts = json.loads((tmp_path / "profile/bench.json").read_text())["facts"]
     assert {"profile 1", "profile 10"} <= set(facts)
+    assert all(0 < float(facts[f"convolutions' share of an {w}"][:-2]) < 100 for w in ("update", "evaluation"))
+    growth = json.loads((tmp_path / "growth/bench.json").read_text())["facts"]
+    assert "given back" in growth["50 branches, freed memory"]

@@ -88,6 +88,7 @@ def test_train_evaluate_predict(cli, train, data, tmp_path):
     assert mask.mode == "P"
     labels = barm.load(tmp_path / "run").predict(Image.open(picture))
     np.testing.assert_array_equal(np.asarray(mask), labels)
+    assert cli("predict", "run", picture, "--out", "seen", "--no-legend")[0] == 0
     assert Image.open(tmp_path / "seen/shapes_val_000000_overlay.jpg").size == (48, 48)
 
 

@@ -12,15 +12,15 @@ from barm.methods import METHODS
 
 ROOT = Path(barm.__file__).parent
 LAYERS = [
-    {"errors", "labels", "batch"},
+    {"errors", "catalogue", "labels", "batch"},
     {"losses", "metrics"},
     {"models", "data"},
     {"methods"},
     {"engine"},
     {"report"},
     {"config"},
-    {"api", "official"},
-    {"demo", "grid", "bench", "app"},
+    {"api", "export", "hub", "official", "trained"},
+    {"demo", "grid", "bench", "inference", "extension", "app", "story"},
     {"cli"},
 ]
 FILES = sorted(ROOT.rglob("*.py"))

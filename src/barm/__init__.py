@@ -4,40 +4,115 @@ import barm
 barm.fit("voc/15-1/barm", data="VOC2012", out="runs/voc")
 model = barm.load("runs/voc")
 labels = model.predict(image)
+
+Every command of the command line has a function here; docs/python.md lists them side by side.
 """
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from barm.api import Model, evaluate, fit, load
+    from barm.api import Model, compare, evaluate, fit, load, read_config, read_picture
+    from barm.bench.run import run_bench
+    from barm.catalogue import recipe_names
     from barm.config import load_config
-    from barm.errors import UserError
+    from barm.data import open_source
+    from barm.data.base import Sample, Source
+    from barm.data.check import check_folder
+    from barm.data.shapes_disk import make_shapes
+    from barm.engine.recipe import RunConfig
+    from barm.errors import Stopped, UserError
+    from barm.grid import read_grid, run_grid
+    from barm.inference import Look, Prediction, find_pictures, predict_files
     from barm.labels import Step, TaskPlan
     from barm.methods import METHODS
+    from barm.official.weights import export_checkpoint, import_published
+    from barm.report.figures import colourise, overlay
 
-__version__ = version("barm")
-__all__ = ["METHODS", "Model", "Step", "TaskPlan", "UserError", "evaluate", "fit", "load", "load_config"]
+    __version__: str
 
 _HOMES = {
     "METHODS": "barm.methods",
+    "Look": "barm.inference",
     "Model": "barm.api",
+    "Prediction": "barm.inference",
+    "RunConfig": "barm.engine.recipe",
+    "Sample": "barm.data.base",
+    "Source": "barm.data.base",
     "Step": "barm.labels",
+    "Stopped": "barm.errors",
     "TaskPlan": "barm.labels",
     "UserError": "barm.errors",
+    "check_folder": "barm.data.check",
+    "colourise": "barm.report.figures",
+    "compare": "barm.api",
     "evaluate": "barm.api",
+    "export_checkpoint": "barm.official.weights",
+    "find_pictures": "barm.inference",
     "fit": "barm.api",
+    "import_published": "barm.official.weights",
     "load": "barm.api",
     "load_config": "barm.config",
+    "make_shapes": "barm.data.shapes_disk",
+    "open_source": "barm.data",
+    "overlay": "barm.report.figures",
+    "predict_files": "barm.inference",
+    "read_config": "barm.api",
+    "read_grid": "barm.grid",
+    "read_picture": "barm.api",
+    "recipe_names": "barm.catalogue",
+    "run_bench": "barm.bench.run",
+    "run_grid": "barm.grid",
 }
+__all__ = [
+    "METHODS",
+    "Look",
+    "Model",
+    "Prediction",
+    "RunConfig",
+    "Sample",
+    "Source",
+    "Step",
+    "Stopped",
+    "TaskPlan",
+    "UserError",
+    "__version__",
+    "check_folder",
+    "colourise",
+    "compare",
+    "evaluate",
+    "export_checkpoint",
+    "find_pictures",
+    "fit",
+    "import_published",
+    "load",
+    "load_config",
+    "make_shapes",
+    "open_source",
+    "overlay",
+    "predict_files",
+    "read_config",
+    "read_grid",
+    "read_picture",
+    "recipe_names",
+    "run_bench",
+    "run_grid",
+]
 
 
 def __getattr__(name: str) -> Any:
-    """Import public names on first use, so that ``barm --help`` does not wait for torch."""
+    """Import public names on first use, so that ``import barm`` and ``barm --help`` do not wait for torch."""
+    from importlib import import_module, metadata
+
+    if name == "__version__":
+        return metadata.version("barm")
     if name not in _HOMES:
         raise AttributeError(f"module 'barm' has no attribute '{name}'")
-    from importlib import import_module
+    value = globals()[name] = getattr(import_module(_HOMES[name]), name)
+    return value
 
-    return getattr(import_module(_HOMES[name]), name)
+
+def __dir__() -> list[str]:
+    """Public names, for completion in a notebook."""
+    return sorted({*globals(), *__all__})

@@ -4,45 +4,19 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from barm.catalogue import methods_of, recipe_names, recipes_folder
 from barm.engine.recipe import RunConfig
 from barm.errors import UserError, nearest
-from barm.labels import ADE_TASKS, VOC_TASKS
 from barm.methods import METHODS
 
-PUBLISHED_TASKS = {
-    "voc": VOC_TASKS[:-1],
-    "ade": ADE_TASKS[:-1],
-    "shapes": ("6-1",),
-    "folder": (),
-}
+__all__ = ["load_config", "merge", "methods_of", "read_recipe", "read_toml_text", "recipe_names", "validate"]
+
 Table = dict[str, Any]
-
-
-def recipe_names() -> list[str]:
-    """All recipes of the package with the tasks they were published for; other tasks work too."""
-    names = []
-    for data, tasks in PUBLISHED_TASKS.items():
-        methods = methods_of(data)
-        names += [f"{data}/{task}/{m}" for task in tasks for m in methods] or [f"{data}/{m}" for m in methods]
-    return names
-
-
-def methods_of(data: str) -> list[str]:
-    """Last parts of the names of a data set's recipes, such as ``barm`` or ``mib-published``.
-
-    Raises:
-        UserError: if there are no recipes for it.
-    """
-    if data not in PUBLISHED_TASKS:
-        hint = nearest(data, PUBLISHED_TASKS) or f"; known: {', '.join(PUBLISHED_TASKS)}"
-        raise UserError(f"there are no recipes for '{data}'{hint}")
-    return sorted(f.name.removesuffix(".toml") for f in _recipes().joinpath(data).iterdir())
 
 
 def load_config(
@@ -61,7 +35,7 @@ def load_config(
     """
     table = merge(read_recipe(recipe), dict(updates or {}))
     for override in overrides:
-        table = merge(table, _override(override))
+        table = merge(table, parse_override(override))
     return validate(table)
 
 
@@ -127,15 +101,11 @@ def _packaged(name: str) -> tuple[str, str | None]:
     """Text of a packaged recipe and the task in its name."""
     parts = name.split("/")
     data, method, task = parts[0], parts[-1], parts[1] if len(parts) == 3 else None
-    file = _recipes().joinpath(f"{data}/{method}.toml")
+    file = recipes_folder().joinpath(f"{data}/{method}.toml")
     if len(parts) not in (2, 3) or not file.is_file():
         hint = nearest(name, recipe_names()) or "; `barm recipes` lists them"
         raise UserError(f"unknown recipe '{name}': expected <data>/<task>/<method> or a .toml file{hint}")
     return file.read_text("utf-8"), task
-
-
-def _recipes() -> Any:
-    return resources.files("barm").joinpath("recipes")
 
 
 def merge(base: Table, over: Mapping[str, Any]) -> Table:
@@ -154,7 +124,7 @@ def merge(base: Table, over: Mapping[str, Any]) -> Table:
     return result
 
 
-def _override(text: str) -> Table:
+def parse_override(text: str) -> Table:
     """``a.b=1`` -> ``{"a": {"b": 1}}``."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():

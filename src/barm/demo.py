@@ -18,6 +18,7 @@ from barm.data.shapes_disk import make_shapes
 from barm.engine.runtime import Runtime
 from barm.report.figures import Story, draw_stories
 from barm.report.tables import steps_table
+from barm.story import write_report
 
 METHODS_SHOWN = {"barm": "BARM", "finetune": "fine-tuning", "joint": "joint training"}
 TASK = "6-1"
@@ -65,7 +66,9 @@ def demo(out: Path, *, seed: int = 1, quiet: bool = False) -> dict[str, list[dic
     picture = out / "demo.png"
     draw(picture, out, results, open_source("voc", data, "val"))
     results_console.print(f"[bold]3.[/bold] {summary(results)}")
-    results_console.print(f"   Look at [bold]{picture}[/bold] ({time.monotonic() - began:.0f} s in all)")
+    page = write_report([out / name for name in METHODS_SHOWN], out / "report.html")
+    results_console.print(f"   Look at [bold]{picture}[/bold]")
+    results_console.print(f"   Open [bold]{page}[/bold] in a browser ({time.monotonic() - began:.0f} s in all)")
     return results
 
 

@@ -14,21 +14,19 @@ from dataclasses import dataclass
 from functools import cache
 from hashlib import blake2b
 from importlib import resources
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from barm.catalogue import ADE_TASKS, VOC_TASKS
 from barm.errors import UserError, nearest
 
 IGNORE = 255
 MAX_CLASSES = 254  # ids 1..254 fit beside background and ignore in an 8-bit mask
 Setting = Literal["overlap", "disjoint", "partitioned"]
 Lut = NDArray[np.uint8]
-
-VOC_TASKS = ("19-1", "15-5", "15-1", "10-1", "5-5", "5-3", "5-1", "2-2", "2-1", "offline")
-ADE_TASKS = ("100-50", "100-10", "100-5", "50-50", "50-20", "offline")
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +255,16 @@ class TaskPlan:
                 lut[class_id] = channel
         lut[0], lut[IGNORE] = 0, IGNORE
         return lut
+
+
+def in_learning_order(groups: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
+    """The groups with ids 1, 2, ... in the order in which the classes are learned: an id is then its channel.
+
+    >>> in_learning_order([[4, 2], [9]])
+    ((1, 2), (3,))
+    """
+    cuts = accumulate((len(group) for group in groups), initial=1)
+    return tuple(tuple(range(a, b)) for a, b in pairwise(cuts))
 
 
 def _draw(shown: Sequence[int], key: str) -> int:

@@ -10,6 +10,8 @@ import torch
 
 from barm.batch import Batch, total_loss
 from barm.labels import TaskPlan
+from barm.losses.common import best_channel, upsample
+from barm.losses.strips import map_views
 from barm.methods import METHODS, Rates
 from barm.models.network import NetworkConfig
 
@@ -59,6 +61,21 @@ def test_terms_are_finite_and_reach_the_newest_classifier(name, index):
     gradient = newest(model).grad
     assert gradient is not None
     assert float(gradient.abs().sum()) > 0
+
+
+@pytest.mark.parametrize("index", [0, 2])
+def test_the_prediction_is_where_the_decided_probability_is_largest(name, index):
+    """So that probabilities of several views of a picture can be averaged and still be the method's own rule."""
+    method, model, _, _, batch = setting(name, index)
+    with torch.no_grad():
+        out = model.eval()(batch.image)
+    scores = method.decided(upsample(method.upsampled(out), batch.size))
+    assert scores.shape == (2, PLAN[index].num_seen, *batch.size)
+    assert torch.equal(method.predict(out, batch.size), scores.argmax(1))
+    views = [method.upsampled(out), method.upsampled(out)[:, :, ::2, ::2]]
+    by_strips = map_views(lambda *values: best_channel(sum(map(method.decided, values))), views, batch.size)
+    whole = sum(method.decided(upsample(view, batch.size)) for view in views)
+    assert torch.equal(by_strips, whole.argmax(1))
 
 
 def test_equal_base_training_is_the_same_loss(name):

@@ -43,4 +43,4 @@ def test_real_size_steps(layout, task, batch, terms, tmp_path):
     with (tmp_path / "run/log.csv").open() as file:
         rows = [(int(r["step"]), r["name"], float(r["value"])) for r in csv.DictReader(file)]
     assert all(math.isfinite(value) for _, _, value in rows)
-    assert {name for step, name, _ in rows if step == 1} == terms | {"loss", "lr", "images_per_second"}
+    assert {name for step, name, _ in rows if step == 1} == terms | {"loss", "lr", "images_per_second", "memory_mb"}

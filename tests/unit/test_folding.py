@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from timm.layers import StdConv2d
 from torch import nn
 
 from barm.engine.recipe import RuntimeConfig
@@ -29,6 +30,10 @@ def settled(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
+def norms(model: nn.Module) -> int:
+    return sum(isinstance(m, nn.BatchNorm2d) for m in model.modules())
+
+
 def tensors(out) -> list[torch.Tensor]:
     return [t for part in out for t in (part if isinstance(part, tuple) else (part,))]
 
@@ -48,12 +53,12 @@ def tensors(out) -> list[torch.Tensor]:
 def test_the_same_function(options, left):
     method = METHODS["finetune"]().build(TaskPlan.parse("2-1", 4)[1], network_of(**options))
     model = settled(method.build_model())
-    norms = sum(isinstance(m, nn.BatchNorm2d) for m in model.modules())
     image = torch.randn(2, 3, 65, 49)
     with torch.no_grad():
         before = tensors(model(image))
-        assert fold_batch_norm(model) == norms - left
-        after = tensors(model(image))
+        folded = fold_batch_norm(model)
+        after = tensors(folded(image))
+    assert norms(folded) == left
     for a, b in zip(before, after, strict=True):
         assert float((a - b).abs().max()) <= 1e-4 * float(a.abs().max())
 
@@ -71,7 +76,7 @@ def test_constants_of_every_method(name, index):
     for precision, tolerance in (("32-true", 1e-4), ("bf16-mixed", 0.1)):
         rt = Runtime(RuntimeConfig(device="cpu", precision=precision))
         constant = rt.constant(model)
-        assert constant.folded > 0
+        assert norms(constant.network) == 0
         for a, b in zip(before, tensors(constant(image)), strict=True):
             assert b.dtype == torch.float32
             assert not b.is_inference()
@@ -79,14 +84,46 @@ def test_constants_of_every_method(name, index):
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
 
 
-def test_a_convolution_with_two_takers_is_left_alone():
-    class Twice(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv, self.norm, self.other = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()
+class Case(nn.Module):
+    """A convolution and a batch norm that one rule of folding would change: the network has to stay what it was."""
 
-        def forward(self, image: torch.Tensor) -> torch.Tensor:
-            x = self.conv(image)
-            return self.norm(x) + self.other(x)
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.other = kind, nn.ReLU(inplace=True)
+        self.conv = StdConv2d(3, 4, 1) if kind == "standardised" else nn.Conv2d(3, 4, 1)
+        self.norm = nn.BatchNorm2d(4, track_running_stats=kind != "no statistics")
 
-    assert fold_batch_norm(settled(Twice())) == 0
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        x = self.conv(image)
+        if self.kind == "two modules":
+            return self.norm(x) + self.other(x.clone() + 0 * self.other(x))
+        if self.kind == "a sum outside":
+            return self.norm(x) + x
+        if self.kind == "changed in place":
+            return self.norm(torch.relu_(x))
+        return self.norm(x) + (self.norm(torch.relu(x)) if self.kind == "one norm twice" else 0)
+
+
+CASES = ["two modules", "a sum outside", "changed in place", "one norm twice", "standardised", "no statistics"]
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_what_cannot_be_folded_stays(kind):
+    model = Case(kind).eval()
+    if kind != "no statistics":
+        settled(model)
+    image = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        assert torch.equal(fold_batch_norm(model)(image), model(image))
+
+
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_branches_become_one_convolution(index):
+    model = settled(METHODS["barm"]().build(TaskPlan.parse("2-1", 4)[index], network_of()).build_model())
+    folded = fold_batch_norm(model)
+    assert norms(folded) == 0
+    assert folded.classifier.merged[0].out_channels == 16 * (1 + index)
+    image = torch.randn(2, 3, 48, 48)
+    with torch.no_grad():
+        for a, b in zip(tensors(model(image)), tensors(folded(image)), strict=True):
+            assert float((a - b).abs().max()) <= 1e-4 * float(a.abs().max())

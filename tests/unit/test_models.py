@@ -34,7 +34,7 @@ def test_every_classifier_takes_either_decoder(name, decoder, separable):
     assert method.predict(out, (64, 64)).shape == (1, 64, 64)
     method.train_mode(model)
     assert model(torch.cat([image, image])).logits.shape == (2, *out.logits.shape[1:])
-    fold_batch_norm(model.eval())
+    model = fold_batch_norm(model.eval())
     assert torch.allclose(model(image).logits, out.logits, atol=1e-4)
 
 

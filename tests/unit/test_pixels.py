@@ -172,6 +172,22 @@ def test_nothing_to_count(path):
     assert (float(term.value.detach()), int(term.number), float(leaf.grad.abs().max())) == (0, 0, 0)
 
 
+def test_a_term_without_gradient_may_stand_beside_others():
+    logits, label = case(SIZES[0])
+
+    def formula(new, truth):
+        return {"a": Term(new.sum(), (truth != IGNORE).sum()), "b": Term((truth == 1).sum().float(), torch.tensor(1))}
+
+    def compute():
+        leaf = logits.clone().requires_grad_()
+        terms = sum_all(formula, leaf, label)
+        (terms["a"].value + terms["b"].value).backward()
+        return terms["a"].total.detach(), terms["b"].total, leaf.grad
+
+    plain, ours = both(compute)
+    assert all(within(b, a) for a, b in zip(plain, ours, strict=True))
+
+
 def test_interpolation_is_that_of_torch():
     for size in SIZES:
         logits, _ = case(size)

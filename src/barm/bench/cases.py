@@ -17,6 +17,7 @@ from barm.bench import plain
 from barm.bench.measure import Cost, Work, side_by_side
 from barm.data import open_source
 from barm.data.cache import DecodedSource
+from barm.data.device import place
 from barm.data.index import checked
 from barm.data.shapes_disk import make_shapes
 from barm.data.transforms import TrainTransform, draw, normalise, train_transform
@@ -92,7 +93,7 @@ def random_batch(setting: Setting, rt: Runtime) -> Batch:
 
 def update_work(setting: Setting) -> dict[str, Work]:
     """A whole update ours and plain, and the bare network: student forward and backward, teacher forward."""
-    return {OURS: _our_update(setting), PLAIN: _as_usual(_plain_update(setting)), BARE: _bare_network(setting)}
+    return {OURS: our_update(setting), PLAIN: _as_usual(_plain_update(setting)), BARE: _bare_network(setting)}
 
 
 def _as_usual(work: Work) -> Work:
@@ -120,7 +121,8 @@ def _recipe(setting: Setting) -> StepRecipe:
     return StepRecipe(epochs=1, batch_size=max(2, setting.batch), lr=rates)
 
 
-def _our_update(setting: Setting, report_every: int = 10) -> Work:
+def our_update(setting: Setting, report_every: int = 10) -> Work:
+    """A whole update as barm trains; every n-th gives the values of the loss."""
     rt = setting.fast()
     method, model, old = _networks(setting, rt)
     teacher = None if old is None else rt.constant(old)
@@ -287,8 +289,14 @@ def loader_cost(root: Path, crop: int, rounds: int, pictures: int = 64) -> Loade
             sample = source[i]
             plain.augment(sample, lut, draw(rng, sample.image.size, config), crop)
 
+    def decoded() -> None:
+        rng = np.random.default_rng(0)
+        for i in range(count):
+            place(bare[i], lut, rng, config)
+
     bare = replace(source, saliency=())  # maps that only some methods read
-    work = {OURS: lambda: ours(bare), f"{OURS}, decoded cache": lambda: ours(cached), PLAIN: plainly}
+    work = {OURS: lambda: ours(bare), f"{OURS}, decoded cache": lambda: ours(cached)}
+    work |= {f"{OURS}, rest on the device": decoded, PLAIN: plainly}
     with _one_thread():
         costs = side_by_side(work, torch.device("cpu"), rounds)
     return LoaderCost(

@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-MEGABYTE = 1 << 20
+from barm.engine.memory import resident
+
 Work = Callable[[], object]
 
 
@@ -81,11 +82,7 @@ def peak_memory(function: Work, device: torch.device) -> int | None:
         return None
     ctypes.CDLL(None).malloc_trim(0)  # what was freed before is not to hide what is needed now
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    before = _resident("VmRSS")
+    resting = resident("VmRSS")
     function()
-    return _resident("VmHWM") - before
-
-
-def _resident(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field)) * 1024
+    peak = resident("VmHWM")
+    return None if resting is None or peak is None else peak - resting

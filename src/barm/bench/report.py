@@ -8,8 +8,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from barm.bench.measure import MEGABYTE, Cost
+from barm.bench.measure import Cost
 from barm.bench.run import Result
+from barm.engine.memory import MEGABYTE
 from barm.report.figures import draw_lines
 
 

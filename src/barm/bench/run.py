@@ -10,17 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from barm.bench.cases import (
+    BARE,
     OURS,
+    PLAIN,
     Setting,
     evaluation_work,
     loader_cost,
     losses_work,
+    our_update,
     update_work,
 )
+from barm.bench.facts import kept_memory, packed_convolutions, product_rates, profiled
 from barm.bench.measure import Cost, side_by_side
 from barm.engine.provenance import provenance
 from barm.engine.recipe import Precision
@@ -31,7 +34,6 @@ from barm.models.network import MODELS, NetworkConfig
 PARTS = ("step", "losses", "evaluation", "loader", "growth", "profile")
 BRANCHES, CLASSES, SIDES = (1, 10, 50), (21, 151, 1001), (0.5, 1.0, 1.5)  # sides as multiples of the crop
 MATRIX_RATE = {"H200": 790e12, "H100": 790e12}  # dense bf16 products per second that such a GPU was seen to reach
-TOP = 10
 Say = Callable[[str], None]
 
 
@@ -90,12 +92,16 @@ def run_bench(setting: Setting, parts: Sequence[str], rounds: int, data: Path, s
         say(part)
         if part == "growth":
             growth = measure_growth(setting, rounds, say)
+            if rt.device.type == "cpu":
+                few, many = (replace(setting, step=step_of((15, *[1] * n))) for n in (BRANCHES[0], BRANCHES[-1]))
+                facts["50 branches, freed memory"] = kept_memory(few, many, rounds)
             facts["50 branches"] = (
                 f"an update with {BRANCHES[-1]} later steps costs "
                 f"{growth['steps'][BRANCHES[-1]].median / growth['steps'][BRANCHES[0]].median:.2f} x one with 1"
             )
         elif part == "profile":
-            facts |= profiled(setting)
+            works = {"an update": our_update(setting), "an evaluation": evaluation_work(setting)[0][OURS]}
+            facts |= profiled(works, rt.device)
         else:
             costs, found = _part(part, setting, rounds, data, rt.device, say)
             rows += [Row(part, n, c, c.median / costs[OURS].median) for n, c in costs.items()]
@@ -126,13 +132,18 @@ def _part(
     work = update_work(setting)
     costs, facts = side_by_side(work, device, rounds, say), {}
     if part == "step":
-        facts = _rates(work[OURS], costs[OURS], device)
+        ceiling = costs[PLAIN].median / costs[BARE].median
+        facts = {
+            "plain / bare network": f"{ceiling:.2f} x: an update without any overhead would be so much faster",
+            **_rates(work[OURS], costs[OURS], device),
+            **product_rates(setting),
+        }
     return costs, facts
 
 
 def _rates(work: Callable[[], object], cost: Cost, device: torch.device) -> dict[str, str]:
     """Floating point operations of an update, and which share of the GPU's matrix rate they reach."""
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=packed_convolutions()) as counter:
         work()
     flops = counter.get_total_flops()
     fact = f"{flops / 1e12:.2f} TFLOP, {flops / cost.median / 1e12:.2f} TFLOP/s"
@@ -160,7 +171,7 @@ def measure_growth(setting: Setting, rounds: int, say: Say) -> dict[str, dict[in
     measured: dict[str, dict[int, Cost]] = {}
     for quantity, cases in settings.items():
         say(f"growth with the number of {quantity}")
-        costs = side_by_side({str(n): update_work(s)[OURS] for n, s in cases.items()}, device, rounds, say)
+        costs = side_by_side({str(n): our_update(s) for n, s in cases.items()}, device, rounds, say)
         measured[quantity] = {int(n): c for n, c in costs.items()}
     return measured
 
@@ -169,20 +180,6 @@ def step_of(sizes: Sequence[int]) -> Step:
     """The last step of groups of these sizes; more than the 254 classes that an 8-bit mask can hold are fine here."""
     ends = list(accumulate(sizes, initial=1))
     return Step(len(sizes) - 1, tuple(tuple(range(a, b)) for a, b in pairwise(ends)))
-
-
-def profiled(setting: Setting) -> dict[str, str]:
-    """The ten dearest operations of our update, with their share of the time on the device."""
-    work, device = update_work(setting)[OURS], setting.fast().device
-    work()
-    cuda = device.type == "cuda"
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
-    with profile(activities=activities) as prof:
-        work()
-    spent = [(e.self_device_time_total if cuda else e.self_cpu_time_total, e.key, e.count) for e in prof.key_averages()]
-    total = sum(t for t, _, _ in spent)
-    best = sorted(spent, reverse=True)[:TOP]
-    return {f"profile {i}": f"{100 * t / total:4.1f} %  {n} x  {name}" for i, (t, name, n) in enumerate(best, start=1)}
 
 
 def processor(device: torch.device) -> str:

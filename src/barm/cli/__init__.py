@@ -7,35 +7,45 @@ from typing import Any
 
 import typer
 
-from barm.cli import bench, data, listing, results, training, weights
-from barm.cli import serve as serving
+from barm.cli import bench, data, export, extend, listing, report, results, serve, training, usage, weights
 from barm.cli.common import guarded
+from barm.cli.start import start
+from barm.cli.usage import Commands
 
 __all__ = ["app", "guarded", "main"]
 
 PANELS: dict[str, tuple[Callable[..., Any], ...]] = {  # in the order of --help
-    "Train": (training.demo, training.train),
-    "Look": (results.evaluate, results.predict, serving.serve, training.compare),
+    "Train": (training.demo, training.train, extend.extend),
+    "Look": (report.report, results.evaluate, results.predict, serve.serve, training.compare),
+    "Take away": (export.export, export.push),
     "Look up": (listing.recipes, listing.methods),
     "Measure": (bench.bench,),
 }
 GROUPS: dict[str, tuple[str, dict[str, Callable[..., Any]]]] = {
-    "data": ("Make or check a data set.", {"make": data.make, "check": data.check}),
-    "weights": ("Official checkpoints, both ways.", {"import": weights.import_, "export": weights.export}),
+    "data": (
+        "Make or check a data set.\n\nExample: barm data check VOC2012",
+        {"make": data.make, "check": data.check},
+    ),
+    "weights": (
+        "Official checkpoints, both ways.\n\nExample: barm weights export runs/voc model.pth",
+        {"import": weights.import_, "export": weights.export},
+    ),
 }
 
 app = typer.Typer(
     name="barm",
-    help="Teach a segmentation model new classes without the old images.",
+    cls=Commands,
     epilog="New here? `barm demo` shows the whole story in about three minutes.",
-    no_args_is_help=True,
+    invoke_without_command=True,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
 )
+app.callback()(start)
 for panel, commands in PANELS.items():
     for command in commands:
         app.command(rich_help_panel=panel)(command)
 for name, (about, members) in GROUPS.items():
-    group = typer.Typer(help=about, no_args_is_help=True)
+    group = typer.Typer(help=about, cls=Commands, no_args_is_help=True)
     for member, command in members.items():
         group.command(member)(command)
     app.add_typer(group, name=name, rich_help_panel="Data and weights")
@@ -43,4 +53,4 @@ for name, (about, members) in GROUPS.items():
 
 def main() -> None:
     """Entry point of ``barm``."""
-    guarded(lambda: app(standalone_mode=True))
+    guarded(lambda: usage.run(app))

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from barm.cli.common import Device, Precision, Quiet, out, progress
+from barm.cli import completion
+from barm.cli.common import Device, Json, Precision, Quiet, out, progress, say
 
 
 def bench(
@@ -20,7 +21,10 @@ def bench(
     rounds: Annotated[int, typer.Option(min=1, help="Measurements of everything, in turn.")] = 5,
     part: Annotated[
         list[str] | None,
-        typer.Option(help="step, losses, evaluation, loader (these by default), growth, profile; may be repeated."),
+        typer.Option(
+            help="step, losses, evaluation, loader (these by default), growth, profile; may be repeated.",
+            autocompletion=completion.parts,
+        ),
     ] = None,
     data: Annotated[Path, typer.Option(help="Pictures for the loader; drawn there if missing.")] = Path(
         "runs/bench-data"
@@ -28,6 +32,7 @@ def bench(
     folder: Annotated[Path | None, typer.Option("--out", help="Write bench.json, and growth.png, there.")] = None,
     device: Device = None,
     precision: Precision = None,
+    as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Measure an update against the plain way and the bare network: time, memory, and the data path.
@@ -40,7 +45,10 @@ def bench(
     setting = setting_of(model, task, classes, step, batch, crop, device or "auto", precision or "auto")
     parts = part or ["step", "losses", "evaluation", "loader"]
     result = run_bench(setting, parts, rounds, data, progress(quiet))
+    written = [] if folder is None else write_result(folder, result)
+    if as_json:
+        print(result.to_json(), end="")
+        return
     print_result(out, result)
-    if folder is not None:
-        for path in write_result(folder, result):
-            out.print(str(path), highlight=False)
+    for path in written:
+        say(str(path))

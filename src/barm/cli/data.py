@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
-from barm.cli.common import out
+from barm.cli.common import Json, out, print_json, say
 from barm.errors import UserError
+
+if TYPE_CHECKING:
+    from barm.data.check import Report
 
 
 def make(
@@ -21,6 +26,9 @@ def make(
     num_val: Annotated[int, typer.Option("--val", help="Validation pictures.")] = 200,
     size: Annotated[str, typer.Option(help="<width>x<height>, or one number for both.")] = "96",
     seed: int = 0,
+    only: Annotated[
+        str | None, typer.Option(help="Label only these classes, comma-separated; the others stay unlabelled.")
+    ] = None,
 ) -> None:
     """Draw pictures and masks in a real folder layout.
 
@@ -32,8 +40,17 @@ def make(
     if not width.isdigit() or not (height or width).isdigit():
         raise UserError(f"--size expects <width>x<height> such as 500x375, got '{size}'")
     pixels = (int(width), int(height or width))
-    make_shapes(root, layout=layout, num_classes=classes, num_train=num_train, num_val=num_val, size=pixels, seed=seed)
-    out.print(f"{root}: {num_train} training and {num_val} validation pictures in the {layout} layout", highlight=False)
+    make_shapes(
+        root,
+        layout=layout,
+        num_classes=classes,
+        num_train=num_train,
+        num_val=num_val,
+        size=pixels,
+        seed=seed,
+        only=[name.strip() for name in only.split(",")] if only else (),
+    )
+    say(f"{root}: {num_train} training and {num_val} validation pictures in the {layout} layout")
 
 
 def check(
@@ -42,6 +59,7 @@ def check(
     class_lists: Annotated[
         Path | None, typer.Option(help="Also write train.txt and val.txt in the published class list format there.")
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """Look at every file: missing masks, wrong sizes, unknown ids, unreadable pictures.
 
@@ -50,14 +68,11 @@ def check(
     from barm.data.check import check_folder
 
     report = check_folder(root, layout)
-    table = Table(title=f"{root} ({report.layout})", title_justify="left")
-    for column in ("id", "class", *(f"{s.split} pictures" for s in report.splits)):
-        table.add_column(column, justify="left" if column == "class" else "right")
-    for i, name in enumerate(report.class_names[1:]):
-        table.add_row(str(i + 1), name, *(str(s.per_class[i]) for s in report.splits))
-    table.add_section()
-    table.add_row("", "pictures in all", *(str(s.num_images) for s in report.splits))
-    out.print(table)
+    wrong = [*report.broken, *map(str, report.problems)]
+    if as_json:
+        print_json({**asdict(report), "problems": wrong, "broken": report.broken})
+    else:
+        out.print(_classes(root, report))
     if class_lists is not None:
         from barm.data import open_source
         from barm.data.index import checked, write_class_list
@@ -65,8 +80,21 @@ def check(
         class_lists.mkdir(parents=True, exist_ok=True)
         for split in ("train", "val"):
             write_class_list(class_lists / f"{split}.txt", checked(open_source(report.layout, root, split)))
-    if report.problems or report.broken:
-        for line in (*report.broken, *map(str, report.problems)):
-            out.print(f"[red]✗[/red] {line}", highlight=False, soft_wrap=True)
-        raise UserError(f"{root}: {len(report.broken) + len(report.problems)} problems, listed above")
-    out.print("no problems", highlight=False)
+    if wrong:
+        for line in () if as_json else wrong:
+            out.print(f"[red]✗[/red] {escape(line)}", highlight=False, soft_wrap=True)
+        raise UserError(f"{root}: {len(wrong)} problems, listed above")
+    if not as_json:
+        say("no problems")
+
+
+def _classes(root: Path, report: Report) -> Table:
+    """Pictures of every class in both splits."""
+    table = Table(title=f"{root} ({report.layout})", title_justify="left")
+    for column in ("id", "class", *(f"{s.split} pictures" for s in report.splits)):
+        table.add_column(column, justify="left" if column == "class" else "right")
+    for i, name in enumerate(report.class_names[1:]):
+        table.add_row(str(i + 1), name, *(str(s.per_class[i]) for s in report.splits))
+    table.add_section()
+    table.add_row("", "pictures in all", *(str(s.num_images) for s in report.splits))
+    return table

@@ -4,21 +4,34 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from barm.cli.common import out
+from barm.cli.common import Json, out, print_json
 
 
-def recipes() -> None:
-    """List the recipes: <data>/<task>/<method>; any other task works in the same place."""
-    from barm.config import recipe_names
+def recipes(as_json: Json = False) -> None:
+    """List the recipes: <data>/<task>/<method>; any other task works in the same place.
 
-    print("\n".join(recipe_names()))
+    Example: barm recipes
+    """
+    from barm.catalogue import recipe_names
+
+    if as_json:
+        print_json(recipe_names())
+    else:
+        print("\n".join(recipe_names()))
 
 
-def methods() -> None:
-    """List the methods with what they are."""
+def methods(as_json: Json = False) -> None:
+    """List the methods with what they are.
+
+    Example: barm methods
+    """
     from barm.methods import METHODS
 
+    about = {name: (config.__doc__ or "").strip().splitlines()[0] for name, config in METHODS.items()}
+    if as_json:
+        print_json(about)
+        return
     table = Table(box=None)
-    for name, config in METHODS.items():
-        table.add_row(f"[bold]{name}[/bold]", (config.__doc__ or "").strip().splitlines()[0])
+    for name, words in about.items():
+        table.add_row(f"[bold]{name}[/bold]", words)
     out.print(table)

@@ -7,27 +7,41 @@ from typing import Annotated
 
 import typer
 
-from barm.cli.common import RunArg, StepOpt, out
+from barm.cli import completion
+from barm.cli.common import (
+    Device,
+    Json,
+    Precision,
+    Quiet,
+    RunArg,
+    StepOpt,
+    counting,
+    numbers,
+    out,
+    print_json,
+    say,
+    words,
+)
+from barm.errors import UserError
 
 
 def evaluate(
     run: RunArg,
     step: StepOpt = None,
     data: Annotated[Path | None, typer.Option(help="Another data set with the same classes.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Evaluate a step anew: mIoU of old, new and all classes, and every class.
 
     Example: barm evaluate runs/voc-15-1-barm --step 3
     """
-    import json
-
     from barm.api import evaluate as evaluate_run
     from barm.report.tables import classes_table, steps_table
 
-    metrics = evaluate_run(run, step, data, quiet=as_json)
+    metrics = evaluate_run(run, step, data, quiet=quiet)
     if as_json:
-        print(json.dumps(metrics, indent=1))
+        print_json(metrics)
     else:
         out.print(classes_table(metrics))
         out.print(steps_table(str(run), {"": [metrics]}))
@@ -35,23 +49,57 @@ def evaluate(
 
 def predict(
     run: RunArg,
-    images: Annotated[list[Path], typer.Argument(help="Pictures.")],
-    folder: Annotated[Path, typer.Option("--out", help="Where masks and overlays go.")],
+    images: Annotated[list[str], typer.Argument(help="Pictures, folders of them, or patterns in quotes.")],
+    folder: Annotated[Path | None, typer.Option("--out", help="Where masks and overlays go.")] = None,
     step: StepOpt = None,
+    write: Annotated[
+        str, typer.Option(help="Any of mask, colour, overlay, separated by commas.", autocompletion=completion.kinds)
+    ] = "mask,overlay",
+    classes: Annotated[
+        str | None,
+        typer.Option(help="Only these, separated by commas; others: background.", autocompletion=completion.classes),
+    ] = None,
+    sizes: Annotated[
+        str, typer.Option(help="The network's views: factors, or from 16 on the short side in pixels; commas.")
+    ] = "1",
+    flip: Annotated[bool, typer.Option("--flip", help="Mirror images count too.")] = False,
+    ids: Annotated[bool, typer.Option("--ids", help="Masks hold the data set's ids, not channels.")] = False,
+    legend: Annotated[bool, typer.Option(help="Overlays say below what the colours mean.")] = True,
+    batch: Annotated[int, typer.Option(min=1, help="Pictures of one size at a time.")] = 8,
+    keep_going: Annotated[bool, typer.Option("--keep-going", help="Leave out files that cannot be read.")] = False,
+    device: Device = None,
+    precision: Precision = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Write a mask and an overlay for every picture.
+    """Write masks and overlays of pictures at their own size; print the classes and their shares of the area.
 
-    Example: barm predict runs/demo/barm photo.jpg --out predictions
+    Example: barm predict runs/demo/barm photos "more/*.jpg" --out seen --sizes 0.75,1,1.25 --flip
     """
-    from barm.api import check_pictures, load, read_picture
-    from barm.report.figures import save_prediction
+    from barm.inference import Look, Prediction, percent, predict_files
 
-    model = load(run, step)
-    check_pictures(images)
-    for path in images:
-        picture = read_picture(path)
-        label = model.predict(picture)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_prediction(folder / path.stem, picture, label, model.colours)
-        shown = ", ".join(model.class_names[c] for c in sorted(set(label.flatten().tolist())) if c)
-        out.print(f"{folder / path.stem}_mask.png: {shown or 'background only'}", highlight=False)
+    if folder is None and not as_json:
+        raise UserError("nothing to do: say with --out where the results go, or ask for --json")
+
+    def tell(result: Prediction) -> None:
+        shown = ", ".join(f"{name} {percent(share)}" for name, share in result.shares.items() if name != "background")
+        say(f"{next(iter(result.files.values()), result.picture)}: {shown or 'background only'}")
+
+    wrong: list[str] = []
+    results = predict_files(
+        run,
+        images,
+        folder,
+        step=step,
+        look=Look(numbers(sizes, "--sizes"), flip, words(classes), batch, words(write) or (), ids, legend),
+        refused=wrong.append if keep_going else None,
+        device=device,
+        precision=precision,
+        progress=counting(quiet),
+        each=(lambda _: None) if as_json else tell,
+    )
+    if as_json:
+        print_json([result.as_json() for result in results])
+    if wrong:
+        total = len(wrong) + len(results)
+        raise UserError(f"{len(wrong)} of {total} pictures left out, the others are done: {'; '.join(wrong)}")

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from barm.cli.common import Device, Precision, Quiet, Recipe, out, progress
+from barm.cli.common import Device, Json, Precision, Quiet, Recipe, RunList, out, progress, say
 from barm.errors import UserError
 
 
@@ -83,10 +83,11 @@ def train(
 
 
 def compare(
-    runs: Annotated[list[Path] | None, typer.Argument(help="Folders that `barm train` wrote.")] = None,
+    runs: RunList = None,
     grid: Annotated[Path | None, typer.Option(help="A TOML file: methods x tasks x seeds to train first.")] = None,
     data: Annotated[Path | None, typer.Option(help="The grid's data set.")] = None,
     folder: Annotated[Path | None, typer.Option("--out", help="Where tables, the chart and a grid's runs go.")] = None,
+    as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Compare runs: one table, and with --out CSV, JSON, Markdown, LaTeX and a chart. A grid trains what is missing.
@@ -94,7 +95,7 @@ def compare(
     Example: barm compare --grid benchmarks/shapes-small.toml --out runs/small
     """
     from barm.grid import read_grid, run_grid
-    from barm.report.compare import read_results, summarise, tables, write_comparison
+    from barm.report.compare import read_results, summarise, tables, to_json, write_comparison
 
     if not runs and grid is None:
         raise UserError("nothing to compare: give folders of runs, or --grid FILE")
@@ -106,10 +107,13 @@ def compare(
         paths += trained
     if paths:
         results = read_results(paths)
-        for table in tables(summarise(results)):
+        rows = summarise(results)
+        if as_json:
+            print(to_json(results, rows), end="")
+        for table in () if as_json else tables(rows):
             out.print(table)
-        if folder is not None:
-            for path in write_comparison(folder, results):
-                out.print(str(path), highlight=False)
+        for path in () if folder is None else write_comparison(folder, results):
+            if not as_json:
+                say(str(path))
     if failed:
         raise UserError(f"{len(failed)} runs failed, the first: {failed[0]}")

@@ -1,4 +1,4 @@
-"""Commands on official checkpoints: import, export."""
+"""Commands on checkpoints of other programs: import, export."""
 
 from __future__ import annotations
 
@@ -7,26 +7,50 @@ from typing import Annotated, Literal
 
 import typer
 
-from barm.cli.common import RunArg, StepOpt, out
+from barm.cli.common import RunArg, StepOpt, say
 
 
 def import_(
-    checkpoint: Annotated[Path, typer.Argument(help="An official .pth.")],
+    checkpoint: Annotated[Path, typer.Argument(help="An official .pth, or a torchvision DeepLabV3's state dict.")],
     folder: Annotated[Path, typer.Option("--out", help="The run's folder; earlier steps may be there already.")],
-    dataset: Annotated[Literal["voc", "ade"], typer.Option()] = "voc",
-    task: Annotated[str, typer.Option(help="The task it was trained on.")] = "15-1",
-    step: Annotated[int, typer.Option(min=0, help="The step it was saved after.")] = 0,
+    form: Annotated[
+        Literal["auto", "official", "torchvision"], typer.Option("--format", help="Whose file; auto looks.")
+    ] = "auto",
+    dataset: Annotated[Literal["voc", "ade"], typer.Option(help="Official: what it was trained on.")] = "voc",
+    task: Annotated[str, typer.Option(help="Official: the task it was trained on.")] = "15-1",
+    step: Annotated[int, typer.Option(min=0, help="Official: the step it was saved after.")] = 0,
     model: Annotated[str, typer.Option(help="The official model name.")] = "deeplabv3bga_resnet101",
     method: Annotated[str, typer.Option(help="barm, ssul, or finetune for a DeepLab with one classifier.")] = "barm",
+    pictures: Annotated[
+        Path | None, typer.Option("--calibrate", help="torchvision: pictures like those it is used on, without labels.")
+    ] = None,
+    class_names: Annotated[
+        Path | None, typer.Option(help="torchvision: a file with the names of its classes; VOC's by default.")
+    ] = None,
+    override: Annotated[
+        list[str] | None, typer.Option("--set", help="torchvision: table.key=value over the recipe voc/barm.")
+    ] = None,
 ) -> None:
-    """Turn an official checkpoint into a step of a run, which can be evaluated and continued.
+    """Turn a checkpoint into a step of a run, which can be evaluated, extended and exported.
 
-    Example: barm weights import deeplabv3bga_resnet101_voc_15-1_step_0_overlap.pth --task 15-1 --step 0 --out runs/voc
+    Example: barm weights import deeplabv3_resnet50_coco.pth --calibrate pictures --out runs/base
     """
+    from barm.official.torchvision import import_torchvision, looks_like_torchvision
     from barm.official.weights import import_published
 
-    import_published(checkpoint, folder, dataset=dataset, task=task, step=step, model=model, method=method)
-    out.print(f"{folder}: step {step} of {dataset} {task} from {checkpoint}", highlight=False)
+    if form == "official" or (form == "auto" and not looks_like_torchvision(checkpoint)):
+        import_published(checkpoint, folder, dataset=dataset, task=task, step=step, model=model, method=method)
+        say(f"{folder}: step {step} of {dataset} {task} from {checkpoint}")
+        return
+    found = import_torchvision(checkpoint, folder, pictures=pictures, names_file=class_names, overrides=override or ())
+    for line in (
+        f"{folder}: torchvision's DeepLabV3 from {checkpoint}; an auxiliary classifier is left out",
+        f"softmax -> a probability per class, fitted on {found.fitted} pictures, measured on {found.held_out} others:",
+        f"  cross-entropy beyond the softmax's own {found.excess_before:.4f} -> {found.excess_after:.4f}",
+        f"  calibration error                      {found.error_before:.4f} -> {found.error_after:.4f}",
+        f"  pixels that keep their class           {100 * found.agreement:.2f} %",
+    ):
+        say(line)
 
 
 def export(
@@ -41,4 +65,4 @@ def export(
     from barm.official.weights import export_checkpoint
 
     export_checkpoint(run, target, step=step)
-    out.print(f"{target}", highlight=False)
+    say(str(target))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from barm.data.ade import open_ade
@@ -11,12 +11,24 @@ from barm.data.folder import open_folder
 from barm.data.voc import open_voc
 from barm.errors import UserError
 
-SOURCES: dict[str, Callable[[Path, str], FileSource]] = {"voc": open_voc, "ade": open_ade, "folder": open_folder}
+SOURCES: dict[str, Callable[[Path, str, Sequence[str]], FileSource]] = {
+    "voc": open_voc,
+    "ade": open_ade,
+    "folder": open_folder,
+}
 
 
-def open_source(layout: str, root: Path, split: str) -> FileSource:
-    """Open a split (``train`` or ``val``) of the data set at `root`; layout ``auto`` looks which one it is."""
-    return SOURCES[detect_layout(root) if layout == "auto" else layout](root, split)
+def open_source(layout: str, root: Path | str, split: str, names: Sequence[str] = ()) -> FileSource:
+    """Open a split (``train`` or ``val``) of the data set at `root`.
+
+    Args:
+        layout: ``voc``, ``ade`` or ``folder``; ``auto`` looks which one it is.
+        root: the data set's folder, or its parent.
+        split: ``train`` or ``val``.
+        names: of the ids 1, 2, ..., where the data set has no ``classes.txt``.
+    """
+    root = Path(root)
+    return SOURCES[detect_layout(root) if layout == "auto" else layout](root, split, names)
 
 
 def detect_layout(root: Path) -> str:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from barm.data.files import Files, FileSource, find_root, names_and_colours, pairs
 from barm.data.palette import published
 
 
-def open_ade(root: Path, split: str) -> FileSource:
+def open_ade(root: Path, split: str, class_names: Sequence[str] = ()) -> FileSource:
     """A split of ADEChallengeData2016; id 0 (other) takes the place of the background.
 
     Args:
         root: holds images/ and annotations/ with training/ and validation/; its parent is accepted.
         split: ``train`` or ``val``.
+        class_names: of the ids 1, 2, ..., where there is no ``classes.txt``.
 
     Raises:
         UserError: for missing folders or files.
@@ -26,5 +28,5 @@ def open_ade(root: Path, split: str) -> FileSource:
     )
     names = sorted(images)
     image_files, mask_files = pairs(root, split, images, masks, names)
-    class_names, palette = names_and_colours(root, published("ade"))
-    return FileSource(root, split, tuple(names), image_files, mask_files, class_names, palette)
+    known, palette = names_and_colours(root, published("ade"), class_names)
+    return FileSource(root, split, tuple(names), image_files, mask_files, known, palette)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
@@ -17,13 +18,15 @@ from barm.data.base import Sample
 from barm.data.files import FileSource
 from barm.data.index import cache_folder, cores
 
+Places = list[list[int]]  # offset, width, height of each picture; nothing where it was left out
 AHEAD = 64  # pictures decoded at a time while the file is written
 
 
 class DecodedSource:
     """A source whose first pictures, as many as a limit allows, lie decoded in one file.
 
-    The file is found again by what it was made of: names, sizes and times of pictures, masks and maps.
+    The file is found again by what it was made of: names, sizes and times of pictures, masks and maps. There is one per
+    split of a data set: a new one takes the place of the last.
 
     Args:
         source: with its index.
@@ -35,16 +38,28 @@ class DecodedSource:
 
     def __init__(self, source: FileSource, limit: int) -> None:
         self.source, self.limit = source, limit
-        path = cache_folder() / f"decoded-{self._key()}.bin"
-        about = path.with_suffix(".json")
-        if not about.is_file() or not path.is_file():
-            _write(source, limit, path, about)
-        self.places: list[list[int]] = json.loads(about.read_text("utf-8"))
-        self.pixels: NDArray[np.uint8] = np.memmap(path, np.uint8, mode="r") if self.places else np.empty(0, np.uint8)
+        path = cache_folder() / f"decoded-{self._place()}-{self._key()}.bin"
+        places = _read(path)
+        self.pixels: NDArray[np.uint8]
+        if places is None:
+            places = _write(source, limit, path)
+            _remove_others(path, self._place())
+        self.places, self.pixels = places, np.empty(0, np.uint8)
+        try:
+            if any(places):
+                self.pixels = np.memmap(path, np.uint8, mode="r")
+        except FileNotFoundError:  # another run with another limit has just put its own in its place
+            self.places = []
+
+    def _place(self) -> str:
+        """Which split of which data set."""
+        source = self.source
+        return blake2b(f"{source.root.resolve()}:{source.split}".encode(), digest_size=8).hexdigest()
 
     def _key(self) -> str:
+        """Its content."""
         source = self.source
-        digest = blake2b(f"{source.root.resolve()}:{source.split}:{self.limit}".encode(), digest_size=12)
+        digest = blake2b(str(self.limit).encode(), digest_size=12)
         for path in (*source.images, *source.masks, *source.saliency):
             stat = path.stat()
             digest.update(f"{path.name}:{stat.st_size}:{stat.st_mtime_ns};".encode())
@@ -69,7 +84,7 @@ class DecodedSource:
         return len(self.source)
 
     def __getitem__(self, i: int) -> Sample:
-        if i >= len(self.places):
+        if i >= len(self.places) or not self.places[i]:
             return self.source[i]
         start, width, height = self.places[i]
         area = width * height
@@ -90,26 +105,52 @@ class DecodedSource:
         return self.source.classes_in(i)
 
 
-def _write(source: FileSource, limit: int, path: Path, about: Path) -> None:
-    """Decode pictures until the limit is reached, into a file beside, and rename it into place."""
+def _read(path: Path) -> Places | None:
+    """Where the pictures lie in a file that is there and whole."""
+    try:
+        about = json.loads(path.with_suffix(".json").read_text("utf-8"))
+        places: Places = about["places"]
+        return places if path.stat().st_size == about["size"] else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _write(source: FileSource, limit: int, path: Path) -> Places:
+    """Decode pictures until the limit is reached, into files beside, and rename them into place.
+
+    A picture whose maps have another size than itself is left to the source.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside, places, at = path.with_suffix(".tmp"), list[list[int]](), 0
+    beside, places, at = path.with_suffix(f".{os.getpid()}.tmp"), Places(), 0
     try:
         with beside.open("wb") as file:
             for sample in _in_order(source):
-                parts = [np.asarray(sample.image), np.asarray(sample.mask), *map(np.asarray, sample.extras.values())]
+                pictures = [sample.image, sample.mask, *sample.extras.values()]
+                parts = [np.asarray(p) for p in pictures]
                 size = sum(p.nbytes for p in parts)
                 if at + size > limit:
                     break
+                if any(p.size != sample.image.size for p in pictures):
+                    places.append([])
+                    continue
                 for part in parts:
                     file.write(part.tobytes())
                 places.append([at, *sample.image.size])
                 at += size
         beside.replace(path)
-        about.write_text(json.dumps(places), "utf-8")
+        beside.write_text(json.dumps({"size": at, "places": places}), "utf-8")
+        beside.replace(path.with_suffix(".json"))
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
+    return places
+
+
+def _remove_others(path: Path, place: str) -> None:
+    """Remove what earlier states of the split, or other limits, left; who still reads such a file keeps it."""
+    for other in path.parent.glob(f"decoded-{place}-*"):
+        if other.stem != path.stem and other.suffix in (".bin", ".json"):
+            other.unlink(missing_ok=True)
 
 
 def _in_order(source: FileSource) -> Iterator[Any]:

@@ -30,12 +30,13 @@ class Report:
     broken: tuple[str, ...]
 
 
-def check_folder(root: Path, layout: str = "auto") -> Report:
+def check_folder(root: Path | str, layout: str = "auto") -> Report:
     """Scan both splits of a data set.
 
     Raises:
         UserError: if no layout can be recognised.
     """
+    root = Path(root)
     layout = detect_layout(root) if layout == "auto" else layout
     names: tuple[str, ...] = ()
     splits: list[SplitReport] = []

@@ -150,16 +150,28 @@ def read_lines(path: Path) -> list[str]:
     return [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
 
 
-def names_and_colours(root: Path, default: tuple[tuple[str, ...], Palette] | None) -> tuple[tuple[str, ...], Palette]:
-    """Class names from ``classes.txt`` (one per line, a first line ``background`` may be left out), or the default."""
+def names_and_colours(
+    root: Path, default: tuple[tuple[str, ...], Palette] | None, given: Sequence[str] = ()
+) -> tuple[tuple[str, ...], Palette]:
+    """Class names from ``classes.txt`` (one per line, a first line ``background`` may be left out).
+
+    Args:
+        root: of the data set.
+        default: names and colours where there is no such file.
+        given: names of the ids 1, 2, ... where there is no such file; these come first.
+
+    Raises:
+        UserError: if there are none, or too many, or one twice.
+    """
     path = root / "classes.txt"
-    if not path.is_file():
-        if default is None:
-            raise UserError(
-                f"no file {path}: expected the class names, one per line, in the order of the ids 1, 2, ..."
-            )
+    if path.is_file():
+        lines = read_lines(path)
+    elif given:
+        lines = list(given)
+    elif default is not None:
         return default
-    lines = read_lines(path)
+    else:
+        raise UserError(f"no file {path}: expected the class names, one per line, in the order of the ids 1, 2, ...")
     names = lines[1:] if lines and lines[0].lower() == "background" else lines
     if not names or len(set(names)) != len(names) or len(names) > 254:
         raise UserError(

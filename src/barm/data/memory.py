@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from barm.data.device import Placed
 from barm.data.steps import EpochSampler, Item, Key, StepDataset, numbered
 from barm.errors import UserError
 from barm.labels import IGNORE
@@ -125,7 +126,7 @@ def from_json(records: Sequence[Mapping[str, Any]]) -> list[Exemplar]:
     return [Exemplar(r["name"], tuple(r["channels"])) for r in records]
 
 
-class MemoryDataset(Dataset[Item]):
+class MemoryDataset(Dataset[Item | Placed]):
     """A step's pictures with kept ones behind them; ``extras["memory"]`` tells them apart.
 
     Args:
@@ -154,12 +155,11 @@ class MemoryDataset(Dataset[Item]):
         """Pictures of an epoch."""
         return len(self.current) + (len(self.kept) if self.mix == "append" else 0)
 
-    def __getitem__(self, key: Key) -> Item:
+    def __getitem__(self, key: Key) -> Item | Placed:
         first, current = len(self.current), self.current
         old = key[1] >= first
         index = self.kept[key[1] - first] if old else current.images[key[1]]
-        image, label, extras = current.load(index, key, self.lut if old else current.lut)
-        return image, label, {**extras, "memory": torch.tensor(old)}
+        return current.load(index, key, self.lut if old else current.lut, {"memory": torch.tensor(old)})
 
 
 class ReplacingSampler(Sampler[list[Key]]):

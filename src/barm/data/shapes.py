@@ -8,7 +8,7 @@ benchmarks.
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import NamedTuple
 from zlib import crc32
@@ -107,7 +107,9 @@ def class_names(num_classes: int) -> tuple[str, ...]:
     return tuple(f"{look.hue}-{look.texture}-{look.silhouette}" for look in _looks()[:num_classes])
 
 
-def render(index: int, *, split: str, num_classes: int, size: tuple[int, int], seed: int) -> Scene:
+def render(
+    index: int, *, split: str, num_classes: int, size: tuple[int, int], seed: int, tops: Sequence[int] = ()
+) -> Scene:
     """Draw one scene of 1 to 4 objects of distinct classes.
 
     Args:
@@ -116,6 +118,7 @@ def render(index: int, *, split: str, num_classes: int, size: tuple[int, int], s
         num_classes: 1..150.
         size: ``(width, height)`` in pixels.
         seed: of the whole data set.
+        tops: ids of the classes that go round on top of the others; those of 1..num_classes by default.
 
     Returns:
         Picture, mask and saliency; the same for the same arguments on every machine.
@@ -125,17 +128,17 @@ def render(index: int, *, split: str, num_classes: int, size: tuple[int, int], s
     image = _background(rng, height, width)
     mask = np.zeros((height, width), np.uint8)
     band = 1 if min(size) < 200 else 3
-    for class_id in _draw_classes(rng, index, num_classes):
+    for class_id in _draw_classes(rng, index, num_classes, tops):
         _paint(rng, image, mask, class_id, band)
     noise = rng.normal(0, 0.018, image.shape).astype(np.float32)
     pixels = ((image + noise).clip(0, 1) * 255).round().astype(np.uint8)
     return Scene(pixels, mask, np.where(mask > 0, 255, 0).astype(np.uint8))
 
 
-def _draw_classes(rng: np.random.Generator, index: int, num_classes: int) -> list[int]:
-    """Distinct class ids; the last (drawn on top) goes round all classes, so that every class is equally frequent."""
+def _draw_classes(rng: np.random.Generator, index: int, num_classes: int, tops: Sequence[int]) -> list[int]:
+    """Distinct class ids; the last (drawn on top) goes round `tops`, so that each of them is equally frequent."""
     count = min(int(rng.choice([1, 2, 3, 4], p=[0.25, 0.35, 0.25, 0.15])), num_classes)
-    top = index % num_classes + 1
+    top = tops[index % len(tops)] if tops else index % num_classes + 1
     others = [i for i in range(1, num_classes + 1) if i != top]
     return [int(i) for i in rng.choice(others, count - 1, replace=False)] + [top] if count > 1 else [top]
 

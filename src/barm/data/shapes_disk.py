@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from PIL import Image
 
+from barm.data.named import matching
 from barm.data.palette import id_palette
-from barm.data.shapes import MAX_SIDE, MIN_SIDE, class_names, render
-from barm.errors import UserError
+from barm.data.shapes import MAX_SHAPES, MAX_SIDE, MIN_SIDE, class_names, render
+from barm.errors import UserError, nearest
+from barm.labels import IGNORE, Lut
 
 Layout = Literal["voc", "ade", "folder"]
 DEFAULT_CLASSES = {"voc": 20, "ade": 150, "folder": 10}
@@ -23,7 +26,7 @@ PARALLEL_FROM = 64 * 500 * 375  # pixels in all from which a second process pays
 
 
 def make_shapes(
-    root: Path,
+    root: Path | str,
     *,
     layout: Layout = "folder",
     num_classes: int | None = None,
@@ -31,6 +34,7 @@ def make_shapes(
     num_val: int = 200,
     size: tuple[int, int] = (96, 96),
     seed: int = 0,
+    only: Sequence[str] = (),
     workers: int = 2,
 ) -> None:
     """Write a data set; the folder appears complete or not at all.
@@ -43,15 +47,22 @@ def make_shapes(
         num_val: validation pictures.
         size: ``(width, height)`` in pixels.
         seed: of the data set.
+        only: names of the classes that are labelled, with ids 1, 2, ..., be they among the `num_classes` or not; every
+            picture shows one of them, and all else is background. By default all are labelled.
         workers: processes.
 
     Raises:
-        UserError: for a size or number out of range, or a folder with contents.
+        UserError: for a size, number or name out of range, or a folder with contents.
     """
+    root = Path(root)
     if layout not in DEFAULT_CLASSES:
         raise UserError(f"unknown layout '{layout}': expected voc, ade or folder")
     count = DEFAULT_CLASSES[layout] if num_classes is None else num_classes
     names = class_names(count)
+    known = class_names(MAX_SHAPES)
+    for name in only:
+        if name not in known:
+            raise UserError(f"shapes has no class '{name}'{nearest(name, known) or f': take one such as {known[-1]}'}")
     if min(size) < MIN_SIDE or max(size) > MAX_SIDE:
         raise UserError(f"pictures must be {MIN_SIDE} to {MAX_SIDE} pixels on each side, asked for {size[0]}x{size[1]}")
     if num_train < 1 or num_val < 1:
@@ -61,7 +72,7 @@ def make_shapes(
     beside = root.with_name(root.name + ".tmp")
     shutil.rmtree(beside, ignore_errors=True)
     try:
-        _write(beside, layout, names, {"train": num_train, "val": num_val}, size, seed, workers)
+        _write(beside, layout, names, tuple(only), {"train": num_train, "val": num_val}, size, seed, workers)
         if root.exists():
             root.rmdir()
         beside.rename(root)
@@ -74,13 +85,14 @@ def _write(
     root: Path,
     layout: Layout,
     names: tuple[str, ...],
+    only: tuple[str, ...],
     counts: dict[str, int],
     size: tuple[int, int],
     seed: int,
     workers: int,
 ) -> None:
     root.mkdir(parents=True)
-    (root / "classes.txt").write_text("\n".join(names) + "\n", "utf-8")
+    (root / "classes.txt").write_text("\n".join(only or names) + "\n", "utf-8")
     stems = {split: [_stem(split, i) for i in range(n)] for split, n in counts.items()}
     for folder in _folders(layout):
         (root / folder).mkdir(parents=True)
@@ -89,7 +101,8 @@ def _write(
         every = {"train": stems["train"], "train_aug": stems["train"], "val": stems["val"]}
         for name, ids in {**every, "trainval": stems["train"] + stems["val"]}.items():
             (lists / f"{name}.txt").write_text("\n".join(ids) + "\n", "utf-8")
-    job = partial(_write_one, root, layout, len(names), size, seed)
+    labelled = matching(("background", *class_names(MAX_SHAPES)), ("background", *(only or names)))
+    job = partial(_write_one, root, layout, len(names), labelled, size, seed)
     work = [(split, i) for split, n in counts.items() for i in range(n)]
     _run(job, work, workers if len(work) * size[0] * size[1] >= PARALLEL_FROM else 1)
 
@@ -117,11 +130,19 @@ def _stem(split: str, index: int) -> str:
 
 
 def _write_one(
-    root: Path, layout: Layout, num_classes: int, size: tuple[int, int], seed: int, item: tuple[str, int]
+    root: Path,
+    layout: Layout,
+    num_classes: int,
+    labelled: Lut,
+    size: tuple[int, int],
+    seed: int,
+    item: tuple[str, int],
 ) -> None:
     split, index = item
-    scene = render(index, split=split, num_classes=num_classes, size=size, seed=seed)
+    tops = [int(i) for i in np.flatnonzero(labelled[:IGNORE])]
+    scene = render(index, split=split, num_classes=num_classes, size=size, seed=seed, tops=tops)
     stem = _stem(split, index)
+    scene.mask[:] = labelled[scene.mask]
     mask = Image.fromarray(scene.mask)
     mask.putpalette(id_palette().tobytes())
     long_split = {"train": "training", "val": "validation"}[split]

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from barm.data.base import Source
+from barm.data.device import Placed, place
 from barm.data.transforms import EvalTransform, TrainTransform, eval_transform, train_transform
 from barm.errors import UserError
 from barm.labels import LabelPolicy, Lut, Step, TaskPlan
@@ -24,7 +25,7 @@ Item = tuple[Tensor, Tensor, dict[str, Tensor]]  # (3, H, W), (H, W) and maps, u
 Key = tuple[int, int]  # epoch (of `numbered`), position in the step's pictures
 
 
-class StepDataset(Dataset[Item]):
+class StepDataset(Dataset[Item | Placed]):
     """The pictures that a step may use, with its labels.
 
     Args:
@@ -34,13 +35,22 @@ class StepDataset(Dataset[Item]):
         policy: what hidden classes look like, and whose pictures count (joint training uses those of all steps so far).
         transform: augmentation.
         seed: of the augmentation.
+        on_device: items are what `barm.data.device` finishes, instead of augmented pictures.
 
     Raises:
         UserError: if no picture belongs to the step.
     """
 
     def __init__(
-        self, source: Source, plan: TaskPlan, step: Step, policy: LabelPolicy, transform: TrainTransform, seed: int
+        self,
+        source: Source,
+        plan: TaskPlan,
+        step: Step,
+        policy: LabelPolicy,
+        transform: TrainTransform,
+        seed: int,
+        *,
+        on_device: bool = False,
     ) -> None:
         selects = plan.selects_seen if policy.supervision == "seen" else plan.selects
         self.images = tuple(i for i in range(len(source)) if selects(step, source.classes_in(i), source.name(i)))
@@ -51,19 +61,23 @@ class StepDataset(Dataset[Item]):
                 "add pictures or choose another task or setting"
             )
         self.source, self.step, self.transform, self.seed = source, step, transform, seed
-        self.lut = plan.train_lut(step, policy)
+        self.lut, self.on_device = plan.train_lut(step, policy), on_device
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, key: Key) -> Item:
-        return self.load(self.images[key[1]], key, self.lut)
+    def __getitem__(self, key: Key) -> Item | Placed:
+        return self.load(self.images[key[1]], key, self.lut, {})
 
-    def load(self, index: int, key: Key, lut: Lut) -> Item:
-        """One picture of the source under the augmentation that belongs to the key."""
+    def load(self, index: int, key: Key, lut: Lut, marks: dict[str, Tensor]) -> Item | Placed:
+        """One picture of the source under the augmentation that belongs to the key, with further scalars by name."""
         rng = np.random.default_rng([self.seed, self.step.index, *key])
+        marks = {"index": torch.tensor(index), **marks}
+        if self.on_device:
+            part, mask, maps, placing = place(self.source[index], lut, rng, self.transform)
+            return part, mask, {**maps, **marks}, placing
         image, label, extras = train_transform(self.source[index], lut, rng, self.transform)
-        return image, label, {**extras, "index": torch.tensor(index)}
+        return image, label, {**extras, **marks}
 
 
 class StepView(Dataset[Item]):
@@ -165,9 +179,12 @@ class EpochSampler(Sampler[list[Key]]):
             yield numbered(epoch, order[first : first + self.batch_size], count, copies)
 
 
-def make_train_loader(dataset: Dataset[Item], sampler: Sampler[list[Key]], *, workers: int) -> DataLoader[Item]:
-    """The sampler's batches: pictures and labels uint8, extras by name."""
-    return DataLoader(dataset, batch_sampler=sampler, **_options(workers))
+def make_train_loader(
+    dataset: Dataset[Item | Placed], sampler: Sampler[list[Key]], *, workers: int, on_device: bool = False
+) -> DataLoader[Any]:
+    """The sampler's batches: pictures and labels uint8, extras by name; with `on_device` lists of items."""
+    options = _options(workers) | ({"collate_fn": list} if on_device else {})
+    return DataLoader(dataset, batch_sampler=sampler, **options)
 
 
 def make_eval_loader(

@@ -126,8 +126,8 @@ def apply_to_map(values: Pixels, choice: Draw, crop: int, pad: int) -> Pixels:
     window = _window(choice, crop)
     height, width = values.shape
     result = np.full((crop, crop), pad, np.uint8)
-    rows = _nearest(height, choice.size[1])[slice(*window.y)]
-    columns = _nearest(width, choice.size[0])[slice(*window.x)]
+    rows = nearest_sources(height, choice.size[1])[slice(*window.y)]
+    columns = nearest_sources(width, choice.size[0])[slice(*window.x)]
     result[window.rows, window.columns] = values[rows].take(columns, axis=1)
     return result[:, ::-1] if choice.flip else result
 
@@ -169,6 +169,11 @@ def draw_region(rng: np.random.Generator, size: tuple[int, int], config: TrainTr
     return Region((width - w) // 2, (height - h) // 2, w, h, bool(rng.random() < config.flip))
 
 
+def choose(rng: np.random.Generator, size: tuple[int, int], config: TrainTransform) -> Draw | Region:
+    """All random choices for a picture of this ``(width, height)``, by the configured geometry."""
+    return draw_region(rng, size, config) if config.geometry == "resized_crop" else draw(rng, size, config)
+
+
 def stretch_image(image: Image.Image, region: Region, crop: int) -> Pixels:
     """Stretch a part of a picture to the crop, ``(crop, crop, 3)`` uint8."""
     x, y, w, h, flip = region
@@ -179,11 +184,11 @@ def stretch_image(image: Image.Image, region: Region, crop: int) -> Pixels:
 def stretch_map(values: Pixels, region: Region, crop: int) -> Pixels:
     """The same for a map of ids, nearest neighbour, ``(H, W)`` -> ``(crop, crop)`` uint8."""
     x, y, w, h, flip = region
-    result = values[y + _nearest(h, crop)].take(x + _nearest(w, crop), axis=1)
+    result = values[y + nearest_sources(h, crop)].take(x + nearest_sources(w, crop), axis=1)
     return result[:, ::-1] if flip else result
 
 
-def _nearest(source: int, target: int) -> NDArray[np.intp]:
+def nearest_sources(source: int, target: int) -> NDArray[np.intp]:
     """Source index per target pixel as Pillow's nearest neighbour takes it: one row resized by Pillow itself."""
     ramp = Image.fromarray(np.arange(source, dtype=np.int32)[None])
     return np.asarray(ramp.resize((target, 1), Image.Resampling.NEAREST), dtype=np.intp).reshape(target)
@@ -203,14 +208,13 @@ def train_transform(
     Returns:
         Picture ``(3, crop, crop)``, label ``(crop, crop)`` and extras ``(crop, crop)``, all uint8.
     """
-    size, crop, labels = sample.image.size, config.crop, np.asarray(sample.mask.point(lut.tolist()))
+    crop, labels = config.crop, np.asarray(sample.mask.point(lut.tolist()))
     maps = {k: np.asarray(v) for k, v in sample.extras.items()}
-    if config.geometry == "resized_crop":
-        region = draw_region(rng, size, config)
-        image, label = stretch_image(sample.image, region, crop), stretch_map(labels, region, crop)
-        extras = {k: stretch_map(v, region, crop) for k, v in maps.items()}
+    choice = choose(rng, sample.image.size, config)
+    if isinstance(choice, Region):
+        image, label = stretch_image(sample.image, choice, crop), stretch_map(labels, choice, crop)
+        extras = {k: stretch_map(v, choice, crop) for k, v in maps.items()}
     else:
-        choice = draw(rng, size, config)
         image = apply_to_image(sample.image, choice, crop)
         label = apply_to_map(labels, choice, crop, config.pad_label)
         extras = {k: apply_to_map(v, choice, crop, 0) for k, v in maps.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from barm.data.files import Files, FileSource, find_root, names_and_colours, pairs, read_lines
@@ -10,7 +11,7 @@ from barm.data.palette import published
 FOLDERS = ("JPEGImages", "SegmentationClassAug")
 
 
-def open_voc(root: Path, split: str) -> FileSource:
+def open_voc(root: Path, split: str, class_names: Sequence[str] = ()) -> FileSource:
     """A split of VOC 2012.
 
     Training is ``train_aug.txt`` where it exists, else every mask of SegmentationClassAug that is not in val.txt.
@@ -18,6 +19,7 @@ def open_voc(root: Path, split: str) -> FileSource:
     Args:
         root: holds JPEGImages, SegmentationClassAug and ImageSets/Segmentation; its parent is accepted.
         split: ``train`` or ``val``.
+        class_names: of the ids 1, 2, ..., where there is no ``classes.txt``.
 
     Raises:
         UserError: for missing folders, lists or files.
@@ -36,8 +38,8 @@ def open_voc(root: Path, split: str) -> FileSource:
     saliency: tuple[Path, ...] = ()
     if split == "train" and (root / "saliency_map").is_dir():
         saliency = pairs(root, split, images, Files(root / "saliency_map", (".png",)), names)[1]
-    class_names, palette = names_and_colours(root, published("voc"))
-    return FileSource(root, split, tuple(names), image_files, mask_files, class_names, palette, saliency)
+    known, palette = names_and_colours(root, published("voc"), class_names)
+    return FileSource(root, split, tuple(names), image_files, mask_files, known, palette, saliency)
 
 
 def _ids(path: Path) -> list[str]:

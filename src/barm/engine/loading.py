@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Generator
 from contextlib import AbstractContextManager, closing
+from typing import Any
 
 from torch.utils.data import DataLoader
 
 from barm.batch import Batch
+from barm.data.device import finish
 from barm.data.memory import MemoryDataset, ReplacingSampler
 from barm.data.steps import EpochSampler, EvalDataset, Item, StepDataset, StepView, make_eval_loader, make_train_loader
 from barm.data.transforms import normalise
@@ -36,8 +38,9 @@ def train_batches(
         if isinstance(dataset, MemoryDataset) and dataset.mix == "replace"
         else base
     )
-    loader = make_train_loader(dataset, sampler, workers=num_workers(config, rt))
-    return closing(_to_device(loader, rt))
+    on_device = config.runtime.augment == "device"
+    loader = make_train_loader(dataset, sampler, workers=num_workers(config, rt), on_device=on_device)
+    return closing(_finished(loader, rt) if on_device else _to_device(loader, rt))
 
 
 def ordered_batches(config: RunConfig, rt: Runtime, dataset: EvalDataset | StepView) -> tuple[Batches, int]:
@@ -55,6 +58,12 @@ def num_workers(config: RunConfig, rt: Runtime) -> int:
         return config.runtime.workers
     cores = len(os.sched_getaffinity(0))
     return max(1, min(MAX_WORKERS, cores // rt.processes_per_node - 1))
+
+
+def _finished(loader: DataLoader[Any], rt: Runtime) -> Generator[Batch, None, None]:
+    """Augment on the device."""
+    for items in loader:
+        yield finish(items, rt.device)
 
 
 def _to_device(loader: DataLoader[Item], rt: Runtime) -> Generator[Batch, None, None]:

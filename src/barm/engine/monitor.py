@@ -5,16 +5,42 @@ from __future__ import annotations
 import csv
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
+from barm.engine.memory import MEGABYTE
+
 COLUMNS = ("step", "epoch", "iteration", "name", "value")
+LOG, RATE, PEAK = "log.csv", "images_per_second", "memory_mb"
 PLAIN_INTERVAL = 30.0  # seconds between lines where the output is no terminal
+
+
+class LogRow(NamedTuple):
+    """A line of ``log.csv``: the value of `name` at an iteration of a step."""
+
+    step: int
+    epoch: int
+    iteration: int
+    name: str
+    value: float
+
+
+def read_log(directory: Path) -> list[LogRow]:
+    """What a run has logged; nothing where it has no log, and without the lines that are cut short or no numbers."""
+    path, rows = directory / LOG, list[LogRow]()
+    if not path.is_file():
+        return rows
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+        for line in csv.reader(file):
+            with suppress(ValueError):
+                step, epoch, iteration, name, value = line
+                rows.append(LogRow(int(step), int(epoch), int(iteration), name, float(value)))
+    return rows
 
 
 class Monitor:
@@ -30,7 +56,7 @@ class Monitor:
     def __init__(self, main: bool, *, quiet: bool = False, tensorboard: bool = True, console: Console | None = None):
         self.main, self.tensorboard = main, tensorboard
         self.console = console or Console(stderr=True, quiet=quiet or not main)
-        self.live = self.console.is_terminal and not self.console.quiet
+        self.live = is_live(self.console)
         self.log: Any = None
         self.writer: Any = None
         self.bar: Progress | None = None
@@ -52,9 +78,9 @@ class Monitor:
         """One line for the reader."""
         self.console.print(text, highlight=False, soft_wrap=True)
 
-    def open(self, directory: Path) -> None:
-        """Begin to write into a run's folder."""
-        self.path = directory / "log.csv"
+    def open(self, directory: Path, memory: Callable[[], int | None] = lambda: None) -> None:
+        """Begin to write into a run's folder; `memory` says how many bytes the step has needed at most."""
+        self.path, self.memory = directory / LOG, memory
         if self.main and self.tensorboard:
             from torch.utils.tensorboard import SummaryWriter  # slow to import
 
@@ -83,7 +109,9 @@ class Monitor:
             return
         epoch = (iteration - 1) // self.per_epoch
         rate = (iteration - self.start) * self.pictures / max(time.monotonic() - self.began, 1e-9)
-        row = {**values, "lr": lr, "images_per_second": rate}
+        row = {**values, "lr": lr, RATE: rate}
+        if (peak := self.memory()) is not None:
+            row[PEAK] = peak / MEGABYTE
         rows = csv.writer(self.log)
         rows.writerows((self.step, epoch, iteration, name, f"{value:.6g}") for name, value in row.items())
         if self.writer is not None:
@@ -108,12 +136,8 @@ class Monitor:
     @contextmanager
     def evaluation(self, step: int, total: int) -> Iterator[Callable[[], None]]:
         """Show the evaluation of a step; gives the function that is called after each of `total` batches."""
-        if not self.live:
-            yield lambda: None
-            return
-        with Progress(*_columns(), console=self.console, transient=True) as bar:
-            task = bar.add_task(f"step {step}: evaluation", total=total, note="")
-            yield lambda: bar.advance(task)
+        with track(self.console, f"step {step}: evaluation", total) as advance:
+            yield advance
 
     def metrics(self, step: int, means: dict[str, float]) -> None:
         """A step was evaluated."""
@@ -125,6 +149,37 @@ class Monitor:
         if self.bar is not None:
             self.bar.stop()
             self.bar = None
+
+
+def is_live(console: Console) -> bool:
+    """Can a bar be drawn, that is, is somebody watching a terminal? Colours may be forced elsewhere, a bar never is."""
+    watched = console.file.isatty() and console.is_terminal and not console.is_dumb_terminal
+    return watched and not console.quiet
+
+
+@contextmanager
+def track(console: Console, title: str, total: int) -> Iterator[Callable[[], None]]:
+    """Show how many of `total` things are done; gives the function that is called after each.
+
+    On a terminal as a bar, elsewhere as a plain line every 30 seconds.
+    """
+    if is_live(console):
+        with Progress(*_columns(), console=console, transient=True) as bar:
+            task = bar.add_task(title, total=total, note="")
+            yield lambda: bar.advance(task)
+        return
+    began = shown = time.monotonic()
+    done = 0
+
+    def advance() -> None:
+        nonlocal done, shown
+        done, now = done + 1, time.monotonic()
+        if now - shown > PLAIN_INTERVAL:
+            shown = now
+            left = (total - done) * (now - began) / done
+            console.print(f"{title}: {done}/{total} · {left:.0f} s left", highlight=False, markup=False, soft_wrap=True)
+
+    yield advance
 
 
 def _columns() -> tuple[ProgressColumn, ...]:

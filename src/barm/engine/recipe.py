@@ -22,21 +22,51 @@ class _Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+Layout = Literal["auto", "voc", "ade", "folder"]
+
+
+class PlaceConfig(_Config):
+    """A further data set.
+
+    Attributes:
+        root: its folder (or its parent).
+        layout: `voc`, `ade` or `folder`; `auto` looks.
+        names: of the mask values 1, 2, ..., where the folder has no ``classes.txt``.
+    """
+
+    root: Path
+    layout: Layout = "auto"
+    names: tuple[str, ...] = ()
+
+
 class DataConfig(_Config):
     """Where the pictures are.
 
     Attributes:
         root: the data set's folder (or its parent).
         layout: `voc`, `ade` or `folder`; `auto` looks.
+        names: of the mask values 1, 2, ..., where the folder has no ``classes.txt``.
+        classes: the run's class names for the ids 1, 2, ...; masks are then matched by name, and a data set may know
+            only some of the classes. By default the data set's own.
+        val: further data sets, whose validation splits are measured on beside that of `root`.
         class_list: published per-image class list of the training split, which then decides which picture is in which
             step; by default the masks do.
         cache_mb: MiB of training pictures that are kept decoded, in one file in ``$BARM_CACHE`` (0: none).
     """
 
     root: Path | None = None
-    layout: Literal["auto", "voc", "ade", "folder"] = "auto"
+    layout: Layout = "auto"
+    names: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+    val: tuple[PlaceConfig, ...] = ()
     class_list: Path | None = None
     cache_mb: int = Field(0, ge=0, strict=True)
+
+    @model_validator(mode="after")
+    def _places_by_name(self) -> DataConfig:
+        if self.val and not self.classes:
+            raise ValueError("data.val needs data.classes: data sets are brought together by the names of the classes")
+        return self
 
 
 class TaskConfig(_Config):
@@ -139,6 +169,8 @@ class RuntimeConfig(_Config):
     Attributes:
         device: `auto` takes a GPU where there is one.
         precision: `auto` is bf16 autocast where the processor has bf16, else fp32.
+        augment: where pictures are scaled and cropped: in the `workers`, or on the `device`, where they then
+            only decode; pictures differ by at most 1/255.
         workers: loader processes; -1 chooses by the number of processors.
         channels_last: memory layout of the networks.
         compile: `torch.compile` the network that trains.
@@ -149,6 +181,7 @@ class RuntimeConfig(_Config):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Precision = "auto"
+    augment: Literal["workers", "device"] = "workers"
     workers: int = Field(-1, ge=-1, strict=True)
     channels_last: bool = True
     compile: bool = False

@@ -27,6 +27,7 @@ from torch.utils._pytree import tree_map
 from barm.engine.recipe import RuntimeConfig
 from barm.errors import UserError
 from barm.models.folding import fold_batch_norm
+from barm.models.packing import pack
 
 T = TypeVar("T")
 MALLOC = {  # options of glibc's malloc.h: what it comes to by itself, and to keep what is freed
@@ -172,7 +173,7 @@ class Runtime:
 
 
 class Constant:
-    """A network as a function: batch norm folded, weights in the precision's type, no gradient.
+    """A network as a function: batch norm folded, weights in the precision's type and packed, no gradient.
 
     Args:
         module: the network; a copy is taken.
@@ -181,14 +182,16 @@ class Constant:
 
     def __init__(self, module: nn.Module, rt: Runtime) -> None:
         self.rt, self.dtype = rt, DTYPES.get(rt.precision, torch.float32)
-        network = rt.place(copy.deepcopy(module)).eval().requires_grad_(False).float()
-        self.folded = fold_batch_norm(network)
-        self.network = rt.place(network.to(self.dtype))
+        network = copy.deepcopy(module).cpu().eval().requires_grad_(False).float()
+        self.network, self.packed = rt.place(fold_batch_norm(network).to(self.dtype)), False
 
     def __call__(self, image: Tensor) -> Any:
         """Run it: ``(N, 3, H, W)`` float -> the network's output in fp32."""
+        image = self.rt.image(image).to(self.dtype)
+        if not self.packed:
+            self.network, self.packed = pack(self.network, image), True
         with torch.inference_mode():
-            out = self.network(self.rt.image(image).to(self.dtype))
+            out = self.network(image)
         # copied outside of inference mode, since a loss may keep it for its gradient
         return tree_map(lambda x: x.to(torch.float32, copy=True) if isinstance(x, Tensor) else x, out)
 

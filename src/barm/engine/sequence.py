@@ -2,73 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from barm.data import open_source
 from barm.data.base import Source
-from barm.data.cache import DecodedSource
-from barm.data.index import checked
 from barm.data.memory import Exemplar, MemoryDataset, from_json, to_json
+from barm.data.palette import id_palette
 from barm.data.steps import EvalDataset, StepDataset, iterations_per_epoch
 from barm.data.transforms import EvalTransform, TrainTransform
 from barm.engine.evaluate import evaluate
 from barm.engine.exemplars import choose_exemplars
 from barm.engine.identity import AGREEING, BASE, difference, other_class, settings
 from barm.engine.loading import ordered_batches, train_batches
+from barm.engine.memory import forget_peak, peak_memory
 from barm.engine.monitor import Monitor
+from barm.engine.opening import Data as Data
+from barm.engine.opening import open_data as open_data
 from barm.engine.provenance import provenance
-from barm.engine.recipe import DataConfig, RunConfig
+from barm.engine.recipe import RunConfig
+from barm.engine.restore import rebuild
 from barm.engine.runtime import Constant, Runtime, unwrap
+from barm.engine.scores import step_metrics as step_metrics
 from barm.engine.store import COUNTS, MEMORY, METHOD, METRICS, RunDirectory
 from barm.engine.train import StepTrainer, calibrate, train_step
 from barm.errors import Stopped, UserError
-from barm.labels import INCREMENTAL, JOINT, Step, TaskPlan
-from barm.methods import METHODS, Method
-from barm.metrics.functional import (
-    average_miou,
-    class_accuracy,
-    class_iou,
-    forgetting,
-    group_means,
-    harmonic_mean,
-    overall_accuracy,
-)
-from barm.models.network import NetworkConfig, check_names
+from barm.labels import INCREMENTAL, JOINT, Step, TaskPlan, in_learning_order
+from barm.methods import Method
+from barm.metrics.functional import certain
+from barm.models.network import check_names
 
 
-@dataclass(frozen=True)
-class Data:
-    """The pictures of a run and the plan on them."""
+class Given(NamedTuple):
+    """Steps that a run does not train itself.
 
-    train: Source
-    val: Source
-    plan: TaskPlan
-
-
-def open_data(config: RunConfig, rt: Runtime) -> Data:
-    """Open both splits, check every picture, make the plan.
-
-    Raises:
-        UserError: no root, no data there, an unsound picture, or a task that does not fit the classes.
+    Attributes:
+        steps: their indices.
+        place: puts those that are missing into the run's folder; called by every process.
     """
-    about, root = config.data, config.data.root
-    if root is None:
-        raise UserError("no data set: pass --data DIR, or set data.root in the recipe")
-    train: Source = rt.main_first(lambda: _train_source(about, root))
-    val = rt.main_first(lambda: checked(open_source(about.layout, root, "val")))
-    return Data(train, val, config.task.plan(tuple(train.class_names), config.seed))
 
-
-def _train_source(about: DataConfig, root: Path) -> Source:
-    """The training split, checked, and decoded as far as the cache may hold it."""
-    source = checked(open_source(about.layout, root, "train"), about.class_list)
-    return DecodedSource(source, about.cache_mb << 20) if about.cache_mb else source
+    steps: tuple[int, ...]
+    place: Callable[[RunDirectory], object]
 
 
 def run(
@@ -82,6 +60,7 @@ def run(
     start_from: Path | None = None,
     same: Sequence[str] = AGREEING,
     data: Data | None = None,
+    given: Given | None = None,
 ) -> list[dict[str, Any]]:
     """Train and evaluate the steps of a scenario.
 
@@ -95,6 +74,7 @@ def run(
         start_from: another run whose step 0, trained with the same settings, is taken over instead of trained.
         same: tables of the configuration in which a resumed run must agree with what it was started with.
         data: as `open_data` returned it; opened here by default.
+        given: earlier steps that are put in place instead of trained.
 
     Returns:
         The metrics of every finished step.
@@ -106,14 +86,17 @@ def run(
     data = data or open_data(config, rt)
     steps = data.plan.steps() if only is None else tuple(data.plan[i] for i in sorted(set(only)))
     directory, about = RunDirectory(path), provenance(rt, data.train.class_names)
-    _check_order(directory, [s.index for s in steps], begun=start_from is not None)
+    placed = {*(given.steps if given else ()), *([0] if start_from is not None else [])}
+    _check_order(directory, [s.index for s in steps], placed)
     datasets = {s.index: train_dataset(config, data, s) for s in steps}
     try:
         rt.on_main(lambda: directory.open(config, about, resume=resume, same=same))
-        monitor.open(path)
+        monitor.open(path, lambda: peak_memory(rt.device))
         with rt.catch_signals():
             if start_from is not None:
                 rt.on_main(lambda: _adopt(config, directory, RunDirectory(start_from), data))
+            if given is not None:
+                given.place(directory)
             for step in steps:
                 if not directory.is_complete(step.index):
                     _run_step(config, rt, directory, monitor, data, datasets[step.index], step)
@@ -122,9 +105,9 @@ def run(
         directory.close()
 
 
-def _check_order(directory: RunDirectory, wanted: Sequence[int], *, begun: bool) -> None:
-    """Every step follows one that is finished or is trained before it; `begun`: step 0 will be taken over."""
-    there = {*directory.finished_steps(), *wanted, *([0] if begun else [])}
+def _check_order(directory: RunDirectory, wanted: Sequence[int], placed: set[int]) -> None:
+    """Every step follows one that is finished, is trained before it, or is `placed` there."""
+    there = {*directory.finished_steps(), *wanted, *placed}
     for index in wanted:
         if index > 0 and index not in directory.finished_steps() and index - 1 not in there:
             directory.require(index - 1)
@@ -136,7 +119,8 @@ def train_dataset(config: RunConfig, data: Data, step: Step) -> StepDataset:
     transform = TrainTransform(recipe.crop, recipe.geometry, recipe.scale, recipe.flip, recipe.pad_label)
     method = config.method.build(step, config.model)
     policy = replace(method.policy, void=recipe.void_label)
-    return StepDataset(data.train, data.plan, step, policy, transform, seed=config.seed)
+    on_device = config.runtime.augment == "device"
+    return StepDataset(data.train, data.plan, step, policy, transform, seed=config.seed, on_device=on_device)
 
 
 def _run_step(
@@ -170,6 +154,7 @@ def _run_step(
     elif teacher is not None and method.calibrates:
         with train_batches(config, rt, pictures, epochs=1, batch_size=recipe.batch_size) as batches:
             calibrate(method, teacher, batches, rt)
+    forget_peak(rt.device)
     title = f"step {step.index} of {len(data.plan) - 1}"
     monitor.start_step(title, step.index, trainer.iteration, trainer.total, per_epoch, recipe.batch_size * rt.world)
     finished = _train(config, rt, directory, monitor, data, trainer, pictures, exemplars, per_epoch)
@@ -255,10 +240,21 @@ def _with_memory(
 def evaluate_step(
     config: RunConfig, rt: Runtime, method: Method[Any], model: nn.Module, data: Data, step: Step, monitor: Monitor
 ) -> Tensor:
-    """Confusion counts of a step's network on the whole validation split, ``(C, C)`` int64."""
-    transform = EvalTransform(crop=config.evaluation.crop or None)
+    """Confusion counts of a step's network on all validation pictures, ``(C, C)`` int64.
+
+    Where a data set labels only some of the classes, `certain` says which pixels count.
+    """
+    parts = [(source, count_source(config, rt, method, model, source, data, monitor)) for source in data.measured]
+    return torch.stack([certain(counts, data.known(source, step)) for source, counts in parts]).sum(0)
+
+
+def count_source(
+    config: RunConfig, rt: Runtime, method: Method[Any], model: nn.Module, source: Source, data: Data, monitor: Monitor
+) -> Tensor:
+    """Confusion counts of a step's network on one data set, ``(C, C)`` int64, every labelled pixel counted."""
+    step, transform = method.step, EvalTransform(crop=config.evaluation.crop or None)
     policy = replace(method.policy, unseen=0) if config.evaluation.unseen == "background" else method.policy
-    dataset = EvalDataset(data.val, data.plan, step, policy, transform)
+    dataset = EvalDataset(source, data.plan, step, policy, transform)
     loading, number = ordered_batches(config, rt, dataset)
     with loading as batches, monitor.evaluation(step.index, number) as progress:
         return evaluate(method, rt.constant(model), batches, rt, progress)
@@ -276,13 +272,15 @@ def _store(
 ) -> None:
     """Write the step and tell what it reached."""
     earlier = [directory.read(i, COUNTS) for i in range(step.index) if directory.has(i, COUNTS)]
-    metrics = step_metrics([*earlier, counts.tolist()], step, data.train.class_names)
+    metrics = step_metrics([*earlier, counts.tolist()], step, data.train.class_names, data.labelled)
     about = describe_classes(config, data.plan, step, data.train.class_names, data.train.palette)
+    if step.index > 0:
+        about["classes"] = same_colours(about["classes"], directory.read(step.index - 1, METHOD)["classes"])
     memory = None if config.method.memory is None or step.index == 0 else to_json(exemplars)
     directory.save_step(step.index, state, about, counts, metrics, memory)
-    monitor.metrics(step.index, metrics["miou"])
-    means = " · ".join(f"{k} {v:.3f}" for k, v in metrics["miou"].items())
-    monitor.say(f"step {step.index}: mIoU {means}")
+    means = {k: v for k, v in metrics["miou"].items() if v is not None}
+    monitor.metrics(step.index, means)
+    monitor.say(f"step {step.index}: mIoU {' · '.join(f'{k} {v:.3f}' for k, v in means.items())}")
 
 
 def describe_classes(
@@ -298,25 +296,23 @@ def describe_classes(
     }
 
 
-def step_metrics(counts: Sequence[Any], step: Step, class_names: Sequence[str]) -> dict[str, Any]:
-    """Every score of a step from the counts of all steps so far."""
-    names = [class_names[i] for i in (0, *step.seen)]
-    num_base = 1 + step.group_sizes[0]
-    ious = [class_iou(c) for c in counts]
-    accuracy = class_accuracy(counts[-1])
-    miou = group_means(ious[-1], num_base)
-    return {
-        "step": step.index,
-        "learned": [class_names[i] for i in step.new],
-        "miou": miou,
-        "harmonic_miou": harmonic_mean(miou["old"], miou["new"]) if "new" in miou else None,
-        "accuracy": group_means(accuracy, num_base),
-        "overall_accuracy": overall_accuracy(counts[-1]),
-        "average_miou": average_miou(ious),
-        "forgetting": forgetting(ious),
-        "class_iou": dict(zip(names, ious[-1].tolist(), strict=True)),
-        "class_accuracy": dict(zip(names, accuracy.tolist(), strict=True)),
-    }
+def renumbered(about: Mapping[str, Any], num_steps: int) -> dict[str, Any]:
+    """What `describe_classes` said, with ids in learning order, as a step of a run with another number of steps."""
+    classes = [{**c, "id": channel} for channel, c in enumerate(about["classes"])]
+    return {**about, "groups": in_learning_order(about["groups"]), "num_steps": num_steps, "classes": classes}
+
+
+def same_colours(classes: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Classes as `describe_classes` has them: those of the step before keep their colours, and no two have one.
+
+    >>> same_colours([{"colour": [0, 0, 0]}, {"colour": [9, 9, 9]}], [{"colour": [9, 9, 9]}])[1]["colour"]
+    [128, 0, 0]
+    """
+    colours = [list(c["colour"]) for c in before]
+    for new in classes[len(before) :]:
+        free = (c for c in (list(new["colour"]), *id_palette()[1:].tolist()) if c not in colours)
+        colours.append(next(free, list(new["colour"])))
+    return [{**c, "colour": colour} for c, colour in zip(classes, colours, strict=True)]
 
 
 def load_step(
@@ -346,13 +342,7 @@ def load_step(
             f"{directory.step_path(index)} learned other classes than these data have ({found}): give the data that it "
             "was trained on, or others with the same classes"
         )
-    network = NetworkConfig.model_validate({**about["model"], "pretrained": False, "weights": None})
-    method = METHODS[about["method"]["name"]].model_validate(about["method"]).build(step, network)
-    model = method.build_model()
-    state = directory.load_model_state(index)
-    check_names(model.state_dict(), state, set(), str(directory.step_path(index)))
-    model.load_state_dict(state)
-    return model.eval(), method
+    return rebuild(about, index, directory.load_model_state(index), str(directory.step_path(index)))
 
 
 def _adopt(config: RunConfig, directory: RunDirectory, other: RunDirectory, data: Data) -> None:

@@ -206,6 +206,35 @@ class RunDirectory:
         _sync(self.path)
         shutil.rmtree(self._partial(index), ignore_errors=True)
 
+    def take_step(self, index: int, other: RunDirectory, changed: Mapping[str, Any], leave: Sequence[str] = ()) -> None:
+        """Take over another run's finished step: its tensors by a hard link where that can be had, else by a copy.
+
+        Args:
+            index: of the step, in both runs.
+            other: the other run.
+            changed: JSON files with other contents than there, by name.
+            leave: names of files that are not taken over.
+        """
+        beside, there = self.path / f".step{index:02d}.tmp", other._finished(index)
+        shutil.rmtree(beside, ignore_errors=True)
+        try:
+            beside.mkdir()
+            for file in sorted(there.iterdir()):
+                if file.name not in (*changed, *leave):
+                    _link(file, beside / file.name)
+            for name, value in changed.items():
+                (beside / name).write_text(json.dumps(value, indent=1) + "\n", "utf-8")
+                _sync(beside / name)
+            beside.rename(self.step_path(index))
+        except BaseException:
+            shutil.rmtree(beside, ignore_errors=True)
+            raise
+
+    def add(self, index: int, files: Mapping[str, Any]) -> None:
+        """Write further JSON files of a finished step, by name."""
+        for name, value in files.items():
+            write_atomically(self._finished(index) / name, (json.dumps(value, indent=1) + "\n").encode())
+
     def load_model_state(self, index: int) -> dict[str, Tensor]:
         """The tensors of a finished step."""
         path = self._finished(index) / MODEL
@@ -268,6 +297,14 @@ class RunDirectory:
         return state
 
 
+def _link(file: Path, target: Path) -> None:
+    """The file under another name; a copy where the file system has no hard links to it."""
+    try:
+        target.hardlink_to(file)
+    except OSError:
+        shutil.copyfile(file, target)
+
+
 def save_pickled(path: Path, value: dict[str, Any]) -> None:
     """`torch.save`, complete or not at all; a full disk is an `OSError` (torch by itself says RuntimeError)."""
     content = BytesIO()
@@ -275,12 +312,13 @@ def save_pickled(path: Path, value: dict[str, Any]) -> None:
     write_atomically(path, content.getbuffer())
 
 
-def write_atomically(path: Path, content: bytes | memoryview) -> None:
-    """Write a file beside and rename it into place."""
+def write_atomically(path: Path, content: bytes | memoryview, *, flush: bool = True) -> None:
+    """Write a file beside and rename it into place; without `flush` faster, but a loss of power may still cost it."""
     beside = path.with_name(path.name + ".tmp")
     try:
         beside.write_bytes(content)
-        _sync(beside)
+        if flush:
+            _sync(beside)
         beside.rename(path)
     except BaseException:
         beside.unlink(missing_ok=True)

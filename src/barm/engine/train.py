@@ -115,7 +115,8 @@ class StepTrainer:
         """
         rt, size = self.rt, len(terms)
         mine = torch.stack(
-            [t.total.detach().double() for t in terms.values()] + [t.number.double() for t in terms.values()]
+            [t.total.detach().double() for t in terms.values()]
+            + [t.number.to(rt.device, torch.float64, non_blocking=True) for t in terms.values()]
         )
         if rt.world == 1:
             return mine[size:].clamp(min=1), bool(rt.stop_signal), torch.isfinite(mine).all()

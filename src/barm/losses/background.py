@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from barm.batch import Term
 from barm.labels import IGNORE
-from barm.losses.common import sigmoid_distillation
+from barm.losses.common import count, sigmoid_distillation
 
 
 def step_masks(label: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -75,7 +75,7 @@ def background_distillation(
         weight: factor in the objective.
     """
     distance = (new[:, : old.shape[1]] - old).square().sum(dim=1)  # the mask is 0 or 1, its own square
-    return Term((distance * negative).sum(), torch.tensor(old.numel() // num_branches, device=negative.device), weight)
+    return Term((distance * negative).sum(), count(old.numel() // num_branches, negative), weight)
 
 
 def group_distillation(new: Sequence[Tensor], old: Sequence[Tensor], *, weight: float = 1.0) -> Term:

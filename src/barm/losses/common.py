@@ -12,6 +12,15 @@ from barm.labels import IGNORE
 ELSEWHERE = -1  # a label that is valid and none of the logits' channels
 
 
+def count(number: int, like: Tensor) -> Tensor:
+    """A number of things as a term wants it, scalar int64 on that tensor's device; made there, so that nothing waits.
+
+    >>> count(3, torch.zeros(2))
+    tensor(3)
+    """
+    return torch.full((), number, dtype=torch.int64, device=like.device)
+
+
 def upsample(logits: Tensor, size: tuple[int, int]) -> Tensor:
     """Bilinear resize, corners not aligned: ``(N, C, h, w)`` -> ``(N, C, H, W)``. Source: spec/barm.md section 3."""
     return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
@@ -55,7 +64,7 @@ def focal_loss(logits: Tensor, label: Tensor, *, alpha: float = 1.0, gamma: floa
     """Focal loss ``alpha (1 - p)^gamma ce``; the mean runs over *all* pixels. Source: spec/ssul.md section 7.2, Q18."""
     entropy = F.cross_entropy(logits, label, ignore_index=IGNORE, reduction="none")
     loss = alpha * (1 - torch.exp(-entropy)) ** gamma * entropy
-    return Term(loss.sum(), torch.tensor(label.numel(), device=label.device), weight)
+    return Term(loss.sum(), count(label.numel(), label), weight)
 
 
 def sigmoid_distillation(logits: Tensor, old: Tensor, *, weight: float = 1.0) -> Term:
@@ -71,7 +80,7 @@ def sigmoid_distillation(logits: Tensor, old: Tensor, *, weight: float = 1.0) ->
     Source: spec/barm.md section 3 (group knowledge distillation); spec/dkd.md sections 4.2 and 4.3.
     """
     loss = F.binary_cross_entropy_with_logits(logits, torch.sigmoid(old), reduction="sum")
-    return Term(loss, torch.tensor(old.shape[0] * old.shape[2] * old.shape[3], device=old.device), weight)
+    return Term(loss, count(old.shape[0] * old.shape[2] * old.shape[3], old), weight)
 
 
 SEGMENTATION_LOSSES = {"bce": binary_cross_entropy, "ce": cross_entropy, "focal": focal_loss}

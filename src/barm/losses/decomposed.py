@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from barm.batch import Term
+from barm.losses.common import count
 
 
 def multiple_binary_cross_entropy(logits: Tensor, label: Tensor, *, first: int, positive_weight: float) -> Term:
@@ -24,11 +25,11 @@ def multiple_binary_cross_entropy(logits: Tensor, label: Tensor, *, first: int, 
     """
     classes = torch.arange(first, first + logits.shape[1], device=label.device)
     target = (label.unsqueeze(1) == classes.view(1, -1, 1, 1)).to(logits.dtype)
-    weight = logits.new_tensor(positive_weight)
+    weight = logits.new_full((), positive_weight)
     loss = F.binary_cross_entropy_with_logits(logits, target, pos_weight=weight, reduction="sum")
-    return Term(loss, torch.tensor(label.numel(), device=label.device))
+    return Term(loss, count(label.numel(), label))
 
 
 def auxiliary_loss(logits: Tensor) -> Term:
     """Everything in a step's pictures is a negative of the auxiliary classifier, ``(N, H, W)``."""
-    return Term(F.softplus(logits).sum(), torch.tensor(logits.numel(), device=logits.device))
+    return Term(F.softplus(logits).sum(), count(logits.numel(), logits))

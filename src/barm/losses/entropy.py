@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from barm.batch import Term
 from barm.labels import IGNORE
+from barm.losses.common import count
 
 EPSILON = 1e-8
 NUM_BINS = 100
@@ -65,8 +66,8 @@ def _published_search(counts: Tensor) -> Tensor:
         return half
     passed, k = torch.tensor(0.0), 0
     for k in range(NUM_BINS):
-        count = counts[int(NUM_BINS * (k / NUM_BINS))]
-        if passed <= half <= passed + count:
+        found = counts[int(NUM_BINS * (k / NUM_BINS))]
+        if passed <= half <= passed + found:
             break
         passed = passed + k
     return k / NUM_BINS + (half - passed) / counts[int(NUM_BINS * (k / NUM_BINS))] / NUM_BINS
@@ -78,8 +79,8 @@ def median_thresholds(histogram: Tensor, floor: float) -> Tensor:
     half = counts.sum(dim=1, keepdim=True) / 2
     total = counts.cumsum(dim=1)
     k = (total >= half).float().argmax(dim=1, keepdim=True)
-    count = counts.gather(1, k)
-    inside = (half - (total.gather(1, k) - count)) / count.clamp(min=1)
+    inside_bin = counts.gather(1, k)
+    inside = (half - (total.gather(1, k) - inside_bin)) / inside_bin.clamp(min=1)
     return ((k + inside) / NUM_BINS).squeeze(1).clamp(min=floor)
 
 
@@ -112,5 +113,4 @@ def believed_labels(seen: Belief, label: Tensor, thresholds: Tensor, *, num_old:
 def adaptive_cross_entropy(logits: Tensor, targets: Targets) -> Term:
     """Cross-entropy weighted per picture; the mean runs over all pixels, ignored ones included (section 4, P6)."""
     loss = F.cross_entropy(logits, targets.label, ignore_index=IGNORE, reduction="none")
-    pixels = torch.tensor(loss.numel(), device=loss.device)
-    return Term((loss * targets.factor[:, None, None]).sum(), pixels)
+    return Term((loss * targets.factor[:, None, None]).sum(), count(loss.numel(), loss))

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Literal
 
 import torch
@@ -123,22 +123,42 @@ def segmentation(loss: str, logits: Tensor, label: Tensor, *, trained: Sequence[
     formula = SEGMENTATION_LOSSES[loss]
     if trained is None:
         return sum_pixels(formula, logits, label)
-    still = [c for c in range(logits.shape[1]) if c not in trained]
+    total = logits.shape[1]
+    learned, still = tuple(trained), tuple(c for c in range(total) if c not in trained)
     if formula is not binary_cross_entropy or way(formula, logits) == "plain":
-        fixed = torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device)
-        fixed[still] = True
+        fixed = (numbering(learned, total, logits.device) == ELSEWHERE)[:total]
         return sum_pixels(formula, torch.where(fixed.view(1, -1, 1, 1), logits.detach(), logits), label)
-    term = sum_pixels(formula, logits[:, list(trained)], renumbered(label, trained, logits.shape[1]))
-    constant, total = logits[:, still].detach(), logits.shape[1]
-    return term._replace(rest=lambda: sum_pixels(formula, constant, renumbered(label, still, total)).total)
+    term = sum_pixels(formula, _channels(logits, learned), renumbered(label, learned, total))
+    constant = logits.detach()
+    return term._replace(
+        rest=lambda: sum_pixels(formula, _channels(constant, still), renumbered(label, still, total)).total
+    )
 
 
 def renumbered(label: Tensor, channels: Sequence[int], total: int) -> Tensor:
     """Labels for logits that hold these of `total` channels alone: others are `ELSEWHERE`, 255 stays."""
-    table = torch.full((max(IGNORE + 1, total),), ELSEWHERE, device=label.device)
-    table[IGNORE] = IGNORE
-    table[list(channels)] = torch.arange(len(channels), device=label.device)
-    return table[label.long()]
+    return numbering(tuple(channels), total, label.device)[label.long()]
+
+
+@lru_cache(maxsize=32)
+def numbering(channels: tuple[int, ...], total: int, device: torch.device) -> Tensor:
+    """The table of `renumbered`, and where it says `ELSEWHERE`; made once, since a copy to a GPU waits for it."""
+    with torch.inference_mode(False):
+        table = torch.full((max(IGNORE + 1, total),), ELSEWHERE)
+        table[IGNORE] = IGNORE
+        table[list(channels)] = torch.arange(len(channels))
+        return table.to(device)
+
+
+@lru_cache(maxsize=32)
+def _positions(channels: tuple[int, ...], device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.tensor(channels, dtype=torch.int64, device=device)
+
+
+def _channels(logits: Tensor, channels: tuple[int, ...]) -> Tensor:
+    """Some channels of ``(N, C, h, w)``."""
+    return logits.index_select(1, _positions(channels, logits.device))
 
 
 def _binary_cross_entropy(logits: Tensor, rest: Sequence[Tensor], wanted: bool) -> Evaluated:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from barm.batch import Term
+from barm.losses.common import count
 
 SCALES = (1, 2, 4)
 
@@ -51,7 +52,7 @@ def local_pod(
     weights = [weight] * (len(old) - 1) + [weight_last]
     schedule = math.sqrt(num_seen / num_new) / len(old)
     total = torch.stack([w * schedule * d for w, d in zip(weights, distances, strict=True)]).sum()
-    return Term(total, torch.tensor(len(old[0]), device=total.device))
+    return Term(total, count(len(old[0]), total))
 
 
 def embedding(x: Tensor, scales: Sequence[int] = SCALES) -> Tensor:

@@ -125,7 +125,10 @@ def by_autograd(formula: Pixels) -> Evaluate:
             if not wanted:
                 return Evaluated(terms, [None] * len(terms))
             gradients = [
-                torch.autograd.grad(t.total, logits, retain_graph=True, allow_unused=True)[0] for t in terms.values()
+                torch.autograd.grad(t.total, logits, retain_graph=True, allow_unused=True)[0]
+                if t.total.requires_grad
+                else None
+                for t in terms.values()
             ]
         return Evaluated(terms, gradients)
 
@@ -232,3 +235,30 @@ def map_strips(
         for whole, part in zip(results, parts, strict=True):
             whole[strip.images, strip.rows] = part
     return results[0] if isinstance(made, Tensor) else tuple(results)
+
+
+@torch.no_grad()
+def map_views(formula: Callable[..., Tensor], views: Sequence[Tensor], size: Size) -> Tensor:
+    """What a formula makes of every pixel of several maps that show the same pictures at resolutions of their own.
+
+    Args:
+        formula: called with all maps interpolated, ``(n, C, rows, W)`` each; gives one map ``(n, rows, W)``.
+        views: ``(N, C, h_i, w_i)`` each.
+        size: ``(H, W)``.
+
+    Returns:
+        The map, ``(N, H, W)``.
+    """
+    channels = sum(view.shape[1] for view in views)
+    result: Tensor | None = None
+    images, wide = None, list[Tensor]()
+    for same in zip(*(strips(view, size, channels) for view in views), strict=True):
+        if same[0].images != images:
+            images = same[0].images
+            wide = [widen(view[images], size[1]) for view in views]
+        made = formula(*(strip.interpolate(w) for strip, w in zip(same, wide, strict=True)))
+        result = made.new_empty(views[0].shape[0], *size) if result is None else result
+        result[images, same[0].rows] = made
+    if result is None:
+        raise ValueError("map_views needs at least one view")
+    return result

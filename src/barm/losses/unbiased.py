@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from barm.batch import Term
 from barm.labels import IGNORE
+from barm.losses.common import count
 
 
 def unbiased_cross_entropy(logits: Tensor, label: Tensor, *, num_old: int = 1, weight: float = 1.0) -> Term:
@@ -74,7 +75,7 @@ def distillation(
 
 def feature_distillation(feature: Tensor, old: Tensor, *, weight: float = 1.0) -> Term:
     """Mean squared difference of two feature maps of one shape (ILT). Source: spec/mib.md section 4."""
-    return Term(((feature - old) ** 2).sum(), torch.tensor(old.numel(), device=old.device), weight)
+    return Term(((feature - old) ** 2).sum(), count(old.numel(), old), weight)
 
 
 def _distil(logits: Tensor, old: Tensor, alpha: float, mask: Tensor | None, weight: float) -> Term:
@@ -87,4 +88,4 @@ def _distil(logits: Tensor, old: Tensor, alpha: float, mask: Tensor | None, weig
 
 def _pixels(logits: Tensor) -> Tensor:
     """Number of all pixels of a batch."""
-    return torch.tensor(logits.shape[0] * logits.shape[2] * logits.shape[3], device=logits.device)
+    return count(logits.shape[0] * logits.shape[2] * logits.shape[3], logits)

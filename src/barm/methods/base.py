@@ -157,6 +157,17 @@ class Method(ABC, Generic[Out]):
         """Probabilities per class at feature resolution, ``(N, C, h, w)``."""
         return probabilities(out.logits, self._base.loss)
 
+    def upsampled(self, out: Out) -> Tensor:
+        """What the method upsamples to the pictures' size before it decides, ``(N, K, h, w)``."""
+        return self.scores(out)
+
+    def decided(self, values: Tensor) -> Tensor:
+        """Probabilities per class of upsampled values, ``(N, K, H, W)`` -> ``(N, C, H, W)``, pixel by pixel.
+
+        The channel where they are largest is `predict`'s; so the mean over several views of a picture can be taken.
+        """
+        return values
+
     def predict(self, out: Out, size: tuple[int, int]) -> Tensor:
         """Channels per pixel, ``(N, H, W)`` int64: probabilities first, then upsampling, then argmax.
 

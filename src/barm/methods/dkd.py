@@ -110,13 +110,21 @@ class DKD(Method[DecomposedOutput]):
         return {**self._base_objective(logits, label), "kd": kept}
 
     def scores(self, out: DecomposedOutput) -> Tensor:
-        """Probabilities of the classes, and of background what the likeliest leaves, ``(N, C, h, w)``."""
-        return _with_background(torch.sigmoid(out.logits[:, 1:]))
+        """`decided` at feature resolution, ``(N, C, h, w)``."""
+        return self.decided(out.logits[:, 1:])
+
+    def upsampled(self, out: DecomposedOutput) -> Tensor:
+        """The logits of the classes, ``(N, C - 1, h, w)``."""
+        return out.logits[:, 1:]
+
+    def decided(self, values: Tensor) -> Tensor:
+        """Probabilities of the classes, and of background what the likeliest leaves, ``(N, C, H, W)``."""
+        return _with_background(torch.sigmoid(values))
 
     def confidence(self, out: DecomposedOutput, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Upsampling first, then probabilities."""
         best, channel = map_pixels(
-            lambda logits: tuple(_with_background(torch.sigmoid(logits)).max(dim=1)), out.logits[:, 1:], size=size
+            lambda logits: tuple(self.decided(logits).max(dim=1)), self.upsampled(out), size=size
         )
         return best, channel
 

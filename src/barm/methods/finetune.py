@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, cast
 
+import torch
 from torch import Tensor, nn
 
 from barm.batch import Batch, Term
@@ -90,6 +91,14 @@ class SoftmaxConfig(MethodConfig):
 
 class SoftmaxMethod(FineTune):
     """A growing classifier whose channels compete; the prediction is the largest upsampled logit (spec/mib.md 10)."""
+
+    def upsampled(self, out: PlainOutput) -> Tensor:
+        """The logits, ``(N, C, h, w)``."""
+        return out.logits
+
+    def decided(self, values: Tensor) -> Tensor:
+        """Softmax of upsampled logits, ``(N, C, H, W)``."""
+        return torch.softmax(values, dim=1)
 
     def predict(self, out: PlainOutput, size: tuple[int, int]) -> Tensor:
         """Channels per pixel, ``(N, H, W)`` int64: upsampled logits, then argmax."""

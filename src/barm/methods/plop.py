@@ -87,8 +87,8 @@ class PLOP(BackgroundInitialised):
         if old is None:
             return {"ce": sum_pixels(unbiased_cross_entropy, new.logits, batch.label)}
         config, step = self.config, self.step
-        thresholds = self.thresholds.to(new.logits.device)
-        label, factor = believed_labels(self._belief(old, batch), batch.label, thresholds, num_old=step.num_old)
+        self.thresholds = self.thresholds.to(new.logits.device)  # a copy once, after a resume
+        label, factor = believed_labels(self._belief(old, batch), batch.label, self.thresholds, num_old=step.num_old)
         return {
             "ce": sum_pixels(_weighted, new.logits, label, factor.view(-1, 1, 1).expand(label.shape)),
             "pod": local_pod(

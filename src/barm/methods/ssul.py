@@ -109,11 +109,17 @@ class SSUL(Method[UnknownOutput]):
         share = probabilities(out.logits, self.config.loss)
         return torch.cat([share[:, :1] + share[:, 1:2], share[:, 2:]], dim=1)
 
+    def upsampled(self, out: UnknownOutput) -> Tensor:
+        """The logits, ``(N, 1 + C, h, w)``."""
+        return out.logits
+
+    def decided(self, values: Tensor) -> Tensor:
+        """Probabilities of upsampled logits, the unknown's with background's, ``(N, C, H, W)``."""
+        return self.scores(UnknownOutput(values))
+
     def predict(self, out: UnknownOutput, size: tuple[int, int]) -> Tensor:
         """Upsampling first, then probabilities, merged (section 13)."""
-        labels: Tensor = map_pixels(
-            lambda logits: best_channel(self.scores(UnknownOutput(logits))), out.logits, size=size
-        )
+        labels: Tensor = map_pixels(lambda logits: best_channel(self.decided(logits)), out.logits, size=size)
         return labels
 
     def param_groups(self, model: nn.Module, rates: Rates) -> list[ParamGroup]:

@@ -37,6 +37,24 @@ def confusion_counts(prediction: Tensor, label: Tensor, num_classes: int) -> Ten
     return counts.reshape(num_classes, num_classes)
 
 
+def certain(counts: Tensor, known: Sequence[bool]) -> Tensor:
+    """The counts of a data set that labels only some of the classes, without the pixels whose truth nobody knows.
+
+    A pixel that is labelled background is left out where a class is predicted that the data set does not label: it may
+    be right. Everything else counts: a pixel of a labelled class that is missed, and background that is called one.
+
+    Args:
+        counts: ``(C, C)``.
+        known: which channels the data set labels, ``(C,)``; the first is background.
+
+    >>> certain(torch.tensor([[5, 2, 3], [1, 4, 1], [0, 0, 0]]), [True, True, False]).tolist()
+    [[5, 2, 0], [1, 4, 1], [0, 0, 0]]
+    """
+    result = counts.clone()
+    result[0, ~torch.tensor(known)] = 0
+    return result
+
+
 def class_iou(counts: ArrayLike) -> Scores:
     """Intersection over union per class, ``(C,)``: ``TP / (row + column - TP + 1e-6)``."""
     matrix = np.asarray(counts, np.float64)
@@ -60,17 +78,22 @@ def group_means(values: ArrayLike, num_base: int) -> dict[str, float]:
     """Means over the classes of step 0 (``old``, background included), of later steps (``new``) and over ``all``.
 
     Args:
-        values: per channel, ``(C,)``.
+        values: per channel, ``(C,)``; NaN where a class was not measured.
         num_base: channels of step 0, background included.
 
     Returns:
-        The three means; no ``new`` where nothing was learned after step 0.
+        The three means; no ``new`` where nothing was learned after step 0. NaN for a group of which no class was
+        measured, and then for ``all``.
     """
     scores = np.asarray(values, np.float64)
-    means = {"all": float(scores.mean()), "old": float(scores[:num_base].mean())}
-    if len(scores) > num_base:
-        means["new"] = float(scores[num_base:].mean())
-    return means
+    groups = {"old": scores[:num_base], "new": scores[num_base:]}
+    means = {name: _mean(group) for name, group in groups.items() if len(group)}
+    return {"all": _mean(scores) if not np.isnan(list(means.values())).any() else float("nan"), **means}
+
+
+def _mean(values: Scores) -> float:
+    """Mean over what is not NaN; NaN where nothing is left."""
+    return float(np.mean(values[~np.isnan(values)])) if not np.isnan(values).all() else float("nan")
 
 
 def harmonic_mean(a: float, b: float) -> float:
@@ -79,14 +102,18 @@ def harmonic_mean(a: float, b: float) -> float:
 
 
 def average_miou(per_step: Sequence[ArrayLike]) -> float:
-    """Mean over the steps so far of the mIoU over the classes seen at each (each item: class IoU, ``(C_t,)``)."""
+    """Mean over the steps so far of the mIoU over the classes seen at each (each item: class IoU, ``(C_t,)``).
+
+    NaN marks classes that were not measured: the result is then NaN.
+    """
     return float(np.mean([np.mean(np.asarray(iou, np.float64)) for iou in per_step]))
 
 
 def forgetting(per_step: Sequence[ArrayLike]) -> float:
     """How much of the best earlier IoU was lost, mean over the classes known before the last step.
 
-    ``mean_c( max_{t < T} IoU[t, c] - IoU[T, c] )``; 0 at the first step, negative where classes improved.
+    ``mean_c( max_{t < T} IoU[t, c] - IoU[T, c] )``; 0 at the first step, negative where classes improved. Classes that
+    were not measured (NaN) at the last step or at any earlier one are left out; NaN where none is left.
 
     Args:
         per_step: class IoU after each step, ``(C_0,), (C_1,) ...`` with growing length.
@@ -95,7 +122,7 @@ def forgetting(per_step: Sequence[ArrayLike]) -> float:
     if len(rows) < 2:
         return 0.0
     known = len(rows[-2])
-    best = np.full(known, -np.inf)
+    best = np.full(known, np.nan)
     for row in rows[:-1]:
-        best[: len(row)] = np.maximum(best[: len(row)], row)
-    return float((best - rows[-1][:known]).mean())
+        best[: len(row)] = np.fmax(best[: len(row)], row)
+    return _mean(best - rows[-1][:known])

@@ -2,72 +2,87 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, cast
 
 import torch
 from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 
-from barm.models.heads import GroupedHead
+from barm.models.heads import GroupedHead, fold_into
 
 EXAMPLE = (1, 3, 64, 64)
+TOLERANCE = 1e-3  # of the largest value; folding changes the rounding alone, about 1e-5
 
 
 @torch.no_grad()
-def fold_batch_norm(network: nn.Module) -> int:
-    """Fold every batch norm that directly follows a convolution, in place; parts that can be merged are merged.
+def fold_batch_norm(network: nn.Module) -> nn.Module:
+    """The network with every batch norm folded that directly follows a convolution; parts that can be merged are.
 
-    Which follows which is seen on a forward pass of noise, so that it holds for any architecture.
+    Which follows which is seen on a forward pass of noise, so that it holds for any architecture. What cannot be seen,
+    such as a sum outside of any module, shows in the result: the network is then given back as it was.
 
     Args:
-        network: in evaluation mode, float32; its forward takes ``(N, 3, H, W)``.
+        network: in evaluation mode, float32, on the CPU; its forward takes ``(N, 3, H, W)``. Not changed.
 
     Returns:
-        How many were folded.
+        A copy.
     """
-    example = torch.randn(EXAMPLE, generator=torch.Generator().manual_seed(0)).to(next(network.parameters()).device)
-    pairs = _followers(network, example)
+    example = torch.randn(EXAMPLE, generator=torch.Generator().manual_seed(0))
+    folded = copy.deepcopy(network)
+    before = tree_leaves(network(example))
+    _fold(folded, example)
+    for module in folded.modules():
+        if isinstance(module, GroupedHead):
+            module.merge()
+    after = tree_leaves(folded(example))
+    same = all(
+        float((a - b).abs().max()) <= TOLERANCE * float(b.abs().max()) for a, b in zip(after, before, strict=True)
+    )
+    return folded if same else copy.deepcopy(network)
+
+
+def _fold(network: nn.Module, example: Tensor) -> None:
     names = {module: name for name, module in network.named_modules()}
-    for conv, norm in pairs:
-        weight, bias = fuse_conv_bn_weights(
-            conv.weight,
-            conv.bias,
-            cast(Tensor, norm.running_mean),
-            cast(Tensor, norm.running_var),
-            norm.eps,
-            norm.weight,
-            norm.bias,
-        )
-        conv.weight, conv.bias = weight, bias
+    for conv, norm in _followers(network, example):
+        fold_into(conv, norm)
         parent, _, own = names[norm].rpartition(".")
         activation = nn.Sequential(norm.drop, norm.act) if isinstance(norm, BatchNormAct2d) else nn.Identity()
         setattr(network.get_submodule(parent), own, activation)
-    for module in network.modules():
-        if isinstance(module, GroupedHead):
-            module.merge()
-    return len(pairs)
 
 
 def _followers(network: nn.Module, example: Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
     """Convolutions whose result goes into one batch norm and nowhere else, with that batch norm."""
-    made: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # by the identity of the result, which is kept alive
+    return [
+        (conv, takers[0])
+        for conv, takers in watched(network, example).items()
+        if len(takers) == 1 and isinstance(takers[0], nn.BatchNorm2d) and takers[0].running_var is not None
+    ]
+
+
+def watched(network: nn.Module, example: Tensor) -> dict[nn.Conv2d, list[nn.Module]]:
+    """Which modules take the result of every convolution, in order, as seen on one forward pass.
+
+    `nn.Identity` hands its input on. What was changed outside of any module is not the convolution's result any more.
+    """
+    made: dict[int, tuple[nn.Conv2d, Tensor, int]] = {}  # by the identity of the result, which is kept alive
     takers: dict[nn.Conv2d, list[nn.Module]] = {}
 
     def note(conv: nn.Module, _inputs: Any, result: Tensor) -> None:
         takers.setdefault(cast(nn.Conv2d, conv), [])
-        made[id(result)] = (cast(nn.Conv2d, conv), result)
+        made[id(result)] = (cast(nn.Conv2d, conv), result, result._version)
 
     def take(module: nn.Module, inputs: Any) -> None:
         for leaf in tree_leaves(inputs):
-            if id(leaf) in made:
-                takers[made[id(leaf)][0]].append(module)
+            conv, result, version = made.get(id(leaf), (None, None, 0))
+            if conv is not None and result is not None and result._version == version:
+                takers[conv].append(module)
 
     hooks: list[RemovableHandle] = []
     for module in network.modules():
-        if not list(module.children()) or isinstance(module, nn.BatchNorm2d):
+        if (not list(module.children()) or isinstance(module, nn.BatchNorm2d)) and not isinstance(module, nn.Identity):
             hooks.append(module.register_forward_pre_hook(take))
         if isinstance(module, nn.Conv2d):
             hooks.append(module.register_forward_hook(note))
@@ -76,4 +91,4 @@ def _followers(network: nn.Module, example: Tensor) -> list[tuple[nn.Conv2d, nn.
     finally:
         for hook in hooks:
             hook.remove()
-    return [(c, m[0]) for c, m in takers.items() if len(m) == 1 and isinstance(m[0], nn.BatchNorm2d)]
+    return takers

@@ -7,6 +7,7 @@ from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from barm.models.neck import Neck
 
@@ -75,6 +76,19 @@ def conv_block(in_channels: int, out_channels: int) -> nn.Sequential:
     )
 
 
+def fold_into(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+    """Give a convolution the weights with which it does what it and the batch norm behind it did, in place."""
+    conv.weight, conv.bias = fuse_conv_bn_weights(
+        conv.weight,
+        conv.bias,
+        cast(Tensor, norm.running_mean),
+        cast(Tensor, norm.running_var),
+        norm.eps,
+        norm.weight,
+        norm.bias,
+    )
+
+
 class GroupedHead(nn.Module):
     """One branch per step: `head_pre` and its head at step 0, an ear and its head at every later step.
 
@@ -129,11 +143,14 @@ class GroupedHead(nn.Module):
         return (heads[0](parts[0]), *later.unbind(0))
 
     def merge(self) -> None:
-        """Make one convolution of all branches, whose batch norm is folded: for a network that no longer trains."""
-        found = [cast(nn.Sequential, b)[0] for b in (self.head_pre, *self.ear)]
-        convs = [c for c in found if isinstance(c, nn.Conv2d) and c.bias is not None]
-        if len(convs) < len(found):
+        """Make one convolution of all branches, batch norm included: for a network that no longer trains."""
+        blocks = [cast(nn.Sequential, b) for b in (self.head_pre, *self.ear)]
+        if not all(isinstance(b[0], nn.Conv2d) for b in blocks):
             return
+        convs = [cast(nn.Conv2d, b[0]) for b in blocks]
+        for conv, block in zip(convs, blocks, strict=True):
+            if isinstance(block[1], nn.BatchNorm2d):
+                fold_into(conv, block[1])
         wide = nn.Conv2d(convs[0].in_channels, sum(c.out_channels for c in convs), 3, padding=1).to(convs[0].weight)
         wide.weight.copy_(torch.cat([c.weight for c in convs]))
         cast(Tensor, wide.bias).copy_(torch.cat([cast(Tensor, c.bias) for c in convs]))

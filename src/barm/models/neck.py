@@ -111,12 +111,27 @@ class AddedPoolNeck(Neck):
     def _pool(self, x: Tensor) -> Tensor:
         """The global mean in training; in evaluation that of a window, padded back by its border."""
         h, w = x.shape[2:]
+        if torch.compiler.is_exporting() and not self.training:
+            return torch.einsum("ip,ncpq,jq->ncij", _windows(h, x), x, _windows(w, x))
         if self.training or max(h, w) <= POOL:
             return x.mean(dim=(2, 3), keepdim=True)
         window = (min(POOL, h), min(POOL, w))
         mean = F.avg_pool2d(x, window, stride=1)
         before, after = ([(k - 1) // 2 for k in window], [k // 2 for k in window])
         return F.pad(mean, (before[1], after[1], before[0], after[0]), mode="replicate")
+
+
+def _windows(length: int, like: Tensor) -> Tensor:
+    """What `AddedPoolNeck` takes the mean of along one axis, ``(length, length)``: the same in a form without branches.
+
+    >>> _windows(3, torch.zeros(1))[0]
+    tensor([0.3333, 0.3333, 0.3333])
+    """
+    at = torch.arange(length, device=like.device)
+    window = torch.full((), length, device=like.device).clamp(max=POOL)
+    first = (at - (window - 1) // 2).clamp(min=0).minimum(length - window)
+    offset = at - first.unsqueeze(1)
+    return ((offset >= 0) & (offset < window)).to(like.dtype) / window
 
 
 def _norm_act(channels: int) -> nn.Sequential:

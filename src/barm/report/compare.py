@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from shutil import get_terminal_size
 from statistics import fmean, stdev
 from typing import Any
 
@@ -16,10 +17,12 @@ from rich import box
 from rich.table import Table
 
 from barm.engine.identity import differing, settings, shown
+from barm.engine.recipe import RunConfig
 from barm.engine.store import METHOD, METRICS, RunDirectory
 from barm.errors import UserError
 
 COMPARED = ("data", "model", "method", "base", "increment", "evaluation")
+WIDE = 76  # characters that a table with deviations needs
 TOLD = 3  # differences in the name of a row
 SCORES = ("old", "new", "all", "average", "lost")
 LATEX = {
@@ -110,7 +113,7 @@ def read_result(path: Path) -> Result:
     return Result(
         path=str(path),
         method=config.method.name,
-        task=f"{config.task.name or ' / '.join(','.join(g) for g in config.task.groups or ())} {config.task.setting}",
+        task=task_name(config),
         seed=config.seed,
         order=config.task.order,
         steps=curve,
@@ -118,6 +121,12 @@ def read_result(path: Path) -> Result:
         provenance=run.provenance(),
         settings=settings(config, COMPARED),
     )
+
+
+def task_name(config: RunConfig) -> str:
+    """A run's task with its setting, such as ``15-1 overlap``."""
+    groups = " / ".join(",".join(g) for g in config.task.groups or ())
+    return f"{config.task.name or groups} {config.task.setting}"
 
 
 def _named(metrics: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
@@ -197,15 +206,16 @@ def _spread(values: Sequence[float | None]) -> Spread | None:
 
 
 def tables(rows: Sequence[Row]) -> list[Table]:
-    """One table per task for the terminal."""
-    made = []
+    """One table per task for the terminal; deviations of several runs, where there is room for them."""
+    made, wide = [], get_terminal_size().columns >= WIDE
     for task in dict.fromkeys(row.task for row in rows):
         table = Table(title=task, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-        table.add_column("method", overflow="fold")
+        table.add_column("method", overflow="fold", min_width=8)
         for name in ("runs", *SCORES):
             table.add_column(name, justify="right", no_wrap=True)
         for row in (r for r in rows if r.task == task):
-            table.add_row(row.method, str(row.runs), *_cells(row))
+            cells = _cells(row) if wide and row.runs > 1 else [cell.split(" ±")[0] for cell in _cells(row)]
+            table.add_row(row.method, str(row.runs), *cells)
         made.append(table)
     made[-1].caption, made[-1].caption_justify = MEANING, "left"
     return made

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import matplotlib as mpl
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 Pixels = NDArray[np.uint8]
 OVERLAY = 0.6
@@ -153,12 +152,3 @@ def draw_lines(path: Path, panels: Mapping[str, Mapping[int, float]]) -> None:
         ax.grid(alpha=0.3)
     figure.savefig(path, dpi=110)
     plt.close(figure)
-
-
-def save_prediction(path: Path, image: Image.Image, label: Pixels, colours: Pixels) -> None:
-    """Write ``<path>_mask.png`` (palette PNG of channels) and ``<path>_overlay.jpg``."""
-    mask = Image.fromarray(label)
-    mask.putpalette(colours.flatten().tolist())
-    mask.save(path.with_name(path.name + "_mask.png"))
-    mixed = overlay(np.asarray(image.convert("RGB")), label, colours)
-    Image.fromarray(mixed).save(path.with_name(path.name + "_overlay.jpg"), quality=92)

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from shutil import get_terminal_size
 from typing import Any
 
 from rich import box
 from rich.table import Table
 
+FIXED, LEARNED, LEAST = (
+    46,
+    18,
+    8,
+)  # characters: all other columns; what was learned, at most and, else left out, at least
 Metrics = Mapping[str, Any]
 CAPTION = """mIoU in percent. old: step 0's classes, background too;
 new: learned later; average: of 'all' so far; lost: forgetting"""
@@ -22,9 +28,12 @@ def steps_table(title: str, runs: Mapping[str, Sequence[Metrics]]) -> Table:
     """mIoU after every step of one or several runs: old classes, new classes, all; one row per step and run."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("step", justify="right", no_wrap=True, min_width=4)
-    table.add_column("learned", max_width=18, overflow="ellipsis", no_wrap=True)
-    if len(runs) > 1:
-        table.add_column("method", no_wrap=True, min_width=max(map(len, runs)))
+    method = max(map(len, runs)) if len(runs) > 1 else 0
+    room = min(LEARNED, get_terminal_size().columns - FIXED - (method + 2 if method else 0))
+    if room >= LEAST:
+        table.add_column("learned", max_width=room, overflow="ellipsis", no_wrap=True)
+    if method:
+        table.add_column("method", no_wrap=True, min_width=method)
     for name in ("old", "new", "all", "average", "lost"):
         table.add_column(name, justify="right", no_wrap=True, min_width=max(5, len(name)))
     longest = max(len(metrics) for metrics in runs.values())
@@ -35,6 +44,7 @@ def steps_table(title: str, runs: Mapping[str, Sequence[Metrics]]) -> Table:
             m = metrics[index]
             label = [name] if len(runs) > 1 else []
             head = [str(m["step"]), ", ".join(m["learned"])] if position == 0 else ["", ""]
+            head = head if room >= LEAST else head[:1]
             table.add_row(*head, *label, *_scores(m), end_section=len(runs) > 1 and position == len(runs) - 1)
     table.caption = CAPTION
     table.caption_justify = "left"

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from barm.api import fit
-from barm.data import open_source
+from barm.data import cache, open_source
 from barm.data.cache import DecodedSource
 from barm.data.index import cache_folder, checked
 from barm.data.steps import same_size_batches
@@ -44,6 +47,66 @@ def test_a_changed_picture_is_decoded_anew(shapes_voc, tmp_path):
         assert DecodedSource(source, 1 << 20)._key() != key
     finally:
         os.utime(source.images[0], ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def test_one_file_per_split(shapes_voc, tmp_path, monkeypatch):
+    """Another limit takes the place of the last file, which stays readable for who has it open."""
+    monkeypatch.setenv("BARM_CACHE", str(tmp_path))
+    source = checked(open_source("voc", shapes_voc, "train"))
+    large, small = DecodedSource(source, 1 << 20), DecodedSource(source, 1 << 16)
+    assert len(list(tmp_path.glob("decoded-*.bin"))) == len(list(tmp_path.glob("decoded-*.json"))) == 1
+    assert len(large.places) > len(small.places) > 0
+    assert same(large[23], source[23])
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_a_file_that_another_run_removes_meanwhile(shapes_voc, tmp_path, monkeypatch):
+    monkeypatch.setenv("BARM_CACHE", str(tmp_path))
+    source = checked(open_source("voc", shapes_voc, "train"))
+    remove = cache._remove_others
+    monkeypatch.setattr(cache, "_remove_others", lambda path, place: (remove(path, place), path.unlink()))
+    decoded = DecodedSource(source, 1 << 20)
+    assert all(same(decoded[i], source[i]) for i in range(len(source)))
+
+
+@pytest.mark.parametrize("harm", ["short", "half a list", "no list"])
+def test_a_damaged_file_is_made_anew(harm, shapes_voc, tmp_path, monkeypatch):
+    monkeypatch.setenv("BARM_CACHE", str(tmp_path))
+    source = checked(open_source("voc", shapes_voc, "train"))
+    DecodedSource(source, 1 << 20)
+    pixels, about = next(tmp_path.glob("decoded-*.bin")), next(tmp_path.glob("decoded-*.json"))
+    if harm == "short":
+        pixels.write_bytes(pixels.read_bytes()[:-1])
+    elif harm == "half a list":
+        about.write_text(about.read_text()[:20])
+    else:
+        about.unlink()
+    decoded = DecodedSource(source, 1 << 20)
+    assert all(same(decoded[i], source[i]) for i in range(len(source)))
+
+
+def test_two_processes_may_make_it_at_once(shapes_voc, tmp_path, monkeypatch):
+    monkeypatch.setenv("BARM_CACHE", str(tmp_path))
+    source = checked(open_source("voc", shapes_voc, "train"))
+    context = multiprocessing.get_context("fork")
+    others = [context.Process(target=DecodedSource, args=(source, 1 << 20)) for _ in range(3)]
+    for process in others:
+        process.start()
+    decoded = DecodedSource(source, 1 << 20)
+    for process in others:
+        process.join()
+    assert [p.exitcode for p in others] == [0, 0, 0]
+    assert all(same(decoded[i], source[i]) for i in range(len(source)))
+    assert all(same(DecodedSource(source, 1 << 20)[i], source[i]) for i in range(len(source)))
+
+
+def test_a_map_of_another_size_is_left_to_the_files(shapes_voc, tmp_path):
+    root = shutil.copytree(shapes_voc, tmp_path / "data")
+    source = checked(open_source("voc", root, "train"))
+    Image.new("L", (24, 30), 255).save(source.saliency[2])
+    decoded = DecodedSource(source, 1 << 20)
+    assert decoded.places[2] == []
+    assert all(same(decoded[i], source[i]) for i in range(len(source)))
 
 
 def test_training_does_not_depend_on_it(tiny, tmp_path):

@@ -1,0 +1,142 @@
+"""Findings that explain the times: what this machine multiplies, where the time goes, what kept memory saves."""
+
+from __future__ import annotations
+
+import multiprocessing
+import statistics
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._C._autograd import DeviceType
+from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import conv_flop_count
+
+from barm.bench.cases import Setting, our_update
+from barm.bench.measure import Work, finish
+from barm.engine.runtime import DTYPES, keep_freed_memory
+
+MATRIX = {"cpu": 1024, "cuda": 8192}  # side of the square matrices
+WIDE, NARROW = 1024, 256  # channels of a ResNet's third stage
+CALLS = 9
+TOP = 10
+
+
+def product_rates(setting: Setting) -> dict[str, str]:
+    """Products per second of a matrix and of two typical convolutions, in fp32 and in the precision of ours.
+
+    Their ratio is the most that a change of precision alone can bring on this machine.
+    """
+    rt = setting.fast()
+    dtypes = dict.fromkeys([torch.float32, DTYPES.get(rt.precision, torch.float32)])
+    facts = {}
+    for name in ("matrix product", "1x1 convolution", "3x3 convolution"):
+        rates = {}
+        for dtype in dtypes:
+            work, operations = _product(name, setting, rt.device, dtype)
+            rates[str(dtype).removeprefix("torch.")] = _rate(work, operations, rt.device)
+        first, last = next(iter(rates.values())), list(rates.values())[-1]
+        shown = ", ".join(f"{rate / 1e12:.3f} {kind}" for kind, rate in rates.items())
+        facts[f"{name}, TFLOP/s"] = f"{shown}: {last / first:.2f} x" if len(rates) > 1 else shown
+    return facts
+
+
+def _product(name: str, setting: Setting, device: torch.device, dtype: torch.dtype) -> tuple[Work, float]:
+    """A product, and its floating point operations."""
+
+    def noise(*shape: int) -> Tensor:
+        values = torch.randn(*shape, device=device, dtype=dtype)
+        return values if len(shape) < 4 else values.contiguous(memory_format=torch.channels_last)
+
+    if name == "matrix product":
+        side = MATRIX[device.type]
+        a, b = noise(side, side), noise(side, side)
+        return lambda: a @ b, 2.0 * side**3
+    side, kernel = -(-setting.crop // setting.network.output_stride), int(name[0])
+    channels = WIDE if kernel == 1 else NARROW
+    x, weight = noise(setting.batch, channels, side, side), noise(NARROW, channels, kernel, kernel)
+    return lambda: F.conv2d(x, weight, padding=kernel // 2), 2.0 * setting.batch * side**2 * weight.numel()
+
+
+@torch.inference_mode()
+def _rate(work: Work, operations: float, device: torch.device) -> float:
+    """Operations per second, median of some calls after two."""
+    seconds = []
+    for _ in range(CALLS + 2):
+        finish(device)
+        began = time.perf_counter()
+        work()
+        finish(device)
+        seconds.append(time.perf_counter() - began)
+    return operations / statistics.median(seconds[2:])
+
+
+def packed_convolutions() -> dict[Any, Any]:
+    """How `torch.utils.flop_counter` is to count packed convolutions, which it does not know."""
+    convolve = getattr(torch.ops.mkldnn, "_convolution_pointwise", None)
+
+    def operations(x: list[int], weight: list[int], *_: Any, out_shape: list[int], **__: Any) -> int:
+        return conv_flop_count(x, weight, out_shape)
+
+    return {} if convolve is None else {convolve: operations}
+
+
+def profiled(works: dict[str, Work], device: torch.device) -> dict[str, str]:
+    """The share of the convolutions in every work, and the ten dearest operations of the first, on the device."""
+    facts: dict[str, str] = {}
+    for number, (name, work) in enumerate(works.items()):
+        events = _events(work, device)
+        total = sum(spent for spent, _, _, on_device in events if on_device)
+        convolutions = sum(spent for spent, key, _, _ in events if "convolution" in key and "::" in key)
+        facts[f"convolutions' share of {name}"] = f"{100 * convolutions / max(total, 1e-9):.1f} %"
+        if number == 0:
+            best = sorted((e for e in events if e[3]), reverse=True)[:TOP]
+            facts |= {
+                f"profile {i}": f"{100 * spent / max(total, 1e-9):4.1f} %  {calls} x  {key}"
+                for i, (spent, key, calls, _) in enumerate(best, start=1)
+            }
+    return facts
+
+
+def _events(work: Work, device: torch.device) -> list[tuple[float, str, int, bool]]:
+    """Time of its own, name, calls; does it count? On a GPU kernels do, and operations repeat the time of theirs."""
+    cuda = device.type == "cuda"
+    work()
+    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]) as prof:
+        work()
+        finish(device)
+    return [
+        (e.self_device_time_total, e.key, e.count, e.device_type == DeviceType.CUDA)
+        if cuda
+        else (e.self_cpu_time_total, e.key, e.count, True)
+        for e in prof.key_averages()
+    ]
+
+
+def kept_memory(few: Setting, many: Setting, rounds: int) -> str:
+    """What an update with many branches costs against one with few, with and without keeping freed memory.
+
+    Each in a process of its own, since what was kept once stays.
+    """
+    context = multiprocessing.get_context("spawn")
+    found = {}
+    for keep in (True, False):
+        with context.Pool(1) as pool:
+            found[keep] = pool.apply(_medians, (few, many, rounds, keep))
+    kept, returned = (f"{b:.3f} s, {b / a:.2f} x one with few" for a, b in (found[True], found[False]))
+    return f"kept {kept}; given back {returned}"
+
+
+def _medians(few: Setting, many: Setting, rounds: int, keep: bool) -> tuple[float, float]:
+    """Median seconds of both updates in turn, after a warm-up."""
+    works = [our_update(s) for s in (few, many)]
+    keep_freed_memory(keep)
+    seconds: list[list[float]] = [[], []]
+    for _ in range(rounds + 1):
+        for spent, work in zip(seconds, works, strict=True):
+            began = time.perf_counter()
+            work()
+            spent.append(time.perf_counter() - began)
+    return statistics.median(seconds[0][1:]), statistics.median(seconds[1][1:])

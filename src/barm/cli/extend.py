@@ -1,0 +1,70 @@
+"""`barm extend`: a finished network learns a class of one's own."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from barm.cli.common import Device, Precision, Quiet, RunArg, out
+
+
+def extend(
+    run: RunArg,
+    data: Annotated[Path, typer.Option(help="Pictures and masks in which the new classes are labelled.")],
+    classes: Annotated[
+        str | None, typer.Option(help="Their names, comma-separated; all that the run does not know by default.")
+    ] = None,
+    folder: Annotated[Path | None, typer.Option("--out", help="The new run's folder; RUN+CLASSES by default.")] = None,
+    val: Annotated[
+        list[Path] | None,
+        typer.Option(help="A data set that labels old classes, to measure what is forgotten; may be repeated."),
+    ] = None,
+    step: Annotated[int | None, typer.Option(min=0, help="Extend this step; the last by default.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Take method and optimisation from this recipe, not from the run.")
+    ] = None,
+    override: Annotated[
+        list[str] | None, typer.Option("--set", help="table.key=value, e.g. increment.epochs=10.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1)] = None,
+    device: Device = None,
+    precision: Precision = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the extension in --out stopped.")] = False,
+    quiet: Quiet = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Teach a finished run new classes with pictures in which only those are labelled.
+
+    Example: barm extend runs/demo/barm --data own --classes lamp --out runs/with-lamp
+    """
+    from barm.extension import extend as extend_run
+    from barm.report.extension import extension_lines, extension_table
+
+    result = extend_run(
+        run,
+        data,
+        [name.strip() for name in classes.split(",")] if classes else (),
+        out=folder,
+        val=val or (),
+        step=step,
+        recipe=recipe,
+        overrides=override or (),
+        seed=seed,
+        device=device,
+        precision=precision,
+        resume=resume,
+        quiet=quiet or as_json,
+    )
+    if os.environ.get("RANK", "0") != "0":
+        return
+    if as_json:
+        print(json.dumps(result, indent=1))
+    else:
+        out.print(extension_table(result))
+        for line in extension_lines(result):
+            out.print(line, highlight=False, markup=False, soft_wrap=True)
+        out.print(f"Look at {result['run']}/extension.png", highlight=False, soft_wrap=True)

@@ -1,0 +1,29 @@
+"""The command `barm report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from barm.cli.common import Quiet, out, progress
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Folders that `barm train` wrote; the first is the reference.")],
+    file: Annotated[
+        Path | None, typer.Option("--out", help="The HTML file; report.html in the first run by default.")
+    ] = None,
+    pictures: Annotated[int, typer.Option(min=0, help="Pictures in the gallery.")] = 6,
+    data: Annotated[Path | None, typer.Option(help="The data set's folder, if it was moved.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Write a page on what was learned and forgotten: one HTML file that needs no network. Several runs: side by side.
+
+    Example: barm report runs/demo/barm runs/demo/finetune --out comparison.html
+    """
+    from barm.story import write_report
+
+    path = write_report(runs, file, pictures=pictures, data=data, say=progress(quiet))
+    out.print(f"{path} ({path.stat().st_size / 1000:.0f} kB)", highlight=False, soft_wrap=True)

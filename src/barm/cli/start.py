@@ -1,0 +1,122 @@
+"""`barm` alone: what to do next, from what lies in ./runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from barm.cli.common import out, say
+from barm.cli.completion import find_runs, finished
+
+RUNS, MOST = Path("runs"), 4  # where runs are looked for, how many are compared
+ABOUT = "Teach a segmentation model new classes without the old images."
+WITH_RUN = {  # command: its words and what they do; shown as far as the command exists
+    "evaluate": (" {run}", "scores of every class"),
+    "report": (" {run}", "a page to look at: what it learned, what it forgot"),
+    "predict": (" {run} PICTURE --out seen", "masks and overlays of your pictures"),
+    "serve": (" {run}", "try it in the browser"),
+    "extend": (" {run} --data DIR --classes NAME", "teach it another class"),
+}
+WITHOUT_RUN = {
+    "demo": ("", "the whole story on generated pictures, about three minutes"),
+    "data check": (" DIR", "look at every file of a data set of your own"),
+    "train": (" --recipe folder/barm --data DIR --task 5-1", "5 classes, then one at a time"),
+}
+
+
+def version(value: bool) -> None:
+    """Print the version and end."""
+    if value:
+        import barm
+
+        say(f"barm {barm.__version__}")
+        raise typer.Exit
+
+
+def start(
+    ctx: typer.Context,
+    _version: Annotated[
+        bool, typer.Option("--version", help="Show the version and end.", callback=version, is_eager=True)
+    ] = False,
+) -> None:
+    """Teach a segmentation model new classes without the old images.
+
+    Example: barm demo
+    """
+    if ctx.invoked_subcommand is not None:
+        return
+    commands: Any = ctx.command
+    for line in advice(RUNS, commands.commands):
+        say(line)
+
+
+def advice(runs: Path, commands: Collection[str]) -> list[str]:
+    """What to do next, line by line.
+
+    Args:
+        runs: folder in which runs are looked for.
+        commands: that there are.
+    """
+    found = list(find_runs(runs))
+    newest = max(found, key=_changed, default=None)
+    if newest is None:
+        return [ABOUT, "", *_listed("", WITHOUT_RUN, commands), "", "All commands: barm --help"]
+    done, about = finished(newest), _about(newest)
+    lines = [f"The newest run is {newest}{about}."]
+    total = _total(newest)
+    if total is None or len(done) < total:
+        lines += [
+            f"It has finished {len(done)} of {total} steps; go on with"
+            if total
+            else "It has finished no step; go on with",
+            f"  barm train --recipe {newest}/config.toml --out {newest} --resume",
+        ]
+    if done:
+        beside = sorted(run for run in found if run.parent == newest.parent and finished(run))[:MOST]
+        table = dict(WITH_RUN)
+        if len(beside) > 1:
+            table["compare"] = (f" {' '.join(map(str, beside))}", "beside each other")
+        lines += ["", *_listed(str(newest), table, commands)]
+    return [*lines, "", "All commands: barm --help"]
+
+
+def _listed(run: str, table: dict[str, tuple[str, str]], commands: Collection[str]) -> list[str]:
+    """Commands and what they do, beside each other where the terminal is wide enough."""
+    rows = [
+        (f"  barm {name}{words.replace('{run}', run)}", what)
+        for name, (words, what) in table.items()
+        if name.split()[0] in commands
+    ]
+    width = max((len(command) for command, _ in rows), default=0)
+    if width + 3 + max((len(what) for _, what in rows), default=0) <= out.width:
+        return [f"{command:{width}}   {what}" for command, what in rows]
+    return [line for command, what in rows for line in (command, f"      {what}")]
+
+
+def _changed(run: Path) -> float:
+    """When something was last written into a run."""
+    return max(p.stat().st_mtime for p in (run, run / "config.toml", *run.glob("step*")))
+
+
+def _about(run: Path) -> str:
+    """Its method and score, as far as they are there."""
+    with suppress(OSError, ValueError, KeyError, IndexError):
+        step = run / f"step{finished(run)[-1]:02d}"
+        method = json.loads((step / "method.json").read_text("utf-8"))
+        metrics = json.loads((step / "metrics.json").read_text("utf-8"))
+        share = 100 * metrics["miou"]["all"]
+        return f" ({method['method']['name']}, {len(method['classes']) - 1} classes, mIoU {share:.1f} %)"
+    return ""
+
+
+def _total(run: Path) -> int | None:
+    """Steps of its task, once one is finished."""
+    with suppress(OSError, ValueError, KeyError, IndexError):
+        step = run / f"step{finished(run)[-1]:02d}"
+        return int(json.loads((step / "method.json").read_text("utf-8"))["num_steps"])
+    return None

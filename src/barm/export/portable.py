@@ -1,0 +1,118 @@
+"""The whole way from a picture to labels as one module, and what a user of its file has to know."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any, cast
+
+import torch
+from timm.layers.pool2d_same import AvgPool2dSame
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from barm.data.transforms import MEAN, STD, normalise
+from barm.losses.pixels import computed_by
+from barm.methods import Method
+from barm.models.folding import fold_batch_norm
+from barm.trained import FORMAT, Trained
+
+EXAMPLE = (2, 80, 112)  # batch, height and width of the picture that is traced
+LEAST_SIDE = 32  # pixels; of smaller ones the features may be one pixel, which a traced graph treats as a constant
+LARGEST = 1 << 16
+KEPT = ("torch", "timm", "python", "git", "device", "precision", "seed", "task", "setting")  # of the provenance
+
+
+class Portable(nn.Module):
+    """Pictures to labels: normalisation, network, and the method's own rule of prediction.
+
+    Args:
+        network: in evaluation mode; a copy with folded batch norm is taken.
+        method: says how predictions are read off.
+    """
+
+    def __init__(self, network: nn.Module, method: Method[Any]) -> None:
+        super().__init__()
+        self.network = copy.deepcopy(network).eval().requires_grad_(False).float()
+        fold_batch_norm(self.network)
+        _pad_statically(self.network)
+        self.method = method
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """RGB ``(N, H, W, 3)`` uint8 -> labels ``(N, H, W)`` uint8 and the largest probability per pixel, float."""
+        size = (image.shape[1], image.shape[2])
+        with computed_by("plain"):  # formulas on whole tensors: a graph has no strips
+            out = self.network(normalise(image.permute(0, 3, 1, 2)))
+            labels, (best, _) = self.method.predict(out, size), self.method.confidence(out, size)
+        return labels.to(torch.uint8), best
+
+
+def trace(portable: Portable) -> ExportedProgram:
+    """The module as a graph for any batch and any size of at least `LEAST_SIDE` pixels a side."""
+    example = torch.zeros(*EXAMPLE, 3, dtype=torch.uint8)
+    least = {"batch": 1, "height": LEAST_SIDE, "width": LEAST_SIDE}
+    dims = {i: Dim(name, min=size, max=LARGEST) for i, (name, size) in enumerate(least.items())}
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.export.export(
+            portable,
+            (example,),
+            dynamic_shapes={"image": dims},
+            # floors of sizes divided by strides are more than the solver of constraints can prove
+            prefer_deferred_runtime_asserts_over_guards=True,
+        )
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # names files of this machine
+    return program
+
+
+def describe(trained: Trained) -> dict[str, Any]:
+    """What the file says about itself, as JSON can hold it (docs/export.md)."""
+    step, names = trained.method.step, [c["name"] for c in trained.about["classes"]]
+    by_id = {c["id"]: c["name"] for c in trained.about["classes"]}
+    return {
+        "format": FORMAT,
+        "barm": version("barm"),
+        "method": trained.about["method"]["name"],
+        "backbone": trained.about["model"]["backbone"],
+        "step": step.index,
+        "num_steps": trained.about["num_steps"],
+        "class_names": names,
+        "colours": [c["colour"] for c in trained.about["classes"]],
+        "learned": [[by_id[i] for i in group] for group in step.groups],
+        "input": {
+            "name": "image",
+            "dtype": "uint8",
+            "shape": ["batch", "height", "width", 3],
+            "channels": "RGB",
+            "least_side": LEAST_SIDE,
+        },
+        "normalisation": {"mean": MEAN, "std": STD, "of": "values / 255", "inside": True},
+        "outputs": {
+            "labels": {"dtype": "uint8", "shape": ["batch", "height", "width"], "meaning": "position in class_names"},
+            "confidence": {
+                "dtype": "float32",
+                "shape": ["batch", "height", "width"],
+                "meaning": "largest probability of a class at the pixel",
+            },
+        },
+        "provenance": _kept(trained.origin),
+    }
+
+
+def _pad_statically(network: nn.Module) -> None:
+    """Give poolings of stride 1 that look at the picture's size, and come to the same padding always, that padding."""
+    for name, module in list(network.named_modules()):
+        if isinstance(module, AvgPool2dSame) and module.stride == (1, 1):
+            high, wide = (k - 1 for k in cast(tuple[int, int], module.kernel_size))  # as timm's pad_same has it
+            sides = (wide // 2, wide - wide // 2, high // 2, high - high // 2)
+            pool = nn.AvgPool2d(module.kernel_size, 1, count_include_pad=module.count_include_pad)
+            parent, _, own = name.rpartition(".")
+            setattr(network.get_submodule(parent), own, nn.Sequential(nn.ZeroPad2d(sides), pool))
+
+
+def _kept(origin: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the provenance what tells about the network and not about somebody's machine."""
+    return {name: origin[name] for name in KEPT if name in origin}

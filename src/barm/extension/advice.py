@@ -1,0 +1,60 @@
+"""What to try when an extension has cost too much or taught too little."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from barm.engine.recipe import StepRecipe
+
+LOST = 0.03  # of the mean IoU of the old classes
+MISTAKEN, MISSED = 0.15, 0.5  # of a new class's pixels
+CLAIMED = 0.01  # of the background of pictures without labels of new classes
+UPDATES = 60  # fewer teach little
+
+
+def advice(result: Mapping[str, Any], recipe: StepRecipe) -> list[str]:
+    """Lines for the reader, the gravest first.
+
+    Args:
+        result: of `barm.extension.extend`.
+        recipe: by which the step was trained.
+    """
+    return [*_lost(result, recipe), *_mistaken(result, recipe), *_few(result, recipe), *_claimed(result)]
+
+
+def _lost(result: Mapping[str, Any], recipe: StepRecipe) -> Iterator[str]:
+    before, after = result["old"]["before"], result["old"]["after"]
+    if before is not None and before - after > LOST:
+        yield (
+            f"the old classes lost {100 * (before - after):.1f} points: try fewer epochs (--set increment.epochs="
+            f"{max(1, recipe.epochs // 2)}) or lower rates (--set increment.lr.aspp={recipe.lr.aspp / 3:.2g} --set "
+            f"increment.lr.backbone={recipe.lr.backbone / 3:.2g})"
+        )
+
+
+def _mistaken(result: Mapping[str, Any], recipe: StepRecipe) -> Iterator[str]:
+    longer = f"give more pictures of it, or train longer: --set increment.epochs={4 * recipe.epochs}"
+    for name, shares in result["taken_for"].items():
+        for other, share in shares.items():
+            if other == "background" and share >= MISSED:
+                yield f"{100 * share:.0f} % of '{name}' is not found: {longer}"
+            elif other not in (name, "background") and share >= MISTAKEN:
+                yield f"{100 * share:.0f} % of '{name}' is called '{other}', which looks alike to the network: {longer}"
+
+
+def _few(result: Mapping[str, Any], recipe: StepRecipe) -> Iterator[str]:
+    if result["updates"] < UPDATES:
+        epochs = -(-recipe.epochs * UPDATES // result["updates"])
+        yield (
+            f"{result['pictures']} pictures in batches of {recipe.batch_size} gave only {result['updates']} updates: "
+            f"with so few pictures take more epochs, --set increment.epochs={epochs}"
+        )
+
+
+def _claimed(result: Mapping[str, Any]) -> Iterator[str]:
+    if (result["claimed"] or 0) > CLAIMED:
+        yield (
+            f"{100 * result['claimed']:.1f} % of the background in pictures without labels of a new class is called one; "
+            "nobody knows whether it is, so it counts nowhere: look at some with `barm predict`"
+        )

@@ -1,0 +1,108 @@
+"""Before and after: what a network knew, what the extended one knows, on the same pictures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from barm.data.named import labelled
+from barm.data.steps import EvalDataset
+from barm.data.transforms import EvalTransform
+from barm.engine.loading import ordered_batches
+from barm.engine.monitor import Monitor
+from barm.engine.runtime import Runtime
+from barm.engine.sequence import count_source, evaluate_step, load_step, step_metrics
+from barm.engine.store import COUNTS, METRICS, RunDirectory
+from barm.extension.planning import Plan
+from barm.metrics.functional import class_accuracy, class_iou, confusion_counts
+
+Scores = dict[str, float | None]
+
+
+def iou_by_class(plan: Plan, step: int, counts: Tensor) -> Scores:
+    """IoU of the classes that a step knows, background first; None where the pictures hold no truth."""
+    seen, names = plan.data.plan[step].seen, plan.data.train.class_names
+    old = any(i in plan.data.labelled for i in plan.data.plan[plan.known.step].seen)
+    shown = [old, *(i in plan.data.labelled and int(counts[c].sum()) > 0 for c, i in enumerate(seen, start=1))]
+    values = class_iou(counts)
+    return {names[i]: float(values[c]) if shown[c] else None for c, i in enumerate((0, *seen))}
+
+
+def count_step(plan: Plan, rt: Runtime, directory: RunDirectory, step: int, monitor: Monitor) -> Tensor:
+    """Confusion counts of a finished step on the pictures of the plan."""
+    network, method = load_step(directory, step, plan.data.plan, plan.data.train.class_names)
+    return evaluate_step(plan.config, rt, method, network, plan.data, method.step, monitor)
+
+
+def measure_again(plan: Plan, rt: Runtime, directory: RunDirectory, monitor: Monitor) -> None:
+    """Give the earlier steps the counts and scores on the pictures of the plan, where they have none."""
+    earlier: list[Any] = []
+    for index in [i for i in directory.finished_steps() if i <= plan.known.step]:
+        if not directory.has(index, METRICS):
+            counts = count_step(plan, rt, directory, index, monitor).tolist()
+            step, data = plan.data.plan[index], plan.data
+            metrics = step_metrics([*earlier, counts], step, data.train.class_names, data.labelled)
+            rt.on_main(lambda i=index, c=counts, m=metrics: directory.add(i, {COUNTS: c, METRICS: m}))  # type: ignore[misc]
+        earlier.append(directory.read(index, COUNTS))
+
+
+def taken_for(plan: Plan, counts: Tensor) -> dict[str, dict[str, float]]:
+    """What the new classes are called: per new class the share of its pixels by the name that they are given."""
+    step, names = plan.data.plan[plan.step], plan.data.train.class_names
+    called = [names[i] for i in (0, *step.seen)]
+    return {
+        names[i]: {called[c]: float(row[c] / row.sum()) for c in row.argsort(descending=True).tolist() if row[c]}
+        for i, row in zip(step.new, counts[step.num_old :], strict=True)
+    }
+
+
+def claimed(plan: Plan, rt: Runtime, directory: RunDirectory, monitor: Monitor) -> float | None:
+    """Share of the background that is called a new class in pictures in which no new class is labelled."""
+    new = set(plan.data.plan[plan.step].new)
+    silent = [source for source in plan.data.measured if not new & labelled(source)]
+    if not silent:
+        return None
+    network, method = load_step(directory, plan.step, plan.data.plan, plan.data.train.class_names)
+    counts = sum(
+        (count_source(plan.config, rt, method, network, source, plan.data, monitor) for source in silent),
+        torch.zeros((), dtype=torch.int64),
+    )
+    return float(counts[0, method.step.num_old :].sum() / max(int(counts[0].sum()), 1))
+
+
+def agreement(plan: Plan, rt: Runtime, directory: RunDirectory) -> Scores:
+    """For every old class: of the pixels that the old network gives it, the share that the new one gives it too.
+
+    On the pictures kept for measuring, without the pixels labelled as a new class; None for a class that the old
+    network sees nowhere. This is no accuracy: where the old network errs, the new one may be right.
+    """
+    old, new = (load_step(directory, step, plan.data.plan) for step in (plan.known.step, plan.step))
+    networks = [rt.constant(old[0]), rt.constant(new[0])]
+    step, channels = new[1].step, new[1].step.num_seen
+    counts = torch.zeros(channels, channels, dtype=torch.int64, device=rt.device)
+    for source in plan.data.measured:
+        transform = EvalTransform(crop=plan.config.evaluation.crop or None)
+        dataset = EvalDataset(source, plan.data.plan, step, new[1].policy, transform)
+        loading, _ = ordered_batches(plan.config, rt, dataset)
+        with loading as batches:
+            for batch in batches:
+                before, after = (
+                    m.predict(n(batch.image), batch.size) for n, m in zip(networks, (old[1], new[1]), strict=True)
+                )
+                before = torch.where((batch.label >= step.num_old) & (batch.label < channels), 255, before)
+                counts += confusion_counts(after, before, channels)
+    counts = rt.all_sum(counts).cpu()
+    names, shares = plan.data.train.class_names, class_accuracy(counts)
+    return {
+        names[i]: float(shares[c]) if int(counts[c].sum()) else None
+        for c, i in enumerate((0, *plan.data.plan[plan.known.step].seen))
+    }
+
+
+def mean(values: Scores) -> float | None:
+    """Mean over what was measured; None where nothing was."""
+    found = [v for v in values.values() if v is not None]
+    return float(np.mean(found)) if found else None

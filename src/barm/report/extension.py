@@ -1,0 +1,103 @@
+"""What an extension taught and what it cost, as a table and as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib as mpl
+import numpy as np
+from rich import box
+from rich.table import Table
+
+from barm.report.figures import Pixels, colourise
+from barm.report.tables import percent
+
+
+def extension_table(result: Mapping[str, Any]) -> Table:
+    """IoU of every class before and after an extension, in percent, and the means; agreement where nothing is known."""
+    agreed, new = result["agreement"], result["learned"]
+    table = Table(title=result["run"], title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("class")
+    for name in ("before", "after", "change"):
+        table.add_column(name, justify="right", min_width=6)
+    if agreed is not None:
+        table.add_column("agreement", justify="right")
+
+    def add(name: str, before: float | None, after: float | None, share: float | None = None) -> None:
+        change = "" if before is None or after is None else f"{100 * (after - before):+.1f}"
+        table.add_row(name, percent(before), percent(after), change, *([percent(share)] if agreed is not None else []))
+
+    for name, iou in result["class_iou"].items():
+        if name not in new:
+            add(name, iou["before"], iou["after"], None if agreed is None else agreed[name])
+    table.add_section()
+    add("mean of the old", result["old"]["before"], result["old"]["after"], _mean(agreed))
+    table.add_section()
+    for name in new:
+        add(f"new: {name}", None, result["class_iou"][name]["after"])
+    return table
+
+
+def extension_lines(result: Mapping[str, Any]) -> list[str]:
+    """What the table's numbers are, and what to try."""
+    about = ["IoU in percent, on pictures that were not trained on."]
+    if result["agreement"] is not None:
+        about = [
+            "IoU in percent. No picture with labels of the old classes is at hand, so theirs is not measured (--val DIR).",
+            "agreement: of the pixels that the old network gives a class, the share that the new one gives it too.",
+        ]
+    return [*about, *(f"! {line}" for line in result["advice"])]
+
+
+def _mean(values: Mapping[str, float | None] | None) -> float | None:
+    found = [v for v in (values or {}).values() if v is not None]
+    return sum(found) / len(found) if found else None
+
+
+class Change(NamedTuple):
+    """A picture before and after.
+
+    Attributes:
+        image: ``(H, W, 3)`` uint8.
+        truth: channels of the labelled classes, 255 where ignored, ``(H, W)`` uint8.
+        before: channels, ``(H, W)`` uint8.
+        after: channels, ``(H, W)`` uint8.
+    """
+
+    image: Pixels
+    truth: Pixels
+    before: Pixels
+    after: Pixels
+
+
+def draw_changes(path: Path, changes: Sequence[Change], names: Sequence[str], colours: Pixels, headline: str) -> None:
+    """Write one row per picture: the picture, what is labelled, the answers before and after; a legend below.
+
+    Args:
+        path: PNG file.
+        changes: the pictures.
+        names: by channel, background first.
+        colours: by channel, ``(C, 3)`` uint8.
+        headline: above everything.
+    """
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    rows = len(changes)
+    figure, axes = plt.subplots(rows, 4, figsize=(8, 2 * rows + 1.2), squeeze=False, layout="constrained")
+    figure.suptitle(headline, fontsize=12)
+    for row, change in zip(axes, changes, strict=True):
+        panels = (change.image, *(colourise(p, colours) for p in (change.truth, change.before, change.after)))
+        for ax, panel, title in zip(row, panels, ("picture", "labelled", "before", "after"), strict=True):
+            ax.imshow(panel)
+            ax.set_axis_off()
+            if row is axes[0]:
+                ax.set_title(title, fontsize=10)
+    shown = sorted({int(c) for change in changes for p in change[1:] for c in np.unique(p)} - {0, 255})
+    patches = [mpl.patches.Patch(color=colours[c] / 255, label=names[c]) for c in shown]
+    if patches:
+        figure.legend(handles=patches, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)

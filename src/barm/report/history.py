@@ -1,0 +1,130 @@
+"""The numbers of a run, finished or not, from the files of its folder."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tomli_w
+
+from barm.engine.identity import settings, shown, to_table
+from barm.engine.monitor import read_log
+from barm.engine.store import COUNTS, METHOD, METRICS, RunDirectory
+from barm.errors import UserError
+from barm.report.compare import task_name
+from barm.report.page.content import KnownClass, RunContent, Scores, Trace
+
+
+def read_runs(paths: Sequence[Path]) -> tuple[RunContent, ...]:
+    """Runs that are to stand on one page, each under its own label; a folder that is given twice counts once.
+
+    Raises:
+        UserError: if one is no run or has no finished step, or if they have no class in common.
+    """
+    paths = list({path.resolve(): path for path in reversed(paths)}.values())[::-1]
+    runs = [read_run(path, label) for path, label in zip(paths, _labels(paths), strict=True)]
+    first = runs[0]
+    for run in runs[1:]:
+        known, theirs = ([c.name for c in r.classes[1:]] for r in (first, run))
+        if not set(known) & set(theirs):
+            raise UserError(
+                f"{run.path} and {first.path} have no class in common "
+                f"({', '.join(theirs[:3])}; {', '.join(known[:3])}): "
+                "give runs on the same data set, or write a report of each"
+            )
+    return tuple(runs)
+
+
+def read_run(path: Path, label: str) -> RunContent:
+    """The numbers of one run.
+
+    Raises:
+        UserError: if it is no run, has no finished step, or a file of it is damaged.
+    """
+    run = RunDirectory(path)
+    config, last = run.config(), run.last_step()
+    finished = tuple(run.finished_steps())
+    about = run.read(last, METHOD)
+    try:
+        return RunContent(
+            label=label,
+            path=str(path),
+            method=config.method.name,
+            task=task_name(config),
+            seed=config.seed,
+            num_steps=int(about.get("num_steps", len(finished))),
+            finished=finished,
+            classes=_classes(about),
+            scores=tuple(_scores(run, i) for i in finished if run.has(i, METRICS)),
+            traces=_traces(path),
+            settings={name: shown(value) for name, value in settings(config).items()},
+            config=tomli_w.dumps(to_table(config)),
+            provenance=_plain(run.provenance()),
+            command=_again(path),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(
+            f"{path}: a {METHOD} or {METRICS} is damaged ({error!r}): restore the file, or train the run anew"
+        ) from None
+
+
+def _labels(paths: Sequence[Path]) -> list[str]:
+    """Methods where they differ, else folders' names, else paths."""
+    methods = [RunDirectory(path).config().method.name for path in paths]
+    for candidates in (methods, [path.resolve().name for path in paths]):
+        if len(set(candidates)) == len(paths):
+            return candidates
+    return [str(path) for path in paths]
+
+
+def _classes(about: Mapping[str, Any]) -> tuple[KnownClass, ...]:
+    step_of = {i: step for step, group in enumerate(about["groups"]) for i in group}
+    return tuple(
+        KnownClass(
+            str(c["name"]), (int(c["colour"][0]), int(c["colour"][1]), int(c["colour"][2])), step_of.get(c["id"], 0)
+        )
+        for c in about["classes"]
+    )
+
+
+def _scores(run: RunDirectory, index: int) -> Scores:
+    metrics = run.read(index, METRICS)
+    return Scores(
+        step=index,
+        learned=tuple(metrics["learned"]),
+        means={name: float(value) for name, value in metrics["miou"].items()},
+        average=float(metrics["average_miou"]),
+        lost=float(metrics["forgetting"]),
+        iou={str(name): float(value) for name, value in metrics["class_iou"].items()},
+        counts=np.array(run.read(index, COUNTS), np.int64) if run.has(index, COUNTS) else None,
+    )
+
+
+def _traces(path: Path) -> tuple[Trace, ...]:
+    """The log by step and name, in the order in which they appear."""
+    points: dict[tuple[int, str], list[tuple[int, float]]] = {}
+    for row in read_log(path):
+        points.setdefault((row.step, row.name), []).append((row.iteration, row.value))
+    return tuple(
+        Trace(step, name, tuple(i for i, _ in pairs), tuple(v for _, v in pairs))
+        for (step, name), pairs in points.items()
+    )
+
+
+def _plain(provenance: Mapping[str, Any]) -> dict[str, str]:
+    """Text by name; the classes stand elsewhere."""
+    return {
+        name: "; ".join(map(str, value)) if isinstance(value, list) else str(value)
+        for name, value in provenance.items()
+        if name != "classes"
+    }
+
+
+def _again(path: Path) -> str:
+    target = path.with_name(path.resolve().name + "-again")
+    return shlex.join(["barm", "train", "--recipe", str(path / "config.toml"), "--out", str(target)])

@@ -1,0 +1,177 @@
+"""Line charts: from values to places in a drawing. The template draws them, the script tells values on hover."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from barm.report.page.colours import DASHES, SERIES
+
+WIDE, NARROW = (440, 260), (340, 220)  # width and height of a drawing
+LEFT, RIGHT, TOP, BOTTOM = 44, 14, 12, 40
+MARKED = 24  # points up to which each has a mark
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line: its name, its points, what to call each point, and its place in the order of colours."""
+
+    name: str
+    xs: Sequence[float]
+    ys: Sequence[float]
+    told: Sequence[str]
+    slot: int
+    breaks: frozenset[int] = frozenset()  # points that are not joined to the one before
+
+
+@dataclass(frozen=True)
+class Line:
+    """A series as drawn: an SVG path and its points, in units of the drawing."""
+
+    name: str
+    slot: int
+    dash: str
+    path: str
+    points: tuple[tuple[float, float], ...]
+    marked: bool
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart as drawn.
+
+    Attributes:
+        title: above it, and its text for those who do not see it.
+        lines: the series.
+        x_ticks: place and text.
+        y_ticks: place and text.
+        x_label: below the axis.
+        rules: places of vertical rules.
+        hover: what the script needs: per series name, slot, places and texts.
+        width: of the drawing.
+        height: of the drawing.
+        left: where the horizontal axis begins.
+        top: where the vertical axis ends.
+    """
+
+    title: str
+    lines: tuple[Line, ...]
+    x_ticks: tuple[tuple[float, str], ...]
+    y_ticks: tuple[tuple[float, str], ...]
+    x_label: str
+    rules: tuple[float, ...]
+    hover: list[dict[str, Any]]
+    width: int
+    height: int
+    left: int = LEFT
+    top: int = TOP
+
+    @property
+    def right(self) -> int:
+        """Right end of the horizontal axis."""
+        return self.width - RIGHT
+
+    @property
+    def bottom(self) -> int:
+        """Lower end of the vertical axis."""
+        return self.height - BOTTOM
+
+
+def line_chart(
+    title: str,
+    series: Sequence[Series],
+    *,
+    x_label: str,
+    x_ticks: Sequence[tuple[float, str]] | None = None,
+    x_range: tuple[float, float] | None = None,
+    y_range: tuple[float, float] | None = None,
+    rules: Sequence[float] = (),
+    digits: int | None = 1,
+    size: tuple[int, int] = NARROW,
+) -> Chart:
+    """Lay a chart out.
+
+    Args:
+        title: of the chart.
+        series: at least one, with at least one point, all finite.
+        x_label: of the horizontal axis.
+        x_ticks: value and text; chosen by itself if not given.
+        x_range: of the horizontal axis; the values' own if not given.
+        y_range: of the vertical axis; the values' own, with 0 if they are not negative, if not given.
+        rules: where vertical rules stand.
+        digits: after the point in the told values; None for three significant ones.
+        size: of the drawing.
+    """
+    xs = [x for s in series for x in s.xs]
+    ys = [y for s in series for y in s.ys]
+    low_x, high_x = x_range or (min(xs), max(xs))
+    low, high = y_range or (min(0.0, *ys), max(ys))
+    steps = nice_ticks(low, high)
+    low, high = min(low, steps[0]), max(high, steps[-1])
+    if x_ticks is None:
+        x_ticks = [(t, f"{t:g}") for t in nice_ticks(low_x, high_x) if low_x <= t <= high_x]
+
+    width, height = size
+
+    def at_x(x: float) -> float:
+        return round(LEFT + (x - low_x) / ((high_x - low_x) or 1) * (width - LEFT - RIGHT), 1)
+
+    def at_y(y: float) -> float:
+        return round(height - BOTTOM - (y - low) / (high - low) * (height - TOP - BOTTOM), 1)
+
+    lines, hover = [], []
+    for s in series:
+        points = tuple((at_x(x), at_y(y)) for x, y in zip(s.xs, s.ys, strict=True))
+        path = "".join(f"{'M' if i in s.breaks or not i else 'L'}{x:g} {y:g}" for i, (x, y) in enumerate(points))
+        dash = DASHES[s.slot % SERIES]
+        lines.append(Line(s.name, s.slot % SERIES, dash, path, points, len(points) <= MARKED))
+        values = [f"{y:.{digits}f}" if digits is not None else f"{y:.3g}" for y in s.ys]
+        hover.append(
+            {
+                "name": s.name,
+                "slot": s.slot % SERIES,
+                "x": [x for x, _ in points],
+                "y": [y for _, y in points],
+                "values": values,
+                "told": list(s.told),
+            }
+        )
+    return Chart(
+        title,
+        tuple(lines),
+        tuple((at_x(x), text) for x, text in x_ticks),
+        tuple((at_y(y), f"{y:g}") for y in steps),
+        x_label,
+        tuple(at_x(x) for x in rules),
+        hover,
+        width,
+        height,
+    )
+
+
+def nice_ticks(low: float, high: float, number: int = 5) -> list[float]:
+    """Round values from at most `low` to at least `high`.
+
+    >>> nice_ticks(0, 100)
+    [0.0, 20.0, 40.0, 60.0, 80.0, 100.0]
+    """
+    if not high > low:
+        high = low + 1
+    rough = (high - low) / number
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= rough * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(i * step, 12) for i in range(first, last + 1)]
+
+
+def thinned(xs: Sequence[float], ys: Sequence[float], limit: int) -> tuple[list[float], list[float]]:
+    """At most `limit` points: neighbours are averaged, each average stands at its last point's place."""
+    size = -(-len(xs) // limit)
+    if size <= 1:
+        return list(xs), list(ys)
+    starts = range(0, len(xs), size)
+    return [xs[min(i + size, len(xs)) - 1] for i in starts], [
+        sum(ys[i : i + size]) / len(ys[i : i + size]) for i in starts
+    ]

@@ -1,0 +1,181 @@
+"""What a report shows, as plain data: numbers of the runs, pictures with what the runs made of them, notes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.uint8]
+Values = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class KnownClass:
+    """A class of a run.
+
+    Attributes:
+        name: as in the data set.
+        colour: red, green, blue.
+        step: that taught it; 0 for background too.
+    """
+
+    name: str
+    colour: tuple[int, int, int]
+    step: int
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a run reached after one step, fractions.
+
+    Attributes:
+        step: its index.
+        learned: names of the classes that it taught.
+        means: mIoU ``old``, ``new`` (where there is any) and ``all``.
+        average: of ``all`` over the steps so far.
+        lost: forgetting.
+        iou: per class name, background first.
+        counts: confusion, ``(C, C)`` int64, row = truth; None where the run has none.
+    """
+
+    step: int
+    learned: tuple[str, ...]
+    means: Mapping[str, float]
+    average: float
+    lost: float
+    iou: Mapping[str, float]
+    counts: NDArray[np.int64] | None
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A logged value over the updates of one step.
+
+    Attributes:
+        step: its index.
+        name: such as ``loss``.
+        updates: counted from 1 within the step.
+        values: one per update in `updates`.
+    """
+
+    step: int
+    name: str
+    updates: tuple[int, ...]
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class RunContent:
+    """A run's numbers.
+
+    Attributes:
+        label: short and different from the other runs' in the report.
+        path: its folder.
+        method: its name.
+        task: with the setting.
+        seed: of the run.
+        num_steps: of the task.
+        finished: indices of the finished steps.
+        classes: by channel of the last finished step.
+        scores: of the steps that are evaluated.
+        traces: the training log.
+        settings: what decides the result, by dotted names.
+        config: resolved configuration as TOML.
+        provenance: versions, machine, commit.
+        command: trains the same again.
+    """
+
+    label: str
+    path: str
+    method: str
+    task: str
+    seed: int
+    num_steps: int
+    finished: tuple[int, ...]
+    classes: tuple[KnownClass, ...]
+    scores: tuple[Scores, ...]
+    traces: tuple[Trace, ...]
+    settings: Mapping[str, str]
+    config: str
+    provenance: Mapping[str, str]
+    command: str
+
+
+@dataclass(frozen=True)
+class Background:
+    """How a network comes to its background logit in one picture; maps are ``(h, w)`` at feature resolution.
+
+    Attributes:
+        step: of the network.
+        base: logit of step 0.
+        residuals: of the later steps by their index, ``min(a_t, 0)``.
+        total: their sum, which competes with the classes.
+        without: labels if the base logit alone competed, dataset ids, ``(H, W)``.
+        adapted: labels as they are.
+    """
+
+    step: int
+    base: Values
+    residuals: Mapping[int, Values]
+    total: Values
+    without: Pixels
+    adapted: Pixels
+
+
+@dataclass(frozen=True)
+class Shot:
+    """A picture with its truth and what the runs made of it, in dataset ids.
+
+    Attributes:
+        name: in the data set.
+        image: ``(H, W, 3)``.
+        truth: ``(H, W)``; 255 is unlabelled.
+        answers: per run's label and step, ``(H, W)``.
+        background: per run's label, for methods with residual background channels.
+    """
+
+    name: str
+    image: Pixels
+    truth: Pixels
+    answers: Mapping[str, Mapping[int, Pixels]]
+    background: Mapping[str, Background] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Pictures of the validation split.
+
+    Attributes:
+        shots: the pictures.
+        class_names: by dataset id.
+        colours: by dataset id, ``(256, 3)``.
+        split: where they are from, for the caption.
+    """
+
+    shots: tuple[Shot, ...]
+    class_names: tuple[str, ...]
+    colours: Pixels
+    split: str = "validation"
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything on the page.
+
+    Attributes:
+        runs: the first is the one that others are compared with.
+        gallery: None where no pictures are to be had.
+        notes: why something is missing, a sentence each, by section (``scores``, ``gallery``, ``background``,
+            ``training``, ``speed``, ``compare``).
+        command: that wrote the report.
+        made: date and time, for the foot of the page.
+    """
+
+    runs: tuple[RunContent, ...]
+    gallery: Gallery | None
+    notes: Mapping[str, tuple[str, ...]]
+    command: str
+    made: str

@@ -1,0 +1,90 @@
+"""Predictions as files: indexed masks, colour masks, overlays with a legend."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from barm.report.figures import colourise, overlay
+
+Pixels = NDArray[np.uint8]
+FONT, LINE, SWATCH, GAP = 14, 20, 12, 8  # pixels
+PAPER, INK, EDGE = (255, 255, 255), (20, 20, 20), (140, 140, 140)
+LARGE = 640  # the side from which the legend's letters grow with the picture
+TINY, ENLARGED = 240, 320  # a picture with a smaller long side is enlarged in its overlay, in whole steps
+
+
+def index_mask(label: Pixels, colours: Pixels, values: Sequence[int] | None = None) -> Image.Image:
+    """A palette picture of channels, or of other numbers of the classes.
+
+    Args:
+        label: channels, ``(H, W)``.
+        colours: by channel, ``(C, 3)``.
+        values: by channel, what the mask is to hold, such as the data set's ids; channels by default.
+    """
+    table = np.arange(256, dtype=np.uint8)
+    palette = np.zeros((256, 3), np.uint8)
+    numbers = list(range(len(colours))) if values is None else list(values)
+    table[: len(numbers)] = numbers
+    palette[numbers] = colours
+    mask = Image.fromarray(table[label])
+    mask.putpalette(palette[: max(numbers) + 1].flatten().tolist())
+    return mask
+
+
+def colour_mask(label: Pixels, colours: Pixels) -> Image.Image:
+    """Every class in its colour."""
+    return Image.fromarray(colourise(label, colours))
+
+
+def overlay_picture(
+    image: Image.Image, label: Pixels, colours: Pixels, names: Mapping[int, str] | None = None
+) -> Image.Image:
+    """The picture with its objects tinted, and below it what the colours mean.
+
+    Args:
+        image: the picture.
+        label: channels, ``(H, W)``.
+        colours: by channel, ``(C, 3)``.
+        names: what the legend says by channel; no legend without them, and the overlay then has the picture's size.
+    """
+    mixed = Image.fromarray(overlay(np.asarray(image.convert("RGB")), label, colours))
+    return mixed if not names else with_legend(mixed, [(name, tuple(colours[c])) for c, name in names.items()])
+
+
+def with_legend(image: Image.Image, entries: Sequence[tuple[str, tuple[int, ...]]]) -> Image.Image:
+    """A picture with names and colours below it, as many beside each other as fit; tiny pictures are enlarged."""
+    if max(image.size) < TINY:
+        times = max(1, ENLARGED // max(image.size))
+        image = image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
+    unit = max(1.0, min(image.size) / LARGE)
+    font = ImageFont.load_default(round(FONT * unit))
+    line, swatch, gap = (round(v * unit) for v in (LINE, SWATCH, GAP))
+    widths = [3 * gap + swatch + round(font.getlength(name)) for name, _ in entries]
+    width = max(image.width, *widths)
+    places, x, row = [], 0, 0
+    for w in widths:
+        if x and x + w > width:
+            x, row = 0, row + 1
+        places.append((x + gap, row))
+        x += w
+    paper = Image.new("RGB", (width, image.height + 2 * (gap // 2) + (row + 1) * line), PAPER)
+    paper.paste(image, ((width - image.width) // 2, 0))
+    pen = ImageDraw.Draw(paper)
+    for (name, colour), (left, row) in zip(entries, places, strict=True):
+        middle = image.height + gap // 2 + row * line + line // 2
+        top = middle - swatch // 2
+        pen.rectangle((left, top, left + swatch, top + swatch), fill=tuple(map(int, colour)), outline=EDGE)
+        pen.text((left + swatch + gap, middle), name, fill=INK, font=font, anchor="lm")
+    return paper
+
+
+def encoded(image: Image.Image, kind: str, **options: int) -> bytes:
+    """The bytes of a file of kind ``PNG`` or ``JPEG``."""
+    content = BytesIO()
+    image.save(content, kind, **options)
+    return content.getvalue()

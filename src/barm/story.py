@@ -1,0 +1,286 @@
+"""`barm report`: the numbers of runs and the pictures that their networks are shown, as one page."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from barm.data import open_source
+from barm.data.base import Source
+from barm.data.index import checked
+from barm.data.transforms import centre_crop, normalise
+from barm.engine.recipe import RunConfig
+from barm.engine.runtime import Runtime
+from barm.engine.sequence import load_step
+from barm.engine.store import METHOD, RunDirectory, write_atomically
+from barm.errors import UserError
+from barm.labels import IGNORE
+from barm.methods import Method
+from barm.models.heads import GroupedOutput
+from barm.report.history import read_runs
+from barm.report.page import render
+from barm.report.page.content import Background, Gallery, Pixels, Report, RunContent, Shot, Values
+
+PICTURES = 6
+POOL = 4  # candidates per picture that is shown
+SIDE = 384  # of the pictures on the page, pixels at most
+Say = Callable[[str], None]
+
+
+def write_report(
+    paths: Sequence[Path],
+    out: Path | None = None,
+    *,
+    pictures: int = PICTURES,
+    data: Path | None = None,
+    say: Say = lambda _: None,
+) -> Path:
+    """Write a self-contained HTML page about one or several runs.
+
+    Args:
+        paths: folders of runs; the others are compared with the first.
+        out: the file; ``report.html`` in the first run's folder by default.
+        pictures: in the gallery; 0 for none.
+        data: the data set's folder, if it is no longer where the first run found it.
+        say: is told what is being done.
+
+    Returns:
+        The file's path.
+
+    Raises:
+        UserError: if a folder is no run, has no finished step, or the runs have no class in common.
+    """
+    if not paths:
+        raise UserError("no run to report on: give at least one folder that `barm train` wrote")
+    target = out or paths[0] / "report.html"
+    if target.is_dir():
+        raise UserError(f"{target} is a folder: give the name of an HTML file to --out")
+    runs = read_runs(paths)
+    gallery, notes = _pictures(runs, pictures, data, say)
+    command = shlex.join(["barm", "report", *(r.path for r in runs), *(["--out", str(out)] if out else [])])
+    made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    page = render(Report(runs, gallery, notes, command, made))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(target, page.encode())
+    return target
+
+
+def _pictures(
+    runs: Sequence[RunContent], number: int, data: Path | None, say: Say
+) -> tuple[Gallery | None, dict[str, tuple[str, ...]]]:
+    """The gallery, and a sentence on whatever is missing in it."""
+    if number < 1:
+        return None, {"gallery": ("No pictures were asked for (--pictures 0).",)}
+    config = RunDirectory(Path(runs[0].path)).config()
+    try:
+        source = _source(config, data)
+        pool = _pool(source, config, POOL * number)
+    except UserError as error:
+        return None, {"gallery": (f"No pictures: {error}.",)}
+    seen: dict[str, list[Seen]] = {}
+    notes: list[str] = []
+    for run in runs:
+        try:
+            seen[run.label] = look(run, source.class_names, [shot.image for shot in pool], say)
+        except UserError as error:
+            notes.append(f"No predictions of {run.label}: {error}.")
+    if not seen:
+        return None, {"gallery": tuple(notes)}
+    shots = [
+        replace(
+            shot,
+            answers={label: views[place].answers for label, views in seen.items()},
+            background={label: b for label, views in seen.items() if (b := views[place].background) is not None},
+        )
+        for place, shot in enumerate(pool)
+    ]
+    shots = [_small(shots[place]) for place in choose(shots, number)]
+    return Gallery(tuple(shots), tuple(source.class_names), np.array(source.palette)), {"gallery": tuple(notes)}
+
+
+def _source(config: RunConfig, data: Path | None) -> Source:
+    """The validation split that the first run was evaluated on."""
+    root = data or config.data.root
+    if root is None:
+        raise UserError("the run was trained on data given in Python; pass --data DIR with the same classes")
+    if not root.is_dir():
+        raise UserError(f"the data set {root} is not there; pass --data DIR if it was moved")
+    return checked(open_source(config.data.layout, root, "val"))
+
+
+def _pool(source: Source, config: RunConfig, number: int) -> list[Shot]:
+    """Candidates for the gallery as they are evaluated; classes that the task never teaches are background."""
+    plan = config.task.plan(tuple(source.class_names), config.seed)
+    crop, kept = config.evaluation.crop, np.zeros(256, np.uint8)
+    for i in (*plan.classes, IGNORE):
+        kept[i] = i
+    shots = []
+    for i in telling(source, [plan[0].new, *(g for g in plan.groups[1:])], number):
+        sample = source[i]
+        image, mask = sample.image, sample.mask
+        if crop:
+            image = centre_crop(image, crop, Image.Resampling.BILINEAR)
+            mask = centre_crop(mask, crop, Image.Resampling.NEAREST)
+        shots.append(Shot(source.name(i), np.array(image), kept[np.asarray(mask)], {}))
+    return shots
+
+
+def telling(source: Source, groups: Sequence[Sequence[int]], number: int) -> list[int]:
+    """Pictures that show classes of many steps side by side, every class in turn.
+
+    Args:
+        source: knows the classes of its pictures.
+        groups: class ids per step.
+        number: of pictures.
+
+    Returns:
+        Positions in the source, at most `number`.
+    """
+    step_of = {i: step for step, group in enumerate(groups) for i in group}
+    present = [frozenset(c for c in source.classes_in(i) if c in step_of) for i in range(len(source))]
+
+    def value(i: int) -> tuple[int, int]:
+        return len({step_of[c] for c in present[i]}), len(present[i])
+
+    ranked = sorted(range(len(source)), key=value, reverse=True)
+    taken: dict[int, None] = {}
+    while len(taken) < min(number, len(ranked)):
+        before = len(taken)
+        for class_id in reversed(step_of):
+            found = next((i for i in ranked if i not in taken and class_id in present[i]), None)
+            if found is not None and len(taken) < number:
+                taken[found] = None
+        if len(taken) == before:
+            taken |= dict.fromkeys([i for i in ranked if i not in taken][: number - len(taken)])
+    return list(taken)
+
+
+def choose(shots: Sequence[Shot], number: int) -> list[int]:
+    """Of the candidates those that together show every class, and among them those in which the answers change most.
+
+    Args:
+        shots: with the answers of all runs.
+        number: of pictures.
+
+    Returns:
+        Positions in `shots`.
+    """
+    shown = [frozenset(np.unique(s.truth).tolist()) - {0, IGNORE} for s in shots]
+    changes = [_change(s) for s in shots]
+    left, chosen, covered = list(range(len(shots))), list[int](), set[int]()
+    while left and len(chosen) < number:
+        best = max(left, key=lambda i: (len(shown[i] - covered) + 2 * changes[i], changes[i]))
+        left.remove(best)
+        chosen.append(best)
+        covered |= shown[best]
+    return chosen
+
+
+def _change(shot: Shot) -> float:
+    """Share of the picture whose answer changes from one step to the next, mean over steps and runs."""
+    parts = [
+        float((before != after).mean())
+        for answers in shot.answers.values()
+        for before, after in pairwise(answers[step] for step in sorted(answers))
+    ]
+    return float(np.mean(parts)) if parts else 0.0
+
+
+class Seen(NamedTuple):
+    """What a run makes of a picture: labels by step, and where the last background logit comes from, if it tells."""
+
+    answers: dict[int, Pixels]
+    background: Background | None
+
+
+def look(run: RunContent, class_names: Sequence[str], images: Sequence[Pixels], say: Say) -> list[Seen]:
+    """Show pictures to the networks of all finished steps of a run.
+
+    Args:
+        run: the run.
+        class_names: of the data set, by id.
+        images: ``(H, W, 3)`` each.
+        say: is told of every step.
+
+    Raises:
+        UserError: if the data set lacks a class of the run, or a network does not load.
+    """
+    directory = RunDirectory(Path(run.path))
+    rt = Runtime(directory.config().runtime)
+    answers: list[dict[int, Pixels]] = [{} for _ in images]
+    backgrounds: list[Background | None] = [None] * len(images)
+    for step in run.finished:
+        say(f"{run.label}: step {step}, {len(images)} pictures")
+        network, method = load_step(directory, step)
+        ids = _ids(directory.read(step, METHOD), class_names)
+        constant = rt.constant(network)
+        for place, image in enumerate(images):
+            output = constant(normalise(torch.from_numpy(image.transpose(2, 0, 1)[None].copy()).to(rt.device)))
+            answers[place][step] = _labels(method, output, image, ids)
+            if step == run.finished[-1] and isinstance(output, GroupedOutput) and step > 0:
+                backgrounds[place] = _background(method, output, image, ids)
+    return [Seen(a, b) for a, b in zip(answers, backgrounds, strict=True)]
+
+
+def _ids(about: Mapping[str, Any], class_names: Sequence[str]) -> Pixels:
+    """Dataset id per channel, by the classes' names."""
+    for name in (c["name"] for c in about["classes"]):
+        if name not in class_names:
+            raise UserError(f"the data set has no class '{name}'; pass --data DIR with all classes of the run")
+    return np.array([list(class_names).index(c["name"]) for c in about["classes"]], np.uint8)
+
+
+def _labels(method: Method[Any], output: Any, image: Pixels, ids: Pixels) -> Pixels:
+    channels = method.predict(output, (image.shape[0], image.shape[1]))[0].cpu().numpy()
+    return np.asarray(ids[channels])
+
+
+def _background(method: Method[Any], output: GroupedOutput, image: Pixels, ids: Pixels) -> Background:
+    """Take the aggregated background logit apart."""
+    first, *later = output.heads
+    alone = [torch.cat([torch.zeros_like(h[:, :1]), h[:, 1:]], dim=1) for h in later]
+    return Background(
+        step=method.step.index,
+        base=_map(first),
+        residuals={t: _map(h.clamp(max=0)) for t, h in enumerate(later, start=1)},
+        total=_map(output.logits),
+        without=_labels(method, output._replace(heads=(first, *alone)), image, ids),
+        adapted=_labels(method, output, image, ids),
+    )
+
+
+def _map(head: Tensor) -> Values:
+    return head[0, 0].float().cpu().numpy()
+
+
+def _small(shot: Shot) -> Shot:
+    """The shot at the page's size: the picture smoothed, labels by nearest neighbour."""
+    height, width = shot.truth.shape
+    factor = SIDE / max(height, width)
+    if factor >= 1:
+        return shot
+    size = max(1, round(width * factor)), max(1, round(height * factor))
+
+    def nearest(labels: Pixels) -> Pixels:
+        return np.asarray(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST))
+
+    return Shot(
+        shot.name,
+        np.asarray(Image.fromarray(shot.image).resize(size, Image.Resampling.LANCZOS)),
+        nearest(shot.truth),
+        {label: {step: nearest(a) for step, a in answers.items()} for label, answers in shot.answers.items()},
+        {
+            label: replace(b, without=nearest(b.without), adapted=nearest(b.adapted))
+            for label, b in shot.background.items()
+        },
+    )

@@ -1,0 +1,138 @@
+"""Push to a hub and load from it, through huggingface_hub's own code, against a small hub on this machine."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import barm
+import barm.api
+from barm.config import load_config
+from barm.hub.push import push
+
+spec = importlib.util.spec_from_file_location("hub_server", Path(__file__).with_name("hub_server.py"))
+assert spec is not None
+hub_server = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(hub_server)
+
+STORY = """
+import json
+from barm import UserError, load
+from barm.hub.push import push
+
+def tried(call):
+    try:
+        return call()
+    except UserError as error:
+        return str(error)
+
+said = {
+    "where": push("run", "me/shapes"),
+    "steps": [load("hf://me/shapes").step, load("hf://me/shapes@main").step],
+    "classes": load("hf://me/shapes").class_names,
+    "other step": tried(lambda: load("hf://me/shapes", 0)),
+    "public": tried(lambda: push("run", "me/shapes", private=True)),
+    "secret": push("run", "me/secret", private=True),
+    "no repository": tried(lambda: load("hf://me/other")),
+    "no revision": tried(lambda: load("hf://me/shapes@v9")),
+    "no name": tried(lambda: load("hf://a b/c")),
+    "no model": tried(lambda: load("hf://you/text")),
+    "wrong token": tried(lambda: push("run", "me/shapes", token="hf_wrong")),
+}
+print(json.dumps(said))
+"""
+WITHOUT = """
+import json
+from barm import UserError, load
+said = [load("hf://me/shapes").step]
+try:
+    load("hf://me/new")
+except UserError as error:
+    said.append(str(error))
+print(json.dumps(said))
+"""
+
+
+@pytest.fixture(scope="module")
+def run(shapes_voc, tmp_path_factory):
+    """Two finished steps."""
+    folder = tmp_path_factory.mktemp("hub")
+    overrides = [
+        *("model.backbone=test_resnet", "model.channels=8", "base.epochs=1", "increment.epochs=1", "base.crop=32"),
+        *("increment.crop=32", "evaluation.crop=32", "base.batch_size=8", "increment.batch_size=8"),
+        *("runtime.workers=0", "runtime.precision=32-true", "runtime.device=cpu", "runtime.tensorboard=false"),
+    ]
+    barm.fit("shapes/3-1/barm", out=folder / "run", data=shapes_voc, overrides=overrides, quiet=True)
+    return folder / "run"
+
+
+def python(code: str, cwd: Path, **more: str):
+    """What a program prints, with a hub's environment and no other settings of huggingface_hub."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
+    env |= {
+        "PYTHONPATH": str(Path(barm.__file__).parents[1]),
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_DISABLE_XET": "1",
+        **more,
+    }
+    done = subprocess.run([sys.executable, "-c", code], cwd=cwd, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_there_and_back(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    place = {"HF_HOME": str(tmp_path / "cache")}
+    with hub_server.running() as hub:
+        hub.files["you/text"], hub.private["you/text"] = {"README.md": b"words"}, False
+        said = python(STORY, tmp_path, HF_ENDPOINT=hub.address, HF_TOKEN=hub_server.TOKEN, **place)
+        files, private, address = hub.files, hub.private, hub.address
+    assert said["where"] == f"{address}/me/shapes"
+    assert said["steps"] == [1, 1]
+    assert tuple(said["classes"]) == barm.load(run).class_names
+    assert set(files["me/shapes"]) == {"README.md", "config.toml", "metrics.json", "model.safetensors"}
+    assert private == {"you/text": False, "me/shapes": False, "me/secret": True}
+    expected = {
+        "other step": "holds step 1 alone",
+        "public": "is public",
+        "no repository": "no repository me/other on http://127.0.0.1",
+        "no revision": "me/shapes has no revision 'v9'",
+        "no name": "'a b/c' is no name of a repository",
+        "no model": "you/text is no model of barm",
+        "wrong token": "not logged in",
+    }
+    for key, words in expected.items():
+        assert words in said[key], said[key]
+        assert "\n" not in said[key]
+    cached, fetch = python(WITHOUT, tmp_path, HF_ENDPOINT=address, **place)  # nobody answers there now
+    assert cached == 1
+    assert f"{address} cannot be reached" in fetch
+
+
+def test_what_would_be_pushed(run, shapes_voc, tmp_path):
+    assert push(run, "me/shapes", 0, licence="mit", dry_run=tmp_path / "card") == str(tmp_path / "card")
+    text = (tmp_path / "card/README.md").read_text()
+    metrics = json.loads((run / "step00/metrics.json").read_text())
+    header = text.split("---\n")[1].splitlines()
+    assert {"license: mit", "library_name: barm", "pipeline_tag: image-segmentation", "- barm"} <= set(header)
+    assert f"| {100 * metrics['miou']['all']:.1f} |" in text
+    assert all(f"| {name} | {100 * iou:.1f} |" in text for name, iou in metrics["class_iou"].items())
+    assert 'barm.load("hf://me/shapes")' in text
+    assert "learned in 1 of 2 steps" in text
+    config = load_config(tmp_path / "card/config.toml")
+    assert config.data.root is None
+    assert config.method == barm.api.read_config(run).method
+    everything = b"".join(p.read_bytes() for p in (tmp_path / "card").iterdir())
+    assert str(shapes_voc.parent).encode() not in everything
+    with pytest.raises(barm.UserError, match="choose another --dry-run"):
+        push(run, "me/shapes", dry_run=tmp_path / "card")
+    with pytest.raises(barm.UserError, match="no finished step 7"):
+        push(run, "me/shapes", 7, dry_run=tmp_path / "other")
+    assert not (tmp_path / "other").exists()
