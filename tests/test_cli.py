@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import shlex
 import shutil
 from pathlib import Path
 
@@ -100,22 +99,6 @@ def test_three_steps_by_class_names(cli, small, tmp_path):
     assert cli(*words)[0] == 0
     learned = [RunDirectory(tmp_path / "run").read(i, "metrics.json")["learned"] for i in range(3)]
     assert learned == [[n] for n in names]
-
-
-def test_the_readme_s_own_words(cli, small, tmp_path):
-    """The block of README.md about a folder of one's own, shortened by later options only."""
-    text = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
-    block = next(b for b in text.split("```") if "barm data make shapes own" in b).removeprefix("bash\n")
-    shorter = {"data make": ["--train", "16", "--val", "4", "--size", "48"], "train --recipe": small}
-    lines = [shlex.split(line) for line in block.replace("\\\n", " ").strip().splitlines()]
-    assert [words[1] for words in lines] == ["data", "data", "train", "evaluate", "predict"]
-    for words in lines:
-        status, out, err = cli(*words[1:], *shorter.get(" ".join(words[1:3]), []))
-        assert status == 0, (words, out, err)
-    learned = [RunDirectory(tmp_path / "runs/own").read(i, "metrics.json")["learned"] for i in range(3)]
-    assert learned[0] == ["crimson-plain-disc", "green-striped-square"]
-    assert learned[1:] == [["violet-dotted-triangle"], ["amber-plain-star"]]
-    assert (tmp_path / "seen/shapes_val_000000_mask.png").is_file()
 
 
 def test_methods_share_step_zero(train, tmp_path):

@@ -24,7 +24,9 @@ spec.loader.exec_module(hub_server)
 
 STORY = """
 import json
+from PIL import Image
 from barm import UserError, load
+from barm.cli import app
 from barm.hub.push import push
 
 def tried(call):
@@ -46,6 +48,8 @@ said = {
     "no model": tried(lambda: load("hf://you/text")),
     "wrong token": tried(lambda: push("run", "me/shapes", token="hf_wrong")),
 }
+Image.new("RGB", (40, 32)).save("photo.png")
+app(["predict", "hf://me/shapes", "photo.png", "--out", "seen"], standalone_mode=False)
 print(json.dumps(said))
 """
 WITHOUT = """
@@ -96,6 +100,7 @@ def test_there_and_back(run, tmp_path):
         files, private, address = hub.files, hub.private, hub.address
     assert said["where"] == f"{address}/me/shapes"
     assert said["steps"] == [1, 1]
+    assert (tmp_path / "seen/photo_mask.png").is_file()
     assert tuple(said["classes"]) == barm.load(run).class_names
     assert set(files["me/shapes"]) == {"README.md", "config.toml", "metrics.json", "model.safetensors"}
     assert private == {"you/text": False, "me/shapes": False, "me/secret": True}

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from barm.api import Model, compare, evaluate, fit, load, read_config, read_picture
+    from barm.app.serve import serve
     from barm.bench.run import run_bench
     from barm.catalogue import recipe_names
     from barm.config import load_config
@@ -23,20 +24,23 @@ if TYPE_CHECKING:
     from barm.data.shapes_disk import make_shapes
     from barm.engine.recipe import RunConfig
     from barm.errors import Stopped, UserError
+    from barm.export.formats import export_step
     from barm.extension import extend
     from barm.grid import read_grid, run_grid
+    from barm.hub.push import push
     from barm.inference import Look, Prediction, find_pictures, predict_files
     from barm.labels import Step, TaskPlan
     from barm.methods import METHODS
     from barm.official.torchvision import import_torchvision
     from barm.official.weights import export_checkpoint, import_published
     from barm.report.figures import colourise, overlay
+    from barm.story import write_report
 
     __version__: str
 
 _HOMES = {
-    "METHODS": "barm.methods",
     "Look": "barm.inference",
+    "METHODS": "barm.methods",
     "Model": "barm.api",
     "Prediction": "barm.inference",
     "RunConfig": "barm.engine.recipe",
@@ -51,6 +55,7 @@ _HOMES = {
     "compare": "barm.api",
     "evaluate": "barm.api",
     "export_checkpoint": "barm.official.weights",
+    "export_step": "barm.export.formats",
     "extend": "barm.extension",
     "find_pictures": "barm.inference",
     "fit": "barm.api",
@@ -62,12 +67,15 @@ _HOMES = {
     "open_source": "barm.data",
     "overlay": "barm.report.figures",
     "predict_files": "barm.inference",
+    "push": "barm.hub.push",
     "read_config": "barm.api",
     "read_grid": "barm.grid",
     "read_picture": "barm.api",
     "recipe_names": "barm.catalogue",
     "run_bench": "barm.bench.run",
     "run_grid": "barm.grid",
+    "serve": "barm.app.serve",
+    "write_report": "barm.story",
 }
 __all__ = [
     "METHODS",
@@ -87,6 +95,7 @@ __all__ = [
     "compare",
     "evaluate",
     "export_checkpoint",
+    "export_step",
     "extend",
     "find_pictures",
     "fit",
@@ -98,12 +107,15 @@ __all__ = [
     "open_source",
     "overlay",
     "predict_files",
+    "push",
     "read_config",
     "read_grid",
     "read_picture",
     "recipe_names",
     "run_bench",
     "run_grid",
+    "serve",
+    "write_report",
 ]
 
 

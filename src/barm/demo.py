@@ -58,7 +58,7 @@ def demo(out: Path, *, seed: int = 1, quiet: bool = False) -> dict[str, list[dic
         config = load_config(
             f"shapes/{TASK}/{name}",
             [f"seed={seed}", "runtime.tensorboard=false", *SHORTER.get(name, [])],
-            {"data": {"root": str(data)}},
+            {"data": {"root": str(data.resolve())}},
         )
         first = None if name == "barm" else out / "barm"
         results[title] = fit(config, out=out / name, start_from=first, quiet=quiet)

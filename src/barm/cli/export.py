@@ -26,9 +26,9 @@ def export(
 
     Example: barm export runs/demo/barm --format onnx --out barm.onnx
     """
-    from barm.export import export as export_file
+    from barm.export import export_step
 
-    found = export_file(run, target, kind, step, progress(quiet))
+    found = export_step(run, target, kind, step, progress(quiet))
     out.print(f"{target} ({target.stat().st_size / 1e6:.1f} MB): {found}", highlight=False, soft_wrap=True)
 
 

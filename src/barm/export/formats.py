@@ -118,7 +118,7 @@ FORMATS: dict[str, tuple[str, Callable[[Trained], Made]]] = {  # by name: ending
 }
 
 
-def export(
+def export_step(
     run: Path | str,
     out: Path | str,
     format: str | None = None,

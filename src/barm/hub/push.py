@@ -14,7 +14,7 @@ from barm.engine.identity import to_table
 from barm.engine.recipe import RunConfig
 from barm.engine.store import METRICS, RunDirectory
 from barm.errors import UserError
-from barm.export import export
+from barm.export import export_step
 from barm.hub.card import card
 from barm.hub.fetch import MODEL, told
 
@@ -77,9 +77,9 @@ def _fill(
     progress: Callable[[str], None],
 ) -> None:
     """Write everything that a repository holds."""
-    export(directory.path, folder / MODEL, "safetensors", index, progress)
+    export_step(directory.path, folder / MODEL, "safetensors", index, progress)
     if onnx:
-        export(directory.path, folder / ONNX, "onnx", index, progress)
+        export_step(directory.path, folder / ONNX, "onnx", index, progress)
     done = [directory.read(i, METRICS) for i in range(index + 1) if directory.has(i, METRICS)]
     (folder / METRICS).write_text(json.dumps(done, indent=1) + "\n", "utf-8")
     (folder / "config.toml").write_text(tomli_w.dumps(to_table(without_places(directory.config()))), "utf-8")
