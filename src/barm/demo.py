@@ -98,12 +98,11 @@ def _learn(name: str, out: Path, data: Path, seed: int, *, quiet: bool) -> list[
 def summary(results: dict[str, list[dict[str, Any]]]) -> str:
     """The outcome in a sentence."""
     final = {name: metrics[-1]["miou"]["all"] for name, metrics in results.items()}
-    barm = results["BARM"]
-    lost = barm[0]["miou"]["old"] - barm[-1]["miou"]["old"]
+    first, last = (100 * results["BARM"][step]["miou"]["old"] for step in (0, -1))
     return (
         f"After the last lesson BARM knows all classes at {100 * final['BARM']:.1f} % mIoU, fine-tuning at "
         f"{100 * final['fine-tuning']:.1f} %, joint training (which keeps every picture) at "
-        f"{100 * final['joint training']:.1f} %. BARM lost {100 * lost:.1f} points on the first classes."
+        f"{100 * final['joint training']:.1f} %. With BARM the first classes went from {first:.1f} % to {last:.1f} %."
     )
 
 
