@@ -34,6 +34,7 @@ from barm.models.network import MODELS, NetworkConfig
 from barm.official.weights import export_checkpoint, import_published, read_checkpoint
 from barm.report.compare import read_result
 from barm.report.history import read_run
+from barm.story import write_report
 
 KNOWN = class_names(4)
 NEW, NEXT = "green-plain-heart", "blue-dotted-star"
@@ -283,6 +284,13 @@ def test_command_line(finished, lamp, tmp_path):
         json.loads(as_json.stdout)["class_iou"]
         == json.loads((tmp_path / "a" / "extension.json").read_text())["class_iou"]
     )
+    page = write_report([tmp_path / "a"], pictures=1).read_text("utf-8")
+    assert f"In these pictures only {NEW} is labelled" in page
+    assert "No pictures" not in page
+    again = shlex.split(read_run(tmp_path / "a", "a").command)
+    assert CliRunner().invoke(app, [*again[1:], "--quiet"]).exit_code == 0
+    scores = [json.loads((tmp_path / run / "extension.json").read_text())["class_iou"] for run in ("a", "a-again")]
+    assert scores[0] == scores[1]
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from torch import Tensor
 from barm.data import open_source
 from barm.data.base import Source
 from barm.data.index import checked
+from barm.data.named import Named, labelled
 from barm.data.transforms import centre_crop, normalise
 from barm.engine.recipe import RunConfig
 from barm.engine.runtime import Runtime
@@ -88,7 +89,7 @@ def _pictures(
     except UserError as error:
         return None, {"gallery": (f"No pictures: {error}.",)}
     seen: dict[str, list[Seen]] = {}
-    notes: list[str] = []
+    notes = _unlabelled(source)
     for run in runs:
         try:
             seen[run.label] = look(run, source.class_names, [shot.image for shot in pool], say)
@@ -115,7 +116,17 @@ def _source(config: RunConfig, data: Path | None) -> Source:
         raise UserError("the run was trained on data given in Python; pass --data DIR with the same classes")
     if not root.is_dir():
         raise UserError(f"the data set {root} is not there; pass --data DIR if it was moved")
-    return checked(open_source(config.data.layout, root, "val"))
+    source = checked(open_source(config.data.layout, root, "val", config.data.names))
+    return Named(source, config.data.classes) if config.data.classes else source
+
+
+def _unlabelled(source: Source) -> list[str]:
+    """A sentence for pictures in which only some of the run's classes are labelled."""
+    known = labelled(source)
+    names = [name for i, name in enumerate(source.class_names) if i in known]
+    if len(names) == len(source.class_names) - 1:
+        return []
+    return [f"In these pictures only {', '.join(names)} is labelled: in the truth all else is background."]
 
 
 def _pool(source: Source, config: RunConfig, number: int) -> list[Shot]:

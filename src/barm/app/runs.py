@@ -166,7 +166,7 @@ def find_examples(run: Run, limits: Limits, data: Path | None = None) -> list[Pi
     if root is None:
         return []
     try:
-        source = open_source(config.layout if data is None else "auto", root, "val")
+        source = open_source(config.layout if data is None else "auto", root, "val", config.names)
         candidates = range(0, len(source), max(1, len(source) // LOOKED_AT))
         best = sorted(candidates, key=lambda i: _telling(source, i, run), reverse=True)[:EXAMPLES]
         pictures = [_example(source, i, limits) for i in best]

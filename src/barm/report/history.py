@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -134,5 +136,11 @@ def _plain(provenance: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _again(path: Path) -> str:
-    target = path.with_name(path.resolve().name + "-again")
-    return shlex.join(["barm", "train", "--recipe", str(path / "config.toml"), "--out", str(target)])
+    """The command that trains the run again; an extension's is `barm extend`."""
+    recipe = ["--recipe", str(path / "config.toml"), "--out", str(path.with_name(path.resolve().name + "-again"))]
+    with suppress(OSError, ValueError, KeyError):
+        about = json.loads((path / "extension.json").read_text("utf-8"))
+        root = RunDirectory(path).config().data.root
+        given = ["--data", str(root), "--classes", ",".join(about["learned"])]
+        return shlex.join(["barm", "extend", about["from"], *given, *recipe])
+    return shlex.join(["barm", "train", *recipe])
