@@ -51,7 +51,10 @@ class Options:
     data: Path | None = None
 
 
-def serve(paths: Sequence[Path], options: Options, say: Callable[[str], None]) -> None:
+DEFAULT = Options()
+
+
+def serve(paths: Sequence[Path | str], options: Options = DEFAULT, say: Callable[[str], None] = print) -> None:
     """Serve the page of one or two runs until Ctrl-C.
 
     Args:
@@ -66,7 +69,7 @@ def serve(paths: Sequence[Path], options: Options, say: Callable[[str], None]) -
     if len(paths) > 2:
         raise UserError(f"expected one run or two to compare, got {len(paths)}: `barm compare` takes any number")
     options = replace(options, port=choose_port(options.host, options.port))
-    viewer = Viewer(paths)
+    viewer = Viewer([Path(path) for path in paths])
     examples = find_examples(viewer.runs[0], options.limits, options.data)
     with serving(viewer, options, examples) as (page, address):
         for line in _where(options, address, page.share_url, len(examples)):
