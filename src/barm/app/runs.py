@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from barm.api import Model, load
-from barm.app.pictures import Limits, Picture, Refused, prepare
+from barm.app.pictures import Limits, Picture, prepare
 from barm.data import open_source
 from barm.data.base import Source
+from barm.engine.recipe import PlaceConfig
 from barm.engine.runtime import Runtime
 from barm.engine.store import METHOD, METRICS, RunDirectory
 from barm.errors import UserError
@@ -37,7 +38,7 @@ class Lesson:
         learned: names of the classes that it taught.
         names: by channel, background first.
         colours: by channel, ``(C, 3)`` uint8.
-        miou: over all classes known, in 0..1; None where the step was never evaluated.
+        miou: over all classes known, in 0..1; None where not all of them were measured.
     """
 
     step: int
@@ -140,7 +141,7 @@ def _open_run(path: Path) -> Run:
 def _lesson(directory: RunDirectory, step: int) -> Lesson:
     about = directory.read(step, METHOD)
     names = {c["id"]: c["name"] for c in about["classes"]}
-    miou = float(directory.read(step, METRICS)["miou"]["all"]) if directory.has(step, METRICS) else None
+    miou = directory.read(step, METRICS)["miou"]["all"] if directory.has(step, METRICS) else None
     return Lesson(
         step,
         tuple(names[i] for i in about["groups"][-1]),
@@ -162,26 +163,27 @@ def find_examples(run: Run, limits: Limits, data: Path | None = None) -> list[Pi
         At most 6 pictures; none if the data are not there.
     """
     config = RunDirectory(run.path).config().data
-    root = data or config.root
-    if root is None:
-        return []
-    try:
-        source = open_source(config.layout if data is None else "auto", root, "val")
-        candidates = range(0, len(source), max(1, len(source) // LOOKED_AT))
-        best = sorted(candidates, key=lambda i: _telling(source, i, run), reverse=True)[:EXAMPLES]
-        pictures = [_example(source, i, limits) for i in best]
-    except (UserError, OSError):
-        if data is not None:
-            raise
-        return []
+    own = [] if config.root is None else [PlaceConfig(root=config.root, layout=config.layout, names=config.names)]
+    places = [*own, *config.val] if data is None else [PlaceConfig(root=data)]
+    candidates = list[tuple[tuple[int, int], Source, int]]()
+    for place in places:
+        try:
+            source = open_source(place.layout, place.root, "val", place.names)
+            chosen = range(0, len(source), max(1, len(source) // LOOKED_AT))
+            candidates += [(_telling(source, i, run), source, i) for i in chosen]
+        except (UserError, OSError):
+            if data is not None:
+                raise
+    best = sorted(candidates, key=lambda c: c[0], reverse=True)[:EXAMPLES]
+    pictures = [_example(source, i, limits) for _, source, i in best]
     return [p for p in pictures if p is not None]
 
 
 def _example(source: Source, i: int, limits: Limits) -> Picture | None:
-    image = source[i].image
     try:
+        image = source[i].image
         return prepare(image, limits) if image.width * image.height <= limits.pixels else None
-    except Refused:
+    except (UserError, OSError):
         return None
 
 

@@ -79,7 +79,8 @@ def extend(
 
 def default_out(path: Path, new: Sequence[str]) -> Path:
     """Where an extension goes: beside the run, named by what is learned."""
-    return path.with_name(f"{path.resolve().name}+{'+'.join(new)}"[:100])
+    whole = path if path.name not in ("", "..") else path.resolve()  # "." has no name
+    return whole.with_name(f"{whole.name}+{'+'.join(new)}".replace("/", "-")[:100])
 
 
 def _extend(plan: Plan, rt: Runtime, target: Path, monitor: Monitor, resume: bool) -> dict[str, Any]:

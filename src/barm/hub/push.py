@@ -88,7 +88,7 @@ def _fill(
 
 def without_places(config: RunConfig) -> RunConfig:
     """A configuration without the paths of the machine it was used on."""
-    data = config.data.model_copy(update={"root": None, "class_list": None})
+    data = config.data.model_copy(update={"root": None, "class_list": None, "val": ()})
     return config.model_copy(update={"data": data, "model": config.model.model_copy(update={"weights": None})})
 
 

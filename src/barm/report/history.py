@@ -97,12 +97,17 @@ def _scores(run: RunDirectory, index: int) -> Scores:
     return Scores(
         step=index,
         learned=tuple(metrics["learned"]),
-        means={name: float(value) for name, value in metrics["miou"].items()},
-        average=float(metrics["average_miou"]),
-        lost=float(metrics["forgetting"]),
-        iou={str(name): float(value) for name, value in metrics["class_iou"].items()},
+        means=_measured(metrics["miou"]),
+        average=None if metrics["average_miou"] is None else float(metrics["average_miou"]),
+        lost=None if metrics["forgetting"] is None else float(metrics["forgetting"]),
+        iou=_measured(metrics["class_iou"]),
         counts=np.array(run.read(index, COUNTS), np.int64) if run.has(index, COUNTS) else None,
     )
+
+
+def _measured(values: Mapping[str, Any]) -> dict[str, float]:
+    """The scores that there are: None stands for what no picture's labels tell."""
+    return {str(name): float(value) for name, value in values.items() if value is not None}
 
 
 def _traces(path: Path) -> tuple[Trace, ...]:
@@ -126,5 +131,6 @@ def _plain(provenance: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _again(path: Path) -> str:
-    target = path.with_name(path.resolve().name + "-again")
+    whole = path if path.name not in ("", "..") else path.resolve()  # "." has no name
+    target = whole.with_name(whole.name + "-again")
     return shlex.join(["barm", "train", "--recipe", str(path / "config.toml"), "--out", str(target)])
