@@ -27,10 +27,13 @@ from barm.engine.monitor import Monitor
 from barm.engine.store import COUNTS, METHOD, METRICS, RunDirectory
 from barm.errors import Stopped, UserError
 from barm.extension import extend
+from barm.labels import TaskPlan
 from barm.methods import METHODS
 from barm.metrics.functional import certain, class_iou, confusion_counts
-from barm.official.weights import export_checkpoint, read_checkpoint
+from barm.models.network import MODELS, NetworkConfig
+from barm.official.weights import export_checkpoint, import_published, read_checkpoint
 from barm.report.compare import read_result
+from barm.report.history import read_run
 
 KNOWN = class_names(4)
 NEW, NEXT = "green-plain-heart", "blue-dotted-star"
@@ -172,6 +175,9 @@ def test_without_labels_of_old_classes_agreement_is_told(make_run, tiny_settings
     assert metrics["miou"]["all"] is None
     assert metrics["class_iou"][KNOWN[0]] is None
     assert evaluate(tmp_path / "new", quiet=True) == metrics
+    assert [s.step for s in read_run(tmp_path / "new", "new").scores] == [0]
+    with pytest.raises(UserError, match=f"without labels of '{KNOWN[0]}'"):
+        read_result(tmp_path / "new")
 
     known = extend(run, lamp, out=tmp_path / "measured", val=[shapes_voc], quiet=True)
     assert known["agreement"] is None
@@ -296,3 +302,19 @@ def test_tutorial(tmp_path, monkeypatch):
     assert result["new"] >= 0.45
     assert (tmp_path / "runs/with-hearts/extension.png").is_file()
     assert (tmp_path / "seen/shapes_val_000000_mask.png").is_file()
+
+
+def test_an_official_checkpoint_goes_on(lamp, tmp_path, monkeypatch):
+    """After step 1 of VOC 15-1, without step 0 and without VOC: the recipe is the published one."""
+    monkeypatch.setitem(MODELS, "small", {"backbone": "test_resnet", "channels": 16})
+    network = NetworkConfig(backbone="test_resnet", channels=16, pretrained=False)
+    model = METHODS["barm"](name="barm").build(TaskPlan.parse("15-1", 20)[1], network).build_model()
+    torch.save({"model_state": model.state_dict(), "optimizer_state": {}, "best_score": 0.0}, tmp_path / "official.pth")
+    import_published(tmp_path / "official.pth", tmp_path / "run", dataset="voc", task="15-1", step=1, model="small")
+    small = ["increment.epochs=1", "increment.crop=48", "evaluation.crop=48", "runtime.workers=0"]
+    result = extend(tmp_path / "run", lamp, out=tmp_path / "new", overrides=small, quiet=True)
+    assert (result["step"], len(result["class_iou"])) == (2, 18)
+    assert result["agreement"] is not None
+    config = read_config(tmp_path / "new")
+    assert config.increment.lr == load_config("voc/15-1/barm").increment.lr
+    assert load(tmp_path / "new").class_names[-2:] == ("pottedplant", NEW)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from barm.inference import Look, Prediction, find_pictures, predict_files
     from barm.labels import Step, TaskPlan
     from barm.methods import METHODS
+    from barm.official.torchvision import import_torchvision
     from barm.official.weights import export_checkpoint, import_published
     from barm.report.figures import colourise, overlay
     from barm.story import write_report
@@ -59,6 +60,7 @@ _HOMES = {
     "find_pictures": "barm.inference",
     "fit": "barm.api",
     "import_published": "barm.official.weights",
+    "import_torchvision": "barm.official.torchvision",
     "load": "barm.api",
     "load_config": "barm.config",
     "make_shapes": "barm.data.shapes_disk",
@@ -98,6 +100,7 @@ __all__ = [
     "find_pictures",
     "fit",
     "import_published",
+    "import_torchvision",
     "load",
     "load_config",
     "make_shapes",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,6 +51,11 @@ def step_metrics(
         "class_accuracy": dict(zip(names, accuracy.tolist(), strict=True)),
     }
     return {key: _none_for_nan(value) for key, value in scores.items()}
+
+
+def unmeasured(metrics: Mapping[str, Any]) -> list[str]:
+    """Names of the classes that no picture labels, of which `step_metrics` has no score."""
+    return [name for name, iou in metrics["class_iou"].items() if iou is None]
 
 
 def _unknown(step: Step, labelled: Container[int] | None) -> NDArray[np.bool_]:

@@ -18,6 +18,7 @@ from rich.table import Table
 
 from barm.engine.identity import differing, settings, shown
 from barm.engine.recipe import RunConfig
+from barm.engine.scores import unmeasured
 from barm.engine.store import METHOD, METRICS, RunDirectory
 from barm.errors import UserError
 
@@ -105,11 +106,17 @@ def read_result(path: Path) -> Result:
     if not metrics or len(metrics) < run.read(finished[-1], METHOD).get("num_steps", 0):
         raise UserError(f"{path} is not finished ({len(metrics)} steps are): go on with `barm train --resume`")
     try:
+        silent = [name for m in metrics for name in unmeasured(m) if name != "background"]
         named, curve = _named(metrics), tuple(m["miou"]["all"] for m in metrics)
     except (KeyError, TypeError) as error:
         raise UserError(
             f"{path}: a {METRICS} is damaged ({error} is missing): restore the file, or train the run anew"
         ) from None
+    if silent:
+        raise UserError(
+            f"{path} was measured without labels of '{silent[0]}': extend it anew with --val DIR, a data set "
+            "that labels the old classes"
+        )
     return Result(
         path=str(path),
         method=config.method.name,

@@ -12,6 +12,7 @@ import tomli_w
 
 from barm.engine.identity import settings, shown, to_table
 from barm.engine.monitor import read_log
+from barm.engine.scores import unmeasured
 from barm.engine.store import COUNTS, METHOD, METRICS, RunDirectory
 from barm.errors import UserError
 from barm.report.compare import task_name
@@ -58,7 +59,9 @@ def read_run(path: Path, label: str) -> RunContent:
             num_steps=int(about.get("num_steps", len(finished))),
             finished=finished,
             classes=_classes(about),
-            scores=tuple(_scores(run, i) for i in finished if run.has(i, METRICS)),
+            scores=tuple(
+                _scores(run, i) for i in finished if run.has(i, METRICS) and not unmeasured(run.read(i, METRICS))
+            ),
             traces=_traces(path),
             settings={name: shown(value) for name, value in settings(config).items()},
             config=tomli_w.dumps(to_table(config)),
@@ -90,6 +93,11 @@ def _classes(about: Mapping[str, Any]) -> tuple[KnownClass, ...]:
         )
         for c in about["classes"]
     )
+
+
+def _measured(run: RunDirectory, index: int) -> bool:
+    """Has the step a score of every class?"""
+    return run.has(index, METRICS) and not unmeasured(run.read(index, METRICS))
 
 
 def _scores(run: RunDirectory, index: int) -> Scores:
