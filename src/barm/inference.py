@@ -90,6 +90,8 @@ class Look:
     legend: bool = True
 
     def __post_init__(self) -> None:
+        if not self.write:
+            raise UserError(f"nothing to write: name at least one of {', '.join(KINDS)}")
         for kind in self.write:
             if kind not in KINDS:
                 raise UserError(
@@ -187,6 +189,8 @@ def find_pictures(given: Sequence[Path | str], out: Path | None = None) -> list[
 def _members(given: str, out: Path | None) -> Iterator[Found]:
     """Pictures of one word of the command line, with the names of their results."""
     path = Path(given)
+    if not given.strip():  # an empty variable of a shell is not the folder where it runs
+        raise UserError("no pictures at '': give files, folders or patterns; . is the folder here")
     if path.is_dir():
         if path.resolve() == out:
             raise UserError(f"the results would lie among the pictures in {path}: choose another --out")

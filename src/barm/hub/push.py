@@ -52,6 +52,10 @@ def push(
     Raises:
         UserError: bad input, not logged in, no permission, no network.
     """
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    with told(name):
+        validate_repo_id(name)
     directory = RunDirectory(Path(run))
     index = directory.last_step() if step is None else step
     directory.require(index)
