@@ -190,6 +190,8 @@ def test_without_labels_of_old_classes_agreement_is_told(make_run, tiny_settings
     assert f"those learned since stand at {100 * metrics['miou']['new']:.1f} %" in page
     shown = open_runs([tmp_path / "new"])[0]
     assert [x.miou is None for x in shown.lessons] == [False, True]
+    export_checkpoint(str(tmp_path / "new"), str(tmp_path / "new.pth"))
+    assert "classifier.head.1.weight" in read_checkpoint(tmp_path / "new.pth")
     assert f"({result['method']}, {len(KNOWN) + 1} classes)" in advice(tmp_path, {"report"})[0]
     with pytest.raises(UserError, match=f"without labels of '{KNOWN[0]}'"):
         read_result(tmp_path / "new")

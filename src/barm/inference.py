@@ -166,7 +166,7 @@ def _load(run: Path | str, step: int | None, device: str | None, precision: str 
     return Model(found.network, found.method, found.about, Runtime(found.runtime.model_copy(update=wanted)))
 
 
-def find_pictures(given: Sequence[Path | str], out: Path | None = None) -> list[Found]:
+def find_pictures(given: Sequence[Path | str], out: Path | str | None = None) -> list[Found]:
     """The pictures that files, folders and patterns stand for, each once, in the order given.
 
     Hidden files are left out, and so is `out` where it lies below a folder or a pattern's, so that a second call does
@@ -177,7 +177,7 @@ def find_pictures(given: Sequence[Path | str], out: Path | None = None) -> list[
     """
     names: dict[Path, Path] = {}
     for one in given:
-        for path, name in _members(str(one), None if out is None else out.resolve()):
+        for path, name in _members(str(one), None if out is None else Path(out).resolve()):
             other = names.setdefault(name, path)
             if other != path and other.resolve() != path.resolve():
                 raise UserError(

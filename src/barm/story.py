@@ -39,11 +39,11 @@ Say = Callable[[str], None]
 
 
 def write_report(
-    paths: Sequence[Path],
-    out: Path | None = None,
+    paths: Sequence[Path | str],
+    out: Path | str | None = None,
     *,
     pictures: int = PICTURES,
-    data: Path | None = None,
+    data: Path | str | None = None,
     say: Say = lambda _: None,
 ) -> Path:
     """Write a self-contained HTML page about one or several runs.
@@ -63,11 +63,12 @@ def write_report(
     """
     if not paths:
         raise UserError("no run to report on: give at least one folder that `barm train` wrote")
-    target = out or paths[0] / "report.html"
+    folders = [Path(path) for path in paths]
+    target = folders[0] / "report.html" if out is None else Path(out)
     if target.is_dir():
         raise UserError(f"{target} is a folder: give the name of an HTML file to --out")
-    runs = read_runs(paths)
-    gallery, notes = _pictures(runs, pictures, data, say)
+    runs = read_runs(folders)
+    gallery, notes = _pictures(runs, pictures, None if data is None else Path(data), say)
     command = shlex.join(["barm", "report", *(r.path for r in runs), *(["--out", str(out)] if out else [])])
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     page = render(Report(runs, gallery, notes, command, made))

@@ -51,12 +51,12 @@ class Options:
     data: Path | None = None
 
 
-def serve(paths: Sequence[Path], options: Options, say: Callable[[str], None]) -> None:
+def serve(paths: Sequence[Path | str], options: Options | None = None, say: Callable[[str], None] = print) -> None:
     """Serve the page of one or two runs until Ctrl-C.
 
     Args:
         paths: the runs' folders.
-        options: see there.
+        options: see there; the defaults without.
         say: tells where the page is.
 
     Raises:
@@ -65,8 +65,9 @@ def serve(paths: Sequence[Path], options: Options, say: Callable[[str], None]) -
     check_installed()
     if len(paths) > 2:
         raise UserError(f"expected one run or two to compare, got {len(paths)}: `barm compare` takes any number")
+    options = options or Options()
     options = replace(options, port=choose_port(options.host, options.port))
-    viewer = Viewer(paths)
+    viewer = Viewer([Path(path) for path in paths])
     examples = find_examples(viewer.runs[0], options.limits, options.data)
     with serving(viewer, options, examples) as (page, address):
         for line in _where(options, address, page.share_url, len(examples)):
