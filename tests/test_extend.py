@@ -208,6 +208,16 @@ def test_what_comes_after_works_on_an_extension(finished, lamp, tmp_path, monkey
     (plain / "classes.txt").unlink()
     extend(finished, plain, ["lamp/light"], out=new, quiet=True, overrides=["increment.epochs=2"])
     assert len(find_examples(open_runs([new])[0], Limits())) == 6  # of the new pictures and of the old ones
+    other = tmp_path / "other"  # the same step learned something else: it had the same colour
+    shutil.copytree(new, other)
+    about = RunDirectory(other).read(2, METHOD)
+    about["classes"][-1] |= {"name": "chair"}
+    about["classes"][1] |= {"colour": [1, 2, 3]}
+    RunDirectory(other).add(2, {METHOD: about})
+    lessons = [run.lessons[-1] for run in open_runs([new, other])]
+    colours = [dict(zip(x.names, x.colours.tolist(), strict=True)) for x in lessons]
+    assert colours[0]["lamp/light"] != colours[1]["chair"]
+    assert all(colours[0][name] == colours[1][name] for name in ("background", *KNOWN))
 
     page = write_report([new], tmp_path / "page.html", pictures=2).read_text("utf-8")
     assert page.count('class="scene"') == 2

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,6 +16,7 @@ from barm.api import Model, load
 from barm.app.pictures import Limits, Picture, prepare
 from barm.data import open_source
 from barm.data.base import Source
+from barm.data.palette import id_palette
 from barm.engine.recipe import PlaceConfig
 from barm.engine.runtime import Runtime
 from barm.engine.store import METHOD, METRICS, RunDirectory
@@ -120,11 +121,30 @@ def _recent(kept: OrderedDict[K, V], key: K, most: int) -> V:
 
 
 def open_runs(paths: Sequence[Path]) -> tuple[Run, ...]:
-    """Read what the page tells of the runs, without their networks; equal names get their parent's in front."""
+    """Read what the page tells of the runs, without their networks.
+
+    Equal names of runs get their parent's in front; a class has one colour in all runs, and no other class has it.
+    """
     runs = [_open_run(path) for path in paths]
     if len({run.name for run in runs}) < len(runs):
-        runs = [Run(r.path, f"{r.path.parent.name}/{r.name}", r.method, r.lessons, r.planned) for r in runs]
-    return tuple(runs)
+        runs = [replace(r, name=f"{r.path.parent.name}/{r.name}") for r in runs]
+    colours = _colours([lesson for run in runs for lesson in run.lessons])
+    return tuple(replace(run, lessons=tuple(_coloured(x, colours) for x in run.lessons)) for run in runs)
+
+
+def _colours(lessons: Sequence[Lesson]) -> dict[str, tuple[int, ...]]:
+    """One colour per name, and none twice: that of the first run that knows the class, unless another class has it."""
+    chosen = dict[str, tuple[int, ...]]()
+    for name, own in ((n, c) for x in lessons for n, c in zip(x.names, x.colours.tolist(), strict=True)):
+        if name not in chosen:
+            taken = set(chosen.values())
+            free = (c for c in map(tuple, [own, *id_palette()[1:].tolist()]) if c not in taken)
+            chosen[name] = next(free, tuple(own))
+    return chosen
+
+
+def _coloured(lesson: Lesson, colours: Mapping[str, tuple[int, ...]]) -> Lesson:
+    return replace(lesson, colours=np.array([colours[name] for name in lesson.names], np.uint8))
 
 
 def _open_run(path: Path) -> Run:
