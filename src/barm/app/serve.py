@@ -51,7 +51,10 @@ class Options:
     data: Path | None = None
 
 
-def serve(paths: Sequence[Path | str], options: Options | None = None, say: Callable[[str], None] = print) -> None:
+DEFAULT = Options()
+
+
+def serve(paths: Sequence[Path | str], options: Options = DEFAULT, say: Callable[[str], None] = print) -> None:
     """Serve the page of one or two runs until Ctrl-C.
 
     Args:
@@ -63,9 +66,8 @@ def serve(paths: Sequence[Path | str], options: Options | None = None, say: Call
         UserError: without gradio, for a folder that is no run, or a port that is taken.
     """
     check_installed()
-    if len(paths) > 2:
+    if not 1 <= len(paths) <= 2:
         raise UserError(f"expected one run or two to compare, got {len(paths)}: `barm compare` takes any number")
-    options = options or Options()
     options = replace(options, port=choose_port(options.host, options.port))
     viewer = Viewer([Path(path) for path in paths])
     examples = find_examples(viewer.runs[0], options.limits, options.data)
