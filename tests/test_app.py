@@ -171,6 +171,7 @@ def folders(tmp_path_factory, shapes_voc, tiny_settings):
 @pytest.fixture
 def served(browse):
     """A function that serves runs from a thread of this process and opens the page: the page and the viewer."""
+    pages: list[Any] = []
     with ExitStack() as stack:
 
         def open_page(*paths: Path, width: int = 1280, **limits: Any) -> tuple[Any, Viewer]:
@@ -178,9 +179,12 @@ def served(browse):
             page, address = stack.enter_context(serving(viewer, options, find_examples(viewer.runs[0], options.limits)))
             assert not page.share
             assert page.allowed_paths == []
-            return browse(address, width=width), viewer
+            pages.append(browse(address, width=width))
+            return pages[-1], viewer
 
         yield open_page
+        for page in pages:  # before the server: an open page asks for it again and again
+            page.close()
 
 
 def shown(page: Any, place: int = 1) -> np.ndarray | None:
@@ -320,6 +324,7 @@ def test_two_runs_from_the_command_line(folders, browse, own, tmp_path):
         assert f"same class on {100 * same:.1f} %" in page.locator("#status").inner_text()
         check_that_nothing_leaks(address[0], folders[0])
         assert list(tmp_path.glob("barm-serve-*"))
+        page.close()  # before the server: an open page asks for it again and again
     finally:
         server.send_signal(signal.SIGINT)
         assert server.wait(20) == 0
@@ -345,6 +350,8 @@ def check_that_nothing_leaks(address: str, folder: Path) -> None:
 def test_what_cannot_be_served(folders, tmp_path):
     with pytest.raises(barm.UserError, match="one run or two"):
         serve([folders[0]] * 3, Options(), print)
+    with pytest.raises(barm.UserError, match="one run or two"):
+        serve([])
     with pytest.raises(barm.UserError, match=r"is not a run: expected config\.toml"):
         serve([tmp_path], Options(), print)
     run = open_runs([folders[0]])[0]

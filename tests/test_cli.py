@@ -272,7 +272,7 @@ def test_damaged_runs(cli, train, tmp_path):
             one_line(cli(*words)[2], f"{name} is damaged", "restore")
         (step / name).write_bytes(content)
     (step / "metrics.json").write_text("{}")
-    one_line(cli("compare", "run")[2], "is not finished")
+    one_line(cli("compare", "run")[2], "metrics.json is damaged", "restore")
     (tmp_path / "run/config.toml").write_text("seed = ")
     one_line(cli("evaluate", "run")[2], "config.toml is damaged")
     one_line(cli("compare", "run")[2], "config.toml is damaged")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import re
@@ -17,7 +18,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from barm.api import evaluate, fit, load, read_config
+from barm.app.pictures import Limits
+from barm.app.runs import find_examples, open_runs
 from barm.cli import app
+from barm.cli.start import advice
 from barm.config import load_config
 from barm.data import open_source
 from barm.data.named import Named
@@ -26,7 +30,8 @@ from barm.data.shapes_disk import make_shapes
 from barm.engine.monitor import Monitor
 from barm.engine.store import COUNTS, METHOD, METRICS, RunDirectory
 from barm.errors import Stopped, UserError
-from barm.extension import extend
+from barm.extension import default_out, extend
+from barm.hub.push import push
 from barm.labels import TaskPlan
 from barm.methods import METHODS
 from barm.metrics.functional import certain, class_iou, confusion_counts
@@ -176,7 +181,18 @@ def test_without_labels_of_old_classes_agreement_is_told(make_run, tiny_settings
     assert metrics["miou"]["all"] is None
     assert metrics["class_iou"][KNOWN[0]] is None
     assert evaluate(tmp_path / "new", quiet=True) == metrics
-    assert [s.step for s in read_run(tmp_path / "new", "new").scores] == [0]
+    scores = read_run(tmp_path / "new", "new").scores
+    assert [s.step for s in scores] == [0, 1]
+    assert scores[1].means == {"new": metrics["miou"]["new"]}
+    assert scores[1].iou == {NEW: metrics["class_iou"][NEW]}
+    page = write_report([tmp_path / "new"], tmp_path / "page.html", pictures=1).read_text("utf-8")
+    assert f"{KNOWN[0]} was not measured after step 1" in page
+    assert f"those learned since stand at {100 * metrics['miou']['new']:.1f} %" in page
+    shown = open_runs([tmp_path / "new"])[0]
+    assert [x.miou is None for x in shown.lessons] == [False, True]
+    export_checkpoint(str(tmp_path / "new"), str(tmp_path / "new.pth"))
+    assert "classifier.head.1.weight" in read_checkpoint(tmp_path / "new.pth")
+    assert f"({result['method']}, {len(KNOWN) + 1} classes)" in advice(tmp_path, {"report"})[0]
     with pytest.raises(UserError, match=f"without labels of '{KNOWN[0]}'"):
         read_result(tmp_path / "new")
 
@@ -184,6 +200,43 @@ def test_without_labels_of_old_classes_agreement_is_told(make_run, tiny_settings
     assert known["agreement"] is None
     assert known["old"]["before"] is not None
     assert RunDirectory(tmp_path / "measured").read(0, METRICS)["miou"]["all"] is not None
+
+
+def test_what_comes_after_works_on_an_extension(finished, lamp, tmp_path, monkeypatch):
+    plain, new = tmp_path / "plain", tmp_path / "new"
+    shutil.copytree(lamp, plain)
+    (plain / "classes.txt").unlink()
+    extend(finished, plain, ["lamp/light"], out=new, quiet=True, overrides=["increment.epochs=2"])
+    assert len(find_examples(open_runs([new])[0], Limits())) == 6  # of the new pictures and of the old ones
+    other = tmp_path / "other"  # the same step learned something else: it had the same colour
+    shutil.copytree(new, other)
+    about = RunDirectory(other).read(2, METHOD)
+    about["classes"][-1] |= {"name": "chair"}
+    about["classes"][1] |= {"colour": [1, 2, 3]}
+    RunDirectory(other).add(2, {METHOD: about})
+    lessons = [run.lessons[-1] for run in open_runs([new, other])]
+    colours = [dict(zip(x.names, x.colours.tolist(), strict=True)) for x in lessons]
+    assert colours[0]["lamp/light"] != colours[1]["chair"]
+    assert all(colours[0][name] == colours[1][name] for name in ("background", *KNOWN))
+
+    page = write_report([new], tmp_path / "page.html", pictures=2).read_text("utf-8")
+    assert page.count('class="scene"') == 2
+    assert "does not label lamp/light" in page
+    command = shlex.split(html.unescape(re.search(r'<pre class="command"><code>([^<]*)', page)[1]))
+    assert command[:2] == ["barm", "extend"]
+    done = CliRunner().invoke(app, [*command[1:], "--quiet"])
+    assert done.exit_code == 0, done.output
+    weights = [(tmp_path / name / "step02/model.safetensors").read_bytes() for name in ("new", "new-again")]
+    assert weights[0] == weights[1]
+
+    push(new, "me/lamp", dry_run=tmp_path / "card")
+    pushed = b"".join(p.read_bytes() for p in (tmp_path / "card").iterdir())
+    for place in (plain, finished, *(p.root for p in read_config(new).data.val)):
+        assert str(place).encode() not in pushed
+    assert "barm extend OLD --data DIR --classes lamp/light" in (tmp_path / "card/README.md").read_text("utf-8")
+    monkeypatch.chdir(new)
+    assert default_out(Path(), ["lamp/light"]) == tmp_path / "new+lamp-light"
+    assert read_run(Path(), "here").label == "here"
 
 
 def test_a_stopped_extension_resumes_to_the_same_weights(finished, lamp, tmp_path, monkeypatch):
@@ -284,13 +337,6 @@ def test_command_line(finished, lamp, tmp_path):
         json.loads(as_json.stdout)["class_iou"]
         == json.loads((tmp_path / "a" / "extension.json").read_text())["class_iou"]
     )
-    page = write_report([tmp_path / "a"], pictures=1).read_text("utf-8")
-    assert f"In these pictures only {NEW} is labelled" in page
-    assert "No pictures" not in page
-    again = shlex.split(read_run(tmp_path / "a", "a").command)
-    assert CliRunner().invoke(app, [*again[1:], "--quiet"]).exit_code == 0
-    scores = [json.loads((tmp_path / run / "extension.json").read_text())["class_iou"] for run in ("a", "a-again")]
-    assert scores[0] == scores[1]
 
 
 @pytest.mark.slow

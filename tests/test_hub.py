@@ -140,4 +140,6 @@ def test_what_would_be_pushed(run, shapes_voc, tmp_path):
         push(run, "me/shapes", dry_run=tmp_path / "card")
     with pytest.raises(barm.UserError, match="no finished step 7"):
         push(run, "me/shapes", 7, dry_run=tmp_path / "other")
+    with pytest.raises(barm.UserError, match="'a b/c' is no name"):
+        push(run, "a b/c", dry_run=tmp_path / "other")
     assert not (tmp_path / "other").exists()

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 import barm
 from barm.cli import main
@@ -232,3 +233,25 @@ def test_bad_options(words, told, predict, photos, tmp_path):
     assert err.count("\n") == 1
     assert all(word in err for word in told)
     assert not (tmp_path / "seen").exists()
+
+
+def test_a_file_runs_where_it_is_told(predict, photos, tiny_run, tmp_path, monkeypatch):
+    trained = load_file(tiny_run / "step02/model.safetensors")
+    barm.export_step(tiny_run, tmp_path / "model.safetensors")
+    found = barm.predict_files(tmp_path / "model.safetensors", [photos], device="cpu", precision="32-true")
+    assert [f.shares for f in found] == [f.shares for f in barm.predict_files(tiny_run, [photos])]
+    for number, description in enumerate(("[1]", "{}", '{"trained": 1}', '{"trained": {}, "format": 1, "step": 0}')):
+        path = tmp_path / f"odd{number}.safetensors"
+        save_file(trained, path, {"barm": description})
+        with pytest.raises(barm.UserError, match="description"):
+            barm.load(path)
+
+
+def test_results_are_not_taken_for_pictures(photos, tmp_path, tiny_run, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        assert len(barm.predict_files(tiny_run, ["photos/**/*"], out="photos/seen")) == 3
+    with pytest.raises(barm.UserError, match="no pictures at ''"):
+        find_pictures([""])
+    with pytest.raises(barm.UserError, match="nothing to write"):
+        barm.Look(write=())

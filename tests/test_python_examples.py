@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 
@@ -100,3 +101,12 @@ def test_public_names():
     assert set(barm.__all__) <= set(dir(barm))
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = barm.nothing
+
+
+def test_what_takes_a_path_takes_its_name():
+    functions = [f for f in (getattr(barm, name) for name in barm.__all__) if inspect.isfunction(f)]
+    assert barm.write_report in functions
+    for function in functions:
+        for name, parameter in inspect.signature(function).parameters.items():
+            kinds = re.findall(r"\w+", str(parameter.annotation))
+            assert "Path" not in kinds or "str" in kinds, f"barm.{function.__name__} takes no str as {name}"

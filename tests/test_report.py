@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from base64 import b64decode
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -14,9 +15,11 @@ import pytest
 from PIL import Image
 
 from barm.api import fit
+from barm.app.runs import open_runs
 from barm.cli import main
 from barm.engine.store import RunDirectory
 from barm.errors import UserError
+from barm.report.history import read_run
 from barm.report.page import charts, images, views
 from barm.report.page.colours import bright
 from barm.story import write_report
@@ -249,6 +252,27 @@ def test_one_line_for_what_makes_no_sense(runs, own, tmp_path, monkeypatch, caps
         main()
     assert not stop.value.code
     assert re.search(r"p\.html \(\d+ kB\)", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("method.json", "{}"), ("method.json", "[]"), ("metrics.json", "{}"), ("counts.json", "[[1]]")],
+)
+def test_damaged_files_are_one_line(name, content, own, tmp_path):
+    (own / "step02" / name).write_text(content, "utf-8")
+    with pytest.raises(UserError, match="damaged"):
+        write_report([own], tmp_path / "page.html", pictures=0)
+    if name != "counts.json":
+        with pytest.raises(UserError, match=f"{name} is damaged"):
+            open_runs([own])
+
+
+def test_order_within_a_step_is_no_other_task(own):
+    run = read_run(own, "run")
+    background, first, second, *others = run.classes
+    assert first.step == second.step == 0
+    assert views.same_task(run, replace(run, classes=(background, second, first, *others)))
+    assert not views.same_task(run, replace(run, classes=(background, first, replace(second, step=1), *others)))
 
 
 def test_ticks_and_thinning():

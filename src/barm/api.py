@@ -41,7 +41,8 @@ class Model:
     Attributes:
         class_names: by channel, background first.
         colours: by channel, ``(C, 3)`` uint8.
-        class_ids: by channel, the number of the class in the data set's masks.
+        class_ids: by channel, the number of the class in the data set's masks; after an extension, which has several
+            data sets, the place in the order of learning.
         step: index of the step it was trained in.
     """
 

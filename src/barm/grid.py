@@ -95,12 +95,13 @@ class Cell(NamedTuple):
         return f"{self.task}-{self.setting}{order}-s{self.seed}/{method or self.method}"
 
 
-def read_grid(path: Path) -> GridConfig:
+def read_grid(path: Path | str) -> GridConfig:
     """Read a grid file.
 
     Raises:
         UserError: no such file, no TOML, or an unknown key or value.
     """
+    path = Path(path)
     if not path.is_file():
         raise UserError(f"no grid file {path}: give an existing .toml")
     try:
@@ -128,7 +129,7 @@ def cells(grid: GridConfig) -> list[Cell]:
 
 
 def run_grid(
-    grid: GridConfig, out: Path, data: Path | None, say: Callable[[str], None], *, quiet: bool = False
+    grid: GridConfig, out: Path | str, data: Path | str | None, say: Callable[[str], None], *, quiet: bool = False
 ) -> tuple[list[Path], list[str]]:
     """Train what is missing; a run that fails is reported and left out.
 
@@ -142,6 +143,7 @@ def run_grid(
     Returns:
         The folders of the finished runs, and a line for every failed one.
     """
+    out, data = Path(out), None if data is None else Path(data)
     root = _data(grid, out, data)
     todo = cells(grid)
     finished, failed = [], []

@@ -17,11 +17,12 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 from PIL import Image
 
-from barm.api import Labels, Model, check_size, load, probe_picture, read_config, read_picture
+from barm.api import Labels, Model, check_size, probe_picture, read_picture
 from barm.engine.runtime import Runtime
 from barm.engine.store import write_atomically
 from barm.errors import UserError, nearest
 from barm.report.pictures import colour_mask, encoded, index_mask, overlay_picture
+from barm.trained import open_trained
 
 Kind = Literal["mask", "colour", "overlay"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -89,6 +90,8 @@ class Look:
     legend: bool = True
 
     def __post_init__(self) -> None:
+        if not self.write:
+            raise UserError(f"nothing to write: name at least one of {', '.join(KINDS)}")
         for kind in self.write:
             if kind not in KINDS:
                 raise UserError(
@@ -157,23 +160,24 @@ def _silent(_title: str, _total: int) -> Iterator[Callable[[], None]]:
 
 
 def _load(run: Path | str, step: int | None, device: str | None, precision: str | None) -> Model:
-    """A run's model, on another device or in another precision where one is asked for."""
+    """A run's, file's or hub's model, on another device or in another precision where one is asked for."""
     wanted = {name: value for name, value in (("device", device), ("precision", precision)) if value is not None}
-    return load(run, step, Runtime(read_config(run).runtime.model_copy(update=wanted)) if wanted else None)
+    found = open_trained(run, step)
+    return Model(found.network, found.method, found.about, Runtime(found.runtime.model_copy(update=wanted)))
 
 
-def find_pictures(given: Sequence[Path | str], out: Path | None = None) -> list[Found]:
+def find_pictures(given: Sequence[Path | str], out: Path | str | None = None) -> list[Found]:
     """The pictures that files, folders and patterns stand for, each once, in the order given.
 
-    Hidden files are left out, and so is `out` where it lies below a folder, so that a second call does not take the
-    first one's masks for pictures. A file that does not exist is found too: `check_pictures` names it.
+    Hidden files are left out, and so is `out` where it lies below a folder or a pattern's, so that a second call does
+    not take the first one's masks for pictures. A file that does not exist is found too: `check_pictures` names it.
 
     Raises:
         UserError: nothing there, `out` is itself one of the folders, or two pictures' results would have one name.
     """
     names: dict[Path, Path] = {}
     for one in given:
-        for path, name in _members(str(one), None if out is None else out.resolve()):
+        for path, name in _members(str(one), None if out is None else Path(out).resolve()):
             other = names.setdefault(name, path)
             if other != path and other.resolve() != path.resolve():
                 raise UserError(
@@ -185,6 +189,8 @@ def find_pictures(given: Sequence[Path | str], out: Path | None = None) -> list[
 def _members(given: str, out: Path | None) -> Iterator[Found]:
     """Pictures of one word of the command line, with the names of their results."""
     path = Path(given)
+    if not given.strip():  # an empty variable of a shell is not the folder where it runs
+        raise UserError("no pictures at '': give files, folders or patterns; . is the folder here")
     if path.is_dir():
         if path.resolve() == out:
             raise UserError(f"the results would lie among the pictures in {path}: choose another --out")
@@ -194,6 +200,8 @@ def _members(given: str, out: Path | None) -> Iterator[Found]:
         root = Path(*fixed)
         below = sorted(root / p for p in glob(str(path.relative_to(root)), root_dir=root, recursive=True))
         below = [p for p in below if p.is_file() and p.suffix.lower() in SUFFIXES]
+        if out is not None and out != root.resolve():
+            below = [p for p in below if out not in p.resolve().parents]
     else:
         yield Found(path, Path(path.stem))
         return

@@ -15,12 +15,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from barm.data import open_source
 from barm.data.base import Source
-from barm.data.index import checked
-from barm.data.named import Named, labelled
+from barm.data.named import labelled
 from barm.data.transforms import centre_crop, normalise
-from barm.engine.recipe import RunConfig
+from barm.engine.opening import open_val
+from barm.engine.recipe import PlaceConfig, RunConfig
 from barm.engine.runtime import Runtime
 from barm.engine.sequence import load_step
 from barm.engine.store import METHOD, RunDirectory, write_atomically
@@ -31,6 +30,7 @@ from barm.models.heads import GroupedOutput
 from barm.report.history import read_runs
 from barm.report.page import render
 from barm.report.page.content import Background, Gallery, Pixels, Report, RunContent, Shot, Values
+from barm.report.page.views import listed
 
 PICTURES = 6
 POOL = 4  # candidates per picture that is shown
@@ -39,11 +39,11 @@ Say = Callable[[str], None]
 
 
 def write_report(
-    paths: Sequence[Path],
-    out: Path | None = None,
+    paths: Sequence[Path | str],
+    out: Path | str | None = None,
     *,
     pictures: int = PICTURES,
-    data: Path | None = None,
+    data: Path | str | None = None,
     say: Say = lambda _: None,
 ) -> Path:
     """Write a self-contained HTML page about one or several runs.
@@ -63,11 +63,12 @@ def write_report(
     """
     if not paths:
         raise UserError("no run to report on: give at least one folder that `barm train` wrote")
-    target = out or paths[0] / "report.html"
+    folders = [Path(path) for path in paths]
+    target = folders[0] / "report.html" if out is None else Path(out)
     if target.is_dir():
         raise UserError(f"{target} is a folder: give the name of an HTML file to --out")
-    runs = read_runs(paths)
-    gallery, notes = _pictures(runs, pictures, data, say)
+    runs = read_runs(folders)
+    gallery, notes = _pictures(runs, pictures, None if data is None else Path(data), say)
     command = shlex.join(["barm", "report", *(r.path for r in runs), *(["--out", str(out)] if out else [])])
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     page = render(Report(runs, gallery, notes, command, made))
@@ -84,12 +85,12 @@ def _pictures(
         return None, {"gallery": ("No pictures were asked for (--pictures 0).",)}
     config = RunDirectory(Path(runs[0].path)).config()
     try:
-        source = _source(config, data)
-        pool = _pool(source, config, POOL * number)
+        sources, notes = _sources(config, data)
+        source, share = sources[0], -(-POOL * number // len(sources))
+        pool = [shot for one in sources for shot in _pool(one, config, share)]
     except UserError as error:
         return None, {"gallery": (f"No pictures: {error}.",)}
     seen: dict[str, list[Seen]] = {}
-    notes = _unlabelled(source)
     for run in runs:
         try:
             seen[run.label] = look(run, source.class_names, [shot.image for shot in pool], say)
@@ -106,27 +107,43 @@ def _pictures(
         for place, shot in enumerate(pool)
     ]
     shots = [_small(shots[place]) for place in choose(shots, number)]
-    return Gallery(tuple(shots), tuple(source.class_names), np.array(source.palette)), {"gallery": tuple(notes)}
+    return Gallery(tuple(shots), tuple(source.class_names), _colours(source, runs)), {"gallery": tuple(notes)}
 
 
-def _source(config: RunConfig, data: Path | None) -> Source:
-    """The validation split that the first run was evaluated on."""
-    root = data or config.data.root
+def _sources(config: RunConfig, data: Path | None) -> tuple[list[Source], list[str]]:
+    """The validation splits that the first run was evaluated on, by its classes, and a sentence on each that is gone.
+
+    Raises:
+        UserError: if none is there.
+    """
+    about, rt = config.data, Runtime(config.runtime)
+    root = data or about.root
     if root is None:
         raise UserError("the run was trained on data given in Python; pass --data DIR with the same classes")
-    if not root.is_dir():
-        raise UserError(f"the data set {root} is not there; pass --data DIR if it was moved")
-    source = checked(open_source(config.data.layout, root, "val", config.data.names))
-    return Named(source, config.data.classes) if config.data.classes else source
+    found, notes = list[Source](), list[str]()
+    for place in (PlaceConfig(root=root, layout=about.layout, names=about.names), *about.val):
+        try:
+            if not place.root.is_dir():
+                raise UserError(f"the data set {place.root} is not there; pass --data DIR if it was moved")
+            source = open_val(rt, place, about.classes)
+        except UserError as error:
+            notes.append(str(error))
+            continue
+        found.append(source)
+        missing = [name for i, name in enumerate(source.class_names) if i and i not in labelled(source)]
+        if missing:
+            notes.append(f"{place.root} does not label {listed(missing)}: they are background in its truth")
+    if not found:
+        raise UserError("; ".join(notes))
+    return found, [f"{note}." for note in notes]
 
 
-def _unlabelled(source: Source) -> list[str]:
-    """A sentence for pictures in which only some of the run's classes are labelled."""
-    known = labelled(source)
-    names = [name for i, name in enumerate(source.class_names) if i in known]
-    if len(names) == len(source.class_names) - 1:
-        return []
-    return [f"In these pictures only {', '.join(names)} is labelled: in the truth all else is background."]
+def _colours(source: Source, runs: Sequence[RunContent]) -> Pixels:
+    """Colour per dataset id, ``(256, 3)``: those that the runs' classes have elsewhere on the page."""
+    colours = np.array(source.palette)
+    for known in (c for run in reversed(runs) for c in run.classes if c.name in source.class_names):
+        colours[list(source.class_names).index(known.name)] = known.colour
+    return colours
 
 
 def _pool(source: Source, config: RunConfig, number: int) -> list[Shot]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from torch import Tensor, nn
 
 from barm.engine.recipe import RuntimeConfig
 from barm.engine.restore import rebuild
@@ -85,11 +85,23 @@ def _from_file(path: Path, step: int | None) -> Trained:
             f"{path} cannot be read as safetensors ({' '.join(str(error).split())[:100]}): give a run's folder, or a "
             "file that `barm export --format safetensors` wrote"
         ) from None
-    if "trained" not in description:
+    if not isinstance(description, dict) or "trained" not in description:
         raise UserError(
             f"{path} is no model of barm (its header has no description): give a run's folder, or a file that "
             "`barm export --format safetensors` wrote"
         )
+    try:
+        return _described(description, state, path, step)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a stranger may have written
+        raise UserError(
+            f"{path}: the description in its header does not fit ({' '.join(repr(error).split())[:120]}): give another "
+            "file, or write it anew with `barm export --format safetensors`"
+        ) from None
+
+
+def _described(description: Mapping[str, Any], state: Mapping[str, Tensor], path: Path, step: int | None) -> Trained:
     if description["format"] > FORMAT:
         raise UserError(f"{path} was written by barm {description['barm']}, which is newer: update barm to read it")
     if step not in (None, description["step"]):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from barm.api import Model, load
-from barm.app.pictures import Limits, Picture, Refused, prepare
+from barm.app.pictures import Limits, Picture, prepare
 from barm.data import open_source
 from barm.data.base import Source
+from barm.data.palette import id_palette
+from barm.engine.recipe import PlaceConfig
 from barm.engine.runtime import Runtime
 from barm.engine.store import METHOD, METRICS, RunDirectory
 from barm.errors import UserError
@@ -37,7 +39,7 @@ class Lesson:
         learned: names of the classes that it taught.
         names: by channel, background first.
         colours: by channel, ``(C, 3)`` uint8.
-        miou: over all classes known, in 0..1; None where the step was never evaluated.
+        miou: over all classes known, in 0..1; None where not all of them were measured.
     """
 
     step: int
@@ -119,11 +121,30 @@ def _recent(kept: OrderedDict[K, V], key: K, most: int) -> V:
 
 
 def open_runs(paths: Sequence[Path]) -> tuple[Run, ...]:
-    """Read what the page tells of the runs, without their networks; equal names get their parent's in front."""
+    """Read what the page tells of the runs, without their networks.
+
+    Equal names of runs get their parent's in front; a class has one colour in all runs, and no other class has it.
+    """
     runs = [_open_run(path) for path in paths]
     if len({run.name for run in runs}) < len(runs):
-        runs = [Run(r.path, f"{r.path.parent.name}/{r.name}", r.method, r.lessons, r.planned) for r in runs]
-    return tuple(runs)
+        runs = [replace(r, name=f"{r.path.parent.name}/{r.name}") for r in runs]
+    colours = _colours([lesson for run in runs for lesson in run.lessons])
+    return tuple(replace(run, lessons=tuple(_coloured(x, colours) for x in run.lessons)) for run in runs)
+
+
+def _colours(lessons: Sequence[Lesson]) -> dict[str, tuple[int, ...]]:
+    """One colour per name, and none twice: that of the first run that knows the class, unless another class has it."""
+    chosen = dict[str, tuple[int, ...]]()
+    for name, own in ((n, c) for x in lessons for n, c in zip(x.names, x.colours.tolist(), strict=True)):
+        if name not in chosen:
+            taken = set(chosen.values())
+            free = (c for c in map(tuple, [own, *id_palette()[1:].tolist()]) if c not in taken)
+            chosen[name] = next(free, tuple(own))
+    return chosen
+
+
+def _coloured(lesson: Lesson, colours: Mapping[str, tuple[int, ...]]) -> Lesson:
+    return replace(lesson, colours=np.array([colours[name] for name in lesson.names], np.uint8))
 
 
 def _open_run(path: Path) -> Run:
@@ -140,7 +161,7 @@ def _open_run(path: Path) -> Run:
 def _lesson(directory: RunDirectory, step: int) -> Lesson:
     about = directory.read(step, METHOD)
     names = {c["id"]: c["name"] for c in about["classes"]}
-    miou = float(directory.read(step, METRICS)["miou"]["all"]) if directory.has(step, METRICS) else None
+    miou = directory.read(step, METRICS)["miou"]["all"] if directory.has(step, METRICS) else None
     return Lesson(
         step,
         tuple(names[i] for i in about["groups"][-1]),
@@ -162,26 +183,27 @@ def find_examples(run: Run, limits: Limits, data: Path | None = None) -> list[Pi
         At most 6 pictures; none if the data are not there.
     """
     config = RunDirectory(run.path).config().data
-    root = data or config.root
-    if root is None:
-        return []
-    try:
-        source = open_source(config.layout if data is None else "auto", root, "val", config.names)
-        candidates = range(0, len(source), max(1, len(source) // LOOKED_AT))
-        best = sorted(candidates, key=lambda i: _telling(source, i, run), reverse=True)[:EXAMPLES]
-        pictures = [_example(source, i, limits) for i in best]
-    except (UserError, OSError):
-        if data is not None:
-            raise
-        return []
+    own = [] if config.root is None else [PlaceConfig(root=config.root, layout=config.layout, names=config.names)]
+    places = [*own, *config.val] if data is None else [PlaceConfig(root=data)]
+    candidates = list[tuple[tuple[int, int], Source, int]]()
+    for place in places:
+        try:
+            source = open_source(place.layout, place.root, "val", place.names)
+            chosen = range(0, len(source), max(1, len(source) // LOOKED_AT))
+            candidates += [(_telling(source, i, run), source, i) for i in chosen]
+        except (UserError, OSError):
+            if data is not None:
+                raise
+    best = sorted(candidates, key=lambda c: c[0], reverse=True)[:EXAMPLES]
+    pictures = [_example(source, i, limits) for _, source, i in best]
     return [p for p in pictures if p is not None]
 
 
 def _example(source: Source, i: int, limits: Limits) -> Picture | None:
-    image = source[i].image
     try:
+        image = source[i].image
         return prepare(image, limits) if image.width * image.height <= limits.pixels else None
-    except Refused:
+    except (UserError, OSError):
         return None
 
 

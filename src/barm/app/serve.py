@@ -59,14 +59,14 @@ def serve(paths: Sequence[Path | str], options: Options = DEFAULT, say: Callable
 
     Args:
         paths: the runs' folders.
-        options: see there.
+        options: see there; the defaults without.
         say: tells where the page is.
 
     Raises:
         UserError: without gradio, for a folder that is no run, or a port that is taken.
     """
     check_installed()
-    if len(paths) > 2:
+    if not 1 <= len(paths) <= 2:
         raise UserError(f"expected one run or two to compare, got {len(paths)}: `barm compare` takes any number")
     options = replace(options, port=choose_port(options.host, options.port))
     viewer = Viewer([Path(path) for path in paths])

@@ -71,7 +71,9 @@ class Result:
         return json.dumps(whole, indent=1) + "\n"
 
 
-def run_bench(setting: Setting, parts: Sequence[str], rounds: int, data: Path, say: Say = lambda _: None) -> Result:
+def run_bench(
+    setting: Setting, parts: Sequence[str], rounds: int, data: Path | str, say: Say = lambda _: None
+) -> Result:
     """Measure.
 
     Args:
@@ -103,7 +105,7 @@ def run_bench(setting: Setting, parts: Sequence[str], rounds: int, data: Path, s
             works = {"an update": our_update(setting), "an evaluation": evaluation_work(setting)[0][OURS]}
             facts |= profiled(works, rt.device)
         else:
-            costs, found = _part(part, setting, rounds, data, rt.device, say)
+            costs, found = _part(part, setting, rounds, Path(data), rt.device, say)
             rows += [Row(part, n, c, c.median / costs[OURS].median) for n, c in costs.items()]
             facts |= found
     if {"step", "loader"} <= set(parts):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from barm.cli.common import Device, Precision, Quiet, RunArg, out
+from barm.cli.common import Device, Json, Precision, Quiet, RunArg, out, print_json, words
 
 
 def extend(
@@ -35,7 +34,7 @@ def extend(
     precision: Precision = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the extension in --out stopped.")] = False,
     quiet: Quiet = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Teach a finished run new classes with pictures in which only those are labelled.
 
@@ -47,7 +46,7 @@ def extend(
     result = extend_run(
         run,
         data,
-        [name.strip() for name in classes.split(",")] if classes else (),
+        words(classes) or (),
         out=folder,
         val=val or (),
         step=step,
@@ -62,7 +61,7 @@ def extend(
     if os.environ.get("RANK", "0") != "0":
         return
     if as_json:
-        print(json.dumps(result, indent=1))
+        print_json(result)
     else:
         out.print(extension_table(result))
         for line in extension_lines(result):

@@ -119,8 +119,9 @@ def _about(run: Path) -> str:
         step = run / f"step{finished(run)[-1]:02d}"
         method = json.loads((step / "method.json").read_text("utf-8"))
         metrics = json.loads((step / "metrics.json").read_text("utf-8"))
-        share = 100 * metrics["miou"]["all"]
-        return f" ({method['method']['name']}, {len(method['classes']) - 1} classes, mIoU {share:.1f} %)"
+        share = metrics["miou"]["all"]  # none where the pictures label only some of the classes
+        score = "" if share is None else f", mIoU {100 * share:.1f} %"
+        return f" ({method['method']['name']}, {len(method['classes']) - 1} classes{score})"
     return ""
 
 

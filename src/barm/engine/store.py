@@ -24,6 +24,7 @@ from barm.engine.provenance import continued
 from barm.engine.recipe import RunConfig
 from barm.errors import UserError, nearest
 
+EXTENSION = "extension.json"  # in the folder of a run that `barm extend` made
 CONFIG, MODEL, METHOD, COUNTS, METRICS, MEMORY = (
     "config.toml",
     "model.safetensors",
@@ -33,6 +34,10 @@ CONFIG, MODEL, METHOD, COUNTS, METRICS, MEMORY = (
     "memory.json",
 )
 LOCK = ".lock"
+FORMS = {  # keys without which a file is of no use
+    METHOD: {"classes", "groups", "method", "model"},
+    METRICS: {"step", "learned", "miou", "average_miou", "forgetting", "class_iou"},
+}
 
 
 class RunDirectory:
@@ -256,13 +261,18 @@ class RunDirectory:
         """One of a finished step's JSON files."""
         path = self._finished(index) / name
         try:
-            return json.loads(path.read_text("utf-8"))
+            value = json.loads(path.read_text("utf-8"))
         except FileNotFoundError:
+            if name == METHOD:
+                raise self._damaged(path, "it is missing") from None
             raise UserError(
                 f"{path} is missing: an imported step has none; train the step, or evaluate it by itself"
             ) from None
         except (OSError, ValueError) as error:
             raise self._damaged(path, str(error)) from None
+        if not _has_form(name, value):
+            raise self._damaged(path, "it holds something else than barm wrote")
+        return value
 
     def has(self, index: int, name: str) -> bool:
         """Does a finished step have this file?"""
@@ -304,6 +314,13 @@ class RunDirectory:
                 f"{path} is damaged ({str(error)[:100]}): remove {path.parent} to train this step from its start"
             ) from None
         return state
+
+
+def _has_form(name: str, value: Any) -> bool:
+    """Could `save_step` have written this? Of counts: as many columns as rows."""
+    if name == COUNTS:
+        return isinstance(value, list) and all(isinstance(row, list) and len(row) == len(value) for row in value)
+    return name not in FORMS or (isinstance(value, dict) and value.keys() >= FORMS[name])
 
 
 def _link(file: Path, target: Path) -> None:

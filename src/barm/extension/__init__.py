@@ -14,7 +14,7 @@ from barm.data.steps import iterations_per_epoch
 from barm.engine.monitor import Monitor
 from barm.engine.runtime import Runtime
 from barm.engine.sequence import Given, renumbered, run, train_dataset
-from barm.engine.store import COUNTS, METHOD, METRICS, RunDirectory, write_atomically
+from barm.engine.store import COUNTS, EXTENSION, METHOD, METRICS, RunDirectory, write_atomically
 from barm.extension.advice import advice
 from barm.extension.drawing import draw
 from barm.extension.measuring import (
@@ -28,7 +28,7 @@ from barm.extension.measuring import (
 )
 from barm.extension.planning import Plan, Request, make_plan
 
-RESULT, PICTURE = "extension.json", "extension.png"
+PICTURE = "extension.png"
 
 
 def extend(
@@ -79,7 +79,8 @@ def extend(
 
 def default_out(path: Path, new: Sequence[str]) -> Path:
     """Where an extension goes: beside the run, named by what is learned."""
-    return path.with_name(f"{path.resolve().name}+{'+'.join(new)}"[:100])
+    whole = path if path.name not in ("", "..") else path.resolve()  # "." has no name
+    return whole.with_name(f"{whole.name}+{'+'.join(new)}".replace("/", "-")[:100])
 
 
 def _extend(plan: Plan, rt: Runtime, target: Path, monitor: Monitor, resume: bool) -> dict[str, Any]:
@@ -101,7 +102,7 @@ def _extend(plan: Plan, rt: Runtime, target: Path, monitor: Monitor, resume: boo
     given = Given(tuple(range(plan.step)), place)
     run(plan.config, rt, target, monitor, resume=resume, only=[plan.step], data=plan.data, given=given)
     result = _result(plan, rt, directory, before[0], monitor, pictures)
-    rt.on_main(lambda: write_atomically(target / RESULT, (json.dumps(result, indent=1) + "\n").encode()))
+    rt.on_main(lambda: write_atomically(target / EXTENSION, (json.dumps(result, indent=1) + "\n").encode()))
     rt.on_main(lambda: draw(plan, rt, directory, target / PICTURE))
     return result
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import tomli_w
 from huggingface_hub import ModelCardData
 
 from barm.engine.identity import to_table
-from barm.engine.store import METHOD, METRICS, RunDirectory
+from barm.engine.store import EXTENSION, METHOD, METRICS, RunDirectory
 from barm.methods import METHODS
 from barm.report.tables import percent
 
@@ -110,8 +111,15 @@ def _training(directory: RunDirectory, about: dict[str, Any]) -> str:
         f"## Data and method\n\n{root.strip()} Task `{task}`, setting {config.task.setting} "
         f"({SCENARIO[config.task.setting]}). Evaluated at {size}.\n\n"
         f"{_table(['step', 'classes'], groups)}\n\n```toml\n{method}\n```\n\n"
-        "`config.toml` holds every setting: `barm train --recipe config.toml --data DIR --out RUN` repeats it."
+        f"`config.toml` holds every setting: `{_again(directory, about)}` repeats it."
     )
+
+
+def _again(directory: RunDirectory, about: dict[str, Any]) -> str:
+    if not (directory.path / EXTENSION).is_file():
+        return "barm train --recipe config.toml --data DIR --out RUN"
+    learned = ",".join(c["name"] for c in about["classes"] if c["id"] in about["groups"][-1])
+    return f"barm extend OLD --data DIR --classes {shlex.quote(learned)} --recipe config.toml --out RUN"
 
 
 def _provenance(directory: RunDirectory) -> str:

@@ -30,7 +30,7 @@ def push(
     token: str | None = None,
     licence: str | None = None,
     onnx: bool = False,
-    dry_run: Path | None = None,
+    dry_run: Path | str | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> str:
     """Put a trained step on a hub, with a model card made from the run.
@@ -52,17 +52,22 @@ def push(
     Raises:
         UserError: bad input, not logged in, no permission, no network.
     """
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    with told(name):
+        validate_repo_id(name)
     directory = RunDirectory(Path(run))
     index = directory.last_step() if step is None else step
     directory.require(index)
-    if dry_run is not None and dry_run.exists() and (not dry_run.is_dir() or any(dry_run.iterdir())):
-        raise UserError(f"{dry_run} exists already: choose another --dry-run folder")
+    target = None if dry_run is None else Path(dry_run)
+    if target is not None and target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UserError(f"{target} exists already: choose another --dry-run folder")
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "model"
         _fill(folder, directory, index, name, licence, onnx, progress)
-        if dry_run is not None:
-            shutil.copytree(folder, dry_run, dirs_exist_ok=True)
-            return str(dry_run)
+        if target is not None:
+            shutil.copytree(folder, target, dirs_exist_ok=True)
+            return str(target)
         progress(f"pushing to {name}")
         return _upload(folder, name, f"Step {index} of {directory.path.name}", private, token)
 
@@ -88,7 +93,7 @@ def _fill(
 
 def without_places(config: RunConfig) -> RunConfig:
     """A configuration without the paths of the machine it was used on."""
-    data = config.data.model_copy(update={"root": None, "class_list": None})
+    data = config.data.model_copy(update={"root": None, "class_list": None, "val": ()})
     return config.model_copy(update={"data": data, "model": config.model.model_copy(update={"weights": None})})
 
 

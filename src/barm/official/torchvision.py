@@ -121,7 +121,12 @@ def class_names_of(state: Mapping[str, Tensor], names_file: Path | None) -> tupl
 
 
 def import_torchvision(
-    path: Path, out: Path, *, pictures: Path | None, names_file: Path | None = None, overrides: Sequence[str] = ()
+    path: Path | str,
+    out: Path | str,
+    *,
+    pictures: Path | str | None,
+    names_file: Path | str | None = None,
+    overrides: Sequence[str] = (),
 ) -> Calibration:
     """Write a state dict of torchvision's DeepLabV3 as a finished run of one step.
 
@@ -138,6 +143,7 @@ def import_torchvision(
     Raises:
         UserError: for another network, missing pictures or names; nothing is written then.
     """
+    path, out, names_file = Path(path), Path(out), None if names_file is None else Path(names_file)
     state = read_state(path)
     body, names = body_of(state, path), class_names_of(state, names_file)
     if pictures is None:
@@ -148,7 +154,7 @@ def import_torchvision(
     model = {"backbone": body, "output_stride": 8, "pretrained": False}
     task = {"groups": [list(names[1:])]}
     config = load_config("voc/barm", overrides, {"model": model, "task": task, "data": {"layout": "auto"}})
-    files, plan = find_pictures(pictures), config.task.plan(names, config.seed)
+    files, plan = find_pictures(Path(pictures)), config.task.plan(names, config.seed)
     module, given = config.method.build(plan[0], config.model).build_model(), own_names(state)
     own, directory = module.state_dict(), RunDirectory(out)
     check_names(own, given, {name for name in own if name.endswith("num_batches_tracked")}, str(path))

@@ -92,7 +92,7 @@ def import_checkpoint(
 
 
 def import_published(
-    path: Path, out: Path, *, dataset: str, task: str, step: int, model: str, method: str = "barm"
+    path: Path | str, out: Path | str, *, dataset: str, task: str, step: int, model: str, method: str = "barm"
 ) -> None:
     """`import_checkpoint` with the published classes: of BARM, of SSUL, or of a DeepLab with one classifier."""
     from barm.config import load_config
@@ -103,10 +103,10 @@ def import_published(
     about = {**MODELS[model], "pretrained": False}
     config = load_config(f"{dataset}/{task}/{method}", updates={"model": about})
     plan = config.task.plan(names, config.seed)
-    import_checkpoint(path, out, config=config, plan=plan, step=step, class_names=names, palette=palette)
+    import_checkpoint(Path(path), Path(out), config=config, plan=plan, step=step, class_names=names, palette=palette)
 
 
-def export_checkpoint(run: Path, target: Path, *, step: int | None = None) -> None:
+def export_checkpoint(run: Path | str, target: Path | str, *, step: int | None = None) -> None:
     """Write a finished step in the official format.
 
     Args:
@@ -114,14 +114,14 @@ def export_checkpoint(run: Path, target: Path, *, step: int | None = None) -> No
         target: the ``.pth``; written beside and renamed.
         step: which step; the last by default.
     """
-    directory = RunDirectory(run)
+    directory = RunDirectory(Path(run))
     index = directory.last_step() if step is None else step
     model, _ = load_step(directory, index)
     miou = 0.0
     metrics = directory.step_path(index) / "metrics.json"
     if metrics.is_file():
-        miou = float(directory.read(index, "metrics.json")["miou"]["all"])
-    save_checkpoint(target, dict(model.state_dict()), miou)
+        miou = float(directory.read(index, "metrics.json")["miou"]["all"] or 0)  # none: not all classes were measured
+    save_checkpoint(Path(target), dict(model.state_dict()), miou)
 
 
 def save_checkpoint(target: Path, state: dict[str, Tensor], best_score: float) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,8 @@ import tomli_w
 
 from barm.engine.identity import settings, shown, to_table
 from barm.engine.monitor import read_log
-from barm.engine.scores import unmeasured
-from barm.engine.store import COUNTS, METHOD, METRICS, RunDirectory
+from barm.engine.recipe import RunConfig
+from barm.engine.store import COUNTS, EXTENSION, METHOD, METRICS, RunDirectory
 from barm.errors import UserError
 from barm.report.compare import task_name
 from barm.report.page.content import KnownClass, RunContent, Scores, Trace
@@ -61,14 +60,12 @@ def read_run(path: Path, label: str) -> RunContent:
             num_steps=int(about.get("num_steps", len(finished))),
             finished=finished,
             classes=_classes(about),
-            scores=tuple(
-                _scores(run, i) for i in finished if run.has(i, METRICS) and not unmeasured(run.read(i, METRICS))
-            ),
+            scores=tuple(_scores(run, i) for i in finished if run.has(i, METRICS)),
             traces=_traces(path),
             settings={name: shown(value) for name, value in settings(config).items()},
             config=tomli_w.dumps(to_table(config)),
             provenance=_plain(run.provenance()),
-            command=_again(path),
+            command=_again(path, config),
         )
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, UserError):
@@ -97,22 +94,25 @@ def _classes(about: Mapping[str, Any]) -> tuple[KnownClass, ...]:
     )
 
 
-def _measured(run: RunDirectory, index: int) -> bool:
-    """Has the step a score of every class?"""
-    return run.has(index, METRICS) and not unmeasured(run.read(index, METRICS))
-
-
 def _scores(run: RunDirectory, index: int) -> Scores:
     metrics = run.read(index, METRICS)
+    counts = np.array(run.read(index, COUNTS), np.int64) if run.has(index, COUNTS) else None
+    if counts is not None and len(counts) != len(metrics["class_iou"]):
+        raise ValueError(f"step {index} has counts of {len(counts)} classes, scores of {len(metrics['class_iou'])}")
     return Scores(
         step=index,
         learned=tuple(metrics["learned"]),
-        means={name: float(value) for name, value in metrics["miou"].items()},
-        average=float(metrics["average_miou"]),
-        lost=float(metrics["forgetting"]),
-        iou={str(name): float(value) for name, value in metrics["class_iou"].items()},
-        counts=np.array(run.read(index, COUNTS), np.int64) if run.has(index, COUNTS) else None,
+        means=_measured(metrics["miou"]),
+        average=None if metrics["average_miou"] is None else float(metrics["average_miou"]),
+        lost=None if metrics["forgetting"] is None else float(metrics["forgetting"]),
+        iou=_measured(metrics["class_iou"]),
+        counts=counts,
     )
+
+
+def _measured(values: Mapping[str, Any]) -> dict[str, float]:
+    """The scores that there are: None stands for what no picture's labels tell."""
+    return {str(name): float(value) for name, value in values.items() if value is not None}
 
 
 def _traces(path: Path) -> tuple[Trace, ...]:
@@ -135,12 +135,15 @@ def _plain(provenance: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _again(path: Path) -> str:
-    """The command that trains the run again; an extension's is `barm extend`."""
-    recipe = ["--recipe", str(path / "config.toml"), "--out", str(path.with_name(path.resolve().name + "-again"))]
-    with suppress(OSError, ValueError, KeyError):
-        about = json.loads((path / "extension.json").read_text("utf-8"))
-        root = RunDirectory(path).config().data.root
-        given = ["--data", str(root), "--classes", ",".join(about["learned"])]
-        return shlex.join(["barm", "extend", about["from"], *given, *recipe])
-    return shlex.join(["barm", "train", *recipe])
+def _again(path: Path, config: RunConfig) -> str:
+    """The command that trains the same once more."""
+    whole = path if path.name not in ("", "..") else path.resolve()  # "." has no name
+    target = whole.with_name(whole.name + "-again")
+    recipe, out = ["--recipe", str(path / "config.toml")], ["--out", str(target)]
+    if not (path / EXTENSION).is_file():
+        return shlex.join(["barm", "train", *recipe, *out])
+    about = json.loads((path / EXTENSION).read_text("utf-8"))
+    words = [about["from"], "--step", str(about["step"] - 1), "--data", str(config.data.root)]
+    words += ["--classes", ",".join(about["learned"])]
+    words += [word for place in config.data.val for word in ("--val", str(place.root))]
+    return shlex.join(["barm", "extend", *words, *recipe, "--seed", str(config.seed), *out])

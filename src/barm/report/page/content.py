@@ -34,18 +34,19 @@ class Scores:
     Attributes:
         step: its index.
         learned: names of the classes that it taught.
-        means: mIoU ``old``, ``new`` (where there is any) and ``all``.
-        average: of ``all`` over the steps so far.
-        lost: forgetting.
-        iou: per class name, background first.
+        means: mIoU ``old``, ``new`` and ``all``, those that there are: pictures that label only some of the classes
+            give only some of the scores.
+        average: of ``all`` over the steps so far; None where that is not known.
+        lost: forgetting; None where that is not known.
+        iou: per class name, background first; of the classes that were measured.
         counts: confusion, ``(C, C)`` int64, row = truth; None where the run has none.
     """
 
     step: int
     learned: tuple[str, ...]
     means: Mapping[str, float]
-    average: float
-    lost: float
+    average: float | None
+    lost: float | None
     iou: Mapping[str, float]
     counts: NDArray[np.int64] | None
 

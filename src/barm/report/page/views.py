@@ -75,13 +75,16 @@ def last_scores(run: RunContent) -> dict[str, float | None]:
 def sentence(run: RunContent) -> str:
     """The outcome of a run in words."""
     first, last = run.scores[0], run.scores[-1]
-    known = len(last.iou) - 1
-    told = f"After step {last.step} it knows {known} classes at {percent(last.means['all'])} % mIoU"
-    if last.step == first.step:
-        return f"{told}."
-    change = last.means["old"] - first.means["old"]
-    told += f"; the classes of step {first.step} went from"
-    told += f" {percent(first.means['old'])} to {percent(last.means['old'])} % ({signed(change)} points)"
+    known = sum(1 for c in run.classes[1:] if c.step <= last.step)
+    told = f"After step {last.step} it knows {known} classes"
+    if "all" in last.means:
+        told += f" at {percent(last.means['all'])} % mIoU"
+    if last.step > first.step and "old" in last.means and "old" in first.means:
+        change = last.means["old"] - first.means["old"]
+        told += f"; the classes of step {first.step} went from"
+        told += f" {percent(first.means['old'])} to {percent(last.means['old'])} % ({signed(change)} points)"
+    elif "old" not in last.means:
+        told += "; the first step's are not measured (no picture labels them)"
     return told + (f", those learned since stand at {percent(last.means['new'])} %." if "new" in last.means else ".")
 
 
@@ -115,8 +118,9 @@ def cards(run: RunContent) -> list[dict[str, str]]:
     """The headline's numbers."""
     first, last = run.scores[0], run.scores[-1]
     grown = last.step > first.step
-    made = [("mIoU, all classes", percent(last.means["all"]), "%", f"after step {last.step} of {run.num_steps - 1}")]
-    if grown:
+    when = f"after step {last.step} of {run.num_steps - 1}"
+    made = [("mIoU, all classes", percent(last.means.get("all")), "%", when)]
+    if grown and "old" in last.means and "old" in first.means:
         change = signed(last.means["old"] - first.means["old"])
         made.append(("first classes", percent(last.means["old"]), "%", f"{change} since step {first.step}"))
     if "new" in last.means:
@@ -136,7 +140,9 @@ def share(permille: int) -> str:
 def miou_charts(runs: Sequence[RunContent]) -> list[Chart]:
     """For one run old, new and all in one chart; for several a chart of each with all runs."""
     if len(runs) == 1:
-        return [_miou_chart("mIoU (%)", [(GROUPS[g], runs[0], g) for g in GROUPS], WIDE)]
+        there = {group for s in runs[0].scores for group in s.means}
+        lines = [(told, runs[0], group) for group, told in GROUPS.items() if group in there]
+        return [_miou_chart("mIoU (%)", lines, WIDE)] if lines else []
     return [
         _miou_chart(f"mIoU of {told} (%)", [(r.label, r, group) for r in runs], NARROW)
         for group, told in GROUPS.items()
@@ -177,7 +183,7 @@ def heat(run: RunContent) -> Heat:
     rows = []
     for place, known in enumerate(run.classes):
         values = [s.iou.get(known.name) for s in run.scores]
-        cells = [_iou_cell(v, known.name, step) for v, (step, _) in zip(values, steps, strict=True)]
+        cells = [_iou_cell(v, known, step) for v, (step, _) in zip(values, steps, strict=True)]
         rows.append(Row(known, _begins(run.classes, place), (*cells, _lost_cell(known.name, values))))
     return Heat(run.label, steps, tuple(rows), 0.0)
 
@@ -186,15 +192,17 @@ def _begins(classes: Sequence[KnownClass], place: int) -> bool:
     return place > 0 and classes[place].step != classes[place - 1].step
 
 
-def _iou_cell(value: float | None, name: str, step: int) -> Cell:
+def _iou_cell(value: float | None, known: KnownClass, step: int) -> Cell:
+    if value is None and known.step <= step:
+        return Cell("–", told=f"{known.name} was not measured after step {step}")
     if value is None:
-        return Cell(told=f"{name} is not known after step {step}")
-    return Cell(f"{100 * value:.0f}", f"v{level(value)}", f"{name} after step {step}: IoU {percent(value)} %")
+        return Cell(told=f"{known.name} is not known after step {step}")
+    return Cell(f"{100 * value:.0f}", f"v{level(value)}", f"{known.name} after step {step}: IoU {percent(value)} %")
 
 
 def _lost_cell(name: str, values: Sequence[float | None]) -> Cell:
     known = [v for v in values if v is not None]
-    if len(known) < 2:
+    if len(known) < 2 or values[-1] is None:
         return Cell()
     lost = max(known[:-1]) - known[-1]
     told = f"{name}: {signed(-lost)} points from its best earlier IoU to the last"
@@ -204,7 +212,8 @@ def _lost_cell(name: str, values: Sequence[float | None]) -> Cell:
 def same_task(one: RunContent, other: RunContent) -> bool:
     """Do both learn the same classes at the same steps, as far as both came?"""
     steps = min(one.finished[-1], other.finished[-1])
-    return [c for c in one.classes if c.step <= steps] == [c for c in other.classes if c.step <= steps]
+    mine, theirs = ({(c.name, c.step) for c in run.classes if c.step <= steps} for run in (one, other))
+    return mine == theirs
 
 
 def differences(runs: Sequence[RunContent]) -> list[Heat]:
