@@ -136,6 +136,18 @@ def test_barm_alone_says_what_comes_next(cli, tiny_run, tmp_path):
     assert "barm compare runs/mine runs/other" in cli()[1]
 
 
+def test_what_is_no_run_is_told_the_run_that_may_be_meant(cli, tiny_run, tmp_path):
+    shutil.copytree(tiny_run, tmp_path / "runs/demo/barm")
+    for path, told in {
+        "runs/demo": "expected config.toml in it; did you mean runs/demo/barm?",
+        "runs/demo/bram": "there is no such folder; did you mean 'barm'?",
+        "runs/demo/xyz": "there is no such folder\n",
+    }.items():
+        status, out, err = cli("evaluate", path)
+        assert (status, out) == (2, "")
+        assert f"{path} is not a run: {told}" in err
+
+
 def test_advice_names_only_commands_that_exist(tmp_path):
     assert not any("demo" in line for line in advice(tmp_path, {"train", "data"}))
     named = {line.split()[1] for line in advice(tmp_path, COMMANDS["barm"].commands) if line.startswith("  barm ")}

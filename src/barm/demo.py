@@ -16,6 +16,7 @@ from barm.data import open_source
 from barm.data.base import Source
 from barm.data.shapes_disk import make_shapes
 from barm.engine.runtime import Runtime
+from barm.errors import Stopped
 from barm.report.figures import Story, draw_stories
 from barm.report.tables import steps_table
 from barm.story import write_report
@@ -24,6 +25,7 @@ METHODS_SHOWN = {"barm": "BARM", "finetune": "fine-tuning", "joint": "joint trai
 TASK = "6-1"
 NUM_CLASSES, NUM_TRAIN, NUM_VAL, SIDE = 10, 1200, 200, 96
 NUM_STORIES = 3
+MARK, PAGE = ".demo", "report.html"  # what a demo leaves at its beginning (its seed stands in it) and at its end
 SHORTER = {"joint": ["increment.epochs=2"]}  # sees every picture in every step; the demo is to take three minutes
 
 
@@ -31,23 +33,20 @@ def demo(out: Path, *, seed: int = 1, quiet: bool = False) -> dict[str, list[dic
     """Run the comparison.
 
     Args:
-        out: folder for the data, the runs and the picture; replaced if an earlier demo wrote it.
+        out: folder for the data, the runs and the picture. A demo of the same seed that was stopped there goes on;
+            any other one is replaced.
         seed: of data and training.
         quiet: show only errors and results.
 
     Returns:
         The metrics of every step by method.
+
+    Raises:
+        Stopped: on Ctrl-C or SIGTERM while a method is trained; its state is saved.
     """
     console, results_console = Console(quiet=quiet), Console()
     began = time.monotonic()
-    data = out / "data"
-    if (out / ".demo").exists():
-        shutil.rmtree(out)
-    console.print(f"[bold]1.[/bold] Drawing {NUM_TRAIN + NUM_VAL} pictures of {NUM_CLASSES} classes in {data}")
-    make_shapes(
-        data, layout="voc", num_classes=NUM_CLASSES, num_train=NUM_TRAIN, num_val=NUM_VAL, size=(SIDE, SIDE), seed=seed
-    )
-    (out / ".demo").touch()
+    data = _begin(out, seed, console)
     console.print(
         f"[bold]2.[/bold] Learning 6 classes, then 4 more one at a time (task {TASK}); "
         "in new pictures the old objects are not labelled"
@@ -55,32 +54,55 @@ def demo(out: Path, *, seed: int = 1, quiet: bool = False) -> dict[str, list[dic
     results: dict[str, list[dict[str, Any]]] = {}
     for name, title in METHODS_SHOWN.items():
         console.print(f"   {title}" + ("" if name == "barm" else " (starts from the same first lesson)"))
-        config = load_config(
-            f"shapes/{TASK}/{name}",
-            [f"seed={seed}", "runtime.tensorboard=false", *SHORTER.get(name, [])],
-            {"data": {"root": str(data.resolve())}},
-        )
-        first = None if name == "barm" else out / "barm"
-        results[title] = fit(config, out=out / name, start_from=first, quiet=quiet)
+        results[title] = _learn(name, out, data, seed, quiet=quiet)
     results_console.print(steps_table(f"{NUM_CLASSES} generated classes, task {TASK}, seed {seed}", results))
     picture = out / "demo.png"
     draw(picture, out, results, open_source("voc", data, "val"))
     results_console.print(f"[bold]3.[/bold] {summary(results)}")
-    page = write_report([out / name for name in METHODS_SHOWN], out / "report.html")
+    page = write_report([out / name for name in METHODS_SHOWN], out / PAGE)
     results_console.print(f"   Look at [bold]{picture}[/bold]")
     results_console.print(f"   Open [bold]{page}[/bold] in a browser ({time.monotonic() - began:.0f} s in all)")
     return results
 
 
+def _begin(out: Path, seed: int, console: Console) -> Path:
+    """The folder of the data: as it lies there if a demo was stopped, else drawn."""
+    data, mark = out / "data", out / MARK
+    if mark.is_file() and mark.read_text("utf-8") == str(seed) and not (out / PAGE).exists():
+        console.print(f"[bold]1.[/bold] Going on with the demo in {out} that was stopped")
+        return data
+    if mark.exists():
+        shutil.rmtree(out)
+    console.print(f"[bold]1.[/bold] Drawing {NUM_TRAIN + NUM_VAL} pictures of {NUM_CLASSES} classes in {data}")
+    make_shapes(
+        data, layout="voc", num_classes=NUM_CLASSES, num_train=NUM_TRAIN, num_val=NUM_VAL, size=(SIDE, SIDE), seed=seed
+    )
+    mark.write_text(str(seed), "utf-8")
+    return data
+
+
+def _learn(name: str, out: Path, data: Path, seed: int, *, quiet: bool) -> list[dict[str, Any]]:
+    """Train a method, or go on with it; its metrics of every step."""
+    config = load_config(
+        f"shapes/{TASK}/{name}",
+        [f"seed={seed}", "runtime.tensorboard=false", *SHORTER.get(name, [])],
+        {"data": {"root": str(data.resolve())}},
+    )
+    folder, first = out / name, None if name == "barm" else out / "barm"
+    try:
+        return fit(config, out=folder, resume=folder.exists(), start_from=first, quiet=quiet)
+    except Stopped as stopped:
+        raise Stopped("stopped; what was learned is saved, and the same command goes on", stopped.signum) from None
+
+
 def summary(results: dict[str, list[dict[str, Any]]]) -> str:
     """The outcome in a sentence."""
     final = {name: metrics[-1]["miou"]["all"] for name, metrics in results.items()}
-    barm = results["BARM"]
-    lost = barm[0]["miou"]["old"] - barm[-1]["miou"]["old"]
+    first, last = (100 * results["BARM"][step]["miou"]["old"] for step in (0, -1))
     return (
         f"After the last lesson BARM knows all classes at {100 * final['BARM']:.1f} % mIoU, fine-tuning at "
         f"{100 * final['fine-tuning']:.1f} %, joint training (which keeps every picture) at "
-        f"{100 * final['joint training']:.1f} %. BARM lost {100 * lost:.1f} points on the first classes."
+        f"{100 * final['joint training']:.1f} %. With BARM the first classes went from {first:.1f} % to {last:.1f} %."
     )
 
 

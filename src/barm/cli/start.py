@@ -74,7 +74,7 @@ def advice(runs: Path, commands: Collection[str]) -> list[str]:
             f"It has finished {len(done)} of {total} steps; go on with"
             if total
             else "It has finished no step; go on with",
-            f"  barm train --recipe {newest}/config.toml --out {newest} --resume",
+            f"  {_going_on(newest)}",
         ]
     if done:
         beside = sorted(run for run in found if run.parent == newest.parent and finished(run))[:MOST]
@@ -83,6 +83,16 @@ def advice(runs: Path, commands: Collection[str]) -> list[str]:
             table["compare"] = (f" {' '.join(map(str, beside))}", "beside each other")
         lines += ["", *_listed(str(newest), table, commands)]
     return [*lines, "", "All commands: barm --help"]
+
+
+def _going_on(run: Path) -> str:
+    """The command that goes on with a run that was stopped."""
+    with suppress(OSError, ValueError):
+        seed = int((run.parent / ".demo").read_text("utf-8"))
+        if not (run.parent / "report.html").exists():
+            where = "" if run.parent == RUNS / "demo" else f" --out {run.parent}"
+            return f"barm demo{where}" + (f" --seed {seed}" if seed != 1 else "")
+    return f"barm train --recipe {run}/config.toml --out {run} --resume"
 
 
 def _listed(run: str, table: dict[str, tuple[str, str]], commands: Collection[str]) -> list[str]:

@@ -38,7 +38,7 @@ def detect_layout(root: Path) -> str:
         UserError: if it has none.
     """
     if not root.is_dir():
-        raise UserError(f"no folder {root}: give an existing data set to --data")
+        raise UserError(f"no folder {root}: expected a data set there")
     for folder in (root, *sorted(p for p in root.iterdir() if p.is_dir())):
         if (folder / "JPEGImages").is_dir():
             return "voc"

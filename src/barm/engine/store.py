@@ -22,7 +22,7 @@ from torch import Tensor
 from barm.engine.identity import AGREEING, difference, other_class, settings, to_table
 from barm.engine.provenance import continued
 from barm.engine.recipe import RunConfig
-from barm.errors import UserError
+from barm.errors import UserError, nearest
 
 EXTENSION = "extension.json"  # in the folder of a run that `barm extend` made
 CONFIG, MODEL, METHOD, COUNTS, METRICS, MEMORY = (
@@ -167,11 +167,20 @@ class RunDirectory:
     def _document(self) -> dict[str, Any]:
         path = self.path / CONFIG
         if not path.is_file():
-            raise UserError(f"{self.path} is not a run: expected {CONFIG} in it")
+            raise UserError(f"{self.path} is not a run: {self._instead()}")
         try:
             return tomllib.loads(path.read_text("utf-8"))
         except ValueError as error:  # no TOML, or no UTF-8
             raise self._damaged(path, str(error)) from None
+
+    def _instead(self) -> str:
+        """What the folder is, which holds no run; the runs in it or beside it that may be meant."""
+        if not self.path.exists():
+            beside = (p.parent.name for p in self.path.parent.glob(f"*/{CONFIG}"))
+            meant = nearest(self.path.name, beside)
+            return f"there is no such folder{meant}"
+        inside = sorted(str(p.parent) for p in self.path.glob(f"*/{CONFIG}"))
+        return f"expected {CONFIG} in it" + (f"; did you mean {' or '.join(inside[:3])}?" if inside else "")
 
     def _damaged(self, path: Path, what: str) -> UserError:
         return UserError(

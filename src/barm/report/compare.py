@@ -15,6 +15,7 @@ from typing import Any
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from barm.engine.identity import differing, settings, shown
 from barm.engine.recipe import RunConfig
@@ -32,8 +33,10 @@ LATEX = {
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
 }
-MEANING = """mIoU after the last step in percent, mean ± standard deviation over the runs. old: step 0's classes and
-background; new: learned later; average: of 'all' over the steps; lost: forgetting"""
+MEANING = (
+    "mIoU after the last step in percent, mean ± standard deviation over the runs. old: step 0's classes and "
+    "background; new: learned later; average: of 'all' over the steps; lost: forgetting"
+)
 
 
 @dataclass(frozen=True)
@@ -212,11 +215,16 @@ def _spread(values: Sequence[float | None]) -> Spread | None:
     return Spread(fmean(present), stdev(present) if len(present) > 1 else 0.0)
 
 
-def tables(rows: Sequence[Row]) -> list[Table]:
-    """One table per task for the terminal; deviations of several runs, where there is room for them."""
-    made, wide = [], get_terminal_size().columns >= WIDE
+def tables(rows: Sequence[Row]) -> list[Text | Table]:
+    """Title and table of every task for the terminal, at the end what the columns mean.
+
+    Deviations of several runs stand there where there is room for them. Titles and meaning may be wider than a table.
+    """
+    made: list[Text | Table] = []
+    wide = get_terminal_size().columns >= WIDE
     for task in dict.fromkeys(row.task for row in rows):
-        table = Table(title=task, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+        made.append(Text(task.replace(",", ", "), "italic"))
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
         table.add_column("method", overflow="fold", min_width=8)
         for name in ("runs", *SCORES):
             table.add_column(name, justify="right", no_wrap=True)
@@ -224,8 +232,7 @@ def tables(rows: Sequence[Row]) -> list[Table]:
             cells = _cells(row) if wide and row.runs > 1 else [cell.split(" ±")[0] for cell in _cells(row)]
             table.add_row(row.method, str(row.runs), *cells)
         made.append(table)
-    made[-1].caption, made[-1].caption_justify = MEANING, "left"
-    return made
+    return [*made, Text(MEANING, "dim italic")]
 
 
 def _cells(row: Row) -> list[str]:

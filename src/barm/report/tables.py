@@ -9,11 +9,8 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-FIXED, LEARNED, LEAST = (
-    46,
-    18,
-    8,
-)  # characters: all other columns; what was learned, at most and, else left out, at least
+FIXED = 46  # characters of all other columns
+LEAST, LEARNED = 8, 48  # what was learned: below the one left out, never wider than the other
 Metrics = Mapping[str, Any]
 CAPTION = """mIoU in percent. old: step 0's classes, background too;
 new: learned later; average: of 'all' so far; lost: forgetting"""
