@@ -229,6 +229,12 @@ def test_what_comes_after_works_on_an_extension(finished, lamp, tmp_path, monkey
     weights = [(tmp_path / name / "step02/model.safetensors").read_bytes() for name in ("new", "new-again")]
     assert weights[0] == weights[1]
 
+    stopped = tmp_path / "stopped"  # `barm` alone advises `barm train --resume`
+    shutil.copytree(new, stopped, ignore=shutil.ignore_patterns("step02", "extension.*"))
+    fit(read_config(stopped), out=stopped, resume=True, quiet=True)
+    assert (stopped / "step02/model.safetensors").read_bytes() == weights[0]
+    assert RunDirectory(stopped).read(2, METRICS) == RunDirectory(new).read(2, METRICS)
+
     push(new, "me/lamp", dry_run=tmp_path / "card")
     pushed = b"".join(p.read_bytes() for p in (tmp_path / "card").iterdir())
     for place in (plain, finished, *(p.root for p in read_config(new).data.val)):

@@ -88,7 +88,7 @@ def run(
     directory, about = RunDirectory(path), provenance(rt, data.train.class_names)
     placed = {*(given.steps if given else ()), *([0] if start_from is not None else [])}
     _check_order(directory, [s.index for s in steps], placed)
-    datasets = {s.index: train_dataset(config, data, s) for s in steps}
+    datasets = {s.index: train_dataset(config, data, s) for s in steps if not directory.is_complete(s.index)}
     try:
         rt.on_main(lambda: directory.open(config, about, resume=resume, same=same))
         monitor.open(path, lambda: peak_memory(rt.device))
