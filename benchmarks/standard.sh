@@ -12,6 +12,7 @@ CROP=${CROP:-513}
 BATCH=${BATCH:-2}
 ROUNDS=${ROUNDS:-5}
 GROWTH_ROUNDS=${GROWTH_ROUNDS:-3}
+LOADER_ROUNDS=${LOADER_ROUNDS:-25}
 
 measure() {
     local name=$1
@@ -21,6 +22,7 @@ measure() {
 }
 
 measure voc-15-1 --batch "$BATCH" --rounds "$ROUNDS"
+measure loader --rounds "$LOADER_ROUNDS" --part loader
 measure voc-15-1-losses --batch 4 --rounds "$ROUNDS" --part losses
 measure ade-100-10 --task 100-10 --classes 150 --batch 4 --rounds "$ROUNDS" --part losses
 measure ade-100-10-evaluation --task 100-10 --classes 150 --batch "$BATCH" --rounds "$ROUNDS" --part evaluation

@@ -133,7 +133,7 @@ def test_the_command(shapes_voc, tmp_path):
 @pytest.mark.slow
 def test_the_standard_set(shapes_voc, tmp_path):
     """What `make bench` and, on a GPU, `make bench-gpu` run: here tiny and on the processor."""
-    small = {"MODEL": "test_resnet", "CROP": "33", "ROUNDS": "1", "GROWTH_ROUNDS": "1", "DEVICE": "cpu"}
+    small = {"MODEL": "test_resnet", "CROP": "33", "ROUNDS": "1", "GROWTH_ROUNDS": "1", "LOADER_ROUNDS": "1", "DEVICE": "cpu"}
     env = {
         **os.environ,
         **small,
@@ -146,6 +146,7 @@ def test_the_standard_set(shapes_voc, tmp_path):
     names = {p.parent.name for p in tmp_path.glob("*/bench.json")}
     assert names == {
         "voc-15-1",
+        "loader",
         "voc-15-1-losses",
         "ade-100-10",
         "ade-100-10-evaluation",
