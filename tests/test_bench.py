@@ -133,7 +133,8 @@ def test_the_command(shapes_voc, tmp_path):
 @pytest.mark.slow
 def test_the_standard_set(shapes_voc, tmp_path):
     """What `make bench` and, on a GPU, `make bench-gpu` run: here tiny and on the processor."""
-    small = {"MODEL": "test_resnet", "CROP": "33", "ROUNDS": "1", "GROWTH_ROUNDS": "1", "LOADER_ROUNDS": "1", "DEVICE": "cpu"}
+    once = dict.fromkeys(("ROUNDS", "GROWTH_ROUNDS", "LOADER_ROUNDS"), "1")
+    small = {"MODEL": "test_resnet", "CROP": "33", "DEVICE": "cpu", **once}
     env = {
         **os.environ,
         **small,
