@@ -1,8 +1,9 @@
-"""One update of BARM at step 1 on a part of a fixed batch; run by test_parallel under several processes."""
+"""One update of every method at step 1 on a part of a fixed batch; run by test_parallel under several processes."""
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import torch
 
@@ -15,7 +16,13 @@ from barm.methods import METHODS, Rates
 from barm.models.network import NetworkConfig
 
 
-def main(name: str, kind: str, target: str) -> None:
+def main(target: str, *cases: str) -> None:
+    rt = Runtime(RuntimeConfig(device="cpu", precision="32-true", channels_last=False))
+    for case in cases:
+        update(rt, *case.split(":"), Path(target) / f"{case.replace(':', '-')}.pt")
+
+
+def update(rt: Runtime, name: str, kind: str, target: Path) -> None:
     network = NetworkConfig(backbone="test_resnet", channels=16, pretrained=False, dropout=0)
     plan = TaskPlan.parse("2-1", 4)
     torch.manual_seed(0)
@@ -31,7 +38,6 @@ def main(name: str, kind: str, target: str) -> None:
     if kind == "unequal":
         label[3] = 0
         label[2, :30] = 255
-    rt = Runtime(RuntimeConfig(device="cpu", precision="32-true", channels_last=False))
     recipe = StepRecipe(epochs=1, batch_size=4 // rt.world, lr=Rates(new=0.1, aspp=0.1, old=0.1, backbone=0.1))
     teacher = rt.constant(teacher) if method.uses_teacher else None
     trainer = StepTrainer(method, rt.place(model), teacher, recipe, 10, rt, seed=1)
