@@ -13,28 +13,11 @@ import tomli_w
 from PIL import Image
 
 import barm
-from barm.cli import main
 from barm.config import load_config, recipe_names
 from barm.engine import store
 from barm.engine.identity import to_table
 from barm.engine.schedule import learning_rate
 from barm.engine.store import RunDirectory
-
-
-@pytest.fixture
-def cli(monkeypatch, capsys, tmp_path):
-    """Run ``barm ...`` in an empty folder; status and output."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["barm", *map(str, words)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            main()
-        captured = capsys.readouterr()
-        return int(stop.value.code or 0), captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ from PIL import Image
 from torch import nn
 
 import barm
-from barm.cli import main
 from barm.data.shapes import render
 from barm.data.shapes_disk import make_shapes
 from barm.engine.recipe import RuntimeConfig
@@ -73,22 +72,6 @@ def run(tmp_path_factory):
     make_shapes(folder / "data", layout="voc", num_classes=4, num_train=240, num_val=6, size=(48, 48), seed=3)
     barm.fit("shapes/2-1/barm", out=folder / "barm", data=folder / "data", overrides=SMALL, quiet=True)
     return folder / "barm"
-
-
-@pytest.fixture
-def cli(monkeypatch, capsys, tmp_path):
-    """Run ``barm ...`` in an empty folder; status and output."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["barm", *map(str, words)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            main()
-        captured = capsys.readouterr()
-        return int(stop.value.code or 0), captured.out, captured.err
-
-    return call
 
 
 def test_the_example_draws_pytorch_s_labels(run, pictures, exact, cli, tmp_path):

@@ -11,25 +11,14 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import barm
-from barm.cli import main
 from barm.inference import _batches, check_pictures, find_pictures
 from barm.report.pictures import index_mask, with_legend
 
 
 @pytest.fixture
-def predict(monkeypatch, capsys, tmp_path, tiny_run):
+def predict(cli, tiny_run):
     """Run ``barm predict`` on the tiny run in an empty folder; status and output."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["barm", "predict", str(tiny_run), *map(str, words)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            main()
-        captured = capsys.readouterr()
-        return int(stop.value.code or 0), captured.out, captured.err
-
-    return call
+    return lambda *words: cli("predict", tiny_run, *words)
 
 
 @pytest.fixture

@@ -43,22 +43,6 @@ def commands(group: Any = None, path: tuple[str, ...] = ("barm",)) -> Iterator[t
 COMMANDS = dict(commands())
 
 
-@pytest.fixture
-def cli(monkeypatch, capsys, tmp_path):
-    """Run ``barm ...`` in an empty folder; status and output."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["barm", *map(str, words)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            main()
-        captured = capsys.readouterr()
-        return int(stop.value.code or 0), captured.out, captured.err
-
-    return call
-
-
 def shell(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """``barm ...`` in a process of its own."""
     program = "import sys; sys.argv[0] = 'barm'; from barm.cli import main; main()"
