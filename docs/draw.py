@@ -8,7 +8,6 @@ The same demo gives the same pictures. Colours are those of Okabe and Ito, told 
 from __future__ import annotations
 
 import argparse
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +16,34 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import torch
+from drawing import (
+    BLUE,
+    EMPTY,
+    GREEN,
+    GROUND,
+    INK,
+    ORANGE,
+    PINK,
+    RED,
+    SKY,
+    Pixels,
+    arrow,
+    bare,
+    bare_title,
+    box,
+    frame,
+    middle,
+    outline,
+    save,
+    show_labels,
+    write_on,
+)
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch
+from matplotlib.patches import Patch
 from numpy.typing import NDArray
-from PIL import Image
 
 from barm.data.shapes import Scene, class_names, render
 from barm.data.transforms import normalise
@@ -32,14 +52,11 @@ from barm.engine.store import METRICS, RunDirectory
 from barm.labels import IGNORE, Step, TaskPlan
 from barm.losses.common import pseudo_labels
 
-INK, QUIET, GROUND, EMPTY = "#222222", "#777777", "#ffffff", "#e6e6e6"
-RED, BLUE, GREEN, ORANGE, PINK, SKY = "#D55E00", "#0072B2", "#009E73", "#E69F00", "#CC79A7", "#56B4E9"
 OLD, NEW = 1, 7  # crimson-plain-disc of lesson 1, blue-plain-square of lesson 2
 NUM_CLASSES, SIDE = 10, 96
 THREE = (21, 7, 51, 1, 46, 2)  # scenes of three classes: disc; square; disc, square; square, triangle; all; triangle
 SCENE = 6430  # shows one of each, apart from each other, and no demo trains or tests on it
 METHODS = {"BARM": "barm", "fine-tuning": "finetune"}
-Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -69,54 +86,6 @@ class Demo:
         """Labels of the scene."""
         labels = method.predict(self.output(network), self.scene.mask.shape)[0]
         return np.asarray(labels.numpy(), np.uint8)
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Write a figure as a PNG of few colours."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=150, facecolor=GROUND, metadata={"Software": None})
-    plt.close(figure)
-    Image.open(buffer).convert("RGB").quantize(200, dither=Image.Dither.NONE).save(path, optimize=True)
-    print(f"{path}: {path.stat().st_size / 1024:.0f} KB")
-
-
-def bare(ax: Axes, title: str = "", note: str = "") -> None:
-    """A panel without ticks, with a title above and a note below."""
-    ax.set_title(title, fontsize=11, color=INK, weight="bold")
-    ax.set_xlabel(note, fontsize=10, color=INK)
-    frame(ax)
-
-
-def frame(ax: Axes) -> None:
-    """A thin frame without ticks."""
-    ax.set_xticks([])
-    ax.set_yticks([])
-    for spine in ax.spines.values():
-        spine.set_color(QUIET)
-
-
-def show_labels(ax: Axes, label: Pixels, colours: dict[int, str]) -> None:
-    """Draw ids in the colours given; all else is empty."""
-    table = np.zeros((256, 3), np.uint8)
-    for i in range(256):
-        table[i] = [int(colours.get(i, EMPTY)[k : k + 2], 16) for k in (1, 3, 5)]
-    ax.imshow(table[label], interpolation="nearest")
-
-
-def middle(scene: Scene, class_id: int) -> tuple[float, float]:
-    """x and y of an object's middle."""
-    y, x = np.nonzero(scene.mask == class_id)
-    return float(x.mean()), float(y.mean())
-
-
-def write_on(ax: Axes, scene: Scene, class_id: int, text: str, colour: str = "white") -> None:
-    """Text in the middle of an object."""
-    ax.text(*middle(scene, class_id), text, ha="center", va="center", fontsize=10, color=colour, weight="bold")
-
-
-def outline(ax: Axes, scene: Scene, class_id: int) -> None:
-    """A dashed line around an object."""
-    ax.contour(scene.mask == class_id, [0.5], colors=INK, linestyles="dashed", linewidths=1.4)
 
 
 def draw_shift(demo: Demo) -> Figure:
@@ -212,19 +181,6 @@ def enlarged(part: torch.Tensor) -> NDArray[np.float32]:
 def enlarged_all(logits: torch.Tensor) -> NDArray[np.float32]:
     """All channels at the picture's size."""
     return torch.nn.functional.interpolate(logits, size=(SIDE, SIDE), mode="bilinear", align_corners=False).numpy()
-
-
-def box(ax: Axes, at: tuple[float, float], size: tuple[float, float], text: str, colour: str, ink: str = INK) -> None:
-    """A rounded box with a text."""
-    ax.add_patch(FancyBboxPatch(at, *size, boxstyle="round,pad=0,rounding_size=0.12", fc=colour, ec=INK, lw=1))
-    ax.text(at[0] + size[0] / 2, at[1] + size[1] / 2, text, ha="center", va="center", fontsize=10, color=ink)
-
-
-def arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], colour: str = INK) -> None:
-    """From one point to another."""
-    ax.add_patch(
-        FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=13, color=colour, lw=1.3, shrinkA=0, shrinkB=0)
-    )
 
 
 def draw_network(_demo: Demo) -> Figure:
@@ -386,11 +342,6 @@ def draw_scores(demo: Demo) -> Figure:
     lost_per_class(axes[2], demo)
     bare_title(axes[2], "lost: from the best to the last (%)")
     return figure
-
-
-def bare_title(ax: Axes, text: str) -> None:
-    """A title above a chart."""
-    ax.set_title(text, fontsize=11, color=INK, weight="bold")
 
 
 def lost_per_class(ax: Axes, demo: Demo) -> None:
