@@ -26,6 +26,7 @@ from torch.utils._pytree import tree_map
 
 from barm.engine.recipe import RuntimeConfig
 from barm.errors import UserError
+from barm.models.batch_norm import ordinary, synchronised
 from barm.models.folding import fold_batch_norm
 from barm.models.packing import pack
 
@@ -62,7 +63,10 @@ class Runtime:
                 devices=per_node,
                 num_nodes=nodes,
                 precision=self.precision,
-                strategy=DDPStrategy(process_group_backend="nccl" if accelerator == "cuda" else "gloo")
+                # running statistics: shared on GPUs, the main process's count elsewhere (`share_buffers`)
+                strategy=DDPStrategy(
+                    process_group_backend="nccl" if accelerator == "cuda" else "gloo", broadcast_buffers=False
+                )
                 if per_node * nodes > 1
                 else "auto",
             )
@@ -88,12 +92,23 @@ class Runtime:
             module = module.to(memory_format=torch.channels_last)
         return module.to(self.device)
 
+    @property
+    def shares_statistics(self) -> bool:
+        """Are batch statistics shared between processes? (between GPUs; torch has nothing for it on processors)"""
+        return self.world > 1 and self.device.type == "cuda"
+
     def setup(
-        self, module: nn.Module, optimizer: torch.optim.Optimizer, sync_bn: bool
+        self, module: nn.Module, optimizer: torch.optim.Optimizer, *, trains_bn: bool
     ) -> tuple[nn.Module, torch.optim.Optimizer]:
-        """Wrap a network and its optimiser for training; `sync_bn` shares batch statistics over GPUs."""
-        if sync_bn and self.world > 1 and self.device.type == "cuda":
-            module = nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
+        """Wrap a network and its optimiser for training.
+
+        Args:
+            module: on the device; what is wrapped may be another network with the same tensors (see `unwrap`).
+            optimizer: of its parameters.
+            trains_bn: does its batch norm use batch statistics?
+        """
+        if trains_bn and self.shares_statistics:
+            module = synchronised(module)
         if self.compile:
             module = torch.compile(module)  # type: ignore[assignment]
         wrapped, wrapped_optimizer = self.fabric.setup(module, optimizer)
@@ -117,6 +132,12 @@ class Runtime:
             tensor = tensor.clone()
             torch.distributed.all_reduce(tensor)  # Fabric's waits for all processes first
         return tensor
+
+    def share_buffers(self, module: nn.Module) -> None:
+        """Give every process the main process's buffers, in place: running statistics that were not shared differ."""
+        if self.world > 1:
+            for buffer in module.buffers():
+                torch.distributed.broadcast(buffer, src=0)
 
     def barrier(self) -> None:
         """Wait for all processes."""
@@ -182,7 +203,7 @@ class Constant:
 
     def __init__(self, module: nn.Module, rt: Runtime) -> None:
         self.rt, self.dtype = rt, DTYPES.get(rt.precision, torch.float32)
-        network = copy.deepcopy(module).cpu().eval().requires_grad_(False).float()
+        network = copy.deepcopy(ordinary(module)).cpu().eval().requires_grad_(False).float()
         self.network, self.packed = rt.place(fold_batch_norm(network).to(self.dtype)), False
 
     def __call__(self, image: Tensor) -> Any:
@@ -197,7 +218,7 @@ class Constant:
 
 
 def unwrap(module: nn.Module) -> nn.Module:
-    """The network inside Fabric's wrapper."""
+    """The network inside Fabric's wrapper, as it trains: batch norm may share its statistics (see `ordinary`)."""
     inner = getattr(module, "module", module)
     return inner if isinstance(inner, nn.Module) else module
 

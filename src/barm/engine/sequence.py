@@ -26,7 +26,7 @@ from barm.engine.opening import open_data as open_data
 from barm.engine.provenance import provenance
 from barm.engine.recipe import RunConfig
 from barm.engine.restore import rebuild
-from barm.engine.runtime import Constant, Runtime, unwrap
+from barm.engine.runtime import Runtime
 from barm.engine.scores import step_metrics as step_metrics
 from barm.engine.store import COUNTS, MEMORY, METHOD, METRICS, RunDirectory
 from barm.engine.train import StepTrainer, calibrate, train_step
@@ -136,15 +136,15 @@ def _run_step(
     recipe = config.recipe(step.index)
     method = config.method.build(step, config.model)
     torch.manual_seed(config.seed * 1000 + step.index)
-    model = rt.place(method.build_model())
-    teacher: Constant | None = None
+    model, teacher = method.build_model(), None
     partial, exemplars = directory.load_partial(step.index), list[Exemplar]()
     if step.index > 0:
         previous, before = load_step(directory, step.index - 1, data.plan, data.train.class_names)
-        method.init_from(model, rt.place(previous))
-        constant = rt.constant(previous)
-        teacher = constant if method.uses_teacher else None
-        exemplars = _exemplars(config, rt, directory, data, constant, before, partial)
+        method.init_from(model, previous)
+        exemplars = _exemplars(config, rt, directory, data, previous, before, partial)
+        teacher = rt.constant(previous) if method.uses_teacher else None
+        del previous
+    model = rt.place(model)
     pictures = _with_memory(config, data, dataset, step, exemplars)
 
     per_epoch = iterations_per_epoch(len(pictures), recipe.batch_size, rt.world)
@@ -167,7 +167,8 @@ def _run_step(
         )
     if trainer.skipped:
         monitor.say(f"[yellow]{title}: {trainer.skipped} updates skipped because the loss was not finite[/yellow]")
-    network = unwrap(trainer.model)
+    network = trainer.network
+    rt.share_buffers(network)
     counts = evaluate_step(config, rt, method, network, data, step, monitor)
     rt.on_main(lambda: _store(config, directory, monitor, data, step, network.state_dict(), counts, exemplars))
 
@@ -210,7 +211,7 @@ def _exemplars(
     rt: Runtime,
     directory: RunDirectory,
     data: Data,
-    previous: Constant,
+    previous: nn.Module,
     before: Method[Any],
     partial: Mapping[str, Any] | None,
 ) -> list[Exemplar]:
@@ -222,7 +223,7 @@ def _exemplars(
         return from_json(partial["memory"])
     earlier = from_json(directory.read(index, MEMORY)) if directory.has(index, MEMORY) else []
     pictures = train_dataset(config, data, before.step)
-    return choose_exemplars(config, rt, memory, earlier, pictures, previous, before)
+    return choose_exemplars(config, rt, memory, earlier, pictures, rt.constant(previous), before)
 
 
 def _with_memory(

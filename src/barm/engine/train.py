@@ -14,6 +14,7 @@ from barm.engine.runtime import Constant, Runtime, unwrap
 from barm.engine.schedule import learning_rate
 from barm.errors import UserError
 from barm.methods import Method
+from barm.models.batch_norm import ordinary
 
 MAX_SKIPPED = 20  # updates in a row whose loss is not finite
 
@@ -56,7 +57,7 @@ class StepTrainer:
         seed: int,
     ) -> None:
         self.method, self.recipe, self.total, self.rt, self.seed = method, recipe, total, rt, seed
-        if not method.bn_frozen and recipe.batch_size == 1 and not (rt.world > 1 and rt.device.type == "cuda"):
+        if not method.bn_frozen and recipe.batch_size == 1 and not rt.shares_statistics:
             raise UserError(
                 "batch_size is 1, but batch norm is trained at this step and needs at least 2 pictures: raise "
                 "batch_size, or freeze batch norm with --set method.freeze_bn=true (from step 1 on)"
@@ -77,11 +78,16 @@ class StepTrainer:
         for parameter in (p for g in groups for p in g["params"]):  # zeros do what the first update does by itself,
             sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)  # also where that one is left out
         self.teacher, self._sgd = teacher, sgd
-        self.model, self.optimizer = rt.setup(model, sgd, sync_bn=not method.bn_frozen)
+        self.model, self.optimizer = rt.setup(model, sgd, trains_bn=not method.bn_frozen)
         self.iteration = 0
         self._skipped, self._in_a_row = (torch.zeros((), dtype=torch.int64, device=rt.device) for _ in range(2))
         method.train_mode(unwrap(self.model))
         self._set_rates()
+
+    @property
+    def network(self) -> nn.Module:
+        """What has been trained, to be evaluated, stored and handed on: an ordinary network, not wrapped."""
+        return ordinary(unwrap(self.model))
 
     def update(self, batch: Batch, *, report: bool = True) -> Outcome:
         """One optimiser update on this process's part of the global batch.
@@ -161,7 +167,7 @@ class StepTrainer:
             "iteration": self.iteration,
             "skipped": self.skipped,
             "skipped_in_a_row": self.skipped_in_a_row,
-            "model": unwrap(self.model).state_dict(),
+            "model": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.rt.scaler_state(),
             "method": self.method.state_dict(),
