@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from timm.layers import StdConv2d
@@ -127,3 +129,41 @@ def test_branches_become_one_convolution(index):
     with torch.no_grad():
         for a, b in zip(tensors(model(image)), tensors(folded(image)), strict=True):
             assert float((a - b).abs().max()) <= 1e-4 * float(a.abs().max())
+
+
+def large_variance() -> nn.Module:
+    """Batch norm that is not folded, as it follows a concatenation, on features whose variance is beyond 65504."""
+    options = network_of(decoder="added_pool", activation="leaky_relu")
+    model = settled(METHODS["finetune"]().build(TaskPlan.parse("2-1", 4)[2], options).build_model())
+    neck = model.classifier.aspp
+    nn.init.constant_(neck.norm[0].running_var, 1e6)
+    with torch.no_grad():
+        for conv in neck.convs:
+            conv.weight.mul_(1e3)
+    return model
+
+
+def large_weights(index: int) -> nn.Module:
+    """Batch norm of small features, whose deviation of 1e-3 makes weights of 3e5 when it is folded."""
+    model = settled(METHODS["barm"]().build(TaskPlan.parse("2-1", 4)[index], network_of()).build_model())
+    head = model.classifier
+    with torch.no_grad():
+        for tensor in (head.aspp.project[1].weight, head.aspp.project[1].bias):
+            tensor.mul_(1e-4)
+        head.head_pre[0].weight.mul_(1e4)
+        head.head_pre[1].running_var.zero_()
+    return model
+
+
+@pytest.mark.parametrize(
+    "make", [large_variance, partial(large_weights, 0), partial(large_weights, 2)], ids=["variance", "one", "merged"]
+)
+def test_half_precision_does_not_overflow(make):
+    """A previous network in fp16 whose batch norm, or what folding makes of it, is beyond the largest fp16 number."""
+    model, image = make(), torch.randn(2, 3, 48, 48)
+    with torch.no_grad():
+        expected = model(image).logits
+    rt = Runtime(RuntimeConfig(device="cpu", precision="32-true"))
+    rt.precision = "16-mixed"  # which is for GPUs alone, since a processor is slow at it
+    found = rt.constant(model)(image).logits
+    assert float((found - expected).abs().max()) <= 2e-2 * float(expected.abs().max())

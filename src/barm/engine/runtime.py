@@ -27,7 +27,7 @@ from torch.utils._pytree import tree_map
 from barm.engine.recipe import RuntimeConfig
 from barm.errors import UserError
 from barm.models.batch_norm import ordinary, synchronised
-from barm.models.folding import fold_batch_norm
+from barm.models.folding import fold_batch_norm, lower_precision
 from barm.models.packing import pack
 
 T = TypeVar("T")
@@ -204,7 +204,8 @@ class Constant:
     def __init__(self, module: nn.Module, rt: Runtime) -> None:
         self.rt, self.dtype = rt, DTYPES.get(rt.precision, torch.float32)
         network = copy.deepcopy(ordinary(module)).cpu().eval().requires_grad_(False).float()
-        self.network, self.packed = rt.place(fold_batch_norm(network).to(self.dtype)), False
+        self.network = rt.place(lower_precision(fold_batch_norm(network, self.dtype), self.dtype))
+        self.packed = False
 
     def __call__(self, image: Tensor) -> Any:
         """Run it: ``(N, 3, H, W)`` float -> the network's output in fp32."""

@@ -18,7 +18,7 @@ TOLERANCE = 1e-3  # of the largest value; folding changes the rounding alone, ab
 
 
 @torch.no_grad()
-def fold_batch_norm(network: nn.Module) -> nn.Module:
+def fold_batch_norm(network: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
     """The network with every batch norm folded that directly follows a convolution; parts that can be merged are.
 
     Which follows which is seen on a forward pass of noise, so that it holds for any architecture. What cannot be seen,
@@ -26,17 +26,18 @@ def fold_batch_norm(network: nn.Module) -> nn.Module:
 
     Args:
         network: in evaluation mode, float32, on the CPU; its forward takes ``(N, 3, H, W)``. Not changed.
+        dtype: in which the copy will compute; what would overflow there is not folded.
 
     Returns:
-        A copy.
+        A copy, in float32.
     """
     example = torch.randn(EXAMPLE, generator=torch.Generator().manual_seed(0))
     folded = copy.deepcopy(network)
     before = tree_leaves(network(example))
-    _fold(folded, example)
+    _fold(folded, example, dtype)
     for module in folded.modules():
         if isinstance(module, GroupedHead):
-            module.merge()
+            module.merge(dtype)
     after = tree_leaves(folded(example))
     same = all(
         float((a - b).abs().max()) <= TOLERANCE * float(b.abs().max()) for a, b in zip(after, before, strict=True)
@@ -44,10 +45,25 @@ def fold_batch_norm(network: nn.Module) -> nn.Module:
     return folded if same else copy.deepcopy(network)
 
 
-def _fold(network: nn.Module, example: Tensor) -> None:
+def lower_precision(network: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Compute in another type, in place; batch norm that is left keeps its float32 statistics, scale and shift.
+
+    A variance above 65504 would be infinite in fp16, and bf16 keeps three digits of it. torch computes batch norm of
+    tensors in a lower precision with float32 statistics.
+    """
+    norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    states = [{name: tensor.clone() for name, tensor in norm.state_dict().items()} for norm in norms]
+    network.to(dtype)
+    for norm, state in zip(norms, states, strict=True):
+        norm.float().load_state_dict(state)
+    return network
+
+
+def _fold(network: nn.Module, example: Tensor, dtype: torch.dtype) -> None:
     names = {module: name for name, module in network.named_modules()}
     for conv, norm in _followers(network, example):
-        fold_into(conv, norm)
+        if not fold_into(conv, norm, dtype):
+            continue
         parent, _, own = names[norm].rpartition(".")
         activation = nn.Sequential(norm.drop, norm.act) if isinstance(norm, BatchNormAct2d) else nn.Identity()
         setattr(network.get_submodule(parent), own, activation)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import NamedTuple, cast
 
@@ -76,9 +77,13 @@ def conv_block(in_channels: int, out_channels: int) -> nn.Sequential:
     )
 
 
-def fold_into(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
-    """Give a convolution the weights with which it does what it and the batch norm behind it did, in place."""
-    conv.weight, conv.bias = fuse_conv_bn_weights(
+def fold_into(conv: nn.Conv2d, norm: nn.BatchNorm2d, dtype: torch.dtype = torch.float32) -> bool:
+    """Give a convolution the weights with which it does what it and the batch norm behind it did, in place.
+
+    Returns:
+        False where these weights are beyond the range of `dtype`; the convolution is then left as it was.
+    """
+    weight, bias = fuse_conv_bn_weights(
         conv.weight,
         conv.bias,
         cast(Tensor, norm.running_mean),
@@ -87,6 +92,10 @@ def fold_into(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
         norm.weight,
         norm.bias,
     )
+    fits = all(float(tensor.abs().max()) <= torch.finfo(dtype).max for tensor in (weight, bias))
+    if fits:
+        conv.weight, conv.bias = weight, bias
+    return fits
 
 
 class GroupedHead(nn.Module):
@@ -142,15 +151,19 @@ class GroupedHead(nn.Module):
         later = torch.baddbmm(bias, pixels, weight).view(-1, n, h, w, *sizes).permute(0, 1, 4, 2, 3)
         return (heads[0](parts[0]), *later.unbind(0))
 
-    def merge(self) -> None:
-        """Make one convolution of all branches, batch norm included: for a network that no longer trains."""
+    def merge(self, dtype: torch.dtype = torch.float32) -> None:
+        """Make one convolution of all branches, batch norm included: for a network that no longer trains.
+
+        Nothing is done where the branches are no plain convolutions, or would overflow in `dtype`.
+        """
         blocks = [cast(nn.Sequential, b) for b in (self.head_pre, *self.ear)]
         if not all(isinstance(b[0], nn.Conv2d) for b in blocks):
             return
-        convs = [cast(nn.Conv2d, b[0]) for b in blocks]
-        for conv, block in zip(convs, blocks, strict=True):
-            if isinstance(block[1], nn.BatchNorm2d):
-                fold_into(conv, block[1])
+        convs = [copy.deepcopy(cast(nn.Conv2d, b[0])) for b in blocks]
+        norms = [cast(nn.Module, b[1]) for b in blocks]
+        pairs = zip(convs, norms, strict=True)
+        if not all(fold_into(conv, norm, dtype) for conv, norm in pairs if isinstance(norm, nn.BatchNorm2d)):
+            return
         wide = nn.Conv2d(convs[0].in_channels, sum(c.out_channels for c in convs), 3, padding=1).to(convs[0].weight)
         wide.weight.copy_(torch.cat([c.weight for c in convs]))
         cast(Tensor, wide.bias).copy_(torch.cat([cast(Tensor, c.bias) for c in convs]))
