@@ -45,7 +45,9 @@ def leaves(out) -> list[torch.Tensor]:
     return [t for part in out for t in (part if isinstance(part, tuple) else (part,))]
 
 
-@pytest.mark.parametrize("convert", [convert_sync_batchnorm, nn.SyncBatchNorm.convert_sync_batchnorm], ids=["timm", "torch"])
+@pytest.mark.parametrize(
+    "convert", [convert_sync_batchnorm, nn.SyncBatchNorm.convert_sync_batchnorm], ids=["timm", "torch"]
+)
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_constants_of_converted_networks(name, convert):
     """torch's converter is asked about torch's batch norm alone; of timm's it loses the activation."""
@@ -96,7 +98,9 @@ class Odd(nn.BatchNorm2d):
         return super().forward(input).abs()
 
 
-@pytest.mark.parametrize("norm", [Odd(4), nn.BatchNorm1d(4), timm.layers.EvoNorm2dB0(4)], ids=lambda n: type(n).__name__)
+@pytest.mark.parametrize(
+    "norm", [Odd(4), nn.BatchNorm1d(4), timm.layers.EvoNorm2dB0(4)], ids=lambda n: type(n).__name__
+)
 def test_what_cannot_be_shared_is_refused(norm):
     with pytest.raises(UserError, match=rf"^1 is a {type(norm).__name__}, whose statistics cannot be shared"):
         synchronised(nn.Sequential(nn.Conv2d(3, 4, 1), norm))

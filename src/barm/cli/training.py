@@ -48,6 +48,9 @@ def train(
     seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1)] = None,
     device: Device = None,
     precision: Precision = None,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="On a GPU, the same bits in every run; slower.")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Train and evaluate all steps of a scenario.
@@ -69,6 +72,7 @@ def train(
         ("task", "setting", setting),
         ("runtime", "device", device),
         ("runtime", "precision", precision),
+        ("runtime", "deterministic", deterministic or None),
         ("data", "root", str(data.resolve()) if data else None),
     ):
         if value is not None:

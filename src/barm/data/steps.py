@@ -180,19 +180,27 @@ class EpochSampler(Sampler[list[Key]]):
 
 
 def make_train_loader(
-    dataset: Dataset[Item | Placed], sampler: Sampler[list[Key]], *, workers: int, on_device: bool = False
+    dataset: Dataset[Item | Placed],
+    sampler: Sampler[list[Key]],
+    *,
+    workers: int,
+    on_device: bool = False,
+    pin: bool = False,
 ) -> DataLoader[Any]:
-    """The sampler's batches: pictures and labels uint8, extras by name; with `on_device` lists of items."""
-    options = _options(workers) | ({"collate_fn": list} if on_device else {})
+    """The sampler's batches: pictures and labels uint8, extras by name; with `on_device` lists of items.
+
+    `pin` puts them where a GPU can fetch them while it computes.
+    """
+    options = _options(workers, pin) | ({"collate_fn": list} if on_device else {})
     return DataLoader(dataset, batch_sampler=sampler, **options)
 
 
 def make_eval_loader(
-    dataset: EvalDataset | StepView, *, batch_size: int, rank: int, world: int, workers: int
+    dataset: EvalDataset | StepView, *, batch_size: int, rank: int, world: int, workers: int, pin: bool = False
 ) -> DataLoader[Item]:
     """This process's share of the pictures, in batches of one size."""
     batches = same_size_batches(dataset.shapes(), batch_size)[rank::world]
-    return DataLoader(dataset, batch_sampler=batches, **_options(workers))
+    return DataLoader(dataset, batch_sampler=batches, **_options(workers, pin))
 
 
 def same_size_batches(shapes: Sequence[Hashable], batch_size: int) -> list[list[int]]:
@@ -216,12 +224,8 @@ def _shapes(source: Source, images: Sequence[int], transform: EvalTransform) -> 
     return [sizes[i] if sizes else (i,) for i in images]
 
 
-def _options(workers: int) -> dict[str, Any]:
-    options: dict[str, Any] = {
-        "num_workers": workers,
-        "collate_fn": default_collate,
-        "pin_memory": torch.cuda.is_available(),
-    }
+def _options(workers: int, pin: bool) -> dict[str, Any]:
+    options: dict[str, Any] = {"num_workers": workers, "collate_fn": default_collate, "pin_memory": pin}
     if workers:
         options |= {"worker_init_fn": _start_worker, "prefetch_factor": 4, "multiprocessing_context": "fork"}
     return options

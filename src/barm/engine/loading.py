@@ -39,15 +39,20 @@ def train_batches(
         else base
     )
     on_device = config.runtime.augment == "device"
-    loader = make_train_loader(dataset, sampler, workers=num_workers(config, rt), on_device=on_device)
+    workers, pin = num_workers(config, rt), rt.device.type == "cuda"
+    loader = make_train_loader(dataset, sampler, workers=workers, on_device=on_device, pin=pin)
     return closing(_finished(loader, rt) if on_device else _to_device(loader, rt))
 
 
 def ordered_batches(config: RunConfig, rt: Runtime, dataset: EvalDataset | StepView) -> tuple[Batches, int]:
     """This process's share of the pictures as in evaluation, and the number of batches."""
-    batch_size = config.evaluation.batch_size
     loader = make_eval_loader(
-        dataset, batch_size=batch_size, rank=rt.rank, world=rt.world, workers=num_workers(config, rt)
+        dataset,
+        batch_size=config.evaluation.batch_size,
+        rank=rt.rank,
+        world=rt.world,
+        workers=num_workers(config, rt),
+        pin=rt.device.type == "cuda",
     )
     return closing(_to_device(loader, rt)), len(loader)
 

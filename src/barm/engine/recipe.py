@@ -174,6 +174,8 @@ class RuntimeConfig(_Config):
         workers: loader processes; -1 chooses by the number of processors.
         channels_last: memory layout of the networks.
         compile: `torch.compile` the network that trains.
+        deterministic: on a GPU, take algorithms that give the same bits every time, where torch has such, and name
+            the others; slower. On a processor every run does.
         save_every: iterations between two saved trainer states.
         log_every: iterations between two values of the loss in the log; between them nothing waits for the device.
         tensorboard: write event files.
@@ -185,6 +187,7 @@ class RuntimeConfig(_Config):
     workers: int = Field(-1, ge=-1, strict=True)
     channels_last: bool = True
     compile: bool = False
+    deterministic: bool = False
     save_every: int = Field(500, ge=1, strict=True)
     log_every: int = Field(10, ge=1, strict=True)
     tensorboard: bool = True

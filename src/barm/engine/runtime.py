@@ -56,6 +56,8 @@ class Runtime:
         accelerator = _accelerator(config.device)
         self.precision = _precision(config, accelerator)
         self.channels_last, self.compile = config.channels_last, config.compile
+        self.deterministic = config.deterministic
+        _set_arithmetic(self.precision, config.deterministic)
         per_node, nodes = _processes()
         with _quiet():
             self.fabric = Fabric(
@@ -63,12 +65,7 @@ class Runtime:
                 devices=per_node,
                 num_nodes=nodes,
                 precision=self.precision,
-                # running statistics: shared on GPUs, the main process's count elsewhere (`share_buffers`)
-                strategy=DDPStrategy(
-                    process_group_backend="nccl" if accelerator == "cuda" else "gloo", broadcast_buffers=False
-                )
-                if per_node * nodes > 1
-                else "auto",
+                strategy=_data_parallel(accelerator) if per_node * nodes > 1 else "auto",
             )
             self.fabric.launch()
         if per_node * nodes > 1:
@@ -121,6 +118,19 @@ class Runtime:
     def constant(self, module: nn.Module) -> Constant:
         """A copy of a network that never trains again, as fast as it gets on this device."""
         return Constant(module, self)
+
+    @contextmanager
+    def one_shape(self, one: bool = True) -> Iterator[None]:
+        """Within it all batches have one shape (if `one`): cuDNN may then try which of its algorithms is fastest.
+
+        Which one that is can differ from run to run, so it tries none where the run is deterministic.
+        """
+        before = torch.backends.cudnn.benchmark
+        torch.backends.cudnn.benchmark = one and not self.deterministic
+        try:
+            yield
+        finally:
+            torch.backends.cudnn.benchmark = before
 
     def backward(self, loss: Tensor) -> None:
         """Back-propagate, with gradient scaling where the precision needs it."""
@@ -248,12 +258,29 @@ def _accelerator(device: str) -> str:
     return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
 
 
+def _data_parallel(accelerator: str) -> DDPStrategy:
+    """Averaged gradients. Buffers stay where they are: running statistics are shared on GPUs by themselves, and
+    elsewhere the main process's count, which `Runtime.share_buffers` hands out once.
+    """
+    return DDPStrategy(process_group_backend="nccl" if accelerator == "cuda" else "gloo", broadcast_buffers=False)
+
+
 def _precision(config: RuntimeConfig, accelerator: str) -> Any:
     if config.precision == "16-mixed" and accelerator == "cpu":
         raise UserError("precision 16-mixed needs a GPU; use --precision bf16-mixed or 32-true on a CPU")
     if config.precision != "auto":
         return config.precision
     return "bf16-mixed" if _has_bf16(accelerator) else "32-true"
+
+
+def _set_arithmetic(precision: str, deterministic: bool) -> None:
+    """Make 32-true mean it: torch lets cuDNN round the factors of fp32 convolutions to 10 bits unless told not to."""
+    torch.backends.cudnn.allow_tf32 = precision != "32-true"
+    if precision == "32-true":
+        torch.backends.cuda.matmul.allow_tf32 = False
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by cuBLAS at its first product
+        torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 def _has_bf16(accelerator: str) -> bool:

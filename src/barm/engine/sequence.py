@@ -191,9 +191,10 @@ def _train(
         state = {**trainer.state_dict(), "memory": to_json(exemplars)}
         rt.on_main(lambda: directory.save_partial(index, state))
 
-    with train_batches(
+    loading = train_batches(
         config, rt, pictures, epochs=recipe.epochs, batch_size=recipe.batch_size, start=trainer.iteration
-    ) as batches:
+    )
+    with rt.one_shape(), loading as batches:
         return train_step(
             trainer,
             batches,
@@ -257,7 +258,8 @@ def count_source(
     policy = replace(method.policy, unseen=0) if config.evaluation.unseen == "background" else method.policy
     dataset = EvalDataset(source, data.plan, step, policy, transform)
     loading, number = ordered_batches(config, rt, dataset)
-    with loading as batches, monitor.evaluation(step.index, number) as progress:
+    one_shape = rt.one_shape(transform.crop is not None)
+    with one_shape, loading as batches, monitor.evaluation(step.index, number) as progress:
         return evaluate(method, rt.constant(model), batches, rt, progress)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from timm.layers.norm_act import BatchNormAct2d, FrozenBatchNormAct2d, SyncBatchNormAct, convert_sync_batchnorm
@@ -33,7 +34,7 @@ def synchronised(network: nn.Module) -> nn.Module:
                 f"{name} is a {type(module).__name__}, whose statistics cannot be shared between GPUs: train on one "
                 "GPU, choose another backbone, or freeze batch norm with --set method.freeze_bn=true (from step 1 on)"
             )
-    shared: nn.Module = convert_sync_batchnorm(network)
+    shared: nn.Module = convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
     return shared
 
 
@@ -59,12 +60,10 @@ def _ordinary(module: nn.Module) -> nn.Module:
 
 
 def _unshared(norm: nn.SyncBatchNorm) -> nn.BatchNorm2d:
-    options = (norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+    make: Any = BatchNormAct2d if isinstance(norm, SyncBatchNormAct) else nn.BatchNorm2d
     with torch.device("meta"):  # its tensors are those of `norm`
-        if isinstance(norm, SyncBatchNormAct):
-            result: nn.BatchNorm2d = BatchNormAct2d(*options)
-            result.drop, result.act = norm.drop, norm.act
-        else:
-            result = nn.BatchNorm2d(*options)
+        result: nn.BatchNorm2d = make(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+    if isinstance(norm, SyncBatchNormAct):
+        result.drop, result.act = norm.drop, norm.act
     result._parameters, result._buffers = dict(norm._parameters), dict(norm._buffers)
     return result.train(norm.training)

@@ -160,7 +160,7 @@ class GroupedHead(nn.Module):
         if not all(isinstance(b[0], nn.Conv2d) for b in blocks):
             return
         convs = [copy.deepcopy(cast(nn.Conv2d, b[0])) for b in blocks]
-        norms = [cast(nn.Module, b[1]) for b in blocks]
+        norms = [b[1] for b in blocks]
         pairs = zip(convs, norms, strict=True)
         if not all(fold_into(conv, norm, dtype) for conv, norm in pairs if isinstance(norm, nn.BatchNorm2d)):
             return
