@@ -17,7 +17,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from barm.data import open_source
-from barm.data.transforms import normalise
 from barm.engine.sequence import load_step
 from barm.engine.store import RunDirectory
 from barm.official.calibration import agreement, calibration_error, excess, fit
@@ -77,7 +76,7 @@ def main(run: Path, data: Path) -> None:
     for i in range(PICTURES):
         image = torch.from_numpy(np.array(source[i].image)).permute(2, 0, 1)[None]
         with torch.no_grad():
-            out = network(normalise(image))
+            out = network(image)
         seen.append((out.branch[0].double(), out.logits[0].double(), source[i].image.size[::-1]))
     fitting, holding = ([s for i, s in enumerate(seen) if (i % HELD_OUT == 0) == held] for held in (False, True))
     inputs, logits = (torch.cat([s[k].flatten(1) for s in fitting], 1).T for k in (0, 1))

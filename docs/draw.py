@@ -46,7 +46,6 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from barm.data.shapes import Scene, class_names, render
-from barm.data.transforms import normalise
 from barm.engine.sequence import load_step
 from barm.engine.store import METRICS, RunDirectory
 from barm.labels import IGNORE, Step, TaskPlan
@@ -80,7 +79,7 @@ class Demo:
         """What a network computes for the scene."""
         pixels = torch.from_numpy(self.scene.image.transpose(2, 0, 1)[None].copy())
         with torch.inference_mode():
-            return network(normalise(pixels))
+            return network(pixels)
 
     def prediction(self, network: Any, method: Any) -> Pixels:
         """Labels of the scene."""

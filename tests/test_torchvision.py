@@ -18,11 +18,11 @@ from barm.cli import app
 from barm.data import open_source
 from barm.data.shapes import class_names
 from barm.data.shapes_disk import make_shapes
-from barm.data.transforms import normalise
 from barm.engine.sequence import load_step
 from barm.engine.store import METHOD, RunDirectory
 from barm.errors import UserError
 from barm.extension import extend
+from barm.models.inputs import InputRule, Normalise
 from barm.official.calibration import calibration_error, excess, fit
 from barm.official.torchvision import import_torchvision
 
@@ -41,7 +41,7 @@ def tensors(root: Path, split: str, count: int) -> tuple[torch.Tensor, torch.Ten
     source = open_source("folder", root, split)
     samples = [source[i] for i in range(count)]
     images = torch.stack([torch.from_numpy(np.array(s.image)).permute(2, 0, 1) for s in samples])
-    return normalise(images), torch.stack([torch.from_numpy(np.array(s.mask)) for s in samples]).long()
+    return Normalise(InputRule())(images), torch.stack([torch.from_numpy(np.array(s.mask)) for s in samples]).long()
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,6 @@ from torch.nn import functional as F
 
 from barm.config import load_config
 from barm.data.base import Source
-from barm.data.transforms import normalise
 from barm.engine.monitor import Monitor
 from barm.engine.recipe import RunConfig
 from barm.engine.runtime import Runtime
@@ -138,7 +137,7 @@ class Model:
         """Channels of pictures of one size."""
         size, method = (pictures[0].height, pictures[0].width), self._method
         if tuple(sizes) == (1.0,) and not flip:
-            labels = method.predict(self._network(normalise(self._pixels(pictures, size))), size)
+            labels = method.predict(self._network(self._pixels(pictures, size)), size)
         else:
             views = self._views(pictures, sizes, flip)
             labels = map_views(lambda *values: best_channel(_total(map(method.decided, values))), views, size)
@@ -151,7 +150,7 @@ class Model:
             raise UserError("no sizes: give at least one, such as 1.0")
         views = []
         for wanted in sizes:
-            pixels = normalise(self._pixels(pictures, _scaled(pictures[0].size, wanted)))
+            pixels = self._pixels(pictures, _scaled(pictures[0].size, wanted))
             views.append(self._method.upsampled(self._network(pixels)))
             if flip:
                 views.append(self._method.upsampled(self._network(pixels.flip(3))).flip(3))

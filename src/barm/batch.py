@@ -16,7 +16,7 @@ class Batch(NamedTuple):
     """Pictures and labels of one iteration.
 
     Attributes:
-        image: normalised RGB, ``(N, 3, H, W)`` float.
+        image: RGB, ``(N, 3, H, W)`` uint8; the network normalises it.
         label: canonical channels (0 = background, then learning order; 255 = ignore), ``(N, H, W)`` int64.
         extras: further per-pixel maps by name, e.g. ``saliency`` ``(N, H, W)``.
     """

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from barm.data.base import Source
 from barm.data.named import labelled
-from barm.data.transforms import centre_crop, normalise
+from barm.data.transforms import centre_crop
 from barm.engine.opening import open_val
 from barm.engine.recipe import PlaceConfig, RunConfig
 from barm.engine.runtime import Runtime
@@ -253,7 +253,7 @@ def look(run: RunContent, class_names: Sequence[str], images: Sequence[Pixels], 
         ids = _ids(directory.read(step, METHOD), class_names)
         constant = rt.constant(network)
         for place, image in enumerate(images):
-            output = constant(normalise(torch.from_numpy(image.transpose(2, 0, 1)[None].copy()).to(rt.device)))
+            output = constant(torch.from_numpy(image.transpose(2, 0, 1)[None].copy()).to(rt.device))
             answers[place][step] = _labels(method, output, image, ids)
             if step == run.finished[-1] and isinstance(output, GroupedOutput) and step > 0:
                 backgrounds[place] = _background(method, output, image, ids)

@@ -17,13 +17,15 @@ from barm.data.transforms import (
     apply_to_image,
     apply_to_map,
     centre_crop,
-    normalise,
     padding,
     stretch_image,
     stretch_map,
 )
 from barm.engine.schedule import learning_rate
 from barm.labels import TaskPlan
+from barm.models.inputs import InputRule, Normalise
+
+normalise = Normalise(InputRule())  # ImageNet's
 from barm.metrics.functional import class_accuracy, class_iou, confusion_counts, overall_accuracy
 
 SSUL = Path(__file__).parent / "data/ssul"

@@ -20,7 +20,7 @@ from barm.data.cache import DecodedSource
 from barm.data.device import place
 from barm.data.index import checked
 from barm.data.shapes_disk import make_shapes
-from barm.data.transforms import TrainTransform, draw, normalise, train_transform
+from barm.data.transforms import TrainTransform, draw, train_transform
 from barm.engine.recipe import Precision, RuntimeConfig, StepRecipe
 from barm.engine.runtime import Runtime, keep_freed_memory
 from barm.engine.train import StepTrainer
@@ -88,7 +88,7 @@ def random_batch(setting: Setting, rt: Runtime) -> Batch:
     coarse = torch.randint(step.num_old, step.num_seen, (number, side, side), generator=generator)
     coarse[torch.rand(coarse.shape, generator=generator) < UNLABELLED] = 0
     label = coarse.repeat_interleave(BLOCK, 1).repeat_interleave(BLOCK, 2)[:, :size, :size].contiguous()
-    return Batch(normalise(pixels.to(rt.device).permute(0, 3, 1, 2)), label.to(rt.device), {})
+    return Batch(pixels.to(rt.device).permute(0, 3, 1, 2), label.to(rt.device), {})
 
 
 def update_work(setting: Setting) -> dict[str, Work]:

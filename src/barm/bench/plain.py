@@ -16,9 +16,10 @@ from torch.nn import functional as F
 
 from barm.batch import Batch
 from barm.data.base import Sample
-from barm.data.transforms import MEAN, STD, Draw, padding
+from barm.data.transforms import Draw, padding
 from barm.labels import IGNORE
 from barm.models.heads import GroupedOutput
+from barm.models.inputs import IMAGENET_MEAN, IMAGENET_STD
 
 THRESHOLD, TRIPLET, FEATURES = 0.7, 5.0, 4.0
 
@@ -94,5 +95,5 @@ def augment(sample: Sample, lut: NDArray[np.uint8], choice: Draw, crop: int) -> 
     if choice.flip:
         image, mask = ImageOps.mirror(image), ImageOps.mirror(mask)
     pixels = torch.from_numpy(np.array(image).transpose(2, 0, 1).copy()).float().div(255)
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (MEAN, STD))
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
     return (pixels - mean) / std, torch.from_numpy(lut[np.asarray(mask)]).long()

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from barm.batch import Batch
 from barm.data.base import Sample
-from barm.data.transforms import Draw, Pixels, Region, TrainTransform, choose, nearest_sources, normalise, padding
+from barm.data.transforms import Draw, Pixels, Region, TrainTransform, choose, nearest_sources, padding
 
 FAR = -1e6  # place of padding: no pixel of a picture is near
 
@@ -111,14 +111,12 @@ def finish(items: Sequence[Placed], device: torch.device) -> Batch:
         device: where the batch is made; nothing here waits for it.
 
     Returns:
-        Pictures rounded to 8 bits and normalised, labels in channels, maps by name. Labels and maps equal those of
+        Pictures, labels in channels, maps by name. Labels and maps equal those of
         `train_transform`; pictures differ by at most 1/255, since that rounds after each axis.
     """
     made = [_finished(item, device) for item in items]
     images, labels, extras = zip(*made, strict=True)
-    return Batch(
-        normalise(torch.stack(images)), torch.stack(labels), {k: torch.stack([e[k] for e in extras]) for k in extras[0]}
-    )
+    return Batch(torch.stack(images), torch.stack(labels), {k: torch.stack([e[k] for e in extras]) for k in extras[0]})
 
 
 def _finished(item: Placed, device: torch.device) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
@@ -135,7 +133,7 @@ def _finished(item: Placed, device: torch.device) -> tuple[Tensor, Tensor, dict[
     extras = {
         k: show(v).masked_fill(outside, 0) if v.dim() == 2 else v.to(device, non_blocking=True) for k, v in maps.items()
     }
-    return pixels.round_().clamp_(0, 255), label, extras
+    return pixels.round_().clamp_(0, 255).to(torch.uint8), label, extras
 
 
 def _weights(axis: Axis, source: int, device: torch.device) -> Tensor:

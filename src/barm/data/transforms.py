@@ -14,9 +14,7 @@ from torch.nn import functional as F
 
 from barm.data.base import Sample
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet
 Pixels = NDArray[np.uint8]
-
 
 Geometry = Literal["rescale", "resized_crop"]
 ATTEMPTS, ASPECT = 10, (3 / 4, 4 / 3)  # of the resized crop
@@ -242,12 +240,6 @@ def centre_crop(image: Image.Image, crop: int, resampling: Image.Resampling) -> 
     image = image.resize((width, height), resampling)
     left, top = round((width - crop) / 2), round((height - crop) / 2)
     return image.crop((left, top, left + crop, top + crop))
-
-
-def normalise(image: Tensor) -> Tensor:
-    """``(N, 3, H, W)`` uint8 -> float with ImageNet's mean and deviation, on the tensor's device."""
-    mean, std = (255 * torch.tensor(v).view(1, 3, 1, 1).to(image.device, non_blocking=True) for v in (MEAN, STD))
-    return image.float().sub_(mean).div_(std)
 
 
 def _tensor(values: Pixels) -> Tensor:

@@ -13,7 +13,6 @@ from barm.batch import Batch
 from barm.data.device import finish
 from barm.data.memory import MemoryDataset, ReplacingSampler
 from barm.data.steps import EpochSampler, EvalDataset, Item, StepDataset, StepView, make_eval_loader, make_train_loader
-from barm.data.transforms import normalise
 from barm.engine.recipe import RunConfig
 from barm.engine.runtime import Runtime
 
@@ -72,8 +71,8 @@ def _finished(loader: DataLoader[Any], rt: Runtime) -> Generator[Batch, None, No
 
 
 def _to_device(loader: DataLoader[Item], rt: Runtime) -> Generator[Batch, None, None]:
-    """Move batches to the device and normalise there."""
+    """Move batches to the device."""
     for image, label, extras in loader:
-        image = normalise(image.to(rt.device, non_blocking=True))
+        image = image.to(rt.device, non_blocking=True)
         label = label.to(rt.device, non_blocking=True).long()
         yield Batch(image, label, {k: v.to(rt.device, non_blocking=True) for k, v in extras.items()})

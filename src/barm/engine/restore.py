@@ -27,7 +27,7 @@ def rebuild(
         UserError: if the tensors are not those of this network.
     """
     step = Step(index, tuple(tuple(g) for g in about["groups"]))
-    network = NetworkConfig.model_validate({**about["model"], "pretrained": False, "weights": None})
+    network = NetworkConfig.stored({**about["model"], "pretrained": False, "weights": None})
     method = METHODS[about["method"]["name"]].model_validate(about["method"]).build(step, network)
     model = method.build_model()
     check_names(model.state_dict(), dict(state), set(), what)

@@ -213,13 +213,14 @@ class Constant:
 
     def __init__(self, module: nn.Module, rt: Runtime) -> None:
         self.rt, self.dtype = rt, DTYPES.get(rt.precision, torch.float32)
+        self.normalise = copy.deepcopy(getattr(module, "normalise", nn.Identity())).to(rt.device)
         network = copy.deepcopy(ordinary(module)).cpu().eval().requires_grad_(False).float()
         self.network = rt.place(lower_precision(fold_batch_norm(network, self.dtype), self.dtype))
         self.packed = False
 
     def __call__(self, image: Tensor) -> Any:
-        """Run it: ``(N, 3, H, W)`` float -> the network's output in fp32."""
-        image = self.rt.image(image).to(self.dtype)
+        """Run it: ``(N, 3, H, W)``, uint8 or normalised already -> the network's output in fp32."""
+        image = self.normalise(self.rt.image(image)).to(self.dtype)
         if not self.packed:
             self.network, self.packed = pack(self.network, image), True
         with torch.inference_mode():

@@ -23,6 +23,7 @@ from barm.engine.identity import AGREEING, difference, other_class, settings, to
 from barm.engine.provenance import continued
 from barm.engine.recipe import RunConfig
 from barm.errors import UserError, nearest
+from barm.models.network import NetworkConfig
 
 EXTENSION = "extension.json"  # in the folder of a run that `barm extend` made
 CONFIG, MODEL, METHOD, COUNTS, METRICS, MEMORY = (
@@ -153,6 +154,7 @@ class RunDirectory:
         table = self._document()
         table.pop("provenance", None)
         try:
+            table["model"] = NetworkConfig.stored(table.get("model", {}))
             return RunConfig.model_validate(table)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]

@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 
 from barm.data.shapes import MAX_SHAPES, render
-from barm.data.transforms import normalise
 from barm.errors import UserError
 from barm.export.portable import LEAST_SIDE
 from barm.trained import Trained
@@ -84,7 +83,7 @@ def compare(trained: Trained, predict: Predict, what: str) -> Agreement:
 @torch.no_grad()
 def in_pytorch(trained: Trained, image: NDArray[np.uint8]) -> tuple[NDArray[Any], NDArray[Any]]:
     """Labels and confidences of the network as it was trained, ``(N, H, W)`` each."""
-    out = trained.network(normalise(torch.from_numpy(image.transpose(0, 3, 1, 2).copy())))
+    out = trained.network(torch.from_numpy(image.transpose(0, 3, 1, 2).copy()))
     size = (image.shape[1], image.shape[2])
     labels, (best, _) = trained.method.predict(out, size), trained.method.confidence(out, size)
     return labels.numpy(), best.numpy()

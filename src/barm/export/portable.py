@@ -13,10 +13,10 @@ from timm.layers.pool2d_same import AvgPool2dSame
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from barm.data.transforms import MEAN, STD, normalise
 from barm.losses.pixels import computed_by
 from barm.methods import Method
 from barm.models.folding import fold_batch_norm
+from barm.models.network import NetworkConfig
 from barm.trained import FORMAT, Trained
 
 EXAMPLE = (2, 80, 112)  # batch, height and width of the picture that is traced
@@ -44,7 +44,7 @@ class Portable(nn.Module):
         """RGB ``(N, H, W, 3)`` uint8 -> labels ``(N, H, W)`` uint8 and the largest probability per pixel, float."""
         size = (image.shape[1], image.shape[2])
         with computed_by("plain"):  # formulas on whole tensors: a graph has no strips
-            out = self.network(normalise(image.permute(0, 3, 1, 2)))
+            out = self.network(image.permute(0, 3, 1, 2))
             labels, (best, _) = self.method.predict(out, size), self.method.confidence(out, size)
         return labels.to(torch.uint8), best
 
@@ -71,6 +71,7 @@ def trace(portable: Portable) -> ExportedProgram:
 def describe(trained: Trained) -> dict[str, Any]:
     """What the file says about itself, as JSON can hold it (docs/export.md)."""
     step, names = trained.method.step, [c["name"] for c in trained.about["classes"]]
+    network = NetworkConfig.stored(trained.about["model"])
     by_id = {c["id"]: c["name"] for c in trained.about["classes"]}
     return {
         "format": FORMAT,
@@ -89,7 +90,7 @@ def describe(trained: Trained) -> dict[str, Any]:
             "channels": "RGB",
             "least_side": LEAST_SIDE,
         },
-        "normalisation": {"mean": MEAN, "std": STD, "of": "values / 255", "inside": True},
+        "normalisation": {**network.rule._asdict(), "of": "values / 255", "inside": True},
         "outputs": {
             "labels": {"dtype": "uint8", "shape": ["batch", "height", "width"], "meaning": "position in class_names"},
             "confidence": {

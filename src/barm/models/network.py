@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from barm.errors import UserError, nearest
 from barm.models import mobilenet
 from barm.models.backbone import create_backbone, num_channels, reveal_stages
+from barm.models.inputs import IMAGENET_MEAN, IMAGENET_STD, InputRule, Normalise, Order, Triple, timm_rule
 from barm.models.neck import AddedPoolNeck, AtrousNeck, DecoderNeck, Neck, make_separable
 
 ASPP_DROPOUT = 0.1
 Dilation = Annotated[int, Field(ge=1, strict=True)]
+Positive = Annotated[float, Field(gt=0)]
 NECKS: dict[str, Callable[..., Neck]] = {"v3": AtrousNeck, "v3plus": DecoderNeck, "added_pool": AddedPoolNeck}
 BACKBONES = {"resnet50": "resnet50.tv_in1k", "resnet101": "resnet101.tv_in1k", "mobilenet": mobilenet.NAME}
 MODELS: dict[str, dict[str, Any]] = {  # published names
@@ -40,6 +42,10 @@ class NetworkConfig(BaseModel):
         dropout: at the end of ASPP, while training.
         pretrained: start from ImageNet weights through timm's loader.
         weights: start from a local state dict of the backbone instead.
+        mean: of the pictures' channels, for values in 0..1, as the backbone's weights want it. By default what timm says
+            of pretrained weights, and ImageNet's for a network that starts from none.
+        std: deviation, likewise.
+        order: of the channels that the backbone wants.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -54,6 +60,33 @@ class NetworkConfig(BaseModel):
     dropout: float = Field(ASPP_DROPOUT, ge=0, lt=1)
     pretrained: bool = True
     weights: Path | None = None
+    mean: Triple = IMAGENET_MEAN
+    std: tuple[Positive, Positive, Positive] = IMAGENET_STD
+    order: Order = "rgb"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _input_rule(cls, values: Any) -> Any:
+        """Fill in mean and deviation, so that they are stored with every network."""
+        if not isinstance(values, dict):
+            return values
+        backbone, pretrained = (values.get(k, cls.model_fields[k].default) for k in ("backbone", "pretrained"))
+        trained = pretrained or values.get("weights") is not None
+        if not isinstance(backbone, str) or all(values.get(name) is not None for name in ("mean", "std")):
+            return values
+        rule = timm_rule(backbone) if trained else InputRule()
+        given = {name: value for name, value in values.items() if value is not None}
+        return {"mean": rule.mean, "std": rule.std, **given}
+
+    @classmethod
+    def stored(cls, values: Mapping[str, Any]) -> NetworkConfig:
+        """The configuration in a file of a run; those from before the rule was stored were trained with ImageNet's."""
+        return cls.model_validate({**InputRule()._asdict(), **values})
+
+    @property
+    def rule(self) -> InputRule:
+        """How pictures are normalised."""
+        return InputRule(self.mean, self.std, self.order)
 
     @model_validator(mode="after")
     def _separable_where_published(self) -> NetworkConfig:
@@ -92,6 +125,7 @@ class Segmenter(nn.Module):
         init_std: float | None = None,
     ) -> None:
         super().__init__()
+        self.normalise = Normalise(config.rule)
         self.backbone = create_backbone(
             config.backbone,
             config.output_stride,
@@ -115,8 +149,8 @@ class Segmenter(nn.Module):
                         nn.init.normal_(module.weight, std=init_std)
 
     def forward(self, image: Tensor) -> Any:
-        """Normalised RGB ``(N, 3, H, W)`` -> the head's output at feature resolution."""
-        out = self.classifier(self.backbone(image))
+        """RGB ``(N, 3, H, W)``, uint8 or normalised already -> the head's output at feature resolution."""
+        out = self.classifier(self.backbone(self.normalise(image)))
         return out._replace(levels=tuple(s.take() for s in self._stages)) if self._stages else out
 
 

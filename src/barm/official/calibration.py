@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from barm.data.base import Sample
 from barm.data.files import IMAGE_SUFFIXES, read_image
-from barm.data.transforms import EvalTransform, eval_transform, normalise
+from barm.data.transforms import EvalTransform, eval_transform
 from barm.engine.runtime import Runtime
 from barm.errors import UserError
 from barm.labels import Lut
@@ -141,7 +141,7 @@ def _look(
         sample = Sample(image, Image.new("L", image.size), {})
         pixels, _, _ = eval_transform(sample, nothing, EvalTransform(crop=side))
         with torch.no_grad():
-            out = network(normalise(pixels[None].to(rt.device)))
+            out = network(pixels[None].to(rt.device))
         yield Seen(out.branches[0], out.logits[0]), (pixels.shape[1], pixels.shape[2])
 
 
