@@ -23,11 +23,10 @@ from barm.data.transforms import (
 )
 from barm.engine.schedule import learning_rate
 from barm.labels import TaskPlan
+from barm.metrics.functional import class_accuracy, class_iou, confusion_counts, overall_accuracy
 from barm.models.inputs import InputRule, Normalise
 
 normalise = Normalise(InputRule())  # ImageNet's
-from barm.metrics.functional import class_accuracy, class_iou, confusion_counts, overall_accuracy
-
 SSUL = Path(__file__).parent / "data/ssul"
 CLASSES = {"voc": 20, "ade": 150}
 LABELS = [("voc", i, t, s) for i, (t, s) in enumerate(

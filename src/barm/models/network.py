@@ -42,8 +42,8 @@ class NetworkConfig(BaseModel):
         dropout: at the end of ASPP, while training.
         pretrained: start from ImageNet weights through timm's loader.
         weights: start from a local state dict of the backbone instead.
-        mean: of the pictures' channels, for values in 0..1, as the backbone's weights want it. By default what timm says
-            of pretrained weights, and ImageNet's for a network that starts from none.
+        mean: of the pictures' channels, for values in 0..1, as the backbone's weights want it. By default what timm
+            says of pretrained weights, and ImageNet's for a network that starts from none.
         std: deviation, likewise.
         order: of the channels that the backbone wants.
     """
