@@ -72,7 +72,7 @@ def test_where_the_rule_comes_from():
     assert NetworkConfig(backbone="tf_efficientnet_lite0", mean=(0.1, 0.2, 0.3)).rule == InputRule(
         (0.1, 0.2, 0.3), HALF
     )
-    with pytest.raises(ValueError, match="how 'hf-hub:a/b' wants its pictures is not known here: give model.mean"):
+    with pytest.raises(ValueError, match=r"how 'hf-hub:a/b' wants its pictures is not known here: give model.mean"):
         NetworkConfig(backbone="hf-hub:a/b")
     assert NetworkConfig(backbone="hf-hub:a/b", mean=HALF, std=HALF).mean == HALF
     with pytest.raises(ValueError, match="greater than 0"):
