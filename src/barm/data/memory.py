@@ -30,7 +30,8 @@ class MemoryConfig(BaseModel):
         labels: of kept pictures in training: all classes `seen` so far, also those nobody had labelled when the picture
             was current (spec/ssul.md Q29), or those of the current `step` alone.
         mix: `replace` half of every batch, or `append` to the step's pictures.
-        threshold: a pixel that the previous model gives an old class with this probability counts as showing it.
+        threshold: a pixel that the previous model gives an old class with this probability counts as showing it; with
+            1 none does.
         unique: keep no picture twice (SSUL-M's code may: spec/ssul.md Q10).
     """
 

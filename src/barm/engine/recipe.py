@@ -107,6 +107,7 @@ class StepRecipe(_Config):
         policy: `poly`, `warm_poly` (no floor, and a warm-up) or `step` (a tenth every `step_size` iterations).
         step_size: of the `step` policy.
         warm_up: share of the updates, of the `warm_poly` policy.
+        warm_up_whole: that share is rounded down to whole updates, as published for SSUL; DKD takes it as it is.
         momentum: of SGD.
         nesterov: SGD's variant.
         weight_decay: L2 penalty.
@@ -124,6 +125,7 @@ class StepRecipe(_Config):
     policy: Policy = "poly"
     step_size: int = Field(10_000, ge=1, strict=True)
     warm_up: float = Field(0.1, ge=0, le=1)
+    warm_up_whole: bool = True
     momentum: float = Field(0.9, ge=0, lt=1)
     nesterov: bool = True
     weight_decay: float = Field(1e-4, ge=0)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from barm.batch import Batch, Output, Term
 from barm.data.memory import MemoryConfig
 from barm.labels import INCREMENTAL, LabelPolicy, Step
-from barm.losses.common import best_channel, probabilities
+from barm.losses.common import accepted, best_channel, probabilities
 from barm.losses.pixels import map_pixels
 from barm.models.network import NetworkConfig
 
@@ -189,12 +189,12 @@ class Method(ABC, Generic[Out]):
         Args:
             out: what this step's network, trained, returned for the batch.
             batch: pictures of this step with its training labels.
-            threshold: on the probability.
+            threshold: on the probability; 1 leaves the labels as they are.
 
         Source: spec/dkd.md section 8.
         """
         best, channel = self.confidence(out, batch.size)
-        return torch.where((batch.label == 0) & (best >= threshold), channel, batch.label)
+        return accepted(best, channel, batch.label, threshold=threshold, first=1)
 
     def trainable(self, *modules: nn.Module) -> list[nn.Parameter]:
         """Parameters of the modules, without those of frozen batch norm."""
