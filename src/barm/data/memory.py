@@ -35,7 +35,7 @@ class MemoryConfig(BaseModel):
         unique: keep no picture twice (SSUL-M's code may: spec/ssul.md Q10).
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     size: int = Field(100, ge=1, strict=True)
     labels: Literal["seen", "step"] = "seen"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,8 +17,11 @@ Policy = Literal["poly", "warm_poly", "step"]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 
 
+MAX_SCALE = 100  # of a picture's sides, or of its area
+
+
 class _Config(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 Layout = Literal["auto", "voc", "ade", "folder"]
@@ -128,7 +130,7 @@ class StepRecipe(_Config):
     warm_up_whole: bool = True
     momentum: float = Field(0.9, ge=0, lt=1)
     nesterov: bool = True
-    weight_decay: float = Field(1e-4, ge=0)
+    weight_decay: float = Field(1e-4, ge=0, le=1)
     crop: int = Field(513, ge=16, strict=True)
     geometry: Geometry = "rescale"
     scale: tuple[float, float] = (0.5, 2.0)
@@ -139,8 +141,8 @@ class StepRecipe(_Config):
     @field_validator("scale")
     @classmethod
     def _range(cls, scale: tuple[float, float]) -> tuple[float, float]:
-        if not 0 < scale[0] <= scale[1] < math.inf:
-            raise ValueError(f"expected a range 0 < low <= high, got {list(scale)}")
+        if not 0 < scale[0] <= scale[1] <= MAX_SCALE:
+            raise ValueError(f"expected a range 0 < low <= high <= {MAX_SCALE}, got {list(scale)}")
         return scale
 
 

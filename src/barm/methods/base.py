@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Generic, Literal, NotRequired, TypedDict, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Literal, NotRequired, TypedDict, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
@@ -21,6 +21,10 @@ from barm.losses.pixels import map_pixels
 from barm.models.network import NetworkConfig
 
 Out = TypeVar("Out", bound=Output)
+# far above what trains, far below what overflows
+Rate = Annotated[float, Field(gt=0, le=100)]  # of learning
+Weight = Annotated[float, Field(ge=0, le=10_000)]  # of a term; 0 leaves it out
+Factor = Annotated[float, Field(gt=0, le=10_000)]
 
 
 class Rates(BaseModel):
@@ -33,12 +37,12 @@ class Rates(BaseModel):
         backbone: the backbone.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    new: float = Field(gt=0)
-    aspp: float = Field(gt=0)
-    old: float = Field(gt=0)
-    backbone: float = Field(gt=0)
+    new: Rate
+    aspp: Rate
+    old: Rate
+    backbone: Rate
 
 
 class ParamGroup(TypedDict):
@@ -60,7 +64,7 @@ class MethodConfig(BaseModel):
         memory: old pictures that later steps may see again; none unless given.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     name: str
     loss: Literal["bce", "ce", "focal"] = "bce"
