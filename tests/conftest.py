@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+import barm
 from barm.api import fit
 from barm.config import load_config
 from barm.data.shapes_disk import make_shapes
@@ -18,6 +19,10 @@ from barm.engine.recipe import RunConfig
 
 os.environ["OMP_NUM_THREADS"] = "1"  # tiny networks; the suite itself runs in parallel
 torch.set_num_threads(1)
+# processes that a test starts import the package that the test imports, whichever is installed
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(Path(barm.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+)
 
 TINY = (
     "model.backbone=test_resnet",

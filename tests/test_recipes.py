@@ -49,10 +49,11 @@ RATES = {
         SSUL: ((1e-2, 1e-2, 1e-2, 1e-3), (5e-2, 1e-2, 5e-6, 1e-3)),
     },
 }
-# policy, and the share of the warm-up where it has one; `warm_poly` is the one without a floor
+# policy, the share of the warm-up where it has one, and whether that is rounded down to whole updates; `warm_poly` is
+# the one without a floor
 POLICIES = {
     "voc": {BARM: ("poly",), MIB: ("warm_poly", 0.0), DKD: ("warm_poly", 0.0), SSUL: ("poly",)},
-    "ade": {BARM: ("poly",), MIB: ("warm_poly", 0.0), DKD: ("warm_poly", 0.2), SSUL: ("warm_poly", 0.1)},
+    "ade": {BARM: ("poly",), MIB: ("warm_poly", 0.0), DKD: ("warm_poly", 0.2, False), SSUL: ("warm_poly", 0.1, True)},
 }
 # what the methods themselves are told
 SETTINGS = {
@@ -117,7 +118,7 @@ def test_policies(data, name):
     config, (policy, *warm_up) = recipe(data, name), of(POLICIES[data], name)
     for part in (config.base, config.increment):
         assert part.policy == policy
-        assert not warm_up or part.warm_up == warm_up[0]
+        assert [part.warm_up, part.warm_up_whole][: len(warm_up)] == warm_up
 
 
 @pytest.mark.parametrize(("data", "name"), [(d, n) for d, n in EVERY if n not in BARM[1:]])

@@ -10,12 +10,12 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from hashlib import blake2b
 from importlib import resources
 from itertools import accumulate, pairwise
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,6 +93,13 @@ class Step:
         return tuple(len(group) for group in self.groups)
 
 
+class Place(NamedTuple):
+    """Where a class stands: its position in the order of learning, and its step."""
+
+    position: int
+    step: int
+
+
 @dataclass(frozen=True, slots=True)
 class TaskPlan:
     """A scenario: which classes come at which step, and which pictures each step may use.
@@ -108,6 +115,7 @@ class TaskPlan:
     groups: tuple[tuple[int, ...], ...]
     setting: Setting = "overlap"
     seed: int = 0
+    _learned: dict[int, Place] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         ids = [i for group in self.groups for i in group]
@@ -120,6 +128,8 @@ class TaskPlan:
             raise UserError(f"class ids must be in 1..{MAX_CLASSES}, found {min(ids)}..{max(ids)}")
         if self.setting not in get_args(Setting):
             raise UserError(f"setting must be overlap, disjoint or partitioned, got '{self.setting}'")
+        steps = [step for step, group in enumerate(self.groups) for _ in group]
+        object.__setattr__(self, "_learned", dict(zip(ids, map(Place, range(len(ids)), steps), strict=True)))
 
     @classmethod
     def parse(
@@ -219,17 +229,22 @@ class TaskPlan:
 
         Source: spec/ssul.md section 2.2, with the disjoint rule that holds for permuted orders too (its Q9).
         """
-        shown = [i for i in self.classes if i in set(present)]
-        if self.setting == "partitioned":
-            return bool(shown) and _draw(shown, f"{self.seed}:{key}") in step.new
-        if not set(shown) & set(step.new):
-            return False
-        return self.setting == "overlap" or set(shown) <= set(step.seen)
+        return step.index in self._belongs(present, key)
 
     def selects_seen(self, step: Step, present: Iterable[int], key: str = "") -> bool:
         """Does a picture belong to this step or to one before it? (What joint training uses.)"""
-        present = tuple(present)
-        return any(self.selects(self[i], present, key) for i in range(step.index + 1))
+        return any(index <= step.index for index in self._belongs(present, key))
+
+    def _belongs(self, present: Iterable[int], key: str) -> set[int]:
+        """Indices of the steps that a picture belongs to; asked for every picture, so in time with its own classes."""
+        shown = [self._learned[i] for i in set(present) if i in self._learned]
+        if self.setting == "overlap":
+            return {place.step for place in shown}
+        if not shown:
+            return set()
+        # disjoint: a class of step t and none of a later one, so t is the step of the class that is learned last
+        place = _draw(sorted(shown), f"{self.seed}:{key}") if self.setting == "partitioned" else max(shown)
+        return {place.step}
 
     def train_lut(self, step: Step, policy: LabelPolicy = INCREMENTAL) -> Lut:
         """Table from dataset id to channel for training, ``(256,)`` uint8.
@@ -267,7 +282,7 @@ def in_learning_order(groups: Sequence[Sequence[int]]) -> tuple[tuple[int, ...],
     return tuple(tuple(range(a, b)) for a, b in pairwise(cuts))
 
 
-def _draw(shown: Sequence[int], key: str) -> int:
+def _draw(shown: Sequence[Place], key: str) -> Place:
     """One of the classes, uniformly, as a function of the key alone."""
     digest = blake2b(key.encode(), digest_size=8).digest()
     return shown[int.from_bytes(digest, "big") % len(shown)]

@@ -20,6 +20,7 @@ from barm.methods.barm import BARMConfig
 from barm.methods.dkd import DKDConfig
 from barm.models.network import NetworkConfig
 
+RATES = Rates(new=0.1, aspp=0.1, old=0.1, backbone=0.1)
 NETWORK = NetworkConfig(backbone="test_resnet", channels=16, pretrained=False)
 
 
@@ -45,10 +46,10 @@ def test_dkd_rules():
         assert torch.isfinite(model(image).logits).all()
 
 
-def trainer_of(rt, total=40):
+def trainer_of(rt, total=40, **options):
     method = BARMConfig().build(TaskPlan.parse("2-1", 4)[0], NETWORK)
     torch.manual_seed(0)
-    recipe = StepRecipe(epochs=1, batch_size=2, lr=Rates(new=0.1, aspp=0.1, old=0.1, backbone=0.1))
+    recipe = StepRecipe(epochs=1, batch_size=2, lr=RATES, **options)
     return StepTrainer(method, rt.place(method.build_model()), None, recipe, total, rt, seed=1)
 
 
@@ -73,6 +74,36 @@ def test_an_update_whose_loss_is_not_finite_is_left_out():
     assert (broken.skipped, broken.skipped_in_a_row) == (1, 0)
     theirs = dict(whole.model.named_parameters())
     assert all(torch.equal(p, theirs[n]) for n, p in broken.model.named_parameters())
+
+
+def test_a_restored_step_goes_on_counting_what_was_left_out():
+    """Both counts: what the step tells at its end, and how many in a row end it."""
+    rt = Runtime(RuntimeConfig(device="cpu", precision="32-true"))
+    good = Batch(torch.randn(2, 3, 48, 48), torch.randint(0, 3, (2, 48, 48)), {})
+    bad = good._replace(image=good.image * float("nan"))
+    first, second = trainer_of(rt), trainer_of(rt)
+    for batch in (bad, good, bad, bad):
+        first.update(batch, report=False)
+    assert (first.skipped, first.skipped_in_a_row) == (3, 2)
+    second.load_state_dict(first.state_dict())
+    assert (second.skipped, second.skipped_in_a_row) == (3, 2)
+    second.update(bad, report=False)
+    assert (second.skipped, second.skipped_in_a_row) == (4, 3)
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_term_without_any_pixel_has_no_gradient(world, monkeypatch):
+    """0 divided by 0, or 0 times infinity, would be no number; with two processes, where neither has a pixel."""
+    rt = Runtime(RuntimeConfig(device="cpu", precision="32-true"))
+    trainer = trainer_of(rt, weight_decay=0.0)
+    monkeypatch.setattr(rt, "world", world)
+    monkeypatch.setattr(rt, "all_sum", lambda values: values)
+    before = {n: p.clone() for n, p in trainer.model.named_parameters()}
+    ignored = Batch(torch.randn(2, 3, 48, 48), torch.full((2, 48, 48), 255), {})
+    outcome = trainer.update(ignored)
+    assert all(torch.equal(p, before[n]) for n, p in trainer.model.named_parameters())
+    assert outcome.values == {"loss": 0.0, "pb_bce": 0.0}
+    assert trainer.skipped == 0
 
 
 def test_values_come_when_they_are_asked_for():

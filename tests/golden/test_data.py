@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from barm.config import load_config
 from barm.data.transforms import (
     Draw,
     Region,
@@ -21,7 +22,7 @@ from barm.data.transforms import (
     stretch_image,
     stretch_map,
 )
-from barm.engine.schedule import learning_rate
+from barm.engine.schedule import learning_rate, scheduled
 from barm.labels import TaskPlan
 from barm.metrics.functional import class_accuracy, class_iou, confusion_counts, overall_accuracy
 from barm.models.inputs import InputRule, Normalise
@@ -128,6 +129,16 @@ def test_schedules():
             np.testing.assert_allclose(ours, expected, rtol=1e-9, atol=1e-15)
         checked.add(policy)
     assert checked == {"poly", "warm_poly"}
+
+
+@pytest.mark.parametrize(("total", "rising"), [(43, 4), (49, 4), (50, 5), (9, 0)])
+def test_a_warm_up_of_ssul_ends_with_an_update(total, rising):
+    """spec/ssul.md section 10: w = floor(0.1 I)."""
+    recipe = load_config("ade/100-50/ssul").base
+    for i in range(total + 1):
+        factor = 1e-3 * (1 - i / rising) + i / rising if i < rising else 1.0
+        expected = 0.01 * factor * (1 - i / total) ** 0.9
+        assert scheduled(recipe, 0.01, i, total) == pytest.approx(expected, rel=1e-12, abs=1e-18)
 
 
 @pytest.mark.parametrize(("index", "num_classes"), [(0, 21), (1, 17), (2, 151)])

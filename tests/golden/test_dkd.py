@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from barm.batch import Batch, total_loss
+from barm.config import load_config
 from barm.data.memory import Exemplar, channels_in, take_in_turn
-from barm.engine.schedule import learning_rate
+from barm.engine.schedule import learning_rate, scheduled
 from barm.labels import IGNORE, LabelPolicy, Step, TaskPlan
 from barm.losses.common import sigmoid_distillation, upsample
 from barm.losses.decomposed import auxiliary_loss, multiple_binary_cross_entropy
@@ -215,10 +216,20 @@ def test_schedules(file, golden):
     g = golden(f"dkd/{file}.npz")
     base, total, warm_up = float(g["base_lr"]), int(g["max_iters"]), float(g["warmup_fraction"])
     ours = [
-        [learning_rate("warm_poly", rate, i, total, warm_up=warm_up) for rate in (base, 10 * base)]
+        [learning_rate("warm_poly", rate, i, total, warm_up=warm_up, whole=False) for rate in (base, 10 * base)]
         for i in range(total + 1)
     ]
     np.testing.assert_allclose(ours, g["expected_lr"], rtol=1e-9, atol=1e-15)
+
+
+def test_a_warm_up_need_not_end_with_an_update():
+    """spec/dkd.md section 6: over 43 updates it lasts 8.6; the ninth, number 8, is still below the polynomial."""
+    recipe = load_config("ade/100-50/dkd").base
+    for iteration in range(44):
+        rising = 0.2 * 43
+        factor = 0.001 * (1 - iteration / rising) + iteration / rising if iteration < rising else 1.0
+        expected = 0.025 * factor * (1 - iteration / 43) ** 0.9
+        assert scheduled(recipe, 0.025, iteration, 43) == pytest.approx(expected, rel=1e-12, abs=1e-18)
 
 
 @pytest.mark.parametrize("file", files("memory_select"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import blake2b
 from itertools import pairwise
 
 import pytest
@@ -106,6 +107,42 @@ def test_partition_uses_every_class_of_a_picture():
     plan = TaskPlan.parse("2-1", 4, "partitioned")
     steps = [next(s.index for s in plan.steps() if plan.selects(s, {1, 3, 4}, f"picture {i}")) for i in range(300)]
     assert all(70 < steps.count(i) < 130 for i in range(3))
+
+
+@given(plans(st.just("partitioned")), images, st.text(max_size=5))
+def test_the_draw_of_a_partition_depends_on_seed_and_name(plan, present, key):
+    """Its place in the classes by order of learning, so that a partition never changes under a finished run."""
+    shown = [i for i in plan.classes if i in present]
+    if shown:
+        digest = blake2b(f"{plan.seed}:{key}".encode(), digest_size=8).digest()
+        drawn = shown[int.from_bytes(digest, "big") % len(shown)]
+        assert [s.index for s in plan.steps() if plan.selects(s, present, key)] == [
+            s.index for s in plan.steps() if drawn in s.new
+        ]
+
+
+@given(plans(), images, st.text(max_size=5))
+def test_joint_training_sees_the_pictures_of_all_steps_so_far(plan, present, key):
+    for step in plan.steps():
+        earlier = [plan.selects(s, present, key) for s in plan.steps()[: step.index + 1]]
+        assert plan.selects_seen(step, present, key) == any(earlier)
+
+
+@pytest.mark.parametrize("setting", ["overlap", "disjoint", "partitioned"])
+def test_a_picture_s_classes_are_looked_at_once(setting):
+    """Not once per class or per step: ADE20K has 20 210 pictures, 150 classes and up to 11 steps."""
+    looks = []
+
+    class Classes:
+        def __iter__(self):
+            looks.append(1)
+            return iter((3, 140, 255))
+
+    plan = TaskPlan.parse("100-5", 150, setting)
+    for selects in (plan.selects, plan.selects_seen):
+        looks.clear()
+        selects(plan[9], Classes())
+        assert len(looks) == 1
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,7 +16,9 @@ from barm.losses.background import (
     residual_triplet,
     step_masks,
 )
-from barm.losses.common import binary_cross_entropy, cross_entropy, focal_loss, pseudo_labels
+from barm.losses.common import accepted, binary_cross_entropy, cross_entropy, focal_loss, pseudo_labels
+from barm.losses.entropy import Belief, believed_labels
+from barm.losses.pixels import computed_by, map_pixels
 
 
 @pytest.fixture(autouse=True)
@@ -69,6 +72,30 @@ def test_pseudo_labels_by_hand():
     p = logits.softmax(1).max(1)
     changed = (label == 0) & (p.indices > 0) & (p.values >= 0.9)
     assert torch.equal(soft, torch.where(changed, p.indices, label))
+
+
+@pytest.mark.parametrize("path", ["plain", "strips"])
+def test_a_score_of_exactly_the_threshold_is_accepted(path):
+    """spec/barm.md section 3, spec/ssul.md section 6: s >= tau. The sigmoid of 0 is a half, exactly."""
+    logits = torch.tensor([-9.0, 0.0]).view(1, 2, 1, 1).expand(1, 2, 4, 4)
+    label = torch.zeros(1, 4, 4, dtype=torch.long)
+    above = float(np.nextafter(np.float32(0.5), np.float32(1)))
+    with computed_by(path):
+        assert map_pixels(pseudo_labels, logits, label, threshold=0.5).unique().tolist() == [1]
+        assert map_pixels(pseudo_labels, logits, label, threshold=above).unique().tolist() == [0]
+    score, channel = torch.tensor([0.7, 0.9]), torch.tensor([2, 2])
+    for threshold in (0.7, 0.9):
+        found = accepted(score, channel, torch.zeros(2, dtype=torch.long), threshold=threshold, first=1)
+        assert found.tolist() == [2 if float(np.float32(s)) >= np.float32(threshold) else 0 for s in (0.7, 0.9)]
+
+
+def test_an_entropy_of_exactly_the_threshold_is_not_believed():
+    """spec/plop.md section 3: u < tau, strictly; the pixel is then ignored."""
+    seen = Belief(torch.tensor([[[1, 1, 1]]]), torch.tensor([[[0.25, 0.5, 0.75]]]))
+    label = torch.zeros(1, 1, 3, dtype=torch.long)
+    found = believed_labels(seen, label, torch.tensor([0.0, 0.5, 0.0]), num_old=2)
+    assert found.label.tolist() == [[[1, 255, 255]]]
+    assert float(found.factor) == pytest.approx(1 / 3, rel=1e-4)
 
 
 def test_step_masks():

@@ -11,6 +11,7 @@ from barm.labels import Step
 from barm.losses.common import pseudo_labels, upsample
 from barm.losses.decomposed import multiple_binary_cross_entropy
 from barm.losses.entropy import published_thresholds
+from barm.losses.pixels import computed_by, map_pixels
 from barm.methods import METHODS, Rates
 from barm.methods.barm import BARMConfig
 from barm.methods.dkd import DKDConfig
@@ -158,6 +159,36 @@ def test_candidates_of_ssul_are_labelled_as_in_training(loss, threshold, shown):
     logits = torch.tensor([0.0, 0.0, 0.0, 1.5, 0.0]).view(1, 5, 1, 1)
     batch = batch_of(torch.zeros(1, 1, 1, dtype=torch.long))
     assert method.annotate(UnknownOutput(logits), batch, threshold).item() == shown
+
+
+def sure(scores: torch.Tensor) -> torch.Tensor:
+    """Numbers so large that probabilities round to 0 and 1."""
+    return (torch.rand_like(scores) - 0.5) * 400
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_a_threshold_of_1_accepts_nothing(name):
+    """No probability is 1; sigmoid and softmax of a large logit round to it in single precision."""
+    method = METHODS[name]().build(STEP, NETWORK)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        out = method.build_model().eval()(torch.zeros(1, 3, 48, 48))
+    out = type(out)(*(tuple(map(sure, part)) if isinstance(part, tuple) else sure(part) for part in out))
+    batch = batch_of(torch.zeros(1, 16, 16, dtype=torch.long))
+    found = {t: method.annotate(out, batch, t).unique().tolist() for t in (0.999, 1.0)}
+    assert found[1.0] == [0]
+    assert found[0.999] != [0]  # the same network is believed below
+
+
+@pytest.mark.parametrize("path", ["plain", "strips"])
+@pytest.mark.parametrize("softmax", [False, True])
+def test_pseudo_labels_with_a_threshold_of_1(path, softmax):
+    logits = torch.tensor([-200.0, 200.0]).view(1, 2, 1, 1).expand(1, 2, 4, 4)
+    label = torch.zeros(1, 16, 16, dtype=torch.long)
+    with computed_by(path):
+        for threshold, expected in ((1.0, 0), (0.999, 1)):
+            found = map_pixels(pseudo_labels, logits, label, threshold=threshold, softmax=softmax)
+            assert found.unique().tolist() == [expected]
 
 
 def test_barm_upsamples_probabilities():

@@ -10,6 +10,7 @@ from functools import partial
 import pytest
 import torch
 
+import barm
 from barm.batch import Term
 from barm.labels import IGNORE
 from barm.losses import strips
@@ -211,8 +212,10 @@ def test_each_way_is_chosen_in_one_place():
 
 
 KERNELS = """
-import torch
+import barm, torch
 from test_pixels import *
+
+print(barm.__file__)
 
 for size in SIZES:
     logits, label = case(size, elsewhere=True)
@@ -235,9 +238,10 @@ print("equal")
 def test_kernels_by_the_interpreter():
     """The Triton kernels, run on the processor."""
     pytest.importorskip("triton")
-    env = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.path.dirname(__file__)}
+    places = (os.path.dirname(__file__), os.environ["PYTHONPATH"])
+    env = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(places)}
     done = subprocess.run([sys.executable, "-c", KERNELS], env=env, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout.strip()) == (0, "equal"), done.stderr[-2000:]
+    assert (done.returncode, done.stdout.split()) == (0, [barm.__file__, "equal"]), done.stderr[-2000:]
 
 
 COMPILES = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
@@ -58,7 +59,7 @@ def _share(name: str) -> float:
 
 
 def _no_twins(folder: Path) -> None:
-    stems = [f.stem for f in folder.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES]
-    twins = {s for s in stems if stems.count(s) > 1} if len(set(stems)) != len(stems) else set()
+    stems = Counter(f.stem for f in folder.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES)
+    twins = [stem for stem, count in stems.items() if count > 1]
     if twins:
         raise UserError(f"{folder}: two pictures are called '{min(twins)}'; rename one, masks are matched by name")

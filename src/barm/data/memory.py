@@ -6,6 +6,7 @@ section 12, spec/dkd.md section 8.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -29,11 +30,12 @@ class MemoryConfig(BaseModel):
         labels: of kept pictures in training: all classes `seen` so far, also those nobody had labelled when the picture
             was current (spec/ssul.md Q29), or those of the current `step` alone.
         mix: `replace` half of every batch, or `append` to the step's pictures.
-        threshold: a pixel that the previous model gives an old class with this probability counts as showing it.
+        threshold: a pixel that the previous model gives an old class with this probability counts as showing it; with
+            1 none does.
         unique: keep no picture twice (SSUL-M's code may: spec/ssul.md Q10).
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     size: int = Field(100, ge=1, strict=True)
     labels: Literal["seen", "step"] = "seen"
@@ -104,15 +106,24 @@ def take_in_turn(pool: Sequence[Exemplar], order: Sequence[int], size: int) -> l
     >>> [e.name for e in take_in_turn([a, b], order=[2, 1], size=2)]
     ['b', 'a']
     """
-    left, taken = list(pool), {channel: list[Exemplar]() for channel in sorted(order)}
-    count, progress = 0, True
-    while progress and count < size:
+    showing = {channel: deque[int]() for channel in order}
+    for place, exemplar in enumerate(pool):
+        for channel in exemplar.channels:
+            if channel in showing:
+                showing[channel].append(place)
+    gone, taken = set[int](), {channel: list[Exemplar]() for channel in sorted(order)}
+    progress = True
+    while progress and len(gone) < size:
         progress = False
         for channel in order:
-            found = next((i for i, c in enumerate(left) if channel in c.channels), None)
-            if found is not None and count < size:
-                taken[channel].append(left.pop(found))
-                count, progress = count + 1, True
+            queue = showing[channel]
+            while queue and queue[0] in gone:
+                queue.popleft()
+            if queue and len(gone) < size:
+                place = queue.popleft()
+                gone.add(place)
+                taken[channel].append(pool[place])
+                progress = True
     return [exemplar for group in taken.values() for exemplar in group]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,8 +17,11 @@ Policy = Literal["poly", "warm_poly", "step"]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 
 
+MAX_SCALE = 100  # of a picture's sides, or of its area
+
+
 class _Config(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 Layout = Literal["auto", "voc", "ade", "folder"]
@@ -107,6 +109,7 @@ class StepRecipe(_Config):
         policy: `poly`, `warm_poly` (no floor, and a warm-up) or `step` (a tenth every `step_size` iterations).
         step_size: of the `step` policy.
         warm_up: share of the updates, of the `warm_poly` policy.
+        warm_up_whole: that share is rounded down to whole updates, as published for SSUL; DKD takes it as it is.
         momentum: of SGD.
         nesterov: SGD's variant.
         weight_decay: L2 penalty.
@@ -124,9 +127,10 @@ class StepRecipe(_Config):
     policy: Policy = "poly"
     step_size: int = Field(10_000, ge=1, strict=True)
     warm_up: float = Field(0.1, ge=0, le=1)
+    warm_up_whole: bool = True
     momentum: float = Field(0.9, ge=0, lt=1)
     nesterov: bool = True
-    weight_decay: float = Field(1e-4, ge=0)
+    weight_decay: float = Field(1e-4, ge=0, le=1)
     crop: int = Field(513, ge=16, strict=True)
     geometry: Geometry = "rescale"
     scale: tuple[float, float] = (0.5, 2.0)
@@ -137,8 +141,8 @@ class StepRecipe(_Config):
     @field_validator("scale")
     @classmethod
     def _range(cls, scale: tuple[float, float]) -> tuple[float, float]:
-        if not 0 < scale[0] <= scale[1] < math.inf:
-            raise ValueError(f"expected a range 0 < low <= high, got {list(scale)}")
+        if not 0 < scale[0] <= scale[1] <= MAX_SCALE:
+            raise ValueError(f"expected a range 0 < low <= high <= {MAX_SCALE}, got {list(scale)}")
         return scale
 
 

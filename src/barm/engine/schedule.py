@@ -1,8 +1,12 @@
-"""Learning rate schedules as functions of the iteration. Source: spec/barm.md section 4, spec/ssul.md section 10."""
+"""Learning rate schedules as functions of the iteration.
+
+Source: spec/barm.md section 4, spec/ssul.md section 10, spec/dkd.md section 6, spec/mib.md section 8. Iterations are
+whole numbers everywhere; only the length of a warm-up is rounded, by one method and not by another.
+"""
 
 from __future__ import annotations
 
-from barm.engine.recipe import Policy
+from barm.engine.recipe import Policy, StepRecipe
 
 POLY_POWER, POLY_FLOOR = 0.9, 1e-6
 WARM_UP_START = 1e-3
@@ -10,7 +14,13 @@ STEP_FACTOR = 0.1
 
 
 def learning_rate(
-    policy: Policy, base: float, iteration: int, total: int, step_size: int = 10_000, warm_up: float = 0.1
+    policy: Policy,
+    base: float,
+    iteration: int,
+    total: int,
+    step_size: int = 10_000,
+    warm_up: float = 0.1,
+    whole: bool = True,
 ) -> float:
     """The rate of one parameter group.
 
@@ -22,6 +32,7 @@ def learning_rate(
         total: I, updates of the step.
         step_size: of the `step` policy.
         warm_up: share of `total`, of the `warm_poly` policy.
+        whole: the warm-up's length is rounded down to whole updates; otherwise it is the exact product.
 
     >>> learning_rate("poly", 1.0, 0, 10), learning_rate("poly", 1e-7, 0, 10)
     (1.0, 1e-06)
@@ -31,6 +42,13 @@ def learning_rate(
     decay = float((1 - min(iteration, total) / total) ** POLY_POWER)
     if policy == "poly":
         return max(base * decay, POLY_FLOOR)
-    rising = int(total * warm_up)
+    rising = int(total * warm_up) if whole else total * warm_up
     factor = WARM_UP_START * (1 - iteration / rising) + iteration / rising if iteration < rising else 1.0
     return base * factor * decay
+
+
+def scheduled(recipe: StepRecipe, base: float, iteration: int, total: int) -> float:
+    """`learning_rate` as a step's recipe says."""
+    return learning_rate(
+        recipe.policy, base, iteration, total, recipe.step_size, recipe.warm_up, whole=recipe.warm_up_whole
+    )

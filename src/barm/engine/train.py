@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from barm.batch import Batch, Term
 from barm.engine.recipe import StepRecipe
 from barm.engine.runtime import Constant, Runtime, unwrap
-from barm.engine.schedule import learning_rate
+from barm.engine.schedule import scheduled
 from barm.errors import UserError
 from barm.methods import Method
 from barm.models.batch_norm import ordinary
@@ -157,9 +157,8 @@ class StepTrainer:
         return int(self._in_a_row)
 
     def _set_rates(self) -> None:
-        r = self.recipe
         for base, param_group in zip(self.base_lrs, self.optimizer.param_groups, strict=True):
-            param_group["lr"] = learning_rate(r.policy, base, self.iteration, self.total, r.step_size, r.warm_up)
+            param_group["lr"] = scheduled(self.recipe, base, self.iteration, self.total)
 
     def state_dict(self) -> dict[str, Any]:
         """All that a later process needs to go on with the next iteration."""

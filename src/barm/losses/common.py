@@ -105,7 +105,7 @@ def pseudo_labels(logits: Tensor, label: Tensor, *, threshold: float, softmax: b
     Args:
         logits: of the previous model at label size, ``(N, K, H, W)`` float.
         label: channels, ``(N, H, W)`` int64; not changed.
-        threshold: on the probability.
+        threshold: on the probability; 1 accepts nothing.
         softmax: probabilities by softmax instead of sigmoid.
         first: channel of the first class; those below stand for background.
 
@@ -125,5 +125,13 @@ def pseudo_labels(logits: Tensor, label: Tensor, *, threshold: float, softmax: b
 
 
 def accepted(score: Tensor, channel: Tensor, label: Tensor, *, threshold: float, first: int) -> Tensor:
-    """Labels in which background gives way to classes that score high, ``(N, H, W)`` each; see `pseudo_labels`."""
+    """Labels in which background gives way to classes that score high, ``(N, H, W)`` each; see `pseudo_labels`.
+
+    A threshold of 1 accepts nothing: no probability is 1, though those of large logits round to it.
+
+    >>> accepted(torch.tensor([0.7]), torch.tensor([2]), torch.tensor([0]), threshold=0.7, first=1)
+    tensor([2])
+    """
+    if threshold >= 1:
+        return label
     return torch.where((label < first) & (channel >= first) & (score >= threshold), channel, label)

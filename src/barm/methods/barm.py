@@ -23,7 +23,7 @@ from barm.losses.background import (
 )
 from barm.losses.common import pseudo_labels
 from barm.losses.pixels import map_pixels, segmentation
-from barm.methods.base import Method, MethodConfig, ParamGroup, Rates, group
+from barm.methods.base import Method, MethodConfig, ParamGroup, Rates, Weight, group
 from barm.models.heads import GroupedHead, GroupedOutput
 from barm.models.network import NetworkConfig, Segmenter, hand_over
 
@@ -33,7 +33,7 @@ class BARMConfig(MethodConfig):
 
     Attributes:
         pseudo: label confident old pixels with the previous model's class.
-        pseudo_threshold: tau, on its probability.
+        pseudo_threshold: tau, on its probability; 1 accepts none.
         triplet_weight: of the background adaptation triplet.
         residual_weight: of the background adaptation cross-entropy.
         feature_weight: of the background feature distillation.
@@ -45,10 +45,10 @@ class BARMConfig(MethodConfig):
     name: Literal["barm"] = "barm"
     pseudo: bool = True
     pseudo_threshold: float = Field(0.7, ge=0, le=1)
-    triplet_weight: float = Field(5.0, ge=0)
-    residual_weight: float = Field(1.0, ge=0)
-    feature_weight: float = Field(4.0, ge=0)
-    group_weight: float = Field(1.0, ge=0)
+    triplet_weight: Weight = 5.0
+    residual_weight: Weight = 1.0
+    feature_weight: Weight = 4.0
+    group_weight: Weight = 1.0
     copy_ear_statistics: bool = False
 
     @property

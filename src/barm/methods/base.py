@@ -8,20 +8,23 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Generic, Literal, NotRequired, TypedDict, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Literal, NotRequired, TypedDict, TypeVar
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from barm.batch import Batch, Output, Term
 from barm.data.memory import MemoryConfig
 from barm.labels import INCREMENTAL, LabelPolicy, Step
-from barm.losses.common import best_channel, probabilities
+from barm.losses.common import accepted, best_channel, probabilities
 from barm.losses.pixels import map_pixels
 from barm.models.network import NetworkConfig
 
 Out = TypeVar("Out", bound=Output)
+# far above what trains, far below what overflows
+Rate = Annotated[float, Field(gt=0, le=100)]  # of learning
+Weight = Annotated[float, Field(ge=0, le=10_000)]  # of a term; 0 leaves it out
+Factor = Annotated[float, Field(gt=0, le=10_000)]
 
 
 class Rates(BaseModel):
@@ -34,12 +37,12 @@ class Rates(BaseModel):
         backbone: the backbone.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    new: float = Field(gt=0)
-    aspp: float = Field(gt=0)
-    old: float = Field(gt=0)
-    backbone: float = Field(gt=0)
+    new: Rate
+    aspp: Rate
+    old: Rate
+    backbone: Rate
 
 
 class ParamGroup(TypedDict):
@@ -61,7 +64,7 @@ class MethodConfig(BaseModel):
         memory: old pictures that later steps may see again; none unless given.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     name: str
     loss: Literal["bce", "ce", "focal"] = "bce"
@@ -189,12 +192,12 @@ class Method(ABC, Generic[Out]):
         Args:
             out: what this step's network, trained, returned for the batch.
             batch: pictures of this step with its training labels.
-            threshold: on the probability.
+            threshold: on the probability; 1 leaves the labels as they are.
 
         Source: spec/dkd.md section 8.
         """
         best, channel = self.confidence(out, batch.size)
-        return torch.where((batch.label == 0) & (best >= threshold), channel, batch.label)
+        return accepted(best, channel, batch.label, threshold=threshold, first=1)
 
     def trainable(self, *modules: nn.Module) -> list[nn.Parameter]:
         """Parameters of the modules, without those of frozen batch norm."""

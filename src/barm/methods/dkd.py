@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any, Literal, cast
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from barm.batch import Batch, Term
@@ -19,7 +18,7 @@ from barm.labels import Step
 from barm.losses.common import sigmoid_distillation
 from barm.losses.decomposed import auxiliary_loss, multiple_binary_cross_entropy
 from barm.losses.pixels import map_pixels, sum_all
-from barm.methods.base import Method, MethodConfig, ParamGroup, Rates, group
+from barm.methods.base import Factor, Method, MethodConfig, ParamGroup, Rates, Weight, group
 from barm.models.heads import DecomposedHead, DecomposedOutput
 from barm.models.network import NetworkConfig, Segmenter, hand_over
 
@@ -37,12 +36,12 @@ class DKDConfig(MethodConfig):
     """
 
     name: Literal["dkd"] = "dkd"
-    kd_weight: float = Field(5.0, ge=0)
-    positive_weight: float = Field(5.0, ge=0)
-    negative_weight: float = Field(5.0, ge=0)
-    auxiliary_weight: float = Field(1.0, ge=0)
-    base_pos_weight: float = Field(2.0, gt=0)
-    pos_weight: float = Field(1.0, gt=0)
+    kd_weight: Weight = 5.0
+    positive_weight: Weight = 5.0
+    negative_weight: Weight = 5.0
+    auxiliary_weight: Weight = 1.0
+    base_pos_weight: Factor = 2.0
+    pos_weight: Factor = 1.0
 
     @property
     def base_training(self) -> dict[str, Any]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
 from torch import Tensor
 
 from barm.batch import Batch, Term
 from barm.labels import Step
 from barm.losses.pixels import sum_all, sum_pixels
 from barm.losses.unbiased import distillation, feature_distillation, unbiased_cross_entropy
+from barm.methods.base import Factor, Weight
 from barm.methods.finetune import SoftmaxConfig, SoftmaxMethod
 from barm.models.heads import PlainOutput
 from barm.models.network import NetworkConfig
@@ -25,9 +25,9 @@ class DistillationConfig(SoftmaxConfig):
         alpha: factor on the previous model's logits in the distillation.
     """
 
-    distillation_weight: float = Field(100.0, ge=0)
-    feature_weight: float = Field(0.0, ge=0)
-    alpha: float = Field(1.0, gt=0)
+    distillation_weight: Weight = 100.0
+    feature_weight: Weight = 0.0
+    alpha: Factor = 1.0
 
     def build(self, step: Step, network: NetworkConfig) -> LwF:
         """LwF or ILT at one step."""
@@ -44,7 +44,7 @@ class ILTConfig(DistillationConfig):
     """ILT (ICCV workshops 2019): LwF, and the encoder's features are distilled too."""
 
     name: Literal["ilt"] = "ilt"
-    feature_weight: float = Field(100.0, ge=0)
+    feature_weight: Weight = 100.0
 
 
 class LwF(SoftmaxMethod):

@@ -10,13 +10,13 @@ import math
 from typing import Literal, cast
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from barm.batch import Batch, Term
 from barm.labels import Step
 from barm.losses.pixels import sum_all, sum_pixels
 from barm.losses.unbiased import unbiased_cross_entropy, unbiased_distillation
+from barm.methods.base import Factor, Weight
 from barm.methods.finetune import SoftmaxConfig, SoftmaxMethod
 from barm.models.heads import PlainHead, PlainOutput
 from barm.models.network import NetworkConfig
@@ -31,8 +31,8 @@ class MiBConfig(SoftmaxConfig):
     """
 
     name: Literal["mib"] = "mib"
-    distillation_weight: float = Field(10.0, ge=0)
-    alpha: float = Field(1.0, gt=0)
+    distillation_weight: Weight = 10.0
+    alpha: Factor = 1.0
 
     def build(self, step: Step, network: NetworkConfig) -> MiB:
         """MiB at one step."""

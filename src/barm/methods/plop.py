@@ -27,6 +27,7 @@ from barm.losses.entropy import (
 from barm.losses.pixels import map_pixels, sum_pixels
 from barm.losses.pod import local_pod
 from barm.losses.unbiased import unbiased_cross_entropy
+from barm.methods.base import Weight
 from barm.methods.finetune import SoftmaxConfig
 from barm.methods.mib import BackgroundInitialised
 from barm.models.heads import PlainHead, PlainOutput
@@ -46,9 +47,9 @@ class PLOPConfig(SoftmaxConfig):
     """
 
     name: Literal["plop"] = "plop"
-    pod_weight: float = Field(0.01, ge=0)
-    pod_weight_last: float = Field(0.0005, ge=0)
-    threshold_floor: float = Field(0.001, ge=0)
+    pod_weight: Weight = 0.01
+    pod_weight_last: Weight = 0.0005
+    threshold_floor: float = Field(0.001, ge=0, le=1)
     thresholds: Literal["published", "median"] = "published"
 
     def build(self, step: Step, network: NetworkConfig) -> PLOP:

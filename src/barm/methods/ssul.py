@@ -29,7 +29,7 @@ class SSULConfig(MethodConfig):
 
     Attributes:
         pseudo: label confident old pixels with the previous model's class.
-        pseudo_threshold: on its probability.
+        pseudo_threshold: on its probability; 1 accepts none.
         weight_transfer: a new head starts as the unknown's.
         shift_memory: kept pictures get the private labels that all others get; the released code forgot (Q1).
     """

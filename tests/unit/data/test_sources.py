@@ -10,9 +10,15 @@ from PIL import Image
 
 from barm.data import open_source
 from barm.data.check import check_folder
+from barm.data.files import foreground
 from barm.data.index import checked, read_class_list, scan, write_class_list
+from barm.data.memory import channels_in
 from barm.data.shapes_disk import make_shapes
+from barm.data.steps import EvalDataset, StepDataset
+from barm.data.transforms import EvalTransform, TrainTransform
 from barm.errors import UserError
+from barm.labels import INCREMENTAL, TaskPlan
+from barm.metrics.functional import confusion_counts
 
 
 @pytest.fixture
@@ -94,6 +100,36 @@ def test_class_list_round_trip(root, tmp_path):
     (tmp_path / "bad.txt").write_text("picture one two\n")
     with pytest.raises(UserError, match=r"bad.txt:1"):
         read_class_list(tmp_path / "bad.txt")
+
+
+def test_the_last_class_id(tmp_path):
+    """254 is a class like any other, beside 255, which is none: in masks, in the index, in tables, in the counts."""
+    for split in ("train", "val"):
+        for kind in ("images", "masks"):
+            (tmp_path / kind / split).mkdir(parents=True)
+        Image.new("RGB", (32, 24), (90, 60, 30)).save(tmp_path / f"images/{split}/one.png")
+        ids = np.repeat(np.array([0, 253, 254, 255], np.uint8), 8)
+        Image.fromarray(np.tile(ids, (24, 1))).save(tmp_path / f"masks/{split}/one.png")
+    (tmp_path / "classes.txt").write_text("".join(f"class {i}\n" for i in range(1, 255)))
+    source = checked(open_source("folder", tmp_path, "train"))
+    assert source.classes_in(0) == {253, 254}
+    assert foreground(source[0].mask) == {253, 254}
+    plan = TaskPlan.parse("253-1", 254)
+    step = plan[1]
+    pictures = StepDataset(source, plan, step, INCREMENTAL, TrainTransform(24), seed=1)
+    assert pictures.lut[[0, 253, 254, 255]].tolist() == [0, 0, 254, 255]
+    assert {254} <= set(pictures[(0, 0)][1].unique().tolist()) <= {0, 254, 255}
+    measured = EvalDataset(source, plan, step, INCREMENTAL, EvalTransform(None))[0][1]
+    assert measured.unique().tolist() == [0, 253, 254, 255]
+    assert channels_in(measured) == (253, 254)
+    counts = confusion_counts(measured[None].long(), measured[None].long(), step.num_seen)
+    assert counts.shape == (255, 255)
+    assert counts.diagonal().nonzero().flatten().tolist() == [0, 253, 254]
+    with pytest.raises(UserError, match=r"1\.\.254, found 1\.\.255"):
+        TaskPlan(((1, 255),))
+    (tmp_path / "classes.txt").write_text("".join(f"class {i}\n" for i in range(1, 256)))
+    with pytest.raises(UserError, match="1 to 254 different class names, found 255"):
+        open_source("folder", tmp_path, "train")
 
 
 def wrong_size(root):

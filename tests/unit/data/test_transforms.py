@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from barm.data.shapes import render
-from barm.data.transforms import Draw, TrainTransform, apply_to_image, apply_to_map, draw, draw_region, padding
+from barm.data.transforms import (
+    Draw,
+    TrainTransform,
+    apply_to_image,
+    apply_to_map,
+    draw,
+    draw_region,
+    padding,
+)
 
 
 def one_after_the_other(
@@ -57,6 +65,40 @@ def test_padding_reaches_the_crop(width, height, crop):
     assert height + 2 * pad >= crop
     if width >= crop and height >= crop:
         assert pad == 0
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [((10, 20), 15), ((20, 10), 15), ((40, 30), 5), ((30, 40), 5), ((33, 38), 4), ((38, 33), 4), ((39, 40), 1)],
+)
+def test_padding_by_hand(size, expected):
+    """Of a crop of 40. spec/ssul.md section 11: the height is looked at with the size that the width's padding left."""
+    assert padding(*size, 40) == expected
+
+
+def test_every_offset_of_the_crop_is_drawn():
+    """Offsets are uniform up to the last one at which the crop fits: rows and columns alike, padded pictures too."""
+    for size, last in (((44, 42), (2, 4)), ((40, 40), (0, 0)), ((20, 22), (2, 0))):
+        config = TrainTransform(40, scale=(1.0, 1.0))
+        rng = np.random.default_rng(0)
+        drawn = [draw(rng, size, config) for _ in range(200)]
+        assert {d.top for d in drawn} == set(range(last[0] + 1))
+        assert {d.left for d in drawn} == set(range(last[1] + 1))
+
+
+@pytest.mark.parametrize("upright", [True, False])
+def test_regions_as_wide_or_as_high_as_the_picture(upright):
+    """spec/mib.md section 9.3: accepted where w <= W and h <= H, at any place; the fallback alone is centred.
+
+    A twelfth part of a strip of 3 x 144 is 3 or 4 wide, so that only a part of the strip's whole width fits.
+    """
+    size = (3, 144) if upright else (144, 3)
+    rng, config = np.random.default_rng(0), TrainTransform(64, geometry="resized_crop", scale=(1 / 36, 1 / 36))
+    regions = [draw_region(rng, size, config) for _ in range(3000)]
+    across = {r.width if upright else r.height for r in regions}
+    places = {r.top if upright else r.left for r in regions}
+    assert across == {3}
+    assert {min(places), max(places)} == {0, 144 - 3}  # the first and the last place of a region 3 long
 
 
 @pytest.mark.parametrize("size", [(500, 375), (375, 500), (900, 300), (40, 400)])
