@@ -27,9 +27,9 @@ import barm
 from barm.api import read_config
 from barm.app.compose import agreement, draw, enlargement, hide, shares
 from barm.app.pictures import Limits, Refused, prepare, read_upload
-from barm.data.images import to_rgb
 from barm.app.runs import Viewer, find_examples, open_runs
 from barm.app.serve import Options, check_installed, choose_port, serve, serving
+from barm.data.images import to_rgb
 
 NAMES, COLOURS = ("background", "red", "green"), np.array([[0, 0, 0], [200, 0, 0], [0, 200, 0]], np.uint8)
 LABEL = np.array([[0, 1], [2, 2]], np.uint8)

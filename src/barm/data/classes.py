@@ -20,6 +20,7 @@ _BEFORE = re.compile(r"(\d+)\s*[:.,;)=\s]\s*(\S.*)")  # 1: cat
 _AFTER = re.compile(r"(\S.*?)\s*[:,;=]\s*(\d+)")  # cat: 1
 _BEHIND = re.compile(r"(\S.*?)\s+(\d+)")  # cat 1, which may be a name
 _COLOURS = re.compile(r".*\d+\s*,\s*\d+\s*,\s*\d+\D*")
+_CODE = re.compile(r"[\[{]\s*([\"'\[{]|$)|<[?!]")  # JSON, XML
 Line = tuple[int, str]  # number in the file, text
 
 
@@ -70,7 +71,7 @@ def parse_classes(text: str, path: Path) -> tuple[str, ...]:
     lines = _lines(text, path)
     if not lines:
         raise UserError(f"{path}: expected 1 to {MOST} different class names, found 0")
-    if lines[0][1][0] in "{[<" or all(_COLOURS.fullmatch(line) for _, line in lines):
+    if _CODE.match(lines[0][1]) or all(_COLOURS.fullmatch(line) for _, line in lines):
         raise UserError(f"{path}:{lines[0][0]}: expected one class name per line, found '{lines[0][1]}'")
     numbered = _numbered(lines, path)
     if numbered is not None:

@@ -55,7 +55,7 @@ class Index:
         sizes: upright ``(width, height)``; (0, 0) for unsound ones.
         values: number of pictures whose mask holds each value, those with unknown ids included.
         changes: number of pictures that the reader changes, by what it does.
-        unclear: pictures that EXIF data turn, where the size does not tell whether the mask was drawn on the turned one.
+        unclear: pictures that EXIF data turn, where the size does not tell whether the mask was drawn before or after.
     """
 
     classes: tuple[frozenset[int], ...]

@@ -238,7 +238,7 @@ def test_the_page_reads_alike(tmp_path):
 
 
 def test_what_is_no_picture(tmp_path):
-    with pytest.raises(UserError, match="no picture .*nowhere"):
+    with pytest.raises(UserError, match=r"no picture .*nowhere"):
         read_picture(tmp_path / "nowhere.png")
     (tmp_path / "x.png").write_bytes(b"no picture")
     with pytest.raises(UserError, match="cannot be read as a picture") as error:
