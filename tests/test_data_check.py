@@ -116,6 +116,22 @@ def deep(root: Path) -> None:
         Image.fromarray(np.full(SIZE[::-1], 900, np.uint16)).save(file)
 
 
+def turn(root: Path) -> None:
+    """Photographs that lie on their side in the file, and masks that were drawn over the file."""
+    exif = Image.Exif()
+    exif[274] = 6
+    for file in (root / "images/train").iterdir():
+        Image.open(file).copy().save(file, exif=exif)
+
+
+def both(*changes: Callable[[Path], object]) -> Callable[[Path], None]:
+    def change(root: Path) -> None:
+        for one in changes:
+            one(root)
+
+    return change
+
+
 def rename_all(suffix: str) -> Callable[[Path], None]:
     def change(root: Path) -> None:
         for file in list((root / "images").rglob("*.png")):
@@ -167,27 +183,36 @@ TREES: dict[str, tuple[Callable[[Path], Path], str]] = {
         lambda root: folder(root, (0, 1, 2), mode="RGB"),
         "its red, green and blue are equal (0, 1 and 2): save one channel alone",
     ),
-    # A4: orientation in tests/unit/data/test_orientation.py; A5: pictures of other kinds
+    # A4: orientation; more in tests/unit/data/test_orientation.py
+    "A4 masks on their side": (
+        edit(folder, turn),
+        "3 problems: {root}/masks/train/train0.png: the mask is 24x20 as the picture is stored, but upright (EXIF "
+        "orientation 6) it is 20x24; turn the mask like the picture",
+    ),
+    # A5: pictures of other kinds; more in tests/unit/data/test_images.py
     "A5 dark 16 bits": (edit(folder, deep), "3 problems: {root}/images/train/train0.png: has 16 bits per pixel"),
     # A6: files left out
     "A6 tif": (edit(folder, rename_all(".tif")), SOUND),
     "A6 bmp": (edit(folder, rename_all(".bmp")), SOUND),
     "A6 JPG": (edit(folder, rename_all(".JPG")), SOUND),
     "A6 valid": (
-        edit(edit(folder, move("images/val", "images/valid")), move("masks/val", "masks/validation")),
+        edit(folder, both(move("images/val", "images/valid"), move("masks/val", "masks/validation"))),
         SOUND,
     ),
     "A6 deeper": (
         edit(
-            edit(folder, move("images/train/train0.png", "images/train/a/x.png")),
-            move("masks/train/train0.png", "masks/train/a/x.png"),
+            folder,
+            both(
+                move("images/train/train0.png", "images/train/a/x.png"),
+                move("masks/train/train0.png", "masks/train/a/x.png"),
+            ),
         ),
         SOUND,
     ),
     "A6 operating systems": (
         edit(
-            edit(folder, copy("images/train/train0.png", "images/train/._train0.png")),
-            write("images/val/Thumbs.db", "x"),
+            folder,
+            both(copy("images/train/train0.png", "images/train/._train0.png"), write("images/val/Thumbs.db", "x")),
         ),
         SOUND,
     ),
@@ -221,8 +246,11 @@ TREES: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "A6 lists with endings": (
         edit(
-            edit(flat, write("train.txt", "train0.png\r\nimages\\train1.png\r\n./images/train2.PNG\r\n")),
-            write("val.txt", "val0.png\r\nval1.png\r\n"),
+            flat,
+            both(
+                write("train.txt", "train0.png\r\nimages\\train1.png\r\n./images/train2.PNG\r\n"),
+                write("val.txt", "val0.png\r\nval1.png\r\n"),
+            ),
         ),
         SOUND,
     ),
@@ -236,15 +264,21 @@ TREES: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "A6 the same file in both": (
         edit(
-            edit(folder, copy("images/train/train1.png", "images/val/train1.png")),
-            copy("masks/train/train1.png", "masks/val/train1.png"),
+            folder,
+            both(
+                copy("images/train/train1.png", "images/val/train1.png"),
+                copy("masks/train/train1.png", "masks/val/train1.png"),
+            ),
         ),
         "1 picture of {root} is in the training and in the validation split, such as 'train1'",
     ),
     "A6 the same name for another": (
         edit(
-            edit(folder, copy("images/train/train1.png", "images/val/train0.png")),
-            copy("masks/train/train1.png", "masks/val/train0.png"),
+            folder,
+            both(
+                copy("images/train/train1.png", "images/val/train0.png"),
+                copy("masks/train/train1.png", "masks/val/train0.png"),
+            ),
         ),
         SOUND,
     ),
