@@ -244,7 +244,7 @@ def test_one_run_in_a_browser(served, folders, own, tmp_path):
     wait_for(page, lambda: shown(page) is not None)  # an example is there from the start
     assert page.locator("#examples .grid-container img").count() == 6
     assert page.locator("h1").inner_text() == "first (BARM)"
-    assert "After lesson 3 of 3: learned" in page.locator("#header p").inner_text()
+    assert "After step 2 of 2: learned" in page.locator("#header p").inner_text()
     miou = json.loads((folders[0] / "step02" / "metrics.json").read_text())["miou"]["all"]
     assert f"mIoU {100 * miou:.1f} %" in page.locator("#header p").inner_text()
 
@@ -273,12 +273,12 @@ def test_one_run_in_a_browser(served, folders, own, tmp_path):
     wait_for_picture(page, tinted(own, last, everything))
     assert viewer.predictions == ran  # hiding and tinting never run the network
 
-    press(page, "#lesson", "ArrowLeft")
+    press(page, "#step", "ArrowLeft")
     wait_for_picture(page, tinted(own, middle, everything))
     header = page.locator("#header p").inner_text()
-    assert f"After lesson 2 of 3: learned {middle.class_names[3]}" in " ".join(header.split())
-    assert page.locator("#strip li[aria-current]").inner_text().startswith("Lesson 2")
-    press(page, "#lesson", "ArrowRight")
+    assert f"After step 1 of 2: learned {middle.class_names[3]}" in " ".join(header.split())
+    assert page.locator("#strip li[aria-current]").inner_text().startswith("Step 1")
+    press(page, "#step", "ArrowRight")
     wait_for_picture(page, tinted(own, last, everything))
     assert viewer.predictions == ran + 1
     page.get_by_label("Show before and after").check()
