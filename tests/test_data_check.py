@@ -157,8 +157,8 @@ TREES: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "A2 train ids": (
         lambda root: folder(root, (0, 1, 2, 255), "road\nwall\nsky\n"),
-        "no problems, 1 warning: the class 'sky' stands in no picture: the masks hold 0 to 2 and 255, so that 'road' may "
-        "be 0 in them, as in Cityscapes' train ids",
+        "no problems, 1 warning: the class 'sky' stands in no picture: the masks hold 0 to 2 and 255, so that 'road' "
+        "may be 0 in them, as in Cityscapes' train ids",
     ),
     "A2 a class too many": (
         lambda root: folder(root, (0, 2, 255), "cat\ndog\nbird\n"),
@@ -167,14 +167,14 @@ TREES: dict[str, tuple[Callable[[Path], Path], str]] = {
     # A3: value sets
     "A3 binary": (
         lambda root: folder(root, (0, 255), "cat\n"),
-        "1 problem: no picture of the train split of {root} shows a class; of the values in its masks: they hold only 0 "
-        "and 255, as a binary export does: 255 is ignored here, the class is 1",
+        "1 problem: no picture of the train split of {root} shows a class; of the values in its masks: they hold only "
+        "0 and 255, as a binary export does: 255 is ignored here, the class is 1",
     ),
     "A3 empty": (lambda root: folder(root, (0,)), "they hold only 0, which is background: nothing is labelled"),
     "A3 multiples": (
         lambda root: folder(root, (0, 50, 100)),
-        "5 problems: train: of the values in the masks: they are multiples of 50: divide by it, so that the classes are "
-        "1 to 2",
+        "5 problems: train: of the values in the masks: they are multiples of 50: divide by it, so that the classes "
+        "are 1 to 2",
     ),
     "A3 spread": (lambda root: folder(root, (0, 127, 255)), "they are spread from 0 to 255 in 2 steps"),
     "A3 one too high": (lambda root: folder(root, (1, 2, 3)), "so that they may be one too high: subtract 1"),
@@ -316,7 +316,8 @@ TREES: dict[str, tuple[Callable[[Path], Path], str]] = {
     # A9: ADE's tree
     "A9 own data": (
         ade,
-        "1 problem: no file {root}/classes.txt: expected the class names, one per line, in the order of the ids 1, 2, ...",
+        "1 problem: no file {root}/classes.txt: expected the class names, one per line, in the order of the ids 1, 2, "
+        "...",
     ),
     "A9 own data with names": (edit(ade, write("classes.txt", "cat\ndog\n")), SOUND),
     "A9 nothing known": (

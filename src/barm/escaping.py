@@ -5,14 +5,15 @@ HTML is not here: the pages' templates escape by themselves, and `html.escape` d
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from rich.markup import escape as markup
 
-__all__ = ["command", "csv_cell", "latex", "markdown", "markup", "normal", "word"]
+__all__ = ["command", "csv_cell", "latex", "markdown", "markup", "names", "normal", "word"]
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -69,6 +70,16 @@ def command(words: Iterable[object]) -> str:
     "barm report 'my run'"
     """
     return " ".join(map(word, words))
+
+
+def names(words: Sequence[str]) -> str:
+    """Class names as one word of a command line, in the form that ``--classes`` and ``--group`` take.
+
+    >>> print(names(["cat", "hot dog"]), names(["a, b", "c"]))
+    'cat,hot dog' '["a, b", "c"]'
+    """
+    plain = all(w == w.strip() and w and "," not in w and w[0] not in "-@[" for w in words)
+    return word(",".join(words) if plain else json.dumps(list(words), ensure_ascii=False))
 
 
 def normal(text: str) -> str:

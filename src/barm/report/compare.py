@@ -233,7 +233,7 @@ def _cells(row: Row) -> list[str]:
     return ["–" if row.scores[name] is None else str(row.scores[name]) for name in SCORES]
 
 
-def tomarkdown(rows: Sequence[Row]) -> str:
+def to_markdown(rows: Sequence[Row]) -> str:
     """A table that GitHub and MkDocs show."""
     head = ["task", "method", "runs", *SCORES]
     lines = [head, ["---", "---", *["---:"] * (len(head) - 2)]]
@@ -241,7 +241,7 @@ def tomarkdown(rows: Sequence[Row]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def tolatex(rows: Sequence[Row]) -> str:
+def to_latex(rows: Sequence[Row]) -> str:
     """A ``tabular`` for booktabs, a rule between tasks."""
     lines = [r"\begin{tabular}{ll" + "r" * (1 + len(SCORES)) + "}", r"\toprule"]
     lines += [" & ".join(["task", "method", "runs", *SCORES]) + r" \\", r"\midrule"]
@@ -277,8 +277,8 @@ def write_comparison(folder: Path, results: Sequence[Result]) -> list[Path]:
     texts = {
         "csv": to_csv(results),
         "json": to_json(results, rows),
-        "md": tomarkdown(rows),
-        "tex": tolatex(rows),
+        "md": to_markdown(rows),
+        "tex": to_latex(rows),
     }
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"compare.{suffix}" for suffix in texts]
