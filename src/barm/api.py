@@ -293,6 +293,8 @@ def evaluate(
         Metrics as in ``metrics.json``; average mIoU and forgetting use the stored counts of the earlier steps.
     """
     config, sources = _where(read_config(path), data)
+    if data is not None:  # nothing was trained on its training split
+        config = config.model_copy(update={"data": config.data.model_copy(update={"allow_shared": True})})
     directory = RunDirectory(Path(path))
     index = directory.last_step() if step is None else step
     rt = Runtime(config.runtime)
