@@ -51,7 +51,7 @@ from barm.engine.store import METRICS, RunDirectory
 from barm.labels import IGNORE, Step, TaskPlan
 from barm.losses.common import pseudo_labels
 
-OLD, NEW = 1, 7  # crimson-plain-disc of lesson 1, blue-plain-square of lesson 2
+OLD, NEW = 1, 7  # crimson-plain-disc of step 0, blue-plain-square of step 1
 NUM_CLASSES, SIDE = 10, 96
 THREE = (21, 7, 51, 1, 46, 2)  # scenes of three classes: disc; square; disc, square; square, triangle; all; triangle
 SCENE = 6430  # shows one of each, apart from each other, and no demo trains or tests on it
@@ -66,12 +66,12 @@ class Demo:
     scene: Scene
 
     def networks(self, method: str) -> list[Any]:
-        """Network and method after every lesson."""
+        """Network and method after every step."""
         directory = RunDirectory(self.path / method)
         return [load_step(directory, step) for step in directory.finished_steps()]
 
     def metrics(self, method: str) -> list[dict[str, Any]]:
-        """Scores after every lesson."""
+        """Scores after every step."""
         directory = RunDirectory(self.path / method)
         return [directory.read(step, METRICS) for step in directory.finished_steps()]
 
@@ -88,7 +88,7 @@ class Demo:
 
 
 def draw_shift(demo: Demo) -> Figure:
-    """One picture, two lessons, two truths."""
+    """One picture, two steps, two truths."""
     scene = demo.scene
     figure, axes = plt.subplots(1, 4, figsize=(10.4, 3.3), layout="constrained")
     axes[0].imshow(scene.image)
@@ -97,12 +97,12 @@ def draw_shift(demo: Demo) -> Figure:
     write_on(axes[1], scene, OLD, "disc")
     outline(axes[1], scene, NEW)
     write_on(axes[1], scene, NEW, '"back-\nground"', INK)
-    bare(axes[1], "its label in lesson 1", "discs are taught, squares not yet")
+    bare(axes[1], "its label in step 0", "discs are taught, squares not yet")
     show_labels(axes[2], scene.mask, {NEW: BLUE})
     write_on(axes[2], scene, NEW, "square")
     outline(axes[2], scene, OLD)
     write_on(axes[2], scene, OLD, '"back-\nground"', INK)
-    bare(axes[2], "its label in lesson 2", "squares are taught, discs no longer")
+    bare(axes[2], "its label in step 1", "squares are taught, discs no longer")
     show_labels(axes[3], scene.mask, {OLD: RED, NEW: BLUE})
     write_on(axes[3], scene, OLD, "disc")
     write_on(axes[3], scene, NEW, "square")
@@ -111,20 +111,20 @@ def draw_shift(demo: Demo) -> Figure:
 
 
 def draw_forgetting(demo: Demo) -> Figure:
-    """What a model says about the picture after each lesson."""
-    lessons = [m["learned"] for m in demo.metrics("barm")]
+    """What a model says about the picture after each step."""
+    taught = [m["learned"] for m in demo.metrics("barm")]
     figure = plt.figure(figsize=(10.4, 4.0), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=[2.9, 1.5])
-    axes = left.subplots(2, len(lessons))
+    axes = left.subplots(2, len(taught))
     others = dict.fromkeys(set(range(1, NUM_CLASSES + 1)) - {OLD, NEW}, PINK)
     for row, (title, name) in enumerate(METHODS.items()):
         for step, (network, method) in enumerate(demo.networks(name)):
             show_labels(axes[row, step], demo.prediction(network, method), {OLD: RED, NEW: BLUE, **others})
             bare(axes[row, step])
         axes[row, 0].set_ylabel(title, fontsize=12, color=INK, weight="bold")
-    for step, names in enumerate(lessons):
+    for step, names in enumerate(taught):
         what = "six classes,\none is discs" if step == 0 else "one more:\n" + names[0].split("-")[-1]
-        axes[0, step].set_title(f"lesson {step + 1}\n{what}", fontsize=10, color=INK)
+        axes[0, step].set_title(f"step {step}\n{what}", fontsize=10, color=INK)
     legend = {"disc": RED, "square": BLUE, "another class": PINK, "background": EMPTY}
     handles = [Patch(color=colour, label=text) for text, colour in legend.items()]
     left.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=10)
@@ -137,15 +137,15 @@ def draw_forgetting(demo: Demo) -> Figure:
 
 
 def curve(ax: Axes, values: Sequence[float], title: str, colour: str, marker: str) -> None:
-    """Percent after every lesson."""
-    lessons = range(1, len(values) + 1)
-    ax.plot(lessons, values, marker=marker, color=colour, lw=2.2, ms=7)
+    """Percent after every step."""
+    steps = range(len(values))
+    ax.plot(steps, values, marker=marker, color=colour, lw=2.2, ms=7)
     ax.annotate(
         title, (len(values), values[-1]), xytext=(0, 9), textcoords="offset points", ha="right", fontsize=11, color=INK
     )
     ax.set_ylim(-4, 104)
-    ax.set_xticks(lessons)
-    ax.set_xlabel("lesson", fontsize=10, color=INK)
+    ax.set_xticks(steps)
+    ax.set_xlabel("step", fontsize=10, color=INK)
     ax.grid(alpha=0.3)
     ax.spines[["top", "right"]].set_visible(False)
 
@@ -159,7 +159,7 @@ def draw_residual(demo: Demo) -> Figure:
     axes[0].imshow(demo.scene.image)
     bare(axes[0], "the\npicture")
     signs = ["", *["+"] * (len(parts) - 2), "="]
-    titles = ["lesson 1\nsays", *(f"lesson {n}\ncorrects" for n in range(2, len(parts))), "background\nin the end"]
+    titles = ["step 0\nsays", *(f"step {n}\ncorrects" for n in range(1, len(parts) - 1)), "background\nin the end"]
     for ax, part, sign, title in zip(axes[1:], parts, signs, titles, strict=False):
         shown = ax.imshow(enlarged(part[:, :1]), cmap="PuOr", norm=TwoSlopeNorm(0, -8, 8))
         bare(ax, title)
@@ -183,7 +183,7 @@ def enlarged_all(logits: torch.Tensor) -> NDArray[np.float32]:
 
 
 def draw_network(_demo: Demo) -> Figure:
-    """BARM's network in lesson 3."""
+    """BARM's network in step 2."""
     figure, ax = plt.subplots(figsize=(10.4, 4.2), layout="constrained")
     ax.set_xlim(0, 13.2)
     ax.set_ylim(-0.8, 4.4)
@@ -193,9 +193,9 @@ def draw_network(_demo: Demo) -> Figure:
     box(ax, (1.8, 1.65), (1.9, 0.9), "backbone\nand ASPP", slow)
     arrow(ax, (1.3, 2.1), (1.8, 2.1))
     rows = (
-        (3.3, "branch 1", "background", "the 6 classes\nof lesson 1", slow),
-        (1.7, "branch 2", "correction 2", "square", slow),
-        (0.1, "branch 3", "correction 3", "triangle", fast),
+        (3.3, "branch 0", "background", "the 6 classes\nof step 0", slow),
+        (1.7, "branch 1", "correction 1", "square", slow),
+        (0.1, "branch 2", "correction 2", "triangle", fast),
     )
     for y, name, first, classes, colour in rows:
         arrow(ax, (3.7, 2.1), (4.4, y + 0.4))
@@ -211,14 +211,14 @@ def draw_network(_demo: Demo) -> Figure:
     arrow(ax, (11.0, 2.42), (11.5, 2.42))
     box(ax, (11.5, 2.0), (1.6, 0.84), "background\nfrom now on", GROUND)
     box(ax, (0.1, -0.65), (0.4, 0.3), "", slow)
-    ax.text(0.65, -0.5, "from earlier lessons: changes slowly", va="center", fontsize=10, color=INK)
+    ax.text(0.65, -0.5, "from earlier steps: changes slowly", va="center", fontsize=10, color=INK)
     box(ax, (6.4, -0.65), (0.4, 0.3), "", fast)
-    ax.text(6.95, -0.5, "new in lesson 3: learns from its labels", va="center", fontsize=10, color=INK)
+    ax.text(6.95, -0.5, "new in step 2: learns from its labels", va="center", fontsize=10, color=INK)
     return figure
 
 
 def draw_groups(demo: Demo) -> Figure:
-    """Who teaches what in lesson 2: the label, the previous network's classes, and its heads one by one."""
+    """Who teaches what in step 1: the label, the previous network's classes, and its heads one by one."""
     scene, networks = demo.scene, [network for network, _ in demo.networks("barm")[:2]]
     label = np.where(scene.mask == NEW, NEW, 0).astype(np.uint8)
     old = demo.output(networks[0]).logits
@@ -229,9 +229,9 @@ def draw_groups(demo: Demo) -> Figure:
     axes[0].imshow(scene.image)
     bare(axes[0], "the picture")
     show_labels(axes[1], label, {NEW: BLUE})
-    bare(axes[1], "the label of lesson 2", "a person drew it")
+    bare(axes[1], "the label of step 1", "a person drew it")
     show_labels(axes[2], demo.prediction(*demo.networks("barm")[0]), {OLD: RED})
-    bare(axes[2], "what lesson 1 knows", "the previous network's answer")
+    bare(axes[2], "what step 0 knows", "the previous network's answer")
     show_labels(axes[3], used.numpy().astype(np.uint8), {OLD: RED, NEW: BLUE})
     bare(axes[3], "what is trained with", "the label, filled where it is sure")
     for ax, sign in zip(axes[2:], "+=", strict=True):
@@ -241,7 +241,7 @@ def draw_groups(demo: Demo) -> Figure:
 
 
 def draw_heads(figure: Any, demo: Demo) -> None:
-    """What the heads of the networks after lessons 3 and 4 say about a pixel at the disc's edge."""
+    """What the heads of the networks after steps 2 and 3 say about a pixel at the disc's edge."""
     networks = [network for network, _ in demo.networks("barm")[2:4]]
     x, y = middle(demo.scene, OLD)
     x -= 13
@@ -273,13 +273,13 @@ def draw_heads(figure: Any, demo: Demo) -> None:
         ax.spines[["top", "right"]].set_visible(False)
         ax.set_ylim(0, 1.05)
     axes[0].set_ylabel("probability at\nthe disc's edge", fontsize=10, color=INK)
-    labels = ((SKY, "", "network after lesson 3"), (ORANGE, "//", "network after lesson 4, which it taught"))
+    labels = ((SKY, "", "network after step 2"), (ORANGE, "//", "network after step 3, which it taught"))
     handles = [Patch(fc=colour, hatch=hatch, ec=INK, label=text) for colour, hatch, text in labels]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=10)
 
 
 def draw_settings(_demo: Demo) -> Figure:
-    """Which picture is seen in which lesson, labelled how."""
+    """Which picture is seen in which step, labelled how."""
     scenes = [render(i, split="train", num_classes=3, size=(SIDE, SIDE), seed=4) for i in THREE]
     figure = plt.figure(figsize=(10.4, 6.4), layout="constrained")
     about = {
@@ -301,12 +301,12 @@ def draw_settings(_demo: Demo) -> Figure:
         for step, word in zip(plan.steps(), ("disc", "square", "triangle"), strict=True):
             grid[0, step.index].set_title(f"{step.index + 1}: {word}", fontsize=10, color=INK)
             for row, scene in enumerate(scenes):
-                show_lesson(grid[row, step.index], scene, step, plan, str(row))
+                show_step(grid[row, step.index], scene, step, plan, str(row))
     return figure
 
 
-def show_lesson(ax: Axes, scene: Scene, step: Step, plan: TaskPlan, key: str) -> None:
-    """A scene's label in a lesson, or nothing where it does not belong to it."""
+def show_step(ax: Axes, scene: Scene, step: Step, plan: TaskPlan, key: str) -> None:
+    """A scene's label in a step, or nothing where it does not belong to it."""
     present = set(np.unique(scene.mask).tolist()) - {0, IGNORE}
     if not plan.selects(step, present, key):
         ax.axis("off")
@@ -344,7 +344,7 @@ def draw_scores(demo: Demo) -> Figure:
 
 
 def lost_per_class(ax: Axes, demo: Demo) -> None:
-    """Of every class known before the last lesson: its best IoU before, and the one in the end."""
+    """Of every class known before the last step: its best IoU before, and the one in the end."""
     for (title, name), colour, shift in zip(METHODS.items(), (GREEN, ORANGE), (-0.14, 0.14), strict=True):
         metrics = demo.metrics(name)
         known = list(metrics[-2]["class_iou"])

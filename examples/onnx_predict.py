@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
-from PIL import Image
+from PIL import Image, ImageOps
 
 session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
 about = json.loads(session.get_modelmeta().custom_metadata_map["barm"])
 for path in map(Path, sys.argv[2:]):
-    image = np.asarray(Image.open(path).convert("RGB"))
+    image = np.asarray(ImageOps.exif_transpose(Image.open(path)).convert("RGB"))
     (labels,) = session.run(["labels"], {"image": image[None]})  # (1, H, W): positions in class_names
     mask = Image.fromarray(labels[0])
     mask.putpalette(np.array(about["colours"], np.uint8).tobytes())

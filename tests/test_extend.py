@@ -189,7 +189,7 @@ def test_without_labels_of_old_classes_agreement_is_told(make_run, tiny_settings
     assert f"{KNOWN[0]} was not measured after step 1" in page
     assert f"those learned since stand at {100 * metrics['miou']['new']:.1f} %" in page
     shown = open_runs([tmp_path / "new"])[0]
-    assert [x.miou is None for x in shown.lessons] == [False, True]
+    assert [x.miou is None for x in shown.steps] == [False, True]
     export_checkpoint(str(tmp_path / "new"), str(tmp_path / "new.pth"))
     assert "classifier.head.1.weight" in read_checkpoint(tmp_path / "new.pth")
     assert f"({result['method']}, {len(KNOWN) + 1} classes)" in advice(tmp_path, {"report"})[0]
@@ -214,8 +214,8 @@ def test_what_comes_after_works_on_an_extension(finished, lamp, tmp_path, monkey
     about["classes"][-1] |= {"name": "chair"}
     about["classes"][1] |= {"colour": [1, 2, 3]}
     RunDirectory(other).add(2, {METHOD: about})
-    lessons = [run.lessons[-1] for run in open_runs([new, other])]
-    colours = [dict(zip(x.names, x.colours.tolist(), strict=True)) for x in lessons]
+    last = [run.steps[-1] for run in open_runs([new, other])]
+    colours = [dict(zip(x.names, x.colours.tolist(), strict=True)) for x in last]
     assert colours[0]["lamp/light"] != colours[1]["chair"]
     assert all(colours[0][name] == colours[1][name] for name in ("background", *KNOWN))
 
@@ -312,7 +312,10 @@ def test_what_cannot_work_is_said_before_training(classes, options, message, fin
 
 
 def test_masks_are_looked_at_before_training(finished, lamp, tmp_path):
-    for value, message in ((9, "unknown id 9"), (255, "no training picture .* shows .*nothing but 0 and 255")):
+    for value, message in (
+        (9, "unknown id 9"),
+        (255, "no picture of the train split .* shows a class.*hold only 0 and 255"),
+    ):
         folder = tmp_path / str(value)
         shutil.copytree(lamp, folder)
         for mask in (folder / "masks" / "train").iterdir():

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from barm.api import Model, compare, evaluate, fit, load, read_config, read_picture
+    from barm.api import Model, compare, evaluate, fit, load, read_config
     from barm.app.serve import serve
     from barm.bench.run import run_bench
     from barm.catalogue import recipe_names
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from barm.data import open_source
     from barm.data.base import Sample, Source
     from barm.data.check import check_folder
+    from barm.data.images import read_picture
     from barm.data.shapes_disk import make_shapes
     from barm.engine.recipe import RunConfig
     from barm.errors import Stopped, UserError
@@ -70,7 +71,7 @@ _HOMES = {
     "push": "barm.hub.push",
     "read_config": "barm.api",
     "read_grid": "barm.grid",
-    "read_picture": "barm.api",
+    "read_picture": "barm.data.images",
     "recipe_names": "barm.catalogue",
     "run_bench": "barm.bench.run",
     "run_grid": "barm.grid",

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from barm.config import load_config
 from barm.data.base import Source
+from barm.data.images import probe_picture as probe_picture
+from barm.data.images import read_picture as read_picture
+from barm.data.images import to_rgb
 from barm.engine.monitor import Monitor
 from barm.engine.recipe import RunConfig
 from barm.engine.runtime import Runtime
@@ -184,7 +186,8 @@ def as_picture(image: Picture) -> Image.Image:
     """A picture as RGB.
 
     Raises:
-        UserError: for an array of another shape or type, or a picture below 16 pixels a side.
+        UserError: for an array of another shape or type, a picture below 16 pixels a side, or one whose values have no
+            defined white (`read_picture`).
     """
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
@@ -192,7 +195,7 @@ def as_picture(image: Picture) -> Image.Image:
             raise UserError(f"a picture as an array is (H, W, 3) or (H, W) uint8, found {found}: convert it")
         image = Image.fromarray(image)
     check_size(image.size, "the picture")
-    return image.convert("RGB")
+    return to_rgb(image)[0]
 
 
 def _scaled(size: tuple[int, int], wanted: float) -> tuple[int, int]:
@@ -224,44 +227,6 @@ def load(path: Path | str, step: int | None = None, runtime: Runtime | None = No
     """
     found = open_trained(path, step)
     return Model(found.network, found.method, found.about, runtime or Runtime(found.runtime))
-
-
-def read_picture(path: Path | str) -> Image.Image:
-    """A picture as RGB, turned upright where its EXIF data say so, as viewers show it.
-
-    Raises:
-        UserError: if there is no such file, or it is no picture.
-    """
-    with _opened(Path(path)) as image:
-        return ImageOps.exif_transpose(image).convert("RGB")
-
-
-def probe_picture(path: Path | str) -> tuple[int, int]:
-    """Upright width and height of a picture; its file is read to the end, a JPEG at an eighth of its size.
-
-    Raises:
-        UserError: as `read_picture`.
-    """
-    with _opened(Path(path)) as image:
-        width, height = image.size
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-        image.draft("RGB", (1, 1))
-        image.load()
-        return (height, width) if turned else (width, height)
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    """A picture's file; whatever is wrong with it becomes one line."""
-    if not path.is_file():
-        raise UserError(f"no picture {path}: give existing image files")
-    try:
-        with Image.open(path) as image:
-            yield image
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(
-            f"{path} cannot be read as a picture ({' '.join(str(error).split())[:80]}): give JPEG, PNG or the like"
-        ) from error
 
 
 def check_size(size: tuple[int, int], what: str) -> None:
@@ -327,6 +292,8 @@ def evaluate(
         Metrics as in ``metrics.json``; average mIoU and forgetting use the stored counts of the earlier steps.
     """
     config, sources = _where(read_config(path), data)
+    if data is not None:  # nothing was trained on its training split
+        config = config.model_copy(update={"data": config.data.model_copy(update={"allow_shared": True})})
     directory = RunDirectory(Path(path))
     index = directory.last_step() if step is None else step
     rt = Runtime(config.runtime)

@@ -53,7 +53,7 @@ def demo(out: Path, *, seed: int = 1, quiet: bool = False) -> dict[str, list[dic
     )
     results: dict[str, list[dict[str, Any]]] = {}
     for name, title in METHODS_SHOWN.items():
-        console.print(f"   {title}" + ("" if name == "barm" else " (starts from the same first lesson)"))
+        console.print(f"   {title}" + ("" if name == "barm" else " (starts from the same first step)"))
         results[title] = _learn(name, out, data, seed, quiet=quiet)
     results_console.print(steps_table(f"{NUM_CLASSES} generated classes, task {TASK}, seed {seed}", results))
     picture = out / "demo.png"
@@ -100,14 +100,14 @@ def summary(results: dict[str, list[dict[str, Any]]]) -> str:
     final = {name: metrics[-1]["miou"]["all"] for name, metrics in results.items()}
     first, last = (100 * results["BARM"][step]["miou"]["old"] for step in (0, -1))
     return (
-        f"After the last lesson BARM knows all classes at {100 * final['BARM']:.1f} % mIoU, fine-tuning at "
+        f"After the last step BARM knows all classes at {100 * final['BARM']:.1f} % mIoU, fine-tuning at "
         f"{100 * final['fine-tuning']:.1f} %, joint training (which keeps every picture) at "
         f"{100 * final['joint training']:.1f} %. With BARM the first classes went from {first:.1f} % to {last:.1f} %."
     )
 
 
 def draw(path: Path, out: Path, results: dict[str, list[dict[str, Any]]], source: Source) -> None:
-    """Write the picture: scenes with many classes, each method's answer after every lesson, and the curves."""
+    """Write the picture: scenes with many classes, each method's answer after every step, and the curves."""
     chosen = _telling(source)
     rt = Runtime(read_config(out / "barm").runtime)
     shown = {name: title for name, title in METHODS_SHOWN.items() if name != "joint"}
@@ -127,13 +127,13 @@ def draw(path: Path, out: Path, results: dict[str, list[dict[str, Any]]], source
         for place, index in enumerate(chosen)
     ]
     learned = [m["learned"] for m in results["BARM"]]
-    lessons = [f"{len(names)} classes" if i == 0 else "\n".join(names) for i, names in enumerate(learned)]
+    taught = [f"{len(names)} classes" if i == 0 else "\n".join(names) for i, names in enumerate(learned)]
     curves = {title: [m["miou"]["all"] for m in metrics] for title, metrics in results.items()}
-    draw_stories(path, stories, source.palette, curves, lessons, "What a model still knows after each lesson")
+    draw_stories(path, stories, source.palette, curves, taught, "What a model still knows after each step")
 
 
 def _telling(source: Source) -> list[int]:
-    """Pictures that show first-lesson classes beside later ones."""
+    """Pictures that show the first step's classes beside later ones."""
 
     def value(i: int) -> tuple[int, int]:
         ids = source.classes_in(i)

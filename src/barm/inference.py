@@ -17,7 +17,8 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 from PIL import Image
 
-from barm.api import Labels, Model, check_size, probe_picture, read_picture
+from barm.api import Labels, Model, check_size
+from barm.data.images import IMAGE_SUFFIXES, probe_picture, read_picture
 from barm.engine.runtime import Runtime
 from barm.engine.store import write_atomically
 from barm.errors import UserError, nearest
@@ -27,7 +28,7 @@ from barm.trained import open_trained
 Kind = Literal["mask", "colour", "overlay"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 ENDINGS: dict[str, str] = {"mask": "_mask.png", "colour": "_colour.png", "overlay": "_overlay.jpg"}
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+SUFFIXES = IMAGE_SUFFIXES
 WILD = "*?["
 THREADS = 4  # that read and write
 AHEAD = 2  # batches that are read before, and written after, the one in work

@@ -13,7 +13,7 @@ import gradio as gr
 from barm.app import words
 from barm.app.compose import agreement, draw, shares
 from barm.app.pictures import Limits, Picture, Refused, read_upload
-from barm.app.runs import Lesson, Viewer
+from barm.app.runs import ShownStep, Viewer
 
 Answer = dict[Any, Any]
 FAILED = "Something went wrong here; the terminal in which `barm serve` runs says what."
@@ -31,11 +31,11 @@ class Page:
 
     def __init__(self, viewer: Viewer, limits: Limits, examples: Sequence[Picture]) -> None:
         self.viewer, self.limits, self.examples = viewer, limits, examples
-        lessons = [lesson for run in viewer.runs for lesson in run.lessons]
-        self.colours = {n: c for x in reversed(lessons) for n, c in zip(x.names, x.colours, strict=True)}
-        self.names = list(dict.fromkeys(n for run in viewer.runs for n in run.lessons[-1].names[1:]))
-        self.first = min(x.step for x in lessons)
-        self.last = max(x.step for x in lessons)
+        steps = [step for run in viewer.runs for step in run.steps]
+        self.colours = {n: c for x in reversed(steps) for n, c in zip(x.names, x.colours, strict=True)}
+        self.names = list(dict.fromkeys(n for run in viewer.runs for n in run.steps[-1].names[1:]))
+        self.first = min(x.step for x in steps)
+        self.last = max(x.step for x in steps)
         self.blocks = self._build()
 
     def _build(self) -> Any:
@@ -76,20 +76,20 @@ class Page:
 
     def _build_main(self) -> None:
         runs = self.viewer.runs
-        self.lesson = gr.Slider(
-            self.first + 1,
-            max(self.last, self.first + 1e-9) + 1,
-            value=self.last + 1,
+        self.step = gr.Slider(
+            self.first,
+            max(self.last, self.first + 1e-9),
+            value=self.last,
             step=1,
-            label="Lesson: move it to see the model before and after each lesson",
-            elem_id="lesson",
+            label="Step: move it to see the model before and after each step",
+            elem_id="step",
             visible=self.last > self.first,
             buttons=[],
         )
         self.strip = gr.HTML(self._strip(self.last), elem_id="strip")
         self.before = gr.Checkbox(
             False,
-            label="Show before and after the lesson side by side",
+            label="Show before and after the step side by side",
             elem_id="before",
             visible=len(runs) == 1 and self.last > self.first,
             container=False,
@@ -125,12 +125,12 @@ class Page:
             elem_id="classes",
             show_select_all=True,
         )
-        known, seen = set(self.viewer.runs[0].lesson(self.last).names), set[str]()
+        known, seen = set(self.viewer.runs[0].at(self.last).names), set[str]()
         self.style = gr.HTML(words.class_style(self.names, self.colours, known, seen), elem_id="style")
 
     def _connect(self, page: Any) -> None:
         """One thing at a time, in the order it was asked for; pictures are drawn last, by what is set then."""
-        settings = [self.picture, self.lesson, self.before, self.classes, self.opacity]
+        settings = [self.picture, self.step, self.before, self.classes, self.opacity]
         around = [
             self.picture,
             self.upload,
@@ -158,7 +158,7 @@ class Page:
             connect(page.load, self._first, settings[1:])
             connect(self.gallery.select, self._example, settings[1:])
         connect(self.upload.upload, self._uploaded, [self.upload, *settings[1:]])
-        for part in (self.lesson, self.before):
+        for part in (self.step, self.before):
             connect(part.input, self._look, settings, "always_last")
         for toggle in (self.classes, self.opacity):
             connect(toggle.input, self._draw, settings, "always_last")
@@ -181,13 +181,13 @@ class Page:
     def _first(self, *settings: Any) -> Answer:
         return {self.picture: self.examples[0], **self._look(self.examples[0], *settings)}
 
-    def _example(self, lesson: float, before: bool, shown: list[str], opacity: float, event: gr.SelectData) -> Answer:
+    def _example(self, step: float, before: bool, shown: list[str], opacity: float, event: gr.SelectData) -> Answer:
         chosen = self.examples[int(event.index)]
         return {
             self.picture: chosen,
             self.upload: None,
             self.notice: words.notice(" ".join(chosen.remarks)),
-            **self._look(chosen, lesson, before, shown, opacity),
+            **self._look(chosen, step, before, shown, opacity),
         }
 
     def _uploaded(self, path: str, *settings: Any) -> Answer:
@@ -199,10 +199,10 @@ class Page:
             **self._look(picture, *settings),
         }
 
-    def _look(self, picture: Picture | None, lesson: float, before: bool, shown: list[str], opacity: float) -> Answer:
+    def _look(self, picture: Picture | None, step: float, before: bool, shown: list[str], opacity: float) -> Answer:
         """Everything around the pictures; after it the labels of what is shown are there."""
-        runs, step = self.viewer.runs, int(lesson) - 1
-        panes = self._panes(step, before)
+        runs, index = self.viewer.runs, int(step)
+        panes = self._panes(index, before)
         notes = ["Before:", "After:"] if len(panes) > len(runs) else [""] * len(panes)
         labels = [] if picture is None else [self.viewer.label(picture, r, x.step) for r, x in panes]
         columns = [shares(label, x.names) for label, (_, x) in zip(labels, panes, strict=False)]
@@ -214,37 +214,37 @@ class Page:
         }
         return {
             **titles,
-            self.header: words.header(runs, step),
-            self.strip: self._strip(step),
+            self.header: words.header(runs, index),
+            self.strip: self._strip(index),
             self.second: gr.Column(visible=len(panes) > 1),
             self.classes: gr.CheckboxGroup(choices=words.choices(self.names, columns), value=shown),
             self.style: words.class_style(self.names, self.colours, known, seen),
             self.status: self._status(panes, labels, columns),
         }
 
-    def _draw(self, picture: Picture | None, lesson: float, before: bool, shown: list[str], opacity: float) -> Answer:
+    def _draw(self, picture: Picture | None, step: float, before: bool, shown: list[str], opacity: float) -> Answer:
         """The pictures alone: no network runs where the labels are there."""
         answer: Answer = dict.fromkeys(self.views)
         if picture is None:
             return answer
-        for place, (run, x) in enumerate(self._panes(int(lesson) - 1, before)):
+        for place, (run, x) in enumerate(self._panes(int(step), before)):
             label = self.viewer.label(picture, run, x.step)
             answer[self.views[place]] = draw(picture.pixels, label, x.colours, x.names, shown, opacity / 100)
         return answer
 
-    def _panes(self, step: int, before: bool) -> list[tuple[int, Lesson]]:
-        """Which run and lesson each picture shows."""
+    def _panes(self, step: int, before: bool) -> list[tuple[int, ShownStep]]:
+        """Which run and step each picture shows."""
         runs = self.viewer.runs
-        panes = [(i, run.lesson(step)) for i, run in enumerate(runs)]
-        earlier = [x for x in runs[0].lessons if x.step < panes[0][1].step]
+        panes = [(i, run.at(step)) for i, run in enumerate(runs)]
+        earlier = [x for x in runs[0].steps if x.step < panes[0][1].step]
         return [(0, earlier[-1]), *panes] if before and len(runs) == 1 and earlier else panes
 
     def _strip(self, step: int) -> str:
         runs = self.viewer.runs
-        same = len({tuple(x.learned for x in run.lessons) for run in runs}) == 1
-        return "".join(words.lessons(run, step) for run in (runs[:1] if same else runs))
+        same = len({tuple(x.learned for x in run.steps) for run in runs}) == 1
+        return "".join(words.strip(run, step) for run in (runs[:1] if same else runs))
 
-    def _status(self, panes: list[tuple[int, Lesson]], labels: list[Any], columns: list[dict[str, float]]) -> str:
+    def _status(self, panes: list[tuple[int, ShownStep]], labels: list[Any], columns: list[dict[str, float]]) -> str:
         if not labels:
             return ""
         if len(labels) == 1:

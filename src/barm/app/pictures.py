@@ -10,13 +10,15 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
+from barm.data.images import Unreadable, to_rgb, upright
 from barm.errors import UserError
 
 Pixels = NDArray[np.uint8]
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")  # none that starts another program
 SMALLEST = 16
+REMARKS = {"white": "Its transparent parts were laid on white.", "deep": "Its deep grey was scaled to 8 bits."}
 BOMB = 178_000_000  # Pillow refuses a little more than this by itself
 
 
@@ -99,10 +101,12 @@ def prepare(image: Image.Image, limits: Limits) -> Picture:
     if getattr(image, "is_animated", False):
         remarks.append(f"Only the first of its {getattr(image, 'n_frames', 0)} frames is looked at.")
         image.seek(0)
-    upright = ImageOps.exif_transpose(image)
-    rgb, remark = to_rgb(upright)
+    try:
+        rgb, changes = to_rgb(upright(image)[0], image.format)
+    except Unreadable as error:
+        raise Refused(f"This picture {error.what}: {error.remedy}.") from None
     small = _shrunk(rgb, limits.shrink_to)
-    remarks += [remark] if remark else []
+    remarks += [REMARKS[change] for change in changes if change in REMARKS]
     if small.size != rgb.size:
         remarks.append(
             f"Scaled from {rgb.width} x {rgb.height} to {small.width} x {small.height} pixels for the network."
@@ -114,33 +118,6 @@ def prepare(image: Image.Image, limits: Limits) -> Picture:
         )
     pixels = np.asarray(small)
     return Picture(pixels, hashlib.sha256(str(pixels.shape).encode() + pixels.tobytes()).hexdigest(), tuple(remarks))
-
-
-def to_rgb(image: Image.Image) -> tuple[Image.Image, str]:
-    """8-bit RGB of a picture of any mode, and what was lost on the way (an empty string if nothing).
-
-    Transparent parts are laid on white; deeper grey is scaled to 8 bits instead of being cut off at 255.
-    """
-    if image.mode in ("I", "F") or image.mode.startswith("I;"):
-        return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB"), "Its deep grey was scaled to 8 bits."
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        layer = image.convert("RGBA")
-        lowest, _ = layer.getchannel("A").getextrema()
-        below = Image.new("RGBA", layer.size, "white")
-        remark = "Its transparent parts were laid on white." if lowest != 255 else ""
-        return Image.alpha_composite(below, layer).convert("RGB"), remark
-    return image.convert("RGB"), ""
-
-
-def _eight_bits(values: NDArray[np.generic]) -> Pixels:
-    """16-bit integers by their full range, 0..1 floats by theirs, anything else from its least to its largest value."""
-    numbers = np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
-    low, high = float(numbers.min()), float(numbers.max())
-    if values.dtype.kind in "iu" and low >= 0 and high < 2**16:
-        low, high = 0.0, 255.0 if high < 2**8 else 2.0**16 - 1
-    elif values.dtype.kind == "f" and low >= 0 and high <= 1:
-        low, high = 0.0, 1.0
-    return np.asarray(np.rint((numbers - low) * (255 / max(high - low, 1e-12))), np.uint8)
 
 
 def _check_pixels(size: tuple[int, int], limits: Limits) -> None:

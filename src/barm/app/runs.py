@@ -1,4 +1,4 @@
-"""The runs behind the page: what each lesson taught, networks loaded when asked for, labels kept."""
+"""The runs behind the page: what each step taught, networks loaded when asked for, labels kept."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LOOKED_AT, EXAMPLES = 60, 6
 
 
 @dataclass(frozen=True)
-class Lesson:
+class ShownStep:
     """One finished step.
 
     Attributes:
@@ -57,19 +57,19 @@ class Run:
         path: its folder; never shown.
         name: of the folder.
         method: as people write it, such as ``BARM``.
-        lessons: finished steps, ascending.
+        steps: finished ones, ascending.
         planned: number of steps of the task.
     """
 
     path: Path
     name: str
     method: str
-    lessons: tuple[Lesson, ...]
+    steps: tuple[ShownStep, ...]
     planned: int
 
-    def lesson(self, step: int) -> Lesson:
-        """The newest finished lesson up to `step`, or the first there is."""
-        return next((x for x in reversed(self.lessons) if x.step <= step), self.lessons[0])
+    def at(self, step: int) -> ShownStep:
+        """The newest finished step up to `step`, or the first there is."""
+        return next((x for x in reversed(self.steps) if x.step <= step), self.steps[0])
 
 
 class Viewer:
@@ -94,7 +94,7 @@ class Viewer:
         self._labels: OrderedDict[tuple[str, int, int], Pixels] = OrderedDict()
         self._runtimes = [Runtime(RunDirectory(run.path).config().runtime) for run in self.runs]
         for index, run in enumerate(self.runs):
-            self._model(index, run.lessons[-1].step)
+            self._model(index, run.steps[-1].step)
 
     def label(self, picture: Picture, run: int, step: int) -> Pixels:
         """Channels of a finished step's network, ``(H, W)`` uint8."""
@@ -128,14 +128,14 @@ def open_runs(paths: Sequence[Path]) -> tuple[Run, ...]:
     runs = [_open_run(path) for path in paths]
     if len({run.name for run in runs}) < len(runs):
         runs = [replace(r, name=f"{r.path.parent.name}/{r.name}") for r in runs]
-    colours = _colours([lesson for run in runs for lesson in run.lessons])
-    return tuple(replace(run, lessons=tuple(_coloured(x, colours) for x in run.lessons)) for run in runs)
+    colours = _colours([step for run in runs for step in run.steps])
+    return tuple(replace(run, steps=tuple(_coloured(x, colours) for x in run.steps)) for run in runs)
 
 
-def _colours(lessons: Sequence[Lesson]) -> dict[str, tuple[int, ...]]:
+def _colours(steps: Sequence[ShownStep]) -> dict[str, tuple[int, ...]]:
     """One colour per name, and none twice: that of the first run that knows the class, unless another class has it."""
     chosen = dict[str, tuple[int, ...]]()
-    for name, own in ((n, c) for x in lessons for n, c in zip(x.names, x.colours.tolist(), strict=True)):
+    for name, own in ((n, c) for x in steps for n, c in zip(x.names, x.colours.tolist(), strict=True)):
         if name not in chosen:
             taken = set(chosen.values())
             free = (c for c in map(tuple, [own, *id_palette()[1:].tolist()]) if c not in taken)
@@ -143,8 +143,8 @@ def _colours(lessons: Sequence[Lesson]) -> dict[str, tuple[int, ...]]:
     return chosen
 
 
-def _coloured(lesson: Lesson, colours: Mapping[str, tuple[int, ...]]) -> Lesson:
-    return replace(lesson, colours=np.array([colours[name] for name in lesson.names], np.uint8))
+def _coloured(shown: ShownStep, colours: Mapping[str, tuple[int, ...]]) -> ShownStep:
+    return replace(shown, colours=np.array([colours[name] for name in shown.names], np.uint8))
 
 
 def _open_run(path: Path) -> Run:
@@ -152,17 +152,17 @@ def _open_run(path: Path) -> Run:
     directory = RunDirectory(path)
     config = directory.config()
     directory.last_step()  # complains if there is none
-    lessons = tuple(_lesson(directory, step) for step in directory.finished_steps())
+    steps = tuple(_read_step(directory, step) for step in directory.finished_steps())
     about = (METHODS[config.method.name].__doc__ or "").strip().splitlines()[0]
     title = about.split(":")[0].split("(")[0].strip()
-    return Run(path, path.name, title, lessons, int(directory.read(lessons[-1].step, METHOD)["num_steps"]))
+    return Run(path, path.name, title, steps, int(directory.read(steps[-1].step, METHOD)["num_steps"]))
 
 
-def _lesson(directory: RunDirectory, step: int) -> Lesson:
+def _read_step(directory: RunDirectory, step: int) -> ShownStep:
     about = directory.read(step, METHOD)
     names = {c["id"]: c["name"] for c in about["classes"]}
     miou = directory.read(step, METRICS)["miou"]["all"] if directory.has(step, METRICS) else None
-    return Lesson(
+    return ShownStep(
         step,
         tuple(names[i] for i in about["groups"][-1]),
         tuple(names.values()),
@@ -172,7 +172,7 @@ def _lesson(directory: RunDirectory, step: int) -> Lesson:
 
 
 def find_examples(run: Run, limits: Limits, data: Path | None = None) -> list[Picture]:
-    """Pictures of the validation split that show the most classes, of the first lesson and of later ones.
+    """Pictures of the validation split that show the most classes, of the first step and of later ones.
 
     Args:
         run: whose data.
@@ -209,5 +209,5 @@ def _example(source: Source, i: int, limits: Limits) -> Picture | None:
 
 def _telling(source: Source, i: int, run: Run) -> tuple[int, int]:
     present = {source.class_names[c] for c in source.classes_in(i) if c < len(source.class_names)}
-    first = len(present.intersection(run.lessons[0].learned))
+    first = len(present.intersection(run.steps[0].learned))
     return min(first, len(present) - first), len(present)

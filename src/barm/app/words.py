@@ -8,9 +8,9 @@ from html import escape
 from numpy import uint8
 from numpy.typing import NDArray
 
-from barm.app.runs import Lesson, Run
+from barm.app.runs import Run, ShownStep
 
-NAMED = 3  # classes of a lesson that are named; the others are counted
+NAMED = 3  # classes of a step that are named; the others are counted
 FIGURE_SPACE = "\u2007"
 
 
@@ -31,48 +31,48 @@ def title(runs: Sequence[Run]) -> str:
 
 
 def header(runs: Sequence[Run], step: int) -> str:
-    """The top of the page: the runs, and what the slider's lesson has taught them."""
+    """The top of the page: the runs, and what the slider's step has taught them."""
     head = f"<h1>{escape(title(runs))}</h1>"
-    lesson = runs[0].lesson(step)
-    sentence = f"<b>After lesson {lesson.step + 1} of {runs[0].planned}:</b> learned {taught(lesson, NAMED)}."
+    shown = runs[0].at(step)
+    sentence = f"<b>After step {shown.step} of {runs[0].planned - 1}:</b> learned {taught(shown, NAMED)}."
     scores = [
-        f"{escape(run.name) + ' ' if len(runs) > 1 else ''}{percent(run.lesson(step).miou or 0)}"
+        f"{escape(run.name) + ' ' if len(runs) > 1 else ''}{percent(run.at(step).miou or 0)}"
         for run in runs
-        if run.lesson(step).miou is not None
+        if run.at(step).miou is not None
     ]
-    known = f"Knows {len(lesson.names) - 1} classes" + (f", mIoU {' · '.join(scores)}" if scores else "")
+    known = f"Knows {len(shown.names) - 1} classes" + (f", mIoU {' · '.join(scores)}" if scores else "")
     return f'{head}<p aria-live="polite">{sentence} {known}.</p>'
 
 
-def taught(lesson: Lesson, most: int) -> str:
-    """The classes of a lesson with their colours; the ones above `most` as a number."""
-    colours = dict(zip(lesson.names, lesson.colours, strict=True))
-    words = [f'<span class="class">{swatch(colours[n])}{escape(n)}</span>' for n in lesson.learned[:most]]
-    rest = len(lesson.learned) - most
+def taught(shown: ShownStep, most: int) -> str:
+    """The classes of a step with their colours; the ones above `most` as a number."""
+    colours = dict(zip(shown.names, shown.colours, strict=True))
+    words = [f'<span class="class">{swatch(colours[n])}{escape(n)}</span>' for n in shown.learned[:most]]
+    rest = len(shown.learned) - most
     return ", ".join(words) + (f" and {rest} more" if rest > 0 else "")
 
 
-def lessons(run: Run, step: int) -> str:
-    """All lessons in a row; those still to come are faint, and the slider's is marked."""
-    now = run.lesson(step)
+def strip(run: Run, step: int) -> str:
+    """All steps in a row; those still to come are faint, and the slider's is marked."""
+    now = run.at(step)
     items = []
-    for lesson in run.lessons:
-        state = "now" if lesson is now else "past" if lesson.step < now.step else "future"
-        current = ' aria-current="step"' if lesson is now else ""
-        colours = dict(zip(lesson.names, lesson.colours, strict=True))
-        classes = [f"<span>{swatch(colours[n])}<em>{escape(n)}</em></span>" for n in lesson.learned[:2]]
-        more = f"<span>+{len(lesson.learned) - 2}</span>" if len(lesson.learned) > 2 else ""
+    for shown in run.steps:
+        state = "now" if shown is now else "past" if shown.step < now.step else "future"
+        current = ' aria-current="step"' if shown is now else ""
+        colours = dict(zip(shown.names, shown.colours, strict=True))
+        classes = [f"<span>{swatch(colours[n])}<em>{escape(n)}</em></span>" for n in shown.learned[:2]]
+        more = f"<span>+{len(shown.learned) - 2}</span>" if len(shown.learned) > 2 else ""
         items.append(
-            f'<li class="{state}"{current} title="{escape(", ".join(lesson.learned))}">'
-            f'<b data-number="{lesson.step + 1}">Lesson {lesson.step + 1}</b>{"".join(classes)}{more}</li>'
+            f'<li class="{state}"{current} title="{escape(", ".join(shown.learned))}">'
+            f'<b data-number="{shown.step}">Step {shown.step}</b>{"".join(classes)}{more}</li>'
         )
-    return f'<ol class="lessons">{"".join(items)}</ol>'
+    return f'<ol class="steps">{"".join(items)}</ol>'
 
 
-def pane(run: Run, lesson: Lesson, note: str = "") -> str:
+def pane(run: Run, shown: ShownStep, note: str = "") -> str:
     """The line above a picture."""
-    score = "" if lesson.miou is None else f" · mIoU {percent(lesson.miou)}"
-    return f"<h2>{escape(note or run.name)} <small>after lesson {lesson.step + 1}{score}</small></h2>"
+    score = "" if shown.miou is None else f" · mIoU {percent(shown.miou)}"
+    return f"<h2>{escape(note or run.name)} <small>after step {shown.step}{score}</small></h2>"
 
 
 def found(shares: Mapping[str, float]) -> str:

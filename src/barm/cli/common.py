@@ -6,7 +6,8 @@ import errno
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+import tomllib
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,6 +17,7 @@ from rich.console import Console
 
 from barm.cli import completion
 from barm.errors import Stopped, UserError
+from barm.escaping import normal
 
 out = Console()
 SPACE, PLACE = "free some space or choose another --out", "choose another place"
@@ -23,6 +25,7 @@ UNWRITABLE = {  # what to do about an output that cannot be written
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS), SPACE),
     **dict.fromkeys((errno.EEXIST, errno.ENOTDIR, errno.EISDIR), PLACE),
 }
+NAMES = "Separated by commas, or a TOML array, or @FILE with one name a line."
 PIPE_CLOSED = 1  # as typer and rich end then
 
 Recipe = Annotated[
@@ -105,6 +108,61 @@ def say(line: str) -> None:
 def print_json(value: Any) -> None:
     """A result for a script."""
     print(json.dumps(value, indent=1))
+
+
+def names_in(text: str, option: str) -> list[str]:
+    """Class names of an option: separated by commas, as a TOML array, or ``@file`` with one a line.
+
+    Args:
+        text: what was given.
+        option: for messages.
+
+    Raises:
+        UserError: for TOML that is no array of texts, or a file that cannot be read.
+
+    >>> names_in("cat, dog", "--classes"), names_in('["hot dog, warm", "-x"]', "--classes")
+    (['cat', 'dog'], ['hot dog, warm', '-x'])
+    """
+    if text.startswith("@"):
+        from barm.data.text import read_lines
+
+        return [line for line in read_lines(Path(text[1:])) if line != "#" and not line.startswith("# ")]
+    if not text.lstrip().startswith("["):
+        return [normal(word) for word in words(text) or ()]
+    try:
+        names = tomllib.loads(f"x = {text}")["x"]
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(
+            f"{option} is no TOML array ({error}): expected such as '[\"a, b\", \"c\"]', got '{text}'"
+        ) from None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{option} expects a TOML array of names such as '[\"a, b\", \"c\"]', got '{text}'")
+    return [normal(name) for name in names]
+
+
+def groups_in(given: Iterable[str]) -> list[list[str]]:
+    """Classes per step from all ``--group`` options; ``@file.toml`` holds those of several steps as ``groups``.
+
+    Raises:
+        UserError: as `names_in`, or for a TOML file without groups.
+    """
+    from barm.data.text import read_text
+
+    groups: list[list[str]] = []
+    for text in given:
+        if not (text.startswith("@") and text.endswith(".toml")):
+            groups.append(names_in(text, "--group"))
+            continue
+        try:
+            found = tomllib.loads(read_text(Path(text[1:]))).get("groups")
+        except tomllib.TOMLDecodeError as error:
+            raise UserError(f"{text[1:]} is not valid TOML: {error}") from None
+        if not isinstance(found, list) or not all(
+            isinstance(g, list) and all(isinstance(n, str) for n in g) for g in found
+        ):
+            raise UserError(f'{text[1:]}: expected groups = [["a", "b"], ["c"]], the classes of every step')
+        groups += [[normal(name) for name in group] for group in found]
+    return groups
 
 
 def words(text: str | None) -> list[str] | None:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
-from barm.cli.common import Json, out, print_json, say
+from barm.cli.common import NAMES, Json, names_in, out, print_json, say
 from barm.errors import UserError
+from barm.escaping import markup
 
 if TYPE_CHECKING:
     from barm.data.check import Report
+
+MOST = 12  # problems of one kind, and unknown values, that are shown
 
 
 def make(
@@ -27,7 +30,7 @@ def make(
     size: Annotated[str, typer.Option(help="<width>x<height>, or one number for both.")] = "96",
     seed: int = 0,
     only: Annotated[
-        str | None, typer.Option(help="Label only these classes, comma-separated; the others stay unlabelled.")
+        str | None, typer.Option(help="Label only these classes; the others stay unlabelled. " + NAMES)
     ] = None,
 ) -> None:
     """Draw pictures and masks in a real folder layout.
@@ -48,7 +51,7 @@ def make(
         num_val=num_val,
         size=pixels,
         seed=seed,
-        only=[name.strip() for name in only.split(",")] if only else (),
+        only=names_in(only, "--only") if only else (),
     )
     say(f"{root}: {num_train} training and {num_val} validation pictures in the {layout} layout")
 
@@ -61,7 +64,7 @@ def check(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Look at every file: missing masks, wrong sizes, unknown ids, unreadable pictures.
+    """Look at every file: missing masks, wrong sizes, unknown ids, unreadable pictures, files that nothing uses.
 
     Example: barm data check data/shapes
     """
@@ -70,9 +73,12 @@ def check(
     report = check_folder(root, layout)
     wrong = [*report.broken, *map(str, report.problems)]
     if as_json:
-        print_json({**asdict(report), "problems": wrong, "broken": report.broken})
+        print_json({**asdict(report), "problems": wrong, "broken": report.broken, "verdict": report.verdict})
     else:
         out.print(_classes(root, report))
+        _lines(report)
+    if wrong:
+        raise UserError(f"{root}: {report.verdict}")
     if class_lists is not None:
         from barm.data import open_source
         from barm.data.index import checked, write_class_list
@@ -80,21 +86,50 @@ def check(
         class_lists.mkdir(parents=True, exist_ok=True)
         for split in ("train", "val"):
             write_class_list(class_lists / f"{split}.txt", checked(open_source(report.layout, root, split)))
-    if wrong:
-        for line in () if as_json else wrong:
-            out.print(f"[red]✗[/red] {escape(line)}", highlight=False, soft_wrap=True)
-        raise UserError(f"{root}: {len(wrong)} problems, listed above")
     if not as_json:
-        say("no problems")
+        say(report.verdict)
+
+
+def _lines(report: Report) -> None:
+    """What was found, one thing a line; of many problems of one kind the first few."""
+    kinds = Counter[str]()
+    for problem in report.problems:
+        kinds[problem.kind] += 1
+        if kinds[problem.kind] <= MOST:
+            _line("red", "✗", str(problem))
+    for kind, number in kinds.items():
+        if number > MOST:
+            _line("red", "✗", f"and {number - MOST} more of the kind '{kind}': --json lists them all")
+    for lines, colour, sign in (
+        (report.broken, "red", "✗"),
+        (report.reasons, "red", "→"),
+        (report.warnings, "yellow", "!"),
+        (report.notes, "dim", "·"),
+    ):
+        for text in lines:
+            _line(colour, sign, text)
+
+
+def _line(colour: str, sign: str, text: str) -> None:
+    out.print(f"[{colour}]{sign}[/{colour}] {markup(text)}", highlight=False, soft_wrap=True)
 
 
 def _classes(root: Path, report: Report) -> Table:
-    """Pictures of every class in both splits."""
-    table = Table(title=f"{root} ({report.layout})", title_justify="left")
+    """Pictures per value of the masks in both splits: background, classes, what is ignored, and what is unknown."""
+    from barm.labels import IGNORE
+
+    table = Table(title=markup(f"{root} ({report.layout})"), title_justify="left")
     for column in ("id", "class", *(f"{s.split} pictures" for s in report.splits)):
         table.add_column(column, justify="left" if column == "class" else "right")
-    for i, name in enumerate(report.class_names[1:]):
-        table.add_row(str(i + 1), name, *(str(s.per_class[i]) for s in report.splits))
+    names = {i: markup(name) for i, name in enumerate(report.class_names)}
+    found = {value for s in report.splits for value in s.values}
+    unknown = sorted(found - set(names) - {IGNORE})
+    shown = unknown if len(unknown) <= MOST else unknown[:MOST]
+    for i, name in [*names.items(), *((v, "[red]no class[/red]") for v in shown), (IGNORE, "ignored")]:
+        if i not in (0, IGNORE) or i in found:
+            table.add_row(str(i), name, *(str(s.values.get(i, 0)) for s in report.splits))
+    if len(unknown) > MOST:
+        table.add_row("...", f"[red]{len(unknown) - MOST} more values that are no class[/red]")
     table.add_section()
     table.add_row("", "pictures in all", *(str(s.num_images) for s in report.splits))
     return table

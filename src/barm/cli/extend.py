@@ -8,14 +8,14 @@ from typing import Annotated
 
 import typer
 
-from barm.cli.common import Device, Json, Precision, Quiet, RunArg, out, print_json, words
+from barm.cli.common import NAMES, Device, Json, Precision, Quiet, RunArg, names_in, out, print_json
 
 
 def extend(
     run: RunArg,
     data: Annotated[Path, typer.Option(help="Pictures and masks in which the new classes are labelled.")],
     classes: Annotated[
-        str | None, typer.Option(help="Their names, comma-separated; all that the run does not know by default.")
+        str | None, typer.Option(help=f"Their names; all that the run does not know by default. {NAMES}")
     ] = None,
     folder: Annotated[Path | None, typer.Option("--out", help="The new run's folder; RUN+CLASSES by default.")] = None,
     val: Annotated[
@@ -46,7 +46,7 @@ def extend(
     result = extend_run(
         run,
         data,
-        words(classes) or (),
+        names_in(classes, "--classes") if classes else (),
         out=folder,
         val=val or (),
         step=step,

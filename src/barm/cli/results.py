@@ -9,6 +9,7 @@ import typer
 
 from barm.cli import completion
 from barm.cli.common import (
+    NAMES,
     Device,
     Json,
     Precision,
@@ -16,6 +17,7 @@ from barm.cli.common import (
     RunArg,
     StepOpt,
     counting,
+    names_in,
     numbers,
     out,
     print_json,
@@ -57,7 +59,7 @@ def predict(
     ] = "mask,overlay",
     classes: Annotated[
         str | None,
-        typer.Option(help="Only these, separated by commas; others: background.", autocompletion=completion.classes),
+        typer.Option(help=f"Only these; others: background. {NAMES}", autocompletion=completion.classes),
     ] = None,
     sizes: Annotated[
         str, typer.Option(help="The network's views: factors, or from 16 on the short side in pixels; commas.")
@@ -81,6 +83,8 @@ def predict(
     if folder is None and not as_json:
         raise UserError("nothing to do: say with --out where the results go, or ask for --json")
 
+    wanted = names_in(classes, "--classes") if classes is not None else None
+
     def tell(result: Prediction) -> None:
         shown = ", ".join(f"{name} {percent(share)}" for name, share in result.shares.items() if name != "background")
         say(f"{next(iter(result.files.values()), result.picture)}: {shown or 'background only'}")
@@ -91,7 +95,7 @@ def predict(
         images,
         folder,
         step=step,
-        look=Look(numbers(sizes, "--sizes"), flip, words(classes), batch, words(write) or (), ids, legend),
+        look=Look(numbers(sizes, "--sizes"), flip, wanted, batch, words(write) or (), ids, legend),
         refused=wrong.append if keep_going else None,
         device=device,
         precision=precision,

@@ -32,7 +32,7 @@ def serve(
         typer.Option(min=256, help="Pictures of more pixels are scaled down for the network, and the page says so."),
     ] = 1_000_000,
 ) -> None:
-    """Try a model on your own pictures: a page on this machine, with a slider over the lessons.
+    """Try a model on your own pictures: a page on this machine, with a slider over the steps.
 
     Example: barm serve runs/demo/barm runs/demo/finetune
     """

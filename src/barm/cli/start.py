@@ -12,6 +12,7 @@ import typer
 
 from barm.cli.common import out, say
 from barm.cli.completion import find_runs, finished
+from barm.escaping import command, word
 
 RUNS, MOST = Path("runs"), 4  # where runs are looked for, how many are compared
 ABOUT = "Teach a segmentation model new classes without the old images."
@@ -80,7 +81,7 @@ def advice(runs: Path, commands: Collection[str]) -> list[str]:
         beside = sorted(run for run in found if run.parent == newest.parent and finished(run))[:MOST]
         table = dict(WITH_RUN)
         if len(beside) > 1:
-            table["compare"] = (f" {' '.join(map(str, beside))}", "beside each other")
+            table["compare"] = (f" {command(beside)}", "beside each other")
         lines += ["", *_listed(str(newest), table, commands)]
     return [*lines, "", "All commands: barm --help"]
 
@@ -90,15 +91,15 @@ def _going_on(run: Path) -> str:
     with suppress(OSError, ValueError):
         seed = int((run.parent / ".demo").read_text("utf-8"))
         if not (run.parent / "report.html").exists():
-            where = "" if run.parent == RUNS / "demo" else f" --out {run.parent}"
+            where = "" if run.parent == RUNS / "demo" else f" --out {word(run.parent)}"
             return f"barm demo{where}" + (f" --seed {seed}" if seed != 1 else "")
-    return f"barm train --recipe {run}/config.toml --out {run} --resume"
+    return command(["barm", "train", "--recipe", run / "config.toml", "--out", run, "--resume"])
 
 
 def _listed(run: str, table: dict[str, tuple[str, str]], commands: Collection[str]) -> list[str]:
     """Commands and what they do, beside each other where the terminal is wide enough."""
     rows = [
-        (f"  barm {name}{words.replace('{run}', run)}", what)
+        (f"  barm {name}{words.replace('{run}', word(run))}", what)
         for name, (words, what) in table.items()
         if name.split()[0] in commands
     ]

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from barm.cli.common import Device, Json, Precision, Quiet, Recipe, RunList, out, progress, say
+from barm.cli.common import NAMES, Device, Json, Precision, Quiet, Recipe, RunList, groups_in, out, progress, say
 from barm.errors import UserError
 
 
@@ -36,7 +36,10 @@ def train(
     folder: Annotated[Path | None, typer.Option("--out", help="The run's folder; runs/<recipe> by default.")] = None,
     task: Annotated[str | None, typer.Option(help="For recipes without a task: <first>-<increment>.")] = None,
     group: Annotated[
-        list[str] | None, typer.Option(help="Classes of a step, comma-separated; once per step, instead of --task.")
+        list[str] | None,
+        typer.Option(
+            help=f"Classes of a step; once per step, instead of --task. {NAMES} @FILE.toml: groups of all steps."
+        ),
     ] = None,
     setting: Annotated[Literal["overlap", "disjoint", "partitioned"] | None, typer.Option()] = None,
     step: Annotated[list[int] | None, typer.Option("--step", min=0, help="Only this step (may be repeated).")] = None,
@@ -67,7 +70,7 @@ def train(
     if task:
         updates["task"]["name"] = task
     if group:
-        updates["task"]["groups"] = [[c.strip() for c in g.split(",")] for g in group]
+        updates["task"]["groups"] = groups_in(group)
     for table, key, value in (
         ("task", "setting", setting),
         ("runtime", "device", device),

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from barm.data.ade import open_ade
+from barm.data import ade, folder, voc
 from barm.data.files import FileSource
-from barm.data.folder import open_folder
-from barm.data.voc import open_voc
+from barm.data.tree import Layout, lacking, levels
 from barm.errors import UserError
 
 SOURCES: dict[str, Callable[[Path, str, Sequence[str]], FileSource]] = {
-    "voc": open_voc,
-    "ade": open_ade,
-    "folder": open_folder,
+    "voc": voc.open_voc,
+    "ade": ade.open_ade,
+    "folder": folder.open_folder,
 }
+LAYOUTS: dict[str, Layout] = {"voc": voc.LAYOUT, "ade": ade.LAYOUT, "folder": folder.LAYOUT}
 
 
 def open_source(layout: str, root: Path | str, split: str, names: Sequence[str] = ()) -> FileSource:
@@ -23,7 +23,7 @@ def open_source(layout: str, root: Path | str, split: str, names: Sequence[str] 
 
     Args:
         layout: ``voc``, ``ade`` or ``folder``; ``auto`` looks which one it is.
-        root: the data set's folder, or its parent.
+        root: the data set's folder, or one that holds it, up to two levels higher.
         split: ``train`` or ``val``.
         names: of the ids 1, 2, ..., where the data set has no ``classes.txt``.
     """
@@ -32,24 +32,20 @@ def open_source(layout: str, root: Path | str, split: str, names: Sequence[str] 
 
 
 def detect_layout(root: Path) -> str:
-    """Which layout a folder, or one of its children, has.
+    """Which layout a folder has, or the one data set up to two levels below it.
 
     Raises:
-        UserError: if it has none.
+        UserError: if it has none, which says what each layout lacks, or if several fit.
     """
-    if not root.is_dir():
-        raise UserError(f"no folder {root}: expected a data set there")
-    for folder in (root, *sorted(p for p in root.iterdir() if p.is_dir())):
-        if (folder / "JPEGImages").is_dir():
-            return "voc"
-        if (folder / "annotations").is_dir() and (folder / "images").is_dir():
-            return "ade"
-        if (folder / "masks").is_dir() and (folder / "images").is_dir():
-            return "folder"
-    raise UserError(
-        f"{root} has none of the known layouts: expected JPEGImages + SegmentationClassAug (VOC), images + annotations "
-        "(ADE20K), or images + masks + classes.txt"
-    )
+    for level in levels(root):
+        fits = [(name, place) for place in level for name, layout in LAYOUTS.items() if not layout.lacks(place)]
+        if len(fits) == 1:
+            return fits[0][0]
+        if fits:
+            found = ", ".join(f"{place} ({name})" for name, place in fits[:4])
+            raise UserError(f"{root} holds several data sets: {found}; give one of them, or its --layout")
+    tried = "; ".join(f"{layout.title}: {lacking(root, layout)}" for layout in LAYOUTS.values())
+    raise UserError(f"{root} has none of the known layouts. {tried}")
 
 
-__all__ = ["SOURCES", "FileSource", "detect_layout", "open_source"]
+__all__ = ["LAYOUTS", "SOURCES", "FileSource", "detect_layout", "open_source"]

@@ -16,9 +16,10 @@ from PIL import Image
 
 from barm.data.base import Sample
 from barm.data.files import FileSource
+from barm.data.images import READER
 from barm.data.index import cache_folder, cores
 
-Places = list[list[int]]  # offset, width, height of each picture; nothing where it was left out
+Places = list[list[int]]  # offset, width, height of each picture
 AHEAD = 64  # pictures decoded at a time while the file is written
 
 
@@ -59,7 +60,7 @@ class DecodedSource:
     def _key(self) -> str:
         """Its content."""
         source = self.source
-        digest = blake2b(str(self.limit).encode(), digest_size=12)
+        digest = blake2b(f"{READER}:{self.limit}".encode(), digest_size=12)
         for path in (*source.images, *source.masks, *source.saliency):
             stat = path.stat()
             digest.update(f"{path.name}:{stat.st_size}:{stat.st_mtime_ns};".encode())
@@ -84,7 +85,7 @@ class DecodedSource:
         return len(self.source)
 
     def __getitem__(self, i: int) -> Sample:
-        if i >= len(self.places) or not self.places[i]:
+        if i >= len(self.places):
             return self.source[i]
         start, width, height = self.places[i]
         area = width * height
@@ -116,10 +117,7 @@ def _read(path: Path) -> Places | None:
 
 
 def _write(source: FileSource, limit: int, path: Path) -> Places:
-    """Decode pictures until the limit is reached, into files beside, and rename them into place.
-
-    A picture whose maps have another size than itself is left to the source.
-    """
+    """Decode pictures until the limit is reached, into files beside, and rename them into place."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside, places, at = path.with_suffix(f".{os.getpid()}.tmp"), Places(), 0
     try:
@@ -130,9 +128,6 @@ def _write(source: FileSource, limit: int, path: Path) -> Places:
                 size = sum(p.nbytes for p in parts)
                 if at + size > limit:
                     break
-                if any(p.size != sample.image.size for p in pictures):
-                    places.append([])
-                    continue
                 for part in parts:
                     file.write(part.tobytes())
                 places.append([at, *sample.image.size])

@@ -1,33 +1,77 @@
-"""`barm data check`: everything that is wrong with a data set, in one go."""
+"""`barm data check`: everything that is wrong with a data set, or may be, in one go."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from filecmp import cmp
 from pathlib import Path
 
 from barm.data import detect_layout, open_source
-from barm.data.index import Problem, images_per_class, scan
+from barm.data.files import FileSource
+from barm.data.index import Index, Problem, explained, images_per_class, nothing_shown, scan
+from barm.data.tree import Remark, count
+from barm.data.values import absent, listing
 from barm.errors import UserError
+
+CHANGED = {  # what the reader does to pictures
+    "turned": "turned upright by their EXIF data",
+    "white": "with transparent parts, which are laid on white",
+    "deep": "of 16 bits, scaled to 8",
+    "frames": "of several frames, of which the first is used",
+}
 
 
 @dataclass(frozen=True)
 class SplitReport:
-    """One split: number of pictures and of pictures per class (in the order of `Report.class_names`, no background)."""
+    """One split.
+
+    Attributes:
+        split: ``train`` or ``val``.
+        num_images: pictures.
+        per_class: pictures per class, in the order of `Report.class_names`, without background.
+        values: pictures per value found in the masks, background and unknown values included.
+    """
 
     split: str
     num_images: int
     per_class: tuple[int, ...]
+    values: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was found: layout, class names (background first), splits, problems of pictures, problems of the layout."""
+    """What was found.
+
+    Attributes:
+        layout: the data set's.
+        class_names: background first.
+        splits: those that can be opened.
+        problems: of pictures; training refuses them.
+        broken: of the data set as a whole; training refuses them.
+        warnings: what is likely a mistake.
+        notes: what is worth knowing.
+        reasons: what the problems of masks have in common.
+    """
 
     layout: str
     class_names: tuple[str, ...]
     splits: tuple[SplitReport, ...]
     problems: tuple[Problem, ...]
     broken: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def verdict(self) -> str:
+        """One line: how many problems and warnings, and the first of what matters most."""
+        wrong = len(self.broken) + len(self.problems)
+        warned = count(len(self.warnings), "warnings")
+        if wrong:
+            return f"{count(wrong, 'problems')}: {(*self.broken, *self.reasons, *map(str, self.problems))[0]}"
+        return f"no problems, {warned}: {self.warnings[0]}" if self.warnings else "no problems"
 
 
 def check_folder(root: Path | str, layout: str = "auto") -> Report:
@@ -38,18 +82,103 @@ def check_folder(root: Path | str, layout: str = "auto") -> Report:
     """
     root = Path(root)
     layout = detect_layout(root) if layout == "auto" else layout
-    names: tuple[str, ...] = ()
-    splits: list[SplitReport] = []
-    problems: list[Problem] = []
+    opened: dict[str, FileSource] = {}
     broken: list[str] = []
+    reasons: list[str] = []
     for split in ("train", "val"):
         try:
-            source = open_source(layout, root, split)
+            opened[split] = open_source(layout, root, split)
         except UserError as error:
-            broken.append(str(error))
-            continue
-        index = scan(source)
-        names = source.class_names
-        splits.append(SplitReport(split, len(source), tuple(images_per_class(index.classes, len(names) - 1))))
-        problems.extend(index.problems)
-    return Report(layout, names, tuple(splits), tuple(problems), tuple(broken))
+            if str(error) not in broken:
+                broken.append(str(error))
+    found = {split: scan(replace(source, saliency=())) for split, source in opened.items()}
+    problems = [p for index in found.values() for p in index.problems]
+    maps = [p for source in opened.values() if source.saliency for p in scan(source).problems if p.kind == "map"]
+    names = next((source.class_names for source in opened.values()), ())
+    remarks = list(dict.fromkeys(r for source in opened.values() for r in source.remarks))
+    for split, source in opened.items():
+        why = explained(source, found[split])
+        reasons += [f"{split}: {why}"] if why else []
+        if not found[split].problems and not any(found[split].classes):
+            nothing = nothing_shown(source, found[split])
+            if split == "train":
+                broken.append(nothing)
+            else:
+                remarks.append(Remark("warning", nothing))
+        remarks += [Remark("note", text) for text in _changed(split, found[split])]
+    if len(opened) == 2:
+        broken += [text for text in [leak(opened["train"], opened["val"])] if text]
+    remarks += _about_maps(opened, maps)
+    if not broken and not problems:
+        remarks += _about_classes(names, found)
+    return Report(
+        layout,
+        names,
+        tuple(_split_report(split, opened[split], index) for split, index in found.items()),
+        tuple(problems),
+        tuple(broken),
+        tuple(r.text for r in remarks if r.level == "warning"),
+        tuple(r.text for r in remarks if r.level == "note"),
+        tuple(reasons),
+    )
+
+
+def leak(train: FileSource, val: FileSource) -> str | None:
+    """A line on pictures that are in both splits; None where there are none.
+
+    Two files of one name in two folders are the same picture if their bytes are.
+    """
+    theirs = dict(zip(val.names, val.images, strict=True))
+    both = [n for n, path in zip(train.names, train.images, strict=True) if n in theirs and _same(path, theirs[n])]
+    if not both:
+        return None
+    return (
+        f"{count(len(both), 'pictures')} of {val.root} {'is' if len(both) == 1 else 'are'} in the training and in the "
+        f"validation split, such as '{both[0]}': scores would be too high; take them out of one, or allow it with "
+        "--set data.allow_shared=true"
+    )
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one == other or (one.is_file() and other.is_file() and cmp(one, other, shallow=False))
+
+
+def _split_report(split: str, source: FileSource, index: Index) -> SplitReport:
+    per_class = images_per_class(index.classes, len(source.class_names) - 1)
+    return SplitReport(split, len(source), tuple(per_class), dict(sorted(index.values.items())))
+
+
+def _changed(split: str, index: Index) -> list[str]:
+    told = [f"{split}: {count(n, 'pictures')} {CHANGED[change]}" for change, n in sorted(index.changes.items())]
+    if index.unclear:
+        told.append(
+            f"{split}: of the pictures turned by EXIF data, {index.unclear} do not tell by their size whether the mask "
+            "was drawn on the turned one; it is taken to be"
+        )
+    return told
+
+
+def _about_maps(opened: Mapping[str, FileSource], maps: Sequence[Problem]) -> list[Remark]:
+    """What is said about saliency maps that a method which uses them would refuse."""
+    if not maps:
+        return []
+    number = sum(len(source.saliency) for source in opened.values())
+    text = f"{len(maps)} of {number} saliency maps are of no use, which matters to methods that use them; {maps[0]}"
+    return [Remark("warning", text)]
+
+
+def _about_classes(names: Sequence[str], found: Mapping[str, Index]) -> list[Remark]:
+    """What is said about classes that no picture shows, or none of one split."""
+    values = {split: index.values for split, index in found.items()}
+    total: Counter[int] = Counter()
+    for counts in values.values():
+        total.update(counts)
+    nowhere = absent(names, total)
+    remarks = [Remark("warning", nowhere)] if nowhere else []
+    shown = [i for i in range(1, len(names)) if total[i]]
+    for split, what, level in (("train", "cannot be learned", "warning"), ("val", "is not measured", "note")):
+        lacking = [names[i] for i in shown if split in values and not values[split].get(i)]
+        if lacking:
+            text = f"no picture of the {split} split shows {listing(map(repr, lacking))}, which {what}"
+            remarks.append(Remark("warning" if level == "warning" else "note", text))
+    return remarks

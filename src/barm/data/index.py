@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 
-from barm.data.files import FileSource, foreground, read_mask
+from barm.data.files import FileSource, read_mask
+from barm.data.images import READER, SIDEWAYS, Probe, Unreadable, probe, upright
+from barm.data.text import read_text
+from barm.data.tree import Remark
+from barm.data.values import LABELS, absent, colours, looks_like
 from barm.errors import UserError
+from barm.escaping import command
 
 BAR_FROM = 500  # pictures from which a scan shows a bar
+
+
+Kind = Literal["missing", "mask", "colour", "id", "picture", "size", "map"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +39,7 @@ class Problem:
     path: Path
     what: str
     remedy: str
+    kind: Kind = "picture"
 
     def __str__(self) -> str:
         return f"{self.path}: {self.what}; {self.remedy}"
@@ -37,11 +47,23 @@ class Problem:
 
 @dataclass(frozen=True)
 class Index:
-    """Class ids per picture (in the source's order; empty for unsound ones), all problems, sizes (0, 0 for unsound)."""
+    """What a split holds.
+
+    Attributes:
+        classes: class ids per picture, in the source's order; empty for unsound ones.
+        problems: all of them.
+        sizes: upright ``(width, height)``; (0, 0) for unsound ones.
+        values: number of pictures whose mask holds each value, those with unknown ids included.
+        changes: number of pictures that the reader changes, by what it does.
+        unclear: pictures that EXIF data turn, where the size does not tell whether the mask was drawn before or after.
+    """
 
     classes: tuple[frozenset[int], ...]
     problems: tuple[Problem, ...]
     sizes: tuple[tuple[int, int], ...] = ()
+    values: Mapping[int, int] = field(default_factory=dict)
+    changes: Mapping[str, int] = field(default_factory=dict)
+    unclear: int = 0
 
 
 def checked(source: FileSource, class_list: Path | None = None) -> FileSource:
@@ -53,93 +75,202 @@ def checked(source: FileSource, class_list: Path | None = None) -> FileSource:
             leave out a few that the masks hold: spec/ssul.md section 2.1).
 
     Raises:
-        UserError: if any picture is unsound (says the first and how many) or has no line in the list.
+        UserError: if any picture is unsound (says the first and how many) or has no line in the list, or if no picture
+            of the training split shows a class.
     """
     index = scan(source)
     if index.problems:
-        more = f" ({len(index.problems)} such pictures; barm data check {source.root} lists them)"
-        raise UserError(f"{index.problems[0]}{more if len(index.problems) > 1 else ''}")
+        raise UserError(_refusal(source, index))
     if class_list is None:
-        return source.with_index(index.classes, index.sizes)
-    listed = read_class_list(class_list)
-    absent = [name for name in source.names if name not in listed]
-    if absent:
-        raise UserError(f"{class_list} has no line for '{absent[0]}' ({len(absent)} such): give the split's whole list")
+        if source.split == "train" and not any(index.classes):
+            raise UserError(nothing_shown(source, index))
+        lacks = absent(source.class_names, index.values) if source.split == "train" else None
+        said = source.saying(Remark("warning", f"in training, {lacks}")) if lacks else source
+        return said.with_index(index.classes, index.sizes)
+    listed = read_class_list(class_list, source.names)
+    missing = [name for name in source.names if name not in listed]
+    if missing:
+        raise UserError(
+            f"{class_list} has no line for '{missing[0]}' ({len(missing)} such): give the split's whole list"
+        )
     return source.with_index([listed[name] for name in source.names], index.sizes)
 
 
+def nothing_shown(source: FileSource, index: Index) -> str:
+    """What is said where no mask of a split holds a class."""
+    found = looks_like(index.values, len(source.class_names) - 1)
+    return f"no picture of the {source.split} split of {source.root} shows a class; of the values in its masks: {found}"
+
+
+def explained(source: FileSource, index: Index) -> str | None:
+    """What the masks with problems look like, where all of a kind have the same."""
+    kinds = {p.kind for p in index.problems}
+    if "id" in kinds:
+        return f"of the values in the masks: {looks_like(index.values, len(source.class_names) - 1)}"
+    colour = next((p for p in index.problems if p.kind == "colour"), None)
+    if colour is None:
+        return None
+    with Image.open(colour.path) as mask:
+        return f"{colour.path.name} is a picture in colour: {colours(mask)}"
+
+
+def _refusal(source: FileSource, index: Index) -> str:
+    first, why = index.problems[0], explained(source, index)
+    count = len(index.problems)
+    call = command(["barm", "data", "check", source.root])
+    more = f" ({count} such pictures; {call} lists them)" if count > 1 else ""
+    return f"{first}{more}{f'; {why}' if why else ''}"
+
+
 def scan(source: FileSource, *, cache: bool = True) -> Index:
-    """Look into every mask and picture, in parallel; what did not change since the last scan is remembered."""
+    """Look into every mask, picture and map, in parallel; what did not change since the last scan is remembered."""
     path = _cache_path(source)
     known: dict[str, Any] = _load(path) if cache else {}
-    limit = len(source.class_names) - 1
-    entries: dict[str, Any] = {}
-    problems: list[Problem] = []
+    found: list[_Looked] = []
     console = Console(stderr=True)
     show = console.is_terminal and len(source) >= BAR_FROM
     with (
         Progress(console=console, transient=True, disable=not show) as bar,
         ThreadPoolExecutor(cores()) as pool,
     ):
-        jobs = pool.map(lambda i: _look(source, i, known.get(source.names[i]), limit), range(len(source)))
-        for i, found in enumerate(bar.track(jobs, total=len(source), description=f"scanning {source.split}")):
-            if isinstance(found, Problem):
-                problems.append(found)
-            else:
-                entries[source.names[i]] = found
+        jobs = pool.map(lambda i: _look(source, i, known.get(source.names[i])), range(len(source)))
+        found.extend(bar.track(jobs, total=len(source), description=f"scanning {source.split}"))
+    entries = {name: one.entry for name, one in zip(source.names, found, strict=True) if one.entry is not None}
     if cache and entries != known:
         _store(path, entries)
-    classes = (frozenset(entries[n]["classes"]) if n in entries else frozenset() for n in source.names)
-    sizes = ((0, 0) if n not in entries else (entries[n]["size"][0], entries[n]["size"][1]) for n in source.names)
-    return Index(tuple(classes), tuple(problems), tuple(sizes))
+    good = [one.entry for one in found if one.entry is not None and one.problem is None]
+    return Index(
+        tuple(foreground_of(one.values) if one.problem is None else frozenset() for one in found),
+        tuple(one.problem for one in found if one.problem is not None),
+        tuple(one.size if one.problem is None else (0, 0) for one in found),
+        Counter(value for one in found for value in one.values),
+        Counter(change for entry in good for change in entry["changes"]),
+        sum(entry["orientation"] != 1 and not _told(entry) for entry in good),
+    )
 
 
-def _look(source: FileSource, i: int, known: Any, limit: int) -> dict[str, Any] | Problem:
-    """An entry of the cache, or the first thing that is wrong."""
-    name, image_path, mask_path = source.names[i], source.images[i], source.masks[i]
+def foreground_of(values: Iterable[int]) -> frozenset[int]:
+    """Class ids among the values of a mask."""
+    return LABELS & frozenset(values)
+
+
+class _Looked(NamedTuple):
+    """What was found of a picture: an entry of the cache where its files are sound, and the first thing wrong."""
+
+    entry: dict[str, Any] | None
+    problem: Problem | None
+    values: tuple[int, ...] = ()
+    size: tuple[int, int] = (0, 0)
+
+
+def _look(source: FileSource, i: int, known: Any) -> _Looked:
+    """Look into the files of a picture that are not remembered."""
+    name, image_path, mask_path, limit = source.names[i], source.images[i], source.masks[i], len(source.class_names) - 1
     try:
         content = mask_path.read_bytes()
         stat = image_path.stat()
     except FileNotFoundError as error:
-        return Problem(name, Path(error.filename), "is missing", "add the file or take its name out of the split")
+        remedy = "add the file or take its name out of the split"
+        return _Looked(None, Problem(name, Path(error.filename), "is missing", remedy, "missing"))
     except OSError as error:
-        return Problem(
-            name, Path(error.filename or mask_path), f"cannot be read ({error.strerror})", "restore the file"
-        )
-    key = [blake2b(content, digest_size=16).hexdigest(), stat.st_size, stat.st_mtime_ns, limit]
-    if known is not None and known["key"] == key and "size" in known:
-        return dict(known)
+        path = Path(error.filename or mask_path)
+        return _Looked(None, Problem(name, path, f"cannot be read ({error.strerror})", "restore the file", "missing"))
+    key = [READER, blake2b(content, digest_size=16).hexdigest(), stat.st_size, stat.st_mtime_ns]
+    looked = _Looked(dict(known), None) if _is_entry(known, key) else _look_anew(source, i, content, key)
+    if looked.entry is None:
+        return looked
+    entry = looked.entry
+    values, size = tuple(entry["values"]), (entry["size"][0], entry["size"][1])
+    ids, problem = foreground_of(values), None
+    if ids and max(ids) > limit:
+        what = f"unknown id {max(ids)}: expected 0..{limit} or 255"
+        problem = Problem(name, mask_path, what, "add the class to classes.txt or mend the mask", "id")
+    elif source.saliency:
+        problem = _look_at_map(name, source.saliency[i], size, entry)
+    return _Looked(entry, problem, values, size)
+
+
+def _is_entry(known: Any, key: list[Any]) -> bool:
+    """Is it what was remembered of these very files, and whole?"""
+    fields = {"values": list, "size": list, "changes": list, "orientation": int}
+    return (
+        isinstance(known, dict)
+        and known.get("key") == key
+        and all(isinstance(known.get(name), kind) for name, kind in fields.items())
+        and len(known["size"]) == 2
+    )
+
+
+def _look_anew(source: FileSource, i: int, content: bytes, key: list[Any]) -> _Looked:
+    """An entry of the cache from the files themselves, or what is wrong with them."""
+    name, image_path, mask_path = source.names[i], source.images[i], source.masks[i]
     try:
         mask = read_mask(BytesIO(content))  # type: ignore[arg-type]
+        turned = b"eXIf" in content and upright(Image.open(BytesIO(content)))[1] != 1
     except UserError as error:
-        return Problem(name, mask_path, str(error).split(": ", 1)[1], "convert it to ids")
-    except (OSError, SyntaxError, ValueError) as error:
-        return Problem(name, mask_path, f"the mask is not readable ({_short(error)})", "restore the file")
-    ids = foreground(mask)
-    if ids and max(ids) > limit:
-        return Problem(
-            name,
-            mask_path,
-            f"unknown id {max(ids)}: expected 0..{limit} or 255",
-            "add the class to classes.txt or mend the mask",
-        )
-    try:
-        with Image.open(image_path) as image:
-            size = image.size
-            image.draft("RGB", (1, 1))
-            image.load()
+        return _Looked(None, Problem(name, mask_path, str(error).split(": ", 1)[1], "convert it to ids", "colour"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        return Problem(
-            name, image_path, f"the picture is not readable ({_short(error)})", "restore the file or take it out"
-        )
-    if size != mask.size:
-        return Problem(
-            name,
-            mask_path,
-            f"the mask is {mask.size[0]}x{mask.size[1]} but its picture {size[0]}x{size[1]}",
-            "make both the same size",
-        )
-    return {"key": key, "classes": sorted(ids), "size": list(size)}
+        what = f"the mask is not readable ({_short(error)})"
+        return _Looked(None, Problem(name, mask_path, what, "restore the file", "mask"))
+    if turned:
+        what, remedy = "the mask has EXIF data that turn it", "save it without, as it lies over the upright picture"
+        return _Looked(None, Problem(name, mask_path, what, remedy, "mask"))
+    values = tuple(value for value, number in enumerate(mask.histogram()) if number)
+    try:
+        seen = probe(image_path)
+    except Unreadable as error:
+        return _Looked(None, Problem(name, image_path, error.what, error.remedy), values)
+    except UserError as error:
+        return _Looked(None, Problem(name, image_path, str(error), "restore the file or take it out"), values)
+    if seen.size != mask.size:
+        return _Looked(None, _other_size(name, mask_path, mask.size, seen), values)
+    entry = {
+        "key": key,
+        "values": list(values),
+        "size": list(seen.size),
+        "changes": list(seen.changes),
+        "orientation": seen.orientation,
+    }
+    return _Looked(entry, None)
+
+
+def _other_size(name: str, path: Path, size: tuple[int, int], seen: Probe) -> Problem:
+    """A mask that does not fit its picture, or fits it as it is stored but not as it is seen."""
+    (w, h), (width, height) = size, seen.size
+    if size == seen.stored:
+        what = f"the mask is {w}x{h} as the picture is stored, but upright (EXIF orientation {seen.orientation}) it is "
+        remedy = "turn the mask like the picture, or take the orientation out of the picture (docs/data.md)"
+        return Problem(name, path, f"{what}{width}x{height}", remedy, "size")
+    what = f"the mask is {w}x{h} but its picture {width}x{height}"
+    return Problem(name, path, what, "make both the same size", "size")
+
+
+def _look_at_map(name: str, path: Path, size: tuple[int, int], entry: dict[str, Any]) -> Problem | None:
+    """What is wrong with a picture's saliency map; a sound one is remembered in the entry."""
+    try:
+        stat = path.stat()
+        key = [stat.st_size, stat.st_mtime_ns]
+        if entry.get("map") == key:
+            return None
+        found = read_mask(path)
+    except FileNotFoundError:
+        remedy = "add the map, or take the folder away to do without maps"
+        return Problem(name, path, "the saliency map is missing", remedy, "map")
+    except UserError as error:
+        what = str(error).split(": ", 1)[1].replace("a mask holds one class id per pixel", "a map has one channel")
+        return Problem(name, path, what, "save it as 8-bit grey", "map")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        return Problem(name, path, f"the saliency map is not readable ({_short(error)})", "restore the file", "map")
+    if found.size != size:
+        what = f"the saliency map is {found.size[0]}x{found.size[1]} but its picture {size[0]}x{size[1]}"
+        return Problem(name, path, what, "make both the same size", "map")
+    entry["map"] = key
+    return None
+
+
+def _told(entry: Mapping[str, Any]) -> bool:
+    """Does the mask's size tell that it was drawn on the turned picture?"""
+    return bool(entry["orientation"] >= SIDEWAYS and entry["size"][0] != entry["size"][1])
 
 
 def _short(error: Exception) -> str:
@@ -193,17 +324,25 @@ def write_class_list(path: Path, source: FileSource) -> None:
     path.write_text("".join(f"{line}\n" for line in lines), "utf-8")
 
 
-def read_class_list(path: Path) -> dict[str, frozenset[int]]:
+def read_class_list(path: Path, names: Collection[str] = ()) -> dict[str, frozenset[int]]:
     """Class ids per picture from the published list format; 255 is left out.
+
+    Args:
+        path: of the list.
+        names: that may stand in it; needed where they hold spaces.
 
     Raises:
         UserError: for a line that is not a name and numbers.
     """
     if not path.is_file():
         raise UserError(f"no class list {path}: expected '<name> <number> ...' per picture")
+    spaced = {name for name in names if len(name.split()) > 1}
     result: dict[str, frozenset[int]] = {}
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
-        name, *ids = line.split() or [""]
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        words = line.split() or [""]
+        ends = (n for n in range(len(words), 1, -1) if spaced and " ".join(words[:n]) in spaced)
+        end = next(ends, 1)
+        name, ids = " ".join(words[:end]), words[end:]
         if not name or not all(i.isdigit() for i in ids):
             raise UserError(f"{path}:{number}: expected '<name> <number> ...', found '{line}'")
         result[name] = frozenset(int(i) + 1 for i in ids) - {255}

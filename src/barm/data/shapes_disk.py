@@ -62,7 +62,10 @@ def make_shapes(
     known = class_names(MAX_SHAPES)
     for name in only:
         if name not in known:
-            raise UserError(f"shapes has no class '{name}'{nearest(name, known) or f': take one such as {known[-1]}'}")
+            raise UserError(
+                f"shapes has no class '{name}'{nearest(name, known)}; there are {', '.join(names)}"
+                + (f" and {MAX_SHAPES - count} more, up to {known[-1]}" if count < MAX_SHAPES else "")
+            )
     if min(size) < MIN_SIDE or max(size) > MAX_SIDE:
         raise UserError(f"pictures must be {MIN_SIDE} to {MAX_SIDE} pixels on each side, asked for {size[0]}x{size[1]}")
     if num_train < 1 or num_val < 1:

@@ -53,6 +53,7 @@ class DataConfig(_Config):
         val: further data sets, whose validation splits are measured on beside that of `root`.
         class_list: published per-image class list of the training split, which then decides which picture is in which
             step; by default the masks do.
+        allow_shared: pictures may be in the training and in a validation split; an error by default.
         cache_mb: MiB of training pictures that are kept decoded, in one file in ``$BARM_CACHE`` (0: none).
     """
 
@@ -62,6 +63,7 @@ class DataConfig(_Config):
     classes: tuple[str, ...] = ()
     val: tuple[PlaceConfig, ...] = ()
     class_list: Path | None = None
+    allow_shared: bool = False
     cache_mb: int = Field(0, ge=0, strict=True)
 
     @model_validator(mode="after")

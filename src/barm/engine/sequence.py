@@ -31,6 +31,7 @@ from barm.engine.scores import step_metrics as step_metrics
 from barm.engine.store import COUNTS, MEMORY, METHOD, METRICS, RunDirectory
 from barm.engine.train import StepTrainer, calibrate, train_step
 from barm.errors import Stopped, UserError
+from barm.escaping import markup
 from barm.labels import INCREMENTAL, JOINT, Step, TaskPlan, in_learning_order
 from barm.methods import Method
 from barm.metrics.functional import certain
@@ -92,6 +93,8 @@ def run(
     try:
         rt.on_main(lambda: directory.open(config, about, resume=resume, same=same))
         monitor.open(path, lambda: peak_memory(rt.device))
+        for line in data.warnings:
+            monitor.say(f"[yellow]warning:[/yellow] {markup(line)}")
         with rt.catch_signals():
             if start_from is not None:
                 rt.on_main(lambda: _adopt(config, directory, RunDirectory(start_from), data))

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from barm.config import merge, parse_override, read_recipe, validate
-from barm.data import detect_layout, open_source
+from barm.data import LAYOUTS, detect_layout, open_source
 from barm.data.base import Source
-from barm.data.files import find_root
 from barm.data.named import labelled
+from barm.data.tree import find_root
 from barm.engine.identity import to_table
 from barm.engine.opening import Data, open_data, open_val
 from barm.engine.recipe import PlaceConfig, RunConfig
@@ -118,7 +118,7 @@ def new_place(data: Path, wanted: Sequence[str]) -> tuple[PlaceConfig, tuple[str
     """
     layout = detect_layout(data)
     names: tuple[str, ...] = ()
-    if layout == "folder" and not (find_root(data, ("images", "masks"), "folder") / "classes.txt").is_file():
+    if layout == "folder" and not (find_root(data, LAYOUTS["folder"]) / "classes.txt").is_file():
         if not wanted:
             raise UserError(
                 f"{data} has no classes.txt: write one, or name the classes of the mask values 1, 2, ... with --classes"

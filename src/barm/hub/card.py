@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from huggingface_hub import ModelCardData
 
 from barm.engine.identity import to_table
 from barm.engine.store import EXTENSION, METHOD, METRICS, RunDirectory
+from barm.escaping import names as names_word
 from barm.methods import METHODS
 from barm.report.tables import percent
 
@@ -67,9 +67,9 @@ def _head(about: dict[str, Any], index: int, name: str) -> str:
 
 def _use(name: str, onnx: bool) -> str:
     lines = [
-        "## Use\n\n```python\nimport barm\nfrom PIL import Image\n",
+        "## Use\n\n```python\nimport barm\n",
         f'model = barm.load("hf://{name}")',
-        'labels = model.predict(Image.open("photo.jpg"))  # (H, W): positions in model.class_names\n```\n',
+        'labels = model.predict(barm.read_picture("photo.jpg"))  # (H, W): positions in model.class_names\n```\n',
         f"```bash\nbarm predict hf://{name} photo.jpg --out seen\n```",
     ]
     if onnx:
@@ -118,8 +118,8 @@ def _training(directory: RunDirectory, about: dict[str, Any]) -> str:
 def _again(directory: RunDirectory, about: dict[str, Any]) -> str:
     if not (directory.path / EXTENSION).is_file():
         return "barm train --recipe config.toml --data DIR --out RUN"
-    learned = ",".join(c["name"] for c in about["classes"] if c["id"] in about["groups"][-1])
-    return f"barm extend OLD --data DIR --classes {shlex.quote(learned)} --recipe config.toml --out RUN"
+    learned = names_word([c["name"] for c in about["classes"] if c["id"] in about["groups"][-1]])
+    return f"barm extend OLD --data DIR --classes {learned} --recipe config.toml --out RUN"
 
 
 def _provenance(directory: RunDirectory) -> str:

@@ -62,9 +62,13 @@ class MethodConfig(BaseModel):
         loss: of the labelled pixels: sigmoid per channel (`bce`), softmax (`ce`) or `focal`.
         freeze_bn: from step 1 on, batch norm uses its running statistics and its scale and shift do not train.
         memory: old pictures that later steps may see again; none unless given.
+        maps: names of the maps, beside pictures and labels, that the method uses where the data set has them; what it
+            does not name is neither read nor checked.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    maps: ClassVar[frozenset[str]] = frozenset()
 
     name: str
     loss: Literal["bce", "ce", "focal"] = "bce"

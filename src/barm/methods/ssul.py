@@ -6,7 +6,7 @@ new heads alone. Inside this file a label is 0 for unknown, 1 for background, th
 
 from __future__ import annotations
 
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from pydantic import Field
@@ -33,6 +33,8 @@ class SSULConfig(MethodConfig):
         weight_transfer: a new head starts as the unknown's.
         shift_memory: kept pictures get the private labels that all others get; the released code forgot (Q1).
     """
+
+    maps: ClassVar[frozenset[str]] = frozenset({"saliency"})
 
     name: Literal["ssul"] = "ssul"
     pseudo: bool = True

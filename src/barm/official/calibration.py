@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from barm.data.base import Sample
-from barm.data.files import IMAGE_SUFFIXES, read_image
+from barm.data.images import IMAGE_SUFFIXES, read_picture
 from barm.data.transforms import EvalTransform, eval_transform
 from barm.engine.runtime import Runtime
 from barm.errors import UserError
@@ -134,10 +134,7 @@ def _look(
     """What the network computes for every picture, and the picture's size as it was seen."""
     nothing: Lut = np.zeros(256, np.uint8)
     for path in pictures:
-        try:
-            image = read_image(path)
-        except (OSError, SyntaxError, ValueError) as error:
-            raise UserError(f"{path} cannot be read as a picture ({error}): take it out of the folder") from None
+        image = read_picture(path)
         sample = Sample(image, Image.new("L", image.size), {})
         pixels, _, _ = eval_transform(sample, nothing, EvalTransform(crop=side))
         with torch.no_grad():

@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from barm.config import load_config
-from barm.data.files import read_lines
 from barm.data.palette import id_palette, published
+from barm.data.text import read_lines
 from barm.engine.runtime import Runtime
 from barm.engine.sequence import describe_classes
 from barm.engine.store import RunDirectory

@@ -47,7 +47,7 @@ def draw_stories(
     stories: Sequence[Story],
     colours: Pixels,
     curves: Mapping[str, Sequence[float]],
-    lessons: Sequence[str],
+    taught: Sequence[str],
     headline: str,
 ) -> None:
     """Write the comparison: per picture the truth and every method's answer after each step; curves below.
@@ -57,20 +57,20 @@ def draw_stories(
         stories: the pictures.
         colours: per dataset id, ``(256, 3)`` uint8.
         curves: per method the mIoU over all classes seen after each step, in 0..1.
-        lessons: what each step taught, above its column.
+        taught: what each step taught, above its column.
         headline: above everything.
     """
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
     methods = list(stories[0].predictions)
-    rows, columns = len(stories) * len(methods), 2 + len(lessons)
+    rows, columns = len(stories) * len(methods), 2 + len(taught)
     figure = plt.figure(figsize=(1.35 * columns + 1.4, 1.35 * rows + 3.6), layout="constrained")
     figure.suptitle(headline, fontsize=13)
     parts: Any = figure.subfigures(2, 1, height_ratios=[1.35 * rows, 3.0])
     upper, lower = parts
     axes = np.atleast_2d(upper.subplots(rows, columns))
-    titles = ["picture", "truth", *(f"after lesson {s + 1}:\n{lesson}" for s, lesson in enumerate(lessons))]
+    titles = ["picture", "truth", *(f"after step {s}:\n{what}" for s, what in enumerate(taught))]
     for row in range(rows):
         story, method = stories[row // len(methods)], methods[row % len(methods)]
         first = row % len(methods) == 0
@@ -95,11 +95,11 @@ def draw_stories(
 def _draw_curves(ax: Any, curves: Mapping[str, Sequence[float]]) -> None:
     styles = ["-o", "--s", ":^", "-.d"]
     for (name, values), style in zip(curves.items(), styles, strict=False):
-        ax.plot(range(1, len(values) + 1), [100 * v for v in values], style, label=name)
-    ax.set_xlabel("lesson")
+        ax.plot(range(len(values)), [100 * v for v in values], style, label=name)
+    ax.set_xlabel("step")
     ax.set_ylabel("mIoU over all classes\nseen so far (%)")
     ax.set_ylim(0, 100)
-    ax.set_xticks(range(1, max(map(len, curves.values())) + 1))
+    ax.set_xticks(range(max(map(len, curves.values()))))
     ax.grid(alpha=0.3)
     ax.legend(loc="lower left")
 

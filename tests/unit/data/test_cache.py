@@ -16,6 +16,7 @@ from barm.data.cache import DecodedSource
 from barm.data.index import cache_folder, checked
 from barm.data.steps import same_size_batches
 from barm.engine.store import RunDirectory
+from barm.errors import UserError
 
 
 def same(a, b) -> bool:
@@ -100,13 +101,14 @@ def test_two_processes_may_make_it_at_once(shapes_voc, tmp_path, monkeypatch):
     assert all(same(DecodedSource(source, 1 << 20)[i], source[i]) for i in range(len(source)))
 
 
-def test_a_map_of_another_size_is_left_to_the_files(shapes_voc, tmp_path):
+def test_a_map_of_another_size_is_refused_and_nothing_is_written(shapes_voc, tmp_path, monkeypatch):
+    monkeypatch.setenv("BARM_CACHE", str(tmp_path / "cache"))
     root = shutil.copytree(shapes_voc, tmp_path / "data")
     source = checked(open_source("voc", root, "train"))
     Image.new("L", (24, 30), 255).save(source.saliency[2])
-    decoded = DecodedSource(source, 1 << 20)
-    assert decoded.places[2] == []
-    assert all(same(decoded[i], source[i]) for i in range(len(source)))
+    with pytest.raises(UserError, match="24x30 but its picture 48x48"):
+        DecodedSource(source, 1 << 20)
+    assert not list((tmp_path / "cache").glob("decoded-*"))
 
 
 def test_training_does_not_depend_on_it(tiny, tmp_path):

@@ -159,7 +159,7 @@ def broken_mask(root):
         (wrong_size, "mask is 20x20 but its picture 40x32"),
         (unknown_id, r"unknown id 9: expected 0\.\.4"),
         (colour_mask, "mode RGB"),
-        (truncated_picture, "not readable"),
+        (truncated_picture, "cannot be read as a picture"),
         (broken_mask, "mask is not readable"),
     ],
 )

@@ -53,7 +53,7 @@ def _context(report: Report) -> dict[str, Any]:
         "speed": training.speed(report.runs),
         "settings": views.differing_settings(report.runs) if len(report.runs) > 1 else [],
         "facts": views.common_facts(report.runs),
-        "lessons": _lessons(report),
+        "learned": _learned(report),
         "views": views,
     }
 
@@ -72,12 +72,12 @@ def _sections(report: Report, scored: bool, confusion: bool, background: bool) -
     return [(id_, name) for id_, (name, there) in present.items() if there]
 
 
-def _lessons(report: Report) -> dict[int, str]:
+def _learned(report: Report) -> dict[int, str]:
     """What the steps of the first run taught, by step."""
-    lessons: dict[int, list[str]] = {}
+    learned: dict[int, list[str]] = {}
     for known in report.runs[0].classes[1:]:
-        lessons.setdefault(known.step, []).append(known.name)
-    return {step: views.listed(names) for step, names in lessons.items()}
+        learned.setdefault(known.step, []).append(known.name)
+    return {step: views.listed(names) for step, names in learned.items()}
 
 
 def _text(name: str) -> str:

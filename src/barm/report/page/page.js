@@ -1,7 +1,7 @@
 "use strict";
 (() => {
   const all = (query, root = document) => [...root.querySelectorAll(query)];
-  const body = document.body, steps = JSON.parse(body.dataset.steps), lessons = JSON.parse(body.dataset.lessons);
+  const body = document.body, steps = JSON.parse(body.dataset.steps), learned = JSON.parse(body.dataset.learned);
   const tip = document.getElementById("tip");
 
   function element(name, text, style) {
@@ -121,8 +121,8 @@
       const slider = stepper.querySelector("input"), output = stepper.querySelector("output");
       slider.value = position;
       slider.setAttribute("aria-valuetext", `after step ${step}`);
-      const lesson = lessons[step] ? element("span", ` learned ${lessons[step]}`) : "";
-      output.replaceChildren("after step ", element("b", String(step)), lesson);
+      const what = learned[step] ? element("span", ` learned ${learned[step]}`) : "";
+      output.replaceChildren("after step ", element("b", String(step)), what);
     }
     for (const frames of all(".frames")) {
       const there = all(".frame", frames), found = there.find(f => f.dataset.step === String(step)) ?? there.at(-1);

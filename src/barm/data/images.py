@@ -1,0 +1,179 @@
+"""The one reader of pictures: training, evaluation, prediction, checks and pages all see the same upright RGB.
+
+docs/data.md has a table of what becomes of every kind of picture; `tests/unit/data/test_images.py` makes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from PIL import ExifTags, Image
+
+from barm.errors import UserError
+
+READER = 2  # grows when a file would be read differently, so that what was remembered of it is found out anew
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+Change = Literal["turned", "white", "deep", "frames"]
+FULL = 2**16 - 1
+DARK = 2**12  # 16-bit values all below this are 12 bits or fewer in 16: nearly black by the file format's own scale
+SAVE_8 = "save it as 8-bit RGB or grey"
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+SIDEWAYS = 5  # orientations from this on swap width and height
+
+
+class Unreadable(UserError):
+    """A picture that cannot be taken.
+
+    Attributes:
+        what: is wrong with it, without its name.
+        remedy: what to do.
+    """
+
+    def __init__(self, what: str, remedy: str, path: Path | None = None) -> None:
+        super().__init__(f"{path or 'the picture'} {what}: {remedy}")
+        self.what, self.remedy = what, remedy
+
+
+class Probe(NamedTuple):
+    """What is known of a picture without its pixels.
+
+    Attributes:
+        size: upright ``(width, height)``.
+        orientation: EXIF's, 1 where the file is upright.
+        changes: what reading it changes.
+    """
+
+    size: tuple[int, int]
+    orientation: int
+    changes: tuple[Change, ...]
+
+    @property
+    def stored(self) -> tuple[int, int]:
+        """``(width, height)`` as the file has it."""
+        return self.size[::-1] if self.orientation >= SIDEWAYS else self.size
+
+
+def read_picture(path: Path | str) -> Image.Image:
+    """A picture as 8-bit RGB, turned upright where its EXIF data say so, as viewers show it.
+
+    Raises:
+        UserError: if there is no such file, it is no picture, or nothing says how its values become 8-bit RGB.
+    """
+    with _opened(Path(path)) as image:
+        return to_rgb(upright(image)[0], image.format)[0]
+
+
+def probe_picture(path: Path | str) -> tuple[int, int]:
+    """Upright width and height of a picture; its file is read to the end, a JPEG at an eighth of its size.
+
+    Raises:
+        UserError: as `read_picture`.
+    """
+    return probe(path).size
+
+
+def probe(path: Path | str) -> Probe:
+    """Look into a picture: everything that `read_picture` would complain about is found.
+
+    Raises:
+        UserError: as `read_picture`.
+    """
+    with _opened(Path(path)) as image:
+        size, several = image.size, image.format != "MPO" and getattr(image, "n_frames", 1) > 1
+        quick = image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L")
+        if quick:
+            image.draft(image.mode, (1, 1))
+        turned, orientation = upright(image)
+        converted: tuple[Change, ...] = () if quick else to_rgb(turned, image.format)[1]
+        if not quick:
+            size = turned.size
+        elif orientation >= SIDEWAYS:
+            size = size[::-1]
+        turn: tuple[Change, ...] = ("turned",) if orientation != 1 else ()
+        frames: tuple[Change, ...] = ("frames",) if several else ()  # but for MPO: a camera's picture comes first
+        return Probe(size, orientation, (*turn, *converted, *frames))
+
+
+def upright(image: Image.Image) -> tuple[Image.Image, int]:
+    """A picture turned as its EXIF data say, and the orientation that they had (1: it was upright)."""
+    tags = getattr(image, "tag_v2", None)  # Pillow turns a TIFF by itself when it loads it, and forgets how
+    orientation = int(tags.get(ExifTags.Base.Orientation, 1)) if tags is not None else 1
+    image.load()
+    left = int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    if tags is None:
+        orientation = left
+    turn = _TURNS.get(left)
+    return (image if turn is None else image.transpose(turn)), (orientation if orientation in _TURNS else 1)
+
+
+def to_rgb(image: Image.Image, kind: str | None = None) -> tuple[Image.Image, tuple[Change, ...]]:
+    """8-bit RGB of a picture of any mode, and what that changed: transparent parts are `white`, `deep` grey is scaled.
+
+    16 bits are scaled from their full range, as PNG, TIFF and PGM define it. Nothing is guessed: what has no defined
+    white is refused.
+
+    Args:
+        image: the picture.
+        kind: its file's format as Pillow calls it; by default the image says it.
+
+    Raises:
+        Unreadable: for 32-bit numbers, for 16-bit values that would all be nearly black, for a CMYK JPEG that does not
+            say which way round it is, and for other colour spaces.
+    """
+    mode, kind = image.mode, kind or image.format
+    if mode.startswith("I;16") or (mode == "I" and kind in ("PNG", "PPM")):
+        return _from_16_bits(image), ("deep",)
+    if mode.startswith("I"):
+        raise Unreadable("holds 32-bit whole numbers, and nothing says which of them is white", SAVE_8)
+    if mode == "F":
+        raise Unreadable("holds floating-point numbers, and nothing says which of them is white", SAVE_8)
+    if mode == "CMYK" and kind == "JPEG" and "adobe" not in image.info:
+        raise Unreadable("is a CMYK JPEG without Adobe's mark, so that ink and white may be swapped", SAVE_8)
+    if mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        layer = image.convert({"La": "LA"}.get(mode, "RGBA")).convert("RGBA")
+        if layer.getchannel("A").getextrema() == (255, 255):
+            return layer.convert("RGB"), ()
+        white = Image.new("RGBA", layer.size, "white")
+        return Image.alpha_composite(white, layer).convert("RGB"), ("white",)
+    if mode not in ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV"):
+        raise Unreadable(f"has the colour mode {mode}, of which no way to RGB is known", SAVE_8)
+    return image.convert("RGB"), ()
+
+
+def _from_16_bits(image: Image.Image) -> Image.Image:
+    values = np.asarray(image).astype(np.int64)
+    if 0 < values.max() < DARK:
+        raise Unreadable(
+            f"has 16 bits per pixel and no value above {values.max()} of {FULL}, so that it would be nearly black",
+            f"scale it to the full range, or {SAVE_8}",
+        )
+    return Image.fromarray(((values * 255 + FULL // 2) // FULL).astype(np.uint8)).convert("RGB")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """A picture's file; whatever is wrong with it becomes one line."""
+    if not path.is_file():
+        raise UserError(f"no picture {path}: give existing image files")
+    try:
+        with Image.open(path) as image:
+            yield image
+    except Unreadable as error:
+        raise Unreadable(error.what, error.remedy, path) from None
+    except UserError:
+        raise
+    except Exception as error:  # a damaged file makes decoders fail in any way
+        short = " ".join(str(error).split())[:80] or type(error).__name__
+        raise Unreadable(f"cannot be read as a picture ({short})", "give JPEG, PNG or the like", path) from error
