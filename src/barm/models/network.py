@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from barm.errors import UserError, nearest
 from barm.models import mobilenet
 from barm.models.backbone import create_backbone, num_channels, reveal_stages
-from barm.models.inputs import IMAGENET_MEAN, IMAGENET_STD, InputRule, Normalise, Order, Triple, timm_rule
+from barm.models.inputs import IMAGENET_MEAN, IMAGENET_STD, InputRule, Normalise, Order, timm_rule
 from barm.models.neck import AddedPoolNeck, AtrousNeck, DecoderNeck, Neck, make_separable
 
 ASPP_DROPOUT = 0.1
 Dilation = Annotated[int, Field(ge=1, strict=True)]
-Positive = Annotated[float, Field(gt=0)]
+Centre = Annotated[float, Field(ge=-1000, le=1000)]
+Spread = Annotated[float, Field(gt=0, le=1000)]
 NECKS: dict[str, Callable[..., Neck]] = {"v3": AtrousNeck, "v3plus": DecoderNeck, "added_pool": AddedPoolNeck}
 BACKBONES = {"resnet50": "resnet50.tv_in1k", "resnet101": "resnet101.tv_in1k", "mobilenet": mobilenet.NAME}
 MODELS: dict[str, dict[str, Any]] = {  # published names
@@ -60,8 +61,8 @@ class NetworkConfig(BaseModel):
     dropout: float = Field(ASPP_DROPOUT, ge=0, lt=1)
     pretrained: bool = True
     weights: Path | None = None
-    mean: Triple = IMAGENET_MEAN
-    std: tuple[Positive, Positive, Positive] = IMAGENET_STD
+    mean: tuple[Centre, Centre, Centre] = IMAGENET_MEAN
+    std: tuple[Spread, Spread, Spread] = IMAGENET_STD
     order: Order = "rgb"
 
     @model_validator(mode="before")
