@@ -150,7 +150,7 @@ def damage(data: Path, kind: str) -> None:
     [
         ("size", ("20x20", "48x48", "make both the same size")),
         ("id", ("unknown id 77", "0..4")),
-        ("truncated", ("shapes_train_000003.jpg", "not readable")),
+        ("truncated", ("shapes_train_000003.jpg", "cannot be read as a picture")),
         ("empty", ("train split", "empty")),
     ],
 )
@@ -209,7 +209,7 @@ def test_unknown_recipe(cli):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"\xff\xfe[method]", ("not UTF-8", "r.toml")),
+        (b"# caf\xe9\n[method]", ("not UTF-8", "r.toml")),
         (b"tasks = 3", ("tasks expects tables", "got 3")),
         (b"extends = 3", ("extends expects", "got 3")),
         (b'extends = "other.toml"', ("in a circle", "r.toml -> other.toml -> r.toml")),

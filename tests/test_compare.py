@@ -188,7 +188,7 @@ def test_given_runs_are_looked_at_before_a_grid_works(tmp_path, monkeypatch):
 
 
 def test_a_grid_that_is_no_text(tmp_path):
-    (tmp_path / "g.toml").write_bytes(b"\xff\xfe")
+    (tmp_path / "g.toml").write_bytes(b"recipes = 'caf\xe9'")
     with pytest.raises(UserError, match="not UTF-8"):
         read_grid(tmp_path / "g.toml")
 

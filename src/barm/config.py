@@ -10,6 +10,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from barm.catalogue import methods_of, recipe_names, recipes_folder
+from barm.data.text import read_text
 from barm.engine.recipe import RunConfig
 from barm.errors import UserError, nearest
 from barm.methods import METHODS
@@ -51,12 +52,9 @@ def read_toml_text(path: Path) -> str:
     """The text of a TOML file.
 
     Raises:
-        UserError: if it is not UTF-8.
+        UserError: if it is neither UTF-8 nor UTF-16.
     """
-    try:
-        return path.read_text("utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8") from None
+    return read_text(path)
 
 
 def read_recipe(recipe: str | Path, below: Sequence[str] = ()) -> Table:

@@ -111,7 +111,8 @@ def explained(source: FileSource, index: Index) -> str | None:
     if colour is None:
         return None
     with Image.open(colour.path) as mask:
-        return f"{colour.path.name} is a picture in colour: {colours(mask)}"
+        told = mask.mode in ("RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
+        return f"{colour.path.name} is a picture in colour: {colours(mask)}" if told else None
 
 
 def _refusal(source: FileSource, index: Index) -> str:
@@ -167,6 +168,8 @@ def _look(source: FileSource, i: int, known: Any) -> _Looked:
     """Look into the files of a picture that are not remembered."""
     name, image_path, mask_path, limit = source.names[i], source.images[i], source.masks[i], len(source.class_names) - 1
     try:
+        if mask_path.exists() and not mask_path.is_file():  # a pipe would be waited for
+            return _Looked(None, Problem(name, mask_path, "is no file", "put the mask in its place", "missing"))
         content = mask_path.read_bytes()
         stat = image_path.stat()
     except FileNotFoundError as error:
