@@ -13,6 +13,9 @@ BATCH=${BATCH:-2}
 ROUNDS=${ROUNDS:-5}
 GROWTH_ROUNDS=${GROWTH_ROUNDS:-3}
 LOADER_ROUNDS=${LOADER_ROUNDS:-25}
+CONSTANT_ROUNDS=${CONSTANT_ROUNDS:-15}
+CONSTANT_CROP=${CONSTANT_CROP:-161}
+BACKBONES=${BACKBONES:-resnet50 tf_efficientnet_lite0 mobilenetv2_100 convnext_atto} # dense; depthwise of three kinds
 
 measure() {
     local name=$1
@@ -26,5 +29,9 @@ measure loader --rounds "$LOADER_ROUNDS" --part loader
 measure voc-15-1-losses --batch 4 --rounds "$ROUNDS" --part losses
 measure ade-100-10 --task 100-10 --classes 150 --batch 4 --rounds "$ROUNDS" --part losses
 measure ade-100-10-evaluation --task 100-10 --classes 150 --batch "$BATCH" --rounds "$ROUNDS" --part evaluation
+for backbone in $BACKBONES; do
+    OMP_NUM_THREADS=1 measure "constant-$backbone" --model "$backbone" --crop "$CONSTANT_CROP" --batch 8 \
+        --rounds "$CONSTANT_ROUNDS" --part constant
+done
 measure growth --batch "$BATCH" --rounds "$GROWTH_ROUNDS" --part growth
 measure profile --batch "$BATCH" --part profile

@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 
 from barm.batch import total_loss
 from barm.bench import plain
-from barm.bench.cases import OURS, PLAIN, our_update, random_batch, update_work
-from barm.bench.facts import packed_convolutions, product_rates
+from barm.bench.cases import AUTOCAST, FP32, OURS, PLAIN, constant_work, our_update, random_batch, update_work
+from barm.bench.facts import product_rates
 from barm.bench.measure import side_by_side
 from barm.bench.run import run_bench, setting_of, step_of
 from barm.cli import app
@@ -104,15 +104,31 @@ def test_product_rates_are_those_of_both_precisions():
     assert all("x" not in fact for fact in product_rates(tiny()).values())  # one precision, no ratio
 
 
-def test_packed_convolutions_are_counted():
+def test_operations_are_counted():
     """An update of ours has the operations of the plain one, but for the interpolation by products."""
     flops = []
     for work in (our_update(tiny()), update_work(tiny())[PLAIN]):
         work()
-        with FlopCounterMode(display=False, custom_mapping=packed_convolutions()) as counter:
+        with FlopCounterMode(display=False) as counter:
             work()
         flops.append(counter.get_total_flops())
     assert flops[0] == pytest.approx(flops[1], rel=0.05)
+
+
+@pytest.mark.parametrize("backbone", ["test_efficientnet", "test_convnext"])
+def test_a_depthwise_constant(backbone):
+    """The same logits ours and plain, and fp32 as a third where another precision is asked for."""
+    setting = setting_of(backbone, "15-1", 20, 1, 2, 65, "cpu", "bf16-mixed")
+    work, agreement = constant_work(setting)
+    assert list(work) == [OURS, AUTOCAST, FP32]
+    exact = work[FP32]()
+    for name, tolerance in ((OURS, 0.1), (AUTOCAST, 0.1)):
+        for a, b in zip(work[name]().heads, exact.heads, strict=True):
+            assert float((a.float() - b).abs().max()) <= tolerance * float(b.abs().max())
+    apart = re.findall(r"\d\.\de[-+]\d\d", agreement()["logits from those in fp32, of the largest"])
+    assert len(apart) == 2
+    assert all(float(share) <= 0.1 for share in apart)
+    assert list(constant_work(tiny())[0]) == [OURS, AUTOCAST]
 
 
 def test_the_command(shapes_voc, tmp_path):
@@ -134,7 +150,8 @@ def test_the_command(shapes_voc, tmp_path):
 def test_the_standard_set(shapes_voc, tmp_path):
     """What `make bench` and, on a GPU, `make bench-gpu` run: here tiny and on the processor."""
     once = dict.fromkeys(("ROUNDS", "GROWTH_ROUNDS", "LOADER_ROUNDS"), "1")
-    small = {"MODEL": "test_resnet", "CROP": "33", "DEVICE": "cpu", **once}
+    small = {"MODEL": "test_resnet", "CROP": "33", "DEVICE": "cpu", **once, "CONSTANT_ROUNDS": "1"}
+    small |= {"CONSTANT_CROP": "33", "BACKBONES": "test_convnext"}
     env = {
         **os.environ,
         **small,
@@ -153,7 +170,12 @@ def test_the_standard_set(shapes_voc, tmp_path):
         "ade-100-10-evaluation",
         "growth",
         "profile",
+        "constant-test_convnext",
     }
+    constant = json.loads((tmp_path / "constant-test_convnext/bench.json").read_text())
+    assert (constant["model"]["backbone"], constant["crop"], constant["batch"]) == ("test_convnext", 33, 8)
+    assert constant["provenance"]["threads"] == 1
+    assert [r["name"] for r in constant["rows"]][:2] == [OURS, AUTOCAST]
     assert (tmp_path / "growth/growth.png").stat().st_size > 10_000
     facts = json.loads((tmp_path / "profile/bench.json").read_text())["facts"]
     assert {"profile 1", "profile 10"} <= set(facts)

@@ -1,4 +1,4 @@
-"""What is measured: an update, its losses, an evaluation, the data path."""
+"""What is measured: an update, its losses, an evaluation, a constant network, the data path."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ UNLABELLED = 0.7  # share of background pixels, about VOC's
 BLOCK = 32  # side of the labels' blocks in pixels
 FRESH_RATE = 1e-6  # random weights must not diverge
 OURS, PLAIN, BARE = "ours", "plain", "bare network"
+AUTOCAST, FP32 = "plain autocast", "plain fp32"
 
 
 @dataclass(frozen=True)
@@ -244,6 +245,31 @@ def evaluation_work(setting: Setting) -> tuple[dict[str, Work], Callable[[], dic
         }
 
     return {OURS: ours, PLAIN: _as_usual(plainly)}, agreement
+
+
+def constant_work(setting: Setting) -> tuple[dict[str, Work], Callable[[], dict[str, str]]]:
+    """A network that does not train, ours and under autocast alone; and a function that says how far both agree."""
+    rt, exact = setting.fast(), Runtime(RuntimeConfig(device=setting.device, precision="32-true"))
+    model = setting.method.build_model().eval().requires_grad_(False)
+    image = random_batch(setting, rt).image
+    constant, placed = rt.constant(model), rt.place(model)
+
+    @torch.inference_mode()
+    def run(within: Runtime) -> GroupedOutput:
+        with within.fabric.autocast():
+            out: GroupedOutput = placed(within.image(image))
+        return out
+
+    def agreement() -> dict[str, str]:
+        outs, best = {OURS: constant(image), AUTOCAST: run(rt)}, torch.cat(run(exact).heads, 1)
+        apart = {
+            name: (torch.cat(o.heads, 1).float() - best).abs().max() / best.abs().max() for name, o in outs.items()
+        }
+        shown = ", ".join(f"{name} {float(share):.1e}" for name, share in apart.items())
+        return {"logits from those in fp32, of the largest": shown, "type of the constant": str(constant.dtype)}
+
+    work: dict[str, Work] = {OURS: lambda: constant(image), AUTOCAST: lambda: run(rt)}
+    return work if rt.precision == exact.precision else {**work, FP32: lambda: run(exact)}, agreement
 
 
 class LoaderCost(NamedTuple):

@@ -5,14 +5,12 @@ from __future__ import annotations
 import multiprocessing
 import statistics
 import time
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch._C._autograd import DeviceType
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.flop_counter import conv_flop_count
 
 from barm.bench.cases import Setting, our_update
 from barm.bench.measure import Work, finish
@@ -71,16 +69,6 @@ def _rate(work: Work, operations: float, device: torch.device) -> float:
         finish(device)
         seconds.append(time.perf_counter() - began)
     return operations / statistics.median(seconds[2:])
-
-
-def packed_convolutions() -> dict[Any, Any]:
-    """How `torch.utils.flop_counter` is to count packed convolutions, which it does not know."""
-    convolve = getattr(torch.ops.mkldnn, "_convolution_pointwise", None)
-
-    def operations(x: list[int], weight: list[int], *_: Any, out_shape: list[int], **__: Any) -> int:
-        return conv_flop_count(x, weight, out_shape)
-
-    return {} if convolve is None else {convolve: operations}
 
 
 def profiled(works: dict[str, Work], device: torch.device) -> dict[str, str]:

@@ -17,13 +17,14 @@ from barm.bench.cases import (
     OURS,
     PLAIN,
     Setting,
+    constant_work,
     evaluation_work,
     loader_cost,
     losses_work,
     our_update,
     update_work,
 )
-from barm.bench.facts import kept_memory, packed_convolutions, product_rates, profiled
+from barm.bench.facts import kept_memory, product_rates, profiled
 from barm.bench.measure import Cost, side_by_side
 from barm.engine.provenance import provenance
 from barm.engine.recipe import Precision
@@ -31,7 +32,7 @@ from barm.errors import UserError, nearest
 from barm.labels import Step, TaskPlan
 from barm.models.network import MODELS, NetworkConfig
 
-PARTS = ("step", "losses", "evaluation", "loader", "growth", "profile")
+PARTS = ("step", "losses", "evaluation", "loader", "constant", "growth", "profile")
 BRANCHES, CLASSES, SIDES = (1, 10, 50), (21, 151, 1001), (0.5, 1.0, 1.5)  # sides as multiples of the crop
 MATRIX_RATE = {"H200": 790e12, "H100": 790e12}  # dense bf16 products per second that such a GPU was seen to reach
 Say = Callable[[str], None]
@@ -116,7 +117,12 @@ def run_bench(
         "batch": setting.batch,
         "crop": setting.crop,
         "rounds": rounds,
-        "provenance": {**provenance(rt), "processor": processor(rt.device), "threads": torch.get_num_threads()},
+        "provenance": {
+            **provenance(rt),
+            "processor": processor(rt.device),
+            "instructions": torch.backends.cpu.get_cpu_capability(),
+            "threads": torch.get_num_threads(),
+        },
     }
     return Result(tuple(rows), facts, growth, about)
 
@@ -128,6 +134,9 @@ def _part(
         return loader_cost(data, setting.crop, rounds).costs, {}
     if part == "evaluation":
         work, agreement = evaluation_work(setting)
+        return side_by_side(work, device, rounds, say), agreement()
+    if part == "constant":
+        work, agreement = constant_work(setting)
         return side_by_side(work, device, rounds, say), agreement()
     if part == "losses":
         return side_by_side(losses_work(setting), device, rounds, say), {}
@@ -145,7 +154,7 @@ def _part(
 
 def _rates(work: Callable[[], object], cost: Cost, device: torch.device) -> dict[str, str]:
     """Floating point operations of an update, and which share of the GPU's matrix rate they reach."""
-    with FlopCounterMode(display=False, custom_mapping=packed_convolutions()) as counter:
+    with FlopCounterMode(display=False) as counter:
         work()
     flops = counter.get_total_flops()
     fact = f"{flops / 1e12:.2f} TFLOP, {flops / cost.median / 1e12:.2f} TFLOP/s"

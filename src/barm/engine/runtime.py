@@ -28,7 +28,6 @@ from barm.engine.recipe import RuntimeConfig
 from barm.errors import UserError
 from barm.models.batch_norm import ordinary, synchronised
 from barm.models.folding import fold_batch_norm, lower_precision
-from barm.models.packing import pack
 
 T = TypeVar("T")
 MALLOC = {  # options of glibc's malloc.h: what it comes to by itself, and to keep what is freed
@@ -204,7 +203,10 @@ class Runtime:
 
 
 class Constant:
-    """A network as a function: batch norm folded, weights in the precision's type and packed, no gradient.
+    """A network as a function: batch norm folded, weights in the type it computes in, no gradient.
+
+    It runs the operations of the network under autocast, without those that folding and a fixed type save, so that it
+    is never the slower of both, whatever the kinds of its convolutions (docs/speed.md).
 
     Args:
         module: the network; a copy is taken.
@@ -212,21 +214,27 @@ class Constant:
     """
 
     def __init__(self, module: nn.Module, rt: Runtime) -> None:
-        self.rt, self.dtype = rt, DTYPES.get(rt.precision, torch.float32)
+        self.rt, self.dtype = rt, constant_type(rt.precision, rt.device)
         self.normalise = copy.deepcopy(getattr(module, "normalise", nn.Identity())).to(rt.device)
         network = copy.deepcopy(ordinary(module)).cpu().eval().requires_grad_(False).float()
         self.network = rt.place(lower_precision(fold_batch_norm(network, self.dtype), self.dtype))
-        self.packed = False
 
     def __call__(self, image: Tensor) -> Any:
         """Run it: ``(N, 3, H, W)``, uint8 or normalised already -> the network's output in fp32."""
         image = self.normalise(self.rt.image(image)).to(self.dtype)
-        if not self.packed:
-            self.network, self.packed = pack(self.network, image), True
         with torch.inference_mode():
             out = self.network(image)
         # copied outside of inference mode, since a loss may keep it for its gradient
         return tree_map(lambda x: x.to(torch.float32, copy=True) if isinstance(x, Tensor) else x, out)
+
+
+def constant_type(precision: str, device: torch.device) -> torch.dtype:
+    """What a constant network computes in: the precision's type, but fp32 on a processor without bf16 convolutions.
+
+    There torch's own loops would take the place of oneDNN's (ten to twenty times as long: docs/speed.md).
+    """
+    dtype = DTYPES.get(precision, torch.float32)
+    return torch.float32 if dtype == torch.bfloat16 and device.type == "cpu" and not _convolves_bf16() else dtype
 
 
 def unwrap(module: nn.Module) -> nn.Module:
@@ -289,6 +297,12 @@ def _has_bf16(accelerator: str) -> bool:
     if accelerator == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return bool(probe and probe())
+
+
+def _convolves_bf16() -> bool:
+    """Are convolutions of bf16 oneDNN's on this processor? It may convert, where `_has_bf16` asks for products."""
+    probe = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
     return bool(probe and probe())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -9,6 +10,7 @@ from typing import Any, cast
 import timm
 import torch
 from safetensors.torch import load_file
+from timm.models import FeatureInfo
 from torch import Tensor, nn
 
 from barm.errors import UserError, nearest
@@ -16,6 +18,9 @@ from barm.models import mobilenet
 from barm.models.neck import LEAK
 
 BACKBONE_BN_MOMENTUM = 0.01  # spec/barm.md section 2
+LOW_LEVEL_STRIDE = 4  # spec/deeplab.md section 3
+USUAL_LOW_LEVEL = 1  # position of the features at that stride in most networks of timm: strides 2, 4, 8, 16, 32
+DILATED = "choose one whose last stages can be dilated, such as resnet50"
 
 
 def create_backbone(
@@ -41,7 +46,8 @@ def create_backbone(
         leaky: leaky ReLU in place of ReLU (spec/mib.md section 7).
 
     Raises:
-        UserError: for an unknown name, or weights that cannot be had or do not fit.
+        UserError: for an unknown name, a network without features at these strides, or weights that cannot be had or do
+            not fit.
     """
     body = _create(name, output_stride, pretrained and weights is None, low_level, leaky)
     if weights is not None:
@@ -104,27 +110,64 @@ def num_channels(backbone: nn.Module) -> list[int]:
 
 
 def _create(name: str, output_stride: int, pretrained: bool, low_level: bool, leaky: bool) -> nn.Module:
-    indices = (1, -1) if low_level else (-1,)
-    options: dict[str, Any] = {"features_only": True, "output_stride": output_stride, "out_indices": indices}
+    options: dict[str, Any] = {"features_only": True, "output_stride": output_stride}
     if leaky:
         options["act_layer"] = partial(nn.LeakyReLU, LEAK, inplace=True)
-    try:
+
+    def built(*indices: int, pretrained: bool) -> nn.Module:
         if name == mobilenet.NAME:
             return mobilenet.MobileNetV2(output_stride, pretrained=pretrained, low_level=low_level)
-        return timm.create_model(name, pretrained=pretrained, **options)
+        body: nn.Module = timm.create_model(name, pretrained=pretrained, out_indices=indices, **options)
+        return body
+
+    try:
+        body = built(*((USUAL_LOW_LEVEL, -1) if low_level else (-1,)), pretrained=pretrained)
+        _check_stride(body, name, output_stride)
+        position = _low_level(body, name) if low_level and name != mobilenet.NAME else USUAL_LOW_LEVEL
+        return body if position == USUAL_LOW_LEVEL else built(position, -1, pretrained=pretrained)
+    except UserError:
+        raise
     except Exception as error:  # timm raises RuntimeError, hub errors and OSError alike; all mean "not to be had"
         base = name.split(".")[0]
         if name != mobilenet.NAME and not timm.is_model(base):
             raise UserError(
                 f"unknown backbone '{name}': expected a timm model name{nearest(base, timm.list_models())}"
             ) from error
-        if not pretrained:
-            raise UserError(
-                f"backbone '{name}' cannot give features at output stride {output_stride}: {error}"
-            ) from error
+        _check_dilation(lambda: built(-1, pretrained=False), name, output_stride)
         raise UserError(
             f"the ImageNet weights of '{name}' could not be had ({_first_line(error)}); connect to the network once, "
             "give a local file with --set model.weights=FILE, or train from scratch with --set model.pretrained=false"
+        ) from error
+
+
+def _check_stride(body: nn.Module, name: str, output_stride: int) -> None:
+    last = cast(FeatureInfo, body.feature_info).reduction()[-1]
+    if last != output_stride:
+        raise UserError(
+            f"backbone '{name}' gives features at stride {last}, not at output stride {output_stride}: {DILATED}"
+        )
+
+
+def _low_level(body: nn.Module, name: str) -> int:
+    """Position of the low level among all feature maps: the deepest at stride 4."""
+    info = cast(FeatureInfo, body.feature_info)
+    strides: list[int] = info.reduction(list(range(len(info.info))))
+    if LOW_LEVEL_STRIDE not in strides:
+        found = ", ".join(map(str, sorted(set(strides))))
+        raise UserError(
+            f"backbone '{name}' has no features at stride {LOW_LEVEL_STRIDE}, only at {found}, and decoder = 'v3plus' "
+            "needs them: choose decoder = 'v3', or another backbone"
+        )
+    return len(strides) - 1 - strides[::-1].index(LOW_LEVEL_STRIDE)
+
+
+def _check_dilation(build: Callable[[], nn.Module], name: str, output_stride: int) -> None:
+    """A network that cannot be built even without weights has no such output stride."""
+    try:
+        build()
+    except Exception as error:  # whatever a constructor raises
+        raise UserError(
+            f"backbone '{name}' cannot give features at output stride {output_stride} ({_first_line(error)}): {DILATED}"
         ) from error
 
 
