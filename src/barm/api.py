@@ -21,6 +21,7 @@ from barm.engine.monitor import Monitor
 from barm.engine.recipe import RunConfig
 from barm.engine.runtime import Runtime
 from barm.engine.sequence import Data, evaluate_step, load_step, open_data, run, step_metrics
+from barm.engine.shared import SharedDirectory
 from barm.engine.store import COUNTS, RunDirectory
 from barm.errors import UserError, nearest
 from barm.losses.common import best_channel, upsample
@@ -328,9 +329,9 @@ def evaluate(
         Metrics as in ``metrics.json``; average mIoU and forgetting use the stored counts of the earlier steps.
     """
     config, sources = _where(read_config(path), data)
-    directory = RunDirectory(Path(path))
-    index = directory.last_step() if step is None else step
     rt = Runtime(config.runtime)
+    directory = SharedDirectory(Path(path), rt)
+    index = directory.last_step() if step is None else step
     opened = sources or open_data(config, rt)
     network, method = load_step(directory, index, opened.plan, opened.val.class_names)
     with Monitor(rt.is_main, quiet=quiet) as monitor:
