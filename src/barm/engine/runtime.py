@@ -118,10 +118,19 @@ class Runtime:
         """Back-propagate, with gradient scaling where the precision needs it."""
         self.fabric.backward(loss)
 
-    def all_sum(self, tensor: Tensor) -> Tensor:
-        """Sum over all processes."""
+    def enter(self) -> None:
+        """All processes come to this place together; one that has left is missed here, not in a collective.
+
+        Raises:
+            Died: if a process died, or has left before this.
+        """
         if self.watch is not None:
             self.watch.enter()
+
+    def all_sum(self, tensor: Tensor) -> Tensor:
+        """Sum over all processes."""
+        if self.world > 1:
+            self.enter()
             tensor = tensor.clone()
             torch.distributed.all_reduce(tensor)  # Fabric's waits for all processes first
         return tensor
