@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-import barm.api  # noqa: F401 (what the command imports when it is called)
+import barm.api
 import barm.report.tables  # noqa: F401
 from barm.cli import main
 from barm.data.steps import StepDataset

@@ -9,13 +9,10 @@ import atexit
 import copy
 import ctypes
 import logging
-import signal
 import sys
-import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
 from typing import Any, TypeVar
 
 import torch
@@ -27,6 +24,7 @@ from torch.utils._pytree import tree_map
 from barm.engine import watch
 from barm.engine.processes import processes
 from barm.engine.recipe import RuntimeConfig
+from barm.engine.signals import on_stop
 from barm.errors import UserError
 from barm.models.folding import fold_batch_norm
 from barm.models.packing import pack
@@ -198,20 +196,13 @@ class Runtime:
         In another than the main thread signals stay what they are.
         """
 
-        def note(signum: int, _frame: FrameType | None) -> None:
+        def note(signum: int) -> None:
             if self.stop_signal:
                 raise KeyboardInterrupt
             self.stop_signal = signum
 
-        if threading.current_thread() is not threading.main_thread():  # a notebook's: python takes no handler there
+        with on_stop(note):
             yield
-            return
-        before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for signum, handler in before.items():
-                signal.signal(signum, handler)
 
     @property
     def scales(self) -> bool:
