@@ -22,6 +22,7 @@ from barm.engine.monitor import Monitor
 from barm.engine.recipe import RunConfig
 from barm.engine.runtime import Runtime
 from barm.engine.sequence import Data, evaluate_step, load_step, open_data, run, step_metrics
+from barm.engine.shared import SharedDirectory
 from barm.engine.store import COUNTS, RunDirectory
 from barm.errors import UserError, nearest
 from barm.losses.common import best_channel, upsample
@@ -294,9 +295,9 @@ def evaluate(
     config, sources = _where(read_config(path), data)
     if data is not None:  # nothing was trained on its training split
         config = config.model_copy(update={"data": config.data.model_copy(update={"allow_shared": True})})
-    directory = RunDirectory(Path(path))
-    index = directory.last_step() if step is None else step
     rt = Runtime(config.runtime)
+    directory = SharedDirectory(Path(path), rt)
+    index = directory.last_step() if step is None else step
     opened = sources or open_data(config, rt)
     network, method = load_step(directory, index, opened.plan, opened.val.class_names)
     with Monitor(rt.is_main, quiet=quiet) as monitor:

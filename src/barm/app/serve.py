@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import signal
 import socket
 import tempfile
 import threading
@@ -17,6 +16,7 @@ from typing import Any
 
 from barm.app.pictures import Limits, Picture
 from barm.app.runs import Viewer, find_examples
+from barm.engine.signals import on_stop
 from barm.errors import UserError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -161,13 +161,9 @@ def _start(viewer: Viewer, options: Options, port: int, examples: Sequence[Pictu
 def _wait() -> None:
     """Until Ctrl-C or SIGTERM."""
     stop = threading.Event()
-    before = {s: signal.signal(s, lambda *_: stop.set()) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with on_stop(lambda _: stop.set()):
         while not stop.wait(3600):
             pass
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
 
 
 class _Headers:

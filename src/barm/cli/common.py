@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 
 from barm.cli import completion
+from barm.engine import watch
 from barm.errors import Stopped, UserError
 from barm.escaping import normal
 
@@ -54,8 +55,8 @@ def guarded(command: Callable[[], Any]) -> None:
         sys.stdout.flush()
     except UserError as error:
         _fail(str(error), 2)
-    except Stopped as stopped:
-        _fail(str(stopped), 128 + stopped.signum)
+    except Stopped as stopped:  # all processes have agreed on it
+        _end(str(stopped), 128 + stopped.signum, shown=watch.is_first())
     except KeyboardInterrupt:
         _fail("stopped", 130)
     except BrokenPipeError:  # whoever read the output has seen enough
@@ -69,8 +70,13 @@ def guarded(command: Callable[[], Any]) -> None:
 
 
 def _fail(message: str, status: int) -> None:
-    """One line on stderr, from the main process only, and the exit status."""
-    if os.environ.get("RANK", "0") == "0":
+    """One line on stderr, once for what all processes found, and the exit status."""
+    line = " ".join(message.split())
+    _end(line, status, shown=watch.fail(line, status))
+
+
+def _end(message: str, status: int, *, shown: bool) -> None:
+    if shown:
         print(f"barm: {' '.join(message.split())}", file=sys.stderr)
     sys.stdout.flush()
     sys.exit(status)

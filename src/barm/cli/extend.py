@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from barm.cli.common import NAMES, Device, Json, Precision, Quiet, RunArg, names_in, out, print_json
+from barm.engine.watch import is_first
 
 
 def extend(
@@ -58,7 +58,7 @@ def extend(
         resume=resume,
         quiet=quiet or as_json,
     )
-    if os.environ.get("RANK", "0") != "0":
+    if not is_first():
         return
     if as_json:
         print_json(result)

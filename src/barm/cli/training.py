@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from barm.cli.common import NAMES, Device, Json, Precision, Quiet, Recipe, RunList, groups_in, out, progress, say
+from barm.engine.watch import is_first
 from barm.errors import UserError
 
 
@@ -85,7 +85,7 @@ def train(
     config = load_config(recipe, override or (), {k: v for k, v in updates.items() if v != {}})
     target = folder or Path("runs") / recipe.removesuffix(".toml").replace("/", "-")
     metrics = fit(config, out=target, resume=resume, steps=step or None, start_from=start_from, quiet=quiet)
-    if os.environ.get("RANK", "0") == "0":
+    if is_first():
         out.print(steps_table(str(target), {str(config.method.name): metrics}))
 
 

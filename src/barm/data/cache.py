@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,14 @@ class DecodedSource:
                 self.pixels = np.memmap(path, np.uint8, mode="r")
         except FileNotFoundError:  # another run with another limit has just put its own in its place
             self.places = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The file's name instead of its content, for loaders that are not forked."""
+        return {**vars(self), "pixels": getattr(self.pixels, "filename", None)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        path = state["pixels"]
+        vars(self).update(state, pixels=np.empty(0, np.uint8) if path is None else np.memmap(path, np.uint8, mode="r"))
 
     def _place(self) -> str:
         """Which split of which data set."""
@@ -145,7 +154,8 @@ def _remove_others(path: Path, place: str) -> None:
     """Remove what earlier states of the split, or other limits, left; who still reads such a file keeps it."""
     for other in path.parent.glob(f"decoded-{place}-*"):
         if other.stem != path.stem and other.suffix in (".bin", ".json"):
-            other.unlink(missing_ok=True)
+            with suppress(PermissionError):  # Windows leaves a file that is read
+                other.unlink(missing_ok=True)
 
 
 def _in_order(source: FileSource) -> Iterator[Any]:

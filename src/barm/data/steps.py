@@ -6,6 +6,7 @@ Every random choice is a function of (seed, step, epoch, index): neither the num
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Hashable, Iterator, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from barm.data.transforms import EvalTransform, TrainTransform, eval_transform, 
 from barm.errors import UserError
 from barm.labels import LabelPolicy, Lut, Step, TaskPlan
 
+START_METHOD = "fork" if sys.platform.startswith("linux") else "spawn"  # of loaders: elsewhere a fork may crash
 Item = tuple[Tensor, Tensor, dict[str, Tensor]]  # (3, H, W), (H, W) and maps, uint8
 Key = tuple[int, int]  # epoch (of `numbered`), position in the step's pictures
 
@@ -227,7 +229,7 @@ def _shapes(source: Source, images: Sequence[int], transform: EvalTransform) -> 
 def _options(workers: int, pin: bool) -> dict[str, Any]:
     options: dict[str, Any] = {"num_workers": workers, "collate_fn": default_collate, "pin_memory": pin}
     if workers:
-        options |= {"worker_init_fn": _start_worker, "prefetch_factor": 4, "multiprocessing_context": "fork"}
+        options |= {"worker_init_fn": _start_worker, "prefetch_factor": 4, "multiprocessing_context": START_METHOD}
     return options
 
 

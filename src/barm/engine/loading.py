@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Generator
 from contextlib import AbstractContextManager, closing
 from typing import Any
@@ -11,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from barm.batch import Batch
 from barm.data.device import finish
+from barm.data.index import cores
 from barm.data.memory import MemoryDataset, ReplacingSampler
 from barm.data.steps import EpochSampler, EvalDataset, Item, StepDataset, StepView, make_eval_loader, make_train_loader
 from barm.engine.recipe import RunConfig
@@ -60,8 +60,7 @@ def num_workers(config: RunConfig, rt: Runtime) -> int:
     """Loader processes of this process."""
     if config.runtime.workers >= 0:
         return config.runtime.workers
-    cores = len(os.sched_getaffinity(0))
-    return max(1, min(MAX_WORKERS, cores // rt.processes_per_node - 1))
+    return max(1, min(MAX_WORKERS, cores() // rt.processes_per_node - 1))
 
 
 def _finished(loader: DataLoader[Any], rt: Runtime) -> Generator[Batch, None, None]:

@@ -10,12 +10,10 @@ import copy
 import ctypes
 import logging
 import os
-import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
 from typing import Any, TypeVar
 
 import torch
@@ -24,7 +22,10 @@ from lightning.fabric.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from barm.engine import watch
+from barm.engine.processes import processes
 from barm.engine.recipe import RuntimeConfig
+from barm.engine.signals import on_stop
 from barm.errors import UserError
 from barm.models.batch_norm import ordinary, synchronised
 from barm.models.folding import fold_batch_norm, lower_precision
@@ -57,7 +58,7 @@ class Runtime:
         self.channels_last, self.compile = config.channels_last, config.compile
         self.deterministic = config.deterministic
         _set_arithmetic(self.precision, config.deterministic)
-        per_node, nodes = _processes()
+        per_node, nodes = processes()
         with _quiet():
             self.fabric = Fabric(
                 accelerator=accelerator,
@@ -67,7 +68,11 @@ class Runtime:
                 strategy=_data_parallel(accelerator) if per_node * nodes > 1 else "auto",
             )
             self.fabric.launch()
+        self.watch: watch.Watch | None = None
         if per_node * nodes > 1:
+            self.watch = watch.start(
+                self.fabric.global_rank, per_node * nodes, one_machine=nodes == 1, share=self.fabric.broadcast
+            )
             atexit.register(_leave_group)
         if accelerator == "cpu":
             keep_freed_memory()
@@ -76,6 +81,7 @@ class Runtime:
         self.processes_per_node = per_node
         self.world: int = self.fabric.world_size
         self.stop_signal = 0
+        self._alone = False
 
     @property
     def is_main(self) -> bool:
@@ -135,58 +141,100 @@ class Runtime:
         """Back-propagate, with gradient scaling where the precision needs it."""
         self.fabric.backward(loss)
 
+    def enter(self) -> None:
+        """All processes come to this place together; one that has left is missed here, not in a collective.
+
+        Raises:
+            Died: if a process died, or has left before this.
+        """
+        if self.watch is not None:
+            self.watch.enter()
+
     def all_sum(self, tensor: Tensor) -> Tensor:
         """Sum over all processes."""
         if self.world > 1:
+            self.enter()
             tensor = tensor.clone()
             torch.distributed.all_reduce(tensor)  # Fabric's waits for all processes first
         return tensor
 
     def share_buffers(self, module: nn.Module) -> None:
         """Give every process the main process's buffers, in place: running statistics that were not shared differ."""
-        if self.world > 1:
+        if self.watch is not None:
+            self.watch.enter()
             for buffer in module.buffers():
                 torch.distributed.broadcast(buffer, src=0)
 
-    def barrier(self) -> None:
-        """Wait for all processes."""
-        self.fabric.barrier()
-
     def on_main(self, action: Callable[[], object]) -> None:
-        """Do something in the main process alone, while the others wait; if it fails there, it fails everywhere."""
-        failure: Exception | None = None
-        if self.is_main:
-            try:
-                action()
-            except (UserError, OSError) as error:
-                failure = error
-        message = self.fabric.broadcast("" if failure is None else str(failure))
-        if failure is not None:
-            raise failure
-        if message:
-            raise UserError(message)
+        """Do something in the main process alone, while the others wait; if it fails there, it fails everywhere.
 
-    def main_first(self, action: Callable[[], T]) -> T:
-        """Do something in the main process (fill a cache), then in the others."""
+        The others wait as long as the main process lives.
+        """
+        if self.watch is None or self._alone:
+            action()
+        elif self.is_main:
+            self._for_all(self.watch, action)
+        else:
+            kind, message = self.watch.hear()
+            if kind == watch.USER:
+                raise UserError(message)
+            if kind == watch.OTHER:
+                raise watch.Died(message)
+
+    def _for_all(self, keeper: watch.Watch, action: Callable[[], object]) -> None:
+        """The main process's part of `on_main`."""
+        try:
+            with self.alone():
+                action()
+        except (UserError, OSError) as error:
+            keeper.tell(watch.USER, str(error))
+            raise
+        except BaseException as error:
+            keeper.tell(watch.OTHER, f"the main process failed: {type(error).__name__}: {error}")
+            raise
+        keeper.tell("", "")
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Within, `on_main` and `from_main` are for this process by itself."""
+        before, self._alone = self._alone, True
+        try:
+            yield
+        finally:
+            self._alone = before
+
+    def from_main(self, action: Callable[[], T]) -> T:
+        """What the main process finds, in every process, so that all decide alike."""
+        if self.watch is None or self._alone:
+            return action()
         results: list[T] = []
         self.on_main(lambda: results.append(action()))
-        return results[0] if results else action()
+        found: list[T] = self.fabric.broadcast(results)
+        return found[0]
+
+    def main_first(self, action: Callable[[], T]) -> T:
+        """Do something in the main process (fill a cache), then in the others; all wait for all."""
+        results: list[T] = []
+        self.on_main(lambda: results.append(action()))
+        found = results[0] if results else action()
+        if self.watch is not None:
+            self.watch.meet()
+        return found
 
     @contextmanager
     def catch_signals(self) -> Iterator[None]:
-        """Turn Ctrl-C and SIGTERM into `stop_signal`; a second Ctrl-C ends the process at once."""
+        """Turn Ctrl-C and SIGTERM into `stop_signal`; a second Ctrl-C ends the process at once.
 
-        def note(signum: int, _frame: FrameType | None) -> None:
+        In another than the main thread signals stay what they are.
+        """
+
+        def note(signum: int) -> None:
             if self.stop_signal:
                 raise KeyboardInterrupt
             self.stop_signal = signum
 
-        before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
-        try:
+        with on_stop(note):
             yield
-        finally:
-            for signum, handler in before.items():
-                signal.signal(signum, handler)
 
     @property
     def scales(self) -> bool:
@@ -304,17 +352,6 @@ def _convolves_bf16() -> bool:
     """Are convolutions of bf16 oneDNN's on this processor? It may convert, where `_has_bf16` asks for products."""
     probe = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
     return bool(probe and probe())
-
-
-def _processes() -> tuple[int, int]:
-    """Processes per node and number of nodes as torchrun or SLURM announces them; 1, 1 without a launcher."""
-    if "LOCAL_WORLD_SIZE" in os.environ and "WORLD_SIZE" in os.environ:
-        local = int(os.environ["LOCAL_WORLD_SIZE"])
-        return local, int(os.environ["WORLD_SIZE"]) // local
-    if "SLURM_NTASKS" in os.environ and os.environ.get("SLURM_JOB_NAME") not in (None, "bash", "interactive"):
-        nodes = int(os.environ.get("SLURM_NNODES", "1"))
-        return int(os.environ["SLURM_NTASKS"]) // nodes, nodes
-    return 1, 1
 
 
 @contextmanager

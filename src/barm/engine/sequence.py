@@ -28,6 +28,7 @@ from barm.engine.recipe import RunConfig
 from barm.engine.restore import rebuild
 from barm.engine.runtime import Runtime
 from barm.engine.scores import step_metrics as step_metrics
+from barm.engine.shared import SharedDirectory
 from barm.engine.store import COUNTS, MEMORY, METHOD, METRICS, RunDirectory
 from barm.engine.train import StepTrainer, calibrate, train_step
 from barm.errors import Stopped, UserError
@@ -86,7 +87,7 @@ def run(
     """
     data = data or open_data(config, rt)
     steps = data.plan.steps() if only is None else tuple(data.plan[i] for i in sorted(set(only)))
-    directory, about = RunDirectory(path), provenance(rt, data.train.class_names)
+    directory, about = SharedDirectory(path, rt), provenance(rt, data.train.class_names)
     placed = {*(given.steps if given else ()), *([0] if start_from is not None else [])}
     _check_order(directory, [s.index for s in steps], placed)
     datasets = {s.index: train_dataset(config, data, s) for s in steps if not directory.is_complete(s.index)}

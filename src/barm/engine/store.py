@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -10,10 +9,11 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import tomli_w
 import torch
+from filelock import FileLock, Timeout
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -50,7 +50,7 @@ class RunDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock: IO[str] | None = None
+        self._lock: FileLock | None = None
         self._made, self._began = False, False  # by this process: the folder, the run
 
     def step_path(self, index: int) -> Path:
@@ -92,13 +92,12 @@ class RunDirectory:
         if not present and resume:
             raise UserError(f"nothing to resume: {self.path} does not exist; leave --resume out to start")
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.path / LOCK).open("w")
+        lock = FileLock(self.path / LOCK, thread_local=False)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self._lock.close()
-            self._lock = None
+            lock.acquire(blocking=False)
+        except Timeout as error:
             raise UserError(f"{self.path} is in use by another run: wait for it or choose another --out") from error
+        self._lock = lock
         self._made, self._began = not present, not existing
         if existing:
             self._check_same(config, same)
@@ -135,7 +134,7 @@ class RunDirectory:
         """Release the lock; what was begun here is removed if it never got as far as a saved state."""
         if self._lock is None:
             return
-        self._lock.close()
+        self._lock.release()
         self._lock = None
         (self.path / LOCK).unlink(missing_ok=True)
         if not self._began or self.finished_steps() or any(self.path.glob(".step*.partial")):
@@ -329,7 +328,7 @@ def _link(file: Path, target: Path) -> None:
     """The file under another name; a copy where the file system has no hard links to it."""
     try:
         target.hardlink_to(file)
-    except OSError:
+    except (OSError, NotImplementedError):
         shutil.copyfile(file, target)
 
 
@@ -347,14 +346,18 @@ def write_atomically(path: Path, content: bytes | memoryview, *, flush: bool = T
         beside.write_bytes(content)
         if flush:
             _sync(beside)
-        beside.rename(path)
+        beside.replace(path)
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
 
 
 def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
+    """Flush a file, or on Unix a folder; Windows opens no folders, and flushes only what may be written."""
+    folder = path.is_dir()
+    if folder and os.name == "nt":
+        return
+    handle = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
     try:
         os.fsync(handle)
     finally:

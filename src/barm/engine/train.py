@@ -97,6 +97,7 @@ class StepTrainer:
             report: give the values of the loss; without them nothing here waits for the device.
         """
         rt = self.rt
+        rt.enter()
         torch.manual_seed(_mix(self.seed, self.method.step.index, self.iteration, rt.rank))
         old = None if self.teacher is None else self.teacher(batch.image)
         new = self.model(rt.image(batch.image))

@@ -14,6 +14,7 @@ from barm.data.steps import iterations_per_epoch
 from barm.engine.monitor import Monitor
 from barm.engine.runtime import Runtime
 from barm.engine.sequence import Given, renumbered, run, train_dataset
+from barm.engine.shared import SharedDirectory
 from barm.engine.store import COUNTS, EXTENSION, METHOD, METRICS, RunDirectory, write_atomically
 from barm.extension.advice import advice
 from barm.extension.drawing import draw
@@ -85,7 +86,7 @@ def default_out(path: Path, new: Sequence[str]) -> Path:
 
 def _extend(plan: Plan, rt: Runtime, target: Path, monitor: Monitor, resume: bool) -> dict[str, Any]:
     """Train the step between the two measurements."""
-    directory, before = RunDirectory(target), list[Tensor]()
+    directory, before = SharedDirectory(target, rt), list[Tensor]()
     pictures = len(train_dataset(plan.config, plan.data, plan.data.plan[plan.step]))
     monitor.say(
         f"{plan.known.directory.path} learns {', '.join(plan.new)} from {pictures} pictures of {plan.config.data.root}"

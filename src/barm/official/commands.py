@@ -18,6 +18,7 @@ from barm.engine.monitor import Monitor
 from barm.engine.recipe import RunConfig
 from barm.engine.runtime import Runtime
 from barm.engine.sequence import Data, evaluate_step, load_step, open_data, run, step_metrics
+from barm.engine.shared import SharedDirectory
 from barm.engine.store import COUNTS, METRICS, RunDirectory
 from barm.errors import UserError, nearest
 from barm.models.network import MODELS
@@ -180,9 +181,10 @@ def _evaluate(options: argparse.Namespace) -> None:
     rt = Runtime(config.runtime)
     place, step = Place(options), options.curr_step
     data = open_data(config, rt)
-    if not place.run.is_complete(step):
+    directory = SharedDirectory(place.run.path, rt)
+    if not directory.is_complete(step):
         rt.on_main(lambda: _import(config, place, data, step, options.ckpt or place.checkpoint(step)))
-    network, method = load_step(place.run, step, data.plan, data.val.class_names)
+    network, method = load_step(directory, step, data.plan, data.val.class_names)
     with Monitor(rt.is_main, tensorboard=False) as monitor:
         counts = evaluate_step(config, rt, method, rt.place(network), data, method.step, monitor)
     if rt.is_main:

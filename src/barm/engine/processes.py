@@ -1,0 +1,32 @@
+"""What the launcher says about this process: torchrun's variables, or SLURM's. Nothing here needs torch."""
+
+from __future__ import annotations
+
+import os
+
+NO_JOBS = (None, "bash", "interactive")  # SLURM's names for a shell, in which a command runs by itself
+
+
+def processes() -> tuple[int, int]:
+    """Processes per node and number of nodes as torchrun or SLURM announces them; 1, 1 without a launcher."""
+    if "LOCAL_WORLD_SIZE" in os.environ and "WORLD_SIZE" in os.environ:
+        local = int(os.environ["LOCAL_WORLD_SIZE"])
+        return local, int(os.environ["WORLD_SIZE"]) // local
+    if _by_slurm():
+        nodes = int(os.environ.get("SLURM_NNODES", "1"))
+        return int(os.environ["SLURM_NTASKS"]) // nodes, nodes
+    return 1, 1
+
+
+def rank() -> int:
+    """Number of this process among all; 0 without a launcher."""
+    return int(os.environ.get("RANK") or (_by_slurm() and os.environ.get("SLURM_PROCID")) or 0)
+
+
+def local_rank() -> int:
+    """Number of this process among those of its machine; 0 without a launcher."""
+    return int(os.environ.get("LOCAL_RANK") or (_by_slurm() and os.environ.get("SLURM_LOCALID")) or 0)
+
+
+def _by_slurm() -> bool:
+    return "SLURM_NTASKS" in os.environ and os.environ.get("SLURM_JOB_NAME") not in NO_JOBS

@@ -1,0 +1,37 @@
+"""Whole runs of several recipes with trained batch norm, in one of two processes; run by test_processes.
+
+Every process is given another folder for the run, as if the disk showed the second one nothing of what the first wrote.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from barm.api import fit
+from barm.config import load_config
+from barm.engine import sequence
+from barm.engine.processes import rank
+
+
+def main(target: str, data: str, settings: str, *recipes: str) -> None:
+    folder, measure = Path(target), sequence.evaluate_step
+
+    def noting(config, rt, method, model, *rest):
+        state = {name: value.detach().clone() for name, value in model.named_parameters()}
+        torch.save(state, folder / f"{recipe}-{method.step.index}-{rt.rank}.pt")
+        return measure(config, rt, method, model, *rest)
+
+    sequence.evaluate_step = noting
+    for recipe in recipes:
+        overrides = [*json.loads(settings), "method.freeze_bn=false"]
+        config = load_config(f"shapes/2-1/{recipe}", overrides, {"data": {"root": data}})
+        metrics = fit(config, out=folder / str(rank()) / recipe, quiet=True)
+        (folder / f"{recipe}-{rank()}.json").write_text(json.dumps(metrics))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

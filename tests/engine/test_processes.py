@@ -1,0 +1,100 @@
+"""Two processes that torchrun starts train whole runs with trained batch norm, and what is stored is what holds."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from barm.api import evaluate
+from barm.engine.store import METRICS, RunDirectory
+from barm.methods import METHODS
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+WORKER = Path(__file__).with_name("sequence_worker.py")
+RECIPES = [*sorted(METHODS), "joint", "ssul-m"]  # the last with an exemplar memory
+
+
+def torchrun(*words: object, cwd: Path) -> None:
+    """Run a script in two processes; on failure what they said."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        launcher = ("torch.distributed.run", "--nproc_per_node=2", f"--master_port={free.getsockname()[1]}")
+    command = [sys.executable, "-m", *launcher, *map(str, words)]
+    done = subprocess.run(
+        command, cwd=cwd, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def runs(shapes_voc, tiny_settings, tmp_path_factory):
+    """Folder of the runs of all recipes; the processes are started once for all of them."""
+    folder = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BARM_CACHE", str(folder / "cache"))
+        settings = [*tiny_settings, "runtime.log_every=1"]
+        torchrun(WORKER, folder, shapes_voc, json.dumps(settings), *RECIPES, cwd=folder)
+    return folder
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_both_train_the_same_network(recipe, runs):
+    """Gradients are averaged: the weights of both processes agree to the last bit, and they have moved."""
+    steps = RunDirectory(runs / "0" / recipe).finished_steps()
+    assert steps == [0, 1, 2]
+    for step in steps:
+        first, second = (torch.load(runs / f"{recipe}-{step}-{rank}.pt", weights_only=True) for rank in range(2))
+        assert first.keys() == second.keys()
+        assert all(torch.equal(first[name], second[name]) for name in first)
+        stored = RunDirectory(runs / "0" / recipe).load_model_state(step)
+        assert all(torch.equal(stored[name], first[name]) for name in first)
+    with (runs / "0" / recipe / "log.csv").open() as file:
+        losses = [(int(row["step"]), float(row["value"])) for row in csv.DictReader(file) if row["name"] == "loss"]
+    assert {step for step, _ in losses} == {0, 1, 2}
+    assert all(math.isfinite(value) for _, value in losses)
+    variances = [v for n, v in RunDirectory(runs / "0" / recipe).load_model_state(0).items() if "running_var" in n]
+    assert any(not torch.equal(v, torch.ones_like(v)) for v in variances)  # batch norm was trained
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_folder_is_read_where_it_is_written(recipe, runs):
+    """The second process has seen nothing of the run on its disk, and found the same."""
+    assert not (runs / "1").exists()
+    first, second = (json.loads((runs / f"{recipe}-{rank}.json").read_text()) for rank in range(2))
+    assert len(first) == 3
+    assert first == second == [RunDirectory(runs / "0" / recipe).read(step, METRICS) for step in range(3)]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_what_is_stored_is_what_one_process_measures(recipe, runs):
+    directory = RunDirectory(runs / "0" / recipe)
+    for step in directory.finished_steps():
+        assert evaluate(directory.path, step, quiet=True) == directory.read(step, METRICS)
+
+
+def test_the_published_sequence(shapes_voc, tmp_path, monkeypatch):
+    """Both published commands, batch norm trained at step 0; small pictures and a small network."""
+    monkeypatch.setenv("BARM_CACHE", str(tmp_path / "cache"))
+    words = (
+        f"--data_root {shapes_voc} --model deeplabv3bga_mobilenet --crop_val --lr 0.001 --batch_size 4 --train_epoch 1 "
+        "--loss_type bce_loss --dataset voc --task 2-1 --lr_policy poly --pseudo --pseudo_thresh 0.7 --bn_freeze --amp "
+        "--subpath BARM --overlap --crop_size 48 --backbone_weights none"
+    ).split()
+    torchrun(ROOT / "train.py", *words, "--curr_step", 0, "--initial", cwd=tmp_path)
+    torchrun(ROOT / "train.py", *words, "--curr_step", 1, cwd=tmp_path)
+    directory = RunDirectory(tmp_path / "checkpoints/BARM/2-1/overlap/run")
+    assert directory.finished_steps() == [0, 1, 2]
+    for step in directory.finished_steps():
+        assert list((tmp_path / f"checkpoints/BARM/2-1/overlap/step{step}").glob("*.pth"))
+        assert evaluate(directory.path, step, quiet=True) == directory.read(step, METRICS)
