@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import barm
+from barm.api import fit
 from barm.cli.common import groups_in, names_in
 from barm.data import open_source
 from barm.data.index import checked, read_class_list, write_class_list
@@ -118,8 +118,8 @@ def test_training_says_what_may_be_a_mistake(shapes_voc, tiny, tmp_path, capfd):
     assert any("the class '[red]unicorn' stands in no picture" in line for line in data.warnings)
     assert any(".heic" in line for line in data.warnings)
     with pytest.raises(UserError, match="no training picture belongs to step 1"):
-        barm.fit(config, out=tmp_path / "run", quiet=True)
-    barm.fit(config, out=tmp_path / "run", steps=[0])
+        fit(config, out=tmp_path / "run", quiet=True)
+    fit(config, out=tmp_path / "run", steps=[0])
     shown = "".join(capfd.readouterr())
     assert "warning: in training, the class '[red]unicorn' stands in no picture" in shown
 

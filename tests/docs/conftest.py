@@ -31,6 +31,7 @@ from PIL import Image
 import barm.demo
 from barm.data.shapes import render
 from barm.data.shapes_disk import make_shapes
+from barm.engine import watch
 from barm.models.network import MODELS
 
 ROOT = Path(__file__).parents[2]
@@ -166,6 +167,8 @@ def _environments(name: str, words: list[str], env: dict[str, str]) -> list[dict
         shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port(), "TORCHELASTIC_RUN_ID": "docs"}
         return [{**env, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(number)]
     if name == "srun":
+        while words[0].startswith("--"):
+            words.pop(0)
         number, local = int(env["SLURM_NTASKS"]), int(env["SLURM_NTASKS_PER_NODE"])
         shared = {"SLURM_NODELIST": "127.0.0.1", "MASTER_PORT": _free_port()}
         ranks = [{"SLURM_PROCID": r, "SLURM_LOCALID": r % local, "SLURM_NODEID": r // local} for r in range(number)]
@@ -201,6 +204,7 @@ def _fork(name: str, words: list[str], cwd: str, env: dict[str, str], fds: Seque
     finally:
         with suppress(BaseException):
             sys.stdout.flush(), sys.stderr.flush()
+            watch.leave()  # at python's exit otherwise
             if torch.distributed.is_initialized():
                 torch.distributed.destroy_process_group()
         os._exit(status)

@@ -21,7 +21,7 @@ def main(target: str, data: str, settings: str, *recipes: str) -> None:
     folder, measure = Path(target), sequence.evaluate_step
 
     def noting(config, rt, method, model, *rest):
-        state = {name: value.detach().clone() for name, value in model.named_parameters()}
+        state = {name: value.detach().cpu().clone() for name, value in model.named_parameters()}
         torch.save(state, folder / f"{recipe}-{method.step.index}-{rt.rank}.pt")
         return measure(config, rt, method, model, *rest)
 

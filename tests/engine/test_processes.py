@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 WORKER = Path(__file__).with_name("sequence_worker.py")
-RECIPES = [*sorted(METHODS), "joint", "ssul-m"]  # the last with an exemplar memory
+RECIPES = sorted(METHODS)
 
 
 def torchrun(*words: object, cwd: Path) -> None:
@@ -65,6 +65,22 @@ def test_both_train_the_same_network(recipe, runs):
     assert all(math.isfinite(value) for _, value in losses)
     variances = [v for n, v in RunDirectory(runs / "0" / recipe).load_model_state(0).items() if "running_var" in n]
     assert any(not torch.equal(v, torch.ones_like(v)) for v in variances)  # batch norm was trained
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_two_gpus(shapes_voc, tiny_settings, tmp_path, monkeypatch):
+    """Batch norm is shared there, and evaluated, stored and handed on as an ordinary one."""
+    monkeypatch.setenv("BARM_CACHE", str(tmp_path / "cache"))
+    settings = [*tiny_settings, "runtime.log_every=1", "runtime.device=cuda"]
+    torchrun(WORKER, tmp_path, shapes_voc, json.dumps(settings), *RECIPES, cwd=tmp_path)
+    for recipe in RECIPES:
+        directory = RunDirectory(tmp_path / "0" / recipe)
+        for step in range(3):
+            first, second = (torch.load(tmp_path / f"{recipe}-{step}-{r}.pt", weights_only=True) for r in range(2))
+            assert all(torch.equal(first[name], second[name]) for name in first), (recipe, step)
+            stored, found = directory.read(step, METRICS), evaluate(directory.path, step, quiet=True)
+            assert found["overall_accuracy"] == pytest.approx(stored["overall_accuracy"], abs=1e-3), (recipe, step)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

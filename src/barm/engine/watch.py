@@ -305,7 +305,7 @@ def start(rank: int, world: int, *, one_machine: bool, share: Share) -> Watch:
         limit = silence()
         links = accept(world, one_machine, share) if rank == 0 else [connect(rank, one_machine, share)]
         _current = Watch(rank, world, links, limit)
-        atexit.register(_leave)
+        atexit.register(leave)
         before, sys.excepthook = sys.excepthook, lambda *error: _explain_or_show(before, *error)
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=_forget)
@@ -361,7 +361,8 @@ def _line(text: str) -> str:
     return f"barm: {' '.join(text.split())}\n"
 
 
-def _leave() -> None:
+def leave() -> None:
+    """Say farewell to the other processes; called at python's exit, by itself where a process ends otherwise."""
     if _current is not None:
         _current.leave()
 
