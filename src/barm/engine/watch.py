@@ -63,7 +63,7 @@ class Watch:
 
     def __init__(self, rank: int, world: int, links: Sequence[Link], limit: float) -> None:
         self.rank, self.world, self.limit = rank, world, limit
-        self.beat, self.grace = limit / 10, min(5.0, limit / 4)
+        self.beat, self.grace = limit / 10, min(15.0, limit / 2)
         self.links = list(links)
         self.cause: str | None = None
         self.failed: str | None = None
@@ -213,7 +213,7 @@ class Watch:
                     self._send(link, "beat")
             for link in self._open():
                 if link.silent > self.limit:
-                    self._lose(link, f"has not answered for {self.limit:g} s: {STOPPED}")
+                    self._lose(link, self._silence())
                     end_stopped(link)
             with self._changed:
                 self._accuse()
@@ -227,7 +227,8 @@ class Watch:
             content = b""
         if not content:
             if link.rank not in self._gone and not self._over:
-                self._lose(link, KILLED)
+                stopped = link.silent > self.limit / 2  # another process has seen that first, and ended it
+                self._lose(link, self._silence() if stopped else KILLED)
             self._close(link)
             return
         link.silent = 0.0
@@ -258,6 +259,9 @@ class Watch:
             if link.rank != rank:
                 self._send(link, "left", rank, *farewell)
         self._changed.notify_all()
+
+    def _silence(self) -> str:
+        return f"has not answered for {self.limit:g} s: {STOPPED}"
 
     def _close(self, link: Link) -> None:
         with self._changed:
