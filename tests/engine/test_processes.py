@@ -43,7 +43,7 @@ def runs(shapes_voc, tiny_settings, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BARM_CACHE", str(folder / "cache"))
-        settings = [*tiny_settings, "runtime.log_every=1"]
+        settings = [*tiny_settings, "base.epochs=2", "runtime.log_every=1"]
         torchrun(WORKER, folder, shapes_voc, json.dumps(settings), *RECIPES, cwd=folder)
     return folder
 
@@ -97,6 +97,15 @@ def test_what_is_stored_is_what_one_process_measures(recipe, runs):
     directory = RunDirectory(runs / "0" / recipe)
     for step in directory.finished_steps():
         assert evaluate(directory.path, step, quiet=True) == directory.read(step, METRICS)
+
+
+def test_a_stopped_run_goes_on_in_both(runs):
+    """Stopped by a signal to the second process, and gone on with from what the first one has saved."""
+    whole, stopped = (RunDirectory(runs / "0" / name) for name in (RECIPES[-1], "stopped"))
+    for step in range(3):
+        one, two = (directory.load_model_state(step) for directory in (whole, stopped))
+        assert all(torch.equal(one[name], two[name]) for name in one)
+        assert whole.read(step, METRICS) == stopped.read(step, METRICS)
 
 
 def test_the_published_sequence(shapes_voc, tmp_path, monkeypatch):
