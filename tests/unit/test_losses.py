@@ -139,6 +139,23 @@ def test_nothing_to_average_over_is_zero(loss):
     assert torch.equal(a.grad, torch.zeros_like(a))
 
 
+def test_pixels_that_do_not_count_may_overflow():
+    """0 times infinity is no number: a mask leaves out, it does not multiply. The square of 300 overflows in fp16."""
+    new = torch.full((1, 2, 1, 2), 300.0, dtype=torch.float16)
+    new[..., 1] = 1.0
+    new.requires_grad_()
+    term = background_distillation(new, torch.zeros_like(new), torch.tensor([[[0.0, 1.0]]]), num_branches=1)
+    term.total.backward()
+    assert float(term.total.detach()) == 2
+    assert new.grad.flatten().tolist() == [0, 2, 0, 2]
+
+    residual = torch.tensor([[[math.inf, 0.0]]], requires_grad=True)
+    total = residual_cross_entropy(residual, torch.tensor([[[0.0, 1.0]]])).total
+    total.backward()
+    assert float(total.detach()) == pytest.approx(math.log(2))
+    assert residual.grad.flatten().tolist() == [0, 0.5]
+
+
 def test_all_pixels_ignored_is_zero():
     logits = torch.randn(1, 3, 2, 2, requires_grad=True)
     value = binary_cross_entropy(logits, torch.full((1, 2, 2), 255)).value

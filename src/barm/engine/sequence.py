@@ -169,6 +169,7 @@ def _run_step(
             f"{directory.path}: go on with --resume",
             rt.stop_signal or 15,
         )
+    trainer.check_finite()
     if trainer.skipped:
         monitor.say(f"[yellow]{title}: {trainer.skipped} updates skipped because the loss was not finite[/yellow]")
     network = trainer.network
@@ -192,6 +193,7 @@ def _train(
     recipe, index = trainer.recipe, trainer.method.step.index
 
     def save() -> None:
+        trainer.check_finite()
         state = {**trainer.state_dict(), "memory": to_json(exemplars)}
         rt.on_main(lambda: directory.save_partial(index, state))
 

@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from barm.engine.finite import check_finite
 from barm.engine.identity import AGREEING, difference, other_class, settings, to_table
 from barm.engine.provenance import continued
 from barm.engine.recipe import RunConfig
@@ -200,7 +201,11 @@ class RunDirectory:
         """Write a finished step beside, flush it to the disk, and rename it into place.
 
         An imported step has neither counts nor metrics until it is evaluated; few methods keep a memory of pictures.
+
+        Raises:
+            UserError: for tensors that hold anything but numbers; nothing is written then.
         """
+        check_finite(state, f"step {index} for {self.path}")
         beside = self.path / f".step{index:02d}.tmp"
         shutil.rmtree(beside, ignore_errors=True)
         try:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from barm.batch import Batch, Term
+from barm.engine.finite import not_finite
 from barm.engine.recipe import StepRecipe
 from barm.engine.runtime import Constant, Runtime, unwrap
 from barm.engine.schedule import scheduled
@@ -79,6 +80,8 @@ class StepTrainer:
             sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)  # also where that one is left out
         self.teacher, self._sgd = teacher, sgd
         self.model, self.optimizer = rt.setup(model, sgd, trains_bn=not method.bn_frozen)
+        # what a forward pass may change: the running statistics of batch norm, where it trains
+        self._moving = [] if method.bn_frozen else [b for b in self.model.buffers() if b.is_floating_point()]
         self.iteration = 0
         self._skipped, self._in_a_row = (torch.zeros((), dtype=torch.int64, device=rt.device) for _ in range(2))
         method.train_mode(unwrap(self.model))
@@ -99,7 +102,7 @@ class StepTrainer:
         rt = self.rt
         rt.enter()
         torch.manual_seed(_mix(self.seed, self.method.step.index, self.iteration, rt.rank))
-        old = None if self.teacher is None else self.teacher(batch.image)
+        old, before = None if self.teacher is None else self.teacher(batch.image), self._statistics()
         new = self.model(rt.image(batch.image))
         terms = self.method.loss(new, old, batch)
         counts, stop, finite = self._agree(terms)
@@ -107,7 +110,7 @@ class StepTrainer:
             t.weight * t.total * (rt.world / n).to(t.total.dtype) for t, n in zip(terms.values(), counts, strict=True)
         ]
         rt.backward(torch.stack(parts).sum())
-        self._apply(finite)
+        self._apply(finite, before)
         self.iteration += 1
         self._set_rates()
         return Outcome(
@@ -131,12 +134,20 @@ class StepTrainer:
         everyone = rt.all_sum(torch.cat([mine, wish]))
         return everyone[size:-1].clamp(min=1), everyone[-1], torch.isfinite(everyone).all()
 
-    def _apply(self, finite: Tensor) -> None:
-        """Update the parameters, unless the loss is not finite; decided on the device."""
+    def _statistics(self) -> Tensor:
+        """All that a forward pass may change, side by side; a copy."""
+        return torch.cat([b.flatten() for b in self._moving]) if self._moving else torch.empty(0)
+
+    def _apply(self, finite: Tensor, before: Tensor) -> None:
+        """Update the parameters; unless the loss is finite, all is as `before`. Decided on the device."""
         if not self.rt.scales:  # a gradient scaler finds that out by itself
             self._sgd.found_inf = (~finite).float()  # type: ignore[attr-defined]
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        if self._moving:
+            kept = torch.split(torch.where(finite, self._statistics(), before), [b.numel() for b in self._moving])
+            for buffer, values in zip(self._moving, kept, strict=True):
+                buffer.copy_(values.view_as(buffer))
         self._skipped = self._skipped + ~finite
         self._in_a_row = (self._in_a_row + 1) * ~finite
 
@@ -161,6 +172,23 @@ class StepTrainer:
         for base, param_group in zip(self.base_lrs, self.optimizer.param_groups, strict=True):
             param_group["lr"] = scheduled(self.recipe, base, self.iteration, self.total)
 
+    def check_finite(self) -> None:
+        """Complain, in every process alike, if any of them holds weights that are not finite.
+
+        Raises:
+            UserError: says which step, after how many updates, and what to change.
+        """
+        state = unwrap(self.model).state_dict()
+        found = not_finite(state)
+        if int(self.rt.all_sum(torch.tensor(len(found), device=self.rt.device))):
+            index = self.method.step.index
+            first = f"'{found[0]}' ({len(found)} of {len(state)} tensors)" if found else "those of another process"
+            raise UserError(
+                f"step {index} diverged: after {self.iteration} of {self.total} updates weights are infinite or no "
+                f"number, first {first}, so nothing of that is stored: lower the learning rates "
+                f"({'increment' if index else 'base'}.lr) in a new --out, or use --precision 32-true"
+            )
+
     def state_dict(self) -> dict[str, Any]:
         """All that a later process needs to go on with the next iteration."""
         return {
@@ -174,7 +202,17 @@ class StepTrainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore `state_dict`."""
+        """Restore `state_dict`.
+
+        Raises:
+            UserError: if it has done more updates than the step has.
+        """
+        if state["iteration"] > self.total:
+            raise UserError(
+                f"the saved state of step {self.method.step.index} has done {state['iteration']} updates, but now the "
+                f"step has only {self.total} (epochs x pictures / batch size of all processes): resume with the data "
+                "and the number of processes that it was started with"
+            )
         self.iteration = state["iteration"]
         self._skipped.fill_(state["skipped"])
         self._in_a_row.fill_(state["skipped_in_a_row"])

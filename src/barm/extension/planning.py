@@ -11,6 +11,7 @@ from barm.data import LAYOUTS, detect_layout, open_source
 from barm.data.base import Source
 from barm.data.named import labelled
 from barm.data.tree import find_root
+from barm.engine.finite import check_finite
 from barm.engine.identity import to_table
 from barm.engine.opening import Data, open_data, open_val
 from barm.engine.recipe import PlaceConfig, RunConfig
@@ -207,7 +208,9 @@ def check_method(config: RunConfig, known: Known, data: Data) -> None:
         raise UserError(f"{run} was trained with loss '{old.loss}', {name} has '{method.loss}': choose another recipe")
     network = config.model.model_copy(update={"pretrained": False, "weights": None})
     expected = method.build(step, network).build_model().state_dict()
-    check_names(expected, known.directory.load_model_state(known.step), set(), f"{run} for {name}")
+    state = known.directory.load_model_state(known.step)
+    check_names(expected, state, set(), f"{run} for {name}")
+    check_finite(state, str(known.directory.step_path(known.step)))
 
 
 def check_pictures(data: Data, new: Iterable[int], folder: Path) -> list[str]:

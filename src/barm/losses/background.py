@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from barm.batch import Term
 from barm.labels import IGNORE
-from barm.losses.common import count, sigmoid_distillation
+from barm.losses.common import count, sigmoid_distillation, where_counted
 
 
 def step_masks(label: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -42,7 +42,7 @@ def residual_cross_entropy(residual: Tensor, positive: Tensor, *, weight: float 
         positive: mask of the new classes, ``(N, h, w)``.
         weight: factor in the objective.
     """
-    return Term((positive * F.softplus(residual)).sum(), positive.sum(), weight)
+    return Term(where_counted(positive, F.softplus(residual)).sum(), positive.sum(), weight)
 
 
 def residual_triplet(residual: Tensor, negative: Tensor, *, weight: float = 5.0) -> Term:
@@ -57,7 +57,7 @@ def residual_triplet(residual: Tensor, negative: Tensor, *, weight: float = 5.0)
         weight: factor in the objective.
     """
     s = torch.sigmoid(residual)
-    return Term((negative * ((s - 1) ** 2 - s**2)).clamp(min=0).sum(), negative.sum(), weight)
+    return Term(where_counted(negative, (s - 1) ** 2 - s**2).clamp(min=0).sum(), negative.sum(), weight)
 
 
 def background_distillation(
@@ -75,7 +75,7 @@ def background_distillation(
         weight: factor in the objective.
     """
     distance = (new[:, : old.shape[1]] - old).square().sum(dim=1)  # the mask is 0 or 1, its own square
-    return Term((distance * negative).sum(), count(old.numel() // num_branches, negative), weight)
+    return Term(where_counted(negative, distance).sum(), count(old.numel() // num_branches, negative), weight)
 
 
 def group_distillation(new: Sequence[Tensor], old: Sequence[Tensor], *, weight: float = 1.0) -> Term:

@@ -21,6 +21,15 @@ def count(number: int, like: Tensor) -> Tensor:
     return torch.full((), number, dtype=torch.int64, device=like.device)
 
 
+def where_counted(mask: Tensor, values: Tensor) -> Tensor:
+    """The values where a mask of zeros and ones is 1, else 0, also where a value has overflowed: 0 x inf is no number.
+
+    >>> where_counted(torch.tensor([0.0, 1.0]), torch.tensor([float("inf"), 2.0]))
+    tensor([0., 2.])
+    """
+    return values.masked_fill(mask == 0, 0.0)
+
+
 def upsample(logits: Tensor, size: tuple[int, int]) -> Tensor:
     """Bilinear resize, corners not aligned: ``(N, C, h, w)`` -> ``(N, C, H, W)``. Source: spec/barm.md section 3."""
     return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)

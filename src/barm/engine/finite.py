@@ -1,0 +1,41 @@
+"""Are a network's numbers numbers? Asked before they are stored, handed on or measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from barm.errors import UserError
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Names of the floating tensors in which infinity or no number (NaN) stands; the device is waited for once.
+
+    >>> not_finite({"a": torch.tensor([1.0, float("nan")]), "b": torch.ones(2), "c": torch.tensor(3)})
+    ['a']
+    """
+    asked = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
+    if not asked:
+        return []
+    sound = torch.stack([tensor.isfinite().all() for tensor in asked.values()]).tolist()
+    return [name for name, fine in zip(asked, sound, strict=True) if not fine]
+
+
+def check_finite(tensors: Mapping[str, Tensor], what: str) -> None:
+    """Complain about a network that holds anything but numbers.
+
+    Args:
+        tensors: by name.
+        what: how to call them in the message.
+
+    Raises:
+        UserError: naming the first such tensor, and how many there are.
+    """
+    found = not_finite(tensors)
+    if found:
+        raise UserError(
+            f"{what} is of no use: '{found[0]}' holds infinity or no number ({len(found)} of {len(tensors)} tensors "
+            "do); its training diverged: train it anew with lower learning rates"
+        )
