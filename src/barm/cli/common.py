@@ -15,7 +15,8 @@ import typer
 from rich.console import Console
 
 from barm.cli import completion
-from barm.errors import Stopped, UserError
+from barm.errors import Failed, Stopped, UserError
+from barm.reading import short
 
 out = Console()
 SPACE, PLACE = "free some space or choose another --out", "choose another place"
@@ -23,6 +24,7 @@ UNWRITABLE = {  # what to do about an output that cannot be written
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS), SPACE),
     **dict.fromkeys((errno.EEXIST, errno.ENOTDIR, errno.EISDIR), PLACE),
 }
+NO_MEMORY = ("can't allocate memory", "not enough memory", "Storage size calculation overflowed")  # torch's words
 PIPE_CLOSED = 1  # as typer and rich end then
 
 Recipe = Annotated[
@@ -49,6 +51,8 @@ def guarded(command: Callable[[], Any]) -> None:
     try:
         command()
         sys.stdout.flush()
+    except Failed as error:  # in one process alone, while it worked
+        _fail(str(error), 1, everywhere=True)
     except UserError as error:
         _fail(str(error), 2)
     except Stopped as stopped:
@@ -59,15 +63,34 @@ def guarded(command: Callable[[], Any]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(PIPE_CLOSED)
     except OSError as error:
-        if error.errno not in UNWRITABLE:
-            raise
+        if error.errno is None or error.errno not in UNWRITABLE:
+            _fail(gone(error), 1, everywhere=True)
         place = error.filename or "the output folder"
         _fail(f"cannot write {place}: {os.strerror(error.errno)}; {UNWRITABLE[error.errno]}", 2)
+    except (MemoryError, RuntimeError) as error:
+        if not no_memory(error):
+            raise
+        _fail(f"out of memory ({short(error)}): give fewer or smaller pictures at a time, or a smaller network", 1)
 
 
-def _fail(message: str, status: int) -> None:
-    """One line on stderr, from the main process only, and the exit status."""
-    if os.environ.get("RANK", "0") == "0":
+def gone(error: OSError) -> str:
+    """What the machine says about a file that was there, or should be."""
+    if error.errno is None:
+        return short(error)
+    names = " and ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+    what = f"cannot use {names or 'a file or a connection'}: {os.strerror(error.errno)}"
+    return f"{what}; was it removed while barm worked?" if error.errno == errno.ENOENT else what
+
+
+def no_memory(error: BaseException) -> bool:
+    """Does an error mean that memory was asked for that there is not?"""
+    known = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return known or any(words in str(error) for words in NO_MEMORY)
+
+
+def _fail(message: str, status: int, *, everywhere: bool = False) -> None:
+    """One line on stderr, from the main process only unless it is another's alone, and the exit status."""
+    if everywhere or os.environ.get("RANK", "0") == "0":
         print(f"barm: {' '.join(message.split())}", file=sys.stderr)
     sys.stdout.flush()
     sys.exit(status)

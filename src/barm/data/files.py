@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from barm.data.base import Sample
+from barm.data.masks import foreground as foreground
+from barm.data.masks import read_mask as read_mask
 from barm.data.palette import Palette, id_palette
 from barm.errors import UserError
+from barm.reading import open_regular
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-ID_MODES = ("P", "L", "1")
 
 
 @dataclass(frozen=True)
@@ -70,29 +72,8 @@ class FileSource:
 
 def read_image(path: Path) -> Image.Image:
     """A picture as RGB."""
-    with Image.open(path) as image:
+    with open_regular(path) as file, Image.open(file) as image:
         return image.convert("RGB")
-
-
-def read_mask(path: Path) -> Image.Image:
-    """A mask as ids: the palette index or grey value itself, mode ``L``.
-
-    Raises:
-        UserError: for a mask that is not single-channel 8-bit.
-    """
-    with Image.open(path) as mask:
-        if mask.mode not in ID_MODES:
-            raise UserError(
-                f"{path}: a mask holds one class id per pixel (palette or 8-bit grey PNG), found mode {mask.mode}"
-            )
-        mask.load()
-        return Image.fromarray(np.array(mask, dtype=np.uint8))
-
-
-def foreground(mask: Image.Image) -> frozenset[int]:
-    """Ids in a mask other than 0 and 255."""
-    histogram = mask.histogram()
-    return frozenset(i for i in range(1, 255) if histogram[i])
 
 
 def find_root(root: Path, wanted: Sequence[str], layout: str) -> Path:

@@ -110,7 +110,7 @@ def _look(source: FileSource, i: int, known: Any, limit: int) -> dict[str, Any] 
     if known is not None and known["key"] == key and "size" in known:
         return dict(known)
     try:
-        mask = read_mask(BytesIO(content))  # type: ignore[arg-type]
+        mask = read_mask(BytesIO(content))
     except UserError as error:
         return Problem(name, mask_path, str(error).split(": ", 1)[1], "convert it to ids")
     except (OSError, SyntaxError, ValueError) as error:

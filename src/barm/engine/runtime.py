@@ -118,6 +118,12 @@ class Runtime:
             torch.distributed.all_reduce(tensor)  # Fabric's waits for all processes first
         return tensor
 
+    def stopping(self) -> bool:
+        """Was any process asked to stop? All processes call it together."""
+        if self.world == 1:
+            return bool(self.stop_signal)
+        return bool(self.all_sum(torch.tensor(float(bool(self.stop_signal)), device=self.device)))
+
     def barrier(self) -> None:
         """Wait for all processes."""
         self.fabric.barrier()

@@ -18,6 +18,7 @@ from barm.data.transforms import EvalTransform, TrainTransform
 from barm.engine.evaluate import evaluate
 from barm.engine.exemplars import choose_exemplars
 from barm.engine.identity import AGREEING, BASE, difference, other_class, settings
+from barm.engine.keeping import saved, saving, told
 from barm.engine.loading import ordered_batches, train_batches
 from barm.engine.memory import forget_peak, peak_memory
 from barm.engine.monitor import Monitor
@@ -81,6 +82,7 @@ def run(
 
     Raises:
         UserError: for bad input; nothing is left on the disk.
+        Failed: a picture is gone, or a process of the loader was killed; what was saved before can be resumed.
         Stopped: someone asked to stop; the state is saved.
     """
     data = data or open_data(config, rt)
@@ -92,7 +94,7 @@ def run(
     try:
         rt.on_main(lambda: directory.open(config, about, resume=resume, same=same))
         monitor.open(path, lambda: peak_memory(rt.device))
-        with rt.catch_signals():
+        with told(path), rt.catch_signals():
             if start_from is not None:
                 rt.on_main(lambda: _adopt(config, directory, RunDirectory(start_from), data))
             if given is not None:
@@ -152,47 +154,42 @@ def _run_step(
     if partial is not None:
         trainer.load_state_dict(partial)
     elif teacher is not None and method.calibrates:
-        with train_batches(config, rt, pictures, epochs=1, batch_size=recipe.batch_size) as batches:
+        with train_batches(config, rt, pictures, epochs=1, batch_size=recipe.batch_size, trains=False) as batches:
             calibrate(method, teacher, batches, rt)
     forget_peak(rt.device)
     title = f"step {step.index} of {len(data.plan) - 1}"
     monitor.start_step(title, step.index, trainer.iteration, trainer.total, per_epoch, recipe.batch_size * rt.world)
-    finished = _train(config, rt, directory, monitor, data, trainer, pictures, exemplars, per_epoch)
+    save = saving(rt, directory, trainer, exemplars)
+    finished = _train(config, rt, monitor, data, trainer, pictures, per_epoch, save)
     monitor.end_step()
     if not finished:
         raise Stopped(
-            f"stopped at step {step.index}, iteration {trainer.iteration} of {trainer.total}; the state is saved in "
-            f"{directory.path}: go on with --resume",
-            rt.stop_signal or 15,
+            f"stopped at step {step.index}, iteration {trainer.iteration} of {trainer.total}", rt.stop_signal or 15
         )
     if trainer.skipped:
         monitor.say(f"[yellow]{title}: {trainer.skipped} updates skipped because the loss was not finite[/yellow]")
     network = unwrap(trainer.model)
-    counts = evaluate_step(config, rt, method, network, data, step, monitor)
+    with saved(rt, save):
+        counts = evaluate_step(config, rt, method, network, data, step, monitor)
     rt.on_main(lambda: _store(config, directory, monitor, data, step, network.state_dict(), counts, exemplars))
 
 
 def _train(
     config: RunConfig,
     rt: Runtime,
-    directory: RunDirectory,
     monitor: Monitor,
     data: Data,
     trainer: StepTrainer,
     pictures: StepDataset | MemoryDataset,
-    exemplars: Sequence[Exemplar],
     per_epoch: int,
+    save: Callable[[], None],
 ) -> bool:
     """The remaining updates of a step; False when someone asked to stop, the state is then saved."""
-    recipe, index = trainer.recipe, trainer.method.step.index
-
-    def save() -> None:
-        state = {**trainer.state_dict(), "memory": to_json(exemplars)}
-        rt.on_main(lambda: directory.save_partial(index, state))
-
-    with train_batches(
+    recipe = trainer.recipe
+    loading = train_batches(
         config, rt, pictures, epochs=recipe.epochs, batch_size=recipe.batch_size, start=trainer.iteration
-    ) as batches:
+    )
+    with loading as batches, saved(rt, save):
         return train_step(
             trainer,
             batches,

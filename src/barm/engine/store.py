@@ -137,7 +137,7 @@ class RunDirectory:
         self._lock.close()
         self._lock = None
         (self.path / LOCK).unlink(missing_ok=True)
-        if not self._began or self.finished_steps() or any(self.path.glob(".step*.partial")):
+        if not self._began or self.finished_steps() or self.has_partial() or not self.path.is_dir():
             return
         for entry in self.path.iterdir():
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
@@ -290,6 +290,10 @@ class RunDirectory:
 
     def _partial(self, index: int) -> Path:
         return self.path / f".step{index:02d}.partial"
+
+    def has_partial(self) -> bool:
+        """Is there a saved state of a step that is not finished?"""
+        return any(self.path.glob(".step*.partial"))
 
     def save_partial(self, index: int, state: Mapping[str, Any]) -> None:
         """Store the trainer's state of an unfinished step."""
