@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from barm.config import load_config
 from barm.data.base import Source
 from barm.data.transforms import normalise
+from barm.engine.capacity import check_evaluation
 from barm.engine.monitor import Monitor
 from barm.engine.recipe import RunConfig
 from barm.engine.runtime import Runtime
@@ -332,6 +333,7 @@ def evaluate(
     index = directory.last_step() if step is None else step
     rt = Runtime(config.runtime)
     opened = sources or open_data(config, rt)
+    check_evaluation(config, rt, opened.measured)
     network, method = load_step(directory, index, opened.plan, opened.val.class_names)
     with Monitor(rt.is_main, quiet=quiet) as monitor:
         counts = evaluate_step(config, rt, method, network, opened, method.step, monitor)

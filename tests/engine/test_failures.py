@@ -1,4 +1,4 @@
-"""Pictures and processes that are lost while a run works: one line, an end within seconds, and `--resume` afterwards."""
+"""Pictures and processes that are lost while a run works: one line, an end in seconds, `--resume` afterwards."""
 
 from __future__ import annotations
 
@@ -40,10 +40,8 @@ class Started:
         train = ["-m", "barm.cli", "train", "--recipe", str(self.recipe), "--out", str(self.out), "--quiet"]
         return [sys.executable, *train, *more]
 
-    def start(self, *more: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            self.words(*more), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **(env or {})}
-        )
+    def start(self, *more: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(self.words(*more), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def wait_for(self, reached: Any, process: subprocess.Popen[str]) -> None:
         deadline = time.monotonic() + 90
@@ -136,7 +134,7 @@ def state_per_epoch(run: Started) -> int:
 
 
 def test_with_two_processes_the_one_that_fails_ends_both(tmp_path, shapes_voc, tiny):
-    run = Started(tmp_path, shapes_voc, tiny, "runtime.workers=1", "runtime.log_every=1", "base.epochs=200")
+    run = Started(tmp_path, shapes_voc, tiny, "runtime.workers=1", "runtime.log_every=1", "base.epochs=60")
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29613"]
     words = [*launch, *run.words()[1:]]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

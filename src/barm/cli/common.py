@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 from rich.console import Console
@@ -88,7 +88,7 @@ def no_memory(error: BaseException) -> bool:
     return known or any(words in str(error) for words in NO_MEMORY)
 
 
-def _fail(message: str, status: int, *, everywhere: bool = False) -> None:
+def _fail(message: str, status: int, *, everywhere: bool = False) -> NoReturn:
     """One line on stderr, from the main process only unless it is another's alone, and the exit status."""
     if everywhere or os.environ.get("RANK", "0") == "0":
         print(f"barm: {' '.join(message.split())}", file=sys.stderr)

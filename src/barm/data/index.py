@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from io import BytesIO
@@ -18,7 +19,9 @@ from rich.progress import Progress
 
 from barm.data.files import FileSource, foreground, read_mask
 from barm.errors import UserError
+from barm.reading import Unfit, check_regular, read_bytes, read_json
 
+READER = 2  # grows when a file would be read differently
 BAR_FROM = 500  # pictures from which a scan shows a bar
 
 
@@ -98,22 +101,25 @@ def _look(source: FileSource, i: int, known: Any, limit: int) -> dict[str, Any] 
     """An entry of the cache, or the first thing that is wrong."""
     name, image_path, mask_path = source.names[i], source.images[i], source.masks[i]
     try:
-        content = mask_path.read_bytes()
+        content = read_bytes(mask_path)
         stat = image_path.stat()
+        check_regular(image_path)
     except FileNotFoundError as error:
         return Problem(name, Path(error.filename), "is missing", "add the file or take its name out of the split")
+    except Unfit as error:
+        return Problem(name, Path(str(error).split(": ", 1)[0]), error.what, "restore the file")
     except OSError as error:
         return Problem(
             name, Path(error.filename or mask_path), f"cannot be read ({error.strerror})", "restore the file"
         )
-    key = [blake2b(content, digest_size=16).hexdigest(), stat.st_size, stat.st_mtime_ns, limit]
-    if known is not None and known["key"] == key and "size" in known:
+    key = [READER, blake2b(content, digest_size=16).hexdigest(), stat.st_size, stat.st_mtime_ns, limit]
+    if known is not None and known["key"] == key:
         return dict(known)
     try:
         mask = read_mask(BytesIO(content))
     except UserError as error:
         return Problem(name, mask_path, str(error).split(": ", 1)[1], "convert it to ids")
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         return Problem(name, mask_path, f"the mask is not readable ({_short(error)})", "restore the file")
     ids = foreground(mask)
     if ids and max(ids) > limit:
@@ -164,10 +170,24 @@ def cores() -> int:
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        entries: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
+        entries = read_json(path)
+    except (OSError, Unfit):
         return {}
-    return entries
+    return {name: entry for name, entry in entries.items() if _is_entry(entry)} if isinstance(entries, dict) else {}
+
+
+def _is_entry(entry: Any) -> bool:
+    """Is it what `_look` remembers of a picture? Whatever else lies there is found out anew."""
+    if not isinstance(entry, dict) or entry.keys() != {"key", "classes", "size"}:
+        return False
+    classes, size = entry["classes"], entry["size"]
+    return (
+        isinstance(classes, list)
+        and all(type(i) is int and 0 < i < 255 for i in classes)
+        and isinstance(size, list)
+        and len(size) == 2
+        and all(type(side) is int and side > 0 for side in size)
+    )
 
 
 def _store(path: Path, entries: dict[str, Any]) -> None:
@@ -178,7 +198,8 @@ def _store(path: Path, entries: dict[str, Any]) -> None:
         beside.write_text(json.dumps(entries), "utf-8")
         beside.replace(path)
     except OSError as error:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
         Console(stderr=True).print(f"the index is not cached ({error.strerror}): set BARM_CACHE to a writable folder")
 
 

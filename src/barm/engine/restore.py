@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import ValidationError
 from torch import Tensor, nn
 
+from barm.engine.capacity import skeleton
+from barm.errors import UserError
 from barm.labels import Step
 from barm.methods import METHODS, Method
 from barm.models.network import NetworkConfig, check_names
@@ -24,11 +27,22 @@ def rebuild(
         what: how to call them in a message.
 
     Raises:
-        UserError: if the tensors are not those of this network.
+        UserError: if there is no such network or method, or the tensors are not those of this network.
     """
     step = Step(index, tuple(tuple(g) for g in about["groups"]))
-    network = NetworkConfig.model_validate({**about["model"], "pretrained": False, "weights": None})
-    method = METHODS[about["method"]["name"]].model_validate(about["method"]).build(step, network)
+    name = about["method"].get("name")
+    if name not in METHODS:
+        raise UserError(f"{what} was trained by '{name}', which is unknown; known: {', '.join(METHODS)}")
+    try:
+        network = NetworkConfig.model_validate({**about["model"], "pretrained": False, "weights": None})
+        method = METHODS[name].model_validate(about["method"]).build(step, network)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        told = f"{'.'.join(map(str, first['loc']))}: {str(first['msg']).removeprefix('Value error, ')}"
+        raise UserError(f"{what} is described wrongly ({told}): restore method.json, or train the run anew") from None
+    bare = skeleton(method)
+    if bare is not None:
+        check_names(bare.state_dict(), dict(state), set(), what)  # before memory is taken for what does not fit
     model = method.build_model()
     check_names(model.state_dict(), dict(state), set(), what)
     model.load_state_dict(state)

@@ -15,6 +15,7 @@ from barm.data.memory import Exemplar, MemoryDataset, from_json, to_json
 from barm.data.palette import id_palette
 from barm.data.steps import EvalDataset, StepDataset, iterations_per_epoch
 from barm.data.transforms import EvalTransform, TrainTransform
+from barm.engine.capacity import check_evaluation, check_training
 from barm.engine.evaluate import evaluate
 from barm.engine.exemplars import choose_exemplars
 from barm.engine.identity import AGREEING, BASE, difference, other_class, settings
@@ -85,8 +86,13 @@ def run(
         Failed: a picture is gone, or a process of the loader was killed; what was saved before can be resumed.
         Stopped: someone asked to stop; the state is saved.
     """
+    if only is None or 0 in only:
+        check_training(config, rt, 0)  # the base step at once, the others when the data say that there are any
     data = data or open_data(config, rt)
     steps = data.plan.steps() if only is None else tuple(data.plan[i] for i in sorted(set(only)))
+    for index in [s.index for s in steps if s.index > 0][:1]:
+        check_training(config, rt, index)
+    check_evaluation(config, rt, data.measured)
     directory, about = RunDirectory(path), provenance(rt, data.train.class_names)
     placed = {*(given.steps if given else ()), *([0] if start_from is not None else [])}
     _check_order(directory, [s.index for s in steps], placed)
@@ -152,6 +158,9 @@ def _run_step(
     per_epoch = iterations_per_epoch(len(pictures), recipe.batch_size, rt.world)
     trainer = StepTrainer(method, model, teacher, recipe, recipe.epochs * per_epoch, rt, config.seed)
     if partial is not None:
+        found = trainer.misfit(partial)
+        if found is not None:
+            raise directory.damaged_partial(step.index, found)
         trainer.load_state_dict(partial)
     elif teacher is not None and method.calibrates:
         with train_batches(config, rt, pictures, epochs=1, batch_size=recipe.batch_size, trains=False) as batches:

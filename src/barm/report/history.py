@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,11 +10,13 @@ from typing import Any
 import numpy as np
 import tomli_w
 
+from barm.engine.forms import misfit
 from barm.engine.identity import settings, shown, to_table
 from barm.engine.monitor import read_log
 from barm.engine.recipe import RunConfig
 from barm.engine.store import COUNTS, EXTENSION, METHOD, METRICS, RunDirectory
 from barm.errors import UserError
+from barm.reading import read_json
 from barm.report.compare import task_name
 from barm.report.page.content import KnownClass, RunContent, Scores, Trace
 
@@ -142,7 +143,10 @@ def _again(path: Path, config: RunConfig) -> str:
     recipe, out = ["--recipe", str(path / "config.toml")], ["--out", str(target)]
     if not (path / EXTENSION).is_file():
         return shlex.join(["barm", "train", *recipe, *out])
-    about = json.loads((path / EXTENSION).read_text("utf-8"))
+    about = read_json(path / EXTENSION)
+    wrong = misfit(EXTENSION, about)
+    if wrong is not None:
+        raise UserError(f"{path / EXTENSION} is damaged ({wrong}): restore the file, or remove it")
     words = [about["from"], "--step", str(about["step"] - 1), "--data", str(config.data.root)]
     words += ["--classes", ",".join(about["learned"])]
     words += [word for place in config.data.val for word in ("--val", str(place.root))]
