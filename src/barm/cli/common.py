@@ -18,7 +18,7 @@ from barm.cli import completion
 from barm.errors import Failed, Stopped, UserError
 from barm.reading import short
 
-out = Console()
+out = Console(emoji=False)
 SPACE, PLACE = "free some space or choose another --out", "choose another place"
 UNWRITABLE = {  # what to do about an output that cannot be written
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS), SPACE),

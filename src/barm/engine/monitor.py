@@ -68,7 +68,7 @@ class Monitor:
 
     def __init__(self, main: bool, *, quiet: bool = False, tensorboard: bool = True, console: Console | None = None):
         self.main, self.tensorboard = main, tensorboard
-        self.console = console or Console(stderr=True, quiet=quiet or not main)
+        self.console = console or Console(stderr=True, quiet=quiet or not main, emoji=False)
         self.live = is_live(self.console)
         self.log: Any = None
         self.writer: Any = None
@@ -88,7 +88,7 @@ class Monitor:
             self.log.close()
 
     def say(self, text: str) -> None:
-        """One line for the reader."""
+        """One line for the reader, in rich's markup: names in it are escaped (`barm.escaping.markup`)."""
         self.console.print(text, highlight=False, soft_wrap=True)
 
     def open(self, directory: Path, memory: Callable[[], int | None] = lambda: None) -> None:
@@ -197,11 +197,11 @@ def track(console: Console, title: str, total: int) -> Iterator[Callable[[], Non
 
 def _columns() -> tuple[ProgressColumn, ...]:
     return (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
 
 

@@ -15,6 +15,7 @@ from barm.engine.monitor import Monitor
 from barm.engine.runtime import Runtime
 from barm.engine.sequence import Given, renumbered, run, train_dataset
 from barm.engine.store import COUNTS, EXTENSION, METHOD, METRICS, RunDirectory, write_atomically
+from barm.escaping import markup
 from barm.extension.advice import advice
 from barm.extension.drawing import draw
 from barm.extension.measuring import (
@@ -87,11 +88,10 @@ def _extend(plan: Plan, rt: Runtime, target: Path, monitor: Monitor, resume: boo
     """Train the step between the two measurements."""
     directory, before = RunDirectory(target), list[Tensor]()
     pictures = len(train_dataset(plan.config, plan.data, plan.data.plan[plan.step]))
-    monitor.say(
-        f"{plan.known.directory.path} learns {', '.join(plan.new)} from {pictures} pictures of {plan.config.data.root}"
-    )
+    told = f"{plan.known.directory.path} learns {', '.join(plan.new)} from {pictures} pictures of "
+    monitor.say(markup(f"{told}{plan.config.data.root}"))
     for note in plan.notes:
-        monitor.say(f"[yellow]{note}[/yellow]")
+        monitor.say(f"[yellow]{markup(note)}[/yellow]")
 
     def place(new_run: RunDirectory) -> None:
         rt.on_main(lambda: _take_steps(plan, new_run))

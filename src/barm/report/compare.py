@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,17 +21,12 @@ from barm.engine.recipe import RunConfig
 from barm.engine.scores import unmeasured
 from barm.engine.store import METHOD, METRICS, RunDirectory
 from barm.errors import UserError
+from barm.escaping import csv_cell, latex, markdown, markup
 
 COMPARED = ("data", "model", "method", "base", "increment", "evaluation")
 WIDE = 76  # characters that a table with deviations needs
 TOLD = 3  # differences in the name of a row
 SCORES = ("old", "new", "all", "average", "lost")
-LATEX = {
-    **{character: f"\\{character}" for character in "&%$#_{}"},
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-}
 MEANING = (
     "mIoU after the last step in percent, mean ± standard deviation over the runs. old: step 0's classes and "
     "background; new: learned later; average: of 'all' over the steps; lost: forgetting"
@@ -230,7 +224,7 @@ def tables(rows: Sequence[Row]) -> list[Text | Table]:
             table.add_column(name, justify="right", no_wrap=True)
         for row in (r for r in rows if r.task == task):
             cells = _cells(row) if wide and row.runs > 1 else [cell.split(" ±")[0] for cell in _cells(row)]
-            table.add_row(row.method, str(row.runs), *cells)
+            table.add_row(markup(row.method), str(row.runs), *cells)
         made.append(table)
     return [*made, Text(MEANING, "dim italic")]
 
@@ -243,13 +237,8 @@ def to_markdown(rows: Sequence[Row]) -> str:
     """A table that GitHub and MkDocs show."""
     head = ["task", "method", "runs", *SCORES]
     lines = [head, ["---", "---", *["---:"] * (len(head) - 2)]]
-    lines += [[_markdown(r.task), _markdown(r.method), str(r.runs), *_cells(r)] for r in rows]
+    lines += [[markdown(r.task), markdown(r.method), str(r.runs), *_cells(r)] for r in rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def _markdown(text: str) -> str:
-    """Text for a cell: neither an end of the cell nor emphasis."""
-    return re.sub(r"([\\|*_`<\[\]])", r"\\\1", text)
 
 
 def to_latex(rows: Sequence[Row]) -> str:
@@ -260,13 +249,8 @@ def to_latex(rows: Sequence[Row]) -> str:
         if before is not None and before.task != row.task:
             lines.append(r"\midrule")
         cells = [c.replace("±", r"$\pm$").replace("–", "--") for c in _cells(row)]
-        lines.append(" & ".join([_latex(row.task), _latex(row.method), str(row.runs), *cells]) + r" \\")
+        lines.append(" & ".join([latex(row.task), latex(row.method), str(row.runs), *cells]) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
-
-
-def _latex(text: str) -> str:
-    """Text with everything escaped that LaTeX reads as a command."""
-    return "".join(LATEX.get(character, character) for character in text)
 
 
 def to_csv(results: Sequence[Result]) -> str:
@@ -275,7 +259,8 @@ def to_csv(results: Sequence[Result]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["task", "method", "seed", "order", *SCORES, "path"])
     for r in results:
-        writer.writerow([r.task, r.method, r.seed, r.order, *(r.scores[name] for name in SCORES), r.path])
+        words = (csv_cell(r.task), csv_cell(r.method), r.seed, r.order)
+        writer.writerow([*words, *(r.scores[name] for name in SCORES), csv_cell(str(r.path))])
     return text.getvalue()
 
 
