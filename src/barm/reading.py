@@ -10,6 +10,7 @@ import json
 import os
 import stat
 import tomllib
+import warnings
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -198,7 +199,8 @@ def read_pickled(path: Path, allowed: list[Any] | None = None) -> Any:
 
     check_regular(path)
     try:
-        with torch.serialization.safe_globals(allowed or []):
+        with torch.serialization.safe_globals(allowed or []), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what torch says of a file is in the error, if it is none of ours
             return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise
@@ -231,13 +233,15 @@ def state_dict_of(content: Any, path: Path) -> dict[str, Any]:
     Raises:
         Unfit: if it is something else.
     """
+    import torch
     from torch import Tensor
 
     if not isinstance(content, dict) or not content:
         raise Unfit(path, "holds no state dict", "give what torch.save(model.state_dict(), path) writes")
     for name, value in content.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            what = f"holds no state dict: '{str(name)[:60]}' is {type(value).__name__}, expected a tensor under a name"
+        if not isinstance(name, str) or not isinstance(value, Tensor) or value.layout != torch.strided:
+            found = f"a {value.layout} tensor" if isinstance(value, Tensor) else type(value).__name__
+            what = f"holds no state dict: '{str(name)[:60]}' is {found}, expected a dense tensor under a name"
             raise Unfit(path, what, "give what torch.save(model.state_dict(), path) writes")
     return content
 

@@ -111,6 +111,8 @@ def _described(description: Mapping[str, Any], state: Mapping[str, Tensor], path
         raise UserError(f"{path} holds step {description['step']} alone, asked for {step}: leave --step out")
     about = description["trained"]
     wrong = misfit(METHOD, about)
+    if wrong is None and len(about["groups"]) != description["step"] + 1:
+        wrong = f"{len(about['groups'])} groups at step {description['step']}"
     if wrong is not None:
         raise UserError(f"{path}: the description in its header does not fit ({wrong}): give another file")
     network, method = rebuild(about, description["step"], state, str(path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import sys
@@ -48,6 +49,9 @@ Precision = Annotated[
 
 def guarded(command: Callable[[], Any]) -> None:
     """Run a command: bad input or an output that cannot be written is one line and status 2; a stop is 128 + signal."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of files need not be text, and a terminal may lack letters
+            stream.reconfigure(errors="backslashreplace")
     try:
         command()
         sys.stdout.flush()
@@ -55,6 +59,8 @@ def guarded(command: Callable[[], Any]) -> None:
         _fail(str(error), 1, everywhere=True)
     except UserError as error:
         _fail(str(error), 2)
+    except UnicodeEncodeError as error:
+        _fail(f"{error.object[:80]!a} is no text that can be written as {error.encoding}: rename the file or folder", 2)
     except Stopped as stopped:
         _fail(str(stopped), 128 + stopped.signum)
     except KeyboardInterrupt:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from barm.cli.common import Json, out, print_json, say
 from barm.errors import UserError
+from barm.escaping import markup
 
 if TYPE_CHECKING:
     from barm.data.check import Report
@@ -82,7 +82,7 @@ def check(
             write_class_list(class_lists / f"{split}.txt", checked(open_source(report.layout, root, split)))
     if wrong:
         for line in () if as_json else wrong:
-            out.print(f"[red]✗[/red] {escape(line)}", highlight=False, soft_wrap=True)
+            out.print(f"[red]✗[/red] {markup(line)}", highlight=False, soft_wrap=True)
         raise UserError(f"{root}: {len(wrong)} problems, listed above")
     if not as_json:
         say("no problems")
@@ -90,11 +90,11 @@ def check(
 
 def _classes(root: Path, report: Report) -> Table:
     """Pictures of every class in both splits."""
-    table = Table(title=f"{root} ({report.layout})", title_justify="left")
+    table = Table(title=markup(f"{root} ({report.layout})"), title_justify="left")
     for column in ("id", "class", *(f"{s.split} pictures" for s in report.splits)):
         table.add_column(column, justify="left" if column == "class" else "right")
     for i, name in enumerate(report.class_names[1:]):
-        table.add_row(str(i + 1), name, *(str(s.per_class[i]) for s in report.splits))
+        table.add_row(str(i + 1), markup(name), *(str(s.per_class[i]) for s in report.splits))
     table.add_section()
     table.add_row("", "pictures in all", *(str(s.num_images) for s in report.splits))
     return table

@@ -15,7 +15,7 @@ from barm.data.masks import foreground as foreground
 from barm.data.masks import read_mask as read_mask
 from barm.data.palette import Palette, id_palette
 from barm.errors import UserError
-from barm.reading import open_regular
+from barm.reading import open_regular, read_text
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
@@ -128,7 +128,7 @@ def read_lines(path: Path) -> list[str]:
     """Non-empty lines of a list file."""
     if not path.is_file():
         raise UserError(f"no file {path}: expected a list with one name per line")
-    return [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
 
 
 def names_and_colours(

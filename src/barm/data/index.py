@@ -19,7 +19,7 @@ from rich.progress import Progress
 
 from barm.data.files import FileSource, foreground, read_mask
 from barm.errors import UserError
-from barm.reading import Unfit, check_regular, read_bytes, read_json
+from barm.reading import Unfit, check_regular, read_bytes, read_json, read_text
 
 READER = 2  # grows when a file would be read differently
 BAR_FROM = 500  # pictures from which a scan shows a bar
@@ -223,7 +223,7 @@ def read_class_list(path: Path) -> dict[str, frozenset[int]]:
     if not path.is_file():
         raise UserError(f"no class list {path}: expected '<name> <number> ...' per picture")
     result: dict[str, frozenset[int]] = {}
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
         name, *ids = line.split() or [""]
         if not name or not all(i.isdigit() for i in ids):
             raise UserError(f"{path}:{number}: expected '<name> <number> ...', found '{line}'")

@@ -89,9 +89,11 @@ def skeleton(method: Method[Any]) -> nn.Module | None:
     try:
         with torch.device("meta"):
             return method.build_model()
-    except (RuntimeError, UserError) as error:
-        if "overflow" in str(error):
+    except (RuntimeError, TypeError, UserError) as error:
+        if "overflow" in str(error).lower():
             raise UserError("this network has more than 8 EiB of weights: lower model.channels") from None
+        if isinstance(error, TypeError):
+            raise
         return None
 
 

@@ -287,8 +287,8 @@ class RunDirectory:
         return value
 
     def has(self, index: int, name: str) -> bool:
-        """Does a finished step have this file?"""
-        return (self.step_path(index) / name).is_file()
+        """Does a finished step have this file? Whatever lies there under its name is what `read` complains about."""
+        return os.path.lexists(self.step_path(index) / name)
 
     def require(self, index: int) -> None:
         """Complain unless the step is finished."""
@@ -328,7 +328,7 @@ class RunDirectory:
         except Unfit as error:
             raise self.damaged_partial(index, error.what) from None
         for name, kind in STATE.items():
-            if not isinstance(state, dict) or type(state.get(name)) is not kind:
+            if not isinstance(state, dict) or not isinstance(state.get(name), kind):
                 raise self.damaged_partial(index, f"'{name}' is missing or no {kind.__name__}")
         wrong = misfit(MEMORY, state["memory"])
         if wrong is not None:

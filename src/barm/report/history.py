@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -141,7 +142,7 @@ def _again(path: Path, config: RunConfig) -> str:
     whole = path if path.name not in ("", "..") else path.resolve()  # "." has no name
     target = whole.with_name(whole.name + "-again")
     recipe, out = ["--recipe", str(path / "config.toml")], ["--out", str(target)]
-    if not (path / EXTENSION).is_file():
+    if not os.path.lexists(path / EXTENSION):
         return shlex.join(["barm", "train", *recipe, *out])
     about = read_json(path / EXTENSION)
     wrong = misfit(EXTENSION, about)
