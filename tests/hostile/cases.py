@@ -450,6 +450,20 @@ def _outputs() -> Iterator[Case]:
         words = ("export", "run", "--out", "odd.safetensors", "--quiet")
         yield Case("outputs", f"export over {name}", ("run",), _at("odd.safetensors", make), words, "either")
         yield Case("outputs", f"export beside {name}", ("run",), _at("odd.safetensors.tmp", make), words, "either")
+    loop = _at("loop", PLACES["link to itself"])
+    for words in (
+        ("data", "check", "loop"),
+        (*TRAIN[:3], "--data", "loop", "--out", "new"),
+        (*TRAIN[:5], "--out", "new", "--start-from", "loop", *SMALL),
+        ("evaluate", "loop"),
+        ("compare", "loop"),
+        ("report", "loop"),
+        ("predict", "run", "loop", "--out", "seen"),
+        ("predict", "loop", "x.jpg", "--out", "seen"),
+        ("extend", "run", "--data", "loop", "--classes", "x", "--out", "new"),
+        ("compare", "--grid", "loop.toml"),
+    ):
+        yield Case("outputs", f"a folder that links to itself: {words[0]}", ("run", "data"), loop, words)
     nothing = lambda folder: None  # noqa: E731
     for name in ("x" * 300, "a/" * 200 + "b", "\udcff"):
         words = (*TRAIN[:5], "--out", name, "--quiet", *SMALL)

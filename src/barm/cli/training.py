@@ -10,6 +10,7 @@ import typer
 
 from barm.cli.common import Device, Json, Precision, Quiet, Recipe, RunList, out, progress, say
 from barm.errors import UserError
+from barm.reading import real
 
 
 def demo(
@@ -69,7 +70,7 @@ def train(
         ("task", "setting", setting),
         ("runtime", "device", device),
         ("runtime", "precision", precision),
-        ("data", "root", str(data.resolve()) if data else None),
+        ("data", "root", str(real(data)) if data else None),
     ):
         if value is not None:
             updates[table][key] = value

@@ -28,6 +28,7 @@ from barm.extension.measuring import (
     taken_for,
 )
 from barm.extension.planning import Plan, Request, make_plan
+from barm.reading import real
 
 PICTURE = "extension.png"
 
@@ -80,7 +81,7 @@ def extend(
 
 def default_out(path: Path, new: Sequence[str]) -> Path:
     """Where an extension goes: beside the run, named by what is learned."""
-    whole = path if path.name not in ("", "..") else path.resolve()  # "." has no name
+    whole = path if path.name not in ("", "..") else real(path)  # "." has no name
     return whole.with_name(f"{whole.name}+{'+'.join(new)}".replace("/", "-")[:100])
 
 
