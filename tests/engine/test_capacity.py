@@ -37,9 +37,7 @@ def test_refused_with_what_it_would_need(setting, says, tiny, tmp_path):
 
 def test_the_line_names_both_amounts(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(capacity, "machine_memory", lambda: 5_000_000)
-    with pytest.raises(
-        UserError, match=r"need at least 0\.0\d+ GB of memory, the machine has 0\.01 GB: take a smaller"
-    ):
+    with pytest.raises(UserError, match=r"need at least 0\.0\d+ GB of memory, the machine has 0\.005 GB: take"):
         fit(tiny(), out=tmp_path / "run", quiet=True)
 
 
