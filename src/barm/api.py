@@ -18,6 +18,7 @@ from barm.data.base import Source
 from barm.data.images import probe_picture as probe_picture
 from barm.data.images import read_picture as read_picture
 from barm.data.images import to_rgb
+from barm.engine.capacity import check_evaluation
 from barm.engine.monitor import Monitor
 from barm.engine.recipe import RunConfig
 from barm.engine.runtime import Runtime
@@ -299,6 +300,7 @@ def evaluate(
     directory = SharedDirectory(Path(path), rt)
     index = directory.last_step() if step is None else step
     opened = sources or open_data(config, rt)
+    check_evaluation(config, rt, opened.measured)
     network, method = load_step(directory, index, opened.plan, opened.val.class_names)
     with Monitor(rt.is_main, quiet=quiet) as monitor:
         counts = evaluate_step(config, rt, method, network, opened, method.step, monitor)

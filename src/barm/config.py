@@ -14,8 +14,9 @@ from barm.data.text import read_text
 from barm.engine.recipe import RunConfig
 from barm.errors import UserError, nearest
 from barm.methods import METHODS
+from barm.reading import DEPTH, parse_toml, too_deep
 
-__all__ = ["load_config", "merge", "methods_of", "read_recipe", "read_toml_text", "recipe_names", "validate"]
+__all__ = ["load_config", "merge", "methods_of", "read_recipe", "recipe_names", "validate"]
 
 Table = dict[str, Any]
 
@@ -48,15 +49,6 @@ def validate(table: Mapping[str, Any]) -> RunConfig:
         raise UserError(_explain(error, table)) from None
 
 
-def read_toml_text(path: Path) -> str:
-    """The text of a TOML file.
-
-    Raises:
-        UserError: if it is neither UTF-8 nor UTF-16.
-    """
-    return read_text(path)
-
-
 def read_recipe(recipe: str | Path, below: Sequence[str] = ()) -> Table:
     """A recipe as a table, with what it extends merged in.
 
@@ -72,13 +64,10 @@ def read_recipe(recipe: str | Path, below: Sequence[str] = ()) -> Table:
     if path.suffix == ".toml":
         if not path.is_file():
             raise UserError(f"no recipe file {path}: give an existing .toml, or a name that `barm recipes` lists")
-        text, task = read_toml_text(path), None
+        text, task = read_text(path), None
     else:
         text, task = _packaged(str(recipe))
-    try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{recipe} is not valid TOML: {error}") from None
+    table = parse_toml(text, path)
     parent = table.pop("extends", None)
     table.pop("provenance", None)
     if not isinstance(parent, str | None):
@@ -127,11 +116,16 @@ def parse_override(text: str) -> Table:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise UserError(f"--set expects table.key=value, got '{text}'")
+    parts = key.strip().split(".")
     try:
         parsed: Any = tomllib.loads(f"x = {value}")["x"]
     except tomllib.TOMLDecodeError:
         parsed = value.strip()
-    for part in reversed(key.strip().split(".")):
+    except RecursionError:
+        parsed = None
+    if parsed is None or len(parts) > DEPTH or too_deep(parsed):
+        raise UserError(f"--set {text[:40]}... is nested too deeply: give table.key=value")
+    for part in reversed(parts):
         parsed = {part: parsed}
     table: Table = parsed
     return table

@@ -17,6 +17,7 @@ from barm.data.base import Source
 from barm.data.shapes_disk import make_shapes
 from barm.engine.runtime import Runtime
 from barm.errors import Stopped
+from barm.escaping import markup
 from barm.report.figures import Story, draw_stories
 from barm.report.tables import steps_table
 from barm.story import write_report
@@ -44,7 +45,7 @@ def demo(out: Path, *, seed: int = 1, quiet: bool = False) -> dict[str, list[dic
     Raises:
         Stopped: on Ctrl-C or SIGTERM while a method is trained; its state is saved.
     """
-    console, results_console = Console(quiet=quiet), Console()
+    console, results_console = Console(quiet=quiet, emoji=False), Console(emoji=False)
     began = time.monotonic()
     data = _begin(out, seed, console)
     console.print(
@@ -60,8 +61,10 @@ def demo(out: Path, *, seed: int = 1, quiet: bool = False) -> dict[str, list[dic
     draw(picture, out, results, open_source("voc", data, "val"))
     results_console.print(f"[bold]3.[/bold] {summary(results)}")
     page = write_report([out / name for name in METHODS_SHOWN], out / PAGE)
-    results_console.print(f"   Look at [bold]{picture}[/bold]")
-    results_console.print(f"   Open [bold]{page}[/bold] in a browser ({time.monotonic() - began:.0f} s in all)")
+    results_console.print(f"   Look at [bold]{markup(str(picture))}[/bold]")
+    results_console.print(
+        f"   Open [bold]{markup(str(page))}[/bold] in a browser ({time.monotonic() - began:.0f} s in all)"
+    )
     return results
 
 
@@ -69,11 +72,13 @@ def _begin(out: Path, seed: int, console: Console) -> Path:
     """The folder of the data: as it lies there if a demo was stopped, else drawn."""
     data, mark = out / "data", out / MARK
     if mark.is_file() and mark.read_text("utf-8") == str(seed) and not (out / PAGE).exists():
-        console.print(f"[bold]1.[/bold] Going on with the demo in {out} that was stopped")
+        console.print(f"[bold]1.[/bold] Going on with the demo in {markup(str(out))} that was stopped")
         return data
     if mark.exists():
         shutil.rmtree(out)
-    console.print(f"[bold]1.[/bold] Drawing {NUM_TRAIN + NUM_VAL} pictures of {NUM_CLASSES} classes in {data}")
+    console.print(
+        f"[bold]1.[/bold] Drawing {NUM_TRAIN + NUM_VAL} pictures of {NUM_CLASSES} classes in {markup(str(data))}"
+    )
     make_shapes(
         data, layout="voc", num_classes=NUM_CLASSES, num_train=NUM_TRAIN, num_val=NUM_VAL, size=(SIDE, SIDE), seed=seed
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
@@ -12,13 +11,14 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from barm.api import fit
-from barm.config import load_config, merge, methods_of, read_toml_text
+from barm.config import load_config, merge, methods_of
 from barm.data.shapes_disk import Layout, make_shapes
 from barm.engine.identity import difference, settings
 from barm.engine.recipe import RunConfig
 from barm.engine.store import RunDirectory, write_atomically
 from barm.errors import Stopped, UserError, nearest
 from barm.labels import Setting
+from barm.reading import read_json, read_toml
 from barm.report.compare import read_result
 
 
@@ -105,9 +105,7 @@ def read_grid(path: Path | str) -> GridConfig:
     if not path.is_file():
         raise UserError(f"no grid file {path}: give an existing .toml")
     try:
-        return GridConfig.model_validate(tomllib.loads(read_toml_text(path)))
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{path} is not valid TOML: {error}") from None
+        return GridConfig.model_validate(read_toml(path))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(map(str, first["loc"]))
@@ -224,8 +222,10 @@ def _data(grid: GridConfig, out: Path, data: Path | None) -> Path:
 def _check_generated(made: Path, record: Path, about: dict[str, Any]) -> None:
     """Refuse data that another [shapes] table has made."""
     try:
-        there = json.loads(record.read_text("utf-8"))
+        there = read_json(record)
     except (OSError, ValueError):
+        there = None
+    if not isinstance(there, dict):
         raise UserError(
             f"{made} exists but not {record}, which says what was generated: remove {made}, or choose another --out"
         ) from None

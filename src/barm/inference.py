@@ -22,6 +22,7 @@ from barm.data.images import IMAGE_SUFFIXES, probe_picture, read_picture
 from barm.engine.runtime import Runtime
 from barm.engine.store import write_atomically
 from barm.errors import UserError, nearest
+from barm.reading import real
 from barm.report.pictures import colour_mask, encoded, index_mask, overlay_picture
 from barm.trained import open_trained
 
@@ -178,9 +179,9 @@ def find_pictures(given: Sequence[Path | str], out: Path | str | None = None) ->
     """
     names: dict[Path, Path] = {}
     for one in given:
-        for path, name in _members(str(one), None if out is None else Path(out).resolve()):
+        for path, name in _members(str(one), None if out is None else real(Path(out))):
             other = names.setdefault(name, path)
-            if other != path and other.resolve() != path.resolve():
+            if other != path and real(other) != real(path):
                 raise UserError(
                     f"{other} and {path} would be written under one name: rename one, or predict them separately"
                 )
@@ -193,7 +194,7 @@ def _members(given: str, out: Path | None) -> Iterator[Found]:
     if not given.strip():  # an empty variable of a shell is not the folder where it runs
         raise UserError("no pictures at '': give files, folders or patterns; . is the folder here")
     if path.is_dir():
-        if path.resolve() == out:
+        if real(path) == out:
             raise UserError(f"the results would lie among the pictures in {path}: choose another --out")
         root, below = path, sorted(_walk(path, out))
     elif not path.exists() and any(sign in given for sign in WILD):
@@ -201,8 +202,8 @@ def _members(given: str, out: Path | None) -> Iterator[Found]:
         root = Path(*fixed)
         below = sorted(root / p for p in glob(str(path.relative_to(root)), root_dir=root, recursive=True))
         below = [p for p in below if p.is_file() and p.suffix.lower() in SUFFIXES]
-        if out is not None and out != root.resolve():
-            below = [p for p in below if out not in p.resolve().parents]
+        if out is not None and out != real(root):
+            below = [p for p in below if out not in real(p).parents]
     else:
         yield Found(path, Path(path.stem))
         return
@@ -215,7 +216,7 @@ def _walk(folder: Path, out: Path | None) -> Iterator[Path]:
     """All pictures below a folder."""
     for place, folders, files in os.walk(folder):
         here = Path(place)
-        folders[:] = [f for f in folders if not f.startswith(".") and (here / f).resolve() != out]
+        folders[:] = [f for f in folders if not f.startswith(".") and real(here / f) != out]
         yield from (here / f for f in files if not f.startswith(".") and Path(f).suffix.lower() in SUFFIXES)
 
 

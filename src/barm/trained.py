@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from barm.engine.forms import misfit
 from barm.engine.recipe import RuntimeConfig
 from barm.engine.restore import rebuild
 from barm.engine.sequence import load_step
@@ -18,6 +18,7 @@ from barm.engine.store import METHOD, RunDirectory
 from barm.errors import UserError
 from barm.hub.fetch import fetch, is_address
 from barm.methods import Method
+from barm.reading import Unfit, parse_json
 
 KEY = "barm"  # of the description among a file's metadata
 FORMAT = 1  # of the description; grows when a reader of old files would misunderstand a new one
@@ -79,8 +80,10 @@ def _from_file(path: Path, step: int | None) -> Trained:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(KEY)
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no dict
-        description = json.loads(text or "{}")
-    except (OSError, SafetensorError, ValueError) as error:
+        description = parse_json(text or "{}", path)
+    except Unfit as error:
+        raise UserError(f"{path}: the description in its header {error.what}; give another file") from None
+    except (OSError, SafetensorError, ValueError, KeyError, RuntimeError) as error:
         raise UserError(
             f"{path} cannot be read as safetensors ({' '.join(str(error).split())[:100]}): give a run's folder, or a "
             "file that `barm export --format safetensors` wrote"
@@ -107,5 +110,10 @@ def _described(description: Mapping[str, Any], state: Mapping[str, Tensor], path
     if step not in (None, description["step"]):
         raise UserError(f"{path} holds step {description['step']} alone, asked for {step}: leave --step out")
     about = description["trained"]
+    wrong = misfit(METHOD, about)
+    if wrong is None and len(about["groups"]) != description["step"] + 1:
+        wrong = f"{len(about['groups'])} groups at step {description['step']}"
+    if wrong is not None:
+        raise UserError(f"{path}: the description in its header does not fit ({wrong}): give another file")
     network, method = rebuild(about, description["step"], state, str(path))
     return Trained(network, method, about, RuntimeConfig(), description["provenance"])

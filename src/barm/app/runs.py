@@ -22,6 +22,7 @@ from barm.engine.runtime import Runtime
 from barm.engine.store import METHOD, METRICS, RunDirectory
 from barm.errors import UserError
 from barm.methods import METHODS
+from barm.reading import real
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -148,7 +149,7 @@ def _coloured(shown: ShownStep, colours: Mapping[str, tuple[int, ...]]) -> Shown
 
 
 def _open_run(path: Path) -> Run:
-    path = path.resolve()
+    path = real(path)
     directory = RunDirectory(path)
     config = directory.config()
     directory.last_step()  # complains if there is none

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import sys
@@ -10,23 +11,25 @@ import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 from rich.console import Console
 
 from barm.cli import completion
 from barm.engine import watch
-from barm.errors import Stopped, UserError
+from barm.errors import Failed, Stopped, UserError
 from barm.escaping import normal
+from barm.reading import short
 
-out = Console()
+out = Console(emoji=False)
 SPACE, PLACE = "free some space or choose another --out", "choose another place"
 UNWRITABLE = {  # what to do about an output that cannot be written
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS), SPACE),
     **dict.fromkeys((errno.EEXIST, errno.ENOTDIR, errno.EISDIR), PLACE),
 }
 NAMES = "Separated by commas, or a TOML array, or @FILE with one name a line."
+NO_MEMORY = ("can't allocate memory", "not enough memory", "Storage size calculation overflowed")  # torch's words
 PIPE_CLOSED = 1  # as typer and rich end then
 
 Recipe = Annotated[
@@ -50,11 +53,18 @@ Precision = Annotated[
 
 def guarded(command: Callable[[], Any]) -> None:
     """Run a command: bad input or an output that cannot be written is one line and status 2; a stop is 128 + signal."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of files need not be text, and a terminal may lack letters
+            stream.reconfigure(errors="backslashreplace")
     try:
         command()
         sys.stdout.flush()
+    except Failed as error:  # in one process alone, while it worked
+        _fail(str(error), 1)
     except UserError as error:
         _fail(str(error), 2)
+    except UnicodeEncodeError as error:
+        _fail(f"{error.object[:80]!a} is no text that can be written as {error.encoding}: rename the file or folder", 2)
     except Stopped as stopped:  # all processes have agreed on it
         _end(str(stopped), 128 + stopped.signum, shown=watch.is_first())
     except KeyboardInterrupt:
@@ -63,19 +73,38 @@ def guarded(command: Callable[[], Any]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(PIPE_CLOSED)
     except OSError as error:
-        if error.errno not in UNWRITABLE:
-            raise
+        if error.errno is None or error.errno not in UNWRITABLE:
+            _fail(gone(error), 1)
         place = error.filename or "the output folder"
         _fail(f"cannot write {place}: {os.strerror(error.errno)}; {UNWRITABLE[error.errno]}", 2)
+    except (MemoryError, RuntimeError) as error:
+        if not no_memory(error):
+            raise
+        _fail(f"out of memory ({short(error)}): give fewer or smaller pictures at a time, or a smaller network", 1)
 
 
-def _fail(message: str, status: int) -> None:
+def gone(error: OSError) -> str:
+    """What the machine says about a file that was there, or should be."""
+    if error.errno is None:
+        return short(error)
+    names = " and ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+    what = f"cannot use {names or 'a file or a connection'}: {os.strerror(error.errno)}"
+    return f"{what}; was it removed while barm worked?" if error.errno == errno.ENOENT else what
+
+
+def no_memory(error: BaseException) -> bool:
+    """Does an error mean that memory was asked for that there is not?"""
+    known = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return known or any(words in str(error) for words in NO_MEMORY)
+
+
+def _fail(message: str, status: int) -> NoReturn:
     """One line on stderr, once for what all processes found, and the exit status."""
     line = " ".join(message.split())
     _end(line, status, shown=watch.fail(line, status))
 
 
-def _end(message: str, status: int, *, shown: bool) -> None:
+def _end(message: str, status: int, *, shown: bool) -> NoReturn:
     if shown:
         print(f"barm: {' '.join(message.split())}", file=sys.stderr)
     sys.stdout.flush()

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from barm.cli.common import Quiet, RunArg, StepOpt, out, progress
+from barm.cli.common import Quiet, RunArg, StepOpt, progress, say
 
 Source = Annotated[str, typer.Argument(metavar="RUN", help="A run, a safetensors file of barm, or hf://owner/name.")]
 
@@ -29,7 +29,7 @@ def export(
     from barm.export import export_step
 
     found = export_step(run, target, kind, step, progress(quiet))
-    out.print(f"{target} ({target.stat().st_size / 1e6:.1f} MB): {found}", highlight=False, soft_wrap=True)
+    say(f"{target} ({target.stat().st_size / 1e6:.1f} MB): {found}")
 
 
 def push(
@@ -62,4 +62,4 @@ def push(
         dry_run=dry_run,
         progress=progress(quiet),
     )
-    out.print(f"{where}: load it with barm.load('hf://{name}')" if dry_run is None else where, highlight=False)
+    say(f"{where}: load it with barm.load('hf://{name}')" if dry_run is None else where)

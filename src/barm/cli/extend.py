@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from barm.cli.common import NAMES, Device, Json, Precision, Quiet, RunArg, names_in, out, print_json
+from barm.cli.common import NAMES, Device, Json, Precision, Quiet, RunArg, names_in, out, print_json, say
 from barm.engine.watch import is_first
 
 
@@ -66,4 +66,4 @@ def extend(
         out.print(extension_table(result))
         for line in extension_lines(result):
             out.print(line, highlight=False, markup=False, soft_wrap=True)
-        out.print(f"Look at {result['run']}/extension.png", highlight=False, soft_wrap=True)
+        say(f"Look at {result['run']}/extension.png")

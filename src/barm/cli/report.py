@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from barm.cli.common import Quiet, out, progress
+from barm.cli.common import Quiet, progress, say
 
 
 def report(
@@ -26,4 +26,4 @@ def report(
     from barm.story import write_report
 
     path = write_report(runs, file, pictures=pictures, data=data, say=progress(quiet))
-    out.print(f"{path} ({path.stat().st_size / 1000:.0f} kB)", highlight=False, soft_wrap=True)
+    say(f"{path} ({path.stat().st_size / 1000:.0f} kB)")

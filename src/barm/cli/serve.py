@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from barm.cli.common import out
+from barm.cli.common import say
 
 
 def serve(
@@ -41,4 +41,4 @@ def serve(
 
     limits = Limits(max_upload_mb, max_pixels, shrink_to)
     options = Options(host, port, share, open_browser, limits, data)
-    serve(runs, options, lambda line: out.print(line, highlight=False, soft_wrap=True))
+    serve(runs, options, say)

@@ -10,6 +10,7 @@ import typer
 from barm.cli.common import NAMES, Device, Json, Precision, Quiet, Recipe, RunList, groups_in, out, progress, say
 from barm.engine.watch import is_first
 from barm.errors import UserError
+from barm.reading import real
 
 
 def demo(
@@ -76,7 +77,7 @@ def train(
         ("runtime", "device", device),
         ("runtime", "precision", precision),
         ("runtime", "deterministic", deterministic or None),
-        ("data", "root", str(data.resolve()) if data else None),
+        ("data", "root", str(real(data)) if data else None),
     ):
         if value is not None:
             updates[table][key] = value

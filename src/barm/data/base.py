@@ -9,6 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from barm.errors import Failed, UserError
+from barm.reading import short
+
 
 class Sample(NamedTuple):
     """One picture.
@@ -51,3 +54,19 @@ class Source(Protocol):
 
     def classes_in(self, i: int, /) -> frozenset[int]:
         """Foreground ids in the picture's mask (neither 0 nor 255), without loading it anew."""
+
+
+def load(source: Source, i: int) -> Sample:
+    """One picture of a source that was checked when it was opened.
+
+    Raises:
+        Failed: if it can no longer be read.
+    """
+    try:
+        return source[i]
+    except Failed:
+        raise
+    except (UserError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise Failed(
+            f"picture '{source.name(i)}' can no longer be read ({short(error, 400)}): put back what was there"
+        ) from error

@@ -19,6 +19,7 @@ from barm.data.base import Sample
 from barm.data.files import FileSource
 from barm.data.images import READER
 from barm.data.index import cache_folder, cores
+from barm.reading import Unfit, check_regular, read_json
 
 Places = list[list[int]]  # offset, width, height of each picture
 AHEAD = 64  # pictures decoded at a time while the file is written
@@ -118,11 +119,24 @@ class DecodedSource:
 def _read(path: Path) -> Places | None:
     """Where the pictures lie in a file that is there and whole."""
     try:
-        about = json.loads(path.with_suffix(".json").read_text("utf-8"))
-        places: Places = about["places"]
-        return places if path.stat().st_size == about["size"] else None
-    except (OSError, ValueError, KeyError, TypeError):
+        check_regular(path)
+        about, size = read_json(path.with_suffix(".json")), path.stat().st_size
+    except (OSError, Unfit):
         return None
+    places = about.get("places") if isinstance(about, dict) else None
+    if not isinstance(places, list) or about.get("size") != size or not all(_is_place(p, size) for p in places):
+        return None
+    return places
+
+
+def _is_place(place: Any, size: int) -> bool:
+    """Can a picture with its mask lie there, or was it left out?"""
+    if place == []:
+        return True
+    if not isinstance(place, list) or len(place) != 3 or not all(type(n) is int and n >= 0 for n in place):
+        return False
+    start, width, height = place
+    return bool(width * height > 0 and start + 4 * width * height <= size)
 
 
 def _write(source: FileSource, limit: int, path: Path) -> Places:

@@ -8,14 +8,13 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from barm.data.base import Sample
 from barm.data.images import read_picture
+from barm.data.masks import foreground as foreground
+from barm.data.masks import read_mask as read_mask
 from barm.data.tree import Remark
 from barm.errors import UserError
-
-ID_MODES = ("P", "L", "1")
 
 
 @dataclass(frozen=True)
@@ -82,27 +81,6 @@ class FileSource:
     def saying(self, *remarks: Remark) -> FileSource:
         """The same source with further remarks."""
         return replace(self, remarks=(*self.remarks, *remarks))
-
-
-def read_mask(path: Path) -> Image.Image:
-    """A mask as ids: the palette index or grey value itself, mode ``L``.
-
-    Raises:
-        UserError: for a mask that is not single-channel 8-bit.
-    """
-    with Image.open(path) as mask:
-        if mask.mode not in ID_MODES:
-            raise UserError(
-                f"{path}: a mask holds one class id per pixel (palette or 8-bit grey PNG), found mode {mask.mode}"
-            )
-        mask.load()
-        return Image.fromarray(np.array(mask, dtype=np.uint8))
-
-
-def foreground(mask: Image.Image) -> frozenset[int]:
-    """Ids in a mask other than 0 and 255."""
-    histogram = mask.histogram()
-    return frozenset(i for i in range(1, 255) if histogram[i])
 
 
 def pairs(

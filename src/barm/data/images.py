@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -18,6 +18,7 @@ from barm.errors import UserError
 READER = 2  # grows when a file would be read differently, so that what was remembered of it is found out anew
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 Change = Literal["turned", "white", "deep", "frames"]
+CHANGES: tuple[Change, ...] = get_args(Change)
 FULL = 2**16 - 1
 DARK = 2**12  # 16-bit values all below this are 12 bits or fewer in 16: nearly black by the file format's own scale
 SAVE_8 = "save it as 8-bit RGB or grey"

@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from io import BytesIO
@@ -18,12 +19,13 @@ from rich.console import Console
 from rich.progress import Progress
 
 from barm.data.files import FileSource, read_mask
-from barm.data.images import READER, SIDEWAYS, Probe, Unreadable, probe, upright
+from barm.data.images import CHANGES, READER, SIDEWAYS, Probe, Unreadable, probe, upright
 from barm.data.text import read_text
 from barm.data.tree import Remark
 from barm.data.values import LABELS, absent, colours, looks_like
 from barm.errors import UserError
 from barm.escaping import command
+from barm.reading import Unfit, check_regular, read_bytes, read_json
 
 BAR_FROM = 500  # pictures from which a scan shows a bar
 
@@ -168,13 +170,14 @@ def _look(source: FileSource, i: int, known: Any) -> _Looked:
     """Look into the files of a picture that are not remembered."""
     name, image_path, mask_path, limit = source.names[i], source.images[i], source.masks[i], len(source.class_names) - 1
     try:
-        if mask_path.exists() and not mask_path.is_file():  # a pipe would be waited for
-            return _Looked(None, Problem(name, mask_path, "is no file", "put the mask in its place", "missing"))
-        content = mask_path.read_bytes()
+        content = read_bytes(mask_path)
         stat = image_path.stat()
+        check_regular(image_path)
     except FileNotFoundError as error:
         remedy = "add the file or take its name out of the split"
         return _Looked(None, Problem(name, Path(error.filename), "is missing", remedy, "missing"))
+    except Unfit as error:
+        return _Looked(None, Problem(name, error.path, error.what, "restore the file", "missing"))
     except OSError as error:
         path = Path(error.filename or mask_path)
         return _Looked(None, Problem(name, path, f"cannot be read ({error.strerror})", "restore the file", "missing"))
@@ -194,13 +197,16 @@ def _look(source: FileSource, i: int, known: Any) -> _Looked:
 
 
 def _is_entry(known: Any, key: list[Any]) -> bool:
-    """Is it what was remembered of these very files, and whole?"""
+    """Is it what was remembered of these very files, and whole? Whatever else lies there is found out anew."""
     fields = {"values": list, "size": list, "changes": list, "orientation": int}
     return (
         isinstance(known, dict)
         and known.get("key") == key
         and all(isinstance(known.get(name), kind) for name, kind in fields.items())
+        and all(type(value) is int and 0 <= value < 256 for value in known["values"])
         and len(known["size"]) == 2
+        and all(type(side) is int and side > 0 for side in known["size"])
+        and all(change in CHANGES for change in known["changes"])
     )
 
 
@@ -208,7 +214,7 @@ def _look_anew(source: FileSource, i: int, content: bytes, key: list[Any]) -> _L
     """An entry of the cache from the files themselves, or what is wrong with them."""
     name, image_path, mask_path = source.names[i], source.images[i], source.masks[i]
     try:
-        mask = read_mask(BytesIO(content))  # type: ignore[arg-type]
+        mask = read_mask(BytesIO(content))
         turned = b"eXIf" in content and upright(Image.open(BytesIO(content)))[1] != 1
     except UserError as error:
         return _Looked(None, Problem(name, mask_path, str(error).split(": ", 1)[1], "convert it to ids", "colour"))
@@ -300,10 +306,10 @@ def cores() -> int:
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        entries: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
+        entries = read_json(path)
+    except (OSError, Unfit):
         return {}
-    return entries
+    return entries if isinstance(entries, dict) else {}
 
 
 def _store(path: Path, entries: dict[str, Any]) -> None:
@@ -314,7 +320,8 @@ def _store(path: Path, entries: dict[str, Any]) -> None:
         beside.write_text(json.dumps(entries), "utf-8")
         beside.replace(path)
     except OSError as error:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
         Console(stderr=True).print(f"the index is not cached ({error.strerror}): set BARM_CACHE to a writable folder")
 
 

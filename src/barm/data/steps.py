@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Hashable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,15 +17,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from barm.data.base import Source
+from barm.data.base import Source, load
 from barm.data.device import Placed, place
 from barm.data.transforms import EvalTransform, TrainTransform, eval_transform, train_transform
-from barm.errors import UserError
+from barm.errors import Failed, UserError
 from barm.labels import LabelPolicy, Lut, Step, TaskPlan
 
 START_METHOD = "fork" if sys.platform.startswith("linux") else "spawn"  # of loaders: elsewhere a fork may crash
 Item = tuple[Tensor, Tensor, dict[str, Tensor]]  # (3, H, W), (H, W) and maps, uint8
 Key = tuple[int, int]  # epoch (of `numbered`), position in the step's pictures
+
+
+class Unread(NamedTuple):
+    """In the place of a batch: why one of its pictures could not be read."""
+
+    message: str
 
 
 class StepDataset(Dataset[Item | Placed]):
@@ -76,9 +83,9 @@ class StepDataset(Dataset[Item | Placed]):
         rng = np.random.default_rng([self.seed, self.step.index, *key])
         marks = {"index": torch.tensor(index), **marks}
         if self.on_device:
-            part, mask, maps, placing = place(self.source[index], lut, rng, self.transform)
+            part, mask, maps, placing = place(load(self.source, index), lut, rng, self.transform)
             return part, mask, {**maps, **marks}, placing
-        image, label, extras = train_transform(self.source[index], lut, rng, self.transform)
+        image, label, extras = train_transform(load(self.source, index), lut, rng, self.transform)
         return image, label, {**extras, **marks}
 
 
@@ -93,7 +100,7 @@ class StepView(Dataset[Item]):
 
     def __getitem__(self, position: int) -> Item:
         index = self.step.images[position]
-        image, label, extras = eval_transform(self.step.source[index], self.step.lut, self.transform)
+        image, label, extras = eval_transform(load(self.step.source, index), self.step.lut, self.transform)
         return image, label, {**extras, "index": torch.tensor(index)}
 
     def shapes(self) -> list[Hashable]:
@@ -114,7 +121,7 @@ class EvalDataset(Dataset[Item]):
         return len(self.source)
 
     def __getitem__(self, index: int) -> Item:
-        sample = self.source[index]._replace(extras={})
+        sample = load(self.source, index)._replace(extras={})
         image, label, _ = eval_transform(sample, self.lut, self.transform)
         return image, label, {"index": torch.tensor(index)}
 
@@ -191,18 +198,33 @@ def make_train_loader(
 ) -> DataLoader[Any]:
     """The sampler's batches: pictures and labels uint8, extras by name; with `on_device` lists of items.
 
-    `pin` puts them where a GPU can fetch them while it computes.
+    `pin` puts them where a GPU can fetch them while it computes. A batch with a picture that cannot be read is an
+    `Unread`.
     """
-    options = _options(workers, pin) | ({"collate_fn": list} if on_device else {})
-    return DataLoader(dataset, batch_sampler=sampler, **options)
+    options = _options(workers, pin, list if on_device else None)
+    return DataLoader(_Reporting(dataset), batch_sampler=sampler, **options)
 
 
 def make_eval_loader(
     dataset: EvalDataset | StepView, *, batch_size: int, rank: int, world: int, workers: int, pin: bool = False
 ) -> DataLoader[Item]:
-    """This process's share of the pictures, in batches of one size."""
+    """This process's share of the pictures, in batches of one size; `Unread` as in `make_train_loader`."""
     batches = same_size_batches(dataset.shapes(), batch_size)[rank::world]
-    return DataLoader(dataset, batch_sampler=batches, **_options(workers, pin))
+    return DataLoader(_Reporting(dataset), batch_sampler=batches, **_options(workers, pin))
+
+
+def end_workers(iterator: Any) -> None:
+    """End the processes of a loader's iterator, however the work ended; without any it does nothing.
+
+    They leave stop signals to the main process, and torch asks the last ones by such a signal.
+    """
+    workers = getattr(iterator, "_workers", ())
+    if workers:
+        iterator._shutdown_workers()
+    for worker in workers:
+        if worker.is_alive():
+            worker.kill()
+            worker.join()
 
 
 def same_size_batches(shapes: Sequence[Hashable], batch_size: int) -> list[list[int]]:
@@ -226,8 +248,33 @@ def _shapes(source: Source, images: Sequence[int], transform: EvalTransform) -> 
     return [sizes[i] if sizes else (i,) for i in images]
 
 
-def _options(workers: int, pin: bool) -> dict[str, Any]:
-    options: dict[str, Any] = {"num_workers": workers, "collate_fn": default_collate, "pin_memory": pin}
+class _Reporting(Dataset[Any]):
+    """A data set whose unreadable pictures are values: as an exception a worker would send its whole traceback."""
+
+    def __init__(self, dataset: Dataset[Any]) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def __getitem__(self, key: Any) -> Any:
+        try:
+            return self.dataset[key]
+        except Failed as error:
+            return Unread(str(error))
+
+
+def _collate(collate: Callable[[list[Any]], Any], items: list[Any]) -> Any:
+    """The items as a batch, or the first that could not be read."""
+    return next((item for item in items if isinstance(item, Unread)), None) or collate(items)
+
+
+def _options(workers: int, pin: bool, collate: Callable[[list[Any]], Any] | None = None) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "num_workers": workers,
+        "collate_fn": partial(_collate, collate or default_collate),
+        "pin_memory": pin,
+    }
     if workers:
         options |= {"worker_init_fn": _start_worker, "prefetch_factor": 4, "multiprocessing_context": START_METHOD}
     return options

@@ -1,9 +1,14 @@
-"""Batches on the device: of a step's training, with or without exemplars, and of any pictures in order."""
+"""Batches on the device: of a step's training, with or without exemplars, and of any pictures in order.
+
+Whatever ends a pass, its loader's processes end with it; a picture that is gone, or a process that was killed, is one
+line. In passes that train nothing a request to stop is obeyed before the next batch, by all processes together.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import AbstractContextManager, closing
+import signal
+from collections.abc import Generator, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
 from typing import Any
 
 from torch.utils.data import DataLoader
@@ -12,9 +17,21 @@ from barm.batch import Batch
 from barm.data.device import finish
 from barm.data.index import cores
 from barm.data.memory import MemoryDataset, ReplacingSampler
-from barm.data.steps import EpochSampler, EvalDataset, Item, StepDataset, StepView, make_eval_loader, make_train_loader
+from barm.data.steps import (
+    EpochSampler,
+    EvalDataset,
+    Item,
+    StepDataset,
+    StepView,
+    Unread,
+    end_workers,
+    make_eval_loader,
+    make_train_loader,
+    same_size_batches,
+)
 from barm.engine.recipe import RunConfig
 from barm.engine.runtime import Runtime
+from barm.errors import Failed, Stopped
 
 MAX_WORKERS = 8
 Batches = AbstractContextManager[Generator[Batch, None, None]]  # to be entered: the loader's processes end with it
@@ -28,8 +45,9 @@ def train_batches(
     epochs: int,
     batch_size: int,
     start: int = 0,
+    trains: bool = True,
 ) -> Batches:
-    """The batches of a step from iteration `start` on."""
+    """The batches of a step from iteration `start` on; one that `trains` hears of a request to stop by itself."""
     step = dataset.step.index
     base = EpochSampler(len(dataset), batch_size, epochs, start, rt.rank, rt.world, config.seed, step)
     sampler = (
@@ -40,20 +58,23 @@ def train_batches(
     on_device = config.runtime.augment == "device"
     workers, pin = num_workers(config, rt), rt.device.type == "cuda"
     loader = make_train_loader(dataset, sampler, workers=workers, on_device=on_device, pin=pin)
-    return closing(_finished(loader, rt) if on_device else _to_device(loader, rt))
+    batches = _finished(loader, rt) if on_device else _to_device(loader, rt)
+    return _ended(batches if trains else _stoppable(batches, rt, len(loader)))
 
 
 def ordered_batches(config: RunConfig, rt: Runtime, dataset: EvalDataset | StepView) -> tuple[Batches, int]:
     """This process's share of the pictures as in evaluation, and the number of batches."""
+    batch_size = config.evaluation.batch_size
     loader = make_eval_loader(
         dataset,
-        batch_size=config.evaluation.batch_size,
+        batch_size=batch_size,
         rank=rt.rank,
         world=rt.world,
         workers=num_workers(config, rt),
         pin=rt.device.type == "cuda",
     )
-    return closing(_to_device(loader, rt)), len(loader)
+    rounds = -(-len(same_size_batches(dataset.shapes(), batch_size)) // rt.world)  # of the process with the most
+    return _ended(_stoppable(_to_device(loader, rt), rt, rounds)), len(loader)
 
 
 def num_workers(config: RunConfig, rt: Runtime) -> int:
@@ -65,13 +86,53 @@ def num_workers(config: RunConfig, rt: Runtime) -> int:
 
 def _finished(loader: DataLoader[Any], rt: Runtime) -> Generator[Batch, None, None]:
     """Augment on the device."""
-    for items in loader:
-        yield finish(items, rt.device)
+    with closing(_items(loader)) as several:
+        for items in several:
+            yield finish(items, rt.device)
 
 
 def _to_device(loader: DataLoader[Item], rt: Runtime) -> Generator[Batch, None, None]:
     """Move batches to the device."""
-    for image, label, extras in loader:
-        image = image.to(rt.device, non_blocking=True)
-        label = label.to(rt.device, non_blocking=True).long()
-        yield Batch(image, label, {k: v.to(rt.device, non_blocking=True) for k, v in extras.items()})
+    with closing(_items(loader)) as items:
+        for image, label, extras in items:
+            image = image.to(rt.device, non_blocking=True)
+            label = label.to(rt.device, non_blocking=True).long()
+            yield Batch(image, label, {k: v.to(rt.device, non_blocking=True) for k, v in extras.items()})
+
+
+def _items(loader: DataLoader[Any]) -> Generator[Any, None, None]:
+    """What the loader gives, until a picture cannot be read; its processes end with this."""
+    iterator = iter(loader)
+    try:
+        for item in iterator:
+            if isinstance(item, Unread):
+                raise Failed(item.message)
+            yield item
+    finally:
+        end_workers(iterator)
+
+
+def _stoppable(batches: Generator[Batch, None, None], rt: Runtime, rounds: int) -> Generator[Batch, None, None]:
+    """The batches, until any process was asked to stop; `rounds` is the same in all, each of which may have fewer."""
+    with closing(batches):
+        for _ in range(rounds):
+            if rt.stopping():
+                raise Stopped("stopped", rt.stop_signal or signal.SIGTERM)
+            batch = next(batches, None)
+            if batch is not None:
+                yield batch
+
+
+@contextmanager
+def _ended(batches: Generator[Batch, None, None]) -> Iterator[Generator[Batch, None, None]]:
+    """Close the batches at the end; torch tells of a killed loader process wherever the main process just is."""
+    try:
+        with closing(batches):
+            yield batches
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise Failed(
+            f"a process that reads pictures was killed ({' '.join(str(error).split())[:120]}): mostly for want of "
+            "memory; set runtime.workers lower, or 0"
+        ) from error

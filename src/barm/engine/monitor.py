@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
 from barm.engine.memory import MEGABYTE
+from barm.errors import UserError
 
 COLUMNS = ("step", "epoch", "iteration", "name", "value")
 LOG, RATE, PEAK = "log.csv", "images_per_second", "memory_mb"
@@ -32,15 +33,27 @@ class LogRow(NamedTuple):
 
 def read_log(directory: Path) -> list[LogRow]:
     """What a run has logged; nothing where it has no log, and without the lines that are cut short or no numbers."""
-    path, rows = directory / LOG, list[LogRow]()
-    if not path.is_file():
-        return rows
-    with path.open(newline="", encoding="utf-8", errors="replace") as file:
-        for line in csv.reader(file):
-            with suppress(ValueError):
-                step, epoch, iteration, name, value = line
-                rows.append(LogRow(int(step), int(epoch), int(iteration), name, float(value)))
+    rows = list[LogRow]()
+    for line in _log_lines(directory / LOG):
+        with suppress(ValueError):
+            step, epoch, iteration, name, value = line
+            rows.append(LogRow(int(step), int(epoch), int(iteration), name, float(value)))
     return rows
+
+
+def _log_lines(path: Path) -> Iterator[list[str]]:
+    """Cells of the lines of a log; one that cannot be read as CSV is left out."""
+    if not path.is_file():
+        return
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+        reader = csv.reader(line.replace("\0", "") for line in file)
+        while True:
+            try:
+                yield next(reader)
+            except csv.Error:  # a cell longer than the module takes
+                continue
+            except StopIteration:
+                return
 
 
 class Monitor:
@@ -55,7 +68,7 @@ class Monitor:
 
     def __init__(self, main: bool, *, quiet: bool = False, tensorboard: bool = True, console: Console | None = None):
         self.main, self.tensorboard = main, tensorboard
-        self.console = console or Console(stderr=True, quiet=quiet or not main)
+        self.console = console or Console(stderr=True, quiet=quiet or not main, emoji=False)
         self.live = is_live(self.console)
         self.log: Any = None
         self.writer: Any = None
@@ -75,7 +88,7 @@ class Monitor:
             self.log.close()
 
     def say(self, text: str) -> None:
-        """One line for the reader."""
+        """One line for the reader, in rich's markup: names in it are escaped (`barm.escaping.markup`)."""
         self.console.print(text, highlight=False, soft_wrap=True)
 
     def open(self, directory: Path, memory: Callable[[], int | None] = lambda: None) -> None:
@@ -184,22 +197,29 @@ def track(console: Console, title: str, total: int) -> Iterator[Callable[[], Non
 
 def _columns() -> tuple[ProgressColumn, ...]:
     return (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
 
 
 def _truncate_log(path: Path, step: int, start: int) -> None:
     """Drop the rows that a resumed step will write again; write the header of a new file."""
-    rows: list[list[str]] = []
-    if path.exists():
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = [r for r in list(csv.reader(file))[1:] if len(r) == len(COLUMNS)]
-        rows = [r for r in rows if int(r[0]) < step or (int(r[0]) == step and int(r[2]) <= start)]
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is no file: remove it")
+    rows = [r for r in _log_lines(path) if len(r) == len(COLUMNS) and _goes_before(r, step, start)]
     beside = path.with_suffix(".tmp")
+    beside.unlink(missing_ok=True)
     with beside.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([COLUMNS, *rows])
     beside.replace(path)
+
+
+def _goes_before(row: list[str], step: int, start: int) -> bool:
+    """Was a row written before an iteration of a step?"""
+    try:
+        return (int(row[0]), int(row[2])) <= (step, start)
+    except ValueError:  # the header, or a line that was cut short
+        return False

@@ -140,6 +140,15 @@ class StepRecipe(_Config):
     pad_label: Literal[0, 255] = 0
     void_label: Literal[0, 255] = 255
 
+    @model_validator(mode="after")
+    def _pixels_in_the_crop(self) -> StepRecipe:
+        if self.geometry == "rescale" and self.scale[1] > self.crop:
+            raise ValueError(
+                f"scale reaches {self.scale[1]:g}: a crop of {self.crop} pixels would show less than one pixel of the "
+                f"picture; expected at most {self.crop}"
+            )
+        return self
+
     @field_validator("scale")
     @classmethod
     def _range(cls, scale: tuple[float, float]) -> tuple[float, float]:

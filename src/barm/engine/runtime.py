@@ -165,6 +165,12 @@ class Runtime:
             for buffer in module.buffers():
                 torch.distributed.broadcast(buffer, src=0)
 
+    def stopping(self) -> bool:
+        """Was any process asked to stop? All processes call it together."""
+        if self.world == 1:
+            return bool(self.stop_signal)
+        return bool(self.all_sum(torch.tensor(float(bool(self.stop_signal)), device=self.device)))
+
     def on_main(self, action: Callable[[], object]) -> None:
         """Do something in the main process alone, while the others wait; if it fails there, it fails everywhere.
 

@@ -15,9 +15,11 @@ from barm.data.memory import Exemplar, MemoryDataset, from_json, to_json
 from barm.data.palette import id_palette
 from barm.data.steps import EvalDataset, StepDataset, iterations_per_epoch
 from barm.data.transforms import EvalTransform, TrainTransform
+from barm.engine.capacity import check_evaluation, check_training
 from barm.engine.evaluate import evaluate
 from barm.engine.exemplars import choose_exemplars
 from barm.engine.identity import AGREEING, BASE, difference, other_class, settings
+from barm.engine.keeping import saved, saving, told
 from barm.engine.loading import ordered_batches, train_batches
 from barm.engine.memory import forget_peak, peak_memory
 from barm.engine.monitor import Monitor
@@ -83,10 +85,16 @@ def run(
 
     Raises:
         UserError: for bad input; nothing is left on the disk.
+        Failed: a picture is gone, or a process of the loader was killed; what was saved before can be resumed.
         Stopped: someone asked to stop; the state is saved.
     """
+    if only is None or 0 in only:
+        check_training(config, rt, 0)  # the base step at once, the others when the data say that there are any
     data = data or open_data(config, rt)
     steps = data.plan.steps() if only is None else tuple(data.plan[i] for i in sorted(set(only)))
+    for index in [s.index for s in steps if s.index > 0][:1]:
+        check_training(config, rt, index)
+    check_evaluation(config, rt, data.measured)
     directory, about = SharedDirectory(path, rt), provenance(rt, data.train.class_names)
     placed = {*(given.steps if given else ()), *([0] if start_from is not None else [])}
     _check_order(directory, [s.index for s in steps], placed)
@@ -96,7 +104,7 @@ def run(
         monitor.open(path, lambda: peak_memory(rt.device))
         for line in data.warnings:
             monitor.say(f"[yellow]warning:[/yellow] {markup(line)}")
-        with rt.catch_signals():
+        with told(path), rt.catch_signals():
             if start_from is not None:
                 rt.on_main(lambda: _adopt(config, directory, RunDirectory(start_from), data))
             if given is not None:
@@ -154,53 +162,49 @@ def _run_step(
     per_epoch = iterations_per_epoch(len(pictures), recipe.batch_size, rt.world)
     trainer = StepTrainer(method, model, teacher, recipe, recipe.epochs * per_epoch, rt, config.seed)
     if partial is not None:
+        found = trainer.misfit(partial)
+        if found is not None:
+            raise directory.damaged_partial(step.index, found)
         trainer.load_state_dict(partial)
     elif teacher is not None and method.calibrates:
-        with train_batches(config, rt, pictures, epochs=1, batch_size=recipe.batch_size) as batches:
+        with train_batches(config, rt, pictures, epochs=1, batch_size=recipe.batch_size, trains=False) as batches:
             calibrate(method, teacher, batches, rt)
     forget_peak(rt.device)
     title = f"step {step.index} of {len(data.plan) - 1}"
     monitor.start_step(title, step.index, trainer.iteration, trainer.total, per_epoch, recipe.batch_size * rt.world)
-    finished = _train(config, rt, directory, monitor, data, trainer, pictures, exemplars, per_epoch)
+    save = saving(rt, directory, trainer, exemplars)
+    finished = _train(config, rt, monitor, data, trainer, pictures, per_epoch, save)
     monitor.end_step()
     if not finished:
         raise Stopped(
-            f"stopped at step {step.index}, iteration {trainer.iteration} of {trainer.total}; the state is saved in "
-            f"{directory.path}: go on with --resume",
-            rt.stop_signal or 15,
+            f"stopped at step {step.index}, iteration {trainer.iteration} of {trainer.total}", rt.stop_signal or 15
         )
     trainer.check_finite()
     if trainer.skipped:
         monitor.say(f"[yellow]{title}: {trainer.skipped} updates skipped because the loss was not finite[/yellow]")
     network = trainer.network
     rt.share_buffers(network)
-    counts = evaluate_step(config, rt, method, network, data, step, monitor)
+    with saved(rt, save):
+        counts = evaluate_step(config, rt, method, network, data, step, monitor)
     rt.on_main(lambda: _store(config, directory, monitor, data, step, network.state_dict(), counts, exemplars))
 
 
 def _train(
     config: RunConfig,
     rt: Runtime,
-    directory: RunDirectory,
     monitor: Monitor,
     data: Data,
     trainer: StepTrainer,
     pictures: StepDataset | MemoryDataset,
-    exemplars: Sequence[Exemplar],
     per_epoch: int,
+    save: Callable[[], None],
 ) -> bool:
     """The remaining updates of a step; False when someone asked to stop, the state is then saved."""
-    recipe, index = trainer.recipe, trainer.method.step.index
-
-    def save() -> None:
-        trainer.check_finite()
-        state = {**trainer.state_dict(), "memory": to_json(exemplars)}
-        rt.on_main(lambda: directory.save_partial(index, state))
-
+    recipe = trainer.recipe
     loading = train_batches(
         config, rt, pictures, epochs=recipe.epochs, batch_size=recipe.batch_size, start=trainer.iteration
     )
-    with rt.one_shape(), loading as batches:
+    with rt.one_shape(), loading as batches, saved(rt, save):
         return train_step(
             trainer,
             batches,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tomllib
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -15,16 +14,17 @@ import tomli_w
 import torch
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 
 from barm.engine.finite import check_finite
+from barm.engine.forms import misfit
 from barm.engine.identity import AGREEING, difference, other_class, settings, to_table
 from barm.engine.provenance import continued
 from barm.engine.recipe import RunConfig
 from barm.errors import UserError, nearest
 from barm.models.network import NetworkConfig
+from barm.reading import Unfit, read_json, read_pickled, read_safetensors, read_toml
 
 EXTENSION = "extension.json"  # in the folder of a run that `barm extend` made
 CONFIG, MODEL, METHOD, COUNTS, METRICS, MEMORY = (
@@ -36,9 +36,12 @@ CONFIG, MODEL, METHOD, COUNTS, METRICS, MEMORY = (
     "memory.json",
 )
 LOCK = ".lock"
-FORMS = {  # keys without which a file is of no use
-    METHOD: {"classes", "groups", "method", "model"},
-    METRICS: {"step", "learned", "miou", "average_miou", "forgetting", "class_iou"},
+STATE = {  # of a step that is not finished: what `save_partial` is given
+    "iteration": int,
+    "skipped": int,
+    "skipped_in_a_row": int,
+    "memory": list,
+    **dict.fromkeys(("model", "optimizer", "scaler", "method"), dict),
 }
 
 
@@ -64,7 +67,8 @@ class RunDirectory:
 
     def finished_steps(self) -> list[int]:
         """Indices of the finished steps, ascending."""
-        return sorted(int(p.name[4:]) for p in self.path.glob("step[0-9][0-9]*") if p.name[4:].isdigit())
+        found = ((p, p.name[4:]) for p in self.path.glob("step[0-9][0-9]*"))
+        return sorted(int(n) for p, n in found if n.isascii() and n.isdigit() and p.is_dir())
 
     def last_step(self) -> int:
         """The newest finished step."""
@@ -93,6 +97,8 @@ class RunDirectory:
         if not present and resume:
             raise UserError(f"nothing to resume: {self.path} does not exist; leave --resume out to start")
         self.path.mkdir(parents=True, exist_ok=True)
+        if (self.path / LOCK).exists() and not (self.path / LOCK).is_file():
+            raise UserError(f"{self.path / LOCK} is no file: remove it")
         lock = FileLock(self.path / LOCK, thread_local=False)
         try:
             lock.acquire(blocking=False)
@@ -138,7 +144,7 @@ class RunDirectory:
         self._lock.release()
         self._lock = None
         (self.path / LOCK).unlink(missing_ok=True)
-        if not self._began or self.finished_steps() or any(self.path.glob(".step*.partial")):
+        if not self._began or self.finished_steps() or self.has_partial() or not self.path.is_dir():
             return
         for entry in self.path.iterdir():
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
@@ -163,17 +169,20 @@ class RunDirectory:
 
     def provenance(self) -> dict[str, Any]:
         """Versions, machine and commit that the run was made with, as saved."""
-        found: dict[str, Any] = self._document().get("provenance", {})
-        return found
+        found: Any = self._document().get("provenance", {})
+        classes = found.get("classes", []) if isinstance(found, dict) else None
+        if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+            raise self._damaged(self.path / CONFIG, "provenance is no table, or its classes no list of names")
+        return dict(found)
 
     def _document(self) -> dict[str, Any]:
         path = self.path / CONFIG
         if not path.is_file():
             raise UserError(f"{self.path} is not a run: {self._instead()}")
         try:
-            return tomllib.loads(path.read_text("utf-8"))
-        except ValueError as error:  # no TOML, or no UTF-8
-            raise self._damaged(path, str(error)) from None
+            return read_toml(path)
+        except Unfit as error:
+            raise self._damaged(path, error.what) from None
 
     def _instead(self) -> str:
         """What the folder is, which holds no run; the runs in it or beside it that may be meant."""
@@ -259,30 +268,33 @@ class RunDirectory:
         """The tensors of a finished step."""
         path = self._finished(index) / MODEL
         try:
-            return load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise self._damaged(path, str(error)) from None
+            return read_safetensors(path)
+        except FileNotFoundError:
+            raise self._damaged(path, "it is missing") from None
+        except Unfit as error:
+            raise self._damaged(path, error.what) from None
 
     def read(self, index: int, name: str) -> Any:
         """One of a finished step's JSON files."""
         path = self._finished(index) / name
         try:
-            value = json.loads(path.read_text("utf-8"))
+            value = read_json(path)
         except FileNotFoundError:
             if name == METHOD:
                 raise self._damaged(path, "it is missing") from None
             raise UserError(
                 f"{path} is missing: an imported step has none; train the step, or evaluate it by itself"
             ) from None
-        except (OSError, ValueError) as error:
-            raise self._damaged(path, str(error)) from None
-        if not _has_form(name, value):
-            raise self._damaged(path, "it holds something else than barm wrote")
+        except Unfit as error:
+            raise self._damaged(path, error.what) from None
+        wrong = misfit(name, value)
+        if wrong is not None:
+            raise self._damaged(path, f"it holds something else than barm wrote: {wrong}")
         return value
 
     def has(self, index: int, name: str) -> bool:
-        """Does a finished step have this file?"""
-        return (self.step_path(index) / name).is_file()
+        """Does a finished step have this file? Whatever lies there under its name is what `read` complains about."""
+        return os.path.lexists(self.step_path(index) / name)
 
     def require(self, index: int) -> None:
         """Complain unless the step is finished."""
@@ -296,6 +308,10 @@ class RunDirectory:
 
     def _partial(self, index: int) -> Path:
         return self.path / f".step{index:02d}.partial"
+
+    def has_partial(self) -> bool:
+        """Is there a saved state of a step that is not finished?"""
+        return any(self.path.glob(".step*.partial"))
 
     def save_partial(self, index: int, state: Mapping[str, Any]) -> None:
         """Store the trainer's state of an unfinished step."""
@@ -311,22 +327,24 @@ class RunDirectory:
     def load_partial(self, index: int) -> dict[str, Any] | None:
         """The trainer's state of an unfinished step, or None."""
         path = self._partial(index) / "trainer.pt"
-        if not path.exists():
-            return None
         try:
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # whatever a pickle that is cut short or of another kind leads to
-            raise UserError(
-                f"{path} is damaged ({str(error)[:100]}): remove {path.parent} to train this step from its start"
-            ) from None
-        return state
+            state = read_pickled(path)
+        except FileNotFoundError:
+            return None
+        except Unfit as error:
+            raise self.damaged_partial(index, error.what) from None
+        for name, kind in STATE.items():
+            if not isinstance(state, dict) or not isinstance(state.get(name), kind):
+                raise self.damaged_partial(index, f"'{name}' is missing or no {kind.__name__}")
+        wrong = misfit(MEMORY, state["memory"])
+        if wrong is not None:
+            raise self.damaged_partial(index, f"its memory: {wrong}")
+        return dict(state)
 
-
-def _has_form(name: str, value: Any) -> bool:
-    """Could `save_step` have written this? Of counts: as many columns as rows."""
-    if name == COUNTS:
-        return isinstance(value, list) and all(isinstance(row, list) and len(row) == len(value) for row in value)
-    return name not in FORMS or (isinstance(value, dict) and value.keys() >= FORMS[name])
+    def damaged_partial(self, index: int, what: str) -> UserError:
+        """A complaint about the state of an unfinished step."""
+        path = self._partial(index) / "trainer.pt"
+        return UserError(f"{path} is damaged ({what[:160]}): remove {path.parent} to train this step from its start")
 
 
 def _link(file: Path, target: Path) -> None:
@@ -347,6 +365,7 @@ def save_pickled(path: Path, value: dict[str, Any]) -> None:
 def write_atomically(path: Path, content: bytes | memoryview, *, flush: bool = True) -> None:
     """Write a file beside and rename it into place; without `flush` faster, but a loss of power may still cost it."""
     beside = path.with_name(path.name + ".tmp")
+    beside.unlink(missing_ok=True)  # whatever lay there: writing into a pipe would wait for ever
     try:
         beside.write_bytes(content)
         if flush:

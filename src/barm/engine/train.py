@@ -201,6 +201,19 @@ class StepTrainer:
             "method": self.method.state_dict(),
         }
 
+    def misfit(self, state: dict[str, Any]) -> str | None:
+        """What in a state is not of this network and this step, or None."""
+        own = self.state_dict()
+        if not 0 <= state["iteration"] <= self.total or min(state["skipped"], state["skipped_in_a_row"]) < 0:
+            return f"iteration {state['iteration']} of {self.total}"
+        groups = state["optimizer"].get("param_groups")
+        sizes = [[len(g["params"]) for g in own["optimizer"]["param_groups"]], _sizes(groups)]
+        if sizes[0] != sizes[1]:
+            return "the optimiser's groups are others"
+        pairs = [("model", own["model"], state["model"]), ("method", own["method"], state["method"])]
+        pairs.append(("optimizer", own["optimizer"]["state"], state["optimizer"].get("state")))
+        return next((found for name, ours, given in pairs if (found := unlike(ours, given, name)) is not None), None)
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore `state_dict`.
 
@@ -221,6 +234,34 @@ class StepTrainer:
         self.rt.load_scaler_state(state["scaler"])
         self.method.load_state_dict(state["method"])
         self._set_rates()
+
+
+def unlike(own: Any, given: Any, name: str) -> str | None:
+    """The first place where two nested tables have other keys, or tensors of other shapes; None where they agree.
+
+    >>> unlike({"a": torch.zeros(2)}, {"a": torch.zeros(3)}, "model")
+    'model.a is (3,), expected (2,)'
+    >>> unlike({"a": {}}, {"b": {}}, "model")
+    'model lacks a'
+    """
+    if isinstance(own, Tensor):
+        if not isinstance(given, Tensor):
+            return f"{name} is no tensor"
+        return None if own.shape == given.shape else f"{name} is {tuple(given.shape)}, expected {tuple(own.shape)}"
+    if not isinstance(own, dict):
+        return None
+    if not isinstance(given, dict):
+        return f"{name} is no table"
+    for verb, keys in (("lacks", own.keys() - given.keys()), ("has besides", given.keys() - own.keys())):
+        if keys:
+            return f"{name} {verb} {min(map(str, keys))}"
+    return next((found for key in own if (found := unlike(own[key], given[key], f"{name}.{key}")) is not None), None)
+
+
+def _sizes(groups: Any) -> list[int] | None:
+    """Numbers of parameters of an optimiser's groups, or None for something else."""
+    known = isinstance(groups, list) and all(isinstance(g, dict) and isinstance(g.get("params"), list) for g in groups)
+    return [len(g["params"]) for g in groups] if known else None
 
 
 def calibrate(method: Method[Any], teacher: Constant, batches: Iterable[Batch], rt: Runtime) -> None:

@@ -16,6 +16,7 @@ from barm.engine.runtime import Runtime
 from barm.engine.sequence import Given, renumbered, run, train_dataset
 from barm.engine.shared import SharedDirectory
 from barm.engine.store import COUNTS, EXTENSION, METHOD, METRICS, RunDirectory, write_atomically
+from barm.escaping import markup
 from barm.extension.advice import advice
 from barm.extension.drawing import draw
 from barm.extension.measuring import (
@@ -28,6 +29,7 @@ from barm.extension.measuring import (
     taken_for,
 )
 from barm.extension.planning import Plan, Request, make_plan
+from barm.reading import real
 
 PICTURE = "extension.png"
 
@@ -80,7 +82,7 @@ def extend(
 
 def default_out(path: Path, new: Sequence[str]) -> Path:
     """Where an extension goes: beside the run, named by what is learned."""
-    whole = path if path.name not in ("", "..") else path.resolve()  # "." has no name
+    whole = path if path.name not in ("", "..") else real(path)  # "." has no name
     return whole.with_name(f"{whole.name}+{'+'.join(new)}".replace("/", "-")[:100])
 
 
@@ -88,11 +90,10 @@ def _extend(plan: Plan, rt: Runtime, target: Path, monitor: Monitor, resume: boo
     """Train the step between the two measurements."""
     directory, before = SharedDirectory(target, rt), list[Tensor]()
     pictures = len(train_dataset(plan.config, plan.data, plan.data.plan[plan.step]))
-    monitor.say(
-        f"{plan.known.directory.path} learns {', '.join(plan.new)} from {pictures} pictures of {plan.config.data.root}"
-    )
+    told = f"{plan.known.directory.path} learns {', '.join(plan.new)} from {pictures} pictures of "
+    monitor.say(markup(f"{told}{plan.config.data.root}"))
     for note in plan.notes:
-        monitor.say(f"[yellow]{note}[/yellow]")
+        monitor.say(f"[yellow]{markup(note)}[/yellow]")
 
     def place(new_run: RunDirectory) -> None:
         rt.on_main(lambda: _take_steps(plan, new_run))

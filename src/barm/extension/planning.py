@@ -19,6 +19,7 @@ from barm.engine.runtime import Runtime
 from barm.engine.store import METHOD, RunDirectory
 from barm.errors import UserError, nearest
 from barm.models.network import check_names
+from barm.reading import real
 
 CHANGEABLE = ("increment", "method", "evaluation", "runtime")  # tables; the rest is settled by the run
 
@@ -126,7 +127,7 @@ def new_place(data: Path, wanted: Sequence[str]) -> tuple[PlaceConfig, tuple[str
             )
         names = tuple(wanted)
     found = open_source(layout, data, "train", names).class_names[1:]
-    return PlaceConfig(root=data.resolve(), layout=layout, names=names), found
+    return PlaceConfig(root=real(data), layout=layout, names=names), found
 
 
 def old_places(request: Request, known: Known, rt: Runtime) -> tuple[list[PlaceConfig], list[str], bool]:
@@ -135,7 +136,7 @@ def old_places(request: Request, known: Known, rt: Runtime) -> tuple[list[PlaceC
     Those of `--val`, or else those that the run was trained on, where they are still there.
     """
     if request.val:
-        places = [PlaceConfig(root=path.resolve()) for path in request.val]
+        places = [PlaceConfig(root=real(path)) for path in request.val]
         for place in places:
             if not labelled(open_val(rt, place, known.classes)):
                 raise UserError(f"{place.root} labels none of the classes of {known.directory.path}: leave --val out")
@@ -149,7 +150,7 @@ def old_places(request: Request, known: Known, rt: Runtime) -> tuple[list[PlaceC
             notes.append(f"{place.root}, on which {known.directory.path} was measured, cannot be had ({error})")
             continue
         if labelled(source):
-            found.append(PlaceConfig(root=place.root.resolve(), layout=place.layout, names=place.names))
+            found.append(PlaceConfig(root=real(place.root), layout=place.layout, names=place.names))
     return found, notes, bool(found) and not notes
 
 

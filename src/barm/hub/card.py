@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from huggingface_hub import ModelCardData
 
 from barm.engine.identity import to_table
 from barm.engine.store import EXTENSION, METHOD, METRICS, RunDirectory
+from barm.escaping import markdown
 from barm.escaping import names as names_word
 from barm.methods import METHODS
 from barm.report.tables import percent
@@ -61,7 +63,7 @@ def _head(about: dict[str, Any], index: int, name: str) -> str:
         f"# {name.split('/')[-1]}\n\n"
         f"Semantic segmentation into {len(about['classes']) - 1} classes and background, learned in {index + 1} of "
         f"{about['num_steps']} steps: {seen}. Network: DeepLab ({about['model']['decoder']}) on "
-        f"`{about['model']['backbone']}`. Method: {title}."
+        f"{code(about['model']['backbone'])}. Method: {title}."
     )
 
 
@@ -84,7 +86,7 @@ def _scores(done: Sequence[dict[str, Any]], index: int) -> str:
     if not done:
         return "## Scores\n\nNot evaluated."
     rows = [
-        [str(m["step"]), ", ".join(m["learned"]) if len(m["learned"]) < 7 else f"{len(m['learned'])} classes"]
+        [str(m["step"]), markdown(", ".join(m["learned"])) if len(m["learned"]) < 7 else f"{len(m['learned'])} classes"]
         + [percent(v) for v in (m["miou"]["old"], m["miou"].get("new"), m["miou"]["all"], m["forgetting"])]
         for m in done
     ]
@@ -95,7 +97,7 @@ def _scores(done: Sequence[dict[str, Any]], index: int) -> str:
     )
     if done[-1]["step"] != index:
         return text
-    by_class = [[name, percent(iou)] for name, iou in done[-1]["class_iou"].items()]
+    by_class = [[markdown(name), percent(iou)] for name, iou in done[-1]["class_iou"].items()]
     return f"{text}\n\nIoU per class after step {index}:\n\n{_table(['class', 'IoU'], by_class)}"
 
 
@@ -103,15 +105,15 @@ def _training(directory: RunDirectory, about: dict[str, Any]) -> str:
     config = directory.config()
     names = {c["id"]: c["name"] for c in about["classes"]}
     task = config.task.name or " | ".join(", ".join(g) for g in config.task.groups or ())
-    groups = [[str(i), ", ".join(names[c] for c in group)] for i, group in enumerate(about["groups"])]
-    root = "" if config.data.root is None else f" Data set: `{config.data.root.name}`."
+    groups = [[str(i), markdown(", ".join(names[c] for c in group))] for i, group in enumerate(about["groups"])]
+    root = "" if config.data.root is None else f" Data set: {code(config.data.root.name)}."
     size = f"centre crops of {config.evaluation.crop} pixels" if config.evaluation.crop else "native size"
     method = tomli_w.dumps({"method": to_table(config)["method"]}).strip()
     return (
-        f"## Data and method\n\n{root.strip()} Task `{task}`, setting {config.task.setting} "
+        f"## Data and method\n\n{root.strip()} Task {code(task)}, setting {config.task.setting} "
         f"({SCENARIO[config.task.setting]}). Evaluated at {size}.\n\n"
         f"{_table(['step', 'classes'], groups)}\n\n```toml\n{method}\n```\n\n"
-        f"`config.toml` holds every setting: `{_again(directory, about)}` repeats it."
+        f"`config.toml` holds every setting: {code(_again(directory, about))} repeats it."
     )
 
 
@@ -124,10 +126,23 @@ def _again(directory: RunDirectory, about: dict[str, Any]) -> str:
 
 def _provenance(directory: RunDirectory) -> str:
     found = directory.provenance()
-    rows = [[name, str(found[name])] for name in VERSIONS if name in found] + [["seed", str(directory.config().seed)]]
+    rows = [[name, markdown(str(found[name]))] for name in VERSIONS if name in found] + [
+        ["seed", str(directory.config().seed)]
+    ]
     return f"## Provenance\n\n{_table(['', ''], rows)}"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *([c.replace("|", "\\|") for c in row] for row in rows)]
+    lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def code(text: str) -> str:
+    """Text as code within a line of Markdown, whatever ticks it holds.
+
+    >>> code("a"), code("a`b")
+    ('`a`', '`` a`b ``')
+    """
+    line = " ".join(text.split())
+    longest = max((len(run) for run in re.findall("`+", line)), default=0)
+    return f"`{line}`" if not longest else f"{'`' * (longest + 1)} {line} {'`' * (longest + 1)}"

@@ -9,13 +9,13 @@ from typing import Any, cast
 
 import timm
 import torch
-from safetensors.torch import load_file
 from timm.models import FeatureInfo
 from torch import Tensor, nn
 
 from barm.errors import UserError, nearest
 from barm.models import mobilenet
 from barm.models.neck import LEAK
+from barm.reading import Unfit, read_pickled, read_safetensors, state_dict_of
 
 BACKBONE_BN_MOMENTUM = 0.01  # spec/barm.md section 2
 LOW_LEVEL_STRIDE = 4  # spec/deeplab.md section 3
@@ -176,16 +176,12 @@ def _load_local(body: nn.Module, path: Path, name: str) -> None:
     if not path.is_file():
         raise UserError(f"no weights at {path}: give an existing .pth or .safetensors file in model.weights")
     try:
-        state: Any
-        if path.suffix == ".safetensors":
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UserError(
-            f"{path} is not a readable state dict ({_first_line(error)}); expected .pth or .safetensors"
-        ) from error
-    state = {mobilenet.own_name(k): v for k, v in state.get("state_dict", state).items()}
+        content = read_safetensors(path) if path.suffix == ".safetensors" else read_pickled(path)
+    except Unfit as error:
+        raise UserError(f"{path} is not a readable state dict ({error.what}); expected .pth or .safetensors") from error
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    state = {mobilenet.own_name(k): v for k, v in state_dict_of(content, path).items()}
     own = body.state_dict()
     missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
     wrong = [k for k in own if k in state and state[k].shape != own[k].shape]

@@ -23,6 +23,7 @@ from barm.engine.store import COUNTS, METRICS, RunDirectory
 from barm.errors import UserError, nearest
 from barm.models.network import MODELS
 from barm.official.weights import file_name, import_checkpoint, save_checkpoint
+from barm.reading import real
 
 SCRATCH = "none"  # value of --backbone_weights or BARM_BACKBONE_WEIGHTS that trains from scratch
 LOSSES = {"bce_loss": "bce", "ce_loss": "ce", "focal_loss": "focal"}
@@ -99,7 +100,7 @@ def to_config(options: argparse.Namespace, device: str = "auto") -> RunConfig:
     amp = "16-mixed" if torch.cuda.is_available() and device != "cpu" else "auto"
     table = {
         "seed": options.random_seed,
-        "data": {"root": str(options.data_root.resolve()), "layout": options.dataset},
+        "data": {"root": str(real(options.data_root)), "layout": options.dataset},
         "task": {"name": options.task, "setting": "overlap" if options.overlap else "disjoint"},
         "model": model,
         "method": {

@@ -12,8 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from barm.config import load_config
@@ -25,6 +23,7 @@ from barm.engine.store import RunDirectory
 from barm.errors import UserError
 from barm.models.network import check_names
 from barm.official.calibration import Calibration, calibrate, find_pictures
+from barm.reading import Unfit, read_pickled, read_safetensors, state_dict_of
 
 PREFIXES = {
     "classifier.0.": "classifier.aspp.",
@@ -46,20 +45,17 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise UserError(f"no checkpoint {path}: give a .pth or .safetensors file")
     try:
         if path.suffix == ".safetensors":
-            return dict(load_file(path))
-        with torch.serialization.safe_globals([argparse.Namespace]):  # torchvision's training script stores its flags
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
+            return read_safetensors(path)
+        content = read_pickled(path, [argparse.Namespace])  # torchvision's training script stores its flags
+    except Unfit as error:
         raise UserError(
-            f"{path} is not a readable checkpoint ({' '.join(str(error).split())[:120]}); expected a state dict that "
-            "holds tensors only: torch.save(model.state_dict(), path)"
+            f"{path} is not a readable checkpoint ({error.what}); expected a state dict that holds tensors only: "
+            "torch.save(model.state_dict(), path)"
         ) from error
     for key in ("model", "state_dict", "model_state"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
-    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()) or not content:
-        raise UserError(f"{path} holds no state dict: expected torch.save(model.state_dict(), path)")
-    return {name.removeprefix("module."): tensor for name, tensor in content.items()}
+    return {name.removeprefix("module."): tensor for name, tensor in state_dict_of(content, path).items()}
 
 
 def looks_like_torchvision(path: Path) -> bool:

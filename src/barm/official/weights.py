@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from barm.data.palette import published
@@ -21,6 +20,7 @@ from barm.errors import UserError
 from barm.labels import TaskPlan
 from barm.models.network import MODELS, check_names
 from barm.official.names import own_names
+from barm.reading import Unfit, read_pickled, state_dict_of
 
 
 def file_name(model: str, dataset: str, task: str, step: int, setting: str) -> str:
@@ -37,17 +37,16 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(f"no checkpoint {path}: give an official .pth file")
     try:
-        with torch.serialization.safe_globals(_numpy_scalars()):  # best_score is a numpy scalar in the official files
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
+        content = read_pickled(path, _numpy_scalars())  # best_score is a numpy scalar in the official files
+    except Unfit as error:
         raise UserError(
-            f"{path} is not a readable checkpoint ({' '.join(str(error).split())[:120]}); expected a .pth that holds "
-            "tensors and plain values only"
+            f"{path} is not a readable checkpoint ({error.what}); expected a .pth that holds tensors and plain values "
+            "only"
         ) from error
     state = content.get("model_state") if isinstance(content, dict) else None
     if not isinstance(state, dict):
         raise UserError(f"{path} has no 'model_state': expected an official checkpoint")
-    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    return {name.removeprefix("module."): tensor for name, tensor in state_dict_of(state, path).items()}
 
 
 def _numpy_scalars() -> list[Any]:

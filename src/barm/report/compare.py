@@ -21,7 +21,8 @@ from barm.engine.recipe import RunConfig
 from barm.engine.scores import unmeasured
 from barm.engine.store import METHOD, METRICS, RunDirectory
 from barm.errors import UserError
-from barm.escaping import csv_cell, latex, markdown
+from barm.escaping import csv_cell, latex, markdown, markup
+from barm.reading import real
 
 COMPARED = ("data", "model", "method", "base", "increment", "evaluation")
 WIDE = 76  # characters that a table with deviations needs
@@ -147,7 +148,7 @@ def _named(metrics: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
 
 def read_results(paths: Sequence[Path]) -> list[Result]:
     """The scores of several runs; a folder that is given twice counts once."""
-    return [read_result(path) for path in {path.resolve(): path for path in reversed(paths)}.values()][::-1]
+    return [read_result(path) for path in {real(path): path for path in reversed(paths)}.values()][::-1]
 
 
 def summarise(results: Sequence[Result]) -> list[Row]:
@@ -224,7 +225,7 @@ def tables(rows: Sequence[Row]) -> list[Text | Table]:
             table.add_column(name, justify="right", no_wrap=True)
         for row in (r for r in rows if r.task == task):
             cells = _cells(row) if wide and row.runs > 1 else [cell.split(" ±")[0] for cell in _cells(row)]
-            table.add_row(row.method, str(row.runs), *cells)
+            table.add_row(markup(row.method), str(row.runs), *cells)
         made.append(table)
     return [*made, Text(MEANING, "dim italic")]
 

@@ -11,14 +11,17 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
-from barm.report.figures import Pixels, colourise
+from barm.escaping import markup
+from barm.report.figures import Pixels, colourise, pyplot
 from barm.report.tables import percent
 
 
 def extension_table(result: Mapping[str, Any]) -> Table:
     """IoU of every class before and after an extension, in percent, and the means; agreement where nothing is known."""
     agreed, new = result["agreement"], result["learned"]
-    table = Table(title=result["run"], title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = Table(
+        title=markup(result["run"]), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
+    )
     table.add_column("class")
     for name in ("before", "after", "change"):
         table.add_column(name, justify="right", min_width=6)
@@ -27,7 +30,8 @@ def extension_table(result: Mapping[str, Any]) -> Table:
 
     def add(name: str, before: float | None, after: float | None, share: float | None = None) -> None:
         change = "" if before is None or after is None else f"{100 * (after - before):+.1f}"
-        table.add_row(name, percent(before), percent(after), change, *([percent(share)] if agreed is not None else []))
+        cells = [percent(before), percent(after), change, *([percent(share)] if agreed is not None else [])]
+        table.add_row(markup(name), *cells)
 
     for name, iou in result["class_iou"].items():
         if name not in new:
@@ -82,8 +86,7 @@ def draw_changes(path: Path, changes: Sequence[Change], names: Sequence[str], co
         colours: by channel, ``(C, 3)`` uint8.
         headline: above everything.
     """
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
+    plt = pyplot()
 
     rows = len(changes)
     figure, axes = plt.subplots(rows, 4, figsize=(8, 2 * rows + 1.2), squeeze=False, layout="constrained")

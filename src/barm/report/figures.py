@@ -42,6 +42,15 @@ class Story(NamedTuple):
     predictions: Mapping[str, Sequence[Pixels]]
 
 
+def pyplot() -> Any:
+    """matplotlib's pyplot, drawing into files, and names as they are: a dollar sign begins no formula."""
+    mpl.use("Agg")
+    mpl.rcParams["text.parse_math"] = False
+    import matplotlib.pyplot as plt
+
+    return plt
+
+
 def draw_stories(
     path: Path,
     stories: Sequence[Story],
@@ -60,8 +69,7 @@ def draw_stories(
         taught: what each step taught, above its column.
         headline: above everything.
     """
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
+    plt = pyplot()
 
     methods = list(stories[0].predictions)
     rows, columns = len(stories) * len(methods), 2 + len(taught)
@@ -111,8 +119,7 @@ def draw_comparison(path: Path, curves: Mapping[str, Mapping[str, Sequence[float
         path: PNG file.
         curves: per task and method the mean mIoU over the classes seen after each step, in 0..1.
     """
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
+    plt = pyplot()
 
     figure, axes = plt.subplots(
         1, len(curves), figsize=(5.2 * len(curves) + 1.6, 4.2), squeeze=False, layout="constrained"
@@ -137,8 +144,7 @@ def draw_comparison(path: Path, curves: Mapping[str, Mapping[str, Sequence[float
 
 def draw_lines(path: Path, panels: Mapping[str, Mapping[int, float]]) -> None:
     """Write one small panel per title: values by abscissa, which is logarithmic."""
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
+    plt = pyplot()
 
     columns = (len(panels) + 1) // 2
     figure, axes = plt.subplots(2, columns, figsize=(3.6 * columns, 5.6), squeeze=False, layout="constrained")

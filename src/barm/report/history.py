@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import tomli_w
 
+from barm.engine.forms import misfit
 from barm.engine.identity import settings, shown, to_table
 from barm.engine.monitor import read_log
 from barm.engine.recipe import RunConfig
 from barm.engine.store import COUNTS, EXTENSION, METHOD, METRICS, RunDirectory
 from barm.errors import UserError
+from barm.reading import read_json, real
 from barm.report.compare import task_name
 from barm.report.page.content import KnownClass, RunContent, Scores, Trace
 
@@ -26,7 +28,7 @@ def read_runs(paths: Sequence[Path]) -> tuple[RunContent, ...]:
     Raises:
         UserError: if one is no run or has no finished step, or if they have no class in common.
     """
-    paths = list({path.resolve(): path for path in reversed(paths)}.values())[::-1]
+    paths = list({real(path): path for path in reversed(paths)}.values())[::-1]
     runs = [read_run(path, label) for path, label in zip(paths, _labels(paths), strict=True)]
     first = runs[0]
     for run in runs[1:]:
@@ -78,7 +80,7 @@ def read_run(path: Path, label: str) -> RunContent:
 def _labels(paths: Sequence[Path]) -> list[str]:
     """Methods where they differ, else folders' names, else paths."""
     methods = [RunDirectory(path).config().method.name for path in paths]
-    for candidates in (methods, [path.resolve().name for path in paths]):
+    for candidates in (methods, [real(path).name for path in paths]):
         if len(set(candidates)) == len(paths):
             return candidates
     return [str(path) for path in paths]
@@ -137,12 +139,15 @@ def _plain(provenance: Mapping[str, Any]) -> dict[str, str]:
 
 def _again(path: Path, config: RunConfig) -> str:
     """The command that trains the same once more."""
-    whole = path if path.name not in ("", "..") else path.resolve()  # "." has no name
+    whole = path if path.name not in ("", "..") else real(path)  # "." has no name
     target = whole.with_name(whole.name + "-again")
     recipe, out = ["--recipe", str(path / "config.toml")], ["--out", str(target)]
-    if not (path / EXTENSION).is_file():
+    if not os.path.lexists(path / EXTENSION):
         return shlex.join(["barm", "train", *recipe, *out])
-    about = json.loads((path / EXTENSION).read_text("utf-8"))
+    about = read_json(path / EXTENSION)
+    wrong = misfit(EXTENSION, about)
+    if wrong is not None:
+        raise UserError(f"{path / EXTENSION} is damaged ({wrong}): restore the file, or remove it")
     words = [about["from"], "--step", str(about["step"] - 1), "--data", str(config.data.root)]
     words += ["--classes", ",".join(about["learned"])]
     words += [word for place in config.data.val for word in ("--val", str(place.root))]

@@ -9,6 +9,8 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from barm.escaping import markup
+
 FIXED = 46  # characters of all other columns
 LEAST, LEARNED = 8, 48  # what was learned: below the one left out, never wider than the other
 Metrics = Mapping[str, Any]
@@ -23,7 +25,7 @@ def percent(value: float | None) -> str:
 
 def steps_table(title: str, runs: Mapping[str, Sequence[Metrics]]) -> Table:
     """mIoU after every step of one or several runs: old classes, new classes, all; one row per step and run."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = Table(title=markup(title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("step", justify="right", no_wrap=True, min_width=4)
     method = max(map(len, runs)) if len(runs) > 1 else 0
     room = min(LEARNED, get_terminal_size().columns - FIXED - (method + 2 if method else 0))
@@ -39,8 +41,8 @@ def steps_table(title: str, runs: Mapping[str, Sequence[Metrics]]) -> Table:
             if index >= len(metrics):
                 continue
             m = metrics[index]
-            label = [name] if len(runs) > 1 else []
-            head = [str(m["step"]), ", ".join(m["learned"])] if position == 0 else ["", ""]
+            label = [markup(name)] if len(runs) > 1 else []
+            head = [str(m["step"]), markup(", ".join(m["learned"]))] if position == 0 else ["", ""]
             head = head if room >= LEAST else head[:1]
             table.add_row(*head, *label, *_scores(m), end_section=len(runs) > 1 and position == len(runs) - 1)
     table.caption = CAPTION
@@ -60,5 +62,5 @@ def classes_table(m: Metrics) -> Table:
     table.add_column("IoU", justify="right")
     table.add_column("accuracy", justify="right")
     for name, iou in m["class_iou"].items():
-        table.add_row(name, percent(iou), percent(m["class_accuracy"][name]))
+        table.add_row(markup(name), percent(iou), percent(m["class_accuracy"][name]))
     return table

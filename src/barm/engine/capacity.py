@@ -1,0 +1,210 @@
+"""Is there memory for what a configuration asks for? Estimates that are lower bounds: what works is never refused.
+
+A network is built without memory (torch's meta device) and shown a small picture there. What its training would keep
+for the gradient grows with the pixels of a batch; the rest are its weights.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from barm.data.base import Source
+from barm.engine.recipe import RunConfig
+from barm.engine.runtime import Runtime
+from barm.errors import UserError
+from barm.labels import Step
+from barm.methods import METHODS, Method, Rates
+from barm.models.network import NetworkConfig
+
+SIDE, PICTURES = 64, 2  # of what the network is shown
+MOST = 10**100  # pixels that are counted; numbers far above have no float
+LOADED = 3 + 12 + 1 + 8  # bytes per pixel of a batch: 8-bit and float picture, 8-bit and 64-bit label
+LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))  # of a container
+
+
+class Need(NamedTuple):
+    """Bytes that a network takes: once, and per pixel of a batch."""
+
+    once: float
+    per_pixel: float
+
+
+def check_training(config: RunConfig, rt: Runtime, index: int) -> None:
+    """Complain about a step's optimisation that cannot fit into memory.
+
+    Args:
+        config: of the run.
+        rt: says which memory.
+        index: of the step.
+
+    Raises:
+        UserError: with an estimate of what it would need.
+    """
+    recipe, table = config.recipe(index), "base" if index == 0 else "increment"
+    need = _training_need(*_key(config), recipe.lr.model_dump_json(), index > 0)
+    pixels = min(recipe.batch_size * recipe.crop**2, MOST)
+    _check(
+        rt,
+        need.once + pixels * (LOADED + need.per_pixel * _share(rt)),
+        f"{table}.batch_size={recipe.batch_size} pictures with {table}.crop={recipe.crop} and "
+        f"model.channels={config.model.channels}",
+        f"a smaller {table}.batch_size, {table}.crop or model.channels",
+    )
+
+
+def check_evaluation(config: RunConfig, rt: Runtime, sources: Sequence[Source]) -> None:
+    """Complain about an evaluation whose largest batch cannot fit into memory.
+
+    Raises:
+        UserError: with an estimate of what it would need.
+    """
+    crop, batch = config.evaluation.crop, config.evaluation.batch_size
+    pixels = min(max(_largest_batch(source, crop, batch) for source in sources), MOST)
+    need = _evaluation_need(*_key(config))
+    _check(
+        rt,
+        need.once + pixels * (LOADED + need.per_pixel * _share(rt)),
+        f"evaluation.batch_size={batch} pictures with evaluation.crop={crop}",
+        "a smaller evaluation.batch_size or evaluation.crop",
+    )
+
+
+def skeleton(method: Method[Any]) -> nn.Module | None:
+    """The network of a method without memory: names, shapes and types of its tensors.
+
+    None for one that cannot be built so, since its backbone reads values while it is built, or does not exist.
+
+    Raises:
+        UserError: if the sizes are beyond all bounds.
+    """
+    try:
+        with torch.device("meta"):
+            return method.build_model()
+    except (RuntimeError, TypeError, UserError) as error:
+        if "overflow" in str(error).lower():
+            raise UserError("this network has more than 8 EiB of weights: lower model.channels") from None
+        if isinstance(error, TypeError):
+            raise
+        return None
+
+
+def machine_memory() -> int | None:
+    """Bytes of memory that this machine, or the container on it, has; None where it cannot be told."""
+    found = []
+    if "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {}):
+        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    for limit in LIMITS:
+        try:
+            text = limit.read_text("ascii").strip()
+        except OSError:
+            continue
+        if text.isdigit():
+            found.append(int(text))
+    return min(found, default=None)
+
+
+def shown(size: float) -> str:
+    """A number of bytes in words.
+
+    >>> shown(2.4e10), shown(3e15), shown(5e7)
+    ('24 GB', '3000 TB', '0.05 GB')
+    """
+    return (
+        f"{size / 1e12:.0f} TB" if size >= 1e13 else f"{size / 1e9:.2g} GB" if size < 1e10 else f"{size / 1e9:.0f} GB"
+    )
+
+
+def _check(rt: Runtime, size: float, what: str, remedy: str) -> None:
+    on_gpu = rt.device.type == "cuda"
+    there = torch.cuda.get_device_properties(rt.device).total_memory if on_gpu else machine_memory()
+    needed = size * (1 if on_gpu else rt.processes_per_node)
+    if there is not None and needed > there:
+        place = "the GPU" if on_gpu else "the machine"
+        raise UserError(f"{what} need at least {shown(needed)} of memory, {place} has {shown(there)}: take {remedy}")
+
+
+def _key(config: RunConfig) -> tuple[str, str]:
+    """What the need depends on: network and method, as text."""
+    unloaded = config.model.model_copy(update={"pretrained": False, "weights": None})
+    return unloaded.model_dump_json(), config.method.model_dump_json()
+
+
+def _method(network: str, method: str, increment: bool) -> Method[Any]:
+    """The method with as few classes as there can be."""
+    table = json.loads(method)
+    step = Step(1, ((1,), (2,))) if increment else Step(0, ((1,),))
+    return METHODS[table["name"]].model_validate(table).build(step, NetworkConfig.model_validate_json(network))
+
+
+@lru_cache(maxsize=32)
+def _training_need(network: str, config: str, rates: str, increment: bool) -> Need:
+    method = _method(network, config, increment)
+    model = skeleton(method)
+    if model is None:
+        return Need(0, 0)
+    groups = [g["params"] for g in method.param_groups(model, Rates.model_validate_json(rates))]
+    trained = {id(p): p for group in groups for p in group}
+    for parameter in model.parameters():
+        parameter.requires_grad_(id(parameter) in trained)
+    method.train_mode(model)
+    weights = sum(_size(p) for p in model.parameters())
+    return Need(weights + 2 * sum(map(_size, trained.values())), _kept(model) / (PICTURES * SIDE**2))
+
+
+@lru_cache(maxsize=32)
+def _evaluation_need(network: str, config: str) -> Need:
+    model, largest = skeleton(_method(network, config, increment=False)), 0
+    if model is None:
+        return Need(0, 0)
+
+    def note(_module: nn.Module, _given: Any, out: Any) -> None:
+        nonlocal largest
+        largest = max(largest, _size(out) if isinstance(out, Tensor) else 0)
+
+    for module in model.modules():
+        module.register_forward_hook(note)
+    with torch.no_grad():
+        model.eval()(torch.empty(PICTURES, 3, SIDE, SIDE, device="meta"))
+    return Need(sum(_size(p) for p in model.parameters()), largest / (PICTURES * SIDE**2))
+
+
+def _kept(model: nn.Module) -> int:
+    """Bytes that a forward pass keeps for the gradient, weights apart, each storage once."""
+    own = {p.untyped_storage()._cdata for p in (*model.parameters(), *model.buffers())}
+    kept: dict[int, Tensor] = {}  # holds them, so that no number comes twice
+
+    def pack(tensor: Tensor) -> Tensor:
+        place = tensor.untyped_storage()._cdata
+        if place not in own:
+            kept[place] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        model(torch.empty(PICTURES, 3, SIDE, SIDE, device="meta"))
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+def _size(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _share(rt: Runtime) -> float:
+    """Of what is kept in fp32; less in half precision, and where the compiler computes some of it twice."""
+    return (0.5 if str(rt.precision) != "32-true" else 1.0) * (0.25 if rt.compile else 1.0)
+
+
+def _largest_batch(source: Source, crop: int, batch: int) -> int:
+    """Pixels of the largest batch; at native size that of one picture at least, where sizes are known."""
+    if crop:
+        return min(batch, len(source)) * crop**2
+    sizes = Counter(getattr(source, "sizes", ()))
+    return max((min(batch, number) * w * h for (w, h), number in sizes.items()), default=0)

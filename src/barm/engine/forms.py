@@ -1,0 +1,113 @@
+"""What the JSON files of a run hold: whoever reads one knows that it is whole, however it came there."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+
+Name = Annotated[str, StringConstraints(strict=True, min_length=1, pattern=r"^[^\x00-\x1f\x7f]*$")]
+Byte = Annotated[int, Field(strict=True, ge=0, le=255)]
+Position = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
+Count = Annotated[int, Field(strict=True, ge=0, lt=2**62)]
+Score = FiniteFloat | None
+
+
+class _Form(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+
+class ClassForm(_Form):
+    """A class: its id in the data set's masks, its name, its colour."""
+
+    id: Byte
+    name: Name
+    colour: Annotated[list[Byte], Field(min_length=3, max_length=3)]
+
+
+class MethodForm(_Form):
+    """``method.json``: what it takes to load a step again; a class per channel, in learning order."""
+
+    method: dict[str, Any]
+    model: dict[str, Any]
+    groups: list[Annotated[list[Byte], Field(min_length=1)]] = Field(min_length=1)
+    num_steps: Annotated[int, Field(strict=True, ge=1)] = 1
+    classes: list[ClassForm]
+
+    @model_validator(mode="after")
+    def _a_class_per_channel(self) -> MethodForm:
+        ids = [0, *(i for group in self.groups for i in group)]
+        if [c.id for c in self.classes] != ids or len(set(ids)) != len(ids):
+            raise ValueError("classes and groups do not name the same ids, each once")
+        return self
+
+
+class MetricsForm(_Form):
+    """``metrics.json``: fractions, None for what was not measured."""
+
+    step: Position
+    learned: list[Name]
+    miou: dict[str, Score]
+    average_miou: Score
+    forgetting: Score
+    class_iou: dict[Name, Score]
+
+    @model_validator(mode="after")
+    def _both_means(self) -> MetricsForm:
+        if not self.miou.keys() >= {"old", "all"}:
+            raise ValueError("miou lacks 'old' or 'all'")
+        return self
+
+
+class ExemplarForm(_Form):
+    """A line of ``memory.json``."""
+
+    name: Name
+    channels: list[Byte]
+
+
+class ExtensionForm(_Form):
+    """``extension.json``, as far as it is read again."""
+
+    origin: Name = Field(alias="from")
+    step: Position
+    learned: list[Name]
+
+
+FORMS: dict[str, TypeAdapter[Any]] = {
+    "method.json": TypeAdapter(MethodForm),
+    "metrics.json": TypeAdapter(MetricsForm),
+    "counts.json": TypeAdapter(list[list[Count]]),
+    "memory.json": TypeAdapter(list[ExemplarForm]),
+    "extension.json": TypeAdapter(ExtensionForm),
+}
+
+
+def misfit(name: str, value: Any) -> str | None:
+    """What is wrong with a value that was read from a file of this name, or None.
+
+    >>> misfit("counts.json", [[1, 0], [2]])
+    '2 rows, but row 1 has 1 columns'
+    >>> misfit("memory.json", [{"name": "a"}])
+    '0.channels: Field required'
+    """
+    try:
+        FORMS[name].validate_python(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        told = str(first["msg"]).removeprefix("Value error, ")
+        return f"{place}: {told}" if place else told
+    if name == "counts.json":
+        uneven = next((i for i, row in enumerate(value) if len(row) != len(value)), None)
+        return None if uneven is None else f"{len(value)} rows, but row {uneven} has {len(value[uneven])} columns"
+    return None
