@@ -298,7 +298,7 @@ TREES: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "A7 maps in colour": (
         edit(voc, lambda root: [picture(root / f"saliency_map/2007_00000{i}.png") for i in range(3)]),
-        "a map has one channel (palette or 8-bit grey PNG), found mode RGB; save it as 8-bit grey",
+        "a map has one channel (palette or grey PNG), found mode RGB; save it as 8-bit grey",
     ),
     # A8: VOC's trees
     "A8 ImageSet": (lambda root: voc(root, lists="ImageSet/Segmentation"), SOUND),

@@ -21,7 +21,7 @@ HUGE = [
     ("base.batch_size=100000000000000000000000000", "base.batch_size"),
     ("model.channels=10000000", "model.channels"),
     ("model.channels=1000000000", "8 EiB"),
-    ("base.scale=[1e6,1e6]", "less than one pixel"),
+    ("base.scale=[100,100]", "less than one pixel"),
     ("increment.crop=1000000", "increment.crop"),
     ("evaluation.crop=1000000", "evaluation.crop"),
 ]
