@@ -26,7 +26,7 @@ bench-gpu: $(STAMP)  ## the same on a GPU, with the batch of the published recip
 docs: $(STAMP)  ## the documentation as a site, to be opened at runs/site/index.html; broken links are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir runs/site
 
-gpu: $(STAMP)  ## the tests that need a CUDA device
+gpu: $(STAMP)  ## the tests that need a CUDA device; two of them need two
 	$(BIN)/python -m pytest -m gpu -rs
 
 clean:  ## remove what was built and trained, keep the environment

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import queue
 import signal
+import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from barm.engine import watch
+from barm.engine import links, processes, watch
 from barm.errors import UserError
 
 WORKER = Path(__file__).with_name("watch_worker.py")
@@ -112,3 +116,45 @@ def test_silence_is_a_number_of_seconds(value, monkeypatch):
         watch.silence()
     monkeypatch.delenv("BARM_SILENCE")
     assert watch.silence() == 30
+
+
+def test_strangers_are_not_let_in():
+    """Who does not know the word that the process group hands out is shown the door, and keeps nobody waiting."""
+    shared = queue.Queue()
+    with ThreadPoolExecutor(1) as pool:
+        accepting = pool.submit(links.accept, 2, True, shared.put)
+        port, token = shared.get()
+        for greeting in (b"7\n", b"GET / HTTP/1.1\r\n\r\n", b'["guess", 1, "here", 1]\n'):
+            with socket.create_connection((links.LOOPBACK, port), timeout=10) as stranger, suppress(ConnectionError):
+                stranger.sendall(greeting)
+                assert stranger.recv(10) == b""
+        here = links.connect(1, True, lambda _: (port, token))
+        (there,) = accepting.result(10)
+    assert (here.rank, there.rank, here.pid, there.pid) == (0, 1, os.getpid(), os.getpid())
+    here.socket.close()
+    there.socket.close()
+
+
+def test_who_stays_away_is_named(monkeypatch):
+    monkeypatch.setattr(links, "JOIN", 0.1)
+    with pytest.raises(UserError, match="process 1, 2 of 3 did not connect to port"):
+        links.accept(3, True, lambda _: None)
+
+
+def test_the_process_that_talks(monkeypatch):
+    """By torchrun's variables, by SLURM's, and in a shell that SLURM has given."""
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    assert (processes.processes(), processes.rank(), watch.is_first()) == ((1, 1), 0, True)
+    slurm = {"NTASKS": 4, "NNODES": 2, "PROCID": 2, "LOCALID": 0, "JOB_NAME": "barm"}
+    for name, value in slurm.items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    assert (processes.processes(), processes.rank(), watch.is_first()) == ((2, 2), 2, False)
+    assert watch.fail("no driver on this machine", 2)  # the first one of its machine
+    monkeypatch.setenv("SLURM_LOCALID", "1")
+    assert not watch.fail("no driver on this machine", 2)
+    monkeypatch.setenv("SLURM_JOB_NAME", "interactive")
+    assert (processes.processes(), processes.rank(), watch.is_first()) == ((1, 1), 0, True)
+    for name, value in {"RANK": 5, "LOCAL_RANK": 1, "WORLD_SIZE": 8, "LOCAL_WORLD_SIZE": 4}.items():
+        monkeypatch.setenv(name, str(value))
+    assert (processes.processes(), processes.rank(), watch.is_first()) == ((4, 2), 5, False)

@@ -49,7 +49,7 @@ def accept(world: int, one_machine: bool, share: Share) -> list[Link]:
                     f"process {', '.join(map(str, absent))} of {world} did not connect to port {port} of "
                     f"{socket.gethostname()} within {JOIN:g} s: allow connections between the machines"
                 ) from None
-            with suppress(OSError, ValueError):  # a stranger, who does not know the token
+            with suppress(OSError, ValueError, TypeError):  # a stranger, who does not know the token
                 connection.settimeout(5.0)
                 known, rank, where, pid = json.loads(_read_line(connection))
                 if secrets.compare_digest(str(known), token):

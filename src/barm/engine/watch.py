@@ -185,6 +185,9 @@ class Watch:
         where, pid = (links[rank].place, links[rank].pid) if rank in links else (place(), os.getpid())
         return f"process {rank} of {self.world} ({where.split()[0]}, pid {pid})"
 
+    def _stopped(self) -> str:
+        return f"has not answered for {self.limit:g} s: {STOPPED}"
+
     def _wait(self, until: Callable[[], bool]) -> None:
         with self._changed:
             while not until():
@@ -213,7 +216,7 @@ class Watch:
                     self._send(link, "beat")
             for link in self._open():
                 if link.silent > self.limit:
-                    self._lose(link, self._silence())
+                    self._lose(link, self._stopped())
                     end_stopped(link)
             with self._changed:
                 self._accuse()
@@ -227,8 +230,8 @@ class Watch:
             content = b""
         if not content:
             if link.rank not in self._gone and not self._over:
-                stopped = link.silent > self.limit / 2  # another process has seen that first, and ended it
-                self._lose(link, self._silence() if stopped else KILLED)
+                # who was silent for long has been ended by another process, which noticed first
+                self._lose(link, self._stopped() if link.silent > self.limit / 2 else KILLED)
             self._close(link)
             return
         link.silent = 0.0
@@ -259,9 +262,6 @@ class Watch:
             if link.rank != rank:
                 self._send(link, "left", rank, *farewell)
         self._changed.notify_all()
-
-    def _silence(self) -> str:
-        return f"has not answered for {self.limit:g} s: {STOPPED}"
 
     def _close(self, link: Link) -> None:
         with self._changed:
