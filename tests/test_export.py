@@ -5,14 +5,24 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
+import tomllib
+import zipfile
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import nn
 
 import barm
@@ -20,15 +30,19 @@ from barm.data.shapes import render
 from barm.data.shapes_disk import make_shapes
 from barm.engine.recipe import RuntimeConfig
 from barm.engine.runtime import Runtime
-from barm.export import agreement
-from barm.export.agreement import compare
+from barm.export import agreement, export_step
+from barm.export.agreement import DIFFERENCE, EQUAL, compare
+from barm.export.agreement import SIZES as COMPARED
 from barm.export.formats import FORMATS
+from barm.export.portable import Portable
 from barm.labels import Step
 from barm.methods import METHODS
 from barm.models.network import NetworkConfig
-from barm.trained import Trained, open_trained
+from barm.trained import FORMAT, Trained, open_trained
 
 ROOT = Path(__file__).parents[1]
+DOCUMENT = (ROOT / "docs/export.md").read_text("utf-8")
+TINY = {"backbone": "test_resnet", "channels": 16, "pretrained": False}
 SIZES = [(48 + 13 * i, 160 - 5 * i) for i in range(20)]
 SMALL = (
     "model.backbone=test_resnet",
@@ -74,12 +88,17 @@ def run(tmp_path_factory):
     return folder / "barm"
 
 
-def test_the_example_draws_pytorch_s_labels(run, pictures, exact, cli, tmp_path):
+@pytest.fixture(scope="module")
+def files(run, tmp_path_factory):
+    """The run's last step in every format, by the ending of the file, and what the comparison found."""
+    folder = tmp_path_factory.mktemp("files")
+    paths = {name: folder / name / f"barm{ending}" for name, (ending, _) in FORMATS.items()}
+    return {name: (path, export_step(run, path)) for name, path in paths.items()}
+
+
+def test_the_example_draws_pytorch_s_labels(run, files, pictures, exact, tmp_path):
     """Acceptance: the ONNX file under onnxruntime, through examples/onnx_predict.py, on 20 sizes."""
-    status, out, _ = cli("export", run, "--format", "onnx", "--out", "deep/barm.onnx")
-    assert status == 0
-    assert "100.000 % of the labels equal PyTorch's" in out
-    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["barm.onnx"]
+    shutil.copytree(files["onnx"][0].parent, tmp_path / "deep")
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, ROOT / "examples/onnx_predict.py", "deep/barm.onnx", *pictures]
     said = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=True).stdout
@@ -95,6 +114,127 @@ def test_the_example_draws_pytorch_s_labels(run, pictures, exact, cli, tmp_path)
     assert len(seen) >= 3, seen
     assert equal / total >= 0.999
     assert all(model.class_names[c] in said for c in seen if c)
+
+
+def test_what_the_command_says(run, cli, tmp_path):
+    status, out, _ = cli("export", run, "--format", "safetensors", "--out", "deep/any.name")
+    assert status == 0
+    assert "100.000 % of the labels equal PyTorch's" in out
+    assert re.search(r"confidences differ by at most \d\.\de[-+]\d\d", out)
+    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["any.name"]
+
+
+def described(name: str, path: Path) -> dict[str, Any]:
+    """What a file says about itself, read with the format's own library."""
+    if name == "onnx":
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        return json.loads(session.get_modelmeta().custom_metadata_map["barm"])
+    if name == "torch-export":
+        extra = {"metadata.json": ""}
+        torch.export.load(path, extra_files=extra)
+        return json.loads(extra["metadata.json"])
+    with safe_open(path, "pt") as file:
+        return json.loads(file.metadata()["barm"])
+
+
+def contents(path: Path) -> bytes:
+    """All bytes of a file, those of an archive unpacked."""
+    if not zipfile.is_zipfile(path):
+        return path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        return b"".join(archive.read(n) for n in archive.namelist())
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_what_a_file_says_about_itself(name, run, files):
+    """docs/export.md: the table of keys, the description's place, no path of this machine."""
+    path, _ = files[name]
+    about, model = described(name, path), barm.load(run)
+    assert (about["class_names"], about["class_names"][0]) == (list(model.class_names), "background")
+    assert about["colours"] == model.colours.tolist()
+    assert [n for group in about["learned"] for n in group] == about["class_names"][1:]
+    assert [len(group) for group in about["learned"]] == [2, 1, 1]
+    assert (about["method"], about["backbone"], about["step"], about["num_steps"]) == ("barm", "test_resnet", 2, 3)
+    assert (about["barm"], about["format"]) == (barm.__version__, FORMAT)
+    assert {"git", "seed", "task"} <= set(about["provenance"])
+    assert {"mean", "std"} <= set(about["normalisation"])
+    expected = {"name": "image", "dtype": "uint8", "shape": ["batch", "height", "width", 3], "least_side": 32}
+    assert expected.items() <= about["input"].items()
+    assert {k: v["dtype"] for k, v in about["outputs"].items()} == {"labels": "uint8", "confidence": "float32"}
+    found = contents(path)
+    for secret in (str(run.parent), str(ROOT), str(Path.home()), sys.prefix):
+        assert secret.encode() not in found
+    keys = re.findall(r"^\| (`.+?`) \|", DOCUMENT, re.MULTILINE)
+    named = {key for row in keys for key in re.findall(r"`(\w+)`", row)} - set(FORMATS)
+    assert len(named) == 13
+    assert named <= set(about)
+
+
+def test_what_the_onnx_file_holds(files):
+    """docs/export.md: opset, names, types and shapes; the whole way in fp32, without batch norm."""
+    model = onnx.load(files["onnx"][0])
+    onnx.checker.check_model(model)
+    assert f"(opset {model.opset_import[0].version})" in DOCUMENT
+    session = onnxruntime.InferenceSession(files["onnx"][0], providers=["CPUExecutionProvider"])
+    sides = ["batch", "height", "width"]
+    assert [(i.name, i.type, i.shape) for i in session.get_inputs()] == [("image", "tensor(uint8)", [*sides, 3])]
+    assert [(o.name, o.type, o.shape) for o in session.get_outputs()] == [
+        ("labels", "tensor(uint8)", sides),
+        ("confidence", "tensor(float)", sides),
+    ]
+    operations = Counter(node.op_type for node in model.graph.node)
+    assert "BatchNormalization" not in operations
+    assert {"Conv", "Resize", "ArgMax"} <= set(operations)
+    floats = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE}
+    assert {i.data_type for i in model.graph.initializer} & floats == {onnx.TensorProto.FLOAT}
+
+
+def test_what_the_torch_export_file_holds(files):
+    """The same, with torch alone."""
+    program = torch.export.load(files["torch-export"][0])
+    operations = Counter(str(n.target) for n in program.graph.nodes if n.op == "call_function")
+    assert not [name for name in operations if "batch_norm" in name]
+    assert operations["aten.conv2d.default"] > 20
+    assert {t.dtype for t in program.state_dict.values() if t.is_floating_point()} == {torch.float32}
+    labels, confidence = program.module()(torch.zeros(3, 33, 47, 3, dtype=torch.uint8))
+    assert (labels.dtype, tuple(labels.shape)) == (torch.uint8, (3, 33, 47))
+    assert (confidence.dtype, tuple(confidence.shape)) == (torch.float32, (3, 33, 47))
+
+
+def test_what_the_safetensors_file_holds(run, files):
+    """The weights as they were trained, for any reader."""
+    found = load_file(files["safetensors"][0])
+    trained = load_file(run / "step02/model.safetensors")
+    assert found.keys() == trained.keys()
+    assert all(torch.equal(found[n], t) and found[n].dtype == t.dtype for n, t in trained.items())
+    assert any("running_var" in n for n in found)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_what_is_compared_before_it_is_written(name, files):
+    """docs/export.md: six sizes, several batch sizes, generated pictures and noise, and both limits."""
+    _, found = files[name]
+    assert found.sizes == len(set(COMPARED)) == 6
+    assert len({batch for batch, _, _ in COMPARED}) > 1
+    assert f"Below {100 * EQUAL} % of equal labels, or above {DIFFERENCE} of" in DOCUMENT
+    assert found.equal >= EQUAL
+    assert found.difference <= DIFFERENCE
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_batch_norm_is_folded_for_every_method(name):
+    method = METHODS[name]().build(Step(2, ((1, 2), (3,), (4,))), NetworkConfig(**TINY))
+    network = method.build_model()
+    portable = Portable(network, method)
+    assert sum(isinstance(m, nn.BatchNorm2d) for m in network.modules()) > 10
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in portable.modules())
+
+
+def test_what_onnx_needs():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert [re.split("[>=]", word)[0] for word in extras["export"]] == ["onnx", "onnxruntime", "onnxscript"]
+    assert "ONNX needs three more packages: `pip install '.[export]'`" in DOCUMENT
+    assert any("export" in word for word in extras["dev"])  # which `make demo` installs
 
 
 def test_safetensors_is_a_model(run, exact, cli, tmp_path):
@@ -116,7 +256,7 @@ def test_safetensors_is_a_model(run, exact, cli, tmp_path):
 def tiny(name: str, **options) -> Trained:
     """A network with random weights and the statistics of pictures; its labels are not all one class."""
     torch.manual_seed(0)
-    config = NetworkConfig(**{"backbone": "test_resnet", "channels": 16, "pretrained": False, **options})
+    config = NetworkConfig(**{**TINY, **options})
     step = Step(2, ((1, 2), (3,), (4,)))
     method = METHODS[name]().build(step, config)
     network = method.build_model().train()
@@ -188,10 +328,27 @@ def one_line(call: tuple[int, str, str], *words: str) -> None:
         assert word in line, line
 
 
-def test_what_does_not_agree_is_not_written(run, cli, tmp_path, monkeypatch):
+def other_labels(labels, confidence):
+    """Two of a thousand pixels."""
+    changed = labels.reshape(-1).copy()
+    changed[::500] ^= 1
+    return changed.reshape(labels.shape), confidence
+
+
+def other_confidences(labels, confidence):
+    """Just beyond the limit, at one pixel."""
+    changed = confidence.copy()
+    changed[0, 0, 0] += 1.1e-3
+    return labels, changed
+
+
+@pytest.mark.parametrize("change", [other_labels, other_confidences])
+def test_what_does_not_agree_is_not_written(change, run, cli, tmp_path, monkeypatch):
+    """Both limits of docs/export.md."""
+
     def wrong(trained):
         made = FORMATS["safetensors"][1](trained)
-        return made._replace(predict=lambda image: (made.predict(image)[0] * 0, made.predict(image)[1]))
+        return made._replace(predict=lambda image: change(*made.predict(image)))
 
     monkeypatch.setitem(FORMATS, "onnx", (".onnx", wrong))
     one_line(cli("export", run, "--out", "deep/x.onnx"), "does not agree with PyTorch", "nothing was written")

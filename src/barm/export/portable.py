@@ -35,8 +35,7 @@ class Portable(nn.Module):
 
     def __init__(self, network: nn.Module, method: Method[Any]) -> None:
         super().__init__()
-        self.network = copy.deepcopy(network).eval().requires_grad_(False).float()
-        fold_batch_norm(self.network)
+        self.network = fold_batch_norm(copy.deepcopy(network).eval().requires_grad_(False).float())
         _pad_statically(self.network)
         self.method = method
 
