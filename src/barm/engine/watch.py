@@ -63,7 +63,7 @@ class Watch:
 
     def __init__(self, rank: int, world: int, links: Sequence[Link], limit: float) -> None:
         self.rank, self.world, self.limit = rank, world, limit
-        self.beat, self.grace = limit / 10, min(15.0, limit / 2)
+        self.beat, self.grace = limit / 10, min(8.0, limit / 4)
         self.links = list(links)
         self.cause: str | None = None
         self.failed: str | None = None
@@ -140,7 +140,7 @@ class Watch:
         if self.rank == 0:
             return True
         with self._changed:
-            self._changed.wait_for(lambda: 0 in self._gone, self.grace)
+            self._changed.wait_for(lambda: 0 in self._gone, min(5.0, self.grace))
             return 0 not in self._gone or self._gone[0].why in (None, KILLED)
 
     def explain(self, error: BaseException) -> str | None:
