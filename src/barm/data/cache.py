@@ -16,6 +16,7 @@ from PIL import Image
 
 from barm.data.base import Sample
 from barm.data.files import FileSource
+from barm.data.fingerprint import Content
 from barm.data.index import cache_folder, cores
 
 Places = list[list[int]]  # offset, width, height of each picture; nothing where it was left out
@@ -79,6 +80,11 @@ class DecodedSource:
     def sizes(self) -> tuple[tuple[int, int], ...]:
         """``(width, height)`` of every picture."""
         return self.source.sizes
+
+    @property
+    def contents(self) -> tuple[Content, ...]:
+        """Digests of every picture."""
+        return self.source.contents
 
     def __len__(self) -> int:
         return len(self.source)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from barm.data.base import Sample
+from barm.data.fingerprint import Content
 from barm.data.palette import Palette, id_palette
 from barm.errors import UserError
 
@@ -33,6 +34,7 @@ class FileSource:
         saliency: optional map per picture.
         index: class ids per picture; filled by `barm.data.index.checked`.
         sizes: ``(width, height)`` per picture, filled with it.
+        contents: digests per picture, filled with it.
     """
 
     root: Path
@@ -45,6 +47,7 @@ class FileSource:
     saliency: tuple[Path, ...] = ()
     index: tuple[frozenset[int], ...] | None = field(default=None, repr=False)
     sizes: tuple[tuple[int, int], ...] = field(default=(), repr=False)
+    contents: tuple[Content, ...] = field(default=(), repr=False)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -63,9 +66,14 @@ class FileSource:
             return foreground(read_mask(self.masks[i]))
         return self.index[i]
 
-    def with_index(self, index: Sequence[frozenset[int]], sizes: Sequence[tuple[int, int]] = ()) -> FileSource:
-        """The same source knowing its classes, and sizes, per picture."""
-        return replace(self, index=tuple(index), sizes=tuple(sizes))
+    def with_index(
+        self,
+        index: Sequence[frozenset[int]],
+        sizes: Sequence[tuple[int, int]] = (),
+        contents: Sequence[Content] = (),
+    ) -> FileSource:
+        """The same source knowing its classes, and sizes and digests, per picture."""
+        return replace(self, index=tuple(index), sizes=tuple(sizes), contents=tuple(contents))
 
 
 def read_image(path: Path) -> Image.Image:

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from barm.data.files import FileSource, foreground, read_mask
+from barm.data.fingerprint import Content, digest
 from barm.errors import UserError
 
 BAR_FROM = 500  # pictures from which a scan shows a bar
@@ -37,11 +38,12 @@ class Problem:
 
 @dataclass(frozen=True)
 class Index:
-    """Class ids per picture (in the source's order; empty for unsound ones), all problems, sizes (0, 0 for unsound)."""
+    """Per picture in the source's order: class ids (none for unsound ones), sizes (0, 0), digests; and all problems."""
 
     classes: tuple[frozenset[int], ...]
     problems: tuple[Problem, ...]
     sizes: tuple[tuple[int, int], ...] = ()
+    contents: tuple[Content, ...] = ()
 
 
 def checked(source: FileSource, class_list: Path | None = None) -> FileSource:
@@ -60,12 +62,12 @@ def checked(source: FileSource, class_list: Path | None = None) -> FileSource:
         more = f" ({len(index.problems)} such pictures; barm data check {source.root} lists them)"
         raise UserError(f"{index.problems[0]}{more if len(index.problems) > 1 else ''}")
     if class_list is None:
-        return source.with_index(index.classes, index.sizes)
+        return source.with_index(index.classes, index.sizes, index.contents)
     listed = read_class_list(class_list)
     absent = [name for name in source.names if name not in listed]
     if absent:
         raise UserError(f"{class_list} has no line for '{absent[0]}' ({len(absent)} such): give the split's whole list")
-    return source.with_index([listed[name] for name in source.names], index.sizes)
+    return source.with_index([listed[name] for name in source.names], index.sizes, index.contents)
 
 
 def scan(source: FileSource, *, cache: bool = True) -> Index:
@@ -91,23 +93,26 @@ def scan(source: FileSource, *, cache: bool = True) -> Index:
         _store(path, entries)
     classes = (frozenset(entries[n]["classes"]) if n in entries else frozenset() for n in source.names)
     sizes = ((0, 0) if n not in entries else (entries[n]["size"][0], entries[n]["size"][1]) for n in source.names)
-    return Index(tuple(classes), tuple(problems), tuple(sizes))
+    contents = (Content(*(entries[n]["content"] if n in entries else ("", ""))) for n in source.names)
+    return Index(tuple(classes), tuple(problems), tuple(sizes), tuple(contents))
 
 
 def _look(source: FileSource, i: int, known: Any, limit: int) -> dict[str, Any] | Problem:
     """An entry of the cache, or the first thing that is wrong."""
     name, image_path, mask_path = source.names[i], source.images[i], source.masks[i]
+    maps = source.saliency[i : i + 1]
     try:
         content = mask_path.read_bytes()
-        stat = image_path.stat()
+        stats = [path.stat() for path in (image_path, *maps)]
     except FileNotFoundError as error:
         return Problem(name, Path(error.filename), "is missing", "add the file or take its name out of the split")
     except OSError as error:
         return Problem(
             name, Path(error.filename or mask_path), f"cannot be read ({error.strerror})", "restore the file"
         )
-    key = [blake2b(content, digest_size=16).hexdigest(), stat.st_size, stat.st_mtime_ns, limit]
-    if known is not None and known["key"] == key and "size" in known:
+    seen = [number for stat in stats for number in (stat.st_size, stat.st_mtime_ns)]
+    key = [blake2b(content, digest_size=16).hexdigest(), *seen, limit]
+    if known is not None and known["key"] == key and "content" in known:
         return dict(known)
     try:
         mask = read_mask(BytesIO(content))  # type: ignore[arg-type]
@@ -128,6 +133,7 @@ def _look(source: FileSource, i: int, known: Any, limit: int) -> dict[str, Any] 
             size = image.size
             image.draft("RGB", (1, 1))
             image.load()
+        picture, *others = (digest(path.read_bytes()) for path in (image_path, *maps))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         return Problem(
             name, image_path, f"the picture is not readable ({_short(error)})", "restore the file or take it out"
@@ -139,7 +145,12 @@ def _look(source: FileSource, i: int, known: Any, limit: int) -> dict[str, Any] 
             f"the mask is {mask.size[0]}x{mask.size[1]} but its picture {size[0]}x{size[1]}",
             "make both the same size",
         )
-    return {"key": key, "classes": sorted(ids), "size": list(size)}
+    return {
+        "key": key,
+        "classes": sorted(ids),
+        "size": list(size),
+        "content": [picture, digest(mask.tobytes()), *others],
+    }
 
 
 def _short(error: Exception) -> str:
