@@ -19,12 +19,14 @@ from barm.data.images import probe_picture as probe_picture
 from barm.data.images import read_picture as read_picture
 from barm.data.images import to_rgb
 from barm.engine.capacity import check_evaluation
+from barm.engine.earlier import earlier_counts
 from barm.engine.monitor import Monitor
+from barm.engine.pictures import pictures_of
 from barm.engine.recipe import RunConfig
 from barm.engine.runtime import Runtime
 from barm.engine.sequence import Data, evaluate_step, load_step, open_data, run, step_metrics
 from barm.engine.shared import SharedDirectory
-from barm.engine.store import COUNTS, RunDirectory
+from barm.engine.store import RunDirectory
 from barm.errors import UserError, nearest
 from barm.losses.common import best_channel, upsample
 from barm.losses.strips import map_views
@@ -291,7 +293,8 @@ def evaluate(
         quiet: show no progress.
 
     Returns:
-        Metrics as in ``metrics.json``; average mIoU and forgetting use the stored counts of the earlier steps.
+        Metrics as in ``metrics.json``; average mIoU and forgetting use the stored counts of the earlier steps, and are
+        None where those were measured on other pictures.
     """
     config, sources = _where(read_config(path), data)
     if data is not None:  # nothing was trained on its training split
@@ -304,8 +307,9 @@ def evaluate(
     network, method = load_step(directory, index, opened.plan, opened.val.class_names)
     with Monitor(rt.is_main, quiet=quiet) as monitor:
         counts = evaluate_step(config, rt, method, network, opened, method.step, monitor)
-    earlier = [directory.read(i, COUNTS) for i in range(index) if directory.has(i, COUNTS)]
-    return step_metrics([*earlier, counts.tolist()], method.step, opened.val.class_names, opened.labelled)
+    earlier = earlier_counts(directory, index, pictures_of(opened))
+    metrics = step_metrics([*(earlier or []), counts.tolist()], method.step, opened.val.class_names, opened.labelled)
+    return metrics if earlier is not None else {**metrics, "average_miou": None, "forgetting": None}
 
 
 def compare(runs: Sequence[Path | str], out: Path | str | None = None) -> list[Row]:

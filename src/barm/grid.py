@@ -14,8 +14,9 @@ from barm.api import fit
 from barm.config import load_config, merge, methods_of
 from barm.data.shapes_disk import Layout, make_shapes
 from barm.engine.identity import difference, settings
+from barm.engine.pictures import other_pictures
 from barm.engine.recipe import RunConfig
-from barm.engine.store import RunDirectory, write_atomically
+from barm.engine.store import PICTURES, RunDirectory, write_atomically
 from barm.errors import Stopped, UserError, nearest
 from barm.labels import Setting
 from barm.reading import read_json, read_toml
@@ -144,7 +145,7 @@ def run_grid(
     out, data = Path(out), None if data is None else Path(data)
     root = _data(grid, out, data)
     todo = cells(grid)
-    finished, failed = [], []
+    finished, failed = list[Path](), list[str]()
     for number, cell in enumerate(todo, start=1):
         path = out / cell.name()
         try:
@@ -155,6 +156,8 @@ def run_grid(
                 say(f"[{number}/{len(todo)}] {cell.name()}")
                 start = _same_start(grid.same_start, cell, out)
                 fit(config, out=path, resume=path.exists(), start_from=start, quiet=quiet)
+            if finished:
+                _check_pictures(path, finished[0])
             finished.append(path)
         except (Stopped, KeyboardInterrupt):
             raise
@@ -180,6 +183,19 @@ def _check_same(path: Path, config: RunConfig, *, generated: bool) -> None:
     what = found[1] if found else f"data.root is {stored.data.root} there, {config.data.root} here"
     if found or not (generated or stored.data.root == config.data.root):
         raise UserError(f"{path} was trained with other settings ({what}): choose another --out, or remove it")
+
+
+def _check_pictures(path: Path, first: Path) -> None:
+    """Refuse a run that was trained or measured on other pictures than the first: they cannot be compared."""
+    runs = [RunDirectory(p) for p in (first, path)]
+    if not all(run.has(0, PICTURES) for run in runs):  # of a version that kept no record
+        return
+    there, here = (run.read(0, PICTURES) for run in runs)
+    found = other_pictures(there, here)
+    if found is not None:
+        raise UserError(
+            f"{path} was trained on other pictures than {first} ({found}): remove the older, and train it anew"
+        )
 
 
 def _same_start(groups: Sequence[Sequence[str]], cell: Cell, out: Path) -> Path | None:

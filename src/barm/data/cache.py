@@ -17,6 +17,7 @@ from PIL import Image
 
 from barm.data.base import Sample
 from barm.data.files import FileSource
+from barm.data.fingerprint import Content
 from barm.data.images import READER
 from barm.data.index import cache_folder, cores
 from barm.reading import Unfit, check_regular, read_json
@@ -90,6 +91,11 @@ class DecodedSource:
     def sizes(self) -> tuple[tuple[int, int], ...]:
         """``(width, height)`` of every picture."""
         return self.source.sizes
+
+    @property
+    def contents(self) -> tuple[Content, ...]:
+        """Digests of every picture."""
+        return self.source.contents
 
     def __len__(self) -> int:
         return len(self.source)

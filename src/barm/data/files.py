@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from barm.data.base import Sample
+from barm.data.fingerprint import Content
 from barm.data.images import read_picture
 from barm.data.masks import foreground as foreground
 from barm.data.masks import read_mask as read_mask
@@ -32,6 +33,7 @@ class FileSource:
         saliency: map per picture, where there are any and a method uses them.
         index: class ids per picture; filled by `barm.data.index.checked`.
         sizes: upright ``(width, height)`` per picture, filled with it.
+        contents: digests per picture, filled with it.
         remarks: what has to be said about files that are not used, and classes that no picture shows.
     """
 
@@ -45,6 +47,7 @@ class FileSource:
     saliency: tuple[Path, ...] = ()
     index: tuple[frozenset[int], ...] | None = field(default=None, repr=False)
     sizes: tuple[tuple[int, int], ...] = field(default=(), repr=False)
+    contents: tuple[Content, ...] = field(default=(), repr=False)
     remarks: tuple[Remark, ...] = field(default=(), repr=False)
 
     def __len__(self) -> int:
@@ -74,9 +77,14 @@ class FileSource:
             return foreground(read_mask(self.masks[i]))
         return self.index[i]
 
-    def with_index(self, index: Sequence[frozenset[int]], sizes: Sequence[tuple[int, int]] = ()) -> FileSource:
-        """The same source knowing its classes, and sizes, per picture."""
-        return replace(self, index=tuple(index), sizes=tuple(sizes))
+    def with_index(
+        self,
+        index: Sequence[frozenset[int]],
+        sizes: Sequence[tuple[int, int]] = (),
+        contents: Sequence[Content] = (),
+    ) -> FileSource:
+        """The same source knowing its classes, and sizes and digests, per picture."""
+        return replace(self, index=tuple(index), sizes=tuple(sizes), contents=tuple(contents))
 
     def saying(self, *remarks: Remark) -> FileSource:
         """The same source with further remarks."""

@@ -15,7 +15,7 @@ from PIL import ExifTags, Image
 
 from barm.errors import UserError
 
-READER = 2  # grows when a file would be read differently, so that what was remembered of it is found out anew
+READER = 3  # grows when a file would be read differently, so that what was remembered of it is found out anew
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 Change = Literal["turned", "white", "deep", "frames"]
 CHANGES: tuple[Change, ...] = get_args(Change)

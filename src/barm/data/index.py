@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from barm.data.files import FileSource, read_mask
+from barm.data.fingerprint import Content, digest
 from barm.data.images import CHANGES, READER, SIDEWAYS, Probe, Unreadable, probe, upright
 from barm.data.text import read_text
 from barm.data.tree import Remark
@@ -57,6 +58,7 @@ class Index:
         sizes: upright ``(width, height)``; (0, 0) for unsound ones.
         values: number of pictures whose mask holds each value, those with unknown ids included.
         changes: number of pictures that the reader changes, by what it does.
+        contents: digests; empty ones for unsound pictures.
         unclear: pictures that EXIF data turn, where the size does not tell whether the mask was drawn before or after.
     """
 
@@ -65,6 +67,7 @@ class Index:
     sizes: tuple[tuple[int, int], ...] = ()
     values: Mapping[int, int] = field(default_factory=dict)
     changes: Mapping[str, int] = field(default_factory=dict)
+    contents: tuple[Content, ...] = ()
     unclear: int = 0
 
 
@@ -88,14 +91,14 @@ def checked(source: FileSource, class_list: Path | None = None) -> FileSource:
             raise UserError(nothing_shown(source, index))
         lacks = absent(source.class_names, index.values) if source.split == "train" else None
         said = source.saying(Remark("warning", f"in training, {lacks}")) if lacks else source
-        return said.with_index(index.classes, index.sizes)
+        return said.with_index(index.classes, index.sizes, index.contents)
     listed = read_class_list(class_list, source.names)
     missing = [name for name in source.names if name not in listed]
     if missing:
         raise UserError(
             f"{class_list} has no line for '{missing[0]}' ({len(missing)} such): give the split's whole list"
         )
-    return source.with_index([listed[name] for name in source.names], index.sizes)
+    return source.with_index([listed[name] for name in source.names], index.sizes, index.contents)
 
 
 def nothing_shown(source: FileSource, index: Index) -> str:
@@ -148,8 +151,16 @@ def scan(source: FileSource, *, cache: bool = True) -> Index:
         tuple(one.size if one.problem is None else (0, 0) for one in found),
         Counter(value for one in found for value in one.values),
         Counter(change for entry in good for change in entry["changes"]),
+        tuple(_content(source, one) for one in found),
         sum(entry["orientation"] != 1 and not _told(entry) for entry in good),
     )
+
+
+def _content(source: FileSource, looked: _Looked) -> Content:
+    """Digests of a picture in which nothing is wrong."""
+    if looked.entry is None or looked.problem is not None:
+        return Content("", "")
+    return Content(looked.entry["image"], looked.entry["mask"], looked.entry["map"][2] if source.saliency else "")
 
 
 def foreground_of(values: Iterable[int]) -> frozenset[int]:
@@ -198,7 +209,7 @@ def _look(source: FileSource, i: int, known: Any) -> _Looked:
 
 def _is_entry(known: Any, key: list[Any]) -> bool:
     """Is it what was remembered of these very files, and whole? Whatever else lies there is found out anew."""
-    fields = {"values": list, "size": list, "changes": list, "orientation": int}
+    fields = {"values": list, "size": list, "changes": list, "orientation": int, "image": str, "mask": str}
     return (
         isinstance(known, dict)
         and known.get("key") == key
@@ -239,6 +250,8 @@ def _look_anew(source: FileSource, i: int, content: bytes, key: list[Any]) -> _L
         "size": list(seen.size),
         "changes": list(seen.changes),
         "orientation": seen.orientation,
+        "image": digest(read_bytes(image_path)),
+        "mask": digest(mask.tobytes()),
     }
     return _Looked(entry, None)
 
@@ -259,7 +272,7 @@ def _look_at_map(name: str, path: Path, size: tuple[int, int], entry: dict[str, 
     try:
         stat = path.stat()
         key = [stat.st_size, stat.st_mtime_ns]
-        if entry.get("map") == key:
+        if isinstance(entry.get("map"), list) and entry["map"][:2] == key:
             return None
         found = read_mask(path)
     except FileNotFoundError:
@@ -273,7 +286,7 @@ def _look_at_map(name: str, path: Path, size: tuple[int, int], entry: dict[str, 
     if found.size != size:
         what = f"the saliency map is {found.size[0]}x{found.size[1]} but its picture {size[0]}x{size[1]}"
         return Problem(name, path, what, "make both the same size", "map")
-    entry["map"] = key
+    entry["map"] = [*key, digest(read_bytes(path))]
     return None
 
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from barm.data.base import Sample, Source
+from barm.data.fingerprint import Content
 from barm.data.palette import id_palette
 from barm.labels import IGNORE, Lut
 
@@ -38,6 +39,16 @@ class Named:
     def sizes(self) -> tuple[tuple[int, int], ...]:
         """``(width, height)`` of every picture, where the source knows them."""
         return tuple(getattr(self.source, "sizes", ()))
+
+    @property
+    def contents(self) -> tuple[Content, ...]:
+        """Digests of every picture, where the source knows them."""
+        return tuple(getattr(self.source, "contents", ()))
+
+    @property
+    def own_names(self) -> tuple[str, ...]:
+        """The source's class names, by the ids in its masks."""
+        return self.source.class_names
 
     def __len__(self) -> int:
         return len(self.source)

@@ -75,6 +75,28 @@ class ExemplarForm(_Form):
     channels: list[Byte]
 
 
+class PictureForm(_Form):
+    """A picture in ``pictures.json``; digests as the split has them."""
+
+    size: list[Position] | None
+    classes: list[Byte]
+
+
+class SplitForm(_Form):
+    """A split in ``pictures.json``."""
+
+    names: list[Name]
+    in_masks: list[Name]
+    pictures: dict[str, PictureForm]
+
+
+class PicturesForm(_Form):
+    """``pictures.json``: what a step was trained and measured on."""
+
+    train: SplitForm
+    measured: list[SplitForm]
+
+
 class ExtensionForm(_Form):
     """``extension.json``, as far as it is read again."""
 
@@ -87,6 +109,7 @@ FORMS: dict[str, TypeAdapter[Any]] = {
     "method.json": TypeAdapter(MethodForm),
     "metrics.json": TypeAdapter(MetricsForm),
     "counts.json": TypeAdapter(list[list[Count]]),
+    "pictures.json": TypeAdapter(PicturesForm),
     "memory.json": TypeAdapter(list[ExemplarForm]),
     "extension.json": TypeAdapter(ExtensionForm),
 }

@@ -25,13 +25,14 @@ from barm.engine.memory import forget_peak, peak_memory
 from barm.engine.monitor import Monitor
 from barm.engine.opening import Data as Data
 from barm.engine.opening import open_data as open_data
+from barm.engine.pictures import other_pictures, pictures_of
 from barm.engine.provenance import provenance
 from barm.engine.recipe import RunConfig
 from barm.engine.restore import rebuild
 from barm.engine.runtime import Runtime
 from barm.engine.scores import step_metrics as step_metrics
 from barm.engine.shared import SharedDirectory
-from barm.engine.store import COUNTS, MEMORY, METHOD, METRICS, RunDirectory
+from barm.engine.store import COUNTS, MEMORY, METHOD, METRICS, PICTURES, RunDirectory
 from barm.engine.train import StepTrainer, calibrate, train_step
 from barm.errors import Stopped, UserError
 from barm.escaping import markup
@@ -100,7 +101,7 @@ def run(
     _check_order(directory, [s.index for s in steps], placed)
     datasets = {s.index: train_dataset(config, data, s) for s in steps if not directory.is_complete(s.index)}
     try:
-        rt.on_main(lambda: directory.open(config, about, resume=resume, same=same))
+        rt.on_main(lambda: directory.open(config, about, resume=resume, same=same, pictures=pictures_of(data)))
         monitor.open(path, lambda: peak_memory(rt.device))
         for line in data.warnings:
             monitor.say(f"[yellow]warning:[/yellow] {markup(line)}")
@@ -362,9 +363,14 @@ def _adopt(config: RunConfig, directory: RunDirectory, other: RunDirectory, data
     """Take over another run's step 0 where it is the same training."""
     if directory.is_complete(0):
         return
-    theirs = other.config()
-    place = [{"data.root": str(c.data.root)} for c in (theirs, config)]
-    found = difference(settings(theirs, BASE), settings(config, BASE)) or difference(*place)
+    theirs, pictures = other.config(), directory.pictures
+    found = difference(settings(theirs, BASE), settings(config, BASE))
+    if pictures is not None and other.has(0, PICTURES):
+        what = other_pictures(other.read(0, PICTURES), pictures)
+        if what is not None and found is None:
+            raise UserError(f"step 0 of {other.path} was trained on other pictures ({what}): train it here instead")
+    else:  # of an older version, which kept no record: of the same folder, at least
+        found = found or difference(*({"data.root": str(c.data.root)} for c in (theirs, config)))
     if found is not None:
         raise UserError(
             f"step 0 of {other.path} was trained with another [{found[0]}] ({found[1]}): train it here instead"

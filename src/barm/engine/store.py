@@ -20,6 +20,7 @@ from torch import Tensor
 from barm.engine.finite import check_finite
 from barm.engine.forms import misfit
 from barm.engine.identity import AGREEING, difference, other_class, settings, to_table
+from barm.engine.pictures import Pictures, check_same
 from barm.engine.provenance import continued
 from barm.engine.recipe import RunConfig
 from barm.errors import UserError, nearest
@@ -27,13 +28,14 @@ from barm.models.network import NetworkConfig
 from barm.reading import Unfit, read_json, read_pickled, read_safetensors, read_toml
 
 EXTENSION = "extension.json"  # in the folder of a run that `barm extend` made
-CONFIG, MODEL, METHOD, COUNTS, METRICS, MEMORY = (
+CONFIG, MODEL, METHOD, COUNTS, METRICS, MEMORY, PICTURES = (
     "config.toml",
     "model.safetensors",
     "method.json",
     "counts.json",
     "metrics.json",
     "memory.json",
+    "pictures.json",
 )
 LOCK = ".lock"
 STATE = {  # of a step that is not finished: what `save_partial` is given
@@ -56,6 +58,7 @@ class RunDirectory:
         self.path = path
         self._lock: FileLock | None = None
         self._made, self._began = False, False  # by this process: the folder, the run
+        self.pictures: Pictures | None = None
 
     def step_path(self, index: int) -> Path:
         """Folder of a finished step."""
@@ -78,13 +81,22 @@ class RunDirectory:
         return steps[-1]
 
     def open(
-        self, config: RunConfig, provenance: Mapping[str, Any], *, resume: bool, same: Sequence[str] = AGREEING
+        self,
+        config: RunConfig,
+        provenance: Mapping[str, Any],
+        *,
+        resume: bool,
+        same: Sequence[str] = AGREEING,
+        pictures: Pictures | None = None,
     ) -> None:
         """Create the folder (or take up an existing one) and lock it against a second run.
 
+        What is in it must agree in the tables `same`, and with `data` among these in the pictures of its finished
+        steps; an unfinished one always. `pictures` are stored with every step.
+
         Raises:
-            UserError: if the folder has contents and `resume` is off, holds no run or another configuration, or is in
-                use.
+            UserError: if the folder has contents and `resume` is off, holds no run, another configuration or a state
+                of other pictures, or is in use.
         """
         present = self.path.exists()
         if present and not self.path.is_dir():
@@ -109,7 +121,10 @@ class RunDirectory:
         if existing:
             self._check_same(config, same)
             self._check_classes(provenance.get("classes", ()))
+            if pictures is not None:
+                self._check_pictures(pictures, finished="data" in same)
             provenance = continued(self.provenance(), provenance)
+        self.pictures = pictures
         document = {**to_table(config), "provenance": dict(provenance)}
         write_atomically(self.path / CONFIG, tomli_w.dumps(document).encode())
 
@@ -128,6 +143,13 @@ class RunDirectory:
                 f"{self.path} was started on data with other classes ({found}): resume with the data it was started "
                 "on, or choose another --out"
             )
+
+    def _check_pictures(self, now: Pictures, *, finished: bool) -> None:
+        """Steps that came from elsewhere, or from versions that kept no record, have none."""
+        steps = [i for i in self.finished_steps() if finished and self.has(i, PICTURES)]
+        states = [p.parent / PICTURES for p in self.path.glob(".step*.partial/trainer.pt")]
+        unfinished = [(self._read(path), False) for path in states if path.exists()]
+        check_same([*((self.read(i, PICTURES), self.has(i, COUNTS)) for i in steps), *unfinished], now, self.path)
 
     def forget(self, first: int) -> None:
         """Remove the finished steps from `first` on, unless one of them was stopped and can go on."""
@@ -225,6 +247,8 @@ class RunDirectory:
             for name, value in files.items():
                 if value is not None:
                     (beside / name).write_text(json.dumps(value, indent=1) + "\n", "utf-8")
+            if self.pictures is not None:
+                (beside / PICTURES).write_text(json.dumps(self.pictures) + "\n", "utf-8")
             for file in beside.iterdir():
                 _sync(file)
             _sync(beside)
@@ -249,7 +273,7 @@ class RunDirectory:
         try:
             beside.mkdir()
             for file in sorted(there.iterdir()):
-                if file.name not in (*changed, *leave):
+                if file.name not in (*changed, *leave, PICTURES):  # those of the other run, not of this one
                     _link(file, beside / file.name)
             for name, value in changed.items():
                 (beside / name).write_text(json.dumps(value, indent=1) + "\n", "utf-8")
@@ -276,7 +300,10 @@ class RunDirectory:
 
     def read(self, index: int, name: str) -> Any:
         """One of a finished step's JSON files."""
-        path = self._finished(index) / name
+        return self._read(self._finished(index) / name)
+
+    def _read(self, path: Path) -> Any:
+        name = path.name
         try:
             value = read_json(path)
         except FileNotFoundError:
@@ -314,14 +341,16 @@ class RunDirectory:
         return any(self.path.glob(".step*.partial"))
 
     def save_partial(self, index: int, state: Mapping[str, Any]) -> None:
-        """Store the trainer's state of an unfinished step."""
+        """Store the trainer's state of an unfinished step, and beside it what it is trained on."""
         self._partial(index).mkdir(exist_ok=True)
-        target = self._partial(index) / "trainer.pt"
+        target, record = (self._partial(index) / name for name in ("trainer.pt", PICTURES))
         try:
+            if self.pictures is not None and not (target.exists() and record.exists()):
+                write_atomically(record, json.dumps(self.pictures).encode())
             save_pickled(target, dict(state))
         except BaseException:
             if not target.exists():
-                self._partial(index).rmdir()
+                shutil.rmtree(self._partial(index))
             raise
 
     def load_partial(self, index: int) -> dict[str, Any] | None:

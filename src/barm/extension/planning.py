@@ -9,14 +9,16 @@ from pathlib import Path
 from barm.config import merge, parse_override, read_recipe, validate
 from barm.data import LAYOUTS, detect_layout, open_source
 from barm.data.base import Source
+from barm.data.fingerprint import fingerprint
 from barm.data.named import labelled
 from barm.data.tree import find_root
 from barm.engine.finite import check_finite
 from barm.engine.identity import to_table
 from barm.engine.opening import Data, open_data, open_val
+from barm.engine.pictures import other_measured
 from barm.engine.recipe import PlaceConfig, RunConfig
 from barm.engine.runtime import Runtime
-from barm.engine.store import METHOD, RunDirectory
+from barm.engine.store import METHOD, PICTURES, RunDirectory
 from barm.errors import UserError, nearest
 from barm.models.network import check_names
 from barm.reading import real
@@ -151,7 +153,20 @@ def old_places(request: Request, known: Known, rt: Runtime) -> tuple[list[PlaceC
             continue
         if labelled(source):
             found.append(PlaceConfig(root=real(place.root), layout=place.layout, names=place.names))
+    if found and not notes:
+        notes += _changed_since(known, (*own, *about.val), rt)
     return found, notes, bool(found) and not notes
+
+
+def _changed_since(known: Known, places: Sequence[PlaceConfig], rt: Runtime) -> list[str]:
+    """What has changed in the data sets since the run was measured on them, as a note; nothing where nothing has."""
+    run, step = known.directory, known.step
+    if not run.has(step, PICTURES):
+        return []
+    now = [fingerprint(open_val(rt, place, known.config.data.classes)) for place in places]
+    found = other_measured(run.read(step, PICTURES)["measured"], now)
+    told = f"the pictures on which {run.path} was measured have changed ({found}): its steps are measured again"
+    return [] if found is None else [told]
 
 
 def extended_config(

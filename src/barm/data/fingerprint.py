@@ -1,0 +1,98 @@
+"""What a split consists of, short enough to be kept with a run: which pictures, in which order, with which contents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
+from typing import Any, NamedTuple
+
+from barm.data.base import Source
+
+Fingerprint = Mapping[str, Any]  # plain values, as JSON keeps them
+
+
+class Content(NamedTuple):
+    """Digests of what a picture consists of: its file, the ids of its mask, the files of its further maps ('': none).
+
+    Of the mask the ids and not the file: a mask that is only written anew is the same.
+    """
+
+    image: str
+    mask: str
+    maps: str = ""
+
+
+def digest(content: bytes) -> str:
+    """Eight bytes as text: equal for equal contents, and for others but once in 10^19.
+
+    >>> digest(b"")
+    'e4a6a0577479b2b4'
+    """
+    return blake2b(content, digest_size=8).hexdigest()
+
+
+def fingerprint(source: Source) -> Fingerprint:
+    """A split's class names, those of its masks' ids, and by name in its order every picture's size, classes, content.
+
+    Sizes and contents are those that the index has found (`barm.data.index.checked`); a source of one's own that has
+    none is known by the names and classes of its pictures. Nothing is read here.
+    """
+    sizes: Sequence[Sequence[int]] = getattr(source, "sizes", ())
+    contents: Sequence[Content] = getattr(source, "contents", ())
+    pictures = {
+        source.name(i): {
+            "size": list(sizes[i]) if sizes else None,
+            "classes": sorted(source.classes_in(i)),
+            **(contents[i]._asdict() if contents else {}),
+        }
+        for i in range(len(source))
+    }
+    names = source.class_names
+    return {"names": list(names), "in_masks": list(getattr(source, "own_names", names)), "pictures": pictures}
+
+
+def changed(theirs: Fingerprint, ours: Fingerprint) -> str | None:
+    """What is different in a split, described by its first difference; None where nothing is.
+
+    >>> one = {"in_masks": ["background", "cat"], "pictures": {"a": {"classes": [1]}, "b": {"classes": [1]}}}
+    >>> changed(one, {**one, "pictures": {"a": {"classes": [1]}}})
+    "2 pictures there, 1 here: 'b' is gone"
+    """
+    if theirs == ours and list(theirs["pictures"]) == list(ours["pictures"]):
+        return None
+    for names in ("names", "in_masks"):
+        if theirs.get(names) != ours.get(names):
+            return _classes(theirs[names], ours[names], "the masks' class" if names == "in_masks" else "class")
+    there, here = theirs["pictures"], ours["pictures"]
+    gone, new = ([name for name in a if name not in b] for a, b in ((there, here), (here, there)))
+    if gone or new:
+        told = [f"'{names[0]}' is {what}" for names, what in ((gone, "gone"), (new, "new")) if names]
+        return f"{len(there)} pictures there, {len(here)} here: {' and '.join(told)}"
+    others = [name for name in there if there[name] != here[name]]
+    if others:
+        more = f" ({len(others)} such pictures)" if len(others) > 1 else ""
+        return _picture(others[0], there[others[0]], here[others[0]], ours["names"]) + more
+    first = next(names for names in zip(there, here, strict=True) if names[0] != names[1])
+    return f"the pictures stand in another order: '{first[0]}' there, '{first[1]}' here"
+
+
+def _classes(there: Sequence[str], here: Sequence[str], what: str) -> str:
+    number = next(i for i in range(max(len(there), len(here))) if there[i : i + 1] != here[i : i + 1])
+    names = [f"'{names[number]}'" if number < len(names) else "missing" for names in (there, here)]
+    return f"{what} {number} is {names[0]} there, {names[1]} here"
+
+
+def _picture(name: str, there: Mapping[str, Any], here: Mapping[str, Any], classes: Sequence[str]) -> str:
+    """The first thing that is different in a picture."""
+    key = next(k for k in ("size", "classes", "mask", "image", "maps") if there.get(k) != here.get(k))
+    if key == "size":
+        sizes = ["x".join(map(str, one["size"] or ["unknown"])) for one in (there, here)]
+        return f"'{name}' is {sizes[0]} there, {sizes[1]} here"
+    if key == "classes":
+        shown = [", ".join(_named(i, classes) for i in one["classes"]) or "no class" for one in (there, here)]
+        return f"'{name}' shows {shown[0]} there, {shown[1]} here"
+    return f"'{name}' has another {'saliency map' if key == 'maps' else key}"
+
+
+def _named(class_id: int, classes: Sequence[str]) -> str:
+    return classes[class_id] if class_id < len(classes) else str(class_id)
