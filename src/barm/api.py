@@ -307,7 +307,7 @@ def evaluate(
     network, method = load_step(directory, index, opened.plan, opened.val.class_names)
     with Monitor(rt.is_main, quiet=quiet) as monitor:
         counts = evaluate_step(config, rt, method, network, opened, method.step, monitor)
-    earlier = earlier_counts(directory, index, pictures_of(opened))
+    earlier = earlier_counts(directory, index, pictures_of(opened), others=data is not None)
     metrics = step_metrics([*(earlier or []), counts.tolist()], method.step, opened.val.class_names, opened.labelled)
     return metrics if earlier is not None else {**metrics, "average_miou": None, "forgetting": None}
 

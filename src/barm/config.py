@@ -10,11 +10,10 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from barm.catalogue import methods_of, recipe_names, recipes_folder
-from barm.data.text import read_text
 from barm.engine.recipe import RunConfig
 from barm.errors import UserError, nearest
 from barm.methods import METHODS
-from barm.reading import DEPTH, parse_toml, too_deep
+from barm.reading import DEPTH, parse_toml, read_toml, too_deep
 
 __all__ = ["load_config", "merge", "methods_of", "read_recipe", "recipe_names", "validate"]
 
@@ -64,10 +63,10 @@ def read_recipe(recipe: str | Path, below: Sequence[str] = ()) -> Table:
     if path.suffix == ".toml":
         if not path.is_file():
             raise UserError(f"no recipe file {path}: give an existing .toml, or a name that `barm recipes` lists")
-        text, task = read_text(path), None
+        table, task = read_toml(path), None
     else:
         text, task = _packaged(str(recipe))
-    table = parse_toml(text, path)
+        table = parse_toml(text, path)
     parent = table.pop("extends", None)
     table.pop("provenance", None)
     if not isinstance(parent, str | None):

@@ -14,7 +14,7 @@ class UserError(ValueError):
 
 
 class Failed(UserError):
-    """What was sound when the work began failed in its midst: a file is gone, a process was killed, a disk is full.
+    """What was sound when the work began failed in its midst: a file is gone, a process was killed.
 
     The message says what it was and how to go on; the command line prints it as one line and exits with status 1.
     """

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 from barm.errors import UserError
 
-TEXT_LIMIT = 64 << 20  # bytes; the largest file of ours, the counts of 150 classes, has half a megabyte
+TEXT_LIMIT = 64 << 20  # bytes; of our files only those grow beyond it that have a line for every picture
 DEPTH = 64  # tables in tables: more is no file of ours, and would exhaust Python's stack
 MARKS = (  # the longer first: UTF-32's begins with UTF-16's
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -111,14 +111,14 @@ def read_bytes(path: Path, limit: int | None = None) -> bytes:
             raise Unfit(path, f"cannot be read ({error.strerror})") from None
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, limit: int | None = TEXT_LIMIT) -> str:
     """Text in UTF-8, or in UTF-16 or -32 with a byte order mark, which is left out.
 
     Raises:
         FileNotFoundError: if there is none.
         Unfit: as `read_bytes`, or if it is no such text.
     """
-    content = read_bytes(path, TEXT_LIMIT)
+    content = read_bytes(path, limit)
     encoding = next((name for mark, name in MARKS if content.startswith(mark)), "utf-8")
     try:
         text = content.decode(encoding)
@@ -131,14 +131,14 @@ def read_text(path: Path) -> str:
     return text
 
 
-def read_json(path: Path) -> Any:
-    """The value in a JSON file.
+def read_json(path: Path, limit: int | None = TEXT_LIMIT) -> Any:
+    """The value in a JSON file, of at most so many bytes.
 
     Raises:
         FileNotFoundError: if there is none.
         Unfit: as `read_text`, or if it is no JSON.
     """
-    return parse_json(read_text(path), path)
+    return parse_json(read_text(path, limit), path)
 
 
 def parse_json(text: str, path: Path) -> Any:

@@ -20,7 +20,7 @@ from barm.cli import completion
 from barm.engine import watch
 from barm.errors import Failed, Stopped, UserError
 from barm.escaping import normal
-from barm.reading import short
+from barm.reading import read_toml, short
 
 out = Console(emoji=False)
 SPACE, PLACE = "free some space or choose another --out", "choose another place"
@@ -166,7 +166,7 @@ def names_in(text: str, option: str) -> list[str]:
         return [normal(word) for word in words(text) or ()]
     try:
         names = tomllib.loads(f"x = {text}")["x"]
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise UserError(
             f"{option} is no TOML array ({error}): expected such as '[\"a, b\", \"c\"]', got '{text}'"
         ) from None
@@ -181,17 +181,15 @@ def groups_in(given: Iterable[str]) -> list[list[str]]:
     Raises:
         UserError: as `names_in`, or for a TOML file without groups.
     """
-    from barm.data.text import read_text
-
     groups: list[list[str]] = []
     for text in given:
         if not (text.startswith("@") and text.endswith(".toml")):
             groups.append(names_in(text, "--group"))
             continue
-        try:
-            found = tomllib.loads(read_text(Path(text[1:]))).get("groups")
-        except tomllib.TOMLDecodeError as error:
-            raise UserError(f"{text[1:]} is not valid TOML: {error}") from None
+        path = Path(text[1:])
+        if not path.exists():
+            raise UserError(f"no file {path}: expected a TOML file with groups")
+        found = read_toml(path).get("groups")
         if not isinstance(found, list) or not all(
             isinstance(g, list) and all(isinstance(n, str) for n in g) for g in found
         ):

@@ -50,7 +50,7 @@ class DecodedSource:
             _remove_others(path, self._place())
         self.places, self.pixels = places, np.empty(0, np.uint8)
         try:
-            if any(places):
+            if places:
                 self.pixels = np.memmap(path, np.uint8, mode="r")
         except FileNotFoundError:  # another run with another limit has just put its own in its place
             self.places = []
@@ -136,9 +136,7 @@ def _read(path: Path) -> Places | None:
 
 
 def _is_place(place: Any, size: int) -> bool:
-    """Can a picture with its mask lie there, or was it left out?"""
-    if place == []:
-        return True
+    """Can a picture with its mask lie there?"""
     if not isinstance(place, list) or len(place) != 3 or not all(type(n) is int and n >= 0 for n in place):
         return False
     start, width, height = place

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from barm.data.palette import Palette, id_palette
-from barm.data.text import read_text
+from barm.data.text import composed_text
 from barm.errors import UserError
 from barm.escaping import normal
 
@@ -39,7 +39,7 @@ def names_and_colours(
     """
     path = root / "classes.txt"
     if path.is_file():
-        return ("background", *parse_classes(read_text(path), path)), id_palette()
+        return ("background", *parse_classes(composed_text(path), path)), id_palette()
     if given:
         lines = [(i, normal(name)) for i, name in enumerate(given, 1)]
         lines = lines[1:] if plain(lines[0][1]) == "background" else lines

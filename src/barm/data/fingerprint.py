@@ -41,8 +41,8 @@ def fingerprint(source: Source) -> Fingerprint:
     contents: Sequence[Content] = getattr(source, "contents", ())
     pictures = {
         source.name(i): {
-            "size": list(sizes[i]) if sizes else None,
-            "classes": sorted(source.classes_in(i)),
+            "size": [int(side) for side in sizes[i]] if sizes else None,
+            "classes": sorted(int(c) for c in source.classes_in(i)),
             **(contents[i]._asdict() if contents else {}),
         }
         for i in range(len(source))
@@ -68,7 +68,7 @@ def changed(theirs: Fingerprint, ours: Fingerprint) -> str | None:
     if gone or new:
         told = [f"'{names[0]}' is {what}" for names, what in ((gone, "gone"), (new, "new")) if names]
         return f"{len(there)} pictures there, {len(here)} here: {' and '.join(told)}"
-    others = [name for name in there if there[name] != here[name]]
+    others = [name for name in there if _differs(there[name], here[name])]
     if others:
         more = f" ({len(others)} such pictures)" if len(others) > 1 else ""
         return _picture(others[0], there[others[0]], here[others[0]], ours["names"]) + more
@@ -92,6 +92,13 @@ def _picture(name: str, there: Mapping[str, Any], here: Mapping[str, Any], class
         shown = [", ".join(_named(i, classes) for i in one["classes"]) or "no class" for one in (there, here)]
         return f"'{name}' shows {shown[0]} there, {shown[1]} here"
     return f"'{name}' has another {'saliency map' if key == 'maps' else key}"
+
+
+def _differs(there: Mapping[str, Any], here: Mapping[str, Any]) -> bool:
+    """Is a picture another one? Its map counts where both have looked at it: only some methods use one."""
+    both = bool(there.get("maps")) and bool(here.get("maps"))
+    one, other = ({k: v for k, v in picture.items() if both or k != "maps"} for picture in (there, here))
+    return one != other
 
 
 def _named(class_id: int, classes: Sequence[str]) -> str:

@@ -21,12 +21,13 @@ from rich.progress import Progress
 from barm.data.files import FileSource, read_mask
 from barm.data.fingerprint import Content, digest
 from barm.data.images import CHANGES, READER, SIDEWAYS, Probe, Unreadable, probe, upright
-from barm.data.text import read_text
+from barm.data.masks import CONVERT
+from barm.data.text import composed_text
 from barm.data.tree import Remark
 from barm.data.values import LABELS, absent, colours, looks_like
 from barm.errors import UserError
 from barm.escaping import command
-from barm.reading import Unfit, check_regular, read_bytes, read_json
+from barm.reading import Unfit, check_regular, read_bytes, read_json, short
 
 BAR_FROM = 500  # pictures from which a scan shows a bar
 
@@ -227,10 +228,10 @@ def _look_anew(source: FileSource, i: int, content: bytes, key: list[Any]) -> _L
     try:
         mask = read_mask(BytesIO(content))
         turned = b"eXIf" in content and upright(Image.open(BytesIO(content)))[1] != 1
-    except UserError as error:
-        return _Looked(None, Problem(name, mask_path, str(error).split(": ", 1)[1], "convert it to ids", "colour"))
+    except Unfit as error:
+        return _Looked(None, Problem(name, mask_path, error.what, CONVERT, "colour"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        what = f"the mask is not readable ({_short(error)})"
+        what = f"the mask is not readable ({short(error, 100)})"
         return _Looked(None, Problem(name, mask_path, what, "restore the file", "mask"))
     if turned:
         what, remedy = "the mask has EXIF data that turn it", "save it without, as it lies over the upright picture"
@@ -270,19 +271,20 @@ def _other_size(name: str, path: Path, size: tuple[int, int], seen: Probe) -> Pr
 def _look_at_map(name: str, path: Path, size: tuple[int, int], entry: dict[str, Any]) -> Problem | None:
     """What is wrong with a picture's saliency map; a sound one is remembered in the entry."""
     try:
+        check_regular(path)
         stat = path.stat()
-        key = [stat.st_size, stat.st_mtime_ns]
-        if isinstance(entry.get("map"), list) and entry["map"][:2] == key:
+        key, known = [stat.st_size, stat.st_mtime_ns], entry.get("map")
+        if isinstance(known, list) and len(known) == 3 and known[:2] == key and isinstance(known[2], str):
             return None
         found = read_mask(path)
     except FileNotFoundError:
         remedy = "add the map, or take the folder away to do without maps"
         return Problem(name, path, "the saliency map is missing", remedy, "map")
-    except UserError as error:
-        what = str(error).split(": ", 1)[1].replace("a mask holds one class id per pixel", "a map has one channel")
+    except Unfit as error:
+        what = error.what.replace("a mask holds one class id per pixel", "a map has one channel")
         return Problem(name, path, what, "save it as 8-bit grey", "map")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        return Problem(name, path, f"the saliency map is not readable ({_short(error)})", "restore the file", "map")
+        return Problem(name, path, f"the saliency map is not readable ({short(error, 100)})", "restore the file", "map")
     if found.size != size:
         what = f"the saliency map is {found.size[0]}x{found.size[1]} but its picture {size[0]}x{size[1]}"
         return Problem(name, path, what, "make both the same size", "map")
@@ -293,10 +295,6 @@ def _look_at_map(name: str, path: Path, size: tuple[int, int], entry: dict[str, 
 def _told(entry: Mapping[str, Any]) -> bool:
     """Does the mask's size tell that it was drawn on the turned picture?"""
     return bool(entry["orientation"] >= SIDEWAYS and entry["size"][0] != entry["size"][1])
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:100] or type(error).__name__
 
 
 def _cache_path(source: FileSource) -> Path:
@@ -319,7 +317,7 @@ def cores() -> int:
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        entries = read_json(path)
+        entries = read_json(path, limit=None)
     except (OSError, Unfit):
         return {}
     return entries if isinstance(entries, dict) else {}
@@ -363,12 +361,12 @@ def read_class_list(path: Path, names: Collection[str] = ()) -> dict[str, frozen
         raise UserError(f"no class list {path}: expected '<name> <number> ...' per picture")
     spaced = {name for name in names if len(name.split()) > 1}
     result: dict[str, frozenset[int]] = {}
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
+    for number, line in enumerate(composed_text(path).splitlines(), start=1):
         words = line.split() or [""]
         ends = (n for n in range(len(words), 1, -1) if spaced and " ".join(words[:n]) in spaced)
         end = next(ends, 1)
         name, ids = " ".join(words[:end]), words[end:]
-        if not name or not all(i.isdigit() for i in ids):
+        if not name or not all(i.isascii() and i.isdigit() for i in ids):
             raise UserError(f"{path}:{number}: expected '<name> <number> ...', found '{line}'")
         result[name] = frozenset(int(i) + 1 for i in ids) - {255}
     return result

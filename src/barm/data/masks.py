@@ -8,10 +8,11 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image
 
-from barm.errors import UserError
+from barm.reading import Unfit
 
 ID_MODES = ("P", "L", "1")
 DEEP_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+CONVERT = "convert it to ids"
 SPREAD = {"L;2": 85, "L;4": 17}  # what Pillow multiplies grey values of so few bits by, to fill 0..255
 
 
@@ -24,24 +25,22 @@ def read_mask(path: Path | IO[bytes]) -> Image.Image:
         path: of the file, or the file, opened for reading.
 
     Raises:
-        UserError: for a mask that is not single-channel, or holds numbers above 255.
+        Unfit: for a mask that is not single-channel, or holds numbers above 255.
         OSError: if it cannot be read; decoders raise SyntaxError, ValueError and Pillow's DecompressionBombError, too.
     """
     with Image.open(path) as mask:
         if mask.mode not in (*ID_MODES, *DEEP_MODES):
-            raise UserError(
-                f"{_name(path)}: a mask holds one class id per pixel (palette or grey PNG), found mode {mask.mode}"
-            )
+            what = f"a mask holds one class id per pixel (palette or grey PNG), found mode {mask.mode}"
+            raise Unfit(_name(path), what, CONVERT)
         spread = SPREAD.get(_raw_mode(mask), 1)
         mask.load()
         values = np.asarray(mask)
     if mask.mode in DEEP_MODES:
         low, high = int(values.min()), int(values.max())
         if low < 0 or high > 255:
-            raise UserError(
-                f"{_name(path)}: a mask holds one class id per pixel, 0 to 255, found {low if low < 0 else high} in a "
-                f"mask of {8 * values.dtype.itemsize} bits"
-            )
+            found, bits = (low if low < 0 else high), 8 * values.dtype.itemsize
+            what = f"a mask holds one class id per pixel, 0 to 255, found {found} in a mask of {bits} bits"
+            raise Unfit(_name(path), what, CONVERT)
     return Image.fromarray(values.astype(np.uint8) // np.uint8(spread))
 
 
@@ -58,5 +57,5 @@ def _raw_mode(image: Image.Image) -> str:
     return str(arguments[0]) if isinstance(arguments, tuple) and arguments else str(arguments)
 
 
-def _name(path: Path | IO[bytes]) -> str:
-    return str(path) if isinstance(path, Path | str) else "the mask"
+def _name(path: Path | IO[bytes]) -> Path:
+    return Path(path) if isinstance(path, Path | str) else Path("the mask")

@@ -9,7 +9,7 @@ from barm.errors import UserError
 from barm.escaping import normal
 
 
-def read_text(path: Path) -> str:
+def composed_text(path: Path) -> str:
     """The text of a file, without its byte order mark, in Unicode's composed form.
 
     Raises:
@@ -25,8 +25,8 @@ def read_lines(path: Path) -> list[str]:
     """Lines of a list file that are not empty, without white space around them.
 
     Raises:
-        UserError: as `read_text`.
+        UserError: as `composed_text`.
     """
     if not path.exists():
         raise UserError(f"no file {path}: expected a list with one name per line")
-    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    return [line.strip() for line in composed_text(path).splitlines() if line.strip()]

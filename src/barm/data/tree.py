@@ -62,7 +62,7 @@ def levels(root: Path) -> Iterator[list[Path]]:
     for _ in range(DEPTH + 1):
         yield level
         level = [Path(entry.path) for folder in level for entry in _entries(folder) if entry.is_dir()]
-        level = [folder for folder in level if not is_clutter(folder.name)]
+        level = [f for f in level if not is_clutter(f.name) and os.access(f, os.R_OK | os.X_OK)]
 
 
 def find_root(root: Path, layout: Layout) -> Path:

@@ -69,9 +69,9 @@ class MetricsForm(_Form):
 
 
 class ExemplarForm(_Form):
-    """A line of ``memory.json``."""
+    """A line of ``memory.json``: a picture's name, which may hold what its file's name may."""
 
-    name: Name
+    name: Annotated[str, StringConstraints(strict=True, min_length=1)]
     channels: list[Byte]
 
 

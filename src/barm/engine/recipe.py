@@ -5,10 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    field_validator,
+    model_validator,
+)
 
 from barm.data.transforms import Geometry
 from barm.errors import UserError, nearest
+from barm.escaping import normal
 from barm.labels import Setting, TaskPlan
 from barm.methods import METHODS, MethodConfig, Rates
 from barm.models.network import NetworkConfig
@@ -25,6 +35,7 @@ class _Config(BaseModel):
 
 
 Layout = Literal["auto", "voc", "ade", "folder"]
+ClassName = Annotated[str, AfterValidator(normal)]  # as `classes.txt` is read
 
 
 class PlaceConfig(_Config):
@@ -38,7 +49,7 @@ class PlaceConfig(_Config):
 
     root: Path
     layout: Layout = "auto"
-    names: tuple[str, ...] = ()
+    names: tuple[ClassName, ...] = ()
 
 
 class DataConfig(_Config):
@@ -59,8 +70,8 @@ class DataConfig(_Config):
 
     root: Path | None = None
     layout: Layout = "auto"
-    names: tuple[str, ...] = ()
-    classes: tuple[str, ...] = ()
+    names: tuple[ClassName, ...] = ()
+    classes: tuple[ClassName, ...] = ()
     val: tuple[PlaceConfig, ...] = ()
     class_list: Path | None = None
     allow_shared: bool = False
@@ -84,7 +95,7 @@ class TaskConfig(_Config):
     """
 
     name: str | None = None
-    groups: tuple[tuple[str, ...], ...] | None = None
+    groups: tuple[tuple[ClassName, ...], ...] | None = None
     setting: Setting = "overlap"
     order: int = Field(0, ge=0, strict=True)
 

@@ -196,6 +196,7 @@ class Runtime:
             keeper.tell(watch.USER, str(error))
             raise
         except BaseException as error:
+            keeper.origin = True
             keeper.tell(watch.OTHER, f"the main process failed: {type(error).__name__}: {error}")
             raise
         keeper.tell("", "")
@@ -222,10 +223,17 @@ class Runtime:
         """Do something in the main process (fill a cache), then in the others; all wait for all."""
         results: list[T] = []
         self.on_main(lambda: results.append(action()))
-        found = results[0] if results else action()
+        found = results[0] if results else self._as_main(action)
         if self.watch is not None:
             self.watch.meet()
         return found
+
+    def _as_main(self, action: Callable[[], T]) -> T:
+        """What the main process could do; who cannot do it too must not go on by itself."""
+        try:
+            return action()
+        except UserError as error:
+            raise watch.Died(f"process {self.rank} cannot do what the main process could: {error}") from error
 
     @contextmanager
     def catch_signals(self) -> Iterator[None]:

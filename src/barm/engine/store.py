@@ -305,7 +305,7 @@ class RunDirectory:
     def _read(self, path: Path) -> Any:
         name = path.name
         try:
-            value = read_json(path)
+            value = read_json(path, limit=None)  # some have a line for every picture
         except FileNotFoundError:
             if name == METHOD:
                 raise self._damaged(path, "it is missing") from None

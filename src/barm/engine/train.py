@@ -193,6 +193,7 @@ class StepTrainer:
         """All that a later process needs to go on with the next iteration."""
         return {
             "iteration": self.iteration,
+            "world": self.rt.world,
             "skipped": self.skipped,
             "skipped_in_a_row": self.skipped_in_a_row,
             "model": self.network.state_dict(),
@@ -204,8 +205,8 @@ class StepTrainer:
     def misfit(self, state: dict[str, Any]) -> str | None:
         """What in a state is not of this network and this step, or None."""
         own = self.state_dict()
-        if not 0 <= state["iteration"] <= self.total or min(state["skipped"], state["skipped_in_a_row"]) < 0:
-            return f"iteration {state['iteration']} of {self.total}"
+        if min(state["iteration"], state["skipped"], state["skipped_in_a_row"]) < 0:
+            return "it counts below 0"
         groups = state["optimizer"].get("param_groups")
         sizes = [[len(g["params"]) for g in own["optimizer"]["param_groups"]], _sizes(groups)]
         if sizes[0] != sizes[1]:
@@ -218,8 +219,14 @@ class StepTrainer:
         """Restore `state_dict`.
 
         Raises:
-            UserError: if it has done more updates than the step has.
+            UserError: if it has done more updates than the step has, or is that of another number of processes.
         """
+        world = state.get("world", self.rt.world)  # versions before kept no record
+        if world != self.rt.world:
+            raise UserError(
+                f"step {self.method.step.index} was stopped with {world} processes, now there are {self.rt.world}, which "
+                f"is another batch: resume it with {world}"
+            )
         if state["iteration"] > self.total:
             raise UserError(
                 f"the saved state of step {self.method.step.index} has done {state['iteration']} updates, but now the "

@@ -67,6 +67,7 @@ class Watch:
         self.links = list(links)
         self.cause: str | None = None
         self.failed: str | None = None
+        self.origin = False  # has something failed here, whose own message is about to be shown?
         self._status, self._said, self._over, self._deadline = 1, False, False, float("inf")
         self._entered, self._gone = 0, dict[int, Farewell]()
         self._told, self._arrived = dict[int, tuple[str, str]](), dict[int, set[int]]()
@@ -148,7 +149,7 @@ class Watch:
 
         A collective fails where a process is gone, perhaps a moment before its connection here closes.
         """
-        if not isinstance(error, RuntimeError):
+        if not isinstance(error, RuntimeError) or self.origin:
             return None
         with self._changed:
             self._changed.wait_for(lambda: self.cause is not None, min(2.0, self.grace))
@@ -273,7 +274,7 @@ class Watch:
 
     def _accuse(self) -> None:
         """Has a process died that this one needs?"""
-        for left in self._gone.values() if self.cause is None and not self._over else ():
+        for left in self._gone.values() if self.cause is None and not self._over and not self.origin else ():
             if left.why is not None or left.entered < self._entered:
                 self.cause = f"{left.who} {left.why or LEFT}"
                 self._deadline = min(self._deadline, time.monotonic() + self.grace)
@@ -353,7 +354,7 @@ def _explain_or_show(
 ) -> None:
     """What python does with an exception that nobody caught: one line if it comes from another process's death."""
     if _current is not None and _current.failed is None:
-        line = _current.explain(error)
+        line = _current.explain(error) or (str(error) if isinstance(error, Died) else None)
         if line is not None:
             sys.stderr.write(_line(line))
             return

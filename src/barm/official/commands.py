@@ -187,7 +187,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         rt.on_main(lambda: _import(config, place, data, step, options.ckpt or place.checkpoint(step)))
     network, method = load_step(directory, step, data.plan, data.val.class_names)
     with Monitor(rt.is_main, tensorboard=False) as monitor:
-        counts = evaluate_step(config, rt, method, rt.place(network), data, method.step, monitor)
+        counts = evaluate_step(config, rt, method, network, data, method.step, monitor)
     if rt.is_main:
         earlier = [place.run.read(i, COUNTS) for i in range(step) if place.run.has(i, COUNTS)]
         _print_scores(step_metrics([*earlier, counts.tolist()], method.step, data.val.class_names))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from barm.engine.monitor import read_log
 from barm.engine.recipe import RunConfig
 from barm.engine.store import COUNTS, EXTENSION, METHOD, METRICS, RunDirectory
 from barm.errors import UserError
+from barm.escaping import command, names
 from barm.reading import read_json, real
 from barm.report.compare import task_name
 from barm.report.page.content import KnownClass, RunContent, Scores, Trace
@@ -143,12 +143,12 @@ def _again(path: Path, config: RunConfig) -> str:
     target = whole.with_name(whole.name + "-again")
     recipe, out = ["--recipe", str(path / "config.toml")], ["--out", str(target)]
     if not os.path.lexists(path / EXTENSION):
-        return shlex.join(["barm", "train", *recipe, *out])
+        return command(["barm", "train", *recipe, *out])
     about = read_json(path / EXTENSION)
     wrong = misfit(EXTENSION, about)
     if wrong is not None:
         raise UserError(f"{path / EXTENSION} is damaged ({wrong}): restore the file, or remove it")
-    words = [about["from"], "--step", str(about["step"] - 1), "--data", str(config.data.root)]
-    words += ["--classes", ",".join(about["learned"])]
-    words += [word for place in config.data.val for word in ("--val", str(place.root))]
-    return shlex.join(["barm", "extend", *words, *recipe, "--seed", str(config.seed), *out])
+    words = [about["from"], "--step", str(about["step"] - 1), "--data", str(config.data.root), "--classes"]
+    others = [word for place in config.data.val for word in ("--val", str(place.root))]
+    rest = command([*others, *recipe, "--seed", str(config.seed), *out])
+    return f"{command(['barm', 'extend', *words])} {names(about['learned'])} {rest}"
