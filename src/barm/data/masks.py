@@ -29,9 +29,8 @@ def read_mask(path: Path | IO[bytes]) -> Image.Image:
     """
     with Image.open(path) as mask:
         if mask.mode not in (*ID_MODES, *DEEP_MODES):
-            raise UserError(
-                f"{_name(path)}: a mask holds one class id per pixel (palette or 8-bit grey PNG), found mode {mask.mode}"
-            )
+            told = f"{_name(path)}: a mask holds one class id per pixel (palette or 8-bit grey PNG)"
+            raise UserError(f"{told}, found mode {mask.mode}")
         spread = SPREAD.get(_raw_mode(mask), 1)
         mask.load()
         values = np.asarray(mask)
