@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import partial
+from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -213,6 +214,14 @@ def make_eval_loader(
     return DataLoader(_Reporting(dataset), batch_sampler=batches, **_options(workers, pin))
 
 
+def lost_worker(iterator: Any) -> bool:
+    """Did a process of a loader's iterator end by itself? What it had sent then cannot be received, in many ways."""
+    workers = getattr(iterator, "_workers", ())
+    for worker in workers:
+        worker.join(0.2)
+    return any(worker.exitcode is not None for worker in workers)
+
+
 def end_workers(iterator: Any) -> None:
     """End the processes of a loader's iterator, however the work ended; without any it does nothing.
 
@@ -285,3 +294,10 @@ def _start_worker(_worker: int) -> None:
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.SIG_IGN)
     torch.set_num_threads(1)
+    sys.excepthook = _tell
+
+
+def _tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Show what went wrong in a worker, but not that the main process ended while something was handed over."""
+    if not issubclass(kind, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, trace)

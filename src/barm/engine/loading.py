@@ -25,6 +25,7 @@ from barm.data.steps import (
     StepView,
     Unread,
     end_workers,
+    lost_worker,
     make_eval_loader,
     make_train_loader,
     same_size_batches,
@@ -32,6 +33,7 @@ from barm.data.steps import (
 from barm.engine.recipe import RunConfig
 from barm.engine.runtime import Runtime
 from barm.errors import Failed, Stopped
+from barm.reading import short
 
 MAX_WORKERS = 8
 Batches = AbstractContextManager[Generator[Batch, None, None]]  # to be entered: the loader's processes end with it
@@ -104,12 +106,27 @@ def _items(loader: DataLoader[Any]) -> Generator[Any, None, None]:
     """What the loader gives, until a picture cannot be read; its processes end with this."""
     iterator = iter(loader)
     try:
-        for item in iterator:
+        while True:
+            try:
+                item = next(iterator)
+            except StopIteration:
+                return
+            except (EOFError, OSError, RuntimeError) as error:
+                if not lost_worker(iterator):
+                    raise
+                raise _killed(error) from error
             if isinstance(item, Unread):
                 raise Failed(item.message)
             yield item
     finally:
         end_workers(iterator)
+
+
+def _killed(error: BaseException) -> Failed:
+    return Failed(
+        f"a process that reads pictures was killed ({short(error)}): mostly for want of memory; set runtime.workers "
+        "lower, or 0"
+    )
 
 
 def _stoppable(batches: Generator[Batch, None, None], rt: Runtime, rounds: int) -> Generator[Batch, None, None]:
@@ -132,7 +149,4 @@ def _ended(batches: Generator[Batch, None, None]) -> Iterator[Generator[Batch, N
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker"):
             raise
-        raise Failed(
-            f"a process that reads pictures was killed ({' '.join(str(error).split())[:120]}): mostly for want of "
-            "memory; set runtime.workers lower, or 0"
-        ) from error
+        raise _killed(error) from error

@@ -1,0 +1,55 @@
+"""A loader whose processes are lost: told as such, whatever error it shows as."""
+
+from __future__ import annotations
+
+import os
+import signal
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from barm.data.steps import _options
+from barm.engine.loading import _ended, _items, _to_device
+from barm.errors import Failed
+
+
+class Sudden(Dataset):
+    """Pictures of which the third ends the process that reads it, in the middle of its work."""
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, i):
+        if i == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return torch.zeros(3, 8, 8, dtype=torch.uint8), torch.zeros(8, 8, dtype=torch.uint8), {}
+
+
+def test_a_process_that_is_killed_is_told_as_such():
+    loader = DataLoader(Sudden(), batch_size=1, **_options(2))
+    batches = _ended(_to_device(loader, SimpleNamespace(device=torch.device("cpu"))))
+    with pytest.raises(Failed, match=r"was killed .*runtime\.workers"), batches as found:
+        list(found)
+
+
+@pytest.mark.parametrize("error", [EOFError(), ConnectionResetError(104, "reset"), FileNotFoundError(2, "gone")])
+def test_what_a_dead_process_had_sent(error):
+    """A picture of a process that has died since cannot be received; which error that is depends on the moment."""
+
+    class Broken:
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            raise error
+
+    loader = Broken()
+    loader._workers = [SimpleNamespace(join=lambda seconds: None, exitcode=-9, is_alive=lambda: False)]
+    loader._shutdown_workers = lambda: None
+    with pytest.raises(Failed, match="was killed"):
+        next(_items(loader))
+    loader._workers[0].exitcode = None
+    with pytest.raises(type(error)):
+        next(_items(loader))
