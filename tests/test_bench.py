@@ -64,6 +64,8 @@ def test_everything_is_called_in_turn():
     costs = side_by_side({n: lambda n=n: calls.append(n) for n in "ab"}, torch.device("cpu"), rounds=2)
     assert "".join(calls[:6]) == "ababab"  # one round warms up
     assert costs["a"].least <= costs["a"].median <= costs["a"].most
+    assert costs["a"].processor is not None
+    assert 0 <= costs["a"].processor <= costs["a"].most * (os.cpu_count() or 1) + 1e-3
 
 
 def test_memory_is_what_a_call_needs():
@@ -176,6 +178,7 @@ def test_the_standard_set(shapes_voc, tmp_path):
     assert (constant["model"]["backbone"], constant["crop"], constant["batch"]) == ("test_convnext", 33, 8)
     assert constant["provenance"]["threads"] == 1
     assert [r["name"] for r in constant["rows"]][:2] == [OURS, AUTOCAST]
+    assert re.match(rf"ours [\d.]+ \(1\.00 x\), {AUTOCAST} [\d.]+", constant["facts"]["processor seconds, median"])
     assert (tmp_path / "growth/growth.png").stat().st_size > 10_000
     facts = json.loads((tmp_path / "profile/bench.json").read_text())["facts"]
     assert {"profile 1", "profile 10"} <= set(facts)

@@ -27,12 +27,14 @@ class Cost:
         least: seconds.
         most: seconds.
         memory: most bytes in use at a time beyond those before; None where it cannot be told.
+        processor: median seconds that this process computed; what others do on the machine adds little to it.
     """
 
     median: float
     least: float
     most: float
     memory: int | None
+    processor: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -51,16 +53,21 @@ def side_by_side(
         say: is told what is being done.
     """
     seconds: dict[str, list[float]] = {name: [] for name in work}
+    processor: dict[str, list[float]] = {name: [] for name in work}
     for round_ in range(rounds + 1):
         for name, function in work.items():
             say(f"{'warm-up' if round_ == 0 else f'round {round_} of {rounds}'}: {name}")
-            began = time.perf_counter()
+            began, busy = time.perf_counter(), time.process_time()
             function()
             finish(device)
             if round_ > 0:
                 seconds[name].append(time.perf_counter() - began)
+                processor[name].append(time.process_time() - busy)
     return {
-        name: Cost(statistics.median(s), min(s), max(s), peak_memory(work[name], device)) for name, s in seconds.items()
+        name: Cost(
+            statistics.median(s), min(s), max(s), peak_memory(work[name], device), statistics.median(processor[name])
+        )
+        for name, s in seconds.items()
     }
 
 

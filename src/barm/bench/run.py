@@ -137,7 +137,8 @@ def _part(
         return side_by_side(work, device, rounds, say), agreement()
     if part == "constant":
         work, agreement = constant_work(setting)
-        return side_by_side(work, device, rounds, say), agreement()
+        costs = side_by_side(work, device, rounds, say)
+        return costs, {**agreement(), **_on_the_processor(costs)}
     if part == "losses":
         return side_by_side(losses_work(setting), device, rounds, say), {}
     work = update_work(setting)
@@ -150,6 +151,13 @@ def _part(
             **product_rates(setting),
         }
     return costs, facts
+
+
+def _on_the_processor(costs: Mapping[str, Cost]) -> dict[str, str]:
+    """Processor time of every work, as a multiple of ours."""
+    ours = costs[OURS].processor or 1.0
+    shown = (f"{n} {c.processor:.4f} ({c.processor / ours:.2f} x)" for n, c in costs.items() if c.processor is not None)
+    return {"processor seconds, median": ", ".join(shown)}
 
 
 def _rates(work: Callable[[], object], cost: Cost, device: torch.device) -> dict[str, str]:
