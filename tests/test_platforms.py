@@ -19,9 +19,10 @@ from PIL import Image
 from barm.api import fit
 from barm.data import steps
 from barm.data.cache import DecodedSource
-from barm.engine import store
+from barm.engine import store, writing
 from barm.engine.signals import on_stop
-from barm.engine.store import RunDirectory, write_atomically
+from barm.engine.store import RunDirectory
+from barm.engine.writing import write_atomically
 from barm.errors import UserError
 
 LACKING = """
@@ -143,15 +144,24 @@ def windows(monkeypatch):
         os.rename(self, target)
 
     system = SimpleNamespace(name="nt", open=opened, fsync=os.fsync, close=os.close, O_RDONLY=os.O_RDONLY)
-    monkeypatch.setattr(store, "os", SimpleNamespace(**vars(system), O_RDWR=os.O_RDWR))
+    monkeypatch.setattr(writing, "os", SimpleNamespace(**vars(system), O_RDWR=os.O_RDWR))
     monkeypatch.setattr(Path, "rename", rename)
 
 
 def test_a_run_on_windows(windows, tmp_path):
     directory = RunDirectory(tmp_path)
-    directory.save_partial(0, {"iteration": 1})
-    directory.save_partial(0, {"iteration": 2})
-    assert directory.load_partial(0) == {"iteration": 2}
+    state = {
+        "skipped": 0,
+        "skipped_in_a_row": 0,
+        "memory": [],
+        "model": {},
+        "optimizer": {},
+        "scaler": {},
+        "method": {},
+    }
+    directory.save_partial(0, {**state, "iteration": 1})
+    directory.save_partial(0, {**state, "iteration": 2})
+    assert directory.load_partial(0) == {**state, "iteration": 2}
     about = {"classes": [], "groups": [], "method": {}, "model": {}}
     directory.save_step(0, {"w": torch.ones(2)}, about, None, None)
     assert directory.finished_steps() == [0]

@@ -16,7 +16,8 @@ from barm.data.shapes_disk import Layout, make_shapes
 from barm.engine.identity import difference, settings
 from barm.engine.pictures import other_pictures
 from barm.engine.recipe import RunConfig
-from barm.engine.store import PICTURES, RunDirectory, write_atomically
+from barm.engine.store import PICTURES, RunDirectory
+from barm.engine.writing import write_atomically
 from barm.errors import Stopped, UserError, nearest
 from barm.labels import Setting
 from barm.reading import read_json, read_toml

@@ -20,7 +20,7 @@ from PIL import Image
 from barm.api import Labels, Model, check_size
 from barm.data.images import IMAGE_SUFFIXES, probe_picture, read_picture
 from barm.engine.runtime import Runtime
-from barm.engine.store import write_atomically
+from barm.engine.writing import write_atomically
 from barm.errors import UserError, nearest
 from barm.reading import real
 from barm.report.pictures import colour_mask, encoded, index_mask, overlay_picture

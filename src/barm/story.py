@@ -22,7 +22,8 @@ from barm.engine.opening import open_val
 from barm.engine.recipe import PlaceConfig, RunConfig
 from barm.engine.runtime import Runtime
 from barm.engine.sequence import load_step
-from barm.engine.store import METHOD, RunDirectory, write_atomically
+from barm.engine.store import METHOD, RunDirectory
+from barm.engine.writing import write_atomically
 from barm.errors import UserError
 from barm.labels import IGNORE
 from barm.methods import Method

@@ -17,7 +17,8 @@ import pytest
 from barm.api import fit
 from barm.data.masks import foreground, read_mask
 from barm.engine.identity import to_table
-from barm.engine.store import RunDirectory, write_atomically
+from barm.engine.store import RunDirectory
+from barm.engine.writing import write_atomically
 
 pytestmark = pytest.mark.slow
 LIMIT = 10  # seconds from the loss to the end

@@ -15,7 +15,8 @@ import pytest
 
 from barm.api import fit
 from barm.engine.identity import to_table
-from barm.engine.store import RunDirectory, write_atomically
+from barm.engine.store import RunDirectory
+from barm.engine.writing import write_atomically
 
 pytestmark = pytest.mark.slow
 

@@ -65,7 +65,7 @@ def test_a_missing_file_is_told_apart(read, tmp_path):
         (b"[" * 65 + b"]" * 65, "more than 64 tables"),
         (b'{"a":' * 3_000 + b"1" + b"}" * 3_000, "nested too deeply|more than 64"),
         (b'{"a": "\xe9"}', "not UTF-8 text .* at byte 7"),
-        ('{"a": 1}'.encode("utf-16"), "not UTF-8"),
+        ('{"a": 1}'.encode("utf-16-le"), "holds null bytes"),
         (b"", "not valid JSON"),
         (b"1" * 5_000, "not valid JSON"),
     ],

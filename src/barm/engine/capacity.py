@@ -31,6 +31,9 @@ LOADED = 3 + 12 + 1 + 8  # bytes per pixel of a batch: 8-bit and float picture, 
 LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))  # of a container
 
 
+ANY = Rates(new=1, aspp=1, old=1, backbone=1)  # what trains does not depend on how fast
+
+
 class Need(NamedTuple):
     """Bytes that a network takes: once, and per pixel of a batch."""
 
@@ -50,7 +53,7 @@ def check_training(config: RunConfig, rt: Runtime, index: int) -> None:
         UserError: with an estimate of what it would need.
     """
     recipe, table = config.recipe(index), "base" if index == 0 else "increment"
-    need = _training_need(*_key(config), recipe.lr.model_dump_json(), index > 0)
+    need = _training_need(*_key(config), index > 0)
     pixels = min(recipe.batch_size * recipe.crop**2, MOST)
     _check(
         rt,
@@ -146,12 +149,12 @@ def _method(network: str, method: str, increment: bool) -> Method[Any]:
 
 
 @lru_cache(maxsize=32)
-def _training_need(network: str, config: str, rates: str, increment: bool) -> Need:
+def _training_need(network: str, config: str, increment: bool) -> Need:
     method = _method(network, config, increment)
     model = skeleton(method)
     if model is None:
         return Need(0, 0)
-    groups = [g["params"] for g in method.param_groups(model, Rates.model_validate_json(rates))]
+    groups = [g["params"] for g in method.param_groups(model, ANY)]
     trained = {id(p): p for group in groups for p in group}
     for parameter in model.parameters():
         parameter.requires_grad_(id(parameter) in trained)

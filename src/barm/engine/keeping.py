@@ -19,6 +19,7 @@ def saving(
     """A function that saves the state of a step that is not finished; all processes call it together."""
 
     def save() -> None:
+        trainer.check_finite()
         state = {**trainer.state_dict(), "memory": to_json(exemplars)}
         rt.on_main(lambda: directory.save_partial(trainer.method.step.index, state))
 

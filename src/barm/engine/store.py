@@ -6,12 +6,10 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import tomli_w
-import torch
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 from safetensors.torch import save
@@ -23,6 +21,7 @@ from barm.engine.identity import AGREEING, difference, other_class, settings, to
 from barm.engine.pictures import Pictures, check_same
 from barm.engine.provenance import continued
 from barm.engine.recipe import RunConfig
+from barm.engine.writing import save_pickled, sync, write_atomically
 from barm.errors import UserError, nearest
 from barm.models.network import NetworkConfig
 from barm.reading import Unfit, read_json, read_pickled, read_safetensors, read_toml
@@ -250,13 +249,13 @@ class RunDirectory:
             if self.pictures is not None:
                 (beside / PICTURES).write_text(json.dumps(self.pictures) + "\n", "utf-8")
             for file in beside.iterdir():
-                _sync(file)
-            _sync(beside)
+                sync(file)
+            sync(beside)
             beside.rename(self.step_path(index))
         except BaseException:
             shutil.rmtree(beside, ignore_errors=True)
             raise
-        _sync(self.path)
+        sync(self.path)
         shutil.rmtree(self._partial(index), ignore_errors=True)
 
     def take_step(self, index: int, other: RunDirectory, changed: Mapping[str, Any], leave: Sequence[str] = ()) -> None:
@@ -277,7 +276,7 @@ class RunDirectory:
                     _link(file, beside / file.name)
             for name, value in changed.items():
                 (beside / name).write_text(json.dumps(value, indent=1) + "\n", "utf-8")
-                _sync(beside / name)
+                sync(beside / name)
             beside.rename(self.step_path(index))
         except BaseException:
             shutil.rmtree(beside, ignore_errors=True)
@@ -382,36 +381,3 @@ def _link(file: Path, target: Path) -> None:
         target.hardlink_to(file)
     except (OSError, NotImplementedError):
         shutil.copyfile(file, target)
-
-
-def save_pickled(path: Path, value: dict[str, Any]) -> None:
-    """`torch.save`, complete or not at all; a full disk is an `OSError` (torch by itself says RuntimeError)."""
-    content = BytesIO()
-    torch.save(value, content)
-    write_atomically(path, content.getbuffer())
-
-
-def write_atomically(path: Path, content: bytes | memoryview, *, flush: bool = True) -> None:
-    """Write a file beside and rename it into place; without `flush` faster, but a loss of power may still cost it."""
-    beside = path.with_name(path.name + ".tmp")
-    beside.unlink(missing_ok=True)  # whatever lay there: writing into a pipe would wait for ever
-    try:
-        beside.write_bytes(content)
-        if flush:
-            _sync(beside)
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-
-
-def _sync(path: Path) -> None:
-    """Flush a file, or on Unix a folder; Windows opens no folders, and flushes only what may be written."""
-    folder = path.is_dir()
-    if folder and os.name == "nt":
-        return
-    handle = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

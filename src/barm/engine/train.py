@@ -224,8 +224,8 @@ class StepTrainer:
         world = state.get("world", self.rt.world)  # versions before kept no record
         if world != self.rt.world:
             raise UserError(
-                f"step {self.method.step.index} was stopped with {world} processes, now there are {self.rt.world}, which "
-                f"is another batch: resume it with {world}"
+                f"step {self.method.step.index} was stopped with {world} processes, now there are {self.rt.world}, so "
+                f"that the batch is another: resume it with {world}"
             )
         if state["iteration"] > self.total:
             raise UserError(

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load, save
 
 from barm.engine.restore import rebuild
-from barm.engine.store import write_atomically
+from barm.engine.writing import write_atomically
 from barm.errors import UserError
 from barm.export.agreement import Agreement, Predict, compare, in_pytorch
 from barm.export.portable import Portable, describe, trace

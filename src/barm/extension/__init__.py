@@ -15,7 +15,8 @@ from barm.engine.monitor import Monitor
 from barm.engine.runtime import Runtime
 from barm.engine.sequence import Given, renumbered, run, train_dataset
 from barm.engine.shared import SharedDirectory
-from barm.engine.store import COUNTS, EXTENSION, METHOD, METRICS, RunDirectory, write_atomically
+from barm.engine.store import COUNTS, EXTENSION, METHOD, METRICS, RunDirectory
+from barm.engine.writing import write_atomically
 from barm.escaping import markup
 from barm.extension.advice import advice
 from barm.extension.drawing import draw

@@ -15,7 +15,8 @@ from torch import Tensor
 from barm.data.palette import published
 from barm.engine.recipe import RunConfig
 from barm.engine.sequence import describe_classes, load_step
-from barm.engine.store import RunDirectory, save_pickled
+from barm.engine.store import RunDirectory
+from barm.engine.writing import save_pickled
 from barm.errors import UserError
 from barm.labels import TaskPlan
 from barm.models.network import MODELS, check_names

@@ -1,0 +1,43 @@
+"""How files of a run are written: complete or not at all, also where the power fails."""
+
+from __future__ import annotations
+
+import os
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def save_pickled(path: Path, value: dict[str, Any]) -> None:
+    """`torch.save`, complete or not at all; a full disk is an `OSError` (torch by itself says RuntimeError)."""
+    content = BytesIO()
+    torch.save(value, content)
+    write_atomically(path, content.getbuffer())
+
+
+def write_atomically(path: Path, content: bytes | memoryview, *, flush: bool = True) -> None:
+    """Write a file beside and rename it into place; without `flush` faster, but a loss of power may still cost it."""
+    beside = path.with_name(path.name + ".tmp")
+    beside.unlink(missing_ok=True)  # whatever lay there: writing into a pipe would wait for ever
+    try:
+        beside.write_bytes(content)
+        if flush:
+            sync(beside)
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def sync(path: Path) -> None:
+    """Flush a file, or on Unix a folder; Windows opens no folders, and flushes only what may be written."""
+    folder = path.is_dir()
+    if folder and os.name == "nt":
+        return
+    handle = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
