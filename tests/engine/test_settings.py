@@ -74,7 +74,7 @@ def test_cudnn_may_try_its_algorithms_where_pictures_have_one_size(crop, evaluat
 def test_buffers_are_not_sent_at_every_update():
     """What every process has in the end is the main process's: test_parallel."""
     strategies = [runtime._data_parallel(accelerator) for accelerator in ("cpu", "cuda")]
-    assert [s._ddp_kwargs["broadcast_buffers"] for s in strategies] == [False, False]
+    assert [s._ddp_kwargs[runtime.SENDS_BUFFERS] for s in strategies] == [False, False]
 
 
 @pytest.mark.parametrize("chosen", ["cpu", "cuda"])

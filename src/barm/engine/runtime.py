@@ -14,12 +14,14 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from inspect import signature
 from typing import Any, TypeVar
 
 import torch
 from lightning.fabric import Fabric
 from lightning.fabric.strategies import DDPStrategy
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_map
 
 from barm.engine import watch
@@ -37,6 +39,11 @@ MALLOC = {  # options of glibc's malloc.h: what it comes to by itself, and to ke
     -3: (32 << 20, 32 << 20),  # M_MMAP_THRESHOLD
     -4: (65536, 0),  # M_MMAP_MAX
 }
+SENDS_BUFFERS = next(  # at every update; torch 2.14 has renamed it
+    name
+    for name in ("forward_sync_buffers", "broadcast_buffers")
+    if name in signature(DistributedDataParallel).parameters
+)
 DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
@@ -333,7 +340,8 @@ def _data_parallel(accelerator: str) -> DDPStrategy:
     """Averaged gradients. Buffers stay where they are: running statistics are shared on GPUs by themselves, and
     elsewhere the main process's count, which `Runtime.share_buffers` hands out once.
     """
-    return DDPStrategy(process_group_backend="nccl" if accelerator == "cuda" else "gloo", broadcast_buffers=False)
+    options: dict[str, Any] = {SENDS_BUFFERS: False}
+    return DDPStrategy(process_group_backend="nccl" if accelerator == "cuda" else "gloo", **options)
 
 
 def _precision(config: RuntimeConfig, accelerator: str) -> Any:
