@@ -104,7 +104,9 @@ class Watch:
         Raises:
             Died: if a process died.
         """
-        number = self.enter()
+        with self._changed:  # the main process may have told, and gone
+            self._entered += 1
+            number = self._entered
         self._wait(lambda: number in self._told)
         return self._told.pop(number)
 
