@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from barm.batch import total_loss
 from barm.bench import plain
 from barm.bench.cases import AUTOCAST, FP32, OURS, PLAIN, constant_work, our_update, random_batch, update_work
-from barm.bench.facts import product_rates
+from barm.bench.facts import MATRIX, product_rates
 from barm.bench.measure import side_by_side
 from barm.bench.run import run_bench, setting_of, step_of
 from barm.cli import app
@@ -95,14 +95,19 @@ def test_growth_beyond_a_mask():
     assert (step.index, step.num_seen, step.group_sizes) == (1, 1002, (1000, 1))
 
 
-def test_product_rates_are_those_of_both_precisions():
+def test_product_rates_are_those_of_both_precisions(monkeypatch):
+    monkeypatch.setitem(MATRIX, "cpu", 128)  # a processor without bf16 takes a minute for the usual one
     setting = setting_of("test_resnet", "15-1", 20, 1, 2, 65, "cpu", "bf16-mixed")
     facts = product_rates(setting)
     assert len(facts) == 3
     for fact in facts.values():
         fp32, bf16, ratio = (float(w) for w in re.findall(r"\d+\.\d+", fact))
         assert fp32 > 0
+<<<<<<< HEAD
         assert ratio == pytest.approx(bf16 / fp32, rel=0.2, abs=0.03)  # of rounded numbers
+=======
+        assert ratio == pytest.approx(bf16 / fp32, rel=0.2, abs=0.02)  # as rounded as they are shown
+>>>>>>> h-constant
     assert all("x" not in fact for fact in product_rates(tiny()).values())  # one precision, no ratio
 
 

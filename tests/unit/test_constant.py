@@ -18,7 +18,13 @@ from barm.labels import Step
 from barm.methods import METHODS
 from barm.models.network import NetworkConfig
 
-KINDS = ("test_resnet", "test_efficientnet", "tf_mobilenetv3_small_minimal_100", "test_convnext")
+KINDS = (
+    "test_resnet",
+    "test_efficientnet",
+    "tf_mobilenetv3_small_minimal_100",
+    "test_convnext",
+    "regnetx_002",
+)
 FREE = {"to", "_to_copy"}  # the type of its input and of its output
 SIDE = 81  # no multiple of 64: sizes that are not those of folding's example
 
