@@ -1,3 +1,3 @@
-"""What `run.py` and test_hostile run: programs of their own, in which no test and no example is looked for."""
+"""The script and its parts are started as a program; as modules of the tests they would not find each other."""
 
 collect_ignore = ["cases.py", "material.py", "run.py", "worker.py"]
