@@ -48,7 +48,7 @@ def test_the_estimate_is_below_what_training_keeps(name, tiny):
     rt = Runtime(config.runtime)
     for increment in (False, True):
         recipe = config.increment if increment else config.base
-        need = capacity._training_need(*capacity._key(config), recipe.lr.model_dump_json(), increment)
+        need = capacity._training_need(*capacity._key(config), increment)
         plan = TaskPlan.parse("1-1", 2)
         method = config.method.build(plan[int(increment)], config.model.model_copy(update={"pretrained": False}))
         model = rt.place(method.build_model())

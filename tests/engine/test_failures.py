@@ -19,6 +19,7 @@ from barm.data.masks import foreground, read_mask
 from barm.engine.identity import to_table
 from barm.engine.store import RunDirectory
 from barm.engine.writing import write_atomically
+from barm.errors import UserError
 
 pytestmark = pytest.mark.slow
 LIMIT = 10  # seconds from the loss to the end
@@ -151,8 +152,11 @@ def test_with_two_processes_the_one_that_fails_ends_both(tmp_path, shapes_voc, t
     assert RunDirectory(run.out).load_partial(0)["iteration"] >= 5
 
     (tmp_path / "kept.jpg").rename(victim)
-    shorter = run.config.model_copy(update={"runtime": run.config.runtime.model_copy(update={"workers": 0})})
-    fit(shorter, out=run.out, resume=True, quiet=True, steps=[0])
+    with pytest.raises(UserError, match="step 0 was stopped with 2 processes, now there are 1"):
+        fit(run.config, out=run.out, resume=True, quiet=True, steps=[0])
+    again = subprocess.run([*words, "--resume", "--step", "0"], capture_output=True, text=True, timeout=120)
+    assert again.returncode == 0, again.stderr
+    assert RunDirectory(run.out).finished_steps() == [0]
 
 
 def workers_of(process: subprocess.Popen[str]) -> list[int]:

@@ -28,7 +28,7 @@ class Sudden(Dataset):
 
 
 def test_a_process_that_is_killed_is_told_as_such():
-    loader = DataLoader(Sudden(), batch_size=1, **_options(2))
+    loader = DataLoader(Sudden(), batch_size=1, **_options(2, pin=False))
     batches = _ended(_to_device(loader, SimpleNamespace(device=torch.device("cpu"))))
     with pytest.raises(Failed, match=r"was killed .*runtime\.workers"), batches as found:
         list(found)

@@ -94,13 +94,13 @@ def test_toml_that_is_too_deep(text, tmp_path):
         read_toml(tmp_path / "file")
 
 
-def test_a_file_that_is_too_large(tmp_path, monkeypatch):
-    monkeypatch.setattr("barm.reading.TEXT_LIMIT", 10)
+def test_a_file_that_is_too_large(tmp_path):
     (tmp_path / "file").write_text("0123456789", "utf-8")
-    assert read_text(tmp_path / "file") == "0123456789"
+    assert read_text(tmp_path / "file", limit=10) == "0123456789"
     (tmp_path / "file").write_text("0123456789a", "utf-8")
     with pytest.raises(Unfit, match="expected at most"):
-        read_text(tmp_path / "file")
+        read_text(tmp_path / "file", limit=10)
+    assert read_text(tmp_path / "file", limit=None) == read_text(tmp_path / "file") == "0123456789a"
 
 
 @pytest.mark.parametrize("content", [{1: 2}, {}, [torch.zeros(1)], {"a": 2}, {"a": torch.zeros(2).to_sparse()}, None])
