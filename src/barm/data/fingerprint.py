@@ -72,7 +72,9 @@ def changed(theirs: Fingerprint, ours: Fingerprint) -> str | None:
     if others:
         more = f" ({len(others)} such pictures)" if len(others) > 1 else ""
         return _picture(others[0], there[others[0]], here[others[0]], ours["names"]) + more
-    first = next(names for names in zip(there, here, strict=True) if names[0] != names[1])
+    first = next((names for names in zip(there, here, strict=True) if names[0] != names[1]), None)
+    if first is None:  # only the maps, at which one side has not looked
+        return None
     return f"the pictures stand in another order: '{first[0]}' there, '{first[1]}' here"
 
 
