@@ -20,7 +20,7 @@ _BEFORE = re.compile(r"(\d+)\s*[:.,;)=\s]\s*(\S.*)")  # 1: cat
 _AFTER = re.compile(r"(\S.*?)\s*[:,;=]\s*(\d+)")  # cat: 1
 _BEHIND = re.compile(r"(\S.*?)\s+(\d+)")  # cat 1, which may be a name
 _COLOURS = re.compile(r".*\d+\s*,\s*\d+\s*,\s*\d+\D*")
-_CODE = re.compile(r"[\[{]\s*([\"'\[{]|$)|<[?!]")  # JSON, XML
+_CODE = re.compile(r"\[\s*([\"'\[{]|$)|\{\s*([\"']|$)|<[?!]")  # JSON, XML
 Line = tuple[int, str]  # number in the file, text
 
 
