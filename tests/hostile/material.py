@@ -60,10 +60,11 @@ def _stopped(config: RunConfig, out: Path) -> None:
     Monitor.progress = stop  # type: ignore[method-assign]
     try:
         fit(config, out=out, quiet=True)
-    except Stopped:
-        pass
+    except Stopped:  # as it should be
+        return
     finally:
         Monitor.progress = show  # type: ignore[method-assign]
+    raise AssertionError(f"the run in {out} was not stopped")
 
 
 def holding(content: str | bytes) -> Hostile:
