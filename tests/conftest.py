@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
 
 import barm
 from barm.api import fit
@@ -17,6 +18,9 @@ from barm.config import load_config
 from barm.data.shapes_disk import make_shapes
 from barm.engine.recipe import RunConfig
 
+settings.register_profile("same", derandomize=True)  # the same examples in every run; "search" looks for others
+settings.register_profile("search", derandomize=False)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 os.environ["OMP_NUM_THREADS"] = "1"  # tiny networks; the suite itself runs in parallel
 torch.set_num_threads(1)
 # processes that a test starts import the package that the test imports, whichever is installed

@@ -13,21 +13,23 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from barm.config import load_config
+from barm.config import load_config, merge, parse_override, validate
 from barm.data.base import Source
 from barm.data.images import probe_picture as probe_picture
 from barm.data.images import read_picture as read_picture
 from barm.data.images import to_rgb
 from barm.engine.capacity import check_evaluation
-from barm.engine.earlier import earlier_counts
+from barm.engine.earlier import scores_of
+from barm.engine.identity import difference, settings, to_table
 from barm.engine.monitor import Monitor
-from barm.engine.pictures import pictures_of
 from barm.engine.recipe import RunConfig
 from barm.engine.runtime import Runtime
-from barm.engine.sequence import Data, evaluate_step, load_step, open_data, run, step_metrics
+from barm.engine.sequence import Data, evaluate_step, load_step, open_data, run
 from barm.engine.shared import SharedDirectory
+from barm.engine.sizes import sized
 from barm.engine.store import RunDirectory
 from barm.errors import UserError, nearest
+from barm.escaping import markup
 from barm.losses.common import best_channel, upsample
 from barm.losses.strips import map_views
 from barm.methods import Method
@@ -282,7 +284,13 @@ def fit(
 
 
 def evaluate(
-    path: Path | str, step: int | None = None, data: Where | None = None, *, quiet: bool = False
+    path: Path | str,
+    step: int | None = None,
+    data: Where | None = None,
+    *,
+    overrides: Sequence[str] = (),
+    native: bool = False,
+    quiet: bool = False,
 ) -> dict[str, Any]:
     """Evaluate a run's step anew on the validation split.
 
@@ -290,13 +298,19 @@ def evaluate(
         path: the run's folder.
         step: which step; the last by default.
         data: another data set with the same classes, as in `fit`.
+        overrides: ``evaluation.key=value``; by default it is evaluated as the run was.
+        native: at native size, as `Model.predict` sees a picture; short for ``evaluation.crop=0``.
         quiet: show no progress.
 
     Returns:
         Metrics as in ``metrics.json``; average mIoU and forgetting use the stored counts of the earlier steps, and are
-        None where those were measured on other pictures.
+        None where those were measured on other pictures or in another way.
+
+    Raises:
+        UserError: for an override of anything but the evaluation.
     """
-    config, sources = _where(read_config(path), data)
+    trained = read_config(path)
+    config, sources = _where(evaluated_as(trained, [*overrides, *(["evaluation.crop=0"] if native else [])]), data)
     if data is not None:  # nothing was trained on its training split
         config = config.model_copy(update={"data": config.data.model_copy(update={"allow_shared": True})})
     rt = Runtime(config.runtime)
@@ -306,10 +320,26 @@ def evaluate(
     check_evaluation(config, rt, opened.measured)
     network, method = load_step(directory, index, opened.plan, opened.val.class_names)
     with Monitor(rt.is_main, quiet=quiet) as monitor:
+        for line in sized(config, opened, ()).warnings:
+            monitor.say(f"[yellow]warning:[/yellow] {markup(line)}")
         counts = evaluate_step(config, rt, method, network, opened, method.step, monitor)
-    earlier = earlier_counts(directory, index, pictures_of(opened), others=data is not None)
-    metrics = step_metrics([*(earlier or []), counts.tolist()], method.step, opened.val.class_names, opened.labelled)
-    return metrics if earlier is not None else {**metrics, "average_miou": None, "forgetting": None}
+    same_view = difference(*(settings(c, ("evaluation",)) for c in (trained, config))) is None
+    return scores_of(directory, method.step, counts, opened, others=data is not None, same_view=same_view)
+
+
+def evaluated_as(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
+    """A run's configuration with another evaluation.
+
+    Raises:
+        UserError: for an override of anything else.
+    """
+    table = to_table(config)
+    for text in overrides:
+        change = parse_override(text)
+        if set(change) != {"evaluation"}:
+            raise UserError(f"--set {text}: a run is evaluated as it was trained; only evaluation.* may be set here")
+        table = merge(table, change)
+    return validate(table) if overrides else config
 
 
 def compare(runs: Sequence[Path | str], out: Path | str | None = None) -> list[Row]:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from barm.api import fit
 from barm.config import load_config, merge, methods_of
 from barm.data.shapes_disk import Layout, make_shapes
-from barm.engine.identity import difference, settings
+from barm.engine.identity import agreeing, difference, settings
 from barm.engine.pictures import other_pictures
 from barm.engine.recipe import RunConfig
 from barm.engine.store import PICTURES, RunDirectory
@@ -180,7 +180,8 @@ def _config(grid: GridConfig, cell: Cell, root: Path) -> RunConfig:
 def _check_same(path: Path, config: RunConfig, *, generated: bool) -> None:
     """Refuse a finished run that is not the one that the grid asks for; generated data is compared by itself."""
     stored = RunDirectory(path).config()
-    found = difference(settings(stored), settings(config))
+    theirs = settings(stored)
+    found = difference(theirs, agreeing(theirs, settings(config)))
     what = found[1] if found else f"data.root is {stored.data.root} there, {config.data.root} here"
     if found or not (generated or stored.data.root == config.data.root):
         raise UserError(f"{path} was trained with other settings ({what}): choose another --out, or remove it")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -76,6 +77,8 @@ def check(
         print_json({**asdict(report), "problems": wrong, "broken": report.broken, "verdict": report.verdict})
     else:
         out.print(_classes(root, report))
+        for found in report.splits:
+            say(f"sizes of the {found.split} pictures: {found.sizes or 'not known'}")
         _lines(report)
     if wrong:
         raise UserError(f"{root}: {report.verdict}")
@@ -119,7 +122,13 @@ def _classes(root: Path, report: Report) -> Table:
     from barm.labels import IGNORE
 
     table = Table(title=markup(f"{root} ({report.layout})"), title_justify="left")
-    for column in ("id", "class", *(f"{s.split} pictures" for s in report.splits)):
+    shares = [s for s in report.splits if s.pixels]
+    for column in (
+        "id",
+        "class",
+        *(f"{s.split} pictures" for s in report.splits),
+        *(f"{s.split} area" for s in shares),
+    ):
         table.add_column(column, justify="left" if column == "class" else "right")
     names = {i: markup(name) for i, name in enumerate(report.class_names)}
     found = {value for s in report.splits for value in s.values}
@@ -127,9 +136,20 @@ def _classes(root: Path, report: Report) -> Table:
     shown = unknown if len(unknown) <= MOST else unknown[:MOST]
     for i, name in [*names.items(), *((v, "[red]no class[/red]") for v in shown), (IGNORE, "ignored")]:
         if i not in (0, IGNORE) or i in found:
-            table.add_row(str(i), name, *(str(s.values.get(i, 0)) for s in report.splits))
+            area = (_share(s.pixels.get(i, 0), s.pixels) for s in shares)
+            table.add_row(str(i), name, *(str(s.values.get(i, 0)) for s in report.splits), *area)
     if len(unknown) > MOST:
         table.add_row("...", f"[red]{len(unknown) - MOST} more values that are no class[/red]")
     table.add_section()
     table.add_row("", "pictures in all", *(str(s.num_images) for s in report.splits))
     return table
+
+
+def _share(pixels: int, of: Mapping[int, int]) -> str:
+    """The share of a class's pixels in all masks; a class that is there is never 0.
+
+    >>> _share(50, {0: 50, 1: 50}), _share(1, {0: 10**6, 1: 1}), _share(0, {0: 5})
+    ('50.0 %', '< 0.1 %', '')
+    """
+    share = 100 * pixels / sum(of.values())
+    return f"{share:.1f} %" if share >= 0.1 else "< 0.1 %" if pixels else ""

@@ -31,6 +31,10 @@ def evaluate(
     run: RunArg,
     step: StepOpt = None,
     data: Annotated[Path | None, typer.Option(help="Another data set with the same classes.")] = None,
+    native: Annotated[bool, typer.Option("--native", help="At native size, as `barm predict` sees pictures.")] = False,
+    override: Annotated[
+        list[str] | None, typer.Option("--set", help="evaluation.key=value, e.g. evaluation.crop=0.")
+    ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -41,7 +45,7 @@ def evaluate(
     from barm.api import evaluate as evaluate_run
     from barm.report.tables import classes_table, steps_table
 
-    metrics = evaluate_run(run, step, data, quiet=quiet)
+    metrics = evaluate_run(run, step, data, overrides=override or (), native=native, quiet=quiet)
     if as_json:
         print_json(metrics)
     else:

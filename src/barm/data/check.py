@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from filecmp import cmp
 from pathlib import Path
+from typing import NamedTuple
 
 from barm.data import detect_layout, open_source
 from barm.data.files import FileSource
 from barm.data.index import Index, Problem, explained, images_per_class, nothing_shown, scan
+from barm.data.sizes import by_side, middle
 from barm.data.tree import Remark, count
 from barm.data.values import absent, listing
 from barm.errors import UserError
@@ -23,6 +25,20 @@ CHANGED = {  # what the reader does to pictures
 }
 
 
+class SizesReport(NamedTuple):
+    """Sizes of pictures, ``(width, height)``, in the order of the longer side: the least, the middle, the largest."""
+
+    smallest: tuple[int, int]
+    middle: tuple[int, int]
+    largest: tuple[int, int]
+    different: int
+
+    def __str__(self) -> str:
+        if self.different == 1:
+            return f"all {_by(self.middle)}"
+        return f"{_by(self.smallest)} to {_by(self.largest)}, the middle one {_by(self.middle)}"
+
+
 @dataclass(frozen=True)
 class SplitReport:
     """One split.
@@ -32,12 +48,16 @@ class SplitReport:
         num_images: pictures.
         per_class: pictures per class, in the order of `Report.class_names`, without background.
         values: pictures per value found in the masks, background and unknown values included.
+        pixels: pixels per value.
+        sizes: of the pictures.
     """
 
     split: str
     num_images: int
     per_class: tuple[int, ...]
     values: Mapping[int, int] = field(default_factory=dict)
+    pixels: Mapping[int, int] = field(default_factory=dict)
+    sizes: SizesReport | None = None
 
 
 @dataclass(frozen=True)
@@ -145,7 +165,22 @@ def _same(one: Path, other: Path) -> bool:
 
 def _split_report(split: str, source: FileSource, index: Index) -> SplitReport:
     per_class = images_per_class(index.classes, len(source.class_names) - 1)
-    return SplitReport(split, len(source), tuple(per_class), dict(sorted(index.values.items())))
+    values, pixels = (dict(sorted(counts.items())) for counts in (index.values, index.pixels))
+    return SplitReport(split, len(source), tuple(per_class), values, pixels, sizes_report(index.sizes))
+
+
+def sizes_report(sizes: Iterable[tuple[int, int]]) -> SizesReport | None:
+    """What is told of the sizes of pictures; those of unsound ones, (0, 0), do not count. None where there are none.
+
+    >>> str(sizes_report([(160, 120), (80, 60), (0, 0), (640, 480)]))
+    '80x60 to 640x480, the middle one 160x120'
+    """
+    known = by_side(size for size in sizes if min(size) > 0)
+    return SizesReport(known[0], middle(known), known[-1], len(set(known))) if known else None
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"
 
 
 def _changed(split: str, index: Index) -> list[str]:

@@ -58,6 +58,7 @@ class Index:
         problems: all of them.
         sizes: upright ``(width, height)``; (0, 0) for unsound ones.
         values: number of pictures whose mask holds each value, those with unknown ids included.
+        pixels: number of pixels of each value.
         changes: number of pictures that the reader changes, by what it does.
         contents: digests; empty ones for unsound pictures.
         unclear: pictures that EXIF data turn, where the size does not tell whether the mask was drawn before or after.
@@ -67,6 +68,7 @@ class Index:
     problems: tuple[Problem, ...]
     sizes: tuple[tuple[int, int], ...] = ()
     values: Mapping[int, int] = field(default_factory=dict)
+    pixels: Mapping[int, int] = field(default_factory=dict)
     changes: Mapping[str, int] = field(default_factory=dict)
     contents: tuple[Content, ...] = ()
     unclear: int = 0
@@ -151,6 +153,7 @@ def scan(source: FileSource, *, cache: bool = True) -> Index:
         tuple(one.problem for one in found if one.problem is not None),
         tuple(one.size if one.problem is None else (0, 0) for one in found),
         Counter(value for one in found for value in one.values),
+        _summed(one.entry for one in found if one.entry is not None),
         Counter(change for entry in good for change in entry["changes"]),
         tuple(_content(source, one) for one in found),
         sum(entry["orientation"] != 1 and not _told(entry) for entry in good),
@@ -162,6 +165,14 @@ def _content(source: FileSource, looked: _Looked) -> Content:
     if looked.entry is None or looked.problem is not None:
         return Content("", "")
     return Content(looked.entry["image"], looked.entry["mask"], looked.entry["map"][2] if source.saliency else "")
+
+
+def _summed(entries: Iterable[Mapping[str, Any]]) -> Counter[int]:
+    """Pixels of each value in all masks together."""
+    pixels: Counter[int] = Counter()
+    for entry in entries:
+        pixels.update(dict(zip(entry["values"], entry["pixels"], strict=True)))
+    return pixels
 
 
 def foreground_of(values: Iterable[int]) -> frozenset[int]:
@@ -210,12 +221,21 @@ def _look(source: FileSource, i: int, known: Any) -> _Looked:
 
 def _is_entry(known: Any, key: list[Any]) -> bool:
     """Is it what was remembered of these very files, and whole? Whatever else lies there is found out anew."""
-    fields = {"values": list, "size": list, "changes": list, "orientation": int, "image": str, "mask": str}
+    fields = {
+        "values": list,
+        "pixels": list,
+        "size": list,
+        "changes": list,
+        "orientation": int,
+        "image": str,
+        "mask": str,
+    }
     return (
         isinstance(known, dict)
         and known.get("key") == key
         and all(isinstance(known.get(name), kind) for name, kind in fields.items())
         and all(type(value) is int and 0 <= value < 256 for value in known["values"])
+        and [type(number) for number in known["pixels"]] == [int] * len(known["values"])
         and len(known["size"]) == 2
         and all(type(side) is int and side > 0 for side in known["size"])
         and all(change in CHANGES for change in known["changes"])
@@ -236,7 +256,8 @@ def _look_anew(source: FileSource, i: int, content: bytes, key: list[Any]) -> _L
     if turned:
         what, remedy = "the mask has EXIF data that turn it", "save it without, as it lies over the upright picture"
         return _Looked(None, Problem(name, mask_path, what, remedy, "mask"))
-    values = tuple(value for value, number in enumerate(mask.histogram()) if number)
+    pixels = {value: number for value, number in enumerate(mask.histogram()) if number}
+    values = tuple(pixels)
     try:
         seen = probe(image_path)
     except Unreadable as error:
@@ -248,6 +269,7 @@ def _look_anew(source: FileSource, i: int, content: bytes, key: list[Any]) -> _L
     entry = {
         "key": key,
         "values": list(values),
+        "pixels": list(pixels.values()),
         "size": list(seen.size),
         "changes": list(seen.changes),
         "orientation": seen.orientation,

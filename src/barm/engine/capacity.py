@@ -53,8 +53,10 @@ def check_training(config: RunConfig, rt: Runtime, index: int) -> None:
         UserError: with an estimate of what it would need.
     """
     recipe, table = config.recipe(index), "base" if index == 0 else "increment"
+    if recipe.crop == "auto":  # chosen when the data are open
+        return
     need = _training_need(*_key(config), index > 0)
-    pixels = min(recipe.batch_size * recipe.crop**2, MOST)
+    pixels = min(recipe.batch_size * recipe.side**2, MOST)
     _check(
         rt,
         need.once + pixels * (LOADED + need.per_pixel * _share(rt)),

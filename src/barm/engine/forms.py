@@ -91,9 +91,9 @@ class SplitForm(_Form):
 
 
 class PicturesForm(_Form):
-    """``pictures.json``: what a step was trained and measured on."""
+    """``pictures.json``: what a step was trained on, unless another run has trained it, and measured on."""
 
-    train: SplitForm
+    train: SplitForm | None = None
     measured: list[SplitForm]
 
 

@@ -37,6 +37,15 @@ def settings(config: RunConfig, tables: Sequence[str] = AGREEING) -> dict[str, A
     return {key: value for key, value in flat.items() if key not in NEUTRAL}
 
 
+def agreeing(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The `settings` asked for, with those that are left to the data as they were decided for a stored run.
+
+    >>> agreeing({"base.crop": 161}, {"base.crop": "auto", "seed": 1})
+    {'base.crop': 161, 'seed': 1}
+    """
+    return {key: stored.get(key, value) if value == "auto" else value for key, value in asked.items()}
+
+
 def _flat(table: Mapping[str, Any], before: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in table.items():

@@ -22,12 +22,12 @@ def other_pictures(theirs: Pictures, ours: Pictures, *, trained: bool = True, me
     """The first difference, described; None where there is none.
 
     Args:
-        theirs: of a finished step or of an unfinished one.
+        theirs: of a finished step or of an unfinished one; without the training split where another run trained it.
         ours: of the data that is there now.
         trained: compare what is trained on.
         measured: compare what is measured on.
     """
-    found = changed(theirs["train"], ours["train"]) if trained else None
+    found = changed(theirs["train"], ours["train"]) if trained and theirs.get("train") and ours.get("train") else None
     if found is not None:
         return f"training split: {found}"
     return other_measured(theirs["measured"], ours["measured"]) if measured else None

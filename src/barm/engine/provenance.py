@@ -11,10 +11,21 @@ from typing import Any
 
 from barm.engine.runtime import Runtime
 
+WHOLE = ("classes", "chosen")  # tables and lists, which are no part of a line
 
-def provenance(rt: Runtime, class_names: Sequence[str] = ()) -> Mapping[str, Any]:
-    """Versions, machine, code state, resolved runtime and, of a run, its data's classes."""
+
+def provenance(
+    rt: Runtime, class_names: Sequence[str] = (), chosen: Mapping[str, str] | None = None
+) -> Mapping[str, Any]:
+    """Versions, machine, code state, resolved runtime and, of a run, its data's classes and what they decided.
+
+    Args:
+        rt: the runtime.
+        class_names: of the data, background first.
+        chosen: why a setting is what it is, by its key, where the data decided it.
+    """
     classes = {"classes": list(class_names)} if class_names else {}
+    decided = {"chosen": dict(chosen)} if chosen else {}
     return {
         **{name: version(name) for name in ("barm", "torch", "torchvision", "timm", "lightning", "pillow", "numpy")},
         "python": platform.python_version(),
@@ -24,12 +35,13 @@ def provenance(rt: Runtime, class_names: Sequence[str] = ()) -> Mapping[str, Any
         "precision": str(rt.precision),
         "processes": rt.world,
         **classes,
+        **decided,
     }
 
 
 def continued(first: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
     """A run's provenance when it is gone on with: as at first, and a line in ``resumed`` for how it is now."""
-    line = ", ".join(f"{k} {v}" for k, v in now.items() if k != "classes")
+    line = ", ".join(f"{k} {v}" for k, v in now.items() if k not in WHOLE)
     lines = list(first.get("resumed", []))
     classes = {"classes": now["classes"]} if "classes" in now else {}
     return {**classes, **first, "resumed": lines if lines[-1:] == [line] else [*lines, line]}

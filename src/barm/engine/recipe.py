@@ -126,7 +126,7 @@ class StepRecipe(_Config):
         momentum: of SGD.
         nesterov: SGD's variant.
         weight_decay: L2 penalty.
-        crop: side of the square training crop in pixels.
+        crop: side of the square training crop in pixels; `auto` takes it from the sizes of the training pictures.
         geometry: `rescale` (random factor, padding, crop) or `resized_crop` (a random part, stretched to the crop).
         scale: range of the random factor, or of the part's share of the picture's area.
         flip: probability of a horizontal flip.
@@ -144,21 +144,35 @@ class StepRecipe(_Config):
     momentum: float = Field(0.9, ge=0, lt=1)
     nesterov: bool = True
     weight_decay: float = Field(1e-4, ge=0, le=1)
-    crop: int = Field(513, ge=16, strict=True)
+    crop: int | Literal["auto"] = 513
     geometry: Geometry = "rescale"
     scale: tuple[float, float] = (0.5, 2.0)
     flip: float = Field(0.5, ge=0, le=1)
     pad_label: Literal[0, 255] = 0
     void_label: Literal[0, 255] = 255
 
+    @field_validator("crop", mode="before")
+    @classmethod
+    def _pixels_or_auto(cls, crop: Any) -> Any:
+        if crop != "auto" and not (type(crop) is int and crop >= 16):
+            raise ValueError(f"expected 'auto' or a whole number of pixels, at least 16, got {crop!r:.40}")
+        return crop
+
     @model_validator(mode="after")
     def _pixels_in_the_crop(self) -> StepRecipe:
-        if self.geometry == "rescale" and self.scale[1] > self.crop:
+        if self.geometry == "rescale" and self.crop != "auto" and self.scale[1] > self.crop:
             raise ValueError(
                 f"scale reaches {self.scale[1]:g}: a crop of {self.crop} pixels would show less than one pixel of the "
                 f"picture; expected at most {self.crop}"
             )
         return self
+
+    @property
+    def side(self) -> int:
+        """Side of the crop in pixels, which is known once the data are open (`barm.engine.sizes.sized`)."""
+        if self.crop == "auto":
+            raise ValueError("crop = 'auto' has no side before the data are open")
+        return self.crop
 
     @field_validator("scale")
     @classmethod
@@ -180,6 +194,11 @@ class EvaluationConfig(_Config):
     crop: int = Field(513, ge=0, strict=True)
     unseen: Literal["ignore", "background"] = "ignore"
     batch_size: int = Field(4, ge=1, strict=True)
+
+    @property
+    def view(self) -> str:
+        """What is measured, in words."""
+        return f"centre crops of {self.crop} pixels" if self.crop else "native size"
 
     @field_validator("crop")
     @classmethod

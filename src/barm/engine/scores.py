@@ -30,11 +30,13 @@ def step_metrics(
         step: the last one.
         class_names: by id, background first.
         labelled: ids of the classes that the pictures' masks know, all by default. The scores of the others are None,
-            and so is that of background where the masks know none of the older classes.
+            and so is that of background where the masks know none of the older classes (of step 0: of its own).
+
+    A class that no pixel shows is not measured: its scores are None too.
     """
     names = [class_names[i] for i in (0, *step.seen)]
     num_base = 1 + step.group_sizes[0]
-    unknown = _unknown(step, labelled)
+    unknown = _unknown(step, labelled) | (np.asarray(counts[-1]).sum(1) == 0)
     ious = [_without(class_iou(c), unknown) for c in counts]
     accuracy = _without(class_accuracy(counts[-1]), unknown)
     miou = group_means(ious[-1], num_base)
@@ -63,7 +65,7 @@ def _unknown(step: Step, labelled: Container[int] | None) -> NDArray[np.bool_]:
     if labelled is None:
         return np.zeros(step.num_seen, bool)
     old, new = ([i in labelled for i in ids] for ids in (step.old, step.new))
-    return ~np.array([any(old) or not old, *old, *new])
+    return ~np.array([any(old or new), *old, *new])
 
 
 def _without(values: NDArray[np.float64], unknown: NDArray[np.bool_]) -> NDArray[np.float64]:

@@ -16,6 +16,7 @@ from barm.data.palette import id_palette
 from barm.data.steps import EvalDataset, StepDataset, iterations_per_epoch
 from barm.data.transforms import EvalTransform, TrainTransform
 from barm.engine.capacity import check_evaluation, check_training
+from barm.engine.earlier import scores_of
 from barm.engine.evaluate import evaluate
 from barm.engine.exemplars import choose_exemplars
 from barm.engine.identity import AGREEING, BASE, difference, other_class, settings
@@ -30,8 +31,8 @@ from barm.engine.provenance import provenance
 from barm.engine.recipe import RunConfig
 from barm.engine.restore import rebuild
 from barm.engine.runtime import Runtime
-from barm.engine.scores import step_metrics as step_metrics
 from barm.engine.shared import SharedDirectory
+from barm.engine.sizes import chosen_lines, sized
 from barm.engine.store import COUNTS, MEMORY, METHOD, METRICS, PICTURES, RunDirectory
 from barm.engine.train import StepTrainer, calibrate, train_step
 from barm.errors import Stopped, UserError
@@ -90,20 +91,23 @@ def run(
         Stopped: someone asked to stop; the state is saved.
     """
     if only is None or 0 in only:
-        check_training(config, rt, 0)  # the base step at once, the others when the data say that there are any
+        check_training(config, rt, 0)  # as far as it can be told before the data are open
     data = data or open_data(config, rt)
     steps = data.plan.steps() if only is None else tuple(data.plan[i] for i in sorted(set(only)))
-    for index in [s.index for s in steps if s.index > 0][:1]:
+    config, chosen, warnings = sized(config, data, [s.index for s in steps])
+    for index in sorted({min(s.index, 1) for s in steps}):
         check_training(config, rt, index)
     check_evaluation(config, rt, data.measured)
-    directory, about = SharedDirectory(path, rt), provenance(rt, data.train.class_names)
+    directory, about = SharedDirectory(path, rt), provenance(rt, data.train.class_names, chosen)
     placed = {*(given.steps if given else ()), *([0] if start_from is not None else [])}
     _check_order(directory, [s.index for s in steps], placed)
     datasets = {s.index: train_dataset(config, data, s) for s in steps if not directory.is_complete(s.index)}
     try:
         rt.on_main(lambda: directory.open(config, about, resume=resume, same=same, pictures=pictures_of(data)))
         monitor.open(path, lambda: peak_memory(rt.device))
-        for line in data.warnings:
+        for line in chosen_lines(chosen):
+            monitor.say(markup(line))
+        for line in (*data.warnings, *warnings):
             monitor.say(f"[yellow]warning:[/yellow] {markup(line)}")
         with told(path), rt.catch_signals():
             if start_from is not None:
@@ -129,7 +133,7 @@ def _check_order(directory: RunDirectory, wanted: Sequence[int], placed: set[int
 def train_dataset(config: RunConfig, data: Data, step: Step) -> StepDataset:
     """The pictures that a step trains on, with its labels."""
     recipe = config.recipe(step.index)
-    transform = TrainTransform(recipe.crop, recipe.geometry, recipe.scale, recipe.flip, recipe.pad_label)
+    transform = TrainTransform(recipe.side, recipe.geometry, recipe.scale, recipe.flip, recipe.pad_label)
     method = config.method.build(step, config.model)
     policy = replace(method.policy, void=recipe.void_label)
     on_device = config.runtime.augment == "device"
@@ -285,8 +289,7 @@ def _store(
     exemplars: Sequence[Exemplar],
 ) -> None:
     """Write the step and tell what it reached."""
-    earlier = [directory.read(i, COUNTS) for i in range(step.index) if directory.has(i, COUNTS)]
-    metrics = step_metrics([*earlier, counts.tolist()], step, data.train.class_names, data.labelled)
+    metrics = scores_of(directory, step, counts, data)
     about = describe_classes(config, data.plan, step, data.train.class_names, data.train.palette)
     if step.index > 0:
         about["classes"] = same_colours(about["classes"], directory.read(step.index - 1, METHOD)["classes"])

@@ -8,27 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from barm.data.steps import iterations_per_epoch
 from barm.engine.monitor import Monitor
 from barm.engine.runtime import Runtime
 from barm.engine.sequence import Given, renumbered, run, train_dataset
 from barm.engine.shared import SharedDirectory
+from barm.engine.sizes import sized
 from barm.engine.store import COUNTS, EXTENSION, METHOD, METRICS, RunDirectory
 from barm.engine.writing import write_atomically
 from barm.escaping import markup
 from barm.extension.advice import advice
 from barm.extension.drawing import draw
-from barm.extension.measuring import (
-    agreement,
-    claimed,
-    count_step,
-    iou_by_class,
-    mean,
-    measure_again,
-    taken_for,
-)
+from barm.extension.measuring import agreement, claimed, mean, measure_again, taken_for
 from barm.extension.planning import Plan, Request, make_plan
 from barm.reading import real
 
@@ -89,8 +81,8 @@ def default_out(path: Path, new: Sequence[str]) -> Path:
 
 def _extend(plan: Plan, rt: Runtime, target: Path, monitor: Monitor, resume: bool) -> dict[str, Any]:
     """Train the step between the two measurements."""
-    directory, before = SharedDirectory(target, rt), list[Tensor]()
-    pictures = len(train_dataset(plan.config, plan.data, plan.data.plan[plan.step]))
+    directory = SharedDirectory(target, rt)
+    pictures = len(train_dataset(sized(plan.config, plan.data).config, plan.data, plan.data.plan[plan.step]))
     told = f"{plan.known.directory.path} learns {', '.join(plan.new)} from {pictures} pictures of "
     monitor.say(markup(f"{told}{plan.config.data.root}"))
     for note in plan.notes:
@@ -98,34 +90,28 @@ def _extend(plan: Plan, rt: Runtime, target: Path, monitor: Monitor, resume: boo
 
     def place(new_run: RunDirectory) -> None:
         rt.on_main(lambda: _take_steps(plan, new_run))
-        if not plan.own and plan.data.others:
-            measure_again(plan, rt, new_run, monitor)
-        before.append(count_step(plan, rt, new_run, plan.known.step, monitor))
+        measure_again(plan, rt, new_run, monitor)
 
     given = Given(tuple(range(plan.step)), place)
     run(plan.config, rt, target, monitor, resume=resume, only=[plan.step], data=plan.data, given=given)
-    result = _result(plan, rt, directory, before[0], monitor, pictures)
+    result = _result(plan, rt, directory, monitor, pictures)
     rt.on_main(lambda: write_atomically(target / EXTENSION, (json.dumps(result, indent=1) + "\n").encode()))
     rt.on_main(lambda: draw(plan, rt, directory, target / PICTURE))
     return result
 
 
 def _take_steps(plan: Plan, directory: RunDirectory) -> None:
-    """The run's steps as the new run's, with class ids in learning order."""
+    """The run's steps as the new run's, with class ids in learning order, without what was measured there."""
     source = plan.known.directory
-    stale = () if plan.own or not plan.data.others else (COUNTS, METRICS)
     for index in [i for i in source.finished_steps() if i < plan.step]:
         if not directory.is_complete(index):
             about = renumbered(source.read(index, METHOD), num_steps=len(plan.data.plan))
-            directory.take_step(index, source, {METHOD: about}, leave=stale)
+            directory.take_step(index, source, {METHOD: about}, leave=(COUNTS, METRICS))
 
 
-def _result(
-    plan: Plan, rt: Runtime, directory: RunDirectory, before: Tensor, monitor: Monitor, pictures: int
-) -> dict[str, Any]:
-    """Both measurements side by side."""
-    after = torch.tensor(directory.read(plan.step, COUNTS))
-    then, now = iou_by_class(plan, plan.known.step, before), iou_by_class(plan, plan.step, after)
+def _result(plan: Plan, rt: Runtime, directory: RunDirectory, monitor: Monitor, pictures: int) -> dict[str, Any]:
+    """The stored scores of the step before and of the new one, side by side."""
+    then, now = (directory.read(step, METRICS)["class_iou"] for step in (plan.known.step, plan.step))
     old = {name: now[name] if then[name] is not None else None for name in then}
     agreed = None if any(then[name] is not None for name in plan.known.classes) else agreement(plan, rt, directory)
     recipe = plan.config.increment
@@ -140,7 +126,7 @@ def _result(
         "old": {"before": mean(then), "after": mean(old)},
         "new": mean({name: now[name] for name in plan.new}),
         "class_iou": {name: {"before": then.get(name), "after": now[name]} for name in now},
-        "taken_for": taken_for(plan, after),
+        "taken_for": taken_for(plan, torch.tensor(directory.read(plan.step, COUNTS))),
         "agreement": agreed,
         "claimed": claimed(plan, rt, directory, monitor),
         "notes": list(plan.notes),

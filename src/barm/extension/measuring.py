@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
 
 import numpy as np
 import torch
@@ -11,24 +11,17 @@ from torch import Tensor
 from barm.data.named import labelled
 from barm.data.steps import EvalDataset
 from barm.data.transforms import EvalTransform
+from barm.engine.earlier import scores_of
 from barm.engine.loading import ordered_batches
 from barm.engine.monitor import Monitor
+from barm.engine.pictures import pictures_of
 from barm.engine.runtime import Runtime
-from barm.engine.sequence import count_source, evaluate_step, load_step, step_metrics
-from barm.engine.store import COUNTS, METRICS, RunDirectory
+from barm.engine.sequence import count_source, evaluate_step, load_step
+from barm.engine.store import COUNTS, METRICS, PICTURES, RunDirectory
 from barm.extension.planning import Plan
-from barm.metrics.functional import class_accuracy, class_iou, confusion_counts
+from barm.metrics.functional import class_accuracy, confusion_counts
 
 Scores = dict[str, float | None]
-
-
-def iou_by_class(plan: Plan, step: int, counts: Tensor) -> Scores:
-    """IoU of the classes that a step knows, background first; None where the pictures hold no truth."""
-    seen, names = plan.data.plan[step].seen, plan.data.train.class_names
-    old = any(i in plan.data.labelled for i in plan.data.plan[plan.known.step].seen)
-    shown = [old, *(i in plan.data.labelled and int(counts[c].sum()) > 0 for c, i in enumerate(seen, start=1))]
-    values = class_iou(counts)
-    return {names[i]: float(values[c]) if shown[c] else None for c, i in enumerate((0, *seen))}
 
 
 def count_step(plan: Plan, rt: Runtime, directory: RunDirectory, step: int, monitor: Monitor) -> Tensor:
@@ -38,15 +31,17 @@ def count_step(plan: Plan, rt: Runtime, directory: RunDirectory, step: int, moni
 
 
 def measure_again(plan: Plan, rt: Runtime, directory: RunDirectory, monitor: Monitor) -> None:
-    """Give the earlier steps the counts and scores on the pictures of the plan, where they have none."""
-    earlier: list[Any] = []
+    """Give the earlier steps counts and scores on the pictures of the plan, where they have none.
+
+    The run that they come from has measured them on other pictures, and perhaps in another view.
+    """
+    data, pictures = plan.data, {"measured": pictures_of(plan.data)["measured"]}
     for index in [i for i in directory.finished_steps() if i <= plan.known.step]:
         if not directory.has(index, METRICS):
-            counts = count_step(plan, rt, directory, index, monitor).tolist()
-            step, data = plan.data.plan[index], plan.data
-            metrics = step_metrics([*earlier, counts], step, data.train.class_names, data.labelled)
-            rt.on_main(lambda i=index, c=counts, m=metrics: directory.add(i, {COUNTS: c, METRICS: m}))  # type: ignore[misc]
-        earlier.append(directory.read(index, COUNTS))
+            counts = count_step(plan, rt, directory, index, monitor)
+            metrics = scores_of(directory, data.plan[index], counts, data)
+            files = {PICTURES: pictures, COUNTS: counts.tolist(), METRICS: metrics}
+            rt.on_main(partial(directory.add, index, files))
 
 
 def taken_for(plan: Plan, counts: Tensor) -> dict[str, dict[str, float]]:

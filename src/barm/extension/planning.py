@@ -132,8 +132,8 @@ def new_place(data: Path, wanted: Sequence[str]) -> tuple[PlaceConfig, tuple[str
     return PlaceConfig(root=real(data), layout=layout, names=names), found
 
 
-def old_places(request: Request, known: Known, rt: Runtime) -> tuple[list[PlaceConfig], list[str], bool]:
-    """Data sets that label old classes, what has to be said about them, and whether they are the run's own.
+def old_places(request: Request, known: Known, rt: Runtime) -> tuple[list[PlaceConfig], list[str]]:
+    """Data sets that label old classes, and what has to be said about them.
 
     Those of `--val`, or else those that the run was trained on, where they are still there.
     """
@@ -142,7 +142,7 @@ def old_places(request: Request, known: Known, rt: Runtime) -> tuple[list[PlaceC
         for place in places:
             if not labelled(open_val(rt, place, known.classes)):
                 raise UserError(f"{place.root} labels none of the classes of {known.directory.path}: leave --val out")
-        return places, [], False
+        return places, []
     about, found, notes = known.config.data, list[PlaceConfig](), list[str]()
     own = [PlaceConfig(root=about.root, layout=about.layout, names=about.names)] if about.root is not None else []
     for place in (*own, *about.val):
@@ -155,7 +155,7 @@ def old_places(request: Request, known: Known, rt: Runtime) -> tuple[list[PlaceC
             found.append(PlaceConfig(root=real(place.root), layout=place.layout, names=place.names))
     if found and not notes:
         notes += _changed_since(known, (*own, *about.val), rt)
-    return found, notes, bool(found) and not notes
+    return found, notes
 
 
 def _changed_since(known: Known, places: Sequence[PlaceConfig], rt: Runtime) -> list[str]:
@@ -165,7 +165,7 @@ def _changed_since(known: Known, places: Sequence[PlaceConfig], rt: Runtime) -> 
         return []
     now = [fingerprint(open_val(rt, place, known.config.data.classes)) for place in places]
     found = other_measured(run.read(step, PICTURES)["measured"], now)
-    told = f"the pictures on which {run.path} was measured have changed ({found}): its steps are measured again"
+    told = f"the pictures on which {run.path} was measured have changed since ({found})"
     return [] if found is None else [told]
 
 
@@ -186,6 +186,8 @@ def extended_config(
         "val": [p.model_dump(mode="json") for p in old],
         "cache_mb": known.config.data.cache_mb,
     }
+    if "increment.crop" in known.directory.provenance().get("chosen", {}):
+        table["increment"]["crop"] = "auto"
     table["task"] = {"groups": [*(list(g) for g in known.groups), list(new)]}
     if request.recipe is not None:
         recipe = read_recipe(request.recipe)
@@ -261,10 +263,9 @@ class Plan:
 
     Attributes:
         known: the run.
-        config: of the new run.
+        config: of the new run; a crop that the data decided in the old one is left to the new data.
         data: its pictures.
         new: names of the new classes.
-        own: is everything measured on what the run itself was measured on?
         notes: what has to be said.
     """
 
@@ -272,7 +273,6 @@ class Plan:
     config: RunConfig
     data: Data
     new: tuple[str, ...]
-    own: bool
     notes: tuple[str, ...]
 
     @property
@@ -292,9 +292,9 @@ def make_plan(request: Request) -> tuple[Plan, Runtime]:
     new = choose_classes(request.classes, known, folder, request.data)
     config = extended_config(request, known, place, new, [])
     rt = Runtime(config.runtime)
-    old, notes, own = old_places(request, known, rt)
+    old, notes = old_places(request, known, rt)
     config = extended_config(request, known, place, new, [p for p in old if p.root != place.root])
     data = open_data(config, rt)
     check_method(config, known, data)
     notes += check_pictures(data, data.plan[known.step + 1].new, request.data)
-    return Plan(known, config, data, new, own, tuple(notes)), rt
+    return Plan(known, config, data, new, tuple(notes)), rt

@@ -107,11 +107,10 @@ def _training(directory: RunDirectory, about: dict[str, Any]) -> str:
     task = config.task.name or " | ".join(", ".join(g) for g in config.task.groups or ())
     groups = [[str(i), markdown(", ".join(names[c] for c in group))] for i, group in enumerate(about["groups"])]
     root = "" if config.data.root is None else f" Data set: {code(config.data.root.name)}."
-    size = f"centre crops of {config.evaluation.crop} pixels" if config.evaluation.crop else "native size"
     method = tomli_w.dumps({"method": to_table(config)["method"]}).strip()
     return (
         f"## Data and method\n\n{root.strip()} Task {code(task)}, setting {config.task.setting} "
-        f"({SCENARIO[config.task.setting]}). Evaluated at {size}.\n\n"
+        f"({SCENARIO[config.task.setting]}). Evaluated at {config.evaluation.view}.\n\n"
         f"{_table(['step', 'classes'], groups)}\n\n```toml\n{method}\n```\n\n"
         f"`config.toml` holds every setting: {code(_again(directory, about))} repeats it."
     )

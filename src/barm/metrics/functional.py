@@ -104,9 +104,9 @@ def harmonic_mean(a: float, b: float) -> float:
 def average_miou(per_step: Sequence[ArrayLike]) -> float:
     """Mean over the steps so far of the mIoU over the classes seen at each (each item: class IoU, ``(C_t,)``).
 
-    NaN marks classes that were not measured: the result is then NaN.
+    NaN marks classes that were not measured: they are left out. NaN where a step has none that was measured.
     """
-    return float(np.mean([np.mean(np.asarray(iou, np.float64)) for iou in per_step]))
+    return float(np.mean([_mean(np.asarray(iou, np.float64)) for iou in per_step]))
 
 
 def forgetting(per_step: Sequence[ArrayLike]) -> float:

@@ -17,7 +17,8 @@ from barm.config import merge, validate
 from barm.engine.monitor import Monitor
 from barm.engine.recipe import RunConfig
 from barm.engine.runtime import Runtime
-from barm.engine.sequence import Data, evaluate_step, load_step, open_data, run, step_metrics
+from barm.engine.scores import step_metrics
+from barm.engine.sequence import Data, evaluate_step, load_step, open_data, run
 from barm.engine.shared import SharedDirectory
 from barm.engine.store import COUNTS, METRICS, RunDirectory
 from barm.errors import UserError, nearest

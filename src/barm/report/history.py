@@ -130,11 +130,14 @@ def _traces(path: Path) -> tuple[Trace, ...]:
 
 def _plain(provenance: Mapping[str, Any]) -> dict[str, str]:
     """Text by name; the classes stand elsewhere."""
-    return {
-        name: "; ".join(map(str, value)) if isinstance(value, list) else str(value)
-        for name, value in provenance.items()
-        if name != "classes"
-    }
+    return {name: _text(value) for name, value in provenance.items() if name != "classes"}
+
+
+def _text(value: Any) -> str:
+    """A value of the provenance on one line."""
+    if isinstance(value, Mapping):
+        return "; ".join(f"{key} {what}" for key, what in value.items())
+    return "; ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _again(path: Path, config: RunConfig) -> str:
