@@ -77,7 +77,8 @@ def compare(case, one, two):
 def test_bad_input_ends_all_processes(shapes_voc, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/something").touch()
-    words = ("-m", "barm.cli", "train", "--recipe", "shapes/2-1/barm", "--data", str(shapes_voc), "--out")
+    sizes = [word for key in ("base", "increment", "evaluation") for word in ("--set", f"{key}.crop=48")]
+    words = ("-m", "barm.cli", "train", "--recipe", "shapes/2-1/barm", "--data", str(shapes_voc), *sizes, "--out")
     for path, says in (("run", "exists already"), ("new", "unknown backbone 'no_net'")):
         out, errors = start(2, *words, str(tmp_path / path), "--set", "model.backbone=no_net")
         assert out == [2, 2]

@@ -48,6 +48,7 @@ class Result:
         scores: of the last step by the names in `SCORES`, fractions; None where there is no such class.
         provenance: versions, machine and commit that the run was made with.
         settings: what else decides its result; runs that differ in it are no repetitions of each other.
+        unmeasured: classes that no picture shows on which it was measured; they are in no mean.
     """
 
     path: str
@@ -59,6 +60,7 @@ class Result:
     scores: Mapping[str, float | None]
     provenance: Mapping[str, Any]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    unmeasured: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def read_result(path: Path) -> Result:
     if not metrics or len(metrics) < run.read(finished[-1], METHOD).get("num_steps", 0):
         raise UserError(f"{path} is not finished ({len(metrics)} steps are): go on with `barm train --resume`")
     try:
-        silent = [name for m in metrics for name in unmeasured(m) if name != "background"]
+        silent = [name for m in metrics if m["miou"]["all"] is None for name in unmeasured(m) if name != "background"]
         named, curve = _named(metrics), tuple(m["miou"]["all"] for m in metrics)
     except (KeyError, TypeError) as error:
         raise UserError(
@@ -125,6 +127,7 @@ def read_result(path: Path) -> Result:
         scores=named,
         provenance=run.provenance(),
         settings=settings(config, COMPARED),
+        unmeasured=tuple(unmeasured(metrics[-1])),
     )
 
 
@@ -155,8 +158,9 @@ def summarise(results: Sequence[Result]) -> list[Row]:
     """One row per task, method and configuration, in the order in which they first appear.
 
     Raises:
-        UserError: if runs of one row have different numbers of steps.
+        UserError: if runs of one row have different numbers of steps, or those of one task means over other classes.
     """
+    _check_measured(results)
     groups: dict[tuple[str, str], list[Result]] = {}
     for result, label in zip(results, _labels(results), strict=True):
         runs = groups.setdefault((result.task, label), [])
@@ -176,6 +180,19 @@ def summarise(results: Sequence[Result]) -> list[Row]:
         )
         for (task, method), runs in sorted(groups.items(), key=lambda item: _first(results, item[0][0]))
     ]
+
+
+def _check_measured(results: Sequence[Result]) -> None:
+    """Complain about runs of one task that were not measured on the same classes."""
+    first: dict[str, Result] = {}
+    for result in results:
+        other = first.setdefault(result.task, result)
+        for name in sorted({*result.unmeasured} ^ {*other.unmeasured}):
+            known, silent = (other, result) if name in result.unmeasured else (result, other)
+            raise UserError(
+                f"{silent.path} was measured on pictures that do not show '{name}', {known.path} on others: measure "
+                "both on the same pictures"
+            )
 
 
 def _labels(results: Sequence[Result]) -> list[str]:

@@ -1,0 +1,172 @@
+"""After an extension every place tells one story: the table, the report, `evaluate`, `compare` and the page."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from itertools import combinations
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+from typer.testing import CliRunner
+
+from barm.api import compare, evaluate, fit
+from barm.app.runs import open_runs
+from barm.cli import app
+from barm.config import load_config
+from barm.data.shapes_disk import make_shapes
+from barm.engine.store import METRICS, PICTURES, RunDirectory
+from barm.errors import UserError
+from barm.extension import extend
+from barm.report.compare import read_result
+from barm.report.history import read_run
+from barm.report.tables import percent
+from barm.story import write_report
+
+FAST = (
+    "model.backbone=test_resnet",
+    "model.channels=16",
+    "model.pretrained=false",
+    "base.epochs=2",
+    "increment.epochs=1",
+    "base.batch_size=4",
+    "increment.batch_size=4",
+    "runtime.workers=0",
+    "runtime.precision=32-true",
+    "runtime.device=cpu",
+    "runtime.tensorboard=false",
+)
+Numbers = dict[str, float | None]
+
+
+@pytest.fixture(scope="module")
+def old(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("old") / "pictures"
+    make_shapes(root, num_classes=3, num_train=16, num_val=6, size=(80, 60), seed=2)
+    return root
+
+
+@pytest.fixture(scope="module")
+def new(tmp_path_factory) -> Path:
+    """Other pictures, of another size, that label a fourth class."""
+    root = tmp_path_factory.mktemp("new") / "pictures"
+    make_shapes(root, num_classes=4, only=["amber-plain-star"], num_train=8, num_val=4, size=(120, 90), seed=3)
+    return root
+
+
+@pytest.fixture(scope="module")
+def bases(old, tmp_path_factory) -> dict[str, Path]:
+    """A model of one step, and one of two."""
+    runs = {}
+    for task in ("offline", "2-1"):
+        runs[task] = tmp_path_factory.mktemp("runs") / task
+        config = load_config("folder/barm", FAST, {"data": {"root": str(old)}, "task": {"name": task}})
+        fit(config, out=runs[task], quiet=True)
+    return runs
+
+
+def told(run: Path, result: dict) -> Iterator[tuple[str, Numbers]]:
+    """Numbers by name, and where they stand: what was known before, at ``before``, and after the extension."""
+    step = result["step"]
+    known = [name for name, iou in result["class_iou"].items() if name not in result["learned"]]
+    classes = {f"{when} {name}": iou[when] for name, iou in result["class_iou"].items() for when in ("before", "after")}
+    means = {"before": result["old"]["before"], "new after": result["new"]}
+    yield "table", {**{key: value for key, value in classes.items() if value is not None}, **means}
+
+    before, after = (evaluate(run, i, quiet=True) for i in (step - 1, step))
+    scores = {f"before {name}": before["class_iou"][name] for name in known}
+    scores |= {f"after {name}": value for name, value in after["class_iou"].items()}
+    story = {"before": before["miou"]["all"], "all": after["miou"]["all"], "lost": after["forgetting"]}
+    yield "evaluate", {**scores, **story, "average": after["average_miou"], "old": after["miou"]["old"]}
+
+    history = {s.step: s for s in read_run(run, "run").scores}
+    scores = {f"before {name}": value for name, value in history[step - 1].iou.items()}
+    scores |= {f"after {name}": value for name, value in history[step].iou.items()}
+    story = {"before": history[step - 1].means["all"], "all": history[step].means["all"]}
+    last = {"lost": history[step].lost, "average": history[step].average, "old": history[step].means["old"]}
+    yield "report", {**scores, **story, **last}
+
+    compared = read_result(run)
+    row = compare([run])[0]
+    story = {"before": compared.steps[step - 1], "all": compared.steps[step]}
+    means = {name: spread.mean for name, spread in row.scores.items() if name != "new" and spread is not None}
+    yield "compare", {**story, **means}
+
+    shown = {x.step: x.miou for x in open_runs([run])[0].steps}
+    yield "page", {"before": shown[step - 1], "all": shown[step]}
+
+
+def check(run: Path, result: dict) -> None:
+    """Every pair agrees in what both tell, and each tells something with every other."""
+    places = list(told(run, result))
+    assert len(places) == 5
+    for (one, a), (other, b) in combinations(places, 2):
+        shared = a.keys() & b.keys()
+        assert "before" in shared, (one, other)
+        differing = {key: (a[key], b[key]) for key in shared if a[key] != pytest.approx(b[key], abs=1e-9)}
+        assert not differing, f"{one} and {other}: {differing}"
+
+
+@pytest.mark.parametrize("task", ["offline", "2-1"])
+def test_every_place_tells_the_same(task, bases, new, tmp_path):
+    result = extend(bases[task], new, out=tmp_path / "first", quiet=True)
+    check(tmp_path / "first", result)
+    more = tmp_path / "more"
+    make_shapes(more, num_classes=6, only=["blue-striped-cross"], num_train=8, num_val=4, size=(64, 64), seed=9)
+    check(tmp_path / "second", extend(tmp_path / "first", more, out=tmp_path / "second", quiet=True))
+
+
+@pytest.mark.parametrize("options", [{"overrides": ["evaluation.crop=48"]}, {"val": True}])
+def test_whatever_it_is_measured_on(options, bases, old, new, tmp_path):
+    settings = {"val": [old]} if "val" in options else options
+    check(tmp_path / "run", extend(bases["offline"], new, out=tmp_path / "run", quiet=True, **settings))
+
+
+def test_a_network_that_did_not_change_is_not_called_better(bases, new, tmp_path):
+    """No update moves a weight that was learned: whatever is said of the old classes comes from the new channel."""
+    still = [f"increment.lr.{part}=1e-12" for part in ("aspp", "old", "backbone")]
+    result = extend(bases["offline"], new, out=tmp_path / "run", overrides=still, quiet=True)
+    scores = read_run(tmp_path / "run", "run").scores
+    assert abs(scores[1].means["old"] - scores[0].means["all"]) < 0.2
+    assert scores[1].lost == pytest.approx(result["old"]["before"] - result["old"]["after"], abs=1e-9)
+    assert RunDirectory(tmp_path / "run").read(0, METRICS) != RunDirectory(bases["offline"]).read(0, METRICS)
+
+
+def test_what_is_printed_is_what_the_page_shows(bases, new, tmp_path):
+    done = CliRunner().invoke(
+        app, ["extend", str(bases["offline"]), "--data", str(new), "--out", str(tmp_path / "run")]
+    )
+    assert done.exit_code == 0, done.output
+    before, after = (RunDirectory(tmp_path / "run").read(i, METRICS) for i in (0, 1))
+    page = write_report([tmp_path / "run"], tmp_path / "page.html", pictures=1).read_text("utf-8")
+    means = [percent(before["miou"]["all"]), percent(after["miou"]["old"])]
+    line = next(x for x in done.output.splitlines() if "mean of the old" in x).split()
+    assert line[-3:-1] == means
+    assert f"went from {means[0]} to {means[1]} %" in page
+    again = CliRunner().invoke(app, ["evaluate", str(tmp_path / "run"), "--step", "0", "--json", "--quiet"])
+    assert json.loads(again.stdout)["miou"] == before["miou"]
+
+
+def test_a_stopped_extension_is_measured_on_the_same_pictures(bases, new, tmp_path):
+    extend(bases["offline"], new, out=tmp_path / "run", quiet=True)
+    run = RunDirectory(tmp_path / "run")
+    assert run.read(0, PICTURES)["measured"] == run.read(1, PICTURES)["measured"]
+    assert "train" not in run.read(0, PICTURES), "another run has trained it"
+
+
+def test_a_class_that_no_picture_shows_is_not_measured(bases, old, tmp_path):
+    """It has no score, neither 0 nor in a mean, and runs measured on other classes are not compared."""
+    shutil.copytree(old, tmp_path / "data")
+    with (tmp_path / "data/classes.txt").open("a", encoding="utf-8") as names:
+        names.write("ghost\n")
+    updates = {"data": {"root": str(tmp_path / "data")}, "task": {"name": "offline"}}
+    fit(load_config("folder/barm", FAST, updates), out=tmp_path / "run", quiet=True)
+    metrics = RunDirectory(tmp_path / "run").read(0, METRICS)
+    ious = dict(metrics["class_iou"])
+    assert ious.pop("ghost") is None
+    assert metrics["miou"]["all"] == metrics["average_miou"] == pytest.approx(fmean(ious.values()), abs=1e-12)
+    assert compare([tmp_path / "run"])[0].scores["all"].mean == metrics["miou"]["all"]
+    with pytest.raises(UserError, match=r"measured on pictures that do not show 'ghost'.*on the same pictures"):
+        compare([bases["offline"], tmp_path / "run"])
