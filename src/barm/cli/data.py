@@ -118,15 +118,15 @@ def _line(colour: str, sign: str, text: str) -> None:
 
 
 def _classes(root: Path, report: Report) -> Table:
-    """Pictures per value of the masks in both splits: background, classes, what is ignored, and what is unknown."""
+    """Pictures, and share of the area, per value of the masks: background, classes, what is ignored or unknown."""
     from barm.labels import IGNORE
 
-    table = Table(title=markup(f"{root} ({report.layout})"), title_justify="left")
+    table = Table(title=markup(f"{root} ({report.layout}): pictures by class"), title_justify="left")
     shares = [s for s in report.splits if s.pixels]
     for column in (
         "id",
         "class",
-        *(f"{s.split} pictures" for s in report.splits),
+        *(s.split for s in report.splits),
         *(f"{s.split} area" for s in shares),
     ):
         table.add_column(column, justify="left" if column == "class" else "right")
