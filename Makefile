@@ -4,13 +4,16 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint bench bench-gpu docs gpu clean
+.PHONY: demo test test-long lint bench bench-gpu docs gpu clean
 
 demo: $(STAMP)  ## train BARM, fine-tuning and joint training on generated data; print and draw the comparison
 	$(BIN)/barm demo
 
 test: $(STAMP)  ## the whole test suite
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+test-long: $(STAMP)  ## what takes minutes each: documented results at full length
+	$(BIN)/python -m pytest -n 2 -m long
 
 lint: $(STAMP)  ## style, types
 	$(BIN)/ruff check .
