@@ -326,8 +326,8 @@ def _content(
     if kind == "mask":
         return encoded(index_mask(label, model.colours, model.class_ids if ids else None), "PNG")
     if kind == "colour":
-        return encoded(colour_mask(label, model.colours), "PNG")
-    return encoded(overlay_picture(image, label, model.colours, legend), "JPEG", quality=92)
+        return encoded(colour_mask(label, model.display_colours), "PNG")
+    return encoded(overlay_picture(image, label, model.display_colours, legend), "JPEG", quality=92)
 
 
 def percent(share: float) -> str:
@@ -339,8 +339,10 @@ def _explain(target: Path, model: Model, look: Look) -> None:
     """Write what the numbers in the masks mean."""
     values = model.class_ids if look.ids else range(len(model.class_names))
     rows = [
-        {"value": value, "name": name, "colour": colour}
-        for value, name, colour in zip(values, model.class_names, model.colours.tolist(), strict=True)
+        {"value": value, "name": name, "colour": colour, "display_colour": shown}
+        for value, name, colour, shown in zip(
+            values, model.class_names, model.colours.tolist(), model.display_colours.tolist(), strict=True
+        )
     ]
     target.mkdir(parents=True, exist_ok=True)
     write_atomically(target / "classes.json", (json.dumps(rows, indent=1) + "\n").encode())
