@@ -268,15 +268,15 @@ class Clock:
         return self.now
 
 
-def heard(monkeypatch, tmp_path, seconds: float, updates: int, log_every: int = 10, first: float = 3.0):
+def heard(monkeypatch, tmp_path, seconds: float, updates: int, log_every: int = 10):
     """Lines of a log file with the time at which each was written, from the end of the first update on."""
-    clock, log, lines = Clock(), io.StringIO(), list[tuple[float, str]]()
+    began, clock, log, lines = 0.0, Clock(), io.StringIO(), list[tuple[float, str]]()
     monkeypatch.setattr(monitor, "time", clock)
     with Monitor(True, tensorboard=False, console=Console(file=log, no_color=True, width=200)) as shown:
         shown.open(tmp_path)
         shown.start_step("step 0 of 2", 0, 0, updates, 100, 4)
         for update in range(1, updates + 1):
-            clock.now += first if update == 1 else seconds
+            clock.now += max(3.0, seconds) if update == 1 else seconds
             began = clock.now if update == 1 else began
             shown.progress(update, {"loss": 1.0} if update % log_every == 0 or update == updates else None, 0.1)
             if len(log.getvalue().splitlines()) > len(lines):
@@ -294,9 +294,8 @@ def test_a_log_file_hears_soon_how_long_it_takes(seconds, log_every, monkeypatch
         assert found, line
         hours, minutes, rest = (int(v or 0) for v in found.groups()[1:])
         if when:  # of the first update alone nothing better is known than its own time
-            assert 3600 * hours + 60 * minutes + rest == pytest.approx(
-                (2000 - int(found[1])) * seconds, rel=0.05, abs=40
-            )
+            left = (2000 - int(found[1])) * seconds
+            assert 3600 * hours + 60 * minutes + rest == pytest.approx(left, rel=0.05, abs=40)
     gaps = np.diff([when for when, _ in lines[:-1]])
     assert gaps[0] < 60 + seconds
     assert gaps.max() <= 300 + seconds
