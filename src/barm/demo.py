@@ -22,6 +22,7 @@ from barm.escaping import markup
 from barm.report.figures import Story, draw_stories
 from barm.report.tables import steps_table
 from barm.story import write_report
+from barm.words import count
 
 METHODS_SHOWN = {"barm": "BARM", "finetune": "fine-tuning", "joint": "joint training"}
 TASK = "6-1"
@@ -133,7 +134,7 @@ def draw(path: Path, out: Path, results: dict[str, list[dict[str, Any]]], source
         for place, index in enumerate(chosen)
     ]
     learned = [m["learned"] for m in results["BARM"]]
-    taught = [f"{len(names)} classes" if i == 0 else "\n".join(names) for i, names in enumerate(learned)]
+    taught = [f"{count(len(names), 'classes')}" if i == 0 else "\n".join(names) for i, names in enumerate(learned)]
     curves = {title: [m["miou"]["all"] for m in metrics] for title, metrics in results.items()}
     draw_stories(path, stories, display_palette(), curves, taught, "What a model still knows after each step")
 

@@ -25,6 +25,7 @@ from barm.errors import UserError, nearest
 from barm.reading import real
 from barm.report.pictures import colour_mask, encoded, index_mask, overlay_picture
 from barm.trained import open_trained
+from barm.words import count, verb
 
 Kind = Literal["mask", "colour", "overlay"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -245,8 +246,8 @@ def check_pictures(
                 sound.append((one, outcome))
             done()
     if wrong and (refused is None or not sound):
-        many = f"{len(wrong)} of {len(found)} pictures are of no use (--keep-going leaves them out): {'; '.join(wrong)}"
-        raise UserError(many if len(found) > 1 else wrong[0])
+        many = f"{len(wrong)} of {count(len(found), 'pictures')} {verb(len(wrong), 'are')} of no use"
+        raise UserError(f"{many} (--keep-going leaves them out): {'; '.join(wrong)}" if len(found) > 1 else wrong[0])
     if refused is not None:
         for line in wrong:
             refused(line)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 TOLD = 3  # names in a row
 _SINGULAR = {"classes": "class", "losses": "loss", "batches": "batch", "boxes": "box", "processes": "process"}
+_VERBS = {"are": "is", "have": "has", "do": "does", "were": "was"}
 
 
 def count(number: int, what: str) -> str:
@@ -29,6 +30,15 @@ def noun(number: int, what: str) -> str:
     return " ".join([*before, _SINGULAR.get(last, last.removesuffix("s"))])
 
 
+def verb(number: int, plural: str) -> str:
+    """The verb that fits a number.
+
+    >>> verb(1, "have"), verb(2, "have"), verb(1, "are")
+    ('has', 'have', 'is')
+    """
+    return _VERBS[plural] if number == 1 else plural
+
+
 def listed(names: Sequence[str], what: str = "classes") -> str:
     """A few names, or how many.
 
@@ -36,6 +46,15 @@ def listed(names: Sequence[str], what: str = "classes") -> str:
     ('cat, dog', '5 classes')
     """
     return ", ".join(names) if len(names) <= TOLD else count(len(names), what)
+
+
+def step_title(index: int, number: int) -> str:
+    """A step of a task; of a task with one step there is nothing to count.
+
+    >>> step_title(1, 6), step_title(0, 1)
+    ('step 1 of 5', 'the only step')
+    """
+    return "the only step" if number == 1 else f"step {index} of {number - 1}"
 
 
 def duration(seconds: float) -> str:

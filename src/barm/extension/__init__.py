@@ -31,6 +31,7 @@ from barm.extension.measuring import (
 )
 from barm.extension.planning import Plan, Request, make_plan
 from barm.reading import real
+from barm.words import count, listed
 
 PICTURE = "extension.png"
 
@@ -91,7 +92,7 @@ def _extend(plan: Plan, rt: Runtime, target: Path, monitor: Monitor, resume: boo
     """Train the step between the two measurements."""
     directory, before = SharedDirectory(target, rt), list[Tensor]()
     pictures = len(train_dataset(plan.config, plan.data, plan.data.plan[plan.step]))
-    told = f"{plan.known.directory.path} learns {', '.join(plan.new)} from {pictures} pictures of "
+    told = f"{plan.known.directory.path} learns {listed(plan.new)} from {count(pictures, 'pictures')} of "
     monitor.say(markup(f"{told}{plan.config.data.root}"))
     for note in plan.notes:
         monitor.say(f"[yellow]{markup(note)}[/yellow]")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from barm.engine.monitor import PEAK
 from barm.report.page.content import Report, RunContent
 from barm.report.page.views import same_task
-from barm.words import count, noun
+from barm.words import count, noun, verb
 
 Notes = dict[str, tuple[str, ...]]
 
@@ -28,8 +28,8 @@ def _scores(run: RunContent) -> list[str]:
     told = []
     if len(run.finished) < run.num_steps:
         told.append(
-            f"{run.place}: {len(run.finished)} of {count(run.num_steps, 'steps')} {_are(len(run.finished))} trained; "
-            "go on with `barm train --resume`, and report anew."
+            f"{run.place}: {len(run.finished)} of {count(run.num_steps, 'steps')} {verb(len(run.finished), 'are')} "
+            "trained; go on with `barm train --resume`, and report anew."
         )
     missing = [str(i) for i in run.finished if i not in {s.step for s in run.scores}]
     if missing:
@@ -48,7 +48,7 @@ def _other_task(run: RunContent, first: RunContent) -> str:
 def _training(run: RunContent, several: bool) -> list[str]:
     whose, steps = _whose(run, several), [str(step) for step in run.untrained]
     told = f"{noun(len(steps), 'steps').capitalize()} {', '.join(steps)}"
-    were = "was" if len(steps) == 1 else "were"
+    were = verb(len(steps), "were")
     if run.origin and steps:
         return [
             f"{told} {were} taken over from {run.origin}; the losses of that training are in the report of that run."
@@ -63,10 +63,6 @@ def _training(run: RunContent, several: bool) -> list[str]:
 
 def _it(several: Sequence[object]) -> str:
     return "it" if len(several) == 1 else "them"
-
-
-def _are(number: int) -> str:
-    return "is" if number == 1 else "are"
 
 
 def _speed(runs: Sequence[RunContent]) -> tuple[str, ...]:
