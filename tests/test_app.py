@@ -12,7 +12,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from barm.app.pictures import Limits, Refused, prepare, read_upload
 from barm.app.runs import Viewer, find_examples, open_runs
 from barm.app.serve import Options, check_installed, choose_port, serve, serving
 from barm.data.images import to_rgb
+from barm.data.palette import display_colours
 
 NAMES, COLOURS = ("background", "red", "green"), np.array([[0, 0, 0], [200, 0, 0], [0, 200, 0]], np.uint8)
 LABEL = np.array([[0, 1], [2, 2]], np.uint8)
@@ -131,7 +132,10 @@ def test_composition():
     k = enlargement(LABEL.shape)
     half = draw(GREY, LABEL, COLOURS, NAMES, NAMES, 0.5)
     assert half.shape == (2 * k, 2 * k, 3)
-    assert half[::k, ::k].tolist() == [[[100] * 3, [150, 50, 50]], [[50, 150, 50]] * 2]
+    middle = half[k // 2 :: k, k // 2 :: k]
+    assert middle.tolist() == [[[100] * 3, [150, 50, 50]], [[50, 150, 50]] * 2]
+    assert half[0, k].tolist() == COLOURS[1].tolist()  # the outline is opaque
+    assert (half[0, k - 1] < 100).all()  # and the picture dark beside it
     assert (draw(GREY, LABEL, COLOURS, NAMES, [], 1) == 100).all()
     assert (draw(GREY, LABEL, COLOURS, NAMES, NAMES, 0) == 100).all()
 
@@ -220,10 +224,13 @@ def press(page: Any, slider: str, *keys: str) -> None:
         page.keyboard.press(key)
 
 
-def tinted(picture: Image.Image, model: barm.Model, names: Collection[str]) -> np.ndarray:
-    """What is to be seen: the classes' own colours, opaque."""
-    label = model.predict(picture)
-    return draw(np.asarray(picture), label, model.colours, model.class_names, names, 1)
+def tinted(
+    picture: Image.Image, model: barm.Model, names: Collection[str], known: Sequence[str] | None = None
+) -> np.ndarray:
+    """What is to be seen: the classes' colours, opaque; `known` classes in the order in which they have them."""
+    label, colours = model.predict(picture), display_colours(known or model.class_names)
+    table = np.array([colours[name] for name in model.class_names], np.uint8)
+    return draw(np.asarray(picture), label, table, model.class_names, names, 1)
 
 
 def upload(tmp_path: Path, page: Any, picture: Image.Image) -> None:
@@ -266,7 +273,7 @@ def test_one_run_in_a_browser(served, folders, own, tmp_path):
     page.keyboard.press("Space")
     wait_for_picture(page, tinted(own, last, set(everything) - {gone}))
     press(page, "#opacity", "Home")
-    plain = draw(np.asarray(own), label, last.colours, everything, [], 0)
+    plain = draw(np.asarray(own), label, last.display_colours, everything, [], 0)
     wait_for_picture(page, plain)
     box.check()
     press(page, "#opacity", "End")
@@ -322,7 +329,7 @@ def test_two_runs_from_the_command_line(folders, browse, own, tmp_path):
         upload(tmp_path, page, own)
         press(page, "#opacity", "End")
         for place, model in enumerate(models, 1):
-            wait_for_picture(page, tinted(own, model, everything), place)
+            wait_for_picture(page, tinted(own, model, everything, everything), place)
         same = agreement(*(x for m in models for x in (m.predict(own), m.class_names)))
         assert f"same class on {100 * same:.1f} %" in page.locator("#status").inner_text()
         check_that_nothing_leaks(address[0], folders[0])

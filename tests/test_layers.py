@@ -12,7 +12,7 @@ from barm.methods import METHODS
 
 ROOT = Path(barm.__file__).parent
 LAYERS = [
-    {"errors", "escaping", "reading", "catalogue", "labels", "batch"},
+    {"errors", "escaping", "reading", "words", "catalogue", "labels", "batch"},
     {"losses", "metrics"},
     {"models", "data"},
     {"methods"},

@@ -11,6 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import barm
+from barm.data.palette import display_palette
 from barm.inference import _batches, check_pictures, find_pictures
 from barm.report.pictures import index_mask, with_legend
 
@@ -53,11 +54,13 @@ def test_a_folder_keeps_its_tree(predict, photos, tmp_path, model):
     assert mask.size == picture.size
     np.testing.assert_array_equal(np.asarray(mask), model.predict(picture))
     np.testing.assert_array_equal(
-        np.asarray(Image.open(tmp_path / "seen/deep/er/c_colour.png")), np.asarray(mask.convert("RGB"))
+        np.asarray(Image.open(tmp_path / "seen/deep/er/c_colour.png")), display_palette()[np.asarray(mask)]
     )
+    np.testing.assert_array_equal(np.asarray(mask.convert("RGB")), model.colours[np.asarray(mask)])
     about = json.loads((tmp_path / "seen/classes.json").read_text())
     assert [row["name"] for row in about] == list(model.class_names)
     assert about[1]["colour"] == model.colours[1].tolist()
+    assert about[1]["display_colour"] == model.display_colours[1].tolist() == display_palette()[1].tolist()
 
 
 def test_what_words_stand_for(photos, tmp_path, monkeypatch):

@@ -17,8 +17,13 @@ from PIL import Image
 from barm.api import fit
 from barm.app.runs import open_runs
 from barm.cli import main
+from barm.data.shapes_disk import make_shapes
+from barm.engine.recipe import RunConfig, TaskConfig
 from barm.engine.store import RunDirectory
 from barm.errors import UserError
+from barm.methods.barm import BARMConfig
+from barm.methods.finetune import FineTuneConfig
+from barm.report.compare import read_results, task_title, write_comparison
 from barm.report.history import read_run
 from barm.report.page import charts, images, views
 from barm.report.page.colours import bright
@@ -290,6 +295,112 @@ def test_colours_and_images():
     uri = images.labels(ids, colours)
     assert uri.startswith("data:image/png;base64,")
     seen = np.asarray(Image.open(BytesIO(b64decode(uri.partition(",")[2]))).convert("RGBA"))
-    assert seen[0, 0, 3] == 0
-    assert seen[0, 1].tolist() == [*colours[3].tolist(), 255]
-    assert seen[1, 0].tolist() == [*colours[255].tolist(), 255]
+    k = len(seen) // 2  # small labels are enlarged, so that their outlines are thin
+    assert k > 100
+    assert seen[k // 2, k // 2, 3] == 0
+    assert seen[k // 2, 3 * k // 2].tolist() == [*colours[3].tolist(), images.TINT]
+    assert seen[0, k].tolist() == [*colours[3].tolist(), 255]
+    assert seen[0, k - 1].tolist() == [0, 0, 0, images.DARK]
+    assert seen[3 * k // 2, k // 2].tolist() == [*colours[255].tolist(), images.TINT]
+
+
+def words(page) -> str:
+    """All that the page says, on one line."""
+    return " ".join(page.locator("body").inner_text().split())
+
+
+@pytest.fixture
+def single(tiny, tmp_path_factory):
+    """A run of one step."""
+    if "single" not in MADE:
+        folder = tmp_path_factory.mktemp("single") / "run"
+        fit(tiny("finetune", "offline", "runtime.log_every=1"), out=folder, quiet=True)
+        MADE["single"] = folder
+    return MADE["single"]
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_run_of_one_step_has_no_steps(single, tmp_path, browse, width):
+    page = browse(write_report([single], tmp_path / "page.html", pictures=2).as_uri(), width=width)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    told = words(page)
+    assert "4 classes in 1 step ·" in told
+    for absent in ("1 steps", "step 0", "forgotten", "first classes", "Δ"):
+        assert absent not in told
+    assert page.locator("#miou, .cells .none").count() == 0
+    for chart in page.locator(".chart").all():
+        assert len(json.loads(chart.get_attribute("data-hover"))[0]["x"]) > 1
+        assert chart.locator(".axis").text_content() == "update"
+    assert page.locator(".cards > div").count() == 1
+
+
+def test_two_runs_of_one_step(single, tmp_path, browse):
+    shutil.copytree(single, tmp_path / "other")
+    page = browse(write_report([single, tmp_path / "other"], tmp_path / "page.html", pictures=0).as_uri())
+    assert page.locator(".versus thead th").all_inner_texts() == ["run", "all"]
+    assert page.locator("#miou").count() == 0
+
+
+def test_pictures_say_what_they_were_chosen_for(one, browse):
+    chosen = browse(one.as_uri()).locator(".chosen").all_inner_texts()
+    assert len(chosen) == 2
+    assert re.fullmatch(r"later classes in this picture: IoU \d+ %, best of \d+ pictures", chosen[0])
+    assert re.fullmatch(r"later classes in this picture: IoU \d+ %, worst of \d+ pictures", chosen[1])
+
+
+def test_pictures_keep_their_shape(tiny, tmp_path, browse):
+    make_shapes(tmp_path / "wide", layout="voc", num_classes=4, num_train=12, num_val=4, size=(96, 48), seed=1)
+    fit(tiny("finetune", "3-1"), data=tmp_path / "wide", out=tmp_path / "run", quiet=True)
+    page = browse(write_report([tmp_path / "run"], tmp_path / "page.html", pictures=2).as_uri())
+    for place in page.locator(".scene .stack:visible").all():
+        box = place.bounding_box()
+        assert box["width"] / box["height"] == pytest.approx(2, abs=0.05)
+
+
+def test_every_loss_says_what_it_is(one, two, browse):
+    charts = browse(one.as_uri()).locator("#training .chart")
+    about = {c.locator("figcaption").inner_text(): c.locator(".term").inner_text() for c in charts.all()}
+    assert {name: about[name] for name in BARMConfig.terms} == BARMConfig.terms
+    assert "the sum of the terms" in about["loss"]
+    assert FineTuneConfig.terms["bce"] in words(browse(two.as_uri()))
+
+
+def test_steps_that_were_taken_over_are_named(runs, own, tmp_path, browse):
+    log = own / "log.csv"
+    lines = log.read_text("utf-8").splitlines(keepends=True)
+    log.write_text("".join(line for line in lines if line[0] in "s2"), "utf-8")
+    page = browse(write_report([own], tmp_path / "page.html", pictures=0).as_uri())
+    assert "Steps 0, 1 were not trained in this run" in page.locator("#training").inner_text()
+    chart = page.locator("#training .chart").first
+    assert chart.locator(".axis").text_content() == "update of step 2"
+    assert chart.locator(".tick[text-anchor=middle]").first.text_content() == "0"
+    assert page.locator("#classes .cells td").count() == 5 * 4  # scores of all steps are there
+
+
+def test_no_path_of_this_machine_is_shown(runs, own, tmp_path, monkeypatch, shapes_voc):
+    monkeypatch.chdir(tmp_path)
+    first = own / "step00"
+    pages = [
+        write_report([own.resolve()], pictures=2),
+        write_report([own, runs["finetune"]], tmp_path / "two.html", pictures=0),
+        write_report([own], tmp_path / "gone.html", data=tmp_path / "gone"),
+        *write_comparison(tmp_path / "tables", read_results([own, runs["finetune"]]))[:-1],
+    ]
+    text = (own / "config.toml").read_text("utf-8")
+    assert str(shapes_voc) in text
+    (own / "config.toml").write_text(text.replace(str(shapes_voc), str(tmp_path.parent / "moved")), "utf-8")
+    pages.append(write_report([own], tmp_path / "moved.html"))
+    shown = [page.read_text("utf-8") for page in pages]
+    for page, content in zip(pages, shown, strict=True):
+        for place in (tmp_path, runs["barm"].parent, shapes_voc.parent, Path.home(), first.parent.parent):
+            assert str(place) not in content, page
+        plain = re.sub(r"data:[^\"')]*|<style.*?</style>|<script.*?</script>", "", content, flags=re.DOTALL)
+        assert not re.search(r"[\s\"'=(](/[\w.-]+){2,}", plain), page
+    assert "barm train --recipe barm/config.toml --out barm-again" in shown[0]
+    assert ".../moved is not there" in shown[-1]
+
+
+def test_many_classes_are_no_title():
+    names = tuple(f"part {i}" for i in range(15))
+    config = RunConfig.model_construct(task=TaskConfig(groups=(names, ("hood", "trunk"))))
+    assert task_title(config) == "15 classes / hood, trunk overlap"

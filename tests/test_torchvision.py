@@ -154,7 +154,7 @@ def test_command_line_finds_out_whose_file_it_is(network, pictures, tmp_path):
     for file in sorted((pictures / "images" / "train").iterdir())[:4]:
         (few / file.name).write_bytes(file.read_bytes())
     shown = CliRunner().invoke(app, [*arguments, *named, "--calibrate", str(few)], catch_exceptions=False)
-    assert "fitted on 3 pictures, measured on 1 others" in " ".join(shown.output.split())
+    assert "fitted on 3 pictures, measured on 1 other:" in " ".join(shown.output.split())
     classes = RunDirectory(tmp_path / "run").read(0, METHOD)["classes"]
     assert [c["name"] for c in classes] == ["background", *KNOWN]
 

@@ -18,6 +18,7 @@ from barm.data.base import Source
 from barm.data.images import probe_picture as probe_picture
 from barm.data.images import read_picture as read_picture
 from barm.data.images import to_rgb
+from barm.data.palette import display_palette
 from barm.engine.capacity import check_evaluation
 from barm.engine.earlier import scores_of
 from barm.engine.identity import difference, settings, to_table
@@ -47,7 +48,8 @@ class Model:
 
     Attributes:
         class_names: by channel, background first.
-        colours: by channel, ``(C, 3)`` uint8.
+        colours: those of the data set, by channel, ``(C, 3)`` uint8; masks have them.
+        display_colours: those of pictures for people, by channel, ``(C, 3)`` uint8 (`barm.data.palette`).
         class_ids: by channel, the number of the class in the data set's masks; after an extension, which has several
             data sets, the place in the order of learning.
         step: index of the step it was trained in.
@@ -57,6 +59,7 @@ class Model:
         self._network, self._method, self._rt = rt.constant(network), method, rt
         self.class_names = tuple(c["name"] for c in about["classes"])
         self.colours = np.array([c["colour"] for c in about["classes"]], np.uint8)
+        self.display_colours = display_palette()[: len(self.class_names)]
         self.class_ids = tuple(int(c["id"]) for c in about["classes"])
         self.step = method.step.index
 

@@ -14,6 +14,7 @@ from barm.api import fit, load, read_config
 from barm.config import load_config
 from barm.data import open_source
 from barm.data.base import Source
+from barm.data.palette import display_palette
 from barm.data.shapes_disk import make_shapes
 from barm.engine.runtime import Runtime
 from barm.errors import Stopped
@@ -21,6 +22,7 @@ from barm.escaping import markup
 from barm.report.figures import Story, draw_stories
 from barm.report.tables import steps_table
 from barm.story import write_report
+from barm.words import count
 
 METHODS_SHOWN = {"barm": "BARM", "finetune": "fine-tuning", "joint": "joint training"}
 TASK = "6-1"
@@ -132,9 +134,9 @@ def draw(path: Path, out: Path, results: dict[str, list[dict[str, Any]]], source
         for place, index in enumerate(chosen)
     ]
     learned = [m["learned"] for m in results["BARM"]]
-    taught = [f"{len(names)} classes" if i == 0 else "\n".join(names) for i, names in enumerate(learned)]
+    taught = [f"{count(len(names), 'classes')}" if i == 0 else "\n".join(names) for i, names in enumerate(learned)]
     curves = {title: [m["miou"]["all"] for m in metrics] for title, metrics in results.items()}
-    draw_stories(path, stories, source.palette, curves, taught, "What a model still knows after each step")
+    draw_stories(path, stories, display_palette(), curves, taught, "What a model still knows after each step")
 
 
 def _telling(source: Source) -> list[int]:

@@ -6,14 +6,29 @@ HTML is not here: the pages' templates escape by themselves, and `html.escape` d
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from rich.markup import escape as markup
 
-__all__ = ["command", "csv_cell", "latex", "markdown", "markup", "names", "normal", "word"]
+__all__ = [
+    "command",
+    "csv_cell",
+    "latex",
+    "markdown",
+    "markup",
+    "names",
+    "normal",
+    "place",
+    "placeless",
+    "places",
+    "word",
+]
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -80,6 +95,45 @@ def names(words: Sequence[str]) -> str:
     """
     plain = all(w == w.strip() and w and "," not in w and w[0] not in "-@[" for w in words)
     return word(",".join(words) if plain else json.dumps(list(words), ensure_ascii=False))
+
+
+def place(path: Path | str) -> str:
+    """A path as others may read it: as seen from the current folder, of what lies elsewhere the last name alone.
+
+    >>> place("runs/a"), place(Path.cwd() / "runs/a"), place("/elsewhere/data")
+    ('runs/a', 'runs/a', '.../data')
+    """
+    return places([path])[0]
+
+
+def places(paths: Sequence[Path | str]) -> list[str]:
+    """Several paths as `place` has them; of those that lie elsewhere as many names as tell them apart.
+
+    >>> places(["runs/a", "/elsewhere/x/data", "/elsewhere/y/data"])
+    ['runs/a', '.../x/data', '.../y/data']
+    """
+    here = Path.cwd()
+    whole = [Path(os.path.abspath(path)) for path in paths]
+    outside = list(dict.fromkeys(path for path in whole if not path.is_relative_to(here)))
+    longest = max((len(path.parts) for path in outside), default=1)
+    names = next(n for n in range(1, longest + 1) if len({path.parts[-n:] for path in outside}) == len(outside))
+    return [
+        str(path.relative_to(here)) if path.is_relative_to(here) else "/".join(["...", *path.parts[1:][-names:]])
+        for path in whole
+    ]
+
+
+def placeless(value: Any) -> Any:
+    """A table of settings, and tables in it, with every absolute path as `place` has it.
+
+    >>> placeless({"data": {"root": "/elsewhere/data", "names": ["a/b"]}})
+    {'data': {'root': '.../data', 'names': ['a/b']}}
+    """
+    if isinstance(value, Mapping):
+        return {name: placeless(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(placeless(inner) for inner in value)
+    return place(value) if isinstance(value, Path) or (isinstance(value, str) and Path(value).is_absolute()) else value
 
 
 def normal(text: str) -> str:

@@ -25,6 +25,7 @@ from barm.errors import UserError, nearest
 from barm.reading import real
 from barm.report.pictures import colour_mask, encoded, index_mask, overlay_picture
 from barm.trained import open_trained
+from barm.words import count, verb
 
 Kind = Literal["mask", "colour", "overlay"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -245,8 +246,8 @@ def check_pictures(
                 sound.append((one, outcome))
             done()
     if wrong and (refused is None or not sound):
-        many = f"{len(wrong)} of {len(found)} pictures are of no use (--keep-going leaves them out): {'; '.join(wrong)}"
-        raise UserError(many if len(found) > 1 else wrong[0])
+        many = f"{len(wrong)} of {count(len(found), 'pictures')} {verb(len(wrong), 'are')} of no use"
+        raise UserError(f"{many} (--keep-going leaves them out): {'; '.join(wrong)}" if len(found) > 1 else wrong[0])
     if refused is not None:
         for line in wrong:
             refused(line)
@@ -326,8 +327,8 @@ def _content(
     if kind == "mask":
         return encoded(index_mask(label, model.colours, model.class_ids if ids else None), "PNG")
     if kind == "colour":
-        return encoded(colour_mask(label, model.colours), "PNG")
-    return encoded(overlay_picture(image, label, model.colours, legend), "JPEG", quality=92)
+        return encoded(colour_mask(label, model.display_colours), "PNG")
+    return encoded(overlay_picture(image, label, model.display_colours, legend), "JPEG", quality=92)
 
 
 def percent(share: float) -> str:
@@ -339,8 +340,10 @@ def _explain(target: Path, model: Model, look: Look) -> None:
     """Write what the numbers in the masks mean."""
     values = model.class_ids if look.ids else range(len(model.class_names))
     rows = [
-        {"value": value, "name": name, "colour": colour}
-        for value, name, colour in zip(values, model.class_names, model.colours.tolist(), strict=True)
+        {"value": value, "name": name, "colour": colour, "display_colour": shown}
+        for value, name, colour, shown in zip(
+            values, model.class_names, model.colours.tolist(), model.display_colours.tolist(), strict=True
+        )
     ]
     target.mkdir(parents=True, exist_ok=True)
     write_atomically(target / "classes.json", (json.dumps(rows, indent=1) + "\n").encode())

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from barm.catalogue import ADE_TASKS, VOC_TASKS
 from barm.errors import UserError, nearest
+from barm.words import count
 
 IGNORE = 255
 MAX_CLASSES = 254  # ids 1..254 fit beside background and ignore in an 8-bit mask
@@ -171,8 +172,8 @@ class TaskPlan:
             fits = [n for n in range(1, rest + 1) if rest % n == 0]
             advice = f"after {first} an increment of {_either(fits)} fits" if first and fits else "or use 'offline'"
             raise UserError(
-                f"task '{spec}' does not divide: of {num_classes} classes {max(rest, 0)} remain after the first "
-                f"{first}, not a positive multiple of {increment}; {advice}"
+                f"task '{spec}' does not divide: of {count(num_classes, 'classes')} {max(rest, 0)} remain after the "
+                f"first {first}, not a positive multiple of {increment}; {advice}"
             )
         cuts = [0, *range(first, num_classes + 1, increment)]
         return cls(tuple(tuple(ids[a:b]) for a, b in pairwise(cuts)), setting, seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -17,7 +18,6 @@ from torch import Tensor
 
 from barm.data.base import Source
 from barm.data.named import labelled
-from barm.data.transforms import centre_crop
 from barm.engine.opening import open_val
 from barm.engine.recipe import PlaceConfig, RunConfig
 from barm.engine.runtime import Runtime
@@ -25,13 +25,15 @@ from barm.engine.sequence import load_step
 from barm.engine.store import METHOD, RunDirectory
 from barm.engine.writing import write_atomically
 from barm.errors import UserError
+from barm.escaping import place
 from barm.labels import IGNORE
 from barm.methods import Method
 from barm.models.heads import GroupedOutput
+from barm.report.figures import best_and_worst, picture_iou
 from barm.report.history import read_runs
 from barm.report.page import render
 from barm.report.page.content import Background, Gallery, Pixels, Report, RunContent, Shot, Values
-from barm.report.page.views import listed
+from barm.words import count, listed, noun
 
 PICTURES = 6
 POOL = 4  # candidates per picture that is shown
@@ -70,7 +72,7 @@ def write_report(
         raise UserError(f"{target} is a folder: give the name of an HTML file to --out")
     runs = read_runs(folders)
     gallery, notes = _pictures(runs, pictures, None if data is None else Path(data), say)
-    command = shlex.join(["barm", "report", *(r.path for r in runs), *(["--out", str(out)] if out else [])])
+    command = shlex.join(["barm", "report", *(r.place for r in runs), *(["--out", place(out)] if out else [])])
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     page = render(Report(runs, gallery, notes, command, made))
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -96,7 +98,8 @@ def _pictures(
         try:
             seen[run.label] = look(run, source.class_names, [shot.image for shot in pool], say)
         except UserError as error:
-            notes.append(f"No predictions of {run.label}: {error}.")
+            told = str(error).replace(os.path.abspath(run.path), run.place).replace(run.path, run.place)
+            notes.append(f"No predictions of {run.label}: {told}.")
     if not seen:
         return None, {"gallery": tuple(notes)}
     shots = [
@@ -107,7 +110,7 @@ def _pictures(
         )
         for place, shot in enumerate(pool)
     ]
-    shots = [_small(shots[place]) for place in choose(shots, number)]
+    shots = [_small(shot) for shot in choose(shots, number, *_new(runs[0], source.class_names))]
     return Gallery(tuple(shots), tuple(source.class_names), _colours(source, runs)), {"gallery": tuple(notes)}
 
 
@@ -122,18 +125,19 @@ def _sources(config: RunConfig, data: Path | None) -> tuple[list[Source], list[s
     if root is None:
         raise UserError("the run was trained on data given in Python; pass --data DIR with the same classes")
     found, notes = list[Source](), list[str]()
-    for place in (PlaceConfig(root=root, layout=about.layout, names=about.names), *about.val):
+    for one in (PlaceConfig(root=root, layout=about.layout, names=about.names), *about.val):
+        shown = place(one.root)
         try:
-            if not place.root.is_dir():
-                raise UserError(f"the data set {place.root} is not there; pass --data DIR if it was moved")
-            source = open_val(rt, place, about.classes)
+            if not one.root.is_dir():
+                raise UserError(f"the data set {shown} is not there; pass --data DIR if it was moved")
+            source = open_val(rt, one, about.classes)
         except UserError as error:
-            notes.append(str(error))
+            notes.append(str(error).replace(os.path.abspath(one.root), shown).replace(str(one.root), shown))
             continue
         found.append(source)
         missing = [name for i, name in enumerate(source.class_names) if i and i not in labelled(source)]
         if missing:
-            notes.append(f"{place.root} does not label {listed(missing)}: they are background in its truth")
+            notes.append(f"{shown} does not label {listed(missing)}: background there may be one of them")
     if not found:
         raise UserError("; ".join(notes))
     return found, [f"{note}." for note in notes]
@@ -141,14 +145,14 @@ def _sources(config: RunConfig, data: Path | None) -> tuple[list[Source], list[s
 
 def _colours(source: Source, runs: Sequence[RunContent]) -> Pixels:
     """Colour per dataset id, ``(256, 3)``: those that the runs' classes have elsewhere on the page."""
-    colours = np.array(source.palette)
+    colours = np.full((256, 3), 255, np.uint8)
     for known in (c for run in reversed(runs) for c in run.classes if c.name in source.class_names):
         colours[list(source.class_names).index(known.name)] = known.colour
     return colours
 
 
 def _pool(source: Source, config: RunConfig, number: int) -> list[Shot]:
-    """Candidates for the gallery as they are evaluated; classes that the task never teaches are background."""
+    """Candidates for the gallery, whole pictures; classes that the task never teaches are background."""
     plan = config.task.plan(tuple(source.class_names), config.seed)
     crop, kept = config.evaluation.crop, np.zeros(256, np.uint8)
     for i in (*plan.classes, IGNORE):
@@ -156,10 +160,12 @@ def _pool(source: Source, config: RunConfig, number: int) -> list[Shot]:
     shots = []
     for i in telling(source, [plan[0].new, *(g for g in plan.groups[1:])], number):
         sample = source[i]
-        image, mask = sample.image, sample.mask
-        if crop:
-            image = centre_crop(image, crop, Image.Resampling.BILINEAR)
-            mask = centre_crop(mask, crop, Image.Resampling.NEAREST)
+        image, mask = sample.image.convert("RGB"), sample.mask
+        if crop:  # the size at which it is evaluated, but the whole picture
+            factor = crop / min(image.size)
+            size = round(image.width * factor), round(image.height * factor)
+            image = image.resize(size, Image.Resampling.BILINEAR)
+            mask = mask.resize(size, Image.Resampling.NEAREST)
         shots.append(Shot(source.name(i), np.array(image), kept[np.asarray(mask)], {}))
     return shots
 
@@ -194,25 +200,36 @@ def telling(source: Source, groups: Sequence[Sequence[int]], number: int) -> lis
     return list(taken)
 
 
-def choose(shots: Sequence[Shot], number: int) -> list[int]:
-    """Of the candidates those that together show every class, and among them those in which the answers change most.
+def _new(run: RunContent, class_names: Sequence[str]) -> tuple[list[int], str]:
+    """Dataset ids of the classes that pictures are chosen by, and what to call them.
+
+    Of an extension those that it taught, of a single step all, of any other run those learned after the first step.
+    """
+    first = 0 if run.single else run.finished[-1] if run.origin else 1
+    names = [c.name for c in run.classes[1:] if c.step >= first]
+    what = "all classes" if run.single else f"{'new' if run.origin else 'later'} {noun(len(names), 'classes')}"
+    return [i for i, name in enumerate(class_names) if i and name in names], what
+
+
+def choose(shots: Sequence[Shot], number: int, new: Sequence[int], what: str) -> list[Shot]:
+    """Of the candidates those in which new classes are found best and worst, in turn, with what each was chosen for.
+
+    Where none shows a new class, those in which the answers change most over the steps.
 
     Args:
-        shots: with the answers of all runs.
+        shots: with the answers of all runs; the last answer of the first run decides.
         number: of pictures.
-
-    Returns:
-        Positions in `shots`.
+        new: dataset ids of the new classes.
+        what: they are called.
     """
-    shown = [frozenset(np.unique(s.truth).tolist()) - {0, IGNORE} for s in shots]
-    changes = [_change(s) for s in shots]
-    left, chosen, covered = list(range(len(shots))), list[int](), set[int]()
-    while left and len(chosen) < number:
-        best = max(left, key=lambda i: (len(shown[i] - covered) + 2 * changes[i], changes[i]))
-        left.remove(best)
-        chosen.append(best)
-        covered |= shown[best]
-    return chosen
+    lasts = [next(iter(s.answers.values())) for s in shots]
+    ious = [picture_iou(last[max(last)], s.truth, new) for s, last in zip(shots, lasts, strict=True)]
+    chosen = best_and_worst(ious, number)
+    if not chosen:
+        changes = [_change(s) for s in shots]
+        return [shots[i] for i in sorted(range(len(shots)), key=lambda i: -changes[i])[:number]]
+    told = [f"{what} in this picture: IoU {100 * (ious[one.place] or 0.0):.0f} %, {one}" for one in chosen]
+    return [replace(shots[one.place], told=words) for one, words in zip(chosen, told, strict=True)]
 
 
 def _change(shot: Shot) -> float:
@@ -249,15 +266,15 @@ def look(run: RunContent, class_names: Sequence[str], images: Sequence[Pixels], 
     answers: list[dict[int, Pixels]] = [{} for _ in images]
     backgrounds: list[Background | None] = [None] * len(images)
     for step in run.finished:
-        say(f"{run.label}: step {step}, {len(images)} pictures")
+        say(f"{run.label}: step {step}, {count(len(images), 'pictures')}")
         network, method = load_step(directory, step)
         ids = _ids(directory.read(step, METHOD), class_names)
         constant = rt.constant(network)
-        for place, image in enumerate(images):
+        for position, image in enumerate(images):
             output = constant(torch.from_numpy(image.transpose(2, 0, 1)[None].copy()).to(rt.device))
-            answers[place][step] = _labels(method, output, image, ids)
+            answers[position][step] = _labels(method, output, image, ids)
             if step == run.finished[-1] and isinstance(output, GroupedOutput) and step > 0:
-                backgrounds[place] = _background(method, output, image, ids)
+                backgrounds[position] = _background(method, output, image, ids)
     return [Seen(a, b) for a, b in zip(answers, backgrounds, strict=True)]
 
 
@@ -312,4 +329,5 @@ def _small(shot: Shot) -> Shot:
             label: replace(b, without=nearest(b.without), adapted=nearest(b.adapted))
             for label, b in shot.background.items()
         },
+        shot.told,
     )

@@ -19,6 +19,7 @@ from barm.errors import UserError
 from barm.hub.fetch import fetch, is_address
 from barm.methods import Method
 from barm.reading import Unfit, parse_json
+from barm.words import count
 
 KEY = "barm"  # of the description among a file's metadata
 FORMAT = 1  # of the description; grows when a reader of old files would misunderstand a new one
@@ -112,7 +113,7 @@ def _described(description: Mapping[str, Any], state: Mapping[str, Tensor], path
     about = description["trained"]
     wrong = misfit(METHOD, about)
     if wrong is None and len(about["groups"]) != description["step"] + 1:
-        wrong = f"{len(about['groups'])} groups at step {description['step']}"
+        wrong = f"{count(len(about['groups']), 'groups')} at step {description['step']}"
     if wrong is not None:
         raise UserError(f"{path}: the description in its header does not fit ({wrong}): give another file")
     network, method = rebuild(about, description["step"], state, str(path))

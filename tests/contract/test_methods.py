@@ -63,6 +63,22 @@ def test_terms_are_finite_and_reach_the_newest_classifier(name, index):
     assert float(gradient.abs().sum()) > 0
 
 
+@pytest.mark.parametrize("loss", ["bce", "ce", "focal"])
+def test_every_term_is_explained(name, loss):
+    """Reports say beside a term's curve what it is; only the method knows."""
+    known = METHODS[name].terms
+    try:
+        config = METHODS[name](name=name, loss=loss)
+    except ValueError:  # this method takes another loss only
+        return
+    for index in (0, 1):
+        _, _, new, old, batch = setting(name, index)
+        logged = config.build(PLAN[index], NETWORK).loss(new, old, batch)
+        for term in logged:
+            assert known[term].endswith("."), term
+            assert len(known[term].split()) > 3
+
+
 @pytest.mark.parametrize("index", [0, 2])
 def test_the_prediction_is_where_the_decided_probability_is_largest(name, index):
     """So that probabilities of several views of a picture can be averaged and still be the method's own rule."""

@@ -152,7 +152,7 @@ def test_with_two_processes_the_one_that_fails_ends_both(tmp_path, shapes_voc, t
     assert RunDirectory(run.out).load_partial(0)["iteration"] >= 5
 
     (tmp_path / "kept.jpg").rename(victim)
-    with pytest.raises(UserError, match="step 0 was stopped with 2 processes, now there are 1"):
+    with pytest.raises(UserError, match="step 0 was stopped with 2 processes, now there is 1"):
         fit(run.config, out=run.out, resume=True, quiet=True, steps=[0])
     again = subprocess.run([*words, "--resume", "--step", "0"], capture_output=True, text=True, timeout=120)
     assert again.returncode == 0, again.stderr

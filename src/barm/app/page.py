@@ -68,7 +68,7 @@ class Page:
             columns=6,
             height="auto",
             allow_preview=False,
-            object_fit="cover",
+            object_fit="contain",
             format="png",
             buttons=[],
             visible=bool(self.examples),

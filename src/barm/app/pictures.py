@@ -14,6 +14,7 @@ from PIL import Image
 
 from barm.data.images import Unreadable, to_rgb, upright
 from barm.errors import UserError
+from barm.words import count
 
 Pixels = NDArray[np.uint8]
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")  # none that starts another program
@@ -99,7 +100,7 @@ def prepare(image: Image.Image, limits: Limits) -> Picture:
     """Upright 8-bit RGB of at most ``limits.shrink_to`` pixels, with remarks on what that took."""
     remarks = []
     if getattr(image, "is_animated", False):
-        remarks.append(f"Only the first of its {getattr(image, 'n_frames', 0)} frames is looked at.")
+        remarks.append(f"Only the first of its {count(getattr(image, 'n_frames', 0), 'frames')} is looked at.")
         image.seek(0)
     try:
         rgb, changes = to_rgb(upright(image)[0], image.format)

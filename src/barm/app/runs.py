@@ -16,7 +16,7 @@ from barm.api import Model, load
 from barm.app.pictures import Limits, Picture, prepare
 from barm.data import open_source
 from barm.data.base import Source
-from barm.data.palette import id_palette
+from barm.data.palette import display_colours
 from barm.engine.recipe import PlaceConfig
 from barm.engine.runtime import Runtime
 from barm.engine.store import METHOD, METRICS, RunDirectory
@@ -129,19 +129,8 @@ def open_runs(paths: Sequence[Path]) -> tuple[Run, ...]:
     runs = [_open_run(path) for path in paths]
     if len({run.name for run in runs}) < len(runs):
         runs = [replace(r, name=f"{r.path.parent.name}/{r.name}") for r in runs]
-    colours = _colours([step for run in runs for step in run.steps])
+    colours = display_colours(name for run in runs for step in run.steps for name in step.names)
     return tuple(replace(run, steps=tuple(_coloured(x, colours) for x in run.steps)) for run in runs)
-
-
-def _colours(steps: Sequence[ShownStep]) -> dict[str, tuple[int, ...]]:
-    """One colour per name, and none twice: that of the first run that knows the class, unless another class has it."""
-    chosen = dict[str, tuple[int, ...]]()
-    for name, own in ((n, c) for x in steps for n, c in zip(x.names, x.colours.tolist(), strict=True)):
-        if name not in chosen:
-            taken = set(chosen.values())
-            free = (c for c in map(tuple, [own, *id_palette()[1:].tolist()]) if c not in taken)
-            chosen[name] = next(free, tuple(own))
-    return chosen
 
 
 def _coloured(shown: ShownStep, colours: Mapping[str, tuple[int, ...]]) -> ShownStep:

@@ -9,6 +9,7 @@ from numpy import uint8
 from numpy.typing import NDArray
 
 from barm.app.runs import Run, ShownStep
+from barm.words import count
 
 NAMED = 3  # classes of a step that are named; the others are counted
 FIGURE_SPACE = "\u2007"
@@ -34,13 +35,14 @@ def header(runs: Sequence[Run], step: int) -> str:
     """The top of the page: the runs, and what the slider's step has taught them."""
     head = f"<h1>{escape(title(runs))}</h1>"
     shown = runs[0].at(step)
-    sentence = f"<b>After step {shown.step} of {runs[0].planned - 1}:</b> learned {taught(shown, NAMED)}."
+    when = f"After step {shown.step} of {runs[0].planned - 1}:" if runs[0].planned > 1 else "In one step:"
+    sentence = f"<b>{when}</b> learned {taught(shown, NAMED)}."
     scores = [
         f"{escape(run.name) + ' ' if len(runs) > 1 else ''}{percent(run.at(step).miou or 0)}"
         for run in runs
         if run.at(step).miou is not None
     ]
-    known = f"Knows {len(shown.names) - 1} classes" + (f", mIoU {' · '.join(scores)}" if scores else "")
+    known = f"Knows {count(len(shown.names) - 1, 'classes')}" + (f", mIoU {' · '.join(scores)}" if scores else "")
     return f'{head}<p aria-live="polite">{sentence} {known}.</p>'
 
 
@@ -53,8 +55,10 @@ def taught(shown: ShownStep, most: int) -> str:
 
 
 def strip(run: Run, step: int) -> str:
-    """All steps in a row; those still to come are faint, and the slider's is marked."""
+    """All steps in a row; those still to come are faint, and the slider's is marked. Nothing of a single step."""
     now = run.at(step)
+    if run.planned == 1:
+        return ""
     items = []
     for shown in run.steps:
         state = "now" if shown is now else "past" if shown.step < now.step else "future"
@@ -72,14 +76,15 @@ def strip(run: Run, step: int) -> str:
 def pane(run: Run, shown: ShownStep, note: str = "") -> str:
     """The line above a picture."""
     score = "" if shown.miou is None else f" · mIoU {percent(shown.miou)}"
-    return f"<h2>{escape(note or run.name)} <small>after step {shown.step}{score}</small></h2>"
+    after = f"after step {shown.step}" if run.planned > 1 else ""
+    return f"<h2>{escape(note or run.name)} <small>{(after + score).removeprefix(' · ')}</small></h2>"
 
 
 def found(shares: Mapping[str, float]) -> str:
     """What was found in a picture, from the shares of all known classes, background first."""
     background, *objects = shares.values()
     return (
-        f"Found {sum(v > 0 for v in objects)} of the {len(objects)} classes it knows; "
+        f"Found {sum(v > 0 for v in objects)} of the {count(len(objects), 'classes')} it knows; "
         f"{percent(background)} of the pixels are background."
     )
 

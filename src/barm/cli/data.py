@@ -14,6 +14,7 @@ from rich.table import Table
 from barm.cli.common import NAMES, Json, names_in, out, print_json, say
 from barm.errors import UserError
 from barm.escaping import markup
+from barm.words import count
 
 if TYPE_CHECKING:
     from barm.data.check import Report
@@ -54,7 +55,7 @@ def make(
         seed=seed,
         only=names_in(only, "--only") if only else (),
     )
-    say(f"{root}: {num_train} training and {num_val} validation pictures in the {layout} layout")
+    say(f"{root}: {num_train} training and {count(num_val, 'validation pictures')} in the {layout} layout")
 
 
 def check(

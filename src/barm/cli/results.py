@@ -25,6 +25,7 @@ from barm.cli.common import (
     words,
 )
 from barm.errors import UserError
+from barm.words import count
 
 
 def evaluate(
@@ -110,4 +111,4 @@ def predict(
         print_json([result.as_json() for result in results])
     if wrong:
         total = len(wrong) + len(results)
-        raise UserError(f"{len(wrong)} of {total} pictures left out, the others are done: {'; '.join(wrong)}")
+        raise UserError(f"{len(wrong)} of {count(total, 'pictures')} left out, the others are done: {'; '.join(wrong)}")

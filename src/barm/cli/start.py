@@ -13,6 +13,7 @@ import typer
 from barm.cli.common import out, say
 from barm.cli.completion import find_runs, finished
 from barm.escaping import command, word
+from barm.words import count
 
 RUNS, MOST = Path("runs"), 4  # where runs are looked for, how many are compared
 ABOUT = "Teach a segmentation model new classes without the old images."
@@ -72,7 +73,7 @@ def advice(runs: Path, commands: Collection[str]) -> list[str]:
     total = _total(newest)
     if total is None or len(done) < total:
         lines += [
-            f"It has finished {len(done)} of {total} steps; go on with"
+            f"It has finished {len(done)} of {count(total, 'steps')}; go on with"
             if total
             else "It has finished no step; go on with",
             f"  {_going_on(newest)}",
@@ -122,7 +123,7 @@ def _about(run: Path) -> str:
         metrics = json.loads((step / "metrics.json").read_text("utf-8"))
         share = metrics["miou"]["all"]  # none where the pictures label only some of the classes
         score = "" if share is None else f", mIoU {100 * share:.1f} %"
-        return f" ({method['method']['name']}, {len(method['classes']) - 1} classes{score})"
+        return f" ({method['method']['name']}, {count(len(method['classes']) - 1, 'classes')}{score})"
     return ""
 
 

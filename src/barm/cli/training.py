@@ -11,6 +11,7 @@ from barm.cli.common import NAMES, Device, Json, Precision, Quiet, Recipe, RunLi
 from barm.engine.watch import is_first
 from barm.errors import UserError
 from barm.reading import real
+from barm.words import count
 
 
 def demo(
@@ -124,4 +125,4 @@ def compare(
             if not as_json:
                 say(str(path))
     if failed:
-        raise UserError(f"{len(failed)} runs failed, the first: {failed[0]}")
+        raise UserError(f"{count(len(failed), 'runs')} failed, the first: {failed[0]}")

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from barm.cli.common import RunArg, StepOpt, say
+from barm.words import count
 
 
 def import_(
@@ -45,7 +46,8 @@ def import_(
     found = import_torchvision(checkpoint, folder, pictures=pictures, names_file=class_names, overrides=override or ())
     for line in (
         f"{folder}: torchvision's DeepLabV3 from {checkpoint}; an auxiliary classifier is left out",
-        f"softmax -> a probability per class, fitted on {found.fitted} pictures, measured on {found.held_out} others:",
+        f"softmax -> a probability per class, fitted on {count(found.fitted, 'pictures')}, measured on "
+        f"{count(found.held_out, 'others')}:",
         f"  cross-entropy beyond the softmax's own {found.excess_before:.4f} -> {found.excess_after:.4f}",
         f"  calibration error                      {found.error_before:.4f} -> {found.error_after:.4f}",
         f"  pixels that keep their class           {100 * found.agreement:.2f} %",

@@ -13,9 +13,10 @@ from barm.data import detect_layout, open_source
 from barm.data.files import FileSource
 from barm.data.index import Index, Problem, explained, images_per_class, nothing_shown, scan
 from barm.data.sizes import by_side, middle
-from barm.data.tree import Remark, count
+from barm.data.tree import Remark
 from barm.data.values import absent, listing
 from barm.errors import UserError
+from barm.words import count, verb
 
 CHANGED = {  # what the reader does to pictures
     "turned": "turned upright by their EXIF data",
@@ -153,7 +154,7 @@ def leak(train: FileSource, val: FileSource) -> str | None:
     if not both:
         return None
     return (
-        f"{count(len(both), 'pictures')} of {val.root} {'is' if len(both) == 1 else 'are'} in the training and in the "
+        f"{count(len(both), 'pictures')} of {val.root} {verb(len(both), 'are')} in the training and in the "
         f"validation split, such as '{both[0]}': scores would be too high; take them out of one, or allow it with "
         "--set data.allow_shared=true"
     )

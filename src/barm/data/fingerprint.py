@@ -7,6 +7,7 @@ from hashlib import blake2b
 from typing import Any, NamedTuple
 
 from barm.data.base import Source
+from barm.words import count
 
 Fingerprint = Mapping[str, Any]  # plain values, as JSON keeps them
 
@@ -67,7 +68,7 @@ def changed(theirs: Fingerprint, ours: Fingerprint) -> str | None:
     gone, new = ([name for name in a if name not in b] for a, b in ((there, here), (here, there)))
     if gone or new:
         told = [f"'{names[0]}' is {what}" for names, what in ((gone, "gone"), (new, "new")) if names]
-        return f"{len(there)} pictures there, {len(here)} here: {' and '.join(told)}"
+        return f"{count(len(there), 'pictures')} there, {len(here)} here: {' and '.join(told)}"
     others = [name for name in there if _differs(there[name], here[name])]
     if others:
         more = f" ({len(others)} such pictures)" if len(others) > 1 else ""

@@ -1,15 +1,45 @@
-"""Names and colours of classes."""
+"""Names and colours of classes: those of the data sets, and those that are shown to people."""
 
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterable
 from functools import cache
 from importlib import resources
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Palette = NDArray[np.uint8]
+# how a screen's linear red, green and blue are seen; Machado et al. 2009, severity 1
+VISIONS = {
+    "normal": np.eye(3),
+    "protanopia": np.array(
+        [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]
+    ),
+    "deuteranopia": np.array(
+        [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
+    ),
+}
+# linear red, green and blue -> cone responses, their cube roots -> lightness and two hues; Ottosson 2020, OKLab
+_CONES = np.array(
+    [
+        [0.4122214708, 0.5363325363, 0.0514459929],
+        [0.2119034982, 0.6806995451, 0.1073969566],
+        [0.0883024619, 0.2817188376, 0.6299787005],
+    ]
+)
+_OKLAB = np.array(
+    [
+        [0.2104542553, 0.7936177850, -0.0040720468],
+        [1.9779984951, -2.4285922050, 0.4505937099],
+        [0.0259040371, 0.7827717662, -0.8086757660],
+    ]
+)
+_LIGHTNESS, _CHROMA = (0.45, 0.95), 0.1  # neither near black nor white, and no grey
+_NORMAL = 0.5  # weight of the distance for normal vision, which tells far more colours apart
+_TONES = 18  # of red, green and blue each, among which the colours are chosen
 
 
 @cache
@@ -44,3 +74,71 @@ def published(table: str) -> tuple[tuple[str, ...], Palette]:
     colours.setflags(write=False)
     names = tuple(rows[i]["name"] if i in rows else "background" for i in range(max(rows) + 1))
     return names, colours
+
+
+def oklab(colours: NDArray[Any], vision: str = "normal") -> NDArray[np.float64]:
+    """Colours in OKLab, where distances are as large as they look, ``(..., 3)``; 1 is from black to white.
+
+    Args:
+        colours: red, green, blue in 0..255, ``(..., 3)``.
+        vision: one of `VISIONS`.
+
+    >>> float(oklab(np.array([255, 255, 255]))[0].round(3))
+    1.0
+    """
+    share = np.asarray(colours, np.float64) / 255
+    linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
+    return np.asarray(np.cbrt(np.clip(linear @ VISIONS[vision].T, 0, 1) @ _CONES.T) @ _OKLAB.T)
+
+
+def contrast(colours: NDArray[Any], vision: str = "normal") -> float:
+    """Distance of the two colours that look most alike, as in `oklab`; of at least two colours ``(C, 3)``."""
+    seen = oklab(colours, vision)
+    apart = np.linalg.norm(seen[:, None] - seen[None], axis=-1)
+    return float(apart[~np.eye(len(seen), dtype=bool)].min())
+
+
+@cache
+def display_palette() -> Palette:
+    """Colours to show classes in, ``(256, 3)`` uint8, by the order in which they are learned.
+
+    Black for the background, white for 255. Each class has the colour that is farthest from those before it, and from
+    black, grey and white, for normal vision, protanopia and deuteranopia alike; so the first have most contrast.
+    Masks keep the data set's own palette.
+
+    >>> display_palette()[:4].tolist()
+    [[0, 0, 0], [0, 0, 255], [0, 240, 0], [255, 90, 255]]
+    """
+    tones = np.linspace(0, 255, _TONES).round()
+    every = np.stack(np.meshgrid(tones, tones, tones, indexing="ij"), axis=-1).reshape(-1, 3)
+    lightness, a, b = oklab(every).T
+    every = every[(lightness >= _LIGHTNESS[0]) & (lightness <= _LIGHTNESS[1]) & (np.hypot(a, b) >= _CHROMA)]
+    seen = {vision: oklab(every, vision) for vision in VISIONS}
+
+    def apart(colour: NDArray[Any]) -> NDArray[np.float64]:
+        distances = [np.linalg.norm(seen[v] - oklab(colour, v), axis=-1) for v in VISIONS]
+        return np.asarray(np.minimum(_NORMAL * distances[0], np.minimum(*distances[1:])))
+
+    least = np.min([apart(np.full(3, grey)) for grey in (0, 128, 255)], axis=0)
+    colours = np.full((256, 3), 255, np.uint8)
+    colours[0] = 0
+    for place in range(1, 255):
+        best = int(least.round(9).argmax())  # rounded, so that every machine chooses the same
+        colours[place] = every[best]
+        least = np.minimum(least, apart(every[best]))
+    colours.setflags(write=False)
+    return colours
+
+
+def display_colours(names: Iterable[str]) -> dict[str, tuple[int, int, int]]:
+    """The colour that each class is shown in, by name; a name that comes again keeps its colour.
+
+    Args:
+        names: in the order of learning, background first; of several runs one after the other.
+
+    >>> display_colours(["background", "cat", "background", "dog", "cat"])["dog"]
+    (0, 240, 0)
+    """
+    different = list(dict.fromkeys(names))
+    table = display_palette().tolist()
+    return {name: tuple(table[min(place, 254)]) for place, name in enumerate(different)}

@@ -12,6 +12,7 @@ from barm.data.images import IMAGE_SUFFIXES
 from barm.data.text import read_lines
 from barm.errors import UserError
 from barm.escaping import normal
+from barm.words import count, noun
 
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")  # that keep every value
 SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation")}
@@ -87,7 +88,7 @@ def lacking(root: Path, layout: Layout) -> str:
     best = min(folders, key=lambda folder: len(layout.lacks(folder)))  # of equals the highest
     missing = layout.lacks(best)
     where = best if len(missing) < len(layout.parts) and best != root else root
-    return f"{where} lacks the folder{'s' if len(missing) > 1 else ''} {', '.join(missing)}"
+    return f"{where} lacks the {noun(len(missing), 'folders')} {', '.join(missing)}"
 
 
 def split_folder(parent: Path, split: str) -> Path | None:
@@ -236,11 +237,6 @@ def loose(parent: Path, suffixes: Sequence[str]) -> list[Remark]:
     """What is said about files that lie beside the sub-folders of the splits."""
     files = Files(parent, suffixes)
     return unused(files, (), "files", "not used, since the splits are sub-folders")
-
-
-def count(number: int, what: str) -> str:
-    """``1 mask``, ``2 masks``."""
-    return f"{number} {what.removesuffix('s') if number == 1 else what}"
 
 
 def _walk(folder: Path, deep: bool, without: Collection[str]) -> Iterator[Path]:

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from barm.data.palette import id_palette
+from barm.words import count
 
 SHOWN = 8  # names or numbers in a sentence
 LABELS = frozenset(range(1, 255))  # neither background nor ignored
@@ -92,7 +93,7 @@ def colours(mask: Image.Image) -> str:
     if None not in known:
         return f"its colours are VOC's for the ids {listing(sorted(i for i in known if i is not None))}: save those ids"
     shown = listing([str(tuple(colour)).replace(" ", "") for colour in found.tolist()])
-    return f"it has {len(found)} colours ({shown}): give each its id"
+    return f"it has {count(len(found), 'colours')} ({shown}): give each its id"
 
 
 def listing(things: Iterable[object]) -> str:

@@ -22,6 +22,7 @@ from barm.data.tree import (
     unused,
 )
 from barm.errors import UserError
+from barm.words import count
 
 AUGMENTED, OWN = "SegmentationClassAug", "SegmentationClass"
 LAYOUT = Layout("VOC", (("JPEGImages",), (AUGMENTED, OWN)))
@@ -101,8 +102,8 @@ def _maps(root: Path) -> Files | None:
 def _without_augmented(root: Path, train: Sequence[str]) -> Remark:
     return Remark(
         "warning",
-        f"{root} has no {AUGMENTED}: it trains on the {len(train)} pictures of VOC's own lists, published results on "
-        "10 582; docs/paper.md says where the further masks and train_aug.txt are to be had",
+        f"{root} has no {AUGMENTED}: it trains on the {count(len(train), 'pictures')} of VOC's own lists, "
+        "published results on 10 582; docs/paper.md says where the further masks and train_aug.txt are to be had",
     )
 
 

@@ -24,6 +24,7 @@ from barm.errors import UserError
 from barm.labels import Step
 from barm.methods import METHODS, Method, Rates
 from barm.models.network import NetworkConfig
+from barm.words import count
 
 SIDE, PICTURES = 64, 2  # of what the network is shown
 MOST = 10**100  # pixels that are counted; numbers far above have no float
@@ -60,7 +61,7 @@ def check_training(config: RunConfig, rt: Runtime, index: int) -> None:
     _check(
         rt,
         need.once + pixels * (LOADED + need.per_pixel * _share(rt)),
-        f"{table}.batch_size={recipe.batch_size} pictures with {table}.crop={recipe.crop} and "
+        f"{table}.batch_size={count(recipe.batch_size, 'pictures')} with {table}.crop={recipe.crop} and "
         f"model.channels={config.model.channels}",
         f"a smaller {table}.batch_size, {table}.crop or model.channels",
     )
@@ -78,7 +79,7 @@ def check_evaluation(config: RunConfig, rt: Runtime, sources: Sequence[Source]) 
     _check(
         rt,
         need.once + pixels * (LOADED + need.per_pixel * _share(rt)),
-        f"evaluation.batch_size={batch} pictures with evaluation.crop={crop}",
+        f"evaluation.batch_size={count(batch, 'pictures')} with evaluation.crop={crop}",
         "a smaller evaluation.batch_size or evaluation.crop",
     )
 

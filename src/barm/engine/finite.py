@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from barm.errors import UserError
+from barm.words import count
 
 
 def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
@@ -36,6 +37,6 @@ def check_finite(tensors: Mapping[str, Tensor], what: str) -> None:
     found = not_finite(tensors)
     if found:
         raise UserError(
-            f"{what} is of no use: '{found[0]}' holds infinity or no number ({len(found)} of {len(tensors)} tensors "
-            "do); its training diverged: train it anew with lower learning rates"
+            f"{what} is of no use: '{found[0]}' holds infinity or no number ({len(found)} of "
+            f"{count(len(tensors), 'tensors')} in all); its training diverged: train it anew with lower learning rates"
         )

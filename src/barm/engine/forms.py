@@ -15,6 +15,8 @@ from pydantic import (
     model_validator,
 )
 
+from barm.words import count
+
 Name = Annotated[str, StringConstraints(strict=True, min_length=1, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Byte = Annotated[int, Field(strict=True, ge=0, le=255)]
 Position = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
@@ -119,7 +121,7 @@ def misfit(name: str, value: Any) -> str | None:
     """What is wrong with a value that was read from a file of this name, or None.
 
     >>> misfit("counts.json", [[1, 0], [2]])
-    '2 rows, but row 1 has 1 columns'
+    '2 rows, but row 1 has 1 column'
     >>> misfit("memory.json", [{"name": "a"}])
     '0.channels: Field required'
     """
@@ -132,5 +134,6 @@ def misfit(name: str, value: Any) -> str | None:
         return f"{place}: {told}" if place else told
     if name == "counts.json":
         uneven = next((i for i, row in enumerate(value) if len(row) != len(value)), None)
-        return None if uneven is None else f"{len(value)} rows, but row {uneven} has {len(value[uneven])} columns"
+        if uneven is not None:
+            return f"{count(len(value), 'rows')}, but row {uneven} has {count(len(value[uneven]), 'columns')}"
     return None

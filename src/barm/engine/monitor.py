@@ -15,10 +15,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 
 from barm.engine.memory import MEGABYTE
 from barm.errors import UserError
+from barm.words import duration
 
 COLUMNS = ("step", "epoch", "iteration", "name", "value")
 LOG, RATE, PEAK = "log.csv", "images_per_second", "memory_mb"
-PLAIN_INTERVAL = 30.0  # seconds between lines where the output is no terminal
+FIRST_LINE, LONGEST = 10.0, 300.0  # seconds to the first line where the output is no terminal, and between later ones
 
 
 class LogRow(NamedTuple):
@@ -56,6 +57,41 @@ def _log_lines(path: Path) -> Iterator[list[str]]:
                 return
 
 
+class Pace:
+    """When a log file is to hear of work in equal parts, and how long the rest takes.
+
+    The first line comes within `FIRST_LINE` seconds of the first part, the gaps then double up to `LONGEST`.
+
+    Args:
+        start: parts that were done before.
+        total: of parts.
+    """
+
+    def __init__(self, start: int, total: int) -> None:
+        self.start, self.total = start, total
+        self.began = self.last = time.monotonic()
+        self.first: tuple[float, int] | None = None
+        self.due, self.gap = 0.0, FIRST_LINE
+
+    def is_due(self, done: int) -> bool:
+        """Is a line to be written, now that so many parts are done? Early rather than late, where parts take long."""
+        now = time.monotonic()
+        if self.first is None:
+            self.first, self.due = (now, done), now + FIRST_LINE
+        due = now + (now - self.last) > self.due  # the next part may be as long as this one
+        self.last = now
+        if due:
+            self.gap = min(2 * self.gap, LONGEST)
+            self.due = now + self.gap
+        return due
+
+    def left(self, done: int) -> str:
+        """The rest in words; the first part, which takes longer than others, counts only while it is alone."""
+        now, (when, first) = time.monotonic(), self.first or (self.began, self.start)
+        spent, parts = (now - when, done - first) if done > first else (now - self.began, done - self.start)
+        return f"about {duration((self.total - done) * spent / max(parts, 1))} left"
+
+
 class Monitor:
     """Shows and logs one run; silent in all but the main process.
 
@@ -73,7 +109,7 @@ class Monitor:
         self.log: Any = None
         self.writer: Any = None
         self.bar: Progress | None = None
-        self._shown = 0.0
+        self._note = ""
 
     def __enter__(self) -> Monitor:
         return self
@@ -102,7 +138,8 @@ class Monitor:
     def start_step(self, title: str, step: int, start: int, total: int, per_epoch: int, pictures: int) -> None:
         """A step's training begins at iteration `start` of `total`; `pictures` are seen per iteration."""
         self.step, self.title, self.per_epoch, self.pictures, self.total = step, title, per_epoch, pictures, total
-        self.began, self.start, self._shown = time.monotonic(), start, time.monotonic()
+        self.began, self.start, self._note = time.monotonic(), start, ""
+        self.pace = Pace(start, total)
         if not self.main:
             return
         _truncate_log(self.path, step, start)
@@ -116,9 +153,12 @@ class Monitor:
         """An update is done; most bring no values."""
         if not self.main:
             return
+        due = self.bar is None and self.pace.is_due(iteration)
         if values is None:
             if self.bar is not None:
                 self.bar.update(self.task, completed=iteration)
+            elif due:
+                self._tell(iteration)
             return
         epoch = (iteration - 1) // self.per_epoch
         rate = (iteration - self.start) * self.pictures / max(time.monotonic() - self.began, 1e-9)
@@ -131,13 +171,16 @@ class Monitor:
             for name, value in row.items():
                 self.writer.add_scalar(f"step{self.step:02d}/{name}", value, iteration)
         terms = " ".join(f"{k} {v:.3f}" for k, v in values.items())
-        note = f"epoch {epoch + 1} · {terms} · {rate:.1f} img/s"
+        self._note = f"epoch {epoch + 1} · {terms} · {rate:.1f} img/s"
         if self.bar is not None:
-            self.bar.update(self.task, completed=iteration, note=note)
-        elif time.monotonic() - self._shown > PLAIN_INTERVAL or iteration == self.total:
-            self._shown = time.monotonic()
-            left = (self.total - iteration) * (self._shown - self.began) / max(iteration - self.start, 1)
-            self.say(f"{self.title}: {iteration}/{self.total} · {note} · {left:.0f} s left")
+            self.bar.update(self.task, completed=iteration, note=self._note)
+        elif due or iteration == self.total:
+            self._tell(iteration)
+
+    def _tell(self, iteration: int) -> None:
+        """A line for a log file: how far the step is, the last values, and the rest of the time."""
+        rest = [] if iteration == self.total else [self.pace.left(iteration)]
+        self.say(" · ".join(filter(None, [f"{self.title}: {iteration}/{self.total}", self._note, *rest])))
 
     def end_step(self) -> None:
         """A step's training is done."""
@@ -174,23 +217,21 @@ def is_live(console: Console) -> bool:
 def track(console: Console, title: str, total: int) -> Iterator[Callable[[], None]]:
     """Show how many of `total` things are done; gives the function that is called after each.
 
-    On a terminal as a bar, elsewhere as a plain line every 30 seconds.
+    On a terminal as a bar, elsewhere as plain lines: the first soon, later ones less often.
     """
     if is_live(console):
         with Progress(*_columns(), console=console, transient=True) as bar:
             task = bar.add_task(title, total=total, note="")
             yield lambda: bar.advance(task)
         return
-    began = shown = time.monotonic()
-    done = 0
+    pace, done = Pace(0, total), 0
 
     def advance() -> None:
-        nonlocal done, shown
-        done, now = done + 1, time.monotonic()
-        if now - shown > PLAIN_INTERVAL:
-            shown = now
-            left = (total - done) * (now - began) / done
-            console.print(f"{title}: {done}/{total} · {left:.0f} s left", highlight=False, markup=False, soft_wrap=True)
+        nonlocal done
+        done += 1
+        if pace.is_due(done) and done < total:
+            text = f"{title}: {done}/{total} · {pace.left(done)}"
+            console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     yield advance
 

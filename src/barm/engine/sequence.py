@@ -41,6 +41,7 @@ from barm.labels import INCREMENTAL, JOINT, Step, TaskPlan, in_learning_order
 from barm.methods import Method
 from barm.metrics.functional import certain
 from barm.models.network import check_names
+from barm.words import count, step_title
 
 
 class Given(NamedTuple):
@@ -175,7 +176,7 @@ def _run_step(
         with train_batches(config, rt, pictures, epochs=1, batch_size=recipe.batch_size, trains=False) as batches:
             calibrate(method, teacher, batches, rt)
     forget_peak(rt.device)
-    title = f"step {step.index} of {len(data.plan) - 1}"
+    title = step_title(step.index, len(data.plan))
     monitor.start_step(title, step.index, trainer.iteration, trainer.total, per_epoch, recipe.batch_size * rt.world)
     save = saving(rt, directory, trainer, exemplars)
     finished = _train(config, rt, monitor, data, trainer, pictures, per_epoch, save)
@@ -186,7 +187,9 @@ def _run_step(
         )
     trainer.check_finite()
     if trainer.skipped:
-        monitor.say(f"[yellow]{title}: {trainer.skipped} updates skipped because the loss was not finite[/yellow]")
+        monitor.say(
+            f"[yellow]{title}: {count(trainer.skipped, 'updates')} skipped because the loss was not finite[/yellow]"
+        )
     network = trainer.network
     rt.share_buffers(network)
     with saved(rt, save):

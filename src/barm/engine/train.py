@@ -16,6 +16,8 @@ from barm.engine.schedule import scheduled
 from barm.errors import UserError
 from barm.methods import Method
 from barm.models.batch_norm import ordinary
+from barm.words import count
+from barm.words import verb as verb_of
 
 MAX_SKIPPED = 20  # updates in a row whose loss is not finite
 
@@ -181,10 +183,10 @@ class StepTrainer:
         state = unwrap(self.model).state_dict()
         found = not_finite(state)
         if int(self.rt.all_sum(torch.tensor(len(found), device=self.rt.device))):
-            index = self.method.step.index
+            index, updates = self.method.step.index, count(self.total, "updates")
             first = f"'{found[0]}' ({len(found)} of {len(state)} tensors)" if found else "those of another process"
             raise UserError(
-                f"step {index} diverged: after {self.iteration} of {self.total} updates weights are infinite or no "
+                f"step {index} diverged: after {self.iteration} of {updates} weights are infinite or no "
                 f"number, first {first}, so nothing of that is stored: lower the learning rates "
                 f"({'increment' if index else 'base'}.lr) in a new --out, or use --precision 32-true"
             )
@@ -224,14 +226,15 @@ class StepTrainer:
         world = state.get("world", self.rt.world)  # versions before kept no record
         if world != self.rt.world:
             raise UserError(
-                f"step {self.method.step.index} was stopped with {world} processes, now there are {self.rt.world}, so "
-                f"that the batch is another: resume it with {world}"
+                f"step {self.method.step.index} was stopped with {count(world, 'processes')}, now there "
+                f"{verb_of(self.rt.world, 'are')} {self.rt.world}, so that the batch is another: resume it with {world}"
             )
-        if state["iteration"] > self.total:
+        done = state["iteration"]
+        if done > self.total:
             raise UserError(
-                f"the saved state of step {self.method.step.index} has done {state['iteration']} updates, but now the "
-                f"step has only {self.total} (epochs x pictures / batch size of all processes): resume with the data "
-                "and the number of processes that it was started with"
+                f"the saved state of step {self.method.step.index} has done {count(done, 'updates')}, but now the step "
+                f"has only {self.total} (epochs x pictures / batch size of all processes): resume with the data and "
+                "the number of processes that it was started with"
             )
         self.iteration = state["iteration"]
         self._skipped.fill_(state["skipped"])

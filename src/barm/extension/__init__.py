@@ -23,6 +23,7 @@ from barm.extension.drawing import draw
 from barm.extension.measuring import agreement, claimed, mean, measure_again, taken_for
 from barm.extension.planning import Plan, Request, make_plan
 from barm.reading import real
+from barm.words import count, listed
 
 PICTURE = "extension.png"
 
@@ -83,7 +84,7 @@ def _extend(plan: Plan, rt: Runtime, target: Path, monitor: Monitor, resume: boo
     """Train the step between the two measurements."""
     directory = SharedDirectory(target, rt)
     pictures = len(train_dataset(sized(plan.config, plan.data).config, plan.data, plan.data.plan[plan.step]))
-    told = f"{plan.known.directory.path} learns {', '.join(plan.new)} from {pictures} pictures of "
+    told = f"{plan.known.directory.path} learns {listed(plan.new)} from {count(pictures, 'pictures')} of "
     monitor.say(markup(f"{told}{plan.config.data.root}"))
     for note in plan.notes:
         monitor.say(f"[yellow]{markup(note)}[/yellow]")

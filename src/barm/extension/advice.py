@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from barm.engine.recipe import StepRecipe
+from barm.words import count
 
 LOST = 0.03  # of the mean IoU of the old classes
 MISTAKEN, MISSED = 0.15, 0.5  # of a new class's pixels
@@ -47,7 +48,8 @@ def _few(result: Mapping[str, Any], recipe: StepRecipe) -> Iterator[str]:
     if result["updates"] < UPDATES:
         epochs = -(-recipe.epochs * UPDATES // result["updates"])
         yield (
-            f"{result['pictures']} pictures in batches of {recipe.batch_size} gave only {result['updates']} updates: "
+            f"{count(result['pictures'], 'pictures')} in batches of {recipe.batch_size} gave only "
+            f"{count(result['updates'], 'updates')}: "
             f"with so few pictures take more epochs, --set increment.epochs={epochs}"
         )
 

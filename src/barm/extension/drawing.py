@@ -2,33 +2,60 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from barm.api import Model
+from barm.data.base import Source
 from barm.engine.runtime import Runtime
 from barm.engine.sequence import load_step
 from barm.engine.store import METHOD, RunDirectory
 from barm.extension.planning import Plan
 from barm.report.extension import Change, draw_changes
+from barm.report.figures import best_and_worst, picture_iou
+from barm.words import listed, noun
 
 ROWS = 4
+LOOKED_AT = 24  # pictures among which the best and the worst are chosen
 
 
 def draw(plan: Plan, rt: Runtime, directory: RunDirectory, path: Path) -> None:
-    """Write pictures that were not trained on: their labels, and what the network said before and says now."""
+    """Write pictures that were not trained on: their labels, and what the network said before and says now.
+
+    Of the pictures in which a new class is labelled, at most 24 of them, those that are shown have the highest and the
+    lowest IoU of the new classes.
+    """
     source = plan.data.val
-    new = set(plan.data.plan[plan.step].new)
-    chosen = [i for i in range(len(source)) if new & source.classes_in(i)][:ROWS] or list(range(min(ROWS, len(source))))
     models = []
     for step in (plan.known.step, plan.step):
         network, method = load_step(directory, step)
         models.append(Model(network, method, directory.read(step, METHOD), rt))
+    chosen = choose(source, models[1], plan.data.plan[plan.step].new)
     changes = []
-    for i in chosen:
+    for i, told in chosen:
         sample = source[i]
         before, after = (model.predict(sample.image) for model in models)
-        changes.append(Change(np.asarray(sample.image), np.asarray(sample.mask), before, after))
-    names, colours = models[1].class_names, models[1].colours
-    draw_changes(path, changes, names, colours, f"before and after learning {', '.join(plan.new)}")
+        changes.append(Change(np.asarray(sample.image.convert("RGB")), np.asarray(sample.mask), before, after, told))
+    names, colours = models[1].class_names, models[1].display_colours
+    draw_changes(path, changes, names, colours, f"before and after learning {listed(plan.new)}")
+
+
+def choose(source: Source, model: Model, new: Sequence[int]) -> list[tuple[int, str]]:
+    """Pictures in which new classes are found best and worst in turn, by their place, with what each was chosen for.
+
+    Args:
+        source: its ids are the model's channels.
+        model: the extended network.
+        new: ids of the new classes.
+    """
+    showing = [i for i in range(len(source)) if set(new) & source.classes_in(i)]
+    looked = showing[:: max(1, -(-len(showing) // LOOKED_AT))]
+    if not looked:
+        return [(i, "no new class is labelled") for i in range(min(ROWS, len(source)))]
+    ious = [picture_iou(model.predict(source[i].image), np.asarray(source[i].mask), new) for i in looked]
+    return [
+        (looked[one.place], f"new {noun(len(new), 'classes')}: IoU {100 * (ious[one.place] or 0.0):.0f} %, {one}")
+        for one in best_and_worst(ious, ROWS)
+    ]

@@ -15,6 +15,7 @@ from barm.escaping import markdown
 from barm.escaping import names as names_word
 from barm.methods import METHODS
 from barm.report.tables import percent
+from barm.words import count
 
 VERSIONS = ("barm", "torch", "torchvision", "timm", "python", "git", "precision")
 SCENARIO = {
@@ -61,9 +62,9 @@ def _head(about: dict[str, Any], index: int, name: str) -> str:
     )
     return (
         f"# {name.split('/')[-1]}\n\n"
-        f"Semantic segmentation into {len(about['classes']) - 1} classes and background, learned in {index + 1} of "
-        f"{about['num_steps']} steps: {seen}. Network: DeepLab ({about['model']['decoder']}) on "
-        f"{code(about['model']['backbone'])}. Method: {title}."
+        f"Semantic segmentation into {count(len(about['classes']) - 1, 'classes')} and background, learned in "
+        f"{index + 1} of {count(about['num_steps'], 'steps')}: {seen}. Network: DeepLab "
+        f"({about['model']['decoder']}) on {code(about['model']['backbone'])}. Method: {title}."
     )
 
 

@@ -6,7 +6,8 @@ keep still: their classes get no gradient from the labels, only from distillatio
 
 from __future__ import annotations
 
-from typing import Any, Literal, cast
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from pydantic import Field
@@ -41,6 +42,18 @@ class BARMConfig(MethodConfig):
         copy_ear_statistics: let a new ear take head_pre's batch norm statistics too. Off as published, where they
             stay 0 and 1 for ever under frozen batch norm (spec/barm.md section 7).
     """
+
+    terms: ClassVar[Mapping[str, str]] = {
+        "pb_bce": "Binary cross-entropy of the new classes and the background against the labels, where confident old "
+        "pixels have the previous network's class (pseudo-labels).",
+        "bga_triplet": "Background adaptation, triplet: on the step's background the residual's probability is to be "
+        "nearer to 1 than to 0, so that the background stays.",
+        "bga_bce": "Background adaptation, cross-entropy: on the step's new classes the residual is to be negative, so "
+        "that the background gives way.",
+        "bfd": "Background feature distillation: on the step's background the features stay those of the previous "
+        "network.",
+        "gkd": "Group knowledge distillation: each earlier head keeps the probabilities of the previous network.",
+    }
 
     name: Literal["barm"] = "barm"
     pseudo: bool = True

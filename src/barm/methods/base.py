@@ -27,6 +27,13 @@ Weight = Annotated[float, Field(ge=0, le=10_000)]  # of a term; 0 leaves it out
 Factor = Annotated[float, Field(gt=0, le=10_000)]
 
 
+SEGMENTATION = {
+    "bce": "Binary cross-entropy of every class against the labels.",
+    "ce": "Cross-entropy over the classes against the labels.",
+    "focal": "Focal loss against the labels: pixels that are already right count less.",
+}  # by the loss function of the labelled pixels
+
+
 class Rates(BaseModel):
     """Learning rates by part of the network.
 
@@ -64,11 +71,13 @@ class MethodConfig(BaseModel):
         memory: old pictures that later steps may see again; none unless given.
         maps: names of the maps, beside pictures and labels, that the method uses where the data set has them; what it
             does not name is neither read nor checked.
+        terms: what each term of the loss is, a sentence each by its name in the log.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     maps: ClassVar[frozenset[str]] = frozenset()
+    terms: ClassVar[Mapping[str, str]] = {}
 
     name: str
     loss: Literal["bce", "ce", "focal"] = "bce"

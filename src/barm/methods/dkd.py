@@ -7,7 +7,8 @@ spec/dkd.md.
 
 from __future__ import annotations
 
-from typing import Any, Literal, cast
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +35,14 @@ class DKDConfig(MethodConfig):
         base_pos_weight: factor on positive pixels at step 0.
         pos_weight: factor on positive pixels later.
     """
+
+    terms: ClassVar[Mapping[str, str]] = {
+        "mbce": "Binary cross-entropy of each new class against the labels.",
+        "ac": "Loss of the auxiliary classifier, which learns to say no; later classes start from it.",
+        "kd": "Distillation of the logits: the old classes keep those of the previous network.",
+        "dkd_pos": "Distillation of what speaks for each old class (positive scores).",
+        "dkd_neg": "Distillation of what speaks against each old class (negative scores).",
+    }
 
     name: Literal["dkd"] = "dkd"
     kd_weight: Weight = 5.0

@@ -5,7 +5,8 @@ Fine-tuning is also what the methods with one growing classifier are built on.
 
 from __future__ import annotations
 
-from typing import Any, Literal, cast
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +15,15 @@ from barm.batch import Batch, Term
 from barm.labels import JOINT, Step
 from barm.losses.common import best_channel
 from barm.losses.pixels import map_pixels, segmentation
-from barm.methods.base import Method, MethodConfig, ParamGroup, Rates, group
+from barm.methods.base import SEGMENTATION, Method, MethodConfig, ParamGroup, Rates, group
 from barm.models.heads import PlainHead, PlainOutput
 from barm.models.network import NetworkConfig, Segmenter, hand_over
 
 
 class FineTuneConfig(MethodConfig):
     """Fine-tuning: every step trains on its own labels alone, in which old objects are background."""
+
+    terms: ClassVar[Mapping[str, str]] = SEGMENTATION
 
     name: Literal["finetune"] = "finetune"
 
@@ -36,6 +39,8 @@ class FineTuneConfig(MethodConfig):
 
 class JointConfig(MethodConfig):
     """Joint training: every step sees the pictures and labels of all steps so far."""
+
+    terms: ClassVar[Mapping[str, str]] = SEGMENTATION
 
     name: Literal["joint"] = "joint"
     freeze_bn: bool = False

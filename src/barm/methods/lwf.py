@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -24,6 +25,12 @@ class DistillationConfig(SoftmaxConfig):
         feature_weight: of the distillation of the encoder's last feature map.
         alpha: factor on the previous model's logits in the distillation.
     """
+
+    terms: ClassVar[Mapping[str, str]] = {
+        "ce": "Cross-entropy against the labels.",
+        "kd": "Distillation: the probabilities of the old classes stay those of the previous network.",
+        "features": "Distillation of the features: the encoder's last feature map stays that of the previous network.",
+    }
 
     distillation_weight: Weight = 100.0
     feature_weight: Weight = 0.0

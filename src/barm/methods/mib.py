@@ -7,7 +7,8 @@ and the new classes start where the background was. Source: spec/mib.md.
 from __future__ import annotations
 
 import math
-from typing import Literal, cast
+from collections.abc import Mapping
+from typing import ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,12 @@ class MiBConfig(SoftmaxConfig):
         distillation_weight: lambda of the distillation.
         alpha: factor on the previous model's logits in the distillation.
     """
+
+    terms: ClassVar[Mapping[str, str]] = {
+        "ce": "Cross-entropy against the labels (step 0).",
+        "unce": "Unbiased cross-entropy: the label background means background or any old class.",
+        "unkd": "Unbiased distillation: the previous network's background may be background or a new class.",
+    }
 
     name: Literal["mib"] = "mib"
     distillation_weight: Weight = 10.0

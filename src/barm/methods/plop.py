@@ -6,7 +6,7 @@ Douillard et al., CVPR 2021, arXiv 2011.11390. Source: spec/plop.md; head and in
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -45,6 +45,11 @@ class PLOPConfig(SoftmaxConfig):
         threshold_floor: lower bound of the thresholds on the entropy.
         thresholds: by the published search, which is not the median it is meant to be, or by the median.
     """
+
+    terms: ClassVar[Mapping[str, str]] = {
+        "ce": "Cross-entropy against the labels, where confident old pixels have the previous network's class.",
+        "pod": "Local POD: features pooled over strips of the picture stay those of the previous network.",
+    }
 
     name: Literal["plop"] = "plop"
     pod_weight: Weight = 0.01

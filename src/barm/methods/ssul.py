@@ -6,6 +6,7 @@ new heads alone. Inside this file a label is 0 for unknown, 1 for background, th
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, cast
 
 import torch
@@ -17,7 +18,7 @@ from barm.data.memory import MemoryConfig
 from barm.labels import IGNORE, Step
 from barm.losses.common import best_channel, probabilities, pseudo_labels
 from barm.losses.pixels import map_pixels, segmentation
-from barm.methods.base import Method, MethodConfig, ParamGroup, Rates, group
+from barm.methods.base import SEGMENTATION, Method, MethodConfig, ParamGroup, Rates, group
 from barm.models.heads import UnknownHead, UnknownOutput
 from barm.models.network import NetworkConfig, Segmenter, hand_over
 
@@ -35,6 +36,10 @@ class SSULConfig(MethodConfig):
     """
 
     maps: ClassVar[frozenset[str]] = frozenset({"saliency"})
+    terms: ClassVar[Mapping[str, str]] = {
+        name: f"{told.removesuffix('.')}, among which salient unlabelled objects are a class of their own."
+        for name, told in SEGMENTATION.items()
+    }
 
     name: Literal["ssul"] = "ssul"
     pseudo: bool = True

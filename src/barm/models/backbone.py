@@ -16,6 +16,7 @@ from barm.errors import UserError, nearest
 from barm.models import mobilenet
 from barm.models.neck import LEAK
 from barm.reading import Unfit, read_pickled, read_safetensors, state_dict_of
+from barm.words import count
 
 BACKBONE_BN_MOMENTUM = 0.01  # spec/barm.md section 2
 LOW_LEVEL_STRIDE = 4  # spec/deeplab.md section 3
@@ -187,8 +188,8 @@ def _load_local(body: nn.Module, path: Path, name: str) -> None:
     wrong = [k for k in own if k in state and state[k].shape != own[k].shape]
     if missing or wrong:
         raise UserError(
-            f"{path} does not fit backbone '{name}': {len(missing)} tensors missing, {len(wrong)} of another shape, "
-            f"first: {(missing + wrong)[0]}; give the weights of the same timm network"
+            f"{path} does not fit backbone '{name}': {count(len(missing), 'tensors')} missing, {len(wrong)} of "
+            f"another shape, first: {(missing + wrong)[0]}; give the weights of the same timm network"
         )
     body.load_state_dict({k: state.get(k, own[k]) for k in own})
 

@@ -27,6 +27,7 @@ from barm.data.transforms import EvalTransform, eval_transform
 from barm.engine.runtime import Runtime
 from barm.errors import UserError
 from barm.labels import Lut
+from barm.words import count
 
 MOST, FEWEST = 64, 4  # pictures
 HELD_OUT = 4  # every fourth picture measures
@@ -83,7 +84,7 @@ def find_pictures(folder: Path) -> list[Path]:
         if p.suffix.lower() in IMAGE_SUFFIXES and not MASKS & set(p.relative_to(folder).parts)
     ]
     if len(found) < FEWEST:
-        raise UserError(f"{folder} holds {len(found)} pictures: expected at least {FEWEST} to calibrate on")
+        raise UserError(f"{folder} holds {count(len(found), 'pictures')}: expected at least {FEWEST} to calibrate on")
     return [found[i] for i in np.linspace(0, len(found) - 1, min(MOST, len(found))).astype(int)]
 
 

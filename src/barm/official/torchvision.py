@@ -24,6 +24,7 @@ from barm.errors import UserError
 from barm.models.network import check_names
 from barm.official.calibration import Calibration, calibrate, find_pictures
 from barm.reading import Unfit, read_pickled, read_safetensors, state_dict_of
+from barm.words import count
 
 PREFIXES = {
     "classifier.0.": "classifier.aspp.",
@@ -102,7 +103,7 @@ def class_names_of(state: Mapping[str, Tensor], names_file: Path | None) -> tupl
         names = published("voc")[0]
         if outputs != len(names):
             raise UserError(
-                f"the classifier has {outputs} outputs, VOC {len(names)}: give the names of yours with --class-names "
+                f"the classifier has {count(outputs, 'outputs')}, VOC {len(names)}: give the names of yours with --class-names "
                 "FILE, one per line"
             )
         return names
@@ -110,8 +111,9 @@ def class_names_of(state: Mapping[str, Tensor], names_file: Path | None) -> tupl
     names = ("background", *(lines[1:] if lines and "background" in lines[0].lower() else lines))
     if len(names) != outputs or len(set(names)) != len(names):
         raise UserError(
-            f"{names_file} names {len(names) - 1} classes ({len(set(names)) - 1} different), the classifier has "
-            f"{outputs} outputs: expected {outputs - 1} names, one per line, and output 0 to be background"
+            f"{names_file} names {count(len(names) - 1, 'classes')} ({len(set(names)) - 1} different), the "
+            f"classifier has {count(outputs, 'outputs')}: expected {count(outputs - 1, 'names')}, one per line, and "
+            "output 0 to be background"
         )
     return names
 

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from shutil import get_terminal_size
 from statistics import fmean, stdev
@@ -21,8 +21,9 @@ from barm.engine.recipe import RunConfig
 from barm.engine.scores import unmeasured
 from barm.engine.store import METHOD, METRICS, RunDirectory
 from barm.errors import UserError
-from barm.escaping import csv_cell, latex, markdown, markup
+from barm.escaping import csv_cell, latex, markdown, markup, placeless, places
 from barm.reading import real
+from barm.words import count, listed
 
 COMPARED = ("data", "model", "method", "base", "increment", "evaluation")
 WIDE = 76  # characters that a table with deviations needs
@@ -39,7 +40,7 @@ class Result:
     """What is compared of one run.
 
     Attributes:
-        path: its folder.
+        path: its folder; of several results as `barm.escaping.places` has it.
         method: its name.
         task: with the setting, such as ``15-1 overlap``.
         seed: of the run.
@@ -49,6 +50,7 @@ class Result:
         provenance: versions, machine and commit that the run was made with.
         settings: what else decides its result; runs that differ in it are no repetitions of each other.
         unmeasured: classes that no picture shows on which it was measured; they are in no mean.
+        title: the task, short; empty where that is short enough.
     """
 
     path: str
@@ -61,6 +63,7 @@ class Result:
     provenance: Mapping[str, Any]
     settings: Mapping[str, Any] = field(default_factory=dict)
     unmeasured: tuple[str, ...] = ()
+    title: str = ""
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,7 @@ class Row:
         runs: how many.
         scores: by the names in `SCORES`; None where a run has no such score.
         curve: mean mIoU over the classes seen after each step.
+        title: of the task, short; as long as `task` where another task has the same.
     """
 
     task: str
@@ -91,6 +95,7 @@ class Row:
     runs: int
     scores: Mapping[str, Spread | None]
     curve: tuple[float, ...]
+    title: str
 
 
 def read_result(path: Path) -> Result:
@@ -104,7 +109,9 @@ def read_result(path: Path) -> Result:
     finished = [i for i in run.finished_steps() if run.has(i, METRICS)]
     metrics = [run.read(i, METRICS) for i in finished]
     if not metrics or len(metrics) < run.read(finished[-1], METHOD).get("num_steps", 0):
-        raise UserError(f"{path} is not finished ({len(metrics)} steps are): go on with `barm train --resume`")
+        raise UserError(
+            f"{path} is not finished ({count(len(metrics), 'steps')} trained): go on with `barm train --resume`"
+        )
     try:
         silent = [name for m in metrics if m["miou"]["all"] is None for name in unmeasured(m) if name != "background"]
         named, curve = _named(metrics), tuple(m["miou"]["all"] for m in metrics)
@@ -126,14 +133,21 @@ def read_result(path: Path) -> Result:
         steps=curve,
         scores=named,
         provenance=run.provenance(),
-        settings=settings(config, COMPARED),
+        settings=placeless(settings(config, COMPARED)),
         unmeasured=tuple(unmeasured(metrics[-1])),
+        title=task_title(config),
     )
 
 
 def task_name(config: RunConfig) -> str:
     """A run's task with its setting, such as ``15-1 overlap``."""
     groups = " / ".join(",".join(g) for g in config.task.groups or ())
+    return f"{config.task.name or groups} {config.task.setting}"
+
+
+def task_title(config: RunConfig) -> str:
+    """The same for a title: of steps with many classes their number."""
+    groups = " / ".join(listed(group) for group in config.task.groups or ())
     return f"{config.task.name or groups} {config.task.setting}"
 
 
@@ -151,7 +165,10 @@ def _named(metrics: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
 
 def read_results(paths: Sequence[Path]) -> list[Result]:
     """The scores of several runs; a folder that is given twice counts once."""
-    return [read_result(path) for path in {real(path): path for path in reversed(paths)}.values()][::-1]
+    results = [read_result(path) for path in {real(path): path for path in reversed(paths)}.values()][::-1]
+    return [
+        replace(result, path=place) for result, place in zip(results, places([r.path for r in results]), strict=True)
+    ]
 
 
 def summarise(results: Sequence[Result]) -> list[Row]:
@@ -167,9 +184,11 @@ def summarise(results: Sequence[Result]) -> list[Row]:
         runs.append(result)
         if len(result.steps) != len(runs[0].steps):
             raise UserError(
-                f"{result.path} has {len(result.steps)} steps but {runs[0].path} has {len(runs[0].steps)}, though both "
-                f"are {label} on {result.task}: compare runs on data sets with the same classes"
+                f"{result.path} has {count(len(result.steps), 'steps')} but {runs[0].path} has {len(runs[0].steps)}, "
+                f"though both are {label} on {result.title or result.task}: compare runs on data sets with the same "
+                "classes"
             )
+    titles = _titles(results)
     return [
         Row(
             task,
@@ -177,6 +196,7 @@ def summarise(results: Sequence[Result]) -> list[Row]:
             len(runs),
             {name: _spread([r.scores[name] for r in runs]) for name in SCORES},
             tuple(fmean(values) for values in zip(*(r.steps for r in runs), strict=True)),
+            titles[task],
         )
         for (task, method), runs in sorted(groups.items(), key=lambda item: _first(results, item[0][0]))
     ]
@@ -216,6 +236,13 @@ def _label(result: Result, variants: Sequence[Mapping[str, Any]]) -> str:
     return f"{result.method} ({', '.join(told)})"
 
 
+def _titles(results: Sequence[Result]) -> dict[str, str]:
+    """Short names by task, no two alike."""
+    titles = {r.task: r.title or r.task for r in results}
+    short = list(titles.values())
+    return {task: title if short.count(title) == 1 else task for task, title in titles.items()}
+
+
 def _first(results: Sequence[Result], task: str) -> int:
     return next(i for i, r in enumerate(results) if r.task == task)
 
@@ -234,8 +261,8 @@ def tables(rows: Sequence[Row]) -> list[Text | Table]:
     """
     made: list[Text | Table] = []
     wide = get_terminal_size().columns >= WIDE
-    for task in dict.fromkeys(row.task for row in rows):
-        made.append(Text(task.replace(",", ", "), "italic"))
+    for task, title in {row.task: row.title for row in rows}.items():
+        made.append(Text(title, "italic"))
         table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
         table.add_column("method", overflow="fold", min_width=8)
         for name in ("runs", *SCORES):
@@ -255,7 +282,7 @@ def to_markdown(rows: Sequence[Row]) -> str:
     """A table that GitHub and MkDocs show."""
     head = ["task", "method", "runs", *SCORES]
     lines = [head, ["---", "---", *["---:"] * (len(head) - 2)]]
-    lines += [[markdown(r.task), markdown(r.method), str(r.runs), *_cells(r)] for r in rows]
+    lines += [[markdown(r.title), markdown(r.method), str(r.runs), *_cells(r)] for r in rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
@@ -267,7 +294,7 @@ def to_latex(rows: Sequence[Row]) -> str:
         if before is not None and before.task != row.task:
             lines.append(r"\midrule")
         cells = [c.replace("±", r"$\pm$").replace("–", "--") for c in _cells(row)]
-        lines.append(" & ".join([latex(row.task), latex(row.method), str(row.runs), *cells]) + r" \\")
+        lines.append(" & ".join([latex(row.title), latex(row.method), str(row.runs), *cells]) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
 
@@ -304,6 +331,6 @@ def write_comparison(folder: Path, results: Sequence[Result]) -> list[Path]:
         path.write_text(text, "utf-8")
     curves: dict[str, dict[str, Sequence[float]]] = {}
     for row in rows:
-        curves.setdefault(row.task, {})[row.method] = row.curve
+        curves.setdefault(row.title, {})[row.method] = row.curve
     draw_comparison(folder / "compare.png", curves)
     return [*paths, folder / "compare.png"]

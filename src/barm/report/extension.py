@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import wrap
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
@@ -12,8 +13,11 @@ from rich import box
 from rich.table import Table
 
 from barm.escaping import markup
-from barm.report.figures import Pixels, colourise, pyplot
+from barm.report.figures import Pixels, overlay, pyplot
 from barm.report.tables import percent
+
+WIDTH = 2.4  # of a picture, inches
+PANELS = ("picture", "labelled", "before", "after")
 
 
 def extension_table(result: Mapping[str, Any]) -> Table:
@@ -68,16 +72,20 @@ class Change(NamedTuple):
         truth: channels of the labelled classes, 255 where ignored, ``(H, W)`` uint8.
         before: channels, ``(H, W)`` uint8.
         after: channels, ``(H, W)`` uint8.
+        told: what the picture was chosen for.
     """
 
     image: Pixels
     truth: Pixels
     before: Pixels
     after: Pixels
+    told: str = ""
 
 
 def draw_changes(path: Path, changes: Sequence[Change], names: Sequence[str], colours: Pixels, headline: str) -> None:
     """Write one row per picture: the picture, what is labelled, the answers before and after; a legend below.
+
+    Labels lie over the picture, and every picture keeps its shape.
 
     Args:
         path: PNG file.
@@ -88,17 +96,21 @@ def draw_changes(path: Path, changes: Sequence[Change], names: Sequence[str], co
     """
     plt = pyplot()
 
-    rows = len(changes)
-    figure, axes = plt.subplots(rows, 4, figsize=(8, 2 * rows + 1.2), squeeze=False, layout="constrained")
-    figure.suptitle(headline, fontsize=12)
-    for number, (row, change) in enumerate(zip(axes, changes, strict=True)):
-        panels = (change.image, *(colourise(p, colours) for p in (change.truth, change.before, change.after)))
-        for ax, panel, title in zip(row, panels, ("picture", "labelled", "before", "after"), strict=True):
+    heights = [WIDTH * min(change.image.shape[0] / change.image.shape[1], 2) for change in changes]
+    size = (4 * WIDTH + 0.4, sum(heights) + 0.35 * len(changes) + 1.2)
+    figure = plt.figure(figsize=size, layout="constrained")
+    figure.suptitle("\n".join(wrap(headline, 70)), fontsize=12)
+    parts = figure.subfigures(len(changes), 1, squeeze=False, height_ratios=[h + 0.35 for h in heights])[:, 0]
+    for number, (part, change) in enumerate(zip(parts, changes, strict=True)):
+        part.supxlabel(change.told, fontsize=9)
+        labels = (change.truth, change.before, change.after)
+        panels = (change.image, *(overlay(change.image, label, colours) for label in labels))
+        for ax, panel, title in zip(part.subplots(1, 4), panels, PANELS, strict=True):
             ax.imshow(panel)
             ax.set_axis_off()
             if number == 0:
                 ax.set_title(title, fontsize=10)
-    shown = sorted({int(c) for change in changes for p in change[1:] for c in np.unique(p)} - {0, 255})
+    shown = sorted({int(c) for change in changes for p in change[1:4] for c in np.unique(p)} - {0, 255})
     patches = [mpl.patches.Patch(color=colours[c] / 255, label=names[c]) for c in shown]
     if patches:
         figure.legend(handles=patches, loc="outside lower center", ncols=3, fontsize=8, frameon=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8]
-OVERLAY = 0.6
+OVERLAY = 0.5
+IGNORED = 255  # neither tinted nor outlined
+LINE = 300  # the short side of a picture over the width of its outlines
+RIM = 0.65  # how dark the picture is beside an object, where the outline is opaque
 
 
 def colourise(label: Pixels, colours: Pixels) -> Pixels:
@@ -22,10 +25,111 @@ def colourise(label: Pixels, colours: Pixels) -> Pixels:
 
 
 def overlay(image: Pixels, label: Pixels, colours: Pixels, opacity: float = OVERLAY) -> Pixels:
-    """The picture with its labelled objects tinted, ``(H, W, 3)`` uint8; `opacity` of the tint in 0..1."""
-    tint = colourise(label, colours)
-    mixed = image * (1 - opacity) + tint * opacity
-    return np.where((label > 0)[..., None], mixed, image).round().astype(np.uint8)
+    """The picture with its labelled objects tinted and outlined, ``(H, W, 3)`` uint8.
+
+    An outline is twice as opaque as the tint and lies inside the object, so that a thin part is all outline; the
+    picture is darker along it. Below the tint the picture is grey, so that the hue is the class's. Background and
+    ignored pixels are the picture's.
+
+    Args:
+        image: ``(H, W, 3)`` uint8.
+        label: channels, ``(H, W)`` uint8.
+        colours: by channel, ``(C, 3)`` uint8.
+        opacity: of the tint in 0..1; 0 is the picture alone.
+    """
+    inside = objects(label)
+    edge, rim = outlines(label)
+    strong = min(1.0, 2 * opacity)
+    share = opacity * inside.astype(np.float32)
+    share[edge], share[rim] = strong, strong * RIM
+    tint = np.where(rim[..., None], np.uint8(0), colourise(label, colours))
+    grey = (image @ np.array([0.299, 0.587, 0.114]))[..., None]  # under a tint, lest it look like another class's
+    below = np.where(inside[..., None] & (opacity > 0), grey, image)
+    mixed = below * (1 - share[..., None]) + tint * share[..., None]
+    return np.asarray(mixed.round().astype(np.uint8))
+
+
+def objects(label: Pixels) -> NDArray[np.bool_]:
+    """Where a class is labelled, ``(H, W)``: neither background nor ignored."""
+    there: NDArray[np.bool_] = (label > 0) & (label != IGNORED)
+    return there
+
+
+def outlines(label: Pixels, width: int | None = None) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Pixels of objects that another label is near, and those beside objects, ``(H, W)`` each.
+
+    Args:
+        label: channels, ``(H, W)`` uint8.
+        width: of each in pixels; by default as the picture's size has it.
+
+    >>> edge, rim = outlines(np.array([[0, 0, 1, 1, 1, 2]], np.uint8))
+    >>> edge.astype(int).tolist(), rim.astype(int).tolist()
+    ([[0, 0, 1, 0, 1, 1]], [[0, 1, 0, 0, 0, 0]])
+    """
+    width = width or max(1, round(min(label.shape) / LINE))
+    inside = objects(label)
+    edge = inside & (_extreme(label, width, np.maximum) != _extreme(label, width, np.minimum))
+    return edge, ~inside & _extreme(inside, width, np.logical_or)
+
+
+def picture_iou(label: Pixels, truth: Pixels, classes: Iterable[int]) -> float | None:
+    """Mean IoU of those of the classes that the truth of one picture shows, in 0..1; None where it shows none.
+
+    Args:
+        label: what was predicted, ``(H, W)``.
+        truth: ids as in `label`, ``(H, W)``; 255 counts nowhere.
+        classes: the ids that are asked about.
+
+    >>> picture_iou(np.array([[1, 1, 2, 0]]), np.array([[1, 0, 2, 255]]), [1, 2, 3])
+    0.75
+    """
+    known, shares = truth != IGNORED, list[float]()
+    for i in classes:
+        there, found = (truth == i) & known, (label == i) & known
+        if there.any():
+            shares.append(float((there & found).sum() / (there | found).sum()))
+    return sum(shares) / len(shares) if shares else None
+
+
+class Ranked(NamedTuple):
+    """A picture among others: its place in their list, its rank by a value, 1 for the best, and how many have one."""
+
+    place: int
+    rank: int
+    ranked: int
+
+    def __str__(self) -> str:
+        """Such as ``best of 9``, ``rank 4 of 9``."""
+        if self.ranked == 1:
+            return "the only picture that shows one"
+        names = {1: "best", self.ranked: "worst"}
+        return f"{names.get(self.rank, f'rank {self.rank}')} of {self.ranked} pictures"
+
+
+def best_and_worst(values: Sequence[float | None], number: int) -> list[Ranked]:
+    """The largest values and the smallest in turn, the largest first; equal ones as they stand.
+
+    >>> [one.place for one in best_and_worst([0.5, None, 0.9, 0.1, 0.7], 3)]
+    [2, 3, 4]
+    """
+    order = sorted((i for i, v in enumerate(values) if v is not None), key=lambda i: -(values[i] or 0.0))
+    ranked = [Ranked(i, rank, len(order)) for rank, i in enumerate(order, start=1)]
+    return [ranked[n // 2] if n % 2 == 0 else ranked[-1 - n // 2] for n in range(min(number, len(ranked)))]
+
+
+def _extreme(values: NDArray[Any], radius: int, function: Any) -> NDArray[Any]:
+    """A function of all pixels of the square around each, such as the largest; in few passes however large it is."""
+    for axis in (0, 1):
+        values = np.moveaxis(
+            np.pad(values, [(radius, radius) if a == axis else (0, 0) for a in (0, 1)], "edge"), axis, 0
+        )
+        length = 1
+        while length < 2 * radius + 1:
+            further = min(length, 2 * radius + 1 - length)
+            values = function(values[:-further], values[further:])
+            length += further
+        values = np.moveaxis(values, 0, axis)
+    return values
 
 
 class Story(NamedTuple):

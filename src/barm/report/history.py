@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tomli_w
 
+from barm.data.palette import display_colours
 from barm.engine.forms import misfit
 from barm.engine.identity import settings, shown, to_table
 from barm.engine.monitor import read_log
 from barm.engine.recipe import RunConfig
 from barm.engine.store import COUNTS, EXTENSION, METHOD, METRICS, RunDirectory
 from barm.errors import UserError
-from barm.escaping import command, names
+from barm.escaping import command, names, place, placeless, places
+from barm.methods import METHODS
 from barm.reading import read_json, real
-from barm.report.compare import task_name
+from barm.report.compare import task_title
 from barm.report.page.content import KnownClass, RunContent, Scores, Trace
 
 
@@ -39,7 +42,7 @@ def read_runs(paths: Sequence[Path]) -> tuple[RunContent, ...]:
                 f"({', '.join(theirs[:3])}; {', '.join(known[:3])}): "
                 "give runs on the same data set, or write a report of each"
             )
-    return tuple(runs)
+    return _coloured(runs)
 
 
 def read_run(path: Path, label: str) -> RunContent:
@@ -53,22 +56,26 @@ def read_run(path: Path, label: str) -> RunContent:
     finished = tuple(run.finished_steps())
     about = run.read(last, METHOD)
     try:
-        return RunContent(
+        content = RunContent(
             label=label,
             path=str(path),
+            place=place(path),
             method=config.method.name,
-            task=task_name(config),
+            task=task_title(config),
             seed=config.seed,
             num_steps=int(about.get("num_steps", len(finished))),
             finished=finished,
             classes=_classes(about),
             scores=tuple(_scores(run, i) for i in finished if run.has(i, METRICS)),
             traces=_traces(path),
-            settings={name: shown(value) for name, value in settings(config).items()},
-            config=tomli_w.dumps(to_table(config)),
+            settings={name: shown(placeless(value)) for name, value in settings(config).items()},
+            config=tomli_w.dumps(placeless(to_table(config))),
             provenance=_plain(run.provenance()),
             command=_again(path, config),
+            terms=METHODS[config.method.name].terms,
+            origin=_origin(path),
         )
+        return _coloured([content])[0]
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, UserError):
             raise
@@ -83,16 +90,19 @@ def _labels(paths: Sequence[Path]) -> list[str]:
     for candidates in (methods, [real(path).name for path in paths]):
         if len(set(candidates)) == len(paths):
             return candidates
-    return [str(path) for path in paths]
+    return places(paths)
 
 
 def _classes(about: Mapping[str, Any]) -> tuple[KnownClass, ...]:
     step_of = {i: step for step, group in enumerate(about["groups"]) for i in group}
+    return tuple(KnownClass(str(c["name"]), (0, 0, 0), step_of.get(c["id"], 0)) for c in about["classes"])
+
+
+def _coloured(runs: Sequence[RunContent]) -> tuple[RunContent, ...]:
+    """The runs with a colour for every class, the same in all of them."""
+    colours = display_colours(known.name for run in runs for known in run.classes)
     return tuple(
-        KnownClass(
-            str(c["name"]), (int(c["colour"][0]), int(c["colour"][1]), int(c["colour"][2])), step_of.get(c["id"], 0)
-        )
-        for c in about["classes"]
+        replace(run, classes=tuple(replace(known, colour=colours[known.name]) for known in run.classes)) for run in runs
     )
 
 
@@ -144,14 +154,33 @@ def _again(path: Path, config: RunConfig) -> str:
     """The command that trains the same once more."""
     whole = path if path.name not in ("", "..") else real(path)  # "." has no name
     target = whole.with_name(whole.name + "-again")
-    recipe, out = ["--recipe", str(path / "config.toml")], ["--out", str(target)]
-    if not os.path.lexists(path / EXTENSION):
+    recipe, out = ["--recipe", place(path / "config.toml")], ["--out", place(target)]
+    about = _extension(path)
+    if about is None:
         return command(["barm", "train", *recipe, *out])
-    about = read_json(path / EXTENSION)
+    data = "" if config.data.root is None else place(config.data.root)
+    words = [place(about["from"]), "--step", str(about["step"] - 1), "--data", data, "--classes"]
+    others = [word for other in config.data.val for word in ("--val", place(other.root))]
+    rest = command([*others, *recipe, "--seed", str(config.seed), *out])
+    return f"{command(['barm', 'extend', *words])} {names(about['learned'])} {rest}"
+
+
+def _origin(path: Path) -> str:
+    """The run that an extension went on from, as others may read it; empty for any other run."""
+    about = _extension(path)
+    return "" if about is None else place(about["from"])
+
+
+def _extension(path: Path) -> Mapping[str, Any] | None:
+    """What `barm extend` wrote; None where it did not write the run.
+
+    Raises:
+        UserError: if the file is damaged.
+    """
+    if not os.path.lexists(path / EXTENSION):
+        return None
+    about: Mapping[str, Any] = read_json(path / EXTENSION)
     wrong = misfit(EXTENSION, about)
     if wrong is not None:
         raise UserError(f"{path / EXTENSION} is damaged ({wrong}): restore the file, or remove it")
-    words = [about["from"], "--step", str(about["step"] - 1), "--data", str(config.data.root), "--classes"]
-    others = [word for place in config.data.val for word in ("--val", str(place.root))]
-    rest = command([*others, *recipe, "--seed", str(config.seed), *out])
-    return f"{command(['barm', 'extend', *words])} {names(about['learned'])} {rest}"
+    return about

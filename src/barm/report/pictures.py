@@ -44,23 +44,23 @@ def colour_mask(label: Pixels, colours: Pixels) -> Image.Image:
 def overlay_picture(
     image: Image.Image, label: Pixels, colours: Pixels, names: Mapping[int, str] | None = None
 ) -> Image.Image:
-    """The picture with its objects tinted, and below it what the colours mean.
+    """The picture with its objects tinted and outlined, and below it what the colours mean.
 
     Args:
         image: the picture.
         label: channels, ``(H, W)``.
         colours: by channel, ``(C, 3)``.
-        names: what the legend says by channel; no legend without them, and the overlay then has the picture's size.
+        names: what the legend says by channel; no legend without them, and the overlay then has the picture's
+            size; above a legend tiny pictures are enlarged.
     """
-    mixed = Image.fromarray(overlay(np.asarray(image.convert("RGB")), label, colours))
+    times = max(1, ENLARGED // max(image.size)) if names and max(image.size) < TINY else 1
+    large = image.convert("RGB").resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
+    mixed = Image.fromarray(overlay(np.asarray(large), label.repeat(times, 0).repeat(times, 1), colours))
     return mixed if not names else with_legend(mixed, [(name, tuple(colours[c])) for c, name in names.items()])
 
 
 def with_legend(image: Image.Image, entries: Sequence[tuple[str, tuple[int, ...]]]) -> Image.Image:
-    """A picture with names and colours below it, as many beside each other as fit; tiny pictures are enlarged."""
-    if max(image.size) < TINY:
-        times = max(1, ENLARGED // max(image.size))
-        image = image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
+    """A picture with names and colours below it, as many beside each other as fit."""
     unit = max(1.0, min(image.size) / LARGE)
     font = ImageFont.load_default(round(FONT * unit))
     line, swatch, gap = (round(v * unit) for v in (LINE, SWATCH, GAP))

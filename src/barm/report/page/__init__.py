@@ -12,6 +12,7 @@ from barm.report.page import pictures, training, views
 from barm.report.page.colours import mixed_rules, sequential_rules
 from barm.report.page.content import Report
 from barm.report.page.notes import notes
+from barm.words import count, listed
 
 
 def render(report: Report) -> str:
@@ -30,6 +31,7 @@ def _context(report: Report) -> dict[str, Any]:
     runs = [run for run in report.runs if run.scores]
     gallery = report.gallery
     tales = pictures.tales(gallery) if gallery else []
+    charts = views.miou_charts(runs) if runs else []
     confusions = [c for c in map(views.confusion, runs) if c is not None]
     return {
         "report": report,
@@ -39,7 +41,7 @@ def _context(report: Report) -> dict[str, Any]:
         "js": Markup(_text("page.js")),
         "scored": runs,
         "lines": views.comparison(runs),
-        "charts": views.miou_charts(runs) if runs else [],
+        "charts": charts,
         "heats": [views.heat(run) for run in runs],
         "differences": views.differences(runs),
         "confusions": confusions,
@@ -48,20 +50,24 @@ def _context(report: Report) -> dict[str, Any]:
         "tales": tales,
         "cards": views.cards(runs[0]) if len(report.runs) == 1 and runs else [],
         "confusion_data": [{"steps": c.steps, "last": c.last} for c in confusions],
-        "sections": _sections(report, bool(runs), bool(confusions), bool(tales)),
+        "sections": _sections(report, bool(runs), bool(charts), bool(confusions), bool(tales)),
         "curves": training.curves(report.runs),
         "speed": training.speed(report.runs),
         "settings": views.differing_settings(report.runs) if len(report.runs) > 1 else [],
         "facts": views.common_facts(report.runs),
         "learned": _learned(report),
         "views": views,
+        "count": count,
+        "steps_logged": len({t.step for run in report.runs for t in run.traces}) > 1,
+        "single": all(run.single for run in report.runs),
+        "columns": views.columns(runs),
     }
 
 
-def _sections(report: Report, scored: bool, confusion: bool, background: bool) -> list[tuple[str, str]]:
+def _sections(report: Report, scored: bool, charts: bool, confusion: bool, background: bool) -> list[tuple[str, str]]:
     """What the page has, for its table of contents."""
     present = {
-        "miou": ("Steps", scored),
+        "miou": ("Steps", charts),
         "classes": ("Classes", scored),
         "pictures": ("Pictures", bool(report.gallery or report.notes.get("gallery"))),
         "background": ("Background", background),
@@ -77,7 +83,7 @@ def _learned(report: Report) -> dict[int, str]:
     learned: dict[int, list[str]] = {}
     for known in report.runs[0].classes[1:]:
         learned.setdefault(known.step, []).append(known.name)
-    return {step: views.listed(names) for step, names in learned.items()}
+    return {step: listed(names) for step, names in learned.items()}
 
 
 def _text(name: str) -> str:

@@ -52,6 +52,7 @@ class Chart:
         hover: what the script needs: per series name, slot, places and texts.
         width: of the drawing.
         height: of the drawing.
+        about: what is drawn, a sentence below the title.
         left: where the horizontal axis begins.
         top: where the vertical axis ends.
     """
@@ -65,6 +66,7 @@ class Chart:
     hover: list[dict[str, Any]]
     width: int
     height: int
+    about: str = ""
     left: int = LEFT
     top: int = TOP
 
@@ -90,6 +92,7 @@ def line_chart(
     rules: Sequence[float] = (),
     digits: int | None = 1,
     size: tuple[int, int] = NARROW,
+    about: str = "",
 ) -> Chart:
     """Lay a chart out.
 
@@ -103,6 +106,7 @@ def line_chart(
         rules: where vertical rules stand.
         digits: after the point in the told values; None for three significant ones.
         size: of the drawing.
+        about: a sentence below the title.
     """
     xs = [x for s in series for x in s.xs]
     ys = [y for s in series for y in s.ys]
@@ -121,34 +125,36 @@ def line_chart(
     def at_y(y: float) -> float:
         return round(height - BOTTOM - (y - low) / (high - low) * (height - TOP - BOTTOM), 1)
 
-    lines, hover = [], []
-    for s in series:
-        points = tuple((at_x(x), at_y(y)) for x, y in zip(s.xs, s.ys, strict=True))
-        path = "".join(f"{'M' if i in s.breaks or not i else 'L'}{x:g} {y:g}" for i, (x, y) in enumerate(points))
-        dash = DASHES[s.slot % SERIES]
-        lines.append(Line(s.name, s.slot % SERIES, dash, path, points, len(points) <= MARKED))
-        values = [f"{y:.{digits}f}" if digits is not None else f"{y:.3g}" for y in s.ys]
-        hover.append(
-            {
-                "name": s.name,
-                "slot": s.slot % SERIES,
-                "x": [x for x, _ in points],
-                "y": [y for _, y in points],
-                "values": values,
-                "told": list(s.told),
-            }
-        )
+    places = [tuple((at_x(x), at_y(y)) for x, y in zip(s.xs, s.ys, strict=True)) for s in series]
     return Chart(
         title,
-        tuple(lines),
+        tuple(_line(s, points) for s, points in zip(series, places, strict=True)),
         tuple((at_x(x), text) for x, text in x_ticks),
         tuple((at_y(y), f"{y:g}") for y in steps),
         x_label,
         tuple(at_x(x) for x in rules),
-        hover,
+        [_hover(s, points, digits) for s, points in zip(series, places, strict=True)],
         width,
         height,
+        about,
     )
+
+
+def _line(s: Series, points: tuple[tuple[float, float], ...]) -> Line:
+    path = "".join(f"{'M' if i in s.breaks or not i else 'L'}{x:g} {y:g}" for i, (x, y) in enumerate(points))
+    return Line(s.name, s.slot % SERIES, DASHES[s.slot % SERIES], path, points, len(points) <= MARKED)
+
+
+def _hover(s: Series, points: Sequence[tuple[float, float]], digits: int | None) -> dict[str, Any]:
+    """What the script tells of a series."""
+    return {
+        "name": s.name,
+        "slot": s.slot % SERIES,
+        "x": [x for x, _ in points],
+        "y": [y for _, y in points],
+        "values": [f"{y:.{digits}f}" if digits is not None else f"{y:.3g}" for y in s.ys],
+        "told": list(s.told),
+    }
 
 
 def nice_ticks(low: float, high: float, number: int = 5) -> list[float]:

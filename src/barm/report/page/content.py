@@ -74,9 +74,10 @@ class RunContent:
 
     Attributes:
         label: short and different from the other runs' in the report.
-        path: its folder.
+        path: its folder; the page shows `place` instead.
+        place: its folder as others may read it, without the rest of an absolute path.
         method: its name.
-        task: with the setting.
+        task: with the setting, short enough for a title.
         seed: of the run.
         num_steps: of the task.
         finished: indices of the finished steps.
@@ -87,10 +88,13 @@ class RunContent:
         config: resolved configuration as TOML.
         provenance: versions, machine, commit.
         command: trains the same again.
+        terms: what each logged term of the loss is, by name.
+        origin: the run whose steps this one took over, where it is an extension; else empty.
     """
 
     label: str
     path: str
+    place: str
     method: str
     task: str
     seed: int
@@ -103,6 +107,19 @@ class RunContent:
     config: str
     provenance: Mapping[str, str]
     command: str
+    terms: Mapping[str, str] = field(default_factory=dict)
+    origin: str = ""
+
+    @property
+    def untrained(self) -> tuple[int, ...]:
+        """Finished steps of which there is no log: they were taken over, or imported."""
+        logged = {trace.step for trace in self.traces}
+        return tuple(step for step in self.finished if step not in logged)
+
+    @property
+    def single(self) -> bool:
+        """Does the task have one step alone, so that nothing comes after another?"""
+        return self.num_steps == 1
 
 
 @dataclass(frozen=True)
@@ -136,6 +153,7 @@ class Shot:
         truth: ``(H, W)``; 255 is unlabelled.
         answers: per run's label and step, ``(H, W)``.
         background: per run's label, for methods with residual background channels.
+        told: what the picture was chosen for.
     """
 
     name: str
@@ -143,6 +161,7 @@ class Shot:
     truth: Pixels
     answers: Mapping[str, Mapping[int, Pixels]]
     background: Mapping[str, Background] = field(default_factory=dict)
+    told: str = ""
 
 
 @dataclass(frozen=True)

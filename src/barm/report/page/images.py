@@ -8,10 +8,14 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
+from barm.report.figures import outlines
 from barm.report.page.colours import diverging
 from barm.report.page.content import Pixels, Values
 
 QUALITY = 84
+TINT, DARK = 128, 160  # opacity of the classes' colours and of the rim around objects, of 255
+LEAST = 288  # a label map with a smaller long side is enlarged, so that its outlines are thin
+EDGES = 192  # the long side over the width of the outlines
 
 
 def photograph(pixels: Pixels) -> str:
@@ -20,12 +24,26 @@ def photograph(pixels: Pixels) -> str:
 
 
 def labels(ids: Pixels, colours: Pixels) -> str:
-    """Ids ``(H, W)`` in the classes' colours as PNG; id 0 is transparent, so that it can lie over the picture."""
-    used, small = np.unique(ids, return_inverse=True)
-    image = Image.fromarray(small.reshape(ids.shape).astype(np.uint8))
-    image.putpalette(colours[used].flatten().tolist())
-    clear = {"transparency": bytes(0 if i == 0 else 255 for i in used.tolist())} if 0 in used else {}
-    return _uri(image, "png", optimize=True, bits=_bits(len(used)), **clear)
+    """Ids ``(H, W)`` in the classes' colours as PNG that lies over the picture, small ones enlarged.
+
+    Id 0 is transparent, the others are half transparent with an opaque outline, and a dark rim is around them. Without
+    outlines where a picture shows more classes than a palette has room for.
+    """
+    times = max(1, round(LEAST / max(ids.shape)))
+    used, small = np.unique(ids.repeat(times, 0).repeat(times, 1), return_inverse=True)
+    small = small.reshape(ids.shape[0] * times, ids.shape[1] * times).astype(np.uint8)
+    number = len(used)
+    table = np.concatenate([colours[used], np.zeros((1, 3), np.uint8)])
+    opacity = [0 if i == 0 else TINT for i in used.tolist()] + [DARK]
+    if 2 * number + 1 <= 256:
+        edge, rim = outlines(used.astype(np.uint8)[small], max(1, round(max(small.shape) / EDGES)))
+        small = np.where(rim, number, np.where(edge, number + 1 + small, small)).astype(np.uint8)
+        table, opacity = np.concatenate([table, colours[used]]), [*opacity, *[255] * number]
+    there, small = np.unique(small, return_inverse=True)  # the palette holds what is used
+    image = Image.fromarray(small.reshape(ids.shape[0] * times, ids.shape[1] * times).astype(np.uint8))
+    image.putpalette(table[there].flatten().tolist())
+    alpha = bytes(opacity[i] for i in there.tolist())
+    return _uri(image, "png", optimize=True, bits=_bits(len(there)), transparency=alpha)
 
 
 def heat(values: Values, limit: float) -> str:

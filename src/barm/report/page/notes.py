@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from barm.engine.monitor import PEAK
 from barm.report.page.content import Report, RunContent
 from barm.report.page.views import same_task
+from barm.words import count, noun, verb
 
 Notes = dict[str, tuple[str, ...]]
 
@@ -17,7 +18,7 @@ def notes(report: Report) -> Notes:
     found: Notes = {
         "scores": tuple(note for run in runs for note in _scores(run)),
         "compare": tuple(_other_task(run, runs[0]) for run in runs[1:] if run.scores and not same_task(run, runs[0])),
-        "training": tuple(f"{_whose(run, several)} has no log of its training." for run in runs if not run.traces),
+        "training": tuple(note for run in runs for note in _training(run, several)),
         "speed": _speed(runs),
     }
     return {**found, **report.notes}
@@ -27,13 +28,13 @@ def _scores(run: RunContent) -> list[str]:
     told = []
     if len(run.finished) < run.num_steps:
         told.append(
-            f"{run.path}: {len(run.finished)} of {run.num_steps} steps are trained; "
-            "go on with `barm train --resume`, and report anew."
+            f"{run.place}: {len(run.finished)} of {count(run.num_steps, 'steps')} {verb(len(run.finished), 'are')} "
+            "trained; go on with `barm train --resume`, and report anew."
         )
     missing = [str(i) for i in run.finished if i not in {s.step for s in run.scores}]
     if missing:
-        steps = f"step{'s' if len(missing) > 1 else ''} {', '.join(missing)}"
-        told.append(f"{run.path} has no scores of {steps}: imported steps have none; `barm evaluate` prints them.")
+        steps = f"{noun(len(missing), 'steps')} {', '.join(missing)}"
+        told.append(f"{run.place} has no scores of {steps}: imported steps have none; `barm evaluate` prints them.")
     return told
 
 
@@ -42,6 +43,26 @@ def _other_task(run: RunContent, first: RunContent) -> str:
         f"{run.label} learned another task ({run.task}) than {first.label} ({first.task}): its steps teach "
         "other classes, so there is no map of differences."
     )
+
+
+def _training(run: RunContent, several: bool) -> list[str]:
+    whose, steps = _whose(run, several), [str(step) for step in run.untrained]
+    told = f"{noun(len(steps), 'steps').capitalize()} {', '.join(steps)}"
+    were = verb(len(steps), "were")
+    if run.origin and steps:
+        return [
+            f"{told} {were} taken over from {run.origin}; the losses of that training are in the report of that run."
+        ]
+    if not run.traces:
+        return [f"{whose} has no log of its training."]
+    notes = [f"{told} {were} not trained in {run.label if several else 'this run'}: it has no losses of {_it(steps)}."]
+    single = [t for t in run.traces if t.name == "loss" and len(t.values) < 2]
+    one = [f"Of step {t.step} a single update was logged: no curve (see runtime.log_every)." for t in single]
+    return [*(notes if steps else []), *one]
+
+
+def _it(several: Sequence[object]) -> str:
+    return "it" if len(several) == 1 else "them"
 
 
 def _speed(runs: Sequence[RunContent]) -> tuple[str, ...]:

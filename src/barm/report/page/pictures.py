@@ -39,6 +39,7 @@ class Scene(NamedTuple):
     panels: tuple[Panel, ...]
     chips: tuple[tuple[str, str], ...]
     ratio: float
+    chosen: str  # why it is shown
 
 
 class Map(NamedTuple):
@@ -90,7 +91,7 @@ def _scene(shot: Shot, gallery: Gallery) -> Scene:
     chips = tuple((gallery.class_names[i], _hex(gallery.colours[i])) for i in sorted(seen))
     truth = Frame(-1, _labels(shot.truth, gallery), f"the truth: {_names(shot.truth, gallery)}")
     told = f"picture {shot.name}, which shows {_names(shot.truth, gallery)}"
-    return Scene(shot.name, images.photograph(shot.image), told, truth, panels, chips, _ratio(shot.truth))
+    return Scene(shot.name, images.photograph(shot.image), told, truth, panels, chips, _ratio(shot.truth), shot.told)
 
 
 def tales(gallery: Gallery) -> list[Tale]:

@@ -12,6 +12,10 @@ from barm.report.page.charts import Chart, Series, line_chart, thinned
 from barm.report.page.content import RunContent, Trace
 
 POINTS = 240  # of a curve; more are averaged
+ENGINE = {
+    "loss": "What is minimised: the sum of the terms, each with its weight.",
+    "lr": "Of the newest head; other parts of the network have their own.",
+}  # what the engine logs beside the method's terms
 
 
 class Speed(NamedTuple):
@@ -25,31 +29,45 @@ class Speed(NamedTuple):
 
 
 def curves(runs: Sequence[RunContent]) -> list[Chart]:
-    """A chart per logged value with all runs; the rate of learning last, speed and memory not among them."""
+    """A chart per logged value with all runs; the rate of learning last, speed and memory not among them.
+
+    Steps of which nothing is logged have no place in it, and a value that was logged once is no curve.
+    """
     names = dict.fromkeys(t.name for run in runs for t in run.traces if t.name not in (RATE, PEAK))
     ordered = sorted(names, key=lambda name: (name != "loss", name == "lr"))
-    last = max((t.step for run in runs for t in run.traces), default=0)
+    steps = sorted({t.step for run in runs for t in run.traces})
+    if not steps:
+        return []
+    several = len(steps) > 1
+    ends = {step: max(t.updates[-1] for run in runs for t in run.traces if t.step == step) for step in steps}
+    first, last = (steps[0], steps[-1] + 1) if several else (0, ends[steps[0]])
     charts = []
     for name in ordered:
-        series = [_series(run, name, slot) for slot, run in enumerate(runs)]
-        if not any(s.xs for s in series):
+        series = [_series(run, name, slot, several) for slot, run in enumerate(runs)]
+        if not any(len(s.xs) > 1 for s in series):
             continue
         charts.append(
             line_chart(
                 "learning rate" if name == "lr" else name,
                 [s for s in series if s.xs],
-                x_label="step",
-                x_ticks=[(s + 0.5, str(s)) for s in range(last + 1)],
-                x_range=(0, last + 1),
-                rules=range(1, last + 1),
+                x_label="step" if several else f"update of step {steps[0]}" if steps[0] else "update",
+                x_ticks=[(s + 0.5, str(s)) for s in range(first, last)] if several else None,
+                x_range=(first, last),
+                rules=range(first + 1, last) if several else (),
                 digits=None,
+                about=" ".join(dict.fromkeys(_about(run, name) for run in runs)).strip(),
             )
         )
     return charts
 
 
-def _series(run: RunContent, name: str, slot: int) -> Series:
-    """All steps after one another, each as wide as the others."""
+def _about(run: RunContent, name: str) -> str:
+    """What a logged value is: the method says it of its terms, the engine logs the others."""
+    return ENGINE.get(name) or run.terms.get(name, "")
+
+
+def _series(run: RunContent, name: str, slot: int, several: bool) -> Series:
+    """All steps after one another, each as wide as the others; of one step alone by its updates."""
     xs: list[float] = []
     ys: list[float] = []
     told: list[str] = []
@@ -60,9 +78,9 @@ def _series(run: RunContent, name: str, slot: int) -> Series:
         pairs = [(u, v) for u, v in zip(trace.updates, trace.values, strict=True) if math.isfinite(v)]
         places, values = thinned([u for u, _ in pairs], [v for _, v in pairs], max(12, POINTS // len(traces)))
         breaks.add(len(xs))
-        xs += [trace.step + place / ends[trace.step] for place in places]
+        xs += [trace.step + place / ends[trace.step] if several else place for place in places]
         ys += values
-        told += [f"step {trace.step}, update {place:g}" for place in places]
+        told += [f"step {trace.step}, update {place:g}" if several else f"update {place:g}" for place in places]
     return Series(run.label, xs, ys, told, slot, frozenset(breaks))
 
 

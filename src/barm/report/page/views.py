@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,12 +12,12 @@ from barm.report.page.charts import NARROW, WIDE, Chart, Series, line_chart
 from barm.report.page.colours import DASHES, LEVELS, SERIES, level
 from barm.report.page.content import KnownClass, RunContent, Scores
 from barm.report.tables import percent
+from barm.words import count, listed
 
 GROUPS = {"all": "all classes", "old": "first classes", "new": "later classes"}
 COLUMNS = {"all": "all", "old": "old", "new": "new", "average": "average", "lost": "lost"}
 MOST = 40  # classes of a confusion matrix
 MISTAKES = 6
-TOLD = 3  # names of classes in a row
 LEAST_SCALE = 0.1  # a difference map does not stretch less than this over its colours
 
 
@@ -52,15 +52,6 @@ def signed(value: float) -> str:
     return f"±{text}" if float(text) == 0 else f"{'+' if value > 0 else '−'}{text}"
 
 
-def listed(names: Sequence[str]) -> str:
-    """A few names, or how many.
-
-    >>> listed(["cat", "dog"]), listed(["cat"] * 5)
-    ('cat, dog', '5 classes')
-    """
-    return ", ".join(names) if len(names) <= TOLD else f"{len(names)} classes"
-
-
 def named_scores(scores: Scores, *, first: bool) -> dict[str, float | None]:
     """By the names of `COLUMNS`, fractions; nothing is lost after the first step."""
     means = {name: scores.means.get(name) for name in ("all", "old", "new")}
@@ -76,7 +67,8 @@ def sentence(run: RunContent) -> str:
     """The outcome of a run in words."""
     first, last = run.scores[0], run.scores[-1]
     known = sum(1 for c in run.classes[1:] if c.step <= last.step)
-    told = f"After step {last.step} it knows {known} classes"
+    after = "It" if run.single else f"After step {last.step} it"
+    told = f"{after} knows {count(known, 'classes')}"
     if "all" in last.means:
         told += f" at {percent(last.means['all'])} % mIoU"
     if last.step > first.step and "old" in last.means and "old" in first.means:
@@ -88,6 +80,12 @@ def sentence(run: RunContent) -> str:
     return told + (f", those learned since stand at {percent(last.means['new'])} %." if "new" in last.means else ".")
 
 
+def columns(runs: Sequence[RunContent]) -> dict[str, str]:
+    """The scores that a table has: where no run has a second step, there is nothing old or new, and nothing is lost."""
+    grown = any(len(run.scores) > 1 for run in runs)
+    return COLUMNS if grown else {"all": COLUMNS["all"]}
+
+
 def comparison(runs: Sequence[RunContent]) -> list[dict[str, Any]]:
     """One line per run: scores after its last step, the difference to the first run's, and whether it is the best."""
     with_scores = [run for run in runs if run.scores]
@@ -95,7 +93,7 @@ def comparison(runs: Sequence[RunContent]) -> list[dict[str, Any]]:
     every = [last_scores(run) for run in with_scores]
     for run, scores in zip(with_scores, every, strict=True):
         cells = []
-        for name in COLUMNS:
+        for name in columns(runs):
             value, reference = scores[name], every[0][name]
             known = [s[name] for s in every if s[name] is not None]
             best = (min if name == "lost" else max)(known, default=None)  # type: ignore[type-var]
@@ -118,14 +116,18 @@ def cards(run: RunContent) -> list[dict[str, str]]:
     """The headline's numbers."""
     first, last = run.scores[0], run.scores[-1]
     grown = last.step > first.step
-    when = f"after step {last.step} of {run.num_steps - 1}"
+    known = sum(1 for c in run.classes[1:] if c.step <= last.step)
+    when = f"over {count(known, 'classes')} and background"
+    when = when if run.single else f"after step {last.step} of {run.num_steps - 1}"
     made = [("mIoU, all classes", percent(last.means.get("all")), "%", when)]
     if grown and "old" in last.means and "old" in first.means:
         change = signed(last.means["old"] - first.means["old"])
         made.append(("first classes", percent(last.means["old"]), "%", f"{change} since step {first.step}"))
     if "new" in last.means:
         learned = sum(1 for c in run.classes if c.step > 0)
-        made.append(("later classes", percent(last.means["new"]), "%", f"{learned} learned after step 0"))
+        made.append(
+            ("later classes", percent(last.means["new"]), "%", f"{count(learned, 'classes')} learned after step 0")
+        )
     if grown:
         made.append(("average", percent(last.average), "%", "of all over the steps"))
         made.append(("lost", percent(last.lost), "points", "mean over the known classes"))
@@ -142,12 +144,17 @@ def miou_charts(runs: Sequence[RunContent]) -> list[Chart]:
     if len(runs) == 1:
         there = {group for s in runs[0].scores for group in s.means}
         lines = [(told, runs[0], group) for group, told in GROUPS.items() if group in there]
-        return [_miou_chart("mIoU (%)", lines, WIDE)] if lines else []
+        return [_miou_chart("mIoU (%)", lines, WIDE)] if _is_line(runs, there) else []
     return [
         _miou_chart(f"mIoU of {told} (%)", [(r.label, r, group) for r in runs], NARROW)
         for group, told in GROUPS.items()
-        if any(group in s.means for r in runs for s in r.scores)
+        if _is_line(runs, {group})
     ]
+
+
+def _is_line(runs: Sequence[RunContent], groups: Collection[str]) -> bool:
+    """Is there a run that has one of the means after two steps? A single value is no curve."""
+    return any(sum(group in s.means for s in run.scores) > 1 for run in runs for group in groups)
 
 
 def _miou_chart(title: str, lines: Sequence[tuple[str, RunContent, str]], size: tuple[int, int]) -> Chart:
@@ -178,13 +185,14 @@ def _miou_chart(title: str, lines: Sequence[tuple[str, RunContent, str]], size: 
 
 
 def heat(run: RunContent) -> Heat:
-    """IoU of every class after every step, and how much of its best was lost."""
+    """IoU of every class after every step, and of several steps how much of its best was lost."""
     steps = tuple((s.step, listed(s.learned)) for s in run.scores)
     rows = []
     for place, known in enumerate(run.classes):
         values = [s.iou.get(known.name) for s in run.scores]
         cells = [_iou_cell(v, known, step) for v, (step, _) in zip(values, steps, strict=True)]
-        rows.append(Row(known, _begins(run.classes, place), (*cells, _lost_cell(known.name, values))))
+        lost = [_lost_cell(known.name, values)] if len(steps) > 1 else []
+        rows.append(Row(known, _begins(run.classes, place), (*cells, *lost)))
     return Heat(run.label, steps, tuple(rows), 0.0)
 
 

@@ -1,0 +1,77 @@
+"""Numbers in sentences: one or several, and nowhere put together by hand."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+import barm
+from barm.app import words as page
+from barm.app.runs import Run, ShownStep
+from barm.data.palette import display_palette
+from barm.words import count, duration, listed, noun, step_title, verb
+
+ROOT = Path(barm.__file__).parent
+NOUNS = re.compile(
+    r" (?:[a-z]+ )?(?:steps|classes|problems|warnings|updates|others|runs|epochs|rows|columns|outputs|tensors|"
+    r"processes|colours|groups|frames|files|masks|pictures|images)\b"
+)
+SEVERAL = {  # numbers that are never 1 where they stand, words, and speeds
+    "' / '.join(suffixes)",
+    "', '.join(SUFFIXES)",
+    "1 / picture",
+    "BRANCHES[-1]",
+    "MAX_SHAPES",
+    "NUM_CLASSES",
+    "NUM_TRAIN + NUM_VAL",
+    "len(counts)",
+    "len(ious)",
+    "len(m['learned'])",
+    "len(others)",
+    "len(state)",
+    "limit",
+    "options.task",
+    "planned",
+    "s.split",
+    "self.ranked",
+}
+
+
+def test_one_or_several():
+    assert [count(n, "classes") for n in (0, 1, 2)] == ["0 classes", "1 class", "2 classes"]
+    assert count(1, "validation pictures") == "1 validation picture"
+    assert [noun(1, w) for w in ("losses", "batches", "processes", "others")] == ["loss", "batch", "process", "other"]
+    assert verb(1, "are") == "is"
+    assert (step_title(0, 1), step_title(0, 3)) == ("the only step", "step 0 of 2")
+    assert listed([str(i) for i in range(15)]) == "15 classes"
+    assert duration(3 * 3600 + 60) == "3 h 1 min"
+
+
+@pytest.mark.parametrize("folder", sorted(p.name for p in ROOT.iterdir() if p.suffix == ".py" or p.is_dir()))
+def test_no_plural_stands_behind_any_number(folder):
+    if folder == "export":
+        pytest.skip("its sentences are others' work")
+    files = [ROOT / folder] if folder.endswith(".py") else (ROOT / folder).rglob("*.py")
+    found = []
+    for file in files:
+        for text in (n for n in ast.walk(ast.parse(file.read_text("utf-8"))) if isinstance(n, ast.JoinedStr)):
+            for value, after in zip(text.values, text.values[1:], strict=False):
+                if isinstance(value, ast.FormattedValue) and isinstance(after, ast.Constant):
+                    number = ast.unparse(value.value)
+                    if NOUNS.match(str(after.value)) and number not in SEVERAL:
+                        found.append(f"{file.name}:{text.lineno}: {number}{after.value}")
+    assert not found, "use barm.words.count"
+
+
+def test_the_page_of_a_run_with_one_step():
+    only = ShownStep(0, ("cat",), ("background", "cat"), display_palette()[:2], 0.5)
+    run = Run(Path("runs/one"), "one", "BARM", (only,), 1)
+    told = (
+        page.header([run], 0) + page.pane(run, only) + page.strip(run, 0) + page.found({"background": 0.9, "cat": 0.1})
+    )
+    assert "Knows 1 class," in told
+    assert "1 of the 1 class it knows" in told
+    assert "step 0" not in told.lower()
