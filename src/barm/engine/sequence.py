@@ -103,7 +103,7 @@ def run(
     try:
         rt.on_main(lambda: directory.open(config, about, resume=resume, same=same, pictures=pictures_of(data)))
         monitor.open(path, lambda: peak_memory(rt.device))
-        for line in data.warnings:
+        for line in data.warned(config, [s for s in steps if s.index in datasets]):
             monitor.say(f"[yellow]warning:[/yellow] {markup(line)}")
         with told(path), rt.catch_signals():
             if start_from is not None:
