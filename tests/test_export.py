@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import tomllib
 import zipfile
 from collections import Counter
@@ -31,7 +32,7 @@ from barm.data.shapes_disk import make_shapes
 from barm.engine.recipe import RuntimeConfig
 from barm.engine.runtime import Runtime
 from barm.export import agreement, export_step
-from barm.export.agreement import DIFFERENCE, EQUAL, compare
+from barm.export.agreement import DIFFERENCE, EQUAL, OWN, RELATIVE, TELLING, compare, in_pytorch
 from barm.export.agreement import SIZES as COMPARED
 from barm.export.formats import FORMATS
 from barm.export.portable import Portable
@@ -120,7 +121,8 @@ def test_what_the_command_says(run, cli, tmp_path):
     status, out, _ = cli("export", run, "--format", "safetensors", "--out", "deep/any.name")
     assert status == 0
     assert "100.000 % of the labels equal PyTorch's" in out
-    assert re.search(r"confidences differ by at most \d\.\de[-+]\d\d", out)
+    assert "6 of them the run's own validation pictures" in out
+    assert re.search(r"scores from 0\.\d\d to \d\.\d\d differ by at most \d\.\de[-+]\d\d \(\d\S* % of the score\)", out)
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["any.name"]
 
 
@@ -212,13 +214,18 @@ def test_what_the_safetensors_file_holds(run, files):
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_what_is_compared_before_it_is_written(name, files):
-    """docs/export.md: six sizes, several batch sizes, generated pictures and noise, and both limits."""
+    """docs/export.md: own pictures, six sizes, several batch sizes, generated pictures and noise, and all limits."""
     _, found = files[name]
     assert found.sizes == len(set(COMPARED)) == 6
     assert len({batch for batch, _, _ in COMPARED}) > 1
-    assert f"Below {100 * EQUAL} % of equal labels, or above {DIFFERENCE} of" in DOCUMENT
+    limits = f"Below {100 * EQUAL} % of equal labels, or where a score differs by more than {DIFFERENCE} or "
+    assert f"{limits}{100 * RELATIVE:.0f} % of itself" in " ".join(DOCUMENT.split())
+    assert found.own == OWN
+    assert found.classes >= TELLING
     assert found.equal >= EQUAL
     assert found.difference <= DIFFERENCE
+    assert found.relative <= RELATIVE
+    assert found.scores[1] - found.scores[0] > 0.2  # scores vary
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))
@@ -264,7 +271,7 @@ def tiny(name: str, **options) -> Trained:
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = None
     with torch.no_grad():
-        for image in list(agreement._batches(4))[1:3]:
+        for image in (image for image in agreement._batches(4) if len(image) > 1):
             network(torch.from_numpy(image.transpose(0, 3, 1, 2)) / 64.0 - 2)
     about = {
         "method": method._base.model_dump(mode="json"),
@@ -342,11 +349,58 @@ def other_confidences(labels, confidence):
     return labels, changed
 
 
+def test_faint_scores_differ_by_a_share():
+    """Scores far below 0.1 may differ little, and still be wrong."""
+    trained = tiny("finetune")
+    with torch.no_grad():
+        for head in trained.network.classifier.head:
+            head.bias.sub_(5)  # every class is unlikely
+
+    def other(image):
+        labels, best = in_pytorch(trained, image)
+        return labels, best + np.where(best < 0.05, 9e-4, 0).astype(np.float32)
+
+    with pytest.raises(barm.UserError, match=r"does not agree with PyTorch .* of the score"):
+        compare(trained, other, "the file")
+
+
+def test_labels_of_one_class_prove_little():
+    """A constant network: its labels are equal whatever the file does, and the line says so."""
+    trained = tiny("finetune")
+    with torch.no_grad():
+        for parameter in trained.network.classifier.parameters():
+            parameter.zero_()
+    found = compare(trained, lambda image: in_pytorch(trained, image), "the file")
+    assert found.classes == 1
+    assert "with 1 class:" in str(found)
+    assert "only 1 class in PyTorch's labels, so that the equal labels prove little" in str(found)
+    varied = tiny("finetune")
+    assert "prove little" not in str(compare(varied, lambda image: in_pytorch(varied, image), "the file"))
+
+
+def test_the_command_says_what_it_does(run, cli):
+    status, _, err = cli("export", run, "--format", "onnx", "--out", "barm.onnx")
+    assert status == 0
+    stages = ("tracing the network", "turning the graph into ONNX", "reading it back", "comparing it with PyTorch")
+    lines = err.splitlines()
+    assert [line for line in lines if line in stages] == list(stages)
+    assert re.match(r"making the onnx file of step 2 \(barm, test_resnet, \d+ convolutions\)", lines[0])
+
+
+def test_a_stage_has_a_limit(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("barm.export.formats.trace", lambda _: [time.sleep(0.01) for _ in range(3000)])
+    began = time.monotonic()
+    with pytest.raises(barm.UserError, match=r"tracing the network took longer than 0 s: try --format safetensors"):
+        export_step(run, tmp_path / "x.onnx", limit=0.2)
+    assert time.monotonic() - began < 10
+    assert not (tmp_path / "x.onnx").exists()
+
+
 @pytest.mark.parametrize("change", [other_labels, other_confidences])
 def test_what_does_not_agree_is_not_written(change, run, cli, tmp_path, monkeypatch):
     """Both limits of docs/export.md."""
 
-    def wrong(trained):
+    def wrong(trained, _):
         made = FORMATS["safetensors"][1](trained)
         return made._replace(predict=lambda image: change(*made.predict(image)))
 

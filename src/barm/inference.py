@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +20,7 @@ from PIL import Image
 
 from barm.api import Labels, Model, check_size
 from barm.data.images import IMAGE_SUFFIXES, probe_picture, read_picture
+from barm.data.sides import mirror_warning
 from barm.engine.runtime import Runtime
 from barm.engine.writing import write_atomically
 from barm.errors import UserError, nearest
@@ -114,6 +116,7 @@ def predict_files(
     precision: str | None = None,
     progress: Progress | None = None,
     each: Callable[[Prediction], None] = lambda _: None,
+    warn: Callable[[str], None] = warnings.warn,
 ) -> list[Prediction]:
     """Label pictures and write what was asked for; thousands of them need no more memory than some batches.
 
@@ -131,6 +134,7 @@ def predict_files(
         precision: how; by default as the run was configured.
         progress: given a title and a number of pictures, shows how many are done; nothing by default.
         each: is called with every result as soon as its files are written.
+        warn: is told in one line what is likely a mistake.
 
     Returns:
         One result per picture, in the order in which the pictures were found.
@@ -144,6 +148,9 @@ def predict_files(
     found = find_pictures(pictures, target)
     model = run if isinstance(run, Model) else _load(run, step, device, precision)
     model.shown(look.classes)
+    mixed = mirror_warning(model.class_names[1:]) if look.flip else None
+    if mixed is not None:
+        warn(mixed)
     with shows("looking at the files", len(found)) as done:
         sound = check_pictures(found, refused, done)
     results: dict[Path, Prediction] = {}

@@ -19,7 +19,7 @@ from rich.console import Console
 from barm.cli import completion
 from barm.engine import watch
 from barm.errors import Failed, Stopped, UserError
-from barm.escaping import normal
+from barm.escaping import markup, normal
 from barm.reading import read_toml, short
 
 out = Console(emoji=False)
@@ -115,6 +115,12 @@ def progress(quiet: bool) -> Callable[[str], None]:
     """Tells what a long command is doing, on stderr."""
     console = Console(stderr=True, quiet=quiet)
     return lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def warning(quiet: bool) -> Callable[[str], None]:
+    """Tells in one line, on stderr, what is likely a mistake."""
+    console = Console(stderr=True, quiet=quiet, emoji=False)
+    return lambda line: console.print(f"[yellow]warning:[/yellow] {markup(line)}", highlight=False, soft_wrap=True)
 
 
 def counting(quiet: bool) -> Any:

@@ -22,6 +22,7 @@ from barm.cli.common import (
     out,
     print_json,
     say,
+    warning,
     words,
 )
 from barm.errors import UserError
@@ -106,6 +107,7 @@ def predict(
         precision=precision,
         progress=counting(quiet),
         each=(lambda _: None) if as_json else tell,
+        warn=warning(quiet),
     )
     if as_json:
         print_json([result.as_json() for result in results])

@@ -12,12 +12,14 @@ from typing import NamedTuple
 from barm.data import detect_layout, open_source
 from barm.data.files import FileSource
 from barm.data.index import Index, Problem, explained, images_per_class, nothing_shown, scan
+from barm.data.sides import flip_warning
 from barm.data.sizes import by_side, middle
 from barm.data.tree import Remark
 from barm.data.values import absent, listing
 from barm.errors import UserError
 from barm.words import count, verb
 
+FLIPPED = ("base", "increment")  # tables of the configuration in which training flips pictures by default
 CHANGED = {  # what the reader does to pictures
     "turned": "turned upright by their EXIF data",
     "white": "with transparent parts, which are laid on white",
@@ -130,6 +132,8 @@ def check_folder(root: Path | str, layout: str = "auto") -> Report:
     if len(opened) == 2:
         broken += [text for text in [leak(opened["train"], opened["val"])] if text]
     remarks += _about_maps(opened, maps)
+    mixed = flip_warning(names[1:], FLIPPED)
+    remarks += [Remark("warning", mixed)] if mixed else []
     if not broken and not problems:
         remarks += _about_classes(names, found)
     return Report(

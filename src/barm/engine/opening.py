@@ -13,6 +13,7 @@ from barm.data.check import leak
 from barm.data.files import FileSource
 from barm.data.index import checked
 from barm.data.named import Named, labelled
+from barm.data.sides import flip_warning
 from barm.engine.recipe import DataConfig, PlaceConfig, RunConfig
 from barm.engine.runtime import Runtime
 from barm.errors import UserError
@@ -51,6 +52,12 @@ class Data:
         """Which of a step's channels a source labels, background always, ``(C,)``."""
         ids = labelled(source)
         return (True, *(i in ids for i in step.seen))
+
+    def warned(self, config: RunConfig, steps: Sequence[Step]) -> tuple[str, ...]:
+        """The warnings on the data, and on class names that the flips of these steps' training would mix up."""
+        tables = dict.fromkeys("base" if s.index == 0 else "increment" for s in steps if config.recipe(s.index).flip)
+        mixed = flip_warning(self.train.class_names[1:], tuple(tables))
+        return self.warnings if mixed is None else (*self.warnings, mixed)
 
 
 def open_data(config: RunConfig, rt: Runtime) -> Data:

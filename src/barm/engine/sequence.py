@@ -108,7 +108,7 @@ def run(
         monitor.open(path, lambda: peak_memory(rt.device))
         for line in chosen_lines(chosen):
             monitor.say(markup(line))
-        for line in (*data.warnings, *warnings):
+        for line in (*data.warned(config, [s for s in steps if s.index in datasets]), *warnings):
             monitor.say(f"[yellow]warning:[/yellow] {markup(line)}")
         with told(path), rt.catch_signals():
             if start_from is not None:

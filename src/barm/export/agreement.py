@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
+from barm.data import open_source
 from barm.data.shapes import MAX_SHAPES, render
+from barm.data.tree import count
+from barm.engine.store import RunDirectory
 from barm.errors import UserError
 from barm.export.portable import LEAST_SIDE
+from barm.hub.fetch import is_address
 from barm.trained import Trained
 
 Predict = Callable[[NDArray[np.uint8]], tuple[NDArray[Any], NDArray[Any]]]
-EQUAL, DIFFERENCE = 0.999, 1e-3  # what a file has to reach: share of equal labels, probabilities
+EQUAL, DIFFERENCE, RELATIVE = 0.999, 1e-3, 1e-2  # what a file has to reach: share of equal labels, scores
+LEAST_SCORE = 1e-3  # below it, a difference is taken relative to this
+OWN, LONGEST = 6, 640  # pictures of the run's own validation split that are looked at, and their longest side
+TELLING = 3  # classes in the labels, with background, from which on equal labels tell something
 SIZES = (  # batch, height, width: the least, odd and even, flat and tall; the last is beyond the window of `neck.POOL`
     (1, LEAST_SIDE, LEAST_SIDE),
     (3, 64, 64),
@@ -31,53 +40,101 @@ SIZES = (  # batch, height, width: the least, odd and even, flat and tall; the l
 class Agreement:
     """How near a file's predictions are to those of the run's network in PyTorch, in fp32.
 
+    A score is the largest probability of a class at a pixel, the file's ``confidence``.
+
     Attributes:
         pictures: that were compared.
-        sizes: different ones.
+        sizes: different ones of the generated pictures.
+        own: of the pictures, those of the run's own validation split.
         classes: that occur in PyTorch's labels, with background.
         equal: share of pixels with the same label.
-        difference: largest one between the confidences of a pixel.
+        difference: largest one between the scores of a pixel.
+        relative: the same as a share of PyTorch's score.
+        scores: PyTorch's lowest and highest one.
     """
 
     pictures: int
     sizes: int
+    own: int
     classes: int
     equal: float
     difference: float
+    relative: float
+    scores: tuple[float, float]
 
     def __str__(self) -> str:
+        own = f", {self.own} of them the run's own validation pictures," if self.own else f" of {self.sizes} sizes"
+        low, high = self.scores
+        classes = "1 class" if self.classes == 1 else f"{self.classes} classes"
+        few = (
+            ""
+            if self.classes >= TELLING
+            else f"; only {classes} in PyTorch's labels, so that the equal labels prove little "
+            "and the scores alone count"
+        )
         return (
-            f"{self.pictures} pictures of {self.sizes} sizes with {self.classes} classes: {100 * self.equal:.3f} % of "
-            f"the labels equal PyTorch's, confidences differ by at most {self.difference:.1e}"
+            f"{count(self.pictures, 'pictures')}{own} with {classes}: {100 * self.equal:.3f} % "
+            f"of the labels equal PyTorch's, scores from {low:.2f} to {high:.2f} differ by at most "
+            f"{self.difference:.1e} ({100 * self.relative:.1g} % of the score){few}"
         )
 
 
-def compare(trained: Trained, predict: Predict, what: str) -> Agreement:
-    """Compare a file with the network as it was trained, on generated pictures and on noise.
+def compare(trained: Trained, predict: Predict, what: str, own: Sequence[NDArray[np.uint8]] = ()) -> Agreement:
+    """Compare a file with the network as it was trained: on pictures of its own data, generated ones and noise.
 
     Args:
         trained: the network; used as it is, with batch norm, in fp32.
         predict: the file's way: ``(N, H, W, 3)`` uint8 -> labels and confidences, ``(N, H, W)`` each.
         what: how to call the file in a message.
+        own: pictures like those that the network was trained on, ``(H, W, 3)`` uint8 each.
 
     Raises:
         UserError: if they agree less than an exported file has to.
     """
     equal = pixels = pictures = 0
-    difference, seen = 0.0, set[int]()
-    for image in _batches(trained.method.step.num_seen):
+    difference = relative = 0.0
+    seen, scores = set[int](), list[float]()
+    for image in (*(picture[None] for picture in own), *_batches(trained.method.step.num_seen)):
         labels, confidence = (np.asarray(t) for t in predict(image))
         expected, best = in_pytorch(trained, image)
         equal, pixels = equal + int((labels == expected).sum()), pixels + expected.size
         pictures, seen = pictures + len(image), seen | set(np.unique(expected).tolist())
-        difference = max(difference, float(np.abs(confidence - best).max()))
-    found = Agreement(pictures, len(SIZES), len(seen), equal / pixels, difference)
-    if not (found.equal >= EQUAL and found.difference <= DIFFERENCE):
+        apart = np.abs(confidence - best)
+        difference = float(np.maximum(difference, apart.max()))  # NaN stays
+        relative = float(np.maximum(relative, (apart / np.maximum(best, LEAST_SCORE)).max()))
+        scores += [float(best.min()), float(best.max())]
+    found = Agreement(
+        pictures, len(SIZES), len(own), len(seen), equal / pixels, difference, relative, (min(scores), max(scores))
+    )
+    if not (found.equal >= EQUAL and found.difference <= DIFFERENCE and found.relative <= RELATIVE):
         raise UserError(
-            f"{what} does not agree with PyTorch ({found}; expected {100 * EQUAL} % and {DIFFERENCE:.0e}): nothing was "
-            "written; try another version of torch, or another format"
+            f"{what} does not agree with PyTorch ({found}; expected {100 * EQUAL} % and at most {DIFFERENCE:.0e}, or "
+            f"{100 * RELATIVE:.0f} % of the score): nothing was written; try another version of torch, or another "
+            "format"
         )
     return found
+
+
+def own_pictures(run: Path | str) -> list[NDArray[np.uint8]]:
+    """Some pictures of the validation split that a run was measured on, ``(H, W, 3)`` uint8; none if it is not there.
+
+    Args:
+        run: a run's folder; a file or a hub's model has no pictures.
+    """
+    if is_address(run) or not Path(run).is_dir():
+        return []
+    config = RunDirectory(Path(run)).config().data
+    if config.root is None:
+        return []
+    try:
+        source = open_source(config.layout, config.root, "val", config.names)
+        chosen = np.linspace(0, len(source) - 1, min(OWN, len(source))).round().astype(int)
+        pictures = [source[i].image for i in chosen.tolist()]
+    except (UserError, OSError):
+        return []
+    for picture in pictures:
+        picture.thumbnail((LONGEST, LONGEST))
+    return [np.asarray(picture) for picture in pictures if min(picture.size) >= LEAST_SIDE]
 
 
 @torch.no_grad()
@@ -90,7 +147,10 @@ def in_pytorch(trained: Trained, image: NDArray[np.uint8]) -> tuple[NDArray[Any]
 
 
 def _batches(num_classes: int) -> Iterator[NDArray[np.uint8]]:
-    """Generated scenes, the last picture of a batch of several noise."""
+    """Generated scenes, the last picture of a batch of several noise, and areas of random colours in every size.
+
+    Noise looks the same everywhere to a network, so that its labels are mostly one class; large areas vary.
+    """
     rng = np.random.default_rng(0)
     number = min(max(num_classes - 1, 1), MAX_SHAPES)
     for batch, height, width in SIZES:
@@ -100,3 +160,7 @@ def _batches(num_classes: int) -> Iterator[NDArray[np.uint8]]:
         if batch > 1:
             scenes[-1] = rng.integers(0, 256, scenes[-1].shape, np.uint8)
         yield np.stack(scenes)
+        areas = Image.fromarray(rng.integers(0, 256, (5, 7, 3), np.uint8)).resize(
+            (width, height), Image.Resampling.BICUBIC
+        )
+        yield np.asarray(areas)[None]

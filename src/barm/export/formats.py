@@ -8,23 +8,37 @@ import logging
 import re
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load, save
+from torch import nn
 
 from barm.engine.restore import rebuild
 from barm.engine.writing import write_atomically
 from barm.errors import UserError
-from barm.export.agreement import Agreement, Predict, compare, in_pytorch
+from barm.export.agreement import Agreement, Predict, compare, in_pytorch, own_pictures
 from barm.export.portable import Portable, describe, trace
+from barm.export.stages import stage
 from barm.trained import KEY, Trained, open_trained
 
 OPSET = 18  # the oldest that torch writes; onnxruntime reads it since 1.14
 LIMIT = 2**31 - 2**20  # bytes that one ONNX file may hold
+LONGEST = 600.0  # seconds for a stage
+TRACING = "tracing the network"
+REMEDY = "try --format safetensors, which needs no graph, or another backbone; what takes so long is torch's own code"
 METADATA = "metadata.json"  # of a torch.export file
+
+
+Step = Callable[[str], AbstractContextManager[None]]  # announces and bounds a part of the work
+
+
+def unbounded(title: str) -> AbstractContextManager[None]:
+    """A part of the work that nobody watches."""
+    return nullcontext()
 
 
 class Made(NamedTuple):
@@ -34,7 +48,7 @@ class Made(NamedTuple):
     predict: Predict
 
 
-def to_onnx(trained: Trained) -> Made:
+def to_onnx(trained: Trained, step: Step = unbounded) -> Made:
     """Opset 18, for onnxruntime and whatever else reads ONNX; the description is in ``metadata_props["barm"]``."""
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
     if missing:
@@ -44,21 +58,24 @@ def to_onnx(trained: Trained) -> Made:
         raise UserError(f"the network has {size >> 20} MiB, an ONNX file holds 2 GiB: export as torch-export instead")
     import onnxruntime
 
-    content = _onnx(trained)
+    content = _onnx(trained, step)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    with step("reading it back"):
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     return Made(content, lambda image: tuple(session.run(["labels", "confidence"], {"image": image})))
 
 
-def _onnx(trained: Trained) -> bytes:
+def _onnx(trained: Trained, step: Step) -> bytes:
     import onnx
 
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
+    with step(TRACING):
+        program = trace(Portable(trained.network, trained.method))
+    with step("turning the graph into ONNX"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         made = torch.onnx.export(
-            trace(Portable(trained.network, trained.method)),
+            program,
             input_names=["image"],
             output_names=["labels", "confidence"],
             opset_version=OPSET,
@@ -88,11 +105,13 @@ def _tidy(model: Any) -> None:
         del part.metadata_props[:]
 
 
-def to_torch_export(trained: Trained) -> Made:
+def to_torch_export(trained: Trained, step: Step = unbounded) -> Made:
     """For ``torch.export.load``, with torch alone; the description is in the extra file ``metadata.json``."""
-    program, content = trace(Portable(trained.network, trained.method)), io.BytesIO()
-    torch.export.save(program, content, extra_files={METADATA: json.dumps(describe(trained))})
-    module = torch.export.load(io.BytesIO(content.getvalue())).module()
+    with step(TRACING):
+        program, content = trace(Portable(trained.network, trained.method)), io.BytesIO()
+    with step("writing and reading the graph"):
+        torch.export.save(program, content, extra_files={METADATA: json.dumps(describe(trained))})
+        module = torch.export.load(io.BytesIO(content.getvalue())).module()
 
     @torch.no_grad()
     def predict(image: Any) -> Any:
@@ -101,7 +120,7 @@ def to_torch_export(trained: Trained) -> Made:
     return Made(content.getvalue(), predict)
 
 
-def to_safetensors(trained: Trained) -> Made:
+def to_safetensors(trained: Trained, step: Step = unbounded) -> Made:
     """For ``barm.load``: the tensors as they were trained, the description and the method in the header."""
     description = {**describe(trained), "trained": dict(trained.about)}
     state = {name: t.contiguous() for name, t in trained.network.state_dict().items()}
@@ -111,7 +130,7 @@ def to_safetensors(trained: Trained) -> Made:
     return Made(content, lambda image: in_pytorch(again, image))
 
 
-FORMATS: dict[str, tuple[str, Callable[[Trained], Made]]] = {  # by name: ending, maker
+FORMATS: dict[str, tuple[str, Callable[[Trained, Step], Made]]] = {  # by name: ending, maker
     "onnx": (".onnx", to_onnx),
     "torch-export": (".pt2", to_torch_export),
     "safetensors": (".safetensors", to_safetensors),
@@ -124,6 +143,7 @@ def export_step(
     format: str | None = None,
     step: int | None = None,
     progress: Callable[[str], None] = lambda line: None,
+    limit: float = LONGEST,
 ) -> Agreement:
     """Write a trained step as one file that other programs load.
 
@@ -132,7 +152,8 @@ def export_step(
         out: the file; overwritten where it exists.
         format: ``onnx``, ``torch-export`` or ``safetensors``; by default what the file's ending says.
         step: which step of a run; the last by default.
-        progress: is told what is being done.
+        progress: is told what is being done, and every 10 seconds that it goes on.
+        limit: seconds that a stage may take (in python's main thread; elsewhere nothing stops it).
 
     Returns:
         How near the file is to PyTorch.
@@ -147,9 +168,15 @@ def export_step(
     if target.is_dir():
         raise UserError(f"{target} is a folder: give a file, such as {target / ('model' + FORMATS[name][0])}")
     trained = open_trained(run, step)
-    progress(f"making the {name} file of step {trained.method.step.index} ({trained.about['method']['name']})")
+    convolutions = sum(isinstance(module, nn.Conv2d) for module in trained.network.modules())
+    what = f"{trained.about['model']['backbone']}, {convolutions} convolutions"
+    progress(f"making the {name} file of step {trained.method.step.index} ({trained.about['method']['name']}, {what})")
+
+    def bounded(title: str) -> AbstractContextManager[None]:
+        return stage(progress, title, limit, REMEDY)
+
     try:
-        made = FORMATS[name][1](trained)
+        made = FORMATS[name][1](trained, bounded)
     except (UserError, OSError):
         raise
     except Exception as error:  # torch raises its own and Python's, for layers that it cannot trace
@@ -157,8 +184,8 @@ def export_step(
             f"'{trained.about['model']['backbone']}' cannot be exported as {name} "
             f"({' '.join(str(error).split())[:160]}): try another format"
         ) from error
-    progress("comparing it with PyTorch")
-    found = compare(trained, made.predict, f"the {name} file")
+    with bounded("comparing it with PyTorch"):
+        found = compare(trained, made.predict, f"the {name} file", own_pictures(run))
     target.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(target, made.content)
     return found

@@ -6,13 +6,13 @@ import copy
 import warnings
 from collections.abc import Mapping
 from importlib.metadata import version
-from typing import Any, cast
+from typing import Any
 
 import torch
-from timm.layers.pool2d_same import AvgPool2dSame
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from barm.export.padding import pad_simply
 from barm.losses.pixels import computed_by
 from barm.methods import Method
 from barm.models.folding import fold_batch_norm
@@ -36,7 +36,8 @@ class Portable(nn.Module):
     def __init__(self, network: nn.Module, method: Method[Any]) -> None:
         super().__init__()
         self.network = fold_batch_norm(copy.deepcopy(network).eval().requires_grad_(False).float())
-        _pad_statically(self.network)
+        pad_simply(self.network)
+        _write_anew(self.network)
         self.method = method
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
@@ -102,15 +103,11 @@ def describe(trained: Trained) -> dict[str, Any]:
     }
 
 
-def _pad_statically(network: nn.Module) -> None:
-    """Give poolings of stride 1 that look at the picture's size, and come to the same padding always, that padding."""
-    for name, module in list(network.named_modules()):
-        if isinstance(module, AvgPool2dSame) and module.stride == (1, 1):
-            high, wide = (k - 1 for k in cast(tuple[int, int], module.kernel_size))  # as timm's pad_same has it
-            sides = (wide // 2, wide - wide // 2, high // 2, high - high // 2)
-            pool = nn.AvgPool2d(module.kernel_size, 1, count_include_pad=module.count_include_pad)
-            parent, _, own = name.rpartition(".")
-            setattr(network.get_submodule(parent), own, nn.Sequential(nn.ZeroPad2d(sides), pool))
+def _write_anew(network: nn.Module) -> None:
+    """Let no activation write into its argument: what that does to sizes is checked at length, layer by layer."""
+    for module in network.modules():
+        if getattr(module, "inplace", False):
+            module.inplace = False  # type: ignore[assignment]
 
 
 def _kept(origin: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from barm.errors import UserError, nearest
 from barm.models import mobilenet
+from barm.models.download import check_reachable
 from barm.models.neck import LEAK
 from barm.reading import Unfit, read_pickled, read_safetensors, state_dict_of
 from barm.words import count
@@ -122,6 +123,8 @@ def _create(name: str, output_stride: int, pretrained: bool, low_level: bool, le
         return body
 
     try:
+        if pretrained:
+            _check_weights(lambda: built(-1, pretrained=False), name, output_stride)
         body = built(*((USUAL_LOW_LEVEL, -1) if low_level else (-1,)), pretrained=pretrained)
         _check_stride(body, name, output_stride)
         position = _low_level(body, name) if low_level and name != mobilenet.NAME else USUAL_LOW_LEVEL
@@ -139,6 +142,15 @@ def _create(name: str, output_stride: int, pretrained: bool, low_level: bool, le
             f"the ImageNet weights of '{name}' could not be had ({_first_line(error)}); connect to the network once, "
             "give a local file with --set model.weights=FILE, or train from scratch with --set model.pretrained=false"
         ) from error
+
+
+def _check_weights(build: Callable[[], nn.Module], name: str, output_stride: int) -> None:
+    """Weights that cannot be had are told at once, but not of a network that has no such output stride anyway."""
+    try:
+        check_reachable(name)
+    except UserError:
+        _check_dilation(build, name, output_stride)
+        raise
 
 
 def _check_stride(body: nn.Module, name: str, output_stride: int) -> None:

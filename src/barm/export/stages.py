@@ -1,0 +1,57 @@
+"""Long work in stages: each is announced, says every few seconds that it still works, and ends at a limit."""
+
+from __future__ import annotations
+
+import _thread
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from barm.errors import UserError
+
+BEAT = 10.0  # seconds between two signs of life
+
+
+@contextmanager
+def stage(progress: Callable[[str], None], title: str, limit: float, remedy: str) -> Iterator[None]:
+    """Announce some work, and end it at a limit; there is no limit outside of python's main thread.
+
+    Args:
+        progress: is told the title, and every 10 seconds how long it has taken.
+        title: what is done, such as "tracing the network".
+        limit: seconds.
+        remedy: what to do when they are over.
+
+    Raises:
+        UserError: when the limit is reached.
+    """
+    progress(title)
+    began, done, lock, late = time.monotonic(), threading.Event(), threading.Lock(), threading.Event()
+    stoppable = threading.current_thread() is threading.main_thread()
+
+    def watch() -> None:
+        while not done.wait(1.0 if late.is_set() else min(BEAT, max(limit - (time.monotonic() - began), 0.01))):
+            passed = time.monotonic() - began
+            with lock:
+                if passed >= limit and stoppable and not done.is_set():
+                    late.set()
+                    _thread.interrupt_main()  # again, if a callback of some library has swallowed the one before
+                    continue
+            progress(f"{title}: {passed:.0f} s")
+
+    watcher = threading.Thread(target=watch, name="barm-stage", daemon=True)
+    watcher.start()
+    try:
+        try:
+            yield
+        finally:
+            with lock:  # from here on nobody interrupts
+                done.set()
+        if late.is_set():  # the interrupt is on its way
+            time.sleep(1)
+    except KeyboardInterrupt:
+        if not late.is_set():
+            raise
+        raise UserError(f"{title} took longer than {limit:.0f} s: {remedy}") from None
+    watcher.join()

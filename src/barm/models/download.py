@@ -1,0 +1,133 @@
+"""Are ImageNet weights at hand, or is there somebody to ask for them? One quick question before long retries."""
+
+from __future__ import annotations
+
+import os
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import timm
+import torch
+from huggingface_hub import constants, try_to_load_from_cache
+from huggingface_hub.utils import get_session  # type: ignore[attr-defined]
+from torchvision.models import MobileNet_V2_Weights
+
+from barm.errors import UserError
+
+PATIENCE = 4.0  # seconds for an answer
+FILES = ("model.safetensors", "pytorch_model.bin")  # of a hub's repository, as timm looks for them
+OLD_CACHE = "TIMM_USE_OLD_CACHE"  # of timm: its former cache goes before the hub
+HUB = ("hf-hub:", "hf_hub:")  # before a repository in a backbone's name
+
+
+class Origin(NamedTuple):
+    """Where a backbone's weights come from.
+
+    Attributes:
+        address: that has to answer.
+        cached: are they there already?
+        hub: is it the Hugging Face Hub?
+    """
+
+    address: str
+    cached: bool
+    hub: bool
+
+
+def check_reachable(name: str) -> None:
+    """Complain within some seconds if pretrained weights are neither in the cache nor to be had.
+
+    Args:
+        name: of the backbone, as in `create_backbone`; of an unknown one nothing is said.
+
+    Raises:
+        UserError: names the backbone, who was asked, and what to do.
+    """
+    origin = find_origin(name)
+    if origin is None or origin.cached:
+        return
+    if origin.hub and constants.HF_HUB_OFFLINE:
+        raise UserError(_line(name, "HF_HUB_OFFLINE is set"))
+    found = ask(origin.address, _head_hub if origin.hub else _head)
+    if found is not None:
+        raise UserError(_line(name, f"{origin.address} cannot be reached ({found})"))
+
+
+def find_origin(name: str) -> Origin | None:
+    """Where a backbone's weights come from; None where that is not known."""
+    if name == "deeplab_mobilenetv2":
+        return _from_url(MobileNet_V2_Weights.IMAGENET1K_V1.url)
+    if name.startswith(HUB):
+        return _from_hub(name[len(HUB[0]) :], FILES)
+    known: Any = timm.get_pretrained_cfg(name) if timm.is_model(name.split(".")[0]) else None
+    if known is None or os.environ.get(OLD_CACHE):
+        return None
+    if known.hf_hub_id:
+        return _from_hub(known.hf_hub_id, (known.hf_hub_filename,) if known.hf_hub_filename else FILES)
+    return _from_url(known.url) if known.url else None
+
+
+def ask(address: str, head: Callable[[str, float], int]) -> str | None:
+    """Ask an address for a sign of life: None, or why there is none.
+
+    In a thread, since the look-up of a name has no limit of its own.
+
+    Args:
+        address: ``http`` or ``https``.
+        head: asks it, and returns the status; the second argument is a limit in seconds.
+    """
+    outcome: list[str | None] = []
+
+    def work() -> None:
+        try:
+            status = head(address, PATIENCE)
+            outcome.append(f"it answers {status}" if status >= 500 else None)
+        except Exception as error:  # whatever a library raises where nobody is
+            outcome.append(_short(error))
+
+    thread = threading.Thread(target=work, name="barm-ask", daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+    return outcome[0] if outcome else f"no answer within {PATIENCE:.0f} s"
+
+
+def _from_hub(repository: str, files: tuple[str, ...]) -> Origin:
+    repository, _, revision = repository.partition("@")
+    cached = any(isinstance(try_to_load_from_cache(repository, f, revision=revision or None), str) for f in files)
+    return Origin(constants.ENDPOINT, cached, hub=True)
+
+
+def _from_url(url: str) -> Origin:
+    parts = urlsplit(url)
+    cached = Path(torch.hub.get_dir(), "checkpoints", Path(parts.path).name).is_file()
+    return Origin(f"{parts.scheme}://{parts.netloc}", cached, hub=False)
+
+
+def _head_hub(address: str, limit: float) -> int:
+    """With the hub's own session, which knows proxies and certificates."""
+    return int(get_session().head(address, timeout=limit).status_code)
+
+
+def _head(address: str, limit: float) -> int:
+    try:
+        with urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=limit) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:  # an answer all the same
+        return error.code
+
+
+def _short(error: Exception) -> str:
+    words = " ".join(str(getattr(error, "reason", error)).split())[:120]
+    return f"no answer within {PATIENCE:.0f} s" if "timed out" in words.lower() else words or type(error).__name__
+
+
+def _line(name: str, why: str) -> str:
+    return (
+        f"the ImageNet weights of '{name}' are not in the cache and {why}: connect to the network once, give a local "
+        "file with --set model.weights=FILE, or train from scratch with --set model.pretrained=false"
+    )
