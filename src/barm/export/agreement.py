@@ -14,12 +14,12 @@ from PIL import Image
 
 from barm.data import open_source
 from barm.data.shapes import MAX_SHAPES, render
-from barm.data.tree import count
 from barm.engine.store import RunDirectory
 from barm.errors import UserError
 from barm.export.portable import LEAST_SIDE
 from barm.hub.fetch import is_address
 from barm.trained import Trained
+from barm.words import count
 
 Predict = Callable[[NDArray[np.uint8]], tuple[NDArray[Any], NDArray[Any]]]
 EQUAL, DIFFERENCE, RELATIVE = 0.999, 1e-3, 1e-2  # what a file has to reach: share of equal labels, scores
