@@ -170,3 +170,13 @@ def test_a_class_that_no_picture_shows_is_not_measured(bases, old, tmp_path):
     assert compare([tmp_path / "run"])[0].scores["all"].mean == metrics["miou"]["all"]
     with pytest.raises(UserError, match=r"measured on pictures that do not show 'ghost'.*on the same pictures"):
         compare([bases["offline"], tmp_path / "run"])
+
+
+def test_an_extension_of_an_older_version_is_not_compared(bases, new, tmp_path):
+    """It kept the scores that its first step had on other pictures, and no record of them."""
+    extend(bases["offline"], new, out=tmp_path / "run", quiet=True)
+    (tmp_path / "run/step00" / PICTURES).unlink()
+    shutil.copy(bases["offline"] / "step00" / METRICS, tmp_path / "run/step00" / METRICS)
+    assert [s.step for s in read_run(tmp_path / "run", "run").scores] == [1]
+    page = write_report([tmp_path / "run"], tmp_path / "page.html", pictures=1).read_text("utf-8")
+    assert "went from" not in page

@@ -15,8 +15,9 @@ from barm.data.palette import display_colours
 from barm.engine.forms import misfit
 from barm.engine.identity import settings, shown, to_table
 from barm.engine.monitor import read_log
+from barm.engine.pictures import other_pictures
 from barm.engine.recipe import RunConfig
-from barm.engine.store import COUNTS, EXTENSION, METHOD, METRICS, RunDirectory
+from barm.engine.store import COUNTS, EXTENSION, METHOD, METRICS, PICTURES, RunDirectory
 from barm.errors import UserError
 from barm.escaping import command, names, place, placeless, places
 from barm.methods import METHODS
@@ -66,7 +67,7 @@ def read_run(path: Path, label: str) -> RunContent:
             num_steps=int(about.get("num_steps", len(finished))),
             finished=finished,
             classes=_classes(about),
-            scores=tuple(_scores(run, i) for i in finished if run.has(i, METRICS)),
+            scores=tuple(_scores(run, i) for i in finished if run.has(i, METRICS) and _comparable(run, i, last)),
             traces=_traces(path),
             settings={name: shown(placeless(value)) for name, value in settings(config).items()},
             config=tomli_w.dumps(placeless(to_table(config))),
@@ -104,6 +105,18 @@ def _coloured(runs: Sequence[RunContent]) -> tuple[RunContent, ...]:
     return tuple(
         replace(run, classes=tuple(replace(known, colour=colours[known.name]) for known in run.classes)) for run in runs
     )
+
+
+def _comparable(run: RunDirectory, index: int, last: int) -> bool:
+    """Was a step measured on the pictures of the last one?
+
+    An extension that an older version made keeps the scores that its steps had on other pictures, without a record.
+    """
+    if index == last or not run.has(last, PICTURES):
+        return True
+    if not run.has(index, PICTURES):
+        return not os.path.lexists(run.path / EXTENSION)
+    return other_pictures(run.read(index, PICTURES), run.read(last, PICTURES), trained=False) is None
 
 
 def _scores(run: RunDirectory, index: int) -> Scores:
