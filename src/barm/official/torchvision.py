@@ -103,8 +103,8 @@ def class_names_of(state: Mapping[str, Tensor], names_file: Path | None) -> tupl
         names = published("voc")[0]
         if outputs != len(names):
             raise UserError(
-                f"the classifier has {count(outputs, 'outputs')}, VOC {len(names)}: give the names of yours with --class-names "
-                "FILE, one per line"
+                f"the classifier has {count(outputs, 'outputs')}, VOC {len(names)}: give the names of yours with "
+                "--class-names FILE, one per line"
             )
         return names
     lines = read_lines(names_file)
