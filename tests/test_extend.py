@@ -219,7 +219,10 @@ def test_what_comes_after_works_on_an_extension(finished, lamp, tmp_path, monkey
     assert colours[0]["lamp/light"] != colours[1]["chair"]
     assert all(colours[0][name] == colours[1][name] for name in ("background", *KNOWN))
 
+    monkeypatch.chdir(tmp_path.parent)  # where all of it lies, so that the page's command has whole paths
     page = write_report([new], tmp_path / "page.html", pictures=2).read_text("utf-8")
+    assert "Steps 0, 1 were taken over from " in page
+    assert "new class in this picture: IoU" in page
     assert page.count('class="scene"') == 2
     assert "does not label lamp/light" in page
     command = shlex.split(html.unescape(re.search(r'<pre class="command"><code>([^<]*)', page)[1]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -77,6 +78,13 @@ def test_every_term_is_explained(name, loss):
         for term in logged:
             assert known[term].endswith("."), term
             assert len(known[term].split()) > 3
+
+
+def test_the_documents_explain_the_terms():
+    rows = (Path(__file__).parents[2] / "docs/method.md").read_text("utf-8")
+    for config in METHODS.values():
+        for term, what in config.terms.items():
+            assert f"| `{term}` | {what} |" in rows
 
 
 @pytest.mark.parametrize("index", [0, 2])

@@ -27,6 +27,7 @@ SEVERAL = {  # numbers that are never 1 where they stand, words, and speeds
     "MAX_SHAPES",
     "NUM_CLASSES",
     "NUM_TRAIN + NUM_VAL",
+    "count",  # here a number above 1
     "len(counts)",
     "len(ious)",
     "len(m['learned'])",

@@ -116,7 +116,7 @@ class Page:
 
     def _build_legend(self) -> None:
         self.opacity = gr.Slider(
-            0, 100, value=60, step=5, label="Opacity of the colours in %", elem_id="opacity", buttons=[]
+            0, 100, value=50, step=5, label="Opacity of the colours in %", elem_id="opacity", buttons=[]
         )
         self.classes = gr.CheckboxGroup(
             words.choices(self.names, []),
