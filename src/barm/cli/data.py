@@ -74,7 +74,7 @@ def check(
     wrong = [*report.broken, *map(str, report.problems)]
     if as_json:
         print_json({**asdict(report), "problems": wrong, "broken": report.broken, "verdict": report.verdict})
-    else:
+    elif report.splits or len(wrong) > 1:  # what alone keeps it from being opened is the verdict, said once
         out.print(_classes(root, report))
         _lines(report)
     if wrong:
