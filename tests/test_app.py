@@ -341,6 +341,28 @@ def test_two_runs_from_the_command_line(folders, browse, own, tmp_path):
     assert not list(tmp_path.glob("barm-serve-*"))  # uploads are gone
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+def test_it_ends_quietly_while_a_browser_is_there(number, folders, chromium):
+    """An open page and a network that has run: neither a message of C++ nor a traceback at the end."""
+    command = [sys.executable, "-m", "barm.cli", "serve", str(folders[0])]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    context = chromium.new_context()
+    try:
+        assert server.stdout is not None
+        address = re.search(r"http://127\.0\.0\.1:\d+/", server.stdout.readline())
+        assert address
+        page = context.new_page()
+        page.goto(address[0])
+        wait_for(page, lambda: shown(page) is not None)
+        server.send_signal(number)
+        _, said = server.communicate(timeout=30)
+    finally:
+        server.kill()
+        context.close()
+    assert said == ""
+    assert server.returncode == 0
+
+
 def check_that_nothing_leaks(address: str, folder: Path) -> None:
     """No path of the runs or the data, no file outside of the uploads, no visitor by another name."""
     with urllib.request.urlopen(address + "config") as answer:

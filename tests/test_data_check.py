@@ -448,3 +448,15 @@ def test_a_copy_of_an_archive_made_on_a_mac(tmp_path):
     shutil.copytree(tmp_path / "d/own", tmp_path / "d/__MACOSX/own")
     assert detect_layout(tmp_path / "d") == "folder"
     assert check_folder(tmp_path / "d").verdict == "no problems"
+
+
+def test_a_missing_classes_txt_is_said_once(cli, tmp_path):
+    make_shapes(tmp_path / "own", layout="folder", num_classes=2, num_train=8, num_val=2, size=(32, 32), seed=3)
+    (tmp_path / "own/classes.txt").unlink()
+    status, out, err = cli("data", "check", "own")
+    assert status == 2
+    assert (out + err).count("classes.txt") == 1
+    assert err == (
+        "barm: own: 1 problem: no file own/classes.txt: expected the class names, one per line, in the order of the "
+        "ids 1, 2, ...\n"
+    )

@@ -328,6 +328,22 @@ def test_masks_are_looked_at_before_training(finished, lamp, tmp_path):
         assert not (tmp_path / "new").exists()
 
 
+def test_a_folder_that_is_there_is_refused_before_anything_is_announced(finished, lamp, tmp_path, capsys):
+    """With --out before the pictures are read, without it before the line that says what will be learned."""
+    shutil.copytree(finished, tmp_path / "run")
+    beside = default_out(tmp_path / "run", [NEW])
+    for place, options in ((tmp_path / "there", {"out": tmp_path / "there"}), (beside, {})):
+        place.mkdir()
+        (place / "notes.txt").write_text("mine")
+        with pytest.raises(UserError, match=r"exists already: choose another --out, or go on with it with --resume"):
+            extend(tmp_path / "run", lamp, [NEW], **options)
+        assert [p.name for p in place.iterdir()] == ["notes.txt"]
+    said = capsys.readouterr()
+    assert said.out + said.err == ""
+    with pytest.raises(UserError, match="nothing to resume"):
+        extend(tmp_path / "run", tmp_path / "no_data", [NEW], out=tmp_path / "none", resume=True)
+
+
 def test_an_unfinished_run_is_not_extended_unawares(finished, lamp, tmp_path):
     shutil.copytree(finished, tmp_path / "half")
     shutil.rmtree(tmp_path / "half" / "step01")

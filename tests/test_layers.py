@@ -19,7 +19,7 @@ LAYERS = [
     {"engine"},
     {"report"},
     {"config"},
-    {"api", "export", "hub", "official", "trained"},
+    {"api", "export", "finding", "hub", "official", "trained"},
     {"demo", "grid", "bench", "inference", "extension", "app", "story"},
     {"cli"},
 ]

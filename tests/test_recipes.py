@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -11,6 +14,7 @@ from barm.data.base import Sample
 from barm.data.transforms import TrainTransform
 from barm.engine.recipe import RunConfig, StepRecipe
 from barm.engine.sequence import Data, train_dataset
+from barm.errors import UserError
 from barm.labels import TaskPlan
 from barm.methods import METHODS
 
@@ -191,3 +195,17 @@ def test_defaults_of_a_step():
     """spec/mib.md Q11."""
     fields = StepRecipe.model_fields
     assert {k: fields[k].default for k in ("momentum", "nesterov")} == {"momentum": 0.9, "nesterov": True}
+
+
+def test_a_recipe_without_a_task_says_how_to_give_it():
+    """Each way that the line names is a way that works."""
+    with pytest.raises(UserError) as caught:
+        load_config("folder/barm")
+    line = str(caught.value)
+    assert "\n" not in line
+    updates = re.search(r"updates=(\{.*?\}\})", line)
+    overrides = re.search(r"overrides=(\[.*?\])", line)
+    assert updates
+    assert overrides
+    for options in ({"updates": json.loads(updates[1])}, {"overrides": json.loads(overrides[1])}):
+        assert load_config("folder/barm", **options).task.name == "15-1"

@@ -15,9 +15,9 @@ from torch.nn import functional as F
 
 from barm.config import load_config, merge, parse_override, validate
 from barm.data.base import Source
+from barm.data.images import SMALLEST, check_size, to_rgb
 from barm.data.images import probe_picture as probe_picture
 from barm.data.images import read_picture as read_picture
-from barm.data.images import to_rgb
 from barm.data.palette import display_palette
 from barm.engine.capacity import check_evaluation
 from barm.engine.earlier import scores_of
@@ -37,7 +37,6 @@ from barm.methods import Method
 from barm.report.compare import Row, read_results, summarise, write_comparison
 from barm.trained import open_trained
 
-SMALLEST = 16  # pixels a side
 Picture = Image.Image | NDArray[np.uint8]
 Labels = NDArray[np.uint8]
 Where = Path | str | tuple[Source, Source]  # a folder, or the training and the validation source
@@ -236,12 +235,6 @@ def load(path: Path | str, step: int | None = None, runtime: Runtime | None = No
     """
     found = open_trained(path, step)
     return Model(found.network, found.method, found.about, runtime or Runtime(found.runtime))
-
-
-def check_size(size: tuple[int, int], what: str) -> None:
-    """Complain about a picture, of ``(width, height)``, that is too small to be labelled."""
-    if min(size) < SMALLEST:
-        raise UserError(f"{what} is {size[0]}x{size[1]}: expected at least {SMALLEST} pixels on each side")
 
 
 def fit(

@@ -140,7 +140,10 @@ def _explain(error: ValidationError, table: Mapping[str, Any]) -> str:
         where = f"[{'.'.join(place[:-1])}]" if place[:-1] else "the recipe"
         return f"unknown key '{place[-1]}' in {where}{nearest(place[-1], known) or '; known: ' + ', '.join(known)}"
     if first["type"] == "missing" and key == "task":
-        return "no task: give it in the recipe's name (voc/15-1/barm), with --task 15-1, or with --group once per step"
+        return (
+            "no task: give it in the recipe's name (voc/15-1/barm), with --task 15-1 or --group once per step; in "
+            'Python with load_config(..., updates={"task": {"name": "15-1"}}) or overrides=["task.name=15-1"]'
+        )
     if first["type"] == "missing":
         return f"the recipe lacks '{key}': give it in the recipe or with --set {key}=..."
     message = str(first["msg"]).removeprefix("Value error, ")

@@ -76,7 +76,7 @@ def check(
     wrong = [*report.broken, *map(str, report.problems)]
     if as_json:
         print_json({**asdict(report), "problems": wrong, "broken": report.broken, "verdict": report.verdict})
-    else:
+    elif report.splits or len(wrong) > 1:  # what alone keeps it from being opened is the verdict, said once
         out.print(_classes(root, report))
         for found in report.splits:
             say(f"sizes of the {found.split} pictures: {found.sizes or 'not known'}")

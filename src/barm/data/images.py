@@ -19,6 +19,7 @@ READER = 3  # grows when a file would be read differently, so that what was reme
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 Change = Literal["turned", "white", "deep", "frames"]
 CHANGES: tuple[Change, ...] = get_args(Change)
+SMALLEST = 16  # pixels of a side that can be labelled
 FULL = 2**16 - 1
 DARK = 2**12  # 16-bit values all below this are 12 bits or fewer in 16: nearly black by the file format's own scale
 SAVE_8 = "save it as 8-bit RGB or grey"
@@ -117,6 +118,12 @@ def upright(image: Image.Image) -> tuple[Image.Image, int]:
         orientation = left
     turn = _TURNS.get(left)
     return (image if turn is None else image.transpose(turn)), (orientation if orientation in _TURNS else 1)
+
+
+def check_size(size: tuple[int, int], what: str) -> None:
+    """Complain about a picture, of ``(width, height)``, that is too small to be labelled."""
+    if min(size) < SMALLEST:
+        raise UserError(f"{what} is {size[0]}x{size[1]}: expected at least {SMALLEST} pixels on each side")
 
 
 def to_rgb(image: Image.Image, kind: str | None = None) -> tuple[Image.Image, tuple[Change, ...]]:

@@ -79,6 +79,27 @@ class RunDirectory:
             raise UserError(f"{self.path} has no finished step: expected a folder that `barm train` wrote")
         return steps[-1]
 
+    def check_place(self, *, resume: bool) -> tuple[bool, bool]:
+        """Can a run be written here, or gone on with? Nothing is changed.
+
+        Returns:
+            Is the folder there, and is anything in it?
+
+        Raises:
+            UserError: if the folder has contents and `resume` is off, is none, or there is no run to resume.
+        """
+        present = self.path.exists()
+        if present and not self.path.is_dir():
+            raise UserError(f"{self.path} is a file: expected a folder for the run; choose another --out")
+        existing = present and any(p.name != LOCK for p in self.path.iterdir())
+        if existing and not resume:
+            raise UserError(f"{self.path} exists already: choose another --out, or go on with it with --resume")
+        if existing and not (self.path / CONFIG).is_file():
+            raise UserError(f"{self.path} is not a run: expected {CONFIG} in it; choose another --out")
+        if not present and resume:
+            raise UserError(f"nothing to resume: {self.path} does not exist; leave --resume out to start")
+        return present, existing
+
     def open(
         self,
         config: RunConfig,
@@ -97,16 +118,7 @@ class RunDirectory:
             UserError: if the folder has contents and `resume` is off, holds no run, another configuration or a state
                 of other pictures, or is in use.
         """
-        present = self.path.exists()
-        if present and not self.path.is_dir():
-            raise UserError(f"{self.path} is a file: expected a folder for the run; choose another --out")
-        existing = present and any(p.name != LOCK for p in self.path.iterdir())
-        if existing and not resume:
-            raise UserError(f"{self.path} exists already: choose another --out, or go on with it with --resume")
-        if existing and not (self.path / CONFIG).is_file():
-            raise UserError(f"{self.path} is not a run: expected {CONFIG} in it; choose another --out")
-        if not present and resume:
-            raise UserError(f"nothing to resume: {self.path} does not exist; leave --resume out to start")
+        present, existing = self.check_place(resume=resume)
         self.path.mkdir(parents=True, exist_ok=True)
         if (self.path / LOCK).exists() and not (self.path / LOCK).is_file():
             raise UserError(f"{self.path / LOCK} is no file: remove it")

@@ -11,6 +11,7 @@ import torch
 
 from barm.data.steps import iterations_per_epoch
 from barm.engine.monitor import Monitor
+from barm.engine.processes import processes
 from barm.engine.runtime import Runtime
 from barm.engine.sequence import Given, renumbered, run, train_dataset
 from barm.engine.shared import SharedDirectory
@@ -68,8 +69,11 @@ def extend(
     request = Request(
         Path(run), Path(data), classes, [Path(v) for v in val], step, recipe, overrides, seed, device, precision
     )
+    if out is not None and processes() == (1, 1):  # others may see no such folder
+        RunDirectory(Path(out)).check_place(resume=resume)  # before the pictures are read
     plan, rt = make_plan(request)
     target = Path(out) if out is not None else default_out(request.run, plan.new)
+    rt.on_main(lambda: RunDirectory(target).check_place(resume=resume))  # before anything is announced
     with Monitor(rt.is_main, quiet=quiet, tensorboard=plan.config.runtime.tensorboard) as monitor:
         return _extend(plan, rt, target, monitor, resume)
 
