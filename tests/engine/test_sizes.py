@@ -214,7 +214,7 @@ def test_a_grid_knows_its_runs_again(small, tmp_path):
 def test_the_check_shows_sizes_and_shares(small, tmp_path):
     done = CliRunner().invoke(app, ["data", "check", str(small)])
     assert done.exit_code == 0, done.output
-    assert "sizes of the train pictures: all 80x60" in done.output
+    assert "sizes in the train split: all 80x60" in done.output
     told = json.loads(CliRunner().invoke(app, ["data", "check", str(small), "--json"]).stdout)["splits"]
     for split in told:
         masks = [np.asarray(Image.open(p)) for p in sorted((small / "masks" / split["split"]).iterdir())]

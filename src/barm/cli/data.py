@@ -79,7 +79,7 @@ def check(
     elif report.splits or len(wrong) > 1:  # what alone keeps it from being opened is the verdict, said once
         out.print(_classes(root, report))
         for found in report.splits:
-            say(f"sizes of the {found.split} pictures: {found.sizes or 'not known'}")
+            say(f"sizes in the {found.split} split: {found.sizes or 'not known'}")
         _lines(report)
     if wrong:
         raise UserError(f"{root}: {report.verdict}")

@@ -14,8 +14,7 @@ from barm.data.base import Source
 from barm.data.memory import Exemplar, MemoryDataset, from_json, to_json
 from barm.data.palette import id_palette
 from barm.data.steps import EvalDataset, StepDataset, iterations_per_epoch
-from barm.data.transforms import EvalTransform, TrainTransform
-from barm.engine.capacity import check_evaluation, check_training
+from barm.data.transforms import EvalTransform
 from barm.engine.earlier import scores_of
 from barm.engine.evaluate import evaluate
 from barm.engine.exemplars import choose_exemplars
@@ -27,12 +26,14 @@ from barm.engine.monitor import Monitor
 from barm.engine.opening import Data as Data
 from barm.engine.opening import open_data as open_data
 from barm.engine.pictures import other_pictures, pictures_of
+from barm.engine.prepare import prepare
+from barm.engine.prepare import train_dataset as train_dataset
 from barm.engine.provenance import provenance
 from barm.engine.recipe import RunConfig
 from barm.engine.restore import rebuild
 from barm.engine.runtime import Runtime
 from barm.engine.shared import SharedDirectory
-from barm.engine.sizes import chosen_lines, sized
+from barm.engine.sizes import chosen_lines
 from barm.engine.store import COUNTS, MEMORY, METHOD, METRICS, PICTURES, RunDirectory
 from barm.engine.train import StepTrainer, calibrate, train_step
 from barm.errors import Stopped, UserError
@@ -91,14 +92,7 @@ def run(
         Failed: a picture is gone, or a process of the loader was killed; what was saved before can be resumed.
         Stopped: someone asked to stop; the state is saved.
     """
-    if only is None or 0 in only:
-        check_training(config, rt, 0)  # as far as it can be told before the data are open
-    data = data or open_data(config, rt)
-    steps = data.plan.steps() if only is None else tuple(data.plan[i] for i in sorted(set(only)))
-    config, chosen, warnings = sized(config, data, [s.index for s in steps])
-    for index in sorted({min(s.index, 1) for s in steps}):
-        check_training(config, rt, index)
-    check_evaluation(config, rt, data.measured)
+    config, data, steps, chosen, warnings = prepare(config, rt, only, data)
     directory, about = SharedDirectory(path, rt), provenance(rt, data.train.class_names, chosen)
     placed = {*(given.steps if given else ()), *([0] if start_from is not None else [])}
     _check_order(directory, [s.index for s in steps], placed)
@@ -129,16 +123,6 @@ def _check_order(directory: RunDirectory, wanted: Sequence[int], placed: set[int
     for index in wanted:
         if index > 0 and index not in directory.finished_steps() and index - 1 not in there:
             directory.require(index - 1)
-
-
-def train_dataset(config: RunConfig, data: Data, step: Step) -> StepDataset:
-    """The pictures that a step trains on, with its labels."""
-    recipe = config.recipe(step.index)
-    transform = TrainTransform(recipe.side, recipe.geometry, recipe.scale, recipe.flip, recipe.pad_label)
-    method = config.method.build(step, config.model)
-    policy = replace(method.policy, void=recipe.void_label)
-    on_device = config.runtime.augment == "device"
-    return StepDataset(data.train, data.plan, step, policy, transform, seed=config.seed, on_device=on_device)
 
 
 def _run_step(

@@ -65,7 +65,7 @@ class Agreement:
     def __str__(self) -> str:
         own = f", {self.own} of them the run's own validation pictures," if self.own else f" of {self.sizes} sizes"
         low, high = self.scores
-        classes = "1 class" if self.classes == 1 else f"{self.classes} classes"
+        classes = count(self.classes, "classes")
         few = (
             ""
             if self.classes >= TELLING

@@ -210,8 +210,8 @@ def _check_measured(results: Sequence[Result]) -> None:
         for name in sorted({*result.unmeasured} ^ {*other.unmeasured}):
             known, silent = (other, result) if name in result.unmeasured else (result, other)
             raise UserError(
-                f"{silent.path} was measured on pictures that do not show '{name}', {known.path} on others: measure "
-                "both on the same pictures"
+                f"{silent.path} was measured on pictures that do not show '{name}', unlike {known.path}: measure both "
+                "on the same pictures"
             )
 
 

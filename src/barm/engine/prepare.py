@@ -1,0 +1,67 @@
+"""What comes before a run: the data opened, the sizes settled, the memory looked at; nothing is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from barm.data.steps import StepDataset
+from barm.data.transforms import TrainTransform
+from barm.engine.capacity import check_evaluation, check_training
+from barm.engine.opening import Data, open_data
+from barm.engine.recipe import RunConfig
+from barm.engine.runtime import Runtime
+from barm.engine.sizes import sized
+from barm.labels import Step
+
+
+class Prepared(NamedTuple):
+    """A run that can begin.
+
+    Attributes:
+        config: the configuration, with every crop settled.
+        data: its pictures.
+        steps: those that are to be done.
+        chosen: why a setting is what it is, by its key, where the data decided it.
+        warnings: on sizes that are far from the data's.
+    """
+
+    config: RunConfig
+    data: Data
+    steps: tuple[Step, ...]
+    chosen: Mapping[str, str]
+    warnings: tuple[str, ...]
+
+
+def prepare(config: RunConfig, rt: Runtime, only: Sequence[int] | None = None, data: Data | None = None) -> Prepared:
+    """Open the data and settle what depends on them.
+
+    Args:
+        config: the whole configuration.
+        rt: the runtime.
+        only: indices of the steps to do; all by default.
+        data: as `open_data` returned it; opened here by default.
+
+    Raises:
+        UserError: for data that cannot be used, or what there is no memory for.
+    """
+    if only is None or 0 in only:
+        check_training(config, rt, 0)  # as far as it can be told before the data are open
+    data = data or open_data(config, rt)
+    steps = data.plan.steps() if only is None else tuple(data.plan[i] for i in sorted(set(only)))
+    config, chosen, warnings = sized(config, data, [s.index for s in steps])
+    for index in sorted({min(s.index, 1) for s in steps}):
+        check_training(config, rt, index)
+    check_evaluation(config, rt, data.measured)
+    return Prepared(config, data, steps, chosen, warnings)
+
+
+def train_dataset(config: RunConfig, data: Data, step: Step) -> StepDataset:
+    """The pictures that a step trains on, with its labels."""
+    recipe = config.recipe(step.index)
+    transform = TrainTransform(recipe.side, recipe.geometry, recipe.scale, recipe.flip, recipe.pad_label)
+    method = config.method.build(step, config.model)
+    policy = replace(method.policy, void=recipe.void_label)
+    on_device = config.runtime.augment == "device"
+    return StepDataset(data.train, data.plan, step, policy, transform, seed=config.seed, on_device=on_device)
