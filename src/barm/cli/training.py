@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -56,6 +57,9 @@ def train(
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="On a GPU, the same bits in every run; slower.")
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print configuration, sizes, updates, minutes and memory; train nothing.")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Train and evaluate all steps of a scenario.
@@ -66,29 +70,39 @@ def train(
     from barm.config import load_config
     from barm.report.tables import steps_table
 
-    updates: dict[str, Any] = {"task": {}, "runtime": {}, "data": {}}
     if task and group:
         raise UserError("give either --task or --group, not both")
-    if task:
-        updates["task"]["name"] = task
-    if group:
-        updates["task"]["groups"] = groups_in(group)
-    for table, key, value in (
-        ("task", "setting", setting),
-        ("runtime", "device", device),
-        ("runtime", "precision", precision),
-        ("runtime", "deterministic", deterministic or None),
-        ("data", "root", str(real(data)) if data else None),
-    ):
-        if value is not None:
-            updates[table][key] = value
-    if seed is not None:
-        updates["seed"] = seed
-    config = load_config(recipe, override or (), {k: v for k, v in updates.items() if v != {}})
+    updates = _updates(
+        seed,
+        (
+            ("task", "name", task),
+            ("task", "groups", groups_in(group) if group else None),
+            ("task", "setting", setting),
+            ("runtime", "device", device),
+            ("runtime", "precision", precision),
+            ("runtime", "deterministic", deterministic or None),
+            ("data", "root", str(real(data)) if data else None),
+        ),
+    )
+    config = load_config(recipe, override or (), updates)
     target = folder or Path("runs") / recipe.removesuffix(".toml").replace("/", "-")
+    if dry_run:
+        from barm.cli.forecast import show_forecast
+
+        show_forecast(config, target, resume=resume, only=step or None, quiet=quiet)
+        return
     metrics = fit(config, out=target, resume=resume, steps=step or None, start_from=start_from, quiet=quiet)
     if is_first():
         out.print(steps_table(str(target), {str(config.method.name): metrics}))
+
+
+def _updates(seed: int | None, given: Iterable[tuple[str, str, Any]]) -> dict[str, Any]:
+    """Tables of the configuration from the options that were given, each with its table, key and value."""
+    updates: dict[str, Any] = {} if seed is None else {"seed": seed}
+    for table, key, value in given:
+        if value is not None:
+            updates.setdefault(table, {})[key] = value
+    return updates
 
 
 def compare(

@@ -1,0 +1,67 @@
+"""`barm train --dry-run`: what a run would be, without a file being written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import tomli_w
+from rich import box
+from rich.table import Table
+
+from barm.cli.common import out, progress, say
+from barm.engine.capacity import shown
+from barm.engine.forecast import StepForecast, forecast
+from barm.engine.identity import to_table
+from barm.engine.prepare import Prepared, prepare
+from barm.engine.recipe import RunConfig
+from barm.engine.runtime import Runtime
+from barm.engine.sizes import chosen_lines
+from barm.engine.store import RunDirectory
+from barm.escaping import markup
+from barm.words import duration, listed
+
+
+def show_forecast(config: RunConfig, target: Path, *, resume: bool, only: Sequence[int] | None, quiet: bool) -> None:
+    """Print the configuration with every choice made, and what each step would take.
+
+    Args:
+        config: of the run.
+        target: the run's folder, which is not touched.
+        resume: would it be gone on with?
+        only: indices of the steps; all by default.
+        quiet: do not tell what is tried.
+
+    Raises:
+        UserError: for whatever would keep the run from starting.
+    """
+    rt = Runtime(config.runtime)
+    if rt.is_main:
+        RunDirectory(target).check_place(resume=resume)
+    ready = prepare(config, rt, only)
+    steps = forecast(ready, rt, progress(quiet or not rt.is_main))
+    if not rt.is_main:
+        return
+    say(tomli_w.dumps(to_table(ready.config)))
+    for line in chosen_lines(ready.chosen):
+        say(line)
+    for line in (*ready.data.warned(ready.config, ready.steps), *ready.warnings):
+        say(f"warning: {line}")
+    out.print(_table(ready, steps))
+    seconds = sum(step.training + step.evaluation for step in steps)
+    memory = max((step.memory for step in steps if step.memory is not None), default=None)
+    place = "GPU memory" if rt.device.type == "cuda" else "memory, without that of the loaders"
+    used = "" if memory is None else f", {shown(memory)} of {place}"
+    say(f"about {duration(seconds)} on {rt.device} in {rt.precision}{used}; nothing was written")
+
+
+def _table(ready: Prepared, steps: Sequence[StepForecast]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for name in ("step", "learned", "pictures", "crop", "updates", "training", "evaluation"):
+        table.add_column(name, justify="left" if name == "learned" else "right")
+    names = ready.data.train.class_names
+    for one in steps:
+        learned = markup(listed([names[i] for i in one.step.new]))
+        numbers = (str(one.pictures), str(one.crop), str(one.updates), duration(one.training), duration(one.evaluation))
+        table.add_row(str(one.step.index), learned, *numbers)
+    return table

@@ -1,0 +1,136 @@
+"""What a run would take: updates, minutes and memory, from a few real updates whose results are thrown away."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+
+from barm.data.steps import StepDataset, iterations_per_epoch
+from barm.engine.evaluate import evaluate
+from barm.engine.loading import train_batches
+from barm.engine.memory import forget_peak, peak_memory
+from barm.engine.prepare import Prepared, train_dataset
+from barm.engine.recipe import RunConfig
+from barm.engine.runtime import Runtime
+from barm.engine.train import StepTrainer, calibrate
+from barm.labels import Step
+
+TRIED = 4  # updates, of which the first does not count: it also starts the loaders and, compiled, the compiler
+LONG = 20.0  # seconds after which no further one is tried
+
+
+class StepForecast(NamedTuple):
+    """What a step would take.
+
+    Attributes:
+        step: the step.
+        pictures: that it trains on, exemplars apart.
+        crop: side of the crop in pixels.
+        updates: of the optimiser.
+        training: seconds of them all.
+        evaluation: seconds of the evaluation after it.
+        memory: most bytes in use while it was tried; None where it cannot be told.
+    """
+
+    step: Step
+    pictures: int
+    crop: int
+    updates: int
+    training: float
+    evaluation: float
+    memory: int | None
+
+
+def forecast(ready: Prepared, rt: Runtime, say: Callable[[str], None] = lambda _: None) -> list[StepForecast]:
+    """Try the first step and, for the increments, the last one, which has the largest network.
+
+    Networks have random weights: nothing is fetched, nothing is written.
+
+    Args:
+        ready: as `barm.engine.prepare.prepare` returned it.
+        rt: the runtime.
+        say: is told what is tried.
+    """
+    config = _without_weights(ready.config)
+    datasets = {step.index: train_dataset(config, ready.data, step) for step in ready.steps}
+    measured: dict[bool, _Cost] = {}
+    for step in (s for s in ready.steps if s is ready.steps[-1] or s.index == 0):
+        say(f"trying some updates of step {step.index}")
+        measured[step.index > 0] = _try(config, rt, ready, step, datasets[step.index])
+    return [_forecast(config, rt, ready, s, datasets[s.index], measured[s.index > 0]) for s in ready.steps]
+
+
+class _Cost(NamedTuple):
+    """Seconds per update and per pixel of the evaluation, and the most bytes."""
+
+    update: float
+    pixel: float
+    memory: int | None
+
+
+def _forecast(
+    config: RunConfig, rt: Runtime, ready: Prepared, step: Step, dataset: StepDataset, cost: _Cost
+) -> StepForecast:
+    recipe = config.recipe(step.index)
+    updates = recipe.epochs * iterations_per_epoch(_length(config, step, dataset), recipe.batch_size, rt.world)
+    pixels = sum(_pixels(config, source) for source in ready.data.measured) / rt.world
+    return StepForecast(
+        step, len(dataset), recipe.side, updates, updates * cost.update, pixels * cost.pixel, cost.memory
+    )
+
+
+def _length(config: RunConfig, step: Step, dataset: StepDataset) -> int:
+    """Pictures of an epoch, with the exemplars that a full memory appends to a later step."""
+    memory = config.method.memory
+    appended = memory is not None and memory.mix == "append" and step.index > 0
+    return len(dataset) + (memory.size if memory is not None and appended else 0)
+
+
+def _pixels(config: RunConfig, source: Any) -> float:
+    """Pixels of an evaluation on a source."""
+    crop = config.evaluation.crop
+    sizes = getattr(source, "sizes", ())
+    return float(len(source) * crop**2 if crop or not sizes else sum(width * height for width, height in sizes))
+
+
+def _without_weights(config: RunConfig) -> RunConfig:
+    return config.model_copy(update={"model": config.model.model_copy(update={"pretrained": False, "weights": None})})
+
+
+def _try(config: RunConfig, rt: Runtime, ready: Prepared, step: Step, dataset: StepDataset) -> _Cost:
+    """Some updates of a step, and an evaluation of the last batch."""
+    torch.manual_seed(config.seed)
+    method, recipe, teacher = config.method.build(step, config.model), config.recipe(step.index), None
+    model = method.build_model()
+    if step.index > 0:
+        previous = config.method.build(ready.data.plan[step.index - 1], config.model).build_model()
+        method.init_from(model, previous)
+        teacher = rt.constant(previous) if method.uses_teacher else None
+        del previous
+    trainer = StepTrainer(method, rt.place(model), teacher, recipe, TRIED, rt, config.seed)
+    forget_peak(rt.device)
+    loading = train_batches(config, rt, dataset, epochs=TRIED, batch_size=recipe.batch_size, trains=False)
+    times, began = list[float](), time.monotonic()
+    with rt.one_shape(), loading as batches:
+        for batch in batches:
+            if not times and teacher is not None and method.calibrates:
+                calibrate(method, teacher, [batch], rt)
+            trainer.update(batch)
+            _wait(rt)
+            times.append(time.monotonic())
+            if len(times) == TRIED or (rt.world == 1 and times[-1] - began > LONG):  # all processes try as many
+                break
+    per_update = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else times[0] - began
+    network, started = rt.constant(trainer.network), time.monotonic()
+    evaluate(method, network, [batch], rt)
+    _wait(rt)
+    seen = batch.image.shape[0] * batch.image.shape[2] * batch.image.shape[3]
+    return _Cost(per_update, (time.monotonic() - started) / seen, peak_memory(rt.device))
+
+
+def _wait(rt: Runtime) -> None:
+    if rt.device.type == "cuda":
+        torch.cuda.synchronize(rt.device)

@@ -1,0 +1,67 @@
+"""`barm train --dry-run` says what a run would be: its configuration, its updates; nothing is fetched or written."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from barm.api import fit
+from barm.cli import app
+from barm.config import load_config, validate
+from barm.engine.forecast import forecast
+from barm.engine.monitor import Monitor
+from barm.engine.prepare import prepare
+from barm.engine.runtime import Runtime
+
+
+@pytest.mark.parametrize("name", ["barm", "plop", "dkd-m", "ssul-m", "joint", "finetune"])
+def test_it_counts_the_updates_of_the_run(name, tiny_settings, shapes_voc, tmp_path, monkeypatch):
+    settings = [*tiny_settings, f"method.name={name}", "increment.epochs=2"]
+    settings += ["method.memory.size=6"] if name.endswith("-m") else []
+    config = load_config(f"shapes/2-1/{name}", settings, {"data": {"root": str(shapes_voc)}})
+    rt = Runtime(config.runtime)
+    told = forecast(prepare(config, rt), rt)
+    totals: dict[int, int] = {}
+
+    def note(self: Monitor, title: str, step: int, start: int, total: int, *rest) -> None:
+        totals[step] = total
+
+    monkeypatch.setattr(Monitor, "start_step", note)
+    monkeypatch.setattr(Monitor, "progress", lambda *_: None)
+    monkeypatch.setattr(Monitor, "end_step", lambda _: None)
+    fit(config, out=tmp_path / "run", quiet=True)
+    assert {one.step.index: one.updates for one in told} == totals
+    assert all(one.training > 0 and one.evaluation > 0 and one.crop == 48 for one in told)
+
+
+def words(tiny_settings, data: Path, *more: str) -> list[str]:
+    settings = [word for setting in tiny_settings for word in ("--set", setting)]
+    return ["train", "--recipe", "shapes/2-1/barm", "--data", str(data), *settings, *more, "--dry-run"]
+
+
+def test_it_prints_the_whole_configuration_and_writes_nothing(tiny_settings, shapes_voc, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    fetched = ("--set", "model.pretrained=true")  # no weights are needed to know how long it takes
+    done = CliRunner().invoke(app, words(tiny_settings, shapes_voc, *fetched, "--set", "base.crop=auto"))
+    assert done.exit_code == 0, done.output
+    assert list(tmp_path.iterdir()) == []
+    text, rest = done.stdout.split("base.crop is 49: the smallest 16 k + 1 that holds")
+    config = validate(tomllib.loads(text))
+    expected = load_config("shapes/2-1/barm", [*tiny_settings, "base.crop=49", *fetched[1:]])
+    for table in ("task", "model", "method", "base", "increment", "evaluation"):
+        assert getattr(config, table) == getattr(expected, table), table
+    assert "nothing was written" in rest
+    assert rest.count("48") >= 2, "the crop of every step"
+
+
+def test_what_would_stop_the_run_stops_it(tiny_settings, shapes_voc, tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there/file").touch()
+    done = CliRunner().invoke(app, words(tiny_settings, shapes_voc, "--out", str(tmp_path / "there")))
+    assert "exists already" in str(done.exception)
+    done = CliRunner().invoke(app, words(tiny_settings, shapes_voc, "--set", "base.crop=1000000"))
+    assert "of memory" in str(done.exception)
