@@ -363,6 +363,24 @@ def test_it_ends_quietly_while_a_browser_is_there(number, folders, chromium):
     assert server.returncode == 0
 
 
+BUSY = """
+import sys, threading, time
+import barm.app
+def page(*_):
+    threading.Thread(target=time.sleep, args=(60,)).start()
+    print("served")
+barm.app.serve = page
+from barm.cli import main
+sys.argv = ["barm", "serve", "runs/any"]
+main()
+"""
+
+
+def test_a_picture_that_is_in_the_network_does_not_hold_up_the_end():
+    done = subprocess.run([sys.executable, "-c", BUSY], capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "served\n", "")
+
+
 def check_that_nothing_leaks(address: str, folder: Path) -> None:
     """No path of the runs or the data, no file outside of the uploads, no visitor by another name."""
     with urllib.request.urlopen(address + "config") as answer:

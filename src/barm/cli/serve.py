@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -42,3 +44,8 @@ def serve(
     limits = Limits(max_upload_mb, max_pixels, shrink_to)
     options = Options(host, port, share, open_browser, limits, data)
     serve(runs, options, say)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    # a visitor's picture may still be in the network: an interpreter that waits for it ends late, and one that is taken
+    # down under it ends with a message of C++
+    os._exit(0)
