@@ -61,11 +61,12 @@ def test_a_check_and_a_report_of_such_classes(name, cli, shapes_voc, tmp_path):
     assert name in out
 
 
+TASK = "@SUM(1) 100 % $x$ <b>_a_"
+
+
 @pytest.fixture
 def results(tiny_run):
-    return [
-        replace(read_results([tiny_run])[0], method="=cmd|' /C calc'!A0", task="@SUM(1) 100 % $x$ <b>_a_", path="-1+1")
-    ]
+    return [replace(read_results([tiny_run])[0], method="=cmd|' /C calc'!A0", task=TASK, title=TASK, path="-1+1")]
 
 
 def test_a_spreadsheet_finds_no_formula(results):

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from barm.engine.scores import step_metrics
+from barm.labels import Step
 from barm.metrics.functional import average_miou, class_iou, confusion_counts, forgetting, group_means
 
 
@@ -25,3 +27,20 @@ def test_forgetting_and_average():
     assert forgetting(steps) == pytest.approx(np.mean([0.9 - 0.6, 0.6 - 0.55, 0.7 - 0.4]))
     assert forgetting(steps[:1]) == 0
     assert average_miou(steps) == pytest.approx(np.mean([0.7, 0.7, 0.4625]))
+
+
+@pytest.mark.parametrize(
+    ("labelled", "means"),
+    [
+        (None, {"old": 0.4, "new": None, "all": 0.4}),  # the last class stands in no picture
+        ({1, 2}, {"old": 0.4, "new": None, "all": 0.4}),
+        ({1}, {"old": 0.4, "new": None, "all": None}),  # nothing says where the last class is
+    ],
+)
+def test_a_class_without_pixels_is_in_no_mean(labelled, means):
+    counts = [[2, 2, 0], [1, 2, 0], [0, 0, 0]]
+    step = Step(1, ((1,), (2,)))
+    found = step_metrics([[[2, 2], [1, 2]], counts], step, ("background", "a", "b"), labelled)
+    assert found["class_iou"]["b"] is None
+    assert {name: value and round(value, 6) for name, value in found["miou"].items()} == means
+    assert found["forgetting"] == pytest.approx(0.0)

@@ -16,6 +16,7 @@ from barm.metrics.functional import (
     forgetting,
     group_means,
     harmonic_mean,
+    mean,
     overall_accuracy,
 )
 
@@ -36,16 +37,17 @@ def step_metrics(
     """
     names = [class_names[i] for i in (0, *step.seen)]
     num_base = 1 + step.group_sizes[0]
-    unknown = _unknown(step, labelled) | (np.asarray(counts[-1]).sum(1) == 0)
+    unlabelled = _unknown(step, labelled)
+    unknown = unlabelled | (np.asarray(counts[-1]).sum(1) == 0)
     ious = [_without(class_iou(c), unknown) for c in counts]
     accuracy = _without(class_accuracy(counts[-1]), unknown)
-    miou = group_means(ious[-1], num_base)
+    miou, hits = (_means(values, unlabelled, num_base) for values in (ious[-1], accuracy))
     scores = {
         "step": step.index,
         "learned": [class_names[i] for i in step.new],
         "miou": miou,
         "harmonic_miou": harmonic_mean(miou["old"], miou["new"]) if "new" in miou else None,
-        "accuracy": group_means(accuracy, num_base),
+        "accuracy": hits,
         "overall_accuracy": overall_accuracy(counts[-1]),
         "average_miou": average_miou(ious),
         "forgetting": forgetting(ious),
@@ -58,6 +60,14 @@ def step_metrics(
 def unmeasured(metrics: Mapping[str, Any]) -> list[str]:
     """Names of the classes that no picture labels, of which `step_metrics` has no score."""
     return [name for name, iou in metrics["class_iou"].items() if iou is None]
+
+
+def _means(values: NDArray[np.float64], unlabelled: NDArray[np.bool_], num_base: int) -> dict[str, float]:
+    """`group_means`; the one over all classes leaves out a group that no picture shows, but not one without labels."""
+    means = group_means(values, num_base)
+    if not any(group.all() for group in (unlabelled[:num_base], unlabelled[num_base:]) if len(group)):
+        means["all"] = mean(values)
+    return means
 
 
 def _unknown(step: Step, labelled: Container[int] | None) -> NDArray[np.bool_]:

@@ -87,11 +87,11 @@ def group_means(values: ArrayLike, num_base: int) -> dict[str, float]:
     """
     scores = np.asarray(values, np.float64)
     groups = {"old": scores[:num_base], "new": scores[num_base:]}
-    means = {name: _mean(group) for name, group in groups.items() if len(group)}
-    return {"all": _mean(scores) if not np.isnan(list(means.values())).any() else float("nan"), **means}
+    means = {name: mean(group) for name, group in groups.items() if len(group)}
+    return {"all": mean(scores) if not np.isnan(list(means.values())).any() else float("nan"), **means}
 
 
-def _mean(values: Scores) -> float:
+def mean(values: Scores) -> float:
     """Mean over what is not NaN; NaN where nothing is left."""
     return float(np.mean(values[~np.isnan(values)])) if not np.isnan(values).all() else float("nan")
 
@@ -106,7 +106,7 @@ def average_miou(per_step: Sequence[ArrayLike]) -> float:
 
     NaN marks classes that were not measured: they are left out. NaN where a step has none that was measured.
     """
-    return float(np.mean([_mean(np.asarray(iou, np.float64)) for iou in per_step]))
+    return float(np.mean([mean(np.asarray(iou, np.float64)) for iou in per_step]))
 
 
 def forgetting(per_step: Sequence[ArrayLike]) -> float:
@@ -125,4 +125,4 @@ def forgetting(per_step: Sequence[ArrayLike]) -> float:
     best = np.full(known, np.nan)
     for row in rows[:-1]:
         best[: len(row)] = np.fmax(best[: len(row)], row)
-    return _mean(best - rows[-1][:known])
+    return mean(best - rows[-1][:known])

@@ -237,11 +237,16 @@ def _print_scores(metrics: dict[str, Any]) -> None:
     print(f"Overall Acc: {metrics['overall_accuracy']:.6f}\nMean Acc: {metrics['accuracy']['all']:.6f}")
     print(f"Mean IoU: {metrics['miou']['all']:.6f}")
     for index, (name, iou) in enumerate(ious.items()):
-        print(f"  class {index:3d} {name:24s} IoU {iou:.4f}  Acc {accuracies[name]:.4f}")
+        print(f"  class {index:3d} {name:24s} IoU {_shown(iou, 4)}  Acc {_shown(accuracies[name], 4)}")
     for kind, key in (("mIoU", "miou"), ("acc", "accuracy")):
         for when, group in (("before", "old"), ("after", "new")):
             if group in metrics[key]:
-                print(f"test_{when}_{kind}: {metrics[key][group]:.6f}")
+                print(f"test_{when}_{kind}: {_shown(metrics[key][group], 6)}")
+
+
+def _shown(value: float | None, digits: int) -> str:
+    """A score; nan for a class that no picture shows."""
+    return f"{float('nan') if value is None else value:.{digits}f}"
 
 
 def _choose_gpus(options: argparse.Namespace) -> None:
