@@ -18,7 +18,7 @@ LAYERS = [
     {"methods"},
     {"engine"},
     {"report"},
-    {"config"},
+    {"config", "settings"},
     {"api", "export", "finding", "hub", "official", "trained"},
     {"demo", "grid", "bench", "inference", "extension", "app", "story"},
     {"cli"},

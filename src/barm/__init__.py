@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from barm.official.torchvision import import_torchvision
     from barm.official.weights import export_checkpoint, import_published
     from barm.report.figures import colourise, overlay
+    from barm.settings import recipe_text
     from barm.story import write_report
 
     __version__: str
@@ -73,6 +74,7 @@ _HOMES = {
     "read_grid": "barm.grid",
     "read_picture": "barm.data.images",
     "recipe_names": "barm.catalogue",
+    "recipe_text": "barm.settings",
     "run_bench": "barm.bench.run",
     "run_grid": "barm.grid",
     "serve": "barm.app.serve",
@@ -113,6 +115,7 @@ __all__ = [
     "read_grid",
     "read_picture",
     "recipe_names",
+    "recipe_text",
     "run_bench",
     "run_grid",
     "serve",

@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
 from rich.table import Table
 
+from barm.cli import completion
 from barm.cli.common import Json, out, print_json
 
+Name = Annotated[
+    str | None,
+    typer.Argument(help="Show this one whole, with a comment on every key.", autocompletion=completion.recipes),
+]
 
-def recipes(as_json: Json = False) -> None:
-    """List the recipes: <data>/<task>/<method>; any other task works in the same place.
 
-    Example: barm recipes
+def recipes(name: Name = None, as_json: Json = False) -> None:
+    """List the recipes: <data>/<task>/<method>; any other task works in the same place. Or show one whole.
+
+    Example: barm recipes folder/barm
     """
     from barm.catalogue import recipe_names
 
-    if as_json:
+    if name is not None:
+        from barm.settings import recipe_text, recipe_values
+
+        if as_json:
+            print_json(recipe_values(name))
+        else:
+            print(recipe_text(name), end="")
+    elif as_json:
         print_json(recipe_names())
     else:
         print("\n".join(recipe_names()))

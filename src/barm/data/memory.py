@@ -26,13 +26,13 @@ class MemoryConfig(BaseModel):
     """How many old pictures a method may keep, and how it uses them.
 
     Attributes:
-        size: pictures.
+        size: how many pictures are kept.
         labels: of kept pictures in training: all classes `seen` so far, also those nobody had labelled when the picture
             was current (spec/ssul.md Q29), or those of the current `step` alone.
-        mix: `replace` half of every batch, or `append` to the step's pictures.
+        mix: kept pictures take half of every batch (`replace`), or are added to the step's pictures (`append`).
         threshold: a pixel that the previous model gives an old class with this probability counts as showing it; with
             1 none does.
-        unique: keep no picture twice (SSUL-M's code may: spec/ssul.md Q10).
+        unique: keep no picture twice; SSUL-M's code may (spec/ssul.md Q10).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

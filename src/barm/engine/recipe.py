@@ -42,9 +42,9 @@ class PlaceConfig(_Config):
     """A further data set.
 
     Attributes:
-        root: its folder (or its parent).
-        layout: `voc`, `ade` or `folder`; `auto` looks.
-        names: of the mask values 1, 2, ..., where the folder has no ``classes.txt``.
+        root: the data set's folder (or its parent).
+        layout: how its files lie: `voc`, `ade` or `folder`; `auto` looks.
+        names: class names of the mask values 1, 2, ..., where the folder has no ``classes.txt``.
     """
 
     root: Path
@@ -56,9 +56,9 @@ class DataConfig(_Config):
     """Where the pictures are.
 
     Attributes:
-        root: the data set's folder (or its parent).
-        layout: `voc`, `ade` or `folder`; `auto` looks.
-        names: of the mask values 1, 2, ..., where the folder has no ``classes.txt``.
+        root: the data set's folder (or its parent); ``--data`` gives it.
+        layout: how its files lie: `voc`, `ade` or `folder`; `auto` looks.
+        names: class names of the mask values 1, 2, ..., where the folder has no ``classes.txt``.
         classes: the run's class names for the ids 1, 2, ...; masks are then matched by name, and a data set may know
             only some of the classes. By default the data set's own.
         val: further data sets, whose validation splits are measured on beside that of `root`.
@@ -68,12 +68,12 @@ class DataConfig(_Config):
         cache_mb: MiB of training pictures that are kept decoded, in one file in ``$BARM_CACHE`` (0: none).
     """
 
-    root: Path | None = None
+    root: Path | None = Field(None, examples=["VOC2012"])
     layout: Layout = "auto"
     names: tuple[ClassName, ...] = ()
     classes: tuple[ClassName, ...] = ()
     val: tuple[PlaceConfig, ...] = ()
-    class_list: Path | None = None
+    class_list: Path | None = Field(None, examples=["train_classes.txt"])
     allow_shared: bool = False
     cache_mb: int = Field(0, ge=0, strict=True)
 
@@ -90,12 +90,13 @@ class TaskConfig(_Config):
     Attributes:
         name: ``<first>-<increment>`` such as ``15-1``, a published order such as ``15-1_b``, or ``offline``.
         groups: class names per step, instead of a name.
-        setting: which pictures a step may use; see `TaskPlan`.
+        setting: which pictures a step may use: `overlap` every one with a new class, `disjoint` none with a class of a
+            later step, `partitioned` every picture in one step alone.
         order: with a name, 0 learns the classes in the data set's order, any other number shuffles them by that seed.
     """
 
-    name: str | None = None
-    groups: tuple[tuple[ClassName, ...], ...] | None = None
+    name: str | None = Field(None, examples=["15-1"])
+    groups: tuple[tuple[ClassName, ...], ...] | None = Field(None, examples=[[["cat"], ["dog"]]])
     setting: Setting = "overlap"
     order: int = Field(0, ge=0, strict=True)
 
@@ -117,19 +118,21 @@ class StepRecipe(_Config):
 
     Attributes:
         epochs: passes over the step's pictures.
-        batch_size: per process.
+        batch_size: pictures per update and process.
         lr: learning rates by part of the network.
-        policy: `poly`, `warm_poly` (no floor, and a warm-up) or `step` (a tenth every `step_size` iterations).
-        step_size: of the `step` policy.
-        warm_up: share of the updates, of the `warm_poly` policy.
-        warm_up_whole: that share is rounded down to whole updates, as published for SSUL; DKD takes it as it is.
+        policy: how the rates fall: `poly`, `warm_poly` (no floor, and a warm-up) or `step` (a tenth every `step_size`
+            iterations).
+        step_size: iterations between two falls of the rates, of the `step` policy.
+        warm_up: share of the updates in which the rates rise, of the `warm_poly` policy.
+        warm_up_whole: the warm-up is rounded down to whole updates, as published for SSUL; DKD takes it as it is.
         momentum: of SGD.
-        nesterov: SGD's variant.
+        nesterov: momentum after Nesterov.
         weight_decay: L2 penalty.
-        crop: side of the square training crop in pixels; `auto` takes it from the sizes of the training pictures.
+        crop: side of the square training crop in pixels, at least 16; `auto` takes it from the sizes of the training
+            pictures.
         geometry: `rescale` (random factor, padding, crop) or `resized_crop` (a random part, stretched to the crop).
         scale: range of the random factor, or of the part's share of the picture's area.
-        flip: probability of a horizontal flip.
+        flip: probability of a horizontal flip; 0 where classes tell left from right.
         pad_label: label of the padding of small pictures: 0 (as published) or 255 (ignore).
         void_label: label of the mask's 255: ignored, or background as in one release (spec/mib.md Q1).
     """
@@ -186,7 +189,8 @@ class EvaluationConfig(_Config):
     """How a step is evaluated.
 
     Attributes:
-        crop: short side resized to this and centre crop (the published form); 0 evaluates at native size.
+        crop: short side resized to this and centre crop (the published form), at least 16 pixels; 0 evaluates at native
+            size.
         batch_size: pictures at a time; at native size, of pictures of one size.
         unseen: pixels of classes that a later step will learn are left out, or count as background (spec/mib.md Q2).
     """

@@ -34,7 +34,7 @@ class BARMConfig(MethodConfig):
 
     Attributes:
         pseudo: label confident old pixels with the previous model's class.
-        pseudo_threshold: tau, on its probability; 1 accepts none.
+        pseudo_threshold: tau, on the previous model's probability; 1 accepts none.
         triplet_weight: of the background adaptation triplet.
         residual_weight: of the background adaptation cross-entropy.
         feature_weight: of the background feature distillation.

@@ -39,7 +39,7 @@ class Rates(BaseModel):
 
     Attributes:
         new: the newest head and branch.
-        aspp: ASPP.
+        aspp: ASPP, between the backbone and the heads.
         old: heads and branches of earlier steps.
         backbone: the backbone.
     """
@@ -65,10 +65,10 @@ class MethodConfig(BaseModel):
     """Hyper-parameters that every method has.
 
     Attributes:
-        name: the method.
+        name: of the method; `barm methods` lists them.
         loss: of the labelled pixels: sigmoid per channel (`bce`), softmax (`ce`) or `focal`.
         freeze_bn: from step 1 on, batch norm uses its running statistics and its scale and shift do not train.
-        memory: old pictures that later steps may see again; none unless given.
+        memory: old pictures that later steps may see again; none where it is not set.
         maps: names of the maps, beside pictures and labels, that the method uses where the data set has them; what it
             does not name is neither read nor checked.
         terms: what each term of the loss is, a sentence each by its name in the log.
@@ -82,7 +82,7 @@ class MethodConfig(BaseModel):
     name: str
     loss: Literal["bce", "ce", "focal"] = "bce"
     freeze_bn: bool = True
-    memory: MemoryConfig | None = None
+    memory: MemoryConfig | None = Field(None, examples=[{"size": 100}])
 
     @property
     def base_training(self) -> dict[str, Any]:

@@ -43,7 +43,7 @@ class PLOPConfig(SoftmaxConfig):
         pod_weight: of the backbone's and the ASPP's features.
         pod_weight_last: of the logits.
         threshold_floor: lower bound of the thresholds on the entropy.
-        thresholds: by the published search, which is not the median it is meant to be, or by the median.
+        thresholds: found by the `published` search, which is not the median it is meant to be, or by the `median`.
     """
 
     terms: ClassVar[Mapping[str, str]] = {

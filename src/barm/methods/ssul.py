@@ -30,9 +30,10 @@ class SSULConfig(MethodConfig):
 
     Attributes:
         pseudo: label confident old pixels with the previous model's class.
-        pseudo_threshold: on its probability; 1 accepts none.
+        pseudo_threshold: on the previous model's probability; 1 accepts none.
         weight_transfer: a new head starts as the unknown's.
-        shift_memory: kept pictures get the private labels that all others get; the released code forgot (Q1).
+        shift_memory: kept pictures get the private labels that all others get; the released code forgot
+            (spec/ssul.md Q1).
     """
 
     maps: ClassVar[frozenset[str]] = frozenset({"saliency"})
@@ -58,7 +59,7 @@ class SSULConfig(MethodConfig):
 
 
 class SSULMConfig(SSULConfig):
-    """SSUL-M: SSUL with an exemplar memory; half of every batch are kept pictures, fully labelled (section 12)."""
+    """SSUL-M: SSUL with an exemplar memory; half of every batch are kept pictures, fully labelled."""
 
     name: Literal["ssul-m"] = "ssul-m"  # type: ignore[assignment]
     memory: MemoryConfig | None = MemoryConfig(size=100, unique=False)

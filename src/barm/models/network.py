@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
@@ -33,23 +33,25 @@ class NetworkConfig(BaseModel):
 
     Attributes:
         backbone: a timm model name, or ``deeplab_mobilenetv2``.
-        output_stride: of the feature map.
+        output_stride: pictures' side over that of the feature map.
         decoder: `v3` classifies ASPP's result, `v3plus` refines it with the features at stride 4, `added_pool` is the
             body of MiB and PLOP (spec/mib.md section 7).
         activation: of the backbone; `leaky_relu` has the slope 0.01 of MiB's and PLOP's in-place batch norm.
         separable: depthwise separable convolutions behind the backbone; with `v3plus` only, as published.
         channels: D, width of ASPP and of every branch.
         rates: dilations of the three atrous ASPP branches; by default 6, 12, 18 at stride 16 and twice that at 8.
-        dropout: at the end of ASPP, while training.
+        dropout: share of the features that are left out at the end of ASPP, while training.
         pretrained: start from ImageNet weights through timm's loader.
         weights: start from a local state dict of the backbone instead.
         mean: of the pictures' channels, for values in 0..1, as the backbone's weights want it. By default what timm
             says of pretrained weights, and ImageNet's for a network that starts from none.
-        std: deviation, likewise.
+        std: deviation of the pictures' channels, likewise.
         order: of the channels that the backbone wants.
+        derived: keys that follow from the others where they are not given.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    derived: ClassVar[frozenset[str]] = frozenset({"mean", "std"})
 
     backbone: str = "resnet101.tv_in1k"
     output_stride: Literal[8, 16] = 16
@@ -57,10 +59,10 @@ class NetworkConfig(BaseModel):
     activation: Literal["relu", "leaky_relu"] = "relu"
     separable: bool = False
     channels: int = Field(256, ge=4, strict=True)
-    rates: tuple[Dilation, Dilation, Dilation] | None = None
+    rates: tuple[Dilation, Dilation, Dilation] | None = Field(None, examples=[[6, 12, 18]])
     dropout: float = Field(ASPP_DROPOUT, ge=0, lt=1)
     pretrained: bool = True
-    weights: Path | None = None
+    weights: Path | None = Field(None, examples=["backbone.safetensors"])
     mean: tuple[Centre, Centre, Centre] = IMAGENET_MEAN
     std: tuple[Spread, Spread, Spread] = IMAGENET_STD
     order: Order = "rgb"
