@@ -53,14 +53,15 @@ app(["predict", "hf://me/shapes", "photo.png", "--out", "seen"], standalone_mode
 print(json.dumps(said))
 """
 WITHOUT = """
-import json
+import json, time
 from barm import UserError, load
+began = time.monotonic()
 said = [load("hf://me/shapes").step]
 try:
     load("hf://me/new")
 except UserError as error:
     said.append(str(error))
-print(json.dumps(said))
+print(json.dumps([*said, time.monotonic() - began]))
 """
 
 
@@ -116,7 +117,8 @@ def test_there_and_back(run, tmp_path):
     for key, words in expected.items():
         assert words in said[key], said[key]
         assert "\n" not in said[key]
-    cached, fetch = python(WITHOUT, tmp_path, HF_ENDPOINT=address, **place)  # nobody answers there now
+    cached, fetch, seconds = python(WITHOUT, tmp_path, HF_ENDPOINT=address, **place)  # nobody answers there now
+    assert seconds < 10, "two questions of four seconds at most"
     assert cached == 1
     assert f"{address} cannot be reached" in fetch
 

@@ -18,7 +18,7 @@ from barm.engine.shared import SharedDirectory
 from barm.engine.sizes import sized
 from barm.engine.store import COUNTS, EXTENSION, METHOD, METRICS, RunDirectory
 from barm.engine.writing import write_atomically
-from barm.escaping import markup
+from barm.escaping import markup, place
 from barm.extension.advice import advice
 from barm.extension.drawing import draw
 from barm.extension.measuring import agreement, claimed, mean, measure_again, taken_for
@@ -89,15 +89,15 @@ def _extend(plan: Plan, rt: Runtime, target: Path, monitor: Monitor, resume: boo
     directory = SharedDirectory(target, rt)
     pictures = len(train_dataset(sized(plan.config, plan.data).config, plan.data, plan.data.plan[plan.step]))
     told = f"{plan.known.directory.path} learns {listed(plan.new)} from {count(pictures, 'pictures')} of "
-    monitor.say(markup(f"{told}{plan.config.data.root}"))
+    monitor.say(markup(f"{told}{place(str(plan.config.data.root))}"))
     for note in plan.notes:
         monitor.say(f"[yellow]{markup(note)}[/yellow]")
 
-    def place(new_run: RunDirectory) -> None:
+    def take(new_run: RunDirectory) -> None:
         rt.on_main(lambda: _take_steps(plan, new_run))
         measure_again(plan, rt, new_run, monitor)
 
-    given = Given(tuple(range(plan.step)), place)
+    given = Given(tuple(range(plan.step)), take)
     run(plan.config, rt, target, monitor, resume=resume, only=[plan.step], data=plan.data, given=given)
     result = _result(plan, rt, directory, monitor, pictures)
     rt.on_main(lambda: write_atomically(target / EXTENSION, (json.dumps(result, indent=1) + "\n").encode()))

@@ -33,11 +33,17 @@ def fetch(address: Path | str) -> Path:
     Raises:
         UserError: no network, no such repository or revision, no permission, or no model of barm in it.
     """
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
+
+    from barm.models.download import ask, head_hub
 
     name, _, revision = SCHEME.sub("", str(address)).partition("@")
+    # asked once: the library itself asks again and again, for half a minute
+    silent = not constants.HF_HUB_OFFLINE and ask(constants.ENDPOINT, head_hub) is not None
     with told(name, revision):
-        folder = Path(snapshot_download(name, revision=revision or None, allow_patterns=[MODEL]))
+        folder = Path(
+            snapshot_download(name, revision=revision or None, allow_patterns=[MODEL], local_files_only=silent)
+        )
     if not (folder / MODEL).is_file():
         raise UserError(f"{name} is no model of barm: it has no {MODEL}; expected a repository that `barm push` made")
     return folder / MODEL

@@ -53,7 +53,7 @@ def check_reachable(name: str) -> None:
         return
     if origin.hub and constants.HF_HUB_OFFLINE:
         raise UserError(_line(name, "HF_HUB_OFFLINE is set"))
-    found = ask(origin.address, _head_hub if origin.hub else _head)
+    found = ask(origin.address, head_hub if origin.hub else _head)
     if found is not None:
         raise UserError(_line(name, f"{origin.address} cannot be reached ({found})"))
 
@@ -108,8 +108,8 @@ def _from_url(url: str) -> Origin:
     return Origin(f"{parts.scheme}://{parts.netloc}", cached, hub=False)
 
 
-def _head_hub(address: str, limit: float) -> int:
-    """With the hub's own session, which knows proxies and certificates."""
+def head_hub(address: str, limit: float) -> int:
+    """Ask as the hub's own library does, which knows proxies and certificates; the status of the answer."""
     return int(get_session().head(address, timeout=limit).status_code)
 
 
