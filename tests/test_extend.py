@@ -368,9 +368,9 @@ def test_command_line(finished, lamp, tmp_path):
 
 
 SHORTENED = {  # words that are added to a command; of two equal options the last counts
-    "make shapes known": ["--train", "400", "--val", "60"],
-    "train": ["--set", "base.epochs=8", "--set", "increment.epochs=3"],
-    "make shapes hearts": ["--train", "200", "--val", "40"],
+    "barm data make shapes known": ["--train", "400", "--val", "60"],
+    "barm train": ["--set", "base.epochs=8", "--set", "increment.epochs=3"],
+    "barm data make shapes hearts": ["--train", "200", "--val", "40"],
 }
 BOUNDS = {"short": (0.4, 0.12, 0.4), "whole": (0.7, 0.03, 0.45)}  # known before, lost at most, new
 
@@ -385,8 +385,10 @@ def test_tutorial(length, tmp_path, monkeypatch):
     assert [c.split()[1] for c in commands] == ["data", "train", "data", "extend", "predict"]
     monkeypatch.chdir(tmp_path)
     for command in commands:
-        more = [w for start, words in SHORTENED.items() if start in command for w in words] if length == "short" else []
-        done = CliRunner().invoke(app, [*shlex.split(command)[1:], *more], catch_exceptions=False)
+        more = [w for start, words in SHORTENED.items() if command.startswith(start) for w in words]
+        done = CliRunner().invoke(
+            app, [*shlex.split(command)[1:], *(more if length == "short" else [])], catch_exceptions=False
+        )
         assert done.exit_code == 0, done.output
     result = json.loads((tmp_path / "runs/with-hearts/extension.json").read_text("utf-8"))
     known, lost, new = BOUNDS[length]
