@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
 from statistics import fmean
 
+import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
-from barm.api import compare, evaluate, fit
+from barm.api import compare, evaluate, fit, load, read_config
 from barm.app.runs import open_runs
 from barm.cli import app
 from barm.config import load_config
+from barm.data import open_source
+from barm.data.named import Named
 from barm.data.shapes_disk import make_shapes
-from barm.engine.store import METRICS, PICTURES, RunDirectory
-from barm.errors import UserError
+from barm.engine.earlier import read_scores
+from barm.engine.monitor import Monitor
+from barm.engine.store import COUNTS, METRICS, PICTURES, RunDirectory
+from barm.errors import Stopped, UserError
 from barm.extension import extend
+from barm.metrics.functional import certain, class_iou, confusion_counts
 from barm.report.compare import read_result
 from barm.report.history import read_run
 from barm.report.tables import percent
@@ -124,13 +133,27 @@ def test_whatever_it_is_measured_on(options, bases, old, new, tmp_path):
     check(tmp_path / "run", extend(bases["offline"], new, out=tmp_path / "run", quiet=True, **settings))
 
 
-def test_a_network_that_did_not_change_is_not_called_better(bases, new, tmp_path):
-    """No update moves a weight that was learned: whatever is said of the old classes comes from the new channel."""
-    still = [f"increment.lr.{part}=1e-12" for part in ("aspp", "old", "backbone")]
-    result = extend(bases["offline"], new, out=tmp_path / "run", overrides=still, quiet=True)
-    scores = read_run(tmp_path / "run", "run").scores
-    assert abs(scores[1].means["old"] - scores[0].means["all"]) < 0.2
-    assert scores[1].lost == pytest.approx(result["old"]["before"] - result["old"]["after"], abs=1e-9)
+def seen_by(run: Path, extended: Path) -> np.ndarray:
+    """IoU of a run's classes on the pictures on which another is measured, from the masks that it predicts there."""
+    model, config, names = load(run), read_config(extended), load(extended).class_names
+    total = torch.zeros(len(model.class_names), len(model.class_names), dtype=torch.int64)
+    for place in (config.data, *config.data.val):
+        source = Named(open_source(place.layout, place.root, "val", place.names), names[1:])
+        known = [True, *(i in source.labelled for i in range(1, len(total)))]
+        for sample in (source[i] for i in range(len(source))):
+            truth = np.asarray(sample.mask)  # a class that is learned later has an id above those that are known
+            labels = torch.tensor(model.predict(sample.image)), torch.tensor(np.where(truth < len(total), truth, 255))
+            total += certain(confusion_counts(*labels, len(total)), known)
+    return class_iou(total)
+
+
+def test_what_was_known_before_is_what_the_old_network_predicts(bases, new, tmp_path):
+    result = extend(bases["offline"], new, out=tmp_path / "run", quiet=True)
+    truth = seen_by(bases["offline"], tmp_path / "run")
+    first, last = read_run(tmp_path / "run", "run").scores
+    assert list(first.iou.values()) == pytest.approx(truth.tolist(), abs=1e-9)
+    assert result["old"]["before"] == pytest.approx(truth.mean(), abs=1e-9)
+    assert last.lost == pytest.approx(truth.mean() - last.means["old"], abs=1e-9)
     assert RunDirectory(tmp_path / "run").read(0, METRICS) != RunDirectory(bases["offline"]).read(0, METRICS)
 
 
@@ -149,8 +172,22 @@ def test_what_is_printed_is_what_the_page_shows(bases, new, tmp_path):
     assert json.loads(again.stdout)["miou"] == before["miou"]
 
 
-def test_a_stopped_extension_is_measured_on_the_same_pictures(bases, new, tmp_path):
-    extend(bases["offline"], new, out=tmp_path / "run", quiet=True)
+def test_a_stopped_extension_is_measured_on_the_same_pictures(bases, new, tmp_path, monkeypatch):
+    whole = extend(bases["offline"], new, out=tmp_path / "whole", quiet=True)
+    show = Monitor.progress
+
+    def stop(self: Monitor, iteration: int, *rest) -> None:
+        show(self, iteration, *rest)
+        if iteration == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Monitor, "progress", stop)
+        with pytest.raises(Stopped):
+            extend(bases["offline"], new, out=tmp_path / "run", quiet=True)
+    result = extend(bases["offline"], new, out=tmp_path / "run", resume=True, quiet=True)
+    assert result["class_iou"] == whole["class_iou"]
+    check(tmp_path / "run", result)
     run = RunDirectory(tmp_path / "run")
     assert run.read(0, PICTURES)["measured"] == run.read(1, PICTURES)["measured"]
     assert "train" not in run.read(0, PICTURES), "another run has trained it"
@@ -172,11 +209,48 @@ def test_a_class_that_no_picture_shows_is_not_measured(bases, old, tmp_path):
         compare([bases["offline"], tmp_path / "run"])
 
 
-def test_an_extension_of_an_older_version_is_not_compared(bases, new, tmp_path):
-    """It kept the scores that its first step had on other pictures, and no record of them."""
-    extend(bases["offline"], new, out=tmp_path / "run", quiet=True)
+@pytest.fixture
+def older(bases, new, tmp_path) -> tuple[Path, dict]:
+    """What an older version left: the first step's scores are those on the base's pictures, without a record."""
+    result = extend(bases["offline"], new, out=tmp_path / "run", quiet=True)
+    run = RunDirectory(tmp_path / "run")
     (tmp_path / "run/step00" / PICTURES).unlink()
-    shutil.copy(bases["offline"] / "step00" / METRICS, tmp_path / "run/step00" / METRICS)
-    assert [s.step for s in read_run(tmp_path / "run", "run").scores] == [1]
-    page = write_report([tmp_path / "run"], tmp_path / "page.html", pictures=1).read_text("utf-8")
+    for name in (METRICS, COUNTS):
+        shutil.copy(bases["offline"] / "step00" / name, tmp_path / "run/step00" / name)
+    run.add(1, {METRICS: {**run.read(1, METRICS), "forgetting": -0.138, "average_miou": 0.9}})
+    return run.path, result
+
+
+def test_an_extension_of_an_older_version_is_not_compared(older, tmp_path):
+    path, result = older
+    scores = read_run(path, "run").scores
+    assert [(s.step, s.lost, s.average) for s in scores] == [(1, None, None)]
+    page = write_report([path], tmp_path / "page.html", pictures=1).read_text("utf-8")
     assert "went from" not in page
+    assert "13.8" not in page
+    found = evaluate(path, quiet=True)
+    assert (found["forgetting"], found["average_miou"]) == (None, None)
+    assert found["class_iou"] == {name: iou["after"] for name, iou in result["class_iou"].items()}
+    assert [x.miou is None for x in open_runs([path])[0].steps] == [True, False]
+    with pytest.raises(UserError, match=r"measured on other pictures than its last one.*extend it anew"):
+        compare([path])
+
+
+def test_an_extension_of_an_older_version_is_measured_again(older, bases, new):
+    path, result = older
+    again = extend(bases["offline"], new, out=path, resume=True, quiet=True)
+    assert again["class_iou"] == result["class_iou"]
+    check(path, again)
+
+
+def test_zeros_of_an_older_version_are_no_scores(old, tmp_path):
+    shutil.copytree(old, tmp_path / "data")
+    with (tmp_path / "data/classes.txt").open("a", encoding="utf-8") as names:
+        names.write("ghost\n")
+    updates = {"data": {"root": str(tmp_path / "data")}, "task": {"name": "offline"}}
+    fit(load_config("folder/barm", FAST, updates), out=tmp_path / "run", quiet=True)
+    run = RunDirectory(tmp_path / "run")
+    now = run.read(0, METRICS)
+    run.add(0, {METRICS: {**now, "class_iou": {**now["class_iou"], "ghost": 0.0}, "miou": {"old": 0.01, "all": 0.01}}})
+    assert read_scores(run) == [now]
+    assert compare([run.path])[0].scores["all"].mean == now["miou"]["all"]

@@ -123,6 +123,21 @@ def places(paths: Sequence[Path | str]) -> list[str]:
     ]
 
 
+def told_apart(values: Sequence[Any]) -> list[Any]:
+    """Values of one setting as others may read them: paths as `places` has them, so that no two become alike.
+
+    >>> told_apart(["/a/w.pth", "/b/w.pth", "/a/w.pth", None])
+    ['.../a/w.pth', '.../b/w.pth', '.../a/w.pth', None]
+    """
+    paths = [value for value in values if _is_path(value)]
+    short = dict(zip(paths, places(paths), strict=True))
+    return [short[value] if _is_path(value) else placeless(value) for value in values]
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, Path) or (isinstance(value, str) and Path(value).is_absolute())
+
+
 def placeless(value: Any) -> Any:
     """A table of settings, and tables in it, with every absolute path as `place` has it.
 
@@ -133,7 +148,7 @@ def placeless(value: Any) -> Any:
         return {name: placeless(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
         return type(value)(placeless(inner) for inner in value)
-    return place(value) if isinstance(value, Path) or (isinstance(value, str) and Path(value).is_absolute()) else value
+    return place(value) if _is_path(value) else value
 
 
 def normal(text: str) -> str:

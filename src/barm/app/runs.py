@@ -17,9 +17,10 @@ from barm.app.pictures import Limits, Picture, prepare
 from barm.data import open_source
 from barm.data.base import Source
 from barm.data.palette import display_colours
+from barm.engine.earlier import read_scores
 from barm.engine.recipe import PlaceConfig
 from barm.engine.runtime import Runtime
-from barm.engine.store import METHOD, METRICS, RunDirectory
+from barm.engine.store import METHOD, RunDirectory
 from barm.errors import UserError
 from barm.methods import METHODS
 from barm.reading import real
@@ -142,16 +143,16 @@ def _open_run(path: Path) -> Run:
     directory = RunDirectory(path)
     config = directory.config()
     directory.last_step()  # complains if there is none
-    steps = tuple(_read_step(directory, step) for step in directory.finished_steps())
+    miou = {metrics["step"]: metrics["miou"]["all"] for metrics in read_scores(directory)}
+    steps = tuple(_read_step(directory, step, miou.get(step)) for step in directory.finished_steps())
     about = (METHODS[config.method.name].__doc__ or "").strip().splitlines()[0]
     title = about.split(":")[0].split("(")[0].strip()
     return Run(path, path.name, title, steps, int(directory.read(steps[-1].step, METHOD)["num_steps"]))
 
 
-def _read_step(directory: RunDirectory, step: int) -> ShownStep:
+def _read_step(directory: RunDirectory, step: int, miou: float | None) -> ShownStep:
     about = directory.read(step, METHOD)
     names = {c["id"]: c["name"] for c in about["classes"]}
-    miou = directory.read(step, METRICS)["miou"]["all"] if directory.has(step, METRICS) else None
     return ShownStep(
         step,
         tuple(names[i] for i in about["groups"][-1]),

@@ -32,6 +32,10 @@ class SharedDirectory(RunDirectory):
         """Is the step finished?"""
         return self._rt.from_main(partial(super().is_complete, index))
 
+    def is_extension(self) -> bool:
+        """Did `barm extend` make the run?"""
+        return self._rt.from_main(super().is_extension)
+
     def finished_steps(self) -> list[int]:
         """Indices of the finished steps, ascending."""
         return self._rt.from_main(super().finished_steps)

@@ -67,6 +67,10 @@ class RunDirectory:
         """Is the step finished?"""
         return self.step_path(index).is_dir()
 
+    def is_extension(self) -> bool:
+        """Did `barm extend` make the run?"""
+        return os.path.lexists(self.path / EXTENSION)
+
     def finished_steps(self) -> list[int]:
         """Indices of the finished steps, ascending."""
         found = ((p, p.name[4:]) for p in self.path.glob("step[0-9][0-9]*"))

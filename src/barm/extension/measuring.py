@@ -31,15 +31,21 @@ def count_step(plan: Plan, rt: Runtime, directory: RunDirectory, step: int, moni
 
 
 def measure_again(plan: Plan, rt: Runtime, directory: RunDirectory, monitor: Monitor) -> None:
-    """Give the earlier steps counts and scores on the pictures of the plan, where they have none.
+    """Give the earlier steps counts and scores on the pictures of the plan, where they have none of these.
 
-    The run that they come from has measured them on other pictures, and perhaps in another view.
+    The run that they come from has measured them on other pictures, and perhaps in another view. An extension that an
+    older version began has kept those scores, without a record; they go, and what a finished step derived from them.
     """
     data, pictures = plan.data, {"measured": pictures_of(plan.data)["measured"]}
-    for index in [i for i in directory.finished_steps() if i <= plan.known.step]:
-        if not directory.has(index, METRICS):
-            counts = count_step(plan, rt, directory, index, monitor)
-            metrics = scores_of(directory, data.plan[index], counts, data)
+    steps, again = [i for i in directory.finished_steps() if i <= plan.step], False
+    for index in steps:
+        step, told = data.plan[index], directory.has(index, METRICS) and directory.has(index, PICTURES)
+        if index == plan.step and again:
+            counts = torch.tensor(directory.read(index, COUNTS))
+            rt.on_main(partial(directory.add, index, {METRICS: scores_of(directory, step, counts, data)}))
+        elif index < plan.step and not told:
+            counts, again = count_step(plan, rt, directory, index, monitor), True
+            metrics = scores_of(directory, step, counts, data)
             files = {PICTURES: pictures, COUNTS: counts.tolist(), METRICS: metrics}
             rt.on_main(partial(directory.add, index, files))
 

@@ -16,12 +16,13 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from barm.engine.earlier import read_scores
 from barm.engine.identity import differing, settings, shown
 from barm.engine.recipe import RunConfig
 from barm.engine.scores import unmeasured
 from barm.engine.store import METHOD, METRICS, RunDirectory
 from barm.errors import UserError
-from barm.escaping import csv_cell, latex, markdown, markup, placeless, places
+from barm.escaping import csv_cell, latex, markdown, markup, placeless, places, told_apart
 from barm.reading import real
 from barm.words import count, listed
 
@@ -107,18 +108,23 @@ def read_result(path: Path) -> Result:
     run = RunDirectory(path)
     config = run.config()
     finished = [i for i in run.finished_steps() if run.has(i, METRICS)]
-    metrics = [run.read(i, METRICS) for i in finished]
-    if not metrics or len(metrics) < run.read(finished[-1], METHOD).get("num_steps", 0):
+    if not finished or len(finished) < run.read(finished[-1], METHOD).get("num_steps", 0):
         raise UserError(
-            f"{path} is not finished ({count(len(metrics), 'steps')} trained): go on with `barm train --resume`"
+            f"{path} is not finished ({count(len(finished), 'steps')} trained): go on with `barm train --resume`"
         )
     try:
+        metrics = read_scores(run)
         silent = [name for m in metrics if m["miou"]["all"] is None for name in unmeasured(m) if name != "background"]
         named, curve = _named(metrics), tuple(m["miou"]["all"] for m in metrics)
     except (KeyError, TypeError) as error:
         raise UserError(
             f"{path}: a {METRICS} is damaged ({error} is missing): restore the file, or train the run anew"
         ) from None
+    if len(metrics) < len(finished):
+        raise UserError(
+            f"{path} has steps that were measured on other pictures than its last one, as older versions of `barm "
+            "extend` left them: extend it anew"
+        )
     if silent:
         raise UserError(
             f"{path} was measured without labels of '{silent[0]}': extend it anew with --val DIR, a data set "
@@ -133,7 +139,7 @@ def read_result(path: Path) -> Result:
         steps=curve,
         scores=named,
         provenance=run.provenance(),
-        settings=placeless(settings(config, COMPARED)),
+        settings=settings(config, COMPARED),
         unmeasured=tuple(unmeasured(metrics[-1])),
         title=task_title(config),
     )
@@ -230,9 +236,11 @@ def _label(result: Result, variants: Sequence[Mapping[str, Any]]) -> str:
     names = differing(*variants)
     if not names:
         return result.method
-    told = [f"{name}={shown(result.settings.get(name))}" for name in names[:TOLD]]
+    place = variants.index(result.settings)
+    values = {name: told_apart([settings.get(name) for settings in variants]) for name in names[:TOLD]}
+    told = [f"{name}={shown(several[place])}" for name, several in values.items()]
     if len(names) > TOLD:
-        told.append(f"and {len(names) - TOLD} more, variant {1 + variants.index(result.settings)}")
+        told.append(f"and {len(names) - TOLD} more, variant {1 + place}")
     return f"{result.method} ({', '.join(told)})"
 
 
@@ -311,7 +319,8 @@ def to_csv(results: Sequence[Result]) -> str:
 
 def to_json(results: Sequence[Result], rows: Sequence[Row]) -> str:
     """Everything: the rows, and every run with its provenance."""
-    return json.dumps({"rows": [asdict(r) for r in rows], "runs": [asdict(r) for r in results]}, indent=1) + "\n"
+    runs = [{**asdict(r), "settings": placeless(r.settings)} for r in results]
+    return json.dumps({"rows": [asdict(r) for r in rows], "runs": runs}, indent=1) + "\n"
 
 
 def write_comparison(folder: Path, results: Sequence[Result]) -> list[Path]:

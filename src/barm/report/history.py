@@ -12,12 +12,12 @@ import numpy as np
 import tomli_w
 
 from barm.data.palette import display_colours
+from barm.engine.earlier import read_scores
 from barm.engine.forms import misfit
 from barm.engine.identity import settings, shown, to_table
 from barm.engine.monitor import read_log
-from barm.engine.pictures import other_pictures
 from barm.engine.recipe import RunConfig
-from barm.engine.store import COUNTS, EXTENSION, METHOD, METRICS, PICTURES, RunDirectory
+from barm.engine.store import COUNTS, EXTENSION, METHOD, METRICS, RunDirectory
 from barm.errors import UserError
 from barm.escaping import command, names, place, placeless, places
 from barm.methods import METHODS
@@ -67,9 +67,9 @@ def read_run(path: Path, label: str) -> RunContent:
             num_steps=int(about.get("num_steps", len(finished))),
             finished=finished,
             classes=_classes(about),
-            scores=tuple(_scores(run, i) for i in finished if run.has(i, METRICS) and _comparable(run, i, last)),
+            scores=tuple(_scores(run, metrics) for metrics in read_scores(run)),
             traces=_traces(path),
-            settings={name: shown(placeless(value)) for name, value in settings(config).items()},
+            settings={name: shown(value) for name, value in settings(config).items()},
             config=tomli_w.dumps(placeless(to_table(config))),
             provenance=_plain(run.provenance()),
             command=_again(path, config),
@@ -107,20 +107,8 @@ def _coloured(runs: Sequence[RunContent]) -> tuple[RunContent, ...]:
     )
 
 
-def _comparable(run: RunDirectory, index: int, last: int) -> bool:
-    """Was a step measured on the pictures of the last one?
-
-    An extension that an older version made keeps the scores that its steps had on other pictures, without a record.
-    """
-    if index == last or not run.has(last, PICTURES):
-        return True
-    if not run.has(index, PICTURES):
-        return not os.path.lexists(run.path / EXTENSION)
-    return other_pictures(run.read(index, PICTURES), run.read(last, PICTURES), trained=False) is None
-
-
-def _scores(run: RunDirectory, index: int) -> Scores:
-    metrics = run.read(index, METRICS)
+def _scores(run: RunDirectory, metrics: Mapping[str, Any]) -> Scores:
+    index = int(metrics["step"])
     counts = np.array(run.read(index, COUNTS), np.int64) if run.has(index, COUNTS) else None
     if counts is not None and len(counts) != len(metrics["class_iou"]):
         raise ValueError(f"step {index} has counts of {len(counts)} classes, scores of {len(metrics['class_iou'])}")

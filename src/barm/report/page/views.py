@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from barm.escaping import told_apart
 from barm.report.page.charts import NARROW, WIDE, Chart, Series, line_chart
 from barm.report.page.colours import DASHES, LEVELS, SERIES, level
 from barm.report.page.content import KnownClass, RunContent, Scores
@@ -316,7 +317,7 @@ def differing_settings(runs: Sequence[RunContent]) -> list[tuple[str, list[str]]
     tables = [{**run.settings, **run.provenance} for run in runs]
     names = dict.fromkeys(name for table in tables for name in table)
     rows = [(name, [table.get(name, "–") for table in tables]) for name in names]
-    return [(name, values) for name, values in rows if len(set(values)) > 1]
+    return [(name, told_apart(values)) for name, values in rows if len(set(values)) > 1]
 
 
 def common_facts(runs: Sequence[RunContent]) -> dict[str, str]:
