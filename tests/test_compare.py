@@ -21,6 +21,7 @@ from barm.report.compare import (
     read_result,
     read_results,
     summarise,
+    to_json,
     to_latex,
     to_markdown,
     write_comparison,
@@ -68,6 +69,16 @@ def test_other_settings_are_no_repetitions():
     assert [r.method for r in summarise(many)] == [
         f"a (x0={v}, x1={v}, x2={v}, and 2 more, variant {v})" for v in (1, 2)
     ]
+
+
+def test_files_of_one_name_are_no_repetitions():
+    """Paths are shortened where they are shown, not where runs are told apart."""
+    runs = [result("a", 1, 0.2, model__weights=f"/home/me/{place}/backbone.pth") for place in ("one", "two")]
+    rows = summarise(runs)
+    assert [(r.method, r.runs) for r in rows] == [
+        (f"a (model.weights=.../{place}/backbone.pth)", 1) for place in ("one", "two")
+    ]
+    assert "/home" not in to_json(runs, rows)
 
 
 def test_a_row_s_runs_have_equal_numbers_of_steps():

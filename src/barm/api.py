@@ -323,6 +323,11 @@ def evaluate(
     return scores_of(directory, method.step, counts, opened, others=data is not None, same_view=same_view)
 
 
+def view_of(path: Path | str, overrides: Sequence[str] = (), *, native: bool = False) -> str:
+    """How `evaluate` sees the pictures with these arguments, in words."""
+    return evaluated_as(read_config(path), [*overrides, *(["evaluation.crop=0"] if native else [])]).evaluation.view
+
+
 def evaluated_as(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
     """A run's configuration with another evaluation.
 

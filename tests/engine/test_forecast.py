@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from barm.engine.forecast import forecast
 from barm.engine.monitor import Monitor
 from barm.engine.prepare import prepare
 from barm.engine.runtime import Runtime
+from barm.errors import UserError
 
 
 @pytest.mark.parametrize("name", ["barm", "plop", "dkd-m", "ssul-m", "joint", "finetune"])
@@ -55,13 +58,46 @@ def test_it_prints_the_whole_configuration_and_writes_nothing(tiny_settings, sha
     for table in ("task", "model", "method", "base", "increment", "evaluation"):
         assert getattr(config, table) == getattr(expected, table), table
     assert "nothing was written" in rest
-    assert rest.count("48") >= 2, "the crop of every step"
+    rows = [line.split() for line in rest.splitlines() if re.match(r" +\d ", line)]
+    assert [row[0] for row in rows] == ["0", "1", "2"]
+    assert [row[3] for row in rows] == ["49", "48", "48"], "the crop of every step"
+
+
+def said(words: list[str]) -> str:
+    """What the command prints, or what it complains about."""
+    done = CliRunner().invoke(app, words)
+    return str(done.exception) if isinstance(done.exception, UserError) else done.output
 
 
 def test_what_would_stop_the_run_stops_it(tiny_settings, shapes_voc, tmp_path):
     (tmp_path / "there").mkdir()
     (tmp_path / "there/file").touch()
-    done = CliRunner().invoke(app, words(tiny_settings, shapes_voc, "--out", str(tmp_path / "there")))
-    assert "exists already" in str(done.exception)
-    done = CliRunner().invoke(app, words(tiny_settings, shapes_voc, "--set", "base.crop=1000000"))
-    assert "of memory" in str(done.exception)
+    call = partial(words, tiny_settings, shapes_voc)
+    assert "exists already" in said(call("--out", str(tmp_path / "there")))
+    assert "of memory" in said(call("--set", "base.crop=1000000"))
+    assert "there is no such folder" in said(call("--start-from", str(tmp_path / "nothing")))
+    assert "nothing to resume" in said(call("--resume", "--out", str(tmp_path / "nothing")))
+
+
+def test_steps_that_are_there_are_not_counted(tiny_settings, shapes_voc, tmp_path):
+    run, call = tmp_path / "run", partial(words, tiny_settings, shapes_voc)
+    config = load_config("shapes/2-1/barm", tiny_settings, {"data": {"root": str(shapes_voc)}})
+    fit(config, out=run, steps=[0], quiet=True)
+    for options in (("--resume", "--out", str(run)), ("--start-from", str(run), "--out", str(tmp_path / "new"))):
+        rows = [line.split()[0] for line in said(call(*options)).splitlines() if re.match(r" +\d ", line)]
+        assert rows == ["1", "2"], options
+        other = said(call(*options, "--set", "base.epochs=5"))
+        assert "base.epochs is 1 there, 5 here" in other, options
+    assert "every step" in said(call("--resume", "--out", str(run), "--step", "0"))
+
+
+def test_the_largest_evaluation_is_tried(tiny_settings, shapes_voc, monkeypatch):
+    seen = []
+    monkeypatch.setattr("barm.engine.forecast.evaluate", lambda _method, _network, batches, _rt: seen.extend(batches))
+    settings = [*tiny_settings, "evaluation.crop=0", "evaluation.batch_size=2"]
+    config = load_config("shapes/offline/barm", settings, {"data": {"root": str(shapes_voc)}})
+    rt = Runtime(config.runtime)
+    ready = prepare(config, rt)
+    forecast(ready, rt)
+    width, height = max(ready.data.val.sizes, key=lambda size: size[0] * size[1])
+    assert [tuple(batch.image.shape) for batch in seen] == [(2, 3, height, width)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -94,7 +95,7 @@ def test_the_choice_is_stored_with_its_reason(run):
     config = read_config(run)
     assert (config.base.crop, config.increment.crop, config.evaluation.crop) == (81, 81, 0)
     chosen = RunDirectory(run).provenance()["chosen"]
-    assert chosen["base.crop"] == "81: the smallest 16 k + 1 that holds the training picture of middle size, 80x60"
+    assert chosen["base.crop"] == "81: the smallest 16 k + 1 that holds the training picture of median size, 80x60"
     assert set(chosen) == {"base.crop", "increment.crop"}
 
 
@@ -188,6 +189,19 @@ def test_a_source_of_ones_own_without_sizes(small):
     data = opened(small)
     bare = Data(data.train.with_index([frozenset()] * len(data.train)), data.val, data.plan)
     assert sized(load_config("folder/barm", FAST, {"task": {"name": "2-1"}}), bare).config.base.crop == 81
+
+
+def test_evaluate_says_how_it_measured(run):
+    for words, told in (((), "native size"), (("--set", "evaluation.crop=64"), "centre crops of 64 pixels")):
+        done = CliRunner().invoke(app, ["evaluate", str(run), "--quiet", *words])
+        assert f"Measured at {told}" in done.output
+
+
+def test_an_empty_source_is_one_line(small):
+    data = opened(small)
+    empty = Data(data.train, replace(data.val, names=(), images=(), masks=()), data.plan)
+    with pytest.raises(UserError, match="holds no picture"):
+        sized(load_config("folder/barm", FAST, {"task": {"name": "2-1"}}), empty)
 
 
 def test_an_extension_follows_its_own_pictures(run, tmp_path):

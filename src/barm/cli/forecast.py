@@ -13,16 +13,28 @@ from barm.cli.common import out, progress, say
 from barm.engine.capacity import shown
 from barm.engine.forecast import StepForecast, forecast
 from barm.engine.identity import to_table
+from barm.engine.pictures import pictures_of
 from barm.engine.prepare import Prepared, prepare
 from barm.engine.recipe import RunConfig
 from barm.engine.runtime import Runtime
+from barm.engine.sequence import check_adoptable
+from barm.engine.shared import SharedDirectory
 from barm.engine.sizes import chosen_lines
 from barm.engine.store import RunDirectory
+from barm.errors import UserError
 from barm.escaping import markup
 from barm.words import duration, listed
 
 
-def show_forecast(config: RunConfig, target: Path, *, resume: bool, only: Sequence[int] | None, quiet: bool) -> None:
+def show_forecast(
+    config: RunConfig,
+    target: Path,
+    *,
+    resume: bool,
+    only: Sequence[int] | None,
+    start_from: Path | None,
+    quiet: bool,
+) -> None:
     """Print the configuration with every choice made, and what each step would take.
 
     Args:
@@ -30,15 +42,24 @@ def show_forecast(config: RunConfig, target: Path, *, resume: bool, only: Sequen
         target: the run's folder, which is not touched.
         resume: would it be gone on with?
         only: indices of the steps; all by default.
+        start_from: another run whose step 0 would be taken over.
         quiet: do not tell what is tried.
 
     Raises:
         UserError: for whatever would keep the run from starting.
     """
     rt = Runtime(config.runtime)
-    if rt.is_main:
-        RunDirectory(target).check_place(resume=resume)
+    run = SharedDirectory(target, rt)
+    rt.on_main(lambda: run.check_place(resume=resume))
     ready = prepare(config, rt, only)
+    done = {*(run.finished_steps() if resume else ()), *([0] if start_from is not None else ())}
+    if resume:
+        rt.on_main(lambda: run.check_same(ready.config))
+    if start_from is not None:
+        rt.on_main(lambda: check_adoptable(ready.config, RunDirectory(start_from), pictures_of(ready.data)))
+    ready = ready._replace(steps=tuple(step for step in ready.steps if step.index not in done))
+    if not ready.steps:
+        raise UserError(f"nothing is left to be trained: every step of {target} is finished")
     steps = forecast(ready, rt, progress(quiet or not rt.is_main))
     if not rt.is_main:
         return

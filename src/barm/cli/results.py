@@ -45,6 +45,7 @@ def evaluate(
     Example: barm evaluate runs/voc-15-1-barm --step 3
     """
     from barm.api import evaluate as evaluate_run
+    from barm.api import view_of
     from barm.report.tables import classes_table, steps_table
 
     metrics = evaluate_run(run, step, data, overrides=override or (), native=native, quiet=quiet)
@@ -53,6 +54,7 @@ def evaluate(
     else:
         out.print(classes_table(metrics))
         out.print(steps_table(str(run), {"": [metrics]}))
+        say(f"Measured at {view_of(run, override or (), native=native)}")
 
 
 def predict(

@@ -89,7 +89,7 @@ def train(
     if dry_run:
         from barm.cli.forecast import show_forecast
 
-        show_forecast(config, target, resume=resume, only=step or None, quiet=quiet)
+        show_forecast(config, target, resume=resume, only=step or None, start_from=start_from, quiet=quiet)
         return
     metrics = fit(config, out=target, resume=resume, steps=step or None, start_from=start_from, quiet=quiet)
     if is_first():

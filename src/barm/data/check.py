@@ -39,7 +39,7 @@ class SizesReport(NamedTuple):
     def __str__(self) -> str:
         if self.different == 1:
             return f"all {_by(self.middle)}"
-        return f"{_by(self.smallest)} to {_by(self.largest)}, the middle one {_by(self.middle)}"
+        return f"{_by(self.smallest)} to {_by(self.largest)}, the median {_by(self.middle)}"
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ def sizes_report(sizes: Iterable[tuple[int, int]]) -> SizesReport | None:
     """What is told of the sizes of pictures; those of unsound ones, (0, 0), do not count. None where there are none.
 
     >>> str(sizes_report([(160, 120), (80, 60), (0, 0), (640, 480)]))
-    '80x60 to 640x480, the middle one 160x120'
+    '80x60 to 640x480, the median 160x120'
     """
     known = by_side(size for size in sizes if min(size) > 0)
     return SizesReport(known[0], middle(known), known[-1], len(set(known))) if known else None

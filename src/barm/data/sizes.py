@@ -5,16 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from barm.data.base import Source
+from barm.errors import UserError
 
 Size = tuple[int, int]
 LOOKED_AT = 64  # pictures of a source that does not know their sizes
 
 
 def picture_sizes(source: Source) -> list[Size]:
-    """Of all pictures; of a source that does not know their sizes, of some, evenly spread."""
+    """Of all pictures; of a source that does not know their sizes, of some, evenly spread.
+
+    Raises:
+        UserError: for a source without pictures.
+    """
     known: Sequence[Size] = getattr(source, "sizes", ())
     if known:
         return list(known)
+    if not len(source):
+        raise UserError("a data source holds no picture: expected at least one")
     return [source[i].image.size for i in range(0, len(source), -(-len(source) // LOOKED_AT))]
 
 

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 
+from barm.batch import Batch
+from barm.data.sizes import picture_sizes
 from barm.data.steps import StepDataset, iterations_per_epoch
 from barm.engine.evaluate import evaluate
 from barm.engine.loading import train_batches
 from barm.engine.memory import forget_peak, peak_memory
+from barm.engine.opening import Data
 from barm.engine.prepare import Prepared, train_dataset
 from barm.engine.recipe import RunConfig
 from barm.engine.runtime import Runtime
 from barm.engine.train import StepTrainer, calibrate
-from barm.labels import Step
+from barm.labels import IGNORE, Step
 
 TRIED = 4  # updates, of which the first does not count: it also starts the loaders and, compiled, the compiler
 LONG = 20.0  # seconds after which no further one is tried
@@ -64,9 +68,10 @@ def forecast(ready: Prepared, rt: Runtime, say: Callable[[str], None] = lambda _
 
 
 class _Cost(NamedTuple):
-    """Seconds per update and per pixel of the evaluation, and the most bytes."""
+    """Seconds per update, per batch that a method is shown before, and per pixel of the evaluation; the most bytes."""
 
     update: float
+    shown: float
     pixel: float
     memory: int | None
 
@@ -75,18 +80,20 @@ def _forecast(
     config: RunConfig, rt: Runtime, ready: Prepared, step: Step, dataset: StepDataset, cost: _Cost
 ) -> StepForecast:
     recipe = config.recipe(step.index)
-    updates = recipe.epochs * iterations_per_epoch(_length(config, step, dataset), recipe.batch_size, rt.world)
+    epoch = iterations_per_epoch(_length(config, ready, step, dataset), recipe.batch_size, rt.world)
+    updates = recipe.epochs * epoch
     pixels = sum(_pixels(config, source) for source in ready.data.measured) / rt.world
-    return StepForecast(
-        step, len(dataset), recipe.side, updates, updates * cost.update, pixels * cost.pixel, cost.memory
-    )
+    training = updates * cost.update + epoch * cost.shown
+    return StepForecast(step, len(dataset), recipe.side, updates, training, pixels * cost.pixel, cost.memory)
 
 
-def _length(config: RunConfig, step: Step, dataset: StepDataset) -> int:
-    """Pictures of an epoch, with the exemplars that a full memory appends to a later step."""
+def _length(config: RunConfig, ready: Prepared, step: Step, dataset: StepDataset) -> int:
+    """Pictures of an epoch, with the exemplars that a memory appends, as far as the steps before have any."""
     memory = config.method.memory
-    appended = memory is not None and memory.mix == "append" and step.index > 0
-    return len(dataset) + (memory.size if memory is not None and appended else 0)
+    if memory is None or memory.mix != "append":
+        return len(dataset)
+    before = (train_dataset(config, ready.data, ready.data.plan[i]).images for i in range(step.index))
+    return len(dataset) + min(memory.size, len(set().union(*before)))
 
 
 def _pixels(config: RunConfig, source: Any) -> float:
@@ -113,22 +120,36 @@ def _try(config: RunConfig, rt: Runtime, ready: Prepared, step: Step, dataset: S
     trainer = StepTrainer(method, rt.place(model), teacher, recipe, TRIED, rt, config.seed)
     forget_peak(rt.device)
     loading = train_batches(config, rt, dataset, epochs=TRIED, batch_size=recipe.batch_size, trains=False)
-    times, began = list[float](), time.monotonic()
+    times, began, shown = list[float](), time.monotonic(), 0.0
     with rt.one_shape(), loading as batches:
         for batch in batches:
             if not times and teacher is not None and method.calibrates:
+                started = time.monotonic()
                 calibrate(method, teacher, [batch], rt)
+                _wait(rt)
+                shown = time.monotonic() - started
             trainer.update(batch)
             _wait(rt)
             times.append(time.monotonic())
             if len(times) == TRIED or (rt.world == 1 and times[-1] - began > LONG):  # all processes try as many
                 break
     per_update = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else times[0] - began
-    network, started = rt.constant(trainer.network), time.monotonic()
-    evaluate(method, network, [batch], rt)
+    network, largest = rt.constant(trainer.network), _largest(config, rt, ready.data)
+    started = time.monotonic()
+    evaluate(method, network, [largest], rt)
     _wait(rt)
-    seen = batch.image.shape[0] * batch.image.shape[2] * batch.image.shape[3]
-    return _Cost(per_update, (time.monotonic() - started) / seen, peak_memory(rt.device))
+    seen = largest.image.shape[0] * largest.image.shape[2] * largest.image.shape[3]
+    return _Cost(per_update, shown, (time.monotonic() - started) / seen, peak_memory(rt.device))
+
+
+def _largest(config: RunConfig, rt: Runtime, data: Data) -> Batch:
+    """A batch of the evaluation's largest size, without a label."""
+    crop, most = config.evaluation.crop, config.evaluation.batch_size
+    sizes = Counter((crop, crop) if crop else size for source in data.measured for size in picture_sizes(source))
+    (width, height), number = max(sizes.items(), key=lambda item: min(item[1], most) * item[0][0] * item[0][1])
+    number = min(number, most)
+    image = torch.zeros(number, 3, height, width, dtype=torch.uint8, device=rt.device)
+    return Batch(image, torch.full((number, height, width), IGNORE, device=rt.device), {})
 
 
 def _wait(rt: Runtime) -> None:

@@ -25,7 +25,7 @@ from barm.engine.memory import forget_peak, peak_memory
 from barm.engine.monitor import Monitor
 from barm.engine.opening import Data as Data
 from barm.engine.opening import open_data as open_data
-from barm.engine.pictures import other_pictures, pictures_of
+from barm.engine.pictures import Pictures, other_pictures, pictures_of
 from barm.engine.prepare import prepare
 from barm.engine.prepare import train_dataset as train_dataset
 from barm.engine.provenance import provenance
@@ -349,11 +349,19 @@ def load_step(
     return rebuild(about, index, directory.load_model_state(index), str(directory.step_path(index)))
 
 
-def _adopt(config: RunConfig, directory: RunDirectory, other: RunDirectory, data: Data) -> None:
-    """Take over another run's step 0 where it is the same training."""
-    if directory.is_complete(0):
-        return
-    theirs, pictures = other.config(), directory.pictures
+def check_adoptable(config: RunConfig, other: RunDirectory, pictures: Pictures | None) -> None:
+    """Complain unless another run's step 0 is the same training.
+
+    Args:
+        config: of the run that would take it over.
+        other: the other run.
+        pictures: that this one trains on.
+
+    Raises:
+        UserError: says what is different.
+    """
+    theirs = other.config()
+    other.require(0)
     found = difference(settings(theirs, BASE), settings(config, BASE))
     if pictures is not None and other.has(0, PICTURES):
         what = other_pictures(other.read(0, PICTURES), pictures)
@@ -371,6 +379,13 @@ def _adopt(config: RunConfig, directory: RunDirectory, other: RunDirectory, data
             f"step 0 of {other.path} was trained by {theirs.method.name}, which minimises something else there than "
             f"{config.method.name} ({found[1]}): train it here instead"
         )
+
+
+def _adopt(config: RunConfig, directory: RunDirectory, other: RunDirectory, data: Data) -> None:
+    """Take over another run's step 0 where it is the same training."""
+    if directory.is_complete(0):
+        return
+    check_adoptable(config, other, directory.pictures)
     state, step = other.load_model_state(0), data.plan[0]
     check_names(config.method.build(step, config.model).build_model().state_dict(), state, set(), str(other.path))
     counts = torch.tensor(other.read(0, COUNTS))

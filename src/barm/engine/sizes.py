@@ -82,9 +82,9 @@ def fitting(size: Size, stride: int) -> int:
 def _reason(crop: int, size: Size, stride: int) -> str:
     width, height = size
     if crop < max(size):
-        why = f"the largest that is chosen; the training picture of middle size is {width}x{height}"
+        why = f"the largest that is chosen; the training picture of median size is {width}x{height}"
     else:
-        why = f"the smallest {stride} k + 1 that holds the training picture of middle size, {width}x{height}"
+        why = f"the smallest {stride} k + 1 that holds the training picture of median size, {width}x{height}"
     return f"{crop}: {why}"
 
 
@@ -92,7 +92,7 @@ def _far(table: str, crop: int, geometry: Geometry, size: Size, best: int) -> li
     """What is said of a training crop that is much larger or smaller than the pictures."""
     (width, height), instead = size, f"--set {table}.crop={best}"
     if crop > FAR * max(size):
-        what = f"{table}.crop={crop} is far larger than the training pictures (the middle one is {width}x{height})"
+        what = f"{table}.crop={crop} is far larger than the training pictures (the median one is {width}x{height})"
         if geometry == "resized_crop":
             return [f"{what}: they are enlarged {crop / max(size):.1f} times, which is slow; take {instead}"]
         padding = 1 - width * height / crop**2
@@ -100,7 +100,7 @@ def _far(table: str, crop: int, geometry: Geometry, size: Size, best: int) -> li
     share = min(crop, width) * min(crop, height) / (width * height)
     if share < SMALL and geometry == "rescale":
         return [
-            f"a crop of {crop} pixels shows {100 * share:.0f} % of a training picture (the middle one is {width}x"
+            f"a crop of {crop} pixels shows {100 * share:.0f} % of a training picture (the median one is {width}x"
             f"{height}): make the pictures smaller, or the crop larger with --set {table}.crop=..."
         ]
     return []
@@ -113,6 +113,6 @@ def _far_evaluation(crop: int, size: Size) -> list[str]:
         return []
     changed = f"enlarges the pictures {factor:.1f}" if factor > 1 else f"makes the pictures smaller {1 / factor:.1f}"
     return [
-        f"evaluation.crop={crop} {changed} times (the middle one is {size[0]}x{size[1]}) before they are measured, "
+        f"evaluation.crop={crop} {changed} times (the median one is {size[0]}x{size[1]}) before they are measured, "
         "`barm predict` does not: its masks have other scores; --set evaluation.crop=0 measures at native size"
     ]

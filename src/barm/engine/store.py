@@ -134,7 +134,7 @@ class RunDirectory:
         self._lock = lock
         self._made, self._began = not present, not existing
         if existing:
-            self._check_same(config, same)
+            self.check_same(config, same)
             self._check_classes(provenance.get("classes", ()))
             if pictures is not None:
                 self._check_pictures(pictures, finished="data" in same)
@@ -143,7 +143,8 @@ class RunDirectory:
         document = {**to_table(config), "provenance": dict(provenance)}
         write_atomically(self.path / CONFIG, tomli_w.dumps(document).encode())
 
-    def _check_same(self, config: RunConfig, same: Sequence[str]) -> None:
+    def check_same(self, config: RunConfig, same: Sequence[str] = AGREEING) -> None:
+        """Complain about a configuration other than the stored one in the tables `same`."""
         found = difference(settings(self.config(), same), settings(config, same))
         if found is not None:
             raise UserError(
