@@ -362,6 +362,16 @@ def test_narrow_terminals(width, cli, tiny_run, monkeypatch):
     )
 
 
+def test_a_run_with_one_step_has_one_mean(tiny_settings, shapes_voc, tmp_path):
+    words = ["train", "--recipe", "shapes/2-1/finetune", "--task", "offline", "--data", str(shapes_voc), "--out", "run"]
+    done = shell(*words, *[w for s in tiny_settings for w in ("--set", s)], cwd=tmp_path, COLUMNS="120")
+    shown = done.stdout + done.stderr
+    assert re.search(r"the only step: mIoU 0\.\d{3}$", shown, re.MULTILINE), shown
+    assert "step 0: mIoU" not in shown
+    assert [line.split() for line in shown.splitlines() if "learned" in line] == [["step", "learned", "all"]]
+    assert "mIoU in percent: the mean of all classes and background" in " ".join(shown.split())
+
+
 def test_no_color(tmp_path):
     colour = re.compile(r"\x1b\[[\d;]*3\d")
     assert colour.search(shell("--help", cwd=tmp_path, FORCE_COLOR="1").stdout)

@@ -228,7 +228,8 @@ def choose(shots: Sequence[Shot], number: int, new: Sequence[int], what: str) ->
     if not chosen:
         changes = [_change(s) for s in shots]
         return [shots[i] for i in sorted(range(len(shots)), key=lambda i: -changes[i])[:number]]
-    told = [f"{what} in this picture: IoU {100 * (ious[one.place] or 0.0):.0f} %, {one}" for one in chosen]
+    one_of = "a class" if what == "all classes" else f"a {what.split(' ')[0]} class"
+    told = [f"{what} in this picture: IoU {100 * (ious[one.place] or 0.0):.0f} %, {one.told(one_of)}" for one in chosen]
     return [replace(shots[one.place], told=words) for one, words in zip(chosen, told, strict=True)]
 
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 from PIL import Image
 
-from barm.data.palette import display_palette
+from barm.data.palette import OVERLAY, display_palette
 from barm.extension.drawing import choose
 from barm.report.extension import Change, draw_changes
 
@@ -56,5 +56,5 @@ def test_pictures_keep_their_shape_and_lie_under_the_labels(tmp_path):
     rows, columns = np.nonzero((np.abs(drawn - [10, 200, 10]) < 3).all(-1))
     first = columns[columns < drawn.shape[1] / 4]
     assert (np.ptp(first) + 1) / (np.ptp(rows) + 1) > 2.8  # three times as wide as high
-    grey = 0.5 * (image[0, 0] @ [0.299, 0.587, 0.114])
-    assert (np.abs(drawn - [grey, grey, grey + 127.5]) < 3).all(-1).any()  # blue over the picture in grey
+    grey = (1 - OVERLAY) * (image[0, 0] @ [0.299, 0.587, 0.114])
+    assert (np.abs(drawn - [grey, grey, grey + 255 * OVERLAY]) < 3).all(-1).any()  # blue over the picture in grey

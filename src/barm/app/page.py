@@ -14,6 +14,7 @@ from barm.app import words
 from barm.app.compose import agreement, draw, shares
 from barm.app.pictures import Limits, Picture, Refused, read_upload
 from barm.app.runs import ShownStep, Viewer
+from barm.data.palette import OVERLAY
 
 Answer = dict[Any, Any]
 FAILED = "Something went wrong here; the terminal in which `barm serve` runs says what."
@@ -116,7 +117,13 @@ class Page:
 
     def _build_legend(self) -> None:
         self.opacity = gr.Slider(
-            0, 100, value=50, step=5, label="Opacity of the colours in %", elem_id="opacity", buttons=[]
+            0,
+            100,
+            value=round(100 * OVERLAY),
+            step=5,
+            label="Opacity of the colours in %",
+            elem_id="opacity",
+            buttons=[],
         )
         self.classes = gr.CheckboxGroup(
             words.choices(self.names, []),

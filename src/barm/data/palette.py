@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Palette = NDArray[np.uint8]
+OVERLAY = 0.65  # opacity of a class's colour over a picture
+GROUNDS = (0, 128, 255)  # greys that colours are to be told from, and under a tint
 # how a screen's linear red, green and blue are seen; Machado et al. 2009, severity 1
 VISIONS = {
     "normal": np.eye(3),
@@ -37,9 +39,11 @@ _OKLAB = np.array(
         [0.0259040371, 0.7827717662, -0.8086757660],
     ]
 )
-_LIGHTNESS, _CHROMA = (0.45, 0.95), 0.1  # neither near black nor white, and no grey
-_NORMAL = 0.5  # weight of the distance for normal vision, which tells far more colours apart
-_TONES = 18  # of red, green and blue each, among which the colours are chosen
+_LIGHTNESS, _CHROMA = (0.4, 0.95), 0.1  # neither near black nor white, and no grey
+_NORMAL = 0.45  # weight of the distance for normal vision, which tells far more colours apart
+_NAMED = (0.175, 0.25, 0.06)  # weights of lightness, chroma and direction of hue in what a colour is called
+_TONES = 20  # of red, green and blue each, among which the colours are chosen
+_MANY = 64  # classes after which tints cannot be told apart and no longer count
 
 
 @cache
@@ -98,34 +102,70 @@ def contrast(colours: NDArray[Any], vision: str = "normal") -> float:
     return float(apart[~np.eye(len(seen), dtype=bool)].min())
 
 
+def tint(colours: NDArray[Any], ground: float, opacity: float = OVERLAY) -> NDArray[np.float64]:
+    """Colours as they appear over a grey picture, ``(..., 3)`` in 0..255.
+
+    Args:
+        colours: red, green, blue in 0..255, ``(..., 3)``.
+        ground: the grey, in 0..255.
+        opacity: of the colours, in 0..1.
+
+    >>> tint(np.array([255, 0, 0]), 128, 0.5).tolist()
+    [191.5, 64.0, 64.0]
+    """
+    return np.asarray(opacity * np.asarray(colours, np.float64) + (1 - opacity) * ground)
+
+
+def _seen(colours: NDArray[Any]) -> NDArray[np.float64]:
+    """Colours ``(..., 3)`` in every vision, weighted, ``(3, visions, ...)``."""
+    weights = [_NORMAL if vision == "normal" else 1.0 for vision in VISIONS]
+    seen = [weight * oklab(colours, vision) for weight, vision in zip(weights, VISIONS, strict=True)]
+    return np.ascontiguousarray(np.moveaxis(np.stack(seen), -1, 0))
+
+
+def _tinted(colours: NDArray[Any]) -> NDArray[np.float64]:
+    """As `_seen`, over every ground, ``(3, visions and grounds, ...)``."""
+    return np.concatenate([_seen(tint(colours, ground)) for ground in GROUNDS], axis=1)
+
+
+def _named(colours: NDArray[Any]) -> NDArray[np.float64]:
+    """Lightness and hue, the direction of the hue besides, ``(5, 1, ...)``: what a colour is called depends on it."""
+    lightness, *ab = np.moveaxis(oklab(colours), -1, 0)
+    direction = np.asarray(ab) / np.maximum(np.hypot(*ab), 1e-6)
+    return np.stack([_NAMED[0] * lightness, *(_NAMED[1] * np.asarray(ab)), *(_NAMED[2] * direction)])[:, None]
+
+
+def _least(several: NDArray[np.float64], one: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The smallest distance over all appearances, ``(D, A, C)`` and ``(D, A)`` -> ``(C,)``."""
+    return np.asarray(np.sqrt(np.square(several - one[..., None]).sum(axis=0).min(axis=0)))
+
+
 @cache
 def display_palette() -> Palette:
     """Colours to show classes in, ``(256, 3)`` uint8, by the order in which they are learned.
 
-    Black for the background, white for 255. Each class has the colour that is farthest from those before it, and from
-    black, grey and white, for normal vision, protanopia and deuteranopia alike; so the first have most contrast.
-    Masks keep the data set's own palette.
+    Black for the background, white for 255. Each class has the colour that is farthest from those before it, as it is
+    and as a tint over black, grey and white, and that is far from these three; for normal vision, protanopia and
+    deuteranopia alike. In normal vision the hue counts besides. So the first have most contrast. Masks
+    keep the data set's own palette.
 
     >>> display_palette()[:4].tolist()
-    [[0, 0, 0], [0, 0, 255], [0, 240, 0], [255, 90, 255]]
+    [[0, 0, 0], [0, 0, 255], [0, 228, 0], [255, 94, 215]]
     """
     tones = np.linspace(0, 255, _TONES).round()
     every = np.stack(np.meshgrid(tones, tones, tones, indexing="ij"), axis=-1).reshape(-1, 3)
     lightness, a, b = oklab(every).T
     every = every[(lightness >= _LIGHTNESS[0]) & (lightness <= _LIGHTNESS[1]) & (np.hypot(a, b) >= _CHROMA)]
-    seen = {vision: oklab(every, vision) for vision in VISIONS}
-
-    def apart(colour: NDArray[Any]) -> NDArray[np.float64]:
-        distances = [np.linalg.norm(seen[v] - oklab(colour, v), axis=-1) for v in VISIONS]
-        return np.asarray(np.minimum(_NORMAL * distances[0], np.minimum(*distances[1:])))
-
-    least = np.min([apart(np.full(3, grey)) for grey in (0, 128, 255)], axis=0)
+    views = [(view, view(every)) for view in (_seen, _tinted, _named)]
+    least = np.min([_least(views[0][1], _seen(np.full(3, ground))) for ground in GROUNDS], axis=0)
     colours = np.full((256, 3), 255, np.uint8)
     colours[0] = 0
     for place in range(1, 255):
         best = int(least.round(9).argmax())  # rounded, so that every machine chooses the same
         colours[place] = every[best]
-        least = np.minimum(least, apart(every[best]))
+        least = np.min(
+            [least, *(_least(seen, view(every[best])) for view, seen in views[: 1 if place > _MANY else None])], axis=0
+        )
     colours.setflags(write=False)
     return colours
 
@@ -137,7 +177,7 @@ def display_colours(names: Iterable[str]) -> dict[str, tuple[int, int, int]]:
         names: in the order of learning, background first; of several runs one after the other.
 
     >>> display_colours(["background", "cat", "background", "dog", "cat"])["dog"]
-    (0, 240, 0)
+    (0, 228, 0)
     """
     different = list(dict.fromkeys(names))
     table = display_palette().tolist()

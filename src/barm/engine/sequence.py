@@ -284,7 +284,9 @@ def _store(
     directory.save_step(step.index, state, about, counts, metrics, memory)
     means = {k: v for k, v in metrics["miou"].items() if v is not None}
     monitor.metrics(step.index, means)
-    monitor.say(f"step {step.index}: mIoU {' · '.join(f'{k} {v:.3f}' for k, v in means.items())}")
+    one = len(data.plan) == 1  # then there is one mean
+    scores = [f"{v:.3f}" if one else f"{k} {v:.3f}" for k, v in means.items() if k == "all" or not one]
+    monitor.say(f"{step_title(0, 1) if one else f'step {step.index}'}: mIoU {' · '.join(scores) or '–'}")
 
 
 def describe_classes(

@@ -55,7 +55,8 @@ def choose(source: Source, model: Model, new: Sequence[int]) -> list[tuple[int, 
     if not looked:
         return [(i, "no new class is labelled") for i in range(min(ROWS, len(source)))]
     ious = [picture_iou(model.predict(source[i].image), np.asarray(source[i].mask), new) for i in looked]
+    known = f"new {noun(len(new), 'classes')}"
     return [
-        (looked[one.place], f"new {noun(len(new), 'classes')}: IoU {100 * (ious[one.place] or 0.0):.0f} %, {one}")
+        (looked[one.place], f"{known}: IoU {100 * (ious[one.place] or 0.0):.0f} %, {one.told('a new class')}")
         for one in best_and_worst(ious, ROWS)
     ]

@@ -10,8 +10,9 @@ import matplotlib as mpl
 import numpy as np
 from numpy.typing import NDArray
 
+from barm.data.palette import OVERLAY
+
 Pixels = NDArray[np.uint8]
-OVERLAY = 0.5
 IGNORED = 255  # neither tinted nor outlined
 LINE = 300  # the short side of a picture over the width of its outlines
 RIM = 0.65  # how dark the picture is beside an object, where the outline is opaque
@@ -27,9 +28,9 @@ def colourise(label: Pixels, colours: Pixels) -> Pixels:
 def overlay(image: Pixels, label: Pixels, colours: Pixels, opacity: float = OVERLAY) -> Pixels:
     """The picture with its labelled objects tinted and outlined, ``(H, W, 3)`` uint8.
 
-    An outline is twice as opaque as the tint and lies inside the object, so that a thin part is all outline; the
-    picture is darker along it. Below the tint the picture is grey, so that the hue is the class's. Background and
-    ignored pixels are the picture's.
+    An outline is twice as opaque as the tint, at most opaque, and lies inside the object, so that a thin part is all
+    outline; the picture is darker along it. Below the tint the picture is grey, so that the hue is the class's.
+    Background and ignored pixels are the picture's.
 
     Args:
         image: ``(H, W, 3)`` uint8.
@@ -98,10 +99,17 @@ class Ranked(NamedTuple):
     rank: int
     ranked: int
 
-    def __str__(self) -> str:
-        """Such as ``best of 9``, ``rank 4 of 9``."""
+    def told(self, what: str) -> str:
+        """Such as ``best of 9 pictures``, ``rank 4 of 9 pictures``.
+
+        Args:
+            what: all of these pictures show, with its article.
+
+        >>> Ranked(0, 1, 1).told("a new class")
+        'the only picture with a new class'
+        """
         if self.ranked == 1:
-            return "the only picture that shows one"
+            return f"the only picture with {what}"
         names = {1: "best", self.ranked: "worst"}
         return f"{names.get(self.rank, f'rank {self.rank}')} of {self.ranked} pictures"
 

@@ -16,6 +16,7 @@ LEAST, LEARNED = 8, 48  # what was learned: below the one left out, never wider 
 Metrics = Mapping[str, Any]
 CAPTION = """mIoU in percent. old: step 0's classes, background too;
 new: learned later; average: of 'all' so far; lost: forgetting"""
+SHORT_CAPTION = "mIoU in percent: the mean of all classes and background"
 
 
 def percent(value: float | None) -> str:
@@ -24,7 +25,12 @@ def percent(value: float | None) -> str:
 
 
 def steps_table(title: str, runs: Mapping[str, Sequence[Metrics]]) -> Table:
-    """mIoU after every step of one or several runs: old classes, new classes, all; one row per step and run."""
+    """mIoU after every step of one or several runs: old classes, new classes, all; one row per step and run.
+
+    Where nothing but a first step is shown there is one mean.
+    """
+    first = all(m["step"] == 0 for metrics in runs.values() for m in metrics)
+    columns = ("all",) if first else ("old", "new", "all", "average", "lost")
     table = Table(title=markup(title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("step", justify="right", no_wrap=True, min_width=4)
     method = max(map(len, runs)) if len(runs) > 1 else 0
@@ -33,7 +39,7 @@ def steps_table(title: str, runs: Mapping[str, Sequence[Metrics]]) -> Table:
         table.add_column("learned", max_width=room, overflow="ellipsis", no_wrap=True)
     if method:
         table.add_column("method", no_wrap=True, min_width=method)
-    for name in ("old", "new", "all", "average", "lost"):
+    for name in columns:
         table.add_column(name, justify="right", no_wrap=True, min_width=max(5, len(name)))
     longest = max(len(metrics) for metrics in runs.values())
     for index in range(longest):
@@ -44,15 +50,15 @@ def steps_table(title: str, runs: Mapping[str, Sequence[Metrics]]) -> Table:
             label = [markup(name)] if len(runs) > 1 else []
             head = [str(m["step"]), markup(", ".join(m["learned"]))] if position == 0 else ["", ""]
             head = head if room >= LEAST else head[:1]
-            table.add_row(*head, *label, *_scores(m), end_section=len(runs) > 1 and position == len(runs) - 1)
-    table.caption = CAPTION
+            table.add_row(*head, *label, *_scores(m, columns), end_section=len(runs) > 1 and position == len(runs) - 1)
+    table.caption = SHORT_CAPTION if first else CAPTION
     table.caption_justify = "left"
     return table
 
 
-def _scores(m: Metrics) -> list[str]:
-    miou = m["miou"]
-    return [percent(v) for v in (miou["old"], miou.get("new"), miou["all"], m["average_miou"], m["forgetting"])]
+def _scores(m: Metrics, columns: Sequence[str]) -> list[str]:
+    values = {"new": None, **m["miou"], "average": m["average_miou"], "lost": m["forgetting"]}
+    return [percent(values[name]) for name in columns]
 
 
 def classes_table(m: Metrics) -> Table:

@@ -5,11 +5,44 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from barm.data.palette import VISIONS, contrast, display_colours, display_palette, id_palette, oklab
+from barm.data.palette import GROUNDS, OVERLAY, VISIONS, contrast, display_colours, display_palette, id_palette, oklab
 from barm.report.figures import best_and_worst, overlay, picture_iou
 
 FIRST = 20  # classes, as many as VOC has
-LEAST = {"normal": 0.11, "protanopia": 0.06, "deuteranopia": 0.06}
+LEAST = {"normal": 0.11, "protanopia": 0.059, "deuteranopia": 0.059}
+TINTED = {8: {"normal": 0.15, "protanopia": 0.069, "deuteranopia": 0.08}}  # first classes -> distance over any ground
+TINTED[FIRST] = {"normal": 0.085, "protanopia": 0.039, "deuteranopia": 0.039}
+
+
+def over(ground: int, number: int) -> np.ndarray:
+    """The first classes' colours inside an overlay of a picture of one grey, `(number, 3)`."""
+    side = 24
+    label = np.arange(1, number + 1, dtype=np.uint8).repeat(side)[None].repeat(side, 0)
+    image = np.full((*label.shape, 3), ground, np.uint8)
+    return overlay(image, label, display_palette())[side // 2, side // 2 :: side]
+
+
+@pytest.mark.parametrize("ground", GROUNDS)
+@pytest.mark.parametrize("number", TINTED)
+@pytest.mark.parametrize("vision", VISIONS)
+def test_no_two_of_the_first_colours_look_alike_over_a_picture(vision, number, ground):
+    assert len(over(ground, number)) == number
+    assert contrast(over(ground, number), vision) > TINTED[number][vision]
+
+
+def test_the_first_colours_have_different_hues_or_lightness():
+    """In normal vision: 20 degrees of hue or a fifth of the way from black to white between any two of ten."""
+    lightness, a, b = oklab(display_palette()[1:11]).T
+    angle = np.degrees(np.arctan2(b, a))
+    turned = np.abs((angle[:, None] - angle[None] + 180) % 360 - 180)
+    apart = (turned > 20) | (np.abs(lightness[:, None] - lightness[None]) > 0.2)
+    assert apart[~np.eye(10, dtype=bool)].all()
+
+
+def test_the_picture_is_seen_below_a_tint():
+    assert 0.5 < OVERLAY <= 0.7
+    dark, light = over(64, FIRST), over(192, FIRST)
+    assert np.linalg.norm(oklab(light) - oklab(dark), axis=-1).min() > 0.06
 
 
 @pytest.mark.parametrize("vision", VISIONS)
@@ -65,8 +98,9 @@ def test_pictures_are_chosen_by_what_was_learned_and_missed():
     assert picture_iou(np.zeros_like(truth), truth, [2]) == 0.0
     assert picture_iou(truth, truth, [3]) is None
     chosen = best_and_worst([0.2, 0.9, None, 0.5], 4)
-    assert [(one.place, str(one)) for one in chosen] == [
+    assert [(one.place, one.told("a class")) for one in chosen] == [
         (1, "best of 3 pictures"),
         (0, "worst of 3 pictures"),
         (3, "rank 2 of 3 pictures"),
     ]
+    assert best_and_worst([None, 0.5], 4)[0].told("a new class") == "the only picture with a new class"

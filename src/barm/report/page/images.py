@@ -8,12 +8,13 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
+from barm.data.palette import OVERLAY
 from barm.report.figures import outlines
 from barm.report.page.colours import diverging
 from barm.report.page.content import Pixels, Values
 
 QUALITY = 84
-TINT, DARK = 128, 160  # opacity of the classes' colours and of the rim around objects, of 255
+TINT, DARK = round(255 * OVERLAY), 160  # opacity of the classes' colours and of the rim around objects, of 255
 LEAST = 288  # a label map with a smaller long side is enlarged, so that its outlines are thin
 EDGES = 192  # the long side over the width of the outlines
 
@@ -26,8 +27,8 @@ def photograph(pixels: Pixels) -> str:
 def labels(ids: Pixels, colours: Pixels) -> str:
     """Ids ``(H, W)`` in the classes' colours as PNG that lies over the picture, small ones enlarged.
 
-    Id 0 is transparent, the others are half transparent with an opaque outline, and a dark rim is around them. Without
-    outlines where a picture shows more classes than a palette has room for.
+    Id 0 is transparent, the others are as opaque as in `overlay`, with an opaque outline and a dark rim around them.
+    Without outlines where a picture shows more classes than a palette has room for.
     """
     times = max(1, round(LEAST / max(ids.shape)))
     used, small = np.unique(ids.repeat(times, 0).repeat(times, 1), return_inverse=True)
