@@ -13,8 +13,9 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Collection, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -154,6 +155,40 @@ def test_ports_and_gradio(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(barm.UserError, match=r"pip install 'barm\[app\]'"):
         check_installed()
+
+
+class Tunnel:
+    """Stands for gradio's way to a public address."""
+
+    def __init__(self, port: int) -> None:
+        self.local_port = port
+        self.killed = False
+
+    def kill(self) -> None:
+        print(f"Killing tunnel {self.local_port}")
+        self.killed = True
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_public_address_ends_with_the_page(fails, monkeypatch, capsys):
+    own, other = Tunnel(choose_port("127.0.0.1", None)), Tunnel(1)
+    tunnels = [own, other]
+    monkeypatch.setattr("gradio.tunneling.CURRENT_TUNNELS", tunnels)
+
+    def start(*_: object) -> SimpleNamespace:
+        if fails:
+            raise ValueError("no address in time")
+        return SimpleNamespace(close=lambda verbose: None)
+
+    monkeypatch.setattr(sys.modules[serving.__module__], "_start", start)
+    with (
+        pytest.raises(ValueError) if fails else nullcontext(),
+        serving(None, Options(port=own.local_port, share=True), ()),
+    ):
+        assert not own.killed
+    assert (own.killed, other.killed) == (True, False)
+    assert tunnels == [other]
+    assert capsys.readouterr().out == ""
 
 
 @pytest.fixture(scope="module")

@@ -369,6 +369,15 @@ def test_the_table_shows_every_value(cli, tmp_path):
     assert found["verdict"].startswith("5 problems")
 
 
+def test_sizes_have_names_in_json(cli, tmp_path):
+    status, out, _ = cli("data", "check", folder(tmp_path / "d"), "--json")
+    sizes = json.loads(out)["splits"][0]["sizes"]
+    assert status == 0
+    assert set(sizes) == {"smallest", "middle", "largest", "different"}
+    assert sizes["smallest"] == sizes["largest"] == list(SIZE)
+    assert sizes["different"] == 1
+
+
 def test_names_are_printed_as_they_are(cli, tmp_path):
     _, out, _ = cli("data", "check", folder(tmp_path / "d", classes="[red]x\n[/]\n"))
     assert "[red]x" in out

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 TOLD = 3  # names in a row
 _SINGULAR = {"classes": "class", "losses": "loss", "batches": "batch", "boxes": "box", "processes": "process"}
-_VERBS = {"are": "is", "have": "has", "do": "does", "were": "was"}
+_VERBS = {"are": "is", "have": "has", "do": "does", "were": "was", "hold": "holds"}
 
 
 def count(number: int, what: str) -> str:

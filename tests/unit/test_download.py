@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import json
 import logging
 import socket
 import threading
@@ -11,8 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+import timm
 import torch
 from huggingface_hub import constants
+from safetensors.torch import save_file
 
 from barm.errors import UserError
 from barm.models import download
@@ -41,11 +44,12 @@ def silent() -> Iterator[str]:
 
 
 @contextmanager
-def answering(status: int) -> Iterator[str]:
-    """One that gives every question the same status."""
+def answering(status: int, after: float = 0) -> Iterator[str]:
+    """One that gives every question the same status, after some seconds."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_HEAD(self) -> None:
+            time.sleep(after)
             self.send_response(status)
             self.end_headers()
 
@@ -89,11 +93,26 @@ def test_one_line_within_five_seconds(hub, why, uncached, caplog):
 
 def test_a_name_that_is_looked_up_for_long():
     began = time.monotonic()
-    assert ask("http://nowhere.invalid", lambda *_: time.sleep(30) or 200) == "no answer within 4 s"
+    found = ask("http://nowhere.invalid", lambda *_: time.sleep(30) or 200)
+    assert found == "no answer within 4 s; a larger HF_HUB_ETAG_TIMEOUT waits longer"
     assert time.monotonic() - began < LIMIT
 
 
-@pytest.mark.parametrize("status", [200, 302, 401, 404])
+@pytest.mark.parametrize(("seconds", "limit"), [(10, 4), (30, 30), (6, 6), (2, 4)])
+def test_the_limit_of_the_hubs_library(seconds, limit, monkeypatch):
+    """Its default of 10 seconds is nobody's wish."""
+    monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", seconds)
+    assert download.patience() == limit
+
+
+def test_a_slow_hub_has_the_time_that_was_asked_for(uncached, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 30)
+    with answering(200, after=6) as address:
+        uncached(address)
+        check_reachable(NAME)
+
+
+@pytest.mark.parametrize("status", [200, 302, 401, 404, 500, 501])
 def test_any_sound_answer_lets_the_hub_go_on(status, uncached):
     with answering(status) as address:
         uncached(address)
@@ -117,9 +136,49 @@ def test_what_is_in_the_cache_asks_nobody(monkeypatch, tmp_path):
     check_reachable("deeplab_mobilenetv2")
     assert asked == ["https://download.pytorch.org"]
     (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints/mobilenet_v2-b0353104.pth").touch()
-    assert find_origin("deeplab_mobilenetv2") == Origin("https://download.pytorch.org", True, False)
+    file = tmp_path / "checkpoints/mobilenet_v2-b0353104.pth"
+    file.touch()
+    assert find_origin("deeplab_mobilenetv2") == Origin("https://download.pytorch.org", file, False)
     assert find_origin("no_such_network") is None
+
+
+@pytest.fixture
+def cached(monkeypatch, tmp_path):
+    """A cache of the hub that holds a repository: ``cached(name)`` gives the weights in it."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+
+    def fill(name: str) -> dict[str, torch.Tensor]:
+        folder, commit = tmp_path / "hub" / f"models--{name.replace('/', '--')}", "0" * 40
+        snapshot = folder / "snapshots" / commit
+        for new in (folder / "refs", snapshot):
+            new.mkdir(parents=True)
+        (folder / "refs/main").write_text(commit)
+        state = timm.create_model("test_resnet").state_dict()
+        save_file(state, snapshot / "model.safetensors")
+        (snapshot / "config.json").write_text(json.dumps({"architecture": "test_resnet", "num_classes": 1000}))
+        return state
+
+    return fill
+
+
+@pytest.mark.parametrize(
+    ("name", "repository"), [("test_resnet.r160_in1k", "timm/test_resnet.r160_in1k"), ("hf-hub:me/net", "me/net")]
+)
+def test_cached_weights_are_loaded_without_a_question(name, repository, cached, monkeypatch):
+    """Behind a network that swallows what is sent: at once, and the cached numbers."""
+    state = cached(repository)
+    with silent() as address:
+        monkeypatch.setattr(constants, "ENDPOINT", address)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        began = time.monotonic()
+        body = create_backbone(name, 16, pretrained=True)
+        took = time.monotonic() - began
+    loaded = body.state_dict()
+    assert all(torch.equal(tensor, state[key]) for key, tensor in loaded.items())
+    assert took < LIMIT
 
 
 def test_the_command(cli, shapes_voc, tiny_settings, tmp_path, uncached):

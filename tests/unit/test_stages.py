@@ -48,6 +48,20 @@ def test_an_interrupt_by_hand_stays_one():
         raise KeyboardInterrupt
 
 
+def test_where_it_cannot_be_stopped_a_limit_that_has_passed_changes_nothing(monkeypatch):
+    monkeypatch.setattr(stages, "BEAT", 0.2)
+    said: list[str] = []
+
+    def work() -> None:
+        with stage(said.append, "tracing", 0.05, "wait"):
+            time.sleep(0.7)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert 2 <= len(said) <= 4, said  # the title, and a line every 0.2 seconds
+
+
 def test_elsewhere_than_in_the_main_thread_nothing_is_interrupted():
     done: list[bool] = []
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import os
 import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
@@ -82,7 +83,7 @@ def serving(viewer: Viewer, options: Options, examples: Sequence[Picture]) -> It
     """Serve from a thread of its own: the `gradio.Blocks` and the address; afterwards nothing is left."""
     port = options.port or choose_port(options.host, None)
     host = f"[{options.host}]" if ":" in options.host else options.host
-    with _private_environment():
+    with _private_environment(), _tunnels(port):
         page = _start(viewer, options, port, examples)
         try:
             yield page, f"http://{host}:{port}/"
@@ -156,6 +157,21 @@ def _start(viewer: Viewer, options: Options, port: int, examples: Sequence[Pictu
         css=resources.files("barm.app").joinpath("page.css").read_text("utf-8"),
     )
     return page
+
+
+@contextmanager
+def _tunnels(port: int) -> Iterator[None]:
+    """End the processes that lead a public address to the port: gradio leaves them to the end of the interpreter."""
+    from gradio import tunneling
+
+    known: list[Any] = tunneling.CURRENT_TUNNELS
+    try:
+        yield
+    finally:
+        for tunnel in [t for t in known if t.local_port == port]:
+            with redirect_stdout(io.StringIO()):  # gradio prints what it ends
+                tunnel.kill()
+            known.remove(tunnel)
 
 
 def _wait() -> None:

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from filecmp import cmp
 from pathlib import Path
-from typing import NamedTuple
 
 from barm.data import detect_layout, open_source
 from barm.data.files import FileSource
@@ -17,9 +16,9 @@ from barm.data.sizes import by_side, middle
 from barm.data.tree import Remark
 from barm.data.values import absent, listing
 from barm.errors import UserError
+from barm.labels import TABLES
 from barm.words import count, verb
 
-FLIPPED = ("base", "increment")  # tables of the configuration in which training flips pictures by default
 CHANGED = {  # what the reader does to pictures
     "turned": "turned upright by their EXIF data",
     "white": "with transparent parts, which are laid on white",
@@ -28,7 +27,8 @@ CHANGED = {  # what the reader does to pictures
 }
 
 
-class SizesReport(NamedTuple):
+@dataclass(frozen=True)
+class SizesReport:
     """Sizes of pictures, ``(width, height)``, in the order of the longer side: the least, the middle, the largest."""
 
     smallest: tuple[int, int]
@@ -132,7 +132,7 @@ def check_folder(root: Path | str, layout: str = "auto") -> Report:
     if len(opened) == 2:
         broken += [text for text in [leak(opened["train"], opened["val"])] if text]
     remarks += _about_maps(opened, maps)
-    mixed = flip_warning(names[1:], FLIPPED)
+    mixed = flip_warning(names[1:], TABLES)  # both flip by default
     remarks += [Remark("warning", mixed)] if mixed else []
     if not broken and not problems:
         remarks += _about_classes(names, found)

@@ -18,7 +18,14 @@ WORDS = (  # the left one, the right one; a name with such a word is sided even 
     ("izquierda", "derecha"),
     ("izquierdo", "derecho"),
 )
-LETTERS = (("l", "r"), ("lh", "rh"))  # sides only where both names of a pair are there
+LETTERS = (  # sides only where both names of a pair are there
+    ("l", "r"),
+    ("lh", "rh"),
+    ("fl", "fr"),
+    ("bl", "br"),
+    ("rl", "rr"),
+    ("li", "re"),
+)
 _TOKENS = re.compile(r"[\W_]+|(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Za-z])(?=\d)|(?<=\d)(?=[A-Za-z])")
 
 

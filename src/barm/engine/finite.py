@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from barm.errors import UserError
-from barm.words import count
+from barm.words import count, verb
 
 
 def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
@@ -37,6 +37,6 @@ def check_finite(tensors: Mapping[str, Tensor], what: str) -> None:
     found = not_finite(tensors)
     if found:
         raise UserError(
-            f"{what} is of no use: '{found[0]}' holds infinity or no number ({len(found)} of "
-            f"{count(len(tensors), 'tensors')} in all); its training diverged: train it anew with lower learning rates"
+            f"{what} is of no use: {len(found)} of its {count(len(tensors), 'tensors')} {verb(len(found), 'hold')} "
+            f"infinity or no number, first '{found[0]}'; its training diverged: train it anew with lower learning rates"
         )

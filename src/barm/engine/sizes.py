@@ -9,11 +9,11 @@ from barm.data.sizes import Size, middle, picture_sizes
 from barm.data.transforms import Geometry
 from barm.engine.opening import Data
 from barm.engine.recipe import RunConfig, StepRecipe
+from barm.labels import TABLES
 
 MOST = 513  # side of the published crops, beyond which memory and time grow more than scores
 FAR = 1.5  # ratio of two sides
 SMALL = 0.1  # share of a picture that a crop shows
-TABLES = ("base", "increment")
 
 
 class Sized(NamedTuple):

@@ -32,8 +32,7 @@ TRACING = "tracing the network"
 REMEDY = "try --format safetensors, which needs no graph, or another backbone; what takes so long is torch's own code"
 METADATA = "metadata.json"  # of a torch.export file
 
-
-Step = Callable[[str], AbstractContextManager[None]]  # announces and bounds a part of the work
+Part = Callable[[str], AbstractContextManager[None]]  # announces a part of the work and bounds it
 
 
 def unbounded(title: str) -> AbstractContextManager[None]:
@@ -48,7 +47,7 @@ class Made(NamedTuple):
     predict: Predict
 
 
-def to_onnx(trained: Trained, step: Step = unbounded) -> Made:
+def to_onnx(trained: Trained, part: Part = unbounded) -> Made:
     """Opset 18, for onnxruntime and whatever else reads ONNX; the description is in ``metadata_props["barm"]``."""
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
     if missing:
@@ -58,21 +57,21 @@ def to_onnx(trained: Trained, step: Step = unbounded) -> Made:
         raise UserError(f"the network has {size >> 20} MiB, an ONNX file holds 2 GiB: export as torch-export instead")
     import onnxruntime
 
-    content = _onnx(trained, step)
+    content = _onnx(trained, part)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    with step("reading it back"):
+    with part("reading it back"):
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     return Made(content, lambda image: tuple(session.run(["labels", "confidence"], {"image": image})))
 
 
-def _onnx(trained: Trained, step: Step) -> bytes:
+def _onnx(trained: Trained, part: Part) -> bytes:
     import onnx
 
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with step(TRACING):
+    with part(TRACING):
         program = trace(Portable(trained.network, trained.method))
-    with step("turning the graph into ONNX"), warnings.catch_warnings():
+    with part("turning the graph into ONNX"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         made = torch.onnx.export(
             program,
@@ -101,15 +100,15 @@ def _tidy(model: Any) -> None:
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param:
                 dim.dim_param = pattern.sub(lambda m: names[m[0]], dim.dim_param)
-    for part in (graph, *graph.node, *graph.initializer):
-        del part.metadata_props[:]
+    for owner in (graph, *graph.node, *graph.initializer):
+        del owner.metadata_props[:]
 
 
-def to_torch_export(trained: Trained, step: Step = unbounded) -> Made:
+def to_torch_export(trained: Trained, part: Part = unbounded) -> Made:
     """For ``torch.export.load``, with torch alone; the description is in the extra file ``metadata.json``."""
-    with step(TRACING):
+    with part(TRACING):
         program, content = trace(Portable(trained.network, trained.method)), io.BytesIO()
-    with step("writing and reading the graph"):
+    with part("writing and reading the graph"):
         torch.export.save(program, content, extra_files={METADATA: json.dumps(describe(trained))})
         module = torch.export.load(io.BytesIO(content.getvalue())).module()
 
@@ -120,7 +119,7 @@ def to_torch_export(trained: Trained, step: Step = unbounded) -> Made:
     return Made(content.getvalue(), predict)
 
 
-def to_safetensors(trained: Trained, step: Step = unbounded) -> Made:
+def to_safetensors(trained: Trained, part: Part = unbounded) -> Made:
     """For ``barm.load``: the tensors as they were trained, the description and the method in the header."""
     description = {**describe(trained), "trained": dict(trained.about)}
     state = {name: t.contiguous() for name, t in trained.network.state_dict().items()}
@@ -130,7 +129,7 @@ def to_safetensors(trained: Trained, step: Step = unbounded) -> Made:
     return Made(content, lambda image: in_pytorch(again, image))
 
 
-FORMATS: dict[str, tuple[str, Callable[[Trained, Step], Made]]] = {  # by name: ending, maker
+FORMATS: dict[str, tuple[str, Callable[[Trained, Part], Made]]] = {  # by name: ending, maker
     "onnx": (".onnx", to_onnx),
     "torch-export": (".pt2", to_torch_export),
     "safetensors": (".safetensors", to_safetensors),

@@ -30,8 +30,12 @@ def stage(progress: Callable[[str], None], title: str, limit: float, remedy: str
     began, done, lock, late = time.monotonic(), threading.Event(), threading.Lock(), threading.Event()
     stoppable = threading.current_thread() is threading.main_thread()
 
+    def pause() -> float:
+        """Seconds to the next line, or to the limit where there is one."""
+        return min(BEAT, max(limit - (time.monotonic() - began), 0.01)) if stoppable else BEAT
+
     def watch() -> None:
-        while not done.wait(1.0 if late.is_set() else min(BEAT, max(limit - (time.monotonic() - began), 0.01))):
+        while not done.wait(1.0 if late.is_set() else pause()):
             passed = time.monotonic() - began
             with lock:
                 if passed >= limit and stoppable and not done.is_set():

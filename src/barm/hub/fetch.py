@@ -80,5 +80,8 @@ def _line(error: Exception, name: str, revision: str, hub: str) -> str:
     if "OfflineModeIsEnabled" in kinds:
         return f"HF_HUB_OFFLINE is set and {name} is not in the cache: unset it to reach {hub}"
     if any(word in kind for word in UNREACHABLE for kind in kinds):
-        return f"{hub} cannot be reached and {name} is not in the cache: check the network, or HF_ENDPOINT"
+        return (
+            f"{hub} cannot be reached and {name} is not in the cache: check the network, or HF_ENDPOINT; "
+            "where the network is slow, a larger HF_HUB_ETAG_TIMEOUT (seconds) waits longer"
+        )
     return f"{hub} refused {name}: {' '.join(str(error).split())[:160] or type(error).__name__}"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from barm.errors import UserError, nearest
 from barm.models import mobilenet
-from barm.models.download import check_reachable
+from barm.models.download import cached_source, check_reachable
 from barm.models.neck import LEAK
 from barm.reading import Unfit, read_pickled, read_safetensors, state_dict_of
 from barm.words import count
@@ -119,7 +119,8 @@ def _create(name: str, output_stride: int, pretrained: bool, low_level: bool, le
     def built(*indices: int, pretrained: bool) -> nn.Module:
         if name == mobilenet.NAME:
             return mobilenet.MobileNetV2(output_stride, pretrained=pretrained, low_level=low_level)
-        body: nn.Module = timm.create_model(name, pretrained=pretrained, out_indices=indices, **options)
+        source, more = cached_source(name, pretrained)
+        body: nn.Module = timm.create_model(source, pretrained=pretrained, out_indices=indices, **options, **more)
         return body
 
     try:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import timm
+import timm.models._hub
 import torch
 from huggingface_hub import constants, try_to_load_from_cache
 from huggingface_hub.utils import get_session  # type: ignore[attr-defined]
@@ -19,10 +20,14 @@ from torchvision.models import MobileNet_V2_Weights
 
 from barm.errors import UserError
 
-PATIENCE = 4.0  # seconds for an answer
+PATIENCE = 4.0  # seconds for an answer, unless HF_HUB_ETAG_TIMEOUT allows more
+DOWN = (502, 503, 504)  # statuses of a server behind which nobody works
 FILES = ("model.safetensors", "pytorch_model.bin")  # of a hub's repository, as timm looks for them
 OLD_CACHE = "TIMM_USE_OLD_CACHE"  # of timm: its former cache goes before the hub
 HUB = ("hf-hub:", "hf_hub:")  # before a repository in a backbone's name
+CONFIG = "config.json"  # of such a repository
+FOLDER = "local-dir:"  # before a folder in a backbone's name, which older releases of timm do not know
+FOLDERS = hasattr(timm.models._hub, "load_model_config_from_path")
 
 
 class Origin(NamedTuple):
@@ -30,17 +35,17 @@ class Origin(NamedTuple):
 
     Attributes:
         address: that has to answer.
-        cached: are they there already?
+        cached: the file of the cache that holds them; None without.
         hub: is it the Hugging Face Hub?
     """
 
     address: str
-    cached: bool
+    cached: Path | None
     hub: bool
 
 
 def check_reachable(name: str) -> None:
-    """Complain within some seconds if pretrained weights are neither in the cache nor to be had.
+    """Complain within `patience` seconds if pretrained weights are neither in the cache nor to be had.
 
     Args:
         name: of the backbone, as in `create_backbone`; of an unknown one nothing is said.
@@ -49,7 +54,7 @@ def check_reachable(name: str) -> None:
         UserError: names the backbone, who was asked, and what to do.
     """
     origin = find_origin(name)
-    if origin is None or origin.cached:
+    if origin is None or origin.cached is not None:
         return
     if origin.hub and constants.HF_HUB_OFFLINE:
         raise UserError(_line(name, "HF_HUB_OFFLINE is set"))
@@ -72,6 +77,31 @@ def find_origin(name: str) -> Origin | None:
     return _from_url(known.url) if known.url else None
 
 
+def cached_source(name: str, pretrained: bool) -> tuple[str, dict[str, Any]]:
+    """A name and options for `timm.create_model` with which it takes what is cached, and asks nobody whether it is new.
+
+    Args:
+        name: of the backbone, as in `create_backbone`.
+        pretrained: are weights loaded?
+    """
+    if name.startswith(HUB):
+        files = (CONFIG, *FILES) if pretrained else (CONFIG,)
+        found = [_in_cache(name[len(HUB[0]) :], file) for file in files]
+        folders = {path.parent for path in found if path is not None}
+        whole = found[0] is not None and (not pretrained or any(found[1:])) and len(folders) == 1
+        return (f"{FOLDER}{folders.pop()}", {}) if whole and FOLDERS else (name, {})
+    origin = find_origin(name) if pretrained else None
+    if origin is None or not origin.hub or origin.cached is None:
+        return name, {}
+    return name, {"pretrained_cfg_overlay": {"file": str(origin.cached)}}
+
+
+def patience() -> float:
+    """Seconds that an address has for its answer: `PATIENCE`, or HF_HUB_ETAG_TIMEOUT where it is set to more."""
+    asked = constants.HF_HUB_ETAG_TIMEOUT
+    return PATIENCE if asked == constants.DEFAULT_ETAG_TIMEOUT else max(PATIENCE, float(asked))
+
+
 def ask(address: str, head: Callable[[str, float], int]) -> str | None:
     """Ask an address for a sign of life: None, or why there is none.
 
@@ -82,30 +112,38 @@ def ask(address: str, head: Callable[[str, float], int]) -> str | None:
         head: asks it, and returns the status; the second argument is a limit in seconds.
     """
     outcome: list[str | None] = []
+    limit = patience()
+    late = f"no answer within {limit:.0f} s; a larger HF_HUB_ETAG_TIMEOUT waits longer"
 
     def work() -> None:
         try:
-            status = head(address, PATIENCE)
-            outcome.append(f"it answers {status}" if status >= 500 else None)
+            status = head(address, limit)
+            outcome.append(f"it answers {status}" if status in DOWN else None)
         except Exception as error:  # whatever a library raises where nobody is
-            outcome.append(_short(error))
+            words = _short(error)
+            outcome.append(late if "timed out" in words.lower() else words)
 
     thread = threading.Thread(target=work, name="barm-ask", daemon=True)
     thread.start()
-    thread.join(PATIENCE)
-    return outcome[0] if outcome else f"no answer within {PATIENCE:.0f} s"
+    thread.join(limit)
+    return outcome[0] if outcome else late
 
 
 def _from_hub(repository: str, files: tuple[str, ...]) -> Origin:
-    repository, _, revision = repository.partition("@")
-    cached = any(isinstance(try_to_load_from_cache(repository, f, revision=revision or None), str) for f in files)
+    cached = next((path for path in (_in_cache(repository, file) for file in files) if path), None)
     return Origin(constants.ENDPOINT, cached, hub=True)
+
+
+def _in_cache(repository: str, file: str) -> Path | None:
+    repository, _, revision = repository.partition("@")
+    found = try_to_load_from_cache(repository, file, revision=revision or None)
+    return Path(found) if isinstance(found, str) else None
 
 
 def _from_url(url: str) -> Origin:
     parts = urlsplit(url)
-    cached = Path(torch.hub.get_dir(), "checkpoints", Path(parts.path).name).is_file()
-    return Origin(f"{parts.scheme}://{parts.netloc}", cached, hub=False)
+    file = Path(torch.hub.get_dir(), "checkpoints", Path(parts.path).name)
+    return Origin(f"{parts.scheme}://{parts.netloc}", file if file.is_file() else None, hub=False)
 
 
 def head_hub(address: str, limit: float) -> int:
@@ -123,7 +161,7 @@ def _head(address: str, limit: float) -> int:
 
 def _short(error: Exception) -> str:
     words = " ".join(str(getattr(error, "reason", error)).split())[:120]
-    return f"no answer within {PATIENCE:.0f} s" if "timed out" in words.lower() else words or type(error).__name__
+    return words or type(error).__name__
 
 
 def _line(name: str, why: str) -> str:

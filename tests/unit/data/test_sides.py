@@ -23,6 +23,10 @@ from barm.data.sides import flip_warning, mirror_warning, sided
         ("bras gauche", "bras droit"),
         ("mano izquierda", "mano derecha"),
         ("LEFT", "right"),
+        ("FL_door", "FR_door"),
+        ("wheel BL", "wheel BR"),
+        ("wheel-rl", "wheel-rr"),
+        ("Spiegel_li", "Spiegel_re"),
     ],
 )
 def test_pairs(one, other):
@@ -30,11 +34,18 @@ def test_pairs(one, other):
     assert sided([other, "hood", one]) == ((other, one),)
 
 
+def test_four_corners():
+    assert sided(["FL", "FR", "RL", "RR"]) == (("FL", "FR"), ("RL", "RR"))
+
+
 def test_a_word_without_its_counterpart():
     assert sided(["left_mirror", "hood"]) == (("left_mirror",),)
 
 
-@pytest.mark.parametrize("name", ["bright light", "copyright", "L", "model l", "cleft", "linkage", "birds", "R"])
+@pytest.mark.parametrize(
+    "name",
+    ["bright light", "copyright", "L", "model l", "cleft", "linkage", "birds", "R", "FL_door", "br", "Spiegel_re"],
+)
 def test_what_is_no_side(name):
     assert sided(["car", name]) == ()
 
