@@ -29,7 +29,7 @@ TASK = "6-1"
 NUM_CLASSES, NUM_TRAIN, NUM_VAL, SIDE = 10, 1200, 200, 96
 NUM_STORIES = 3
 MARK, PAGE = ".demo", "report.html"  # what a demo leaves at its beginning (its seed stands in it) and at its end
-SHORTER = {"joint": ["increment.epochs=2"]}  # sees every picture in every step; the demo is to take three minutes
+SHORTER = {"joint": ["increment.epochs=2"]}  # sees every picture in every step; the demo is to take minutes
 
 
 def demo(out: Path, *, seed: int = 1, quiet: bool = False) -> dict[str, list[dict[str, Any]]]:
