@@ -149,7 +149,7 @@ def test_the_command(shapes_voc, tmp_path):
     assert result["provenance"]["git"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_standard_set(shapes_voc, tmp_path):
     """What `make bench` and, on a GPU, `make bench-gpu` run: here tiny and on the processor."""
     once = dict.fromkeys(("ROUNDS", "GROWTH_ROUNDS", "LOADER_ROUNDS"), "1")

@@ -212,12 +212,13 @@ def test_each_way_is_chosen_in_one_place():
 
 
 KERNELS = """
+import sys
 import barm, torch
 from test_pixels import *
 
 print(barm.__file__)
 
-for size in SIZES:
+for size in SIZES if "all" in sys.argv else SIZES[1:]:  # the first takes most of the time
     logits, label = case(size, elsewhere=True)
     made = {}
     for path in ("plain", "fused"):
@@ -235,12 +236,13 @@ print("equal")
 """
 
 
-def test_kernels_by_the_interpreter():
+@pytest.mark.parametrize("sizes", ["some", pytest.param("all", marks=pytest.mark.long)])
+def test_kernels_by_the_interpreter(sizes):
     """The Triton kernels, run on the processor."""
     pytest.importorskip("triton")
     places = (os.path.dirname(__file__), os.environ["PYTHONPATH"])
     env = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(places)}
-    done = subprocess.run([sys.executable, "-c", KERNELS], env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", KERNELS, sizes], env=env, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.split()) == (0, [barm.__file__, "equal"]), done.stderr[-2000:]
 
 

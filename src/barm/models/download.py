@@ -57,10 +57,10 @@ def check_reachable(name: str) -> None:
     if origin is None or origin.cached is not None:
         return
     if origin.hub and constants.HF_HUB_OFFLINE:
-        raise UserError(_line(name, "HF_HUB_OFFLINE is set"))
+        raise _out_of_reach(name, "HF_HUB_OFFLINE is set")
     found = ask(origin.address, head_hub if origin.hub else _head)
     if found is not None:
-        raise UserError(_line(name, f"{origin.address} cannot be reached ({found})"))
+        raise _out_of_reach(name, f"{origin.address} cannot be reached ({found})")
 
 
 def find_origin(name: str) -> Origin | None:
@@ -164,8 +164,8 @@ def _short(error: Exception) -> str:
     return words or type(error).__name__
 
 
-def _line(name: str, why: str) -> str:
-    return (
+def _out_of_reach(name: str, why: str) -> UserError:
+    return UserError(
         f"the ImageNet weights of '{name}' are not in the cache and {why}: connect to the network once, give a local "
         "file with --set model.weights=FILE, or train from scratch with --set model.pretrained=false"
     )

@@ -108,9 +108,10 @@ def read_result(path: Path) -> Result:
     run = RunDirectory(path)
     config = run.config()
     finished = [i for i in run.finished_steps() if run.has(i, METRICS)]
-    if not finished or len(finished) < run.read(finished[-1], METHOD).get("num_steps", 0):
+    stored = [run.read(i, METRICS) for i in finished]
+    if not stored or len(stored) < run.read(finished[-1], METHOD).get("num_steps", 0):
         raise UserError(
-            f"{path} is not finished ({count(len(finished), 'steps')} trained): go on with `barm train --resume`"
+            f"{path} is not finished ({count(len(stored), 'steps')} trained): go on with `barm train --resume`"
         )
     try:
         metrics = read_scores(run)
@@ -120,10 +121,10 @@ def read_result(path: Path) -> Result:
         raise UserError(
             f"{path}: a {METRICS} is damaged ({error} is missing): restore the file, or train the run anew"
         ) from None
-    if len(metrics) < len(finished):
+    if len(metrics) < len(stored):
         raise UserError(
-            f"{path} has steps that were measured on other pictures than its last one, as older versions of `barm "
-            "extend` left them: extend it anew"
+            f"{path}: a step was measured on other pictures than its last one, as older versions of `barm extend` left "
+            "it: extend it anew"
         )
     if silent:
         raise UserError(
