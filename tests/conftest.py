@@ -76,6 +76,12 @@ def tiny_settings() -> tuple[str, ...]:
     return TINY
 
 
+@pytest.fixture(scope="session")
+def fast_settings(tiny_settings) -> tuple[str, ...]:
+    """The same without the sizes, which the recipes for a folder take from the data."""
+    return (*(setting for setting in tiny_settings if ".crop=" not in setting), "model.pretrained=false")
+
+
 @pytest.fixture
 def tiny(shapes_voc: Path):
     """A function that gives a tiny configuration of a method: ``tiny("barm", "2-1")``."""

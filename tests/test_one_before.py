@@ -34,19 +34,6 @@ from barm.report.history import read_run
 from barm.report.tables import percent
 from barm.story import write_report
 
-FAST = (
-    "model.backbone=test_resnet",
-    "model.channels=16",
-    "model.pretrained=false",
-    "base.epochs=2",
-    "increment.epochs=1",
-    "base.batch_size=4",
-    "increment.batch_size=4",
-    "runtime.workers=0",
-    "runtime.precision=32-true",
-    "runtime.device=cpu",
-    "runtime.tensorboard=false",
-)
 Numbers = dict[str, float | None]
 
 
@@ -66,12 +53,14 @@ def new(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def bases(old, tmp_path_factory) -> dict[str, Path]:
+def bases(old, fast_settings, tmp_path_factory) -> dict[str, Path]:
     """A model of one step, and one of two."""
     runs = {}
     for task in ("offline", "2-1"):
         runs[task] = tmp_path_factory.mktemp("runs") / task
-        config = load_config("folder/barm", FAST, {"data": {"root": str(old)}, "task": {"name": task}})
+        config = load_config(
+            "folder/barm", [*fast_settings, "base.epochs=2"], {"data": {"root": str(old)}, "task": {"name": task}}
+        )
         fit(config, out=runs[task], quiet=True)
     return runs
 
@@ -193,13 +182,13 @@ def test_a_stopped_extension_is_measured_on_the_same_pictures(bases, new, tmp_pa
     assert "train" not in run.read(0, PICTURES), "another run has trained it"
 
 
-def test_a_class_that_no_picture_shows_is_not_measured(bases, old, tmp_path):
+def test_a_class_that_no_picture_shows_is_not_measured(bases, old, fast_settings, tmp_path):
     """It has no score, neither 0 nor in a mean, and runs measured on other classes are not compared."""
     shutil.copytree(old, tmp_path / "data")
     with (tmp_path / "data/classes.txt").open("a", encoding="utf-8") as names:
         names.write("ghost\n")
     updates = {"data": {"root": str(tmp_path / "data")}, "task": {"name": "offline"}}
-    fit(load_config("folder/barm", FAST, updates), out=tmp_path / "run", quiet=True)
+    fit(load_config("folder/barm", [*fast_settings, "base.epochs=2"], updates), out=tmp_path / "run", quiet=True)
     metrics = RunDirectory(tmp_path / "run").read(0, METRICS)
     ious = dict(metrics["class_iou"])
     assert ious.pop("ghost") is None
@@ -243,12 +232,12 @@ def test_an_extension_of_an_older_version_is_measured_again(older, bases, new):
     check(path, again)
 
 
-def test_zeros_of_an_older_version_are_no_scores(old, tmp_path):
+def test_zeros_of_an_older_version_are_no_scores(old, fast_settings, tmp_path):
     shutil.copytree(old, tmp_path / "data")
     with (tmp_path / "data/classes.txt").open("a", encoding="utf-8") as names:
         names.write("ghost\n")
     updates = {"data": {"root": str(tmp_path / "data")}, "task": {"name": "offline"}}
-    fit(load_config("folder/barm", FAST, updates), out=tmp_path / "run", quiet=True)
+    fit(load_config("folder/barm", [*fast_settings, "base.epochs=2"], updates), out=tmp_path / "run", quiet=True)
     run = RunDirectory(tmp_path / "run")
     now = run.read(0, METRICS)
     run.add(0, {METRICS: {**now, "class_iou": {**now["class_iou"], "ghost": 0.0}, "miou": {"old": 0.01, "all": 0.01}}})

@@ -306,7 +306,7 @@ def evaluate(
         UserError: for an override of anything but the evaluation.
     """
     trained = read_config(path)
-    config, sources = _where(evaluated_as(trained, [*overrides, *(["evaluation.crop=0"] if native else [])]), data)
+    config, sources = _where(evaluated_as(trained, overrides, native=native), data)
     if data is not None:  # nothing was trained on its training split
         config = config.model_copy(update={"data": config.data.model_copy(update={"allow_shared": True})})
     rt = Runtime(config.runtime)
@@ -325,22 +325,23 @@ def evaluate(
 
 def view_of(path: Path | str, overrides: Sequence[str] = (), *, native: bool = False) -> str:
     """How `evaluate` sees the pictures with these arguments, in words."""
-    return evaluated_as(read_config(path), [*overrides, *(["evaluation.crop=0"] if native else [])]).evaluation.view
+    return evaluated_as(read_config(path), overrides, native=native).evaluation.view
 
 
-def evaluated_as(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
+def evaluated_as(config: RunConfig, overrides: Sequence[str], *, native: bool = False) -> RunConfig:
     """A run's configuration with another evaluation.
 
     Raises:
         UserError: for an override of anything else.
     """
+    changes = [*overrides, *(["evaluation.crop=0"] if native else [])]
     table = to_table(config)
-    for text in overrides:
+    for text in changes:
         change = parse_override(text)
         if set(change) != {"evaluation"}:
             raise UserError(f"--set {text}: a run is evaluated as it was trained; only evaluation.* may be set here")
         table = merge(table, change)
-    return validate(table) if overrides else config
+    return validate(table) if changes else config
 
 
 def compare(runs: Sequence[Path | str], out: Path | str | None = None) -> list[Row]:
