@@ -2,7 +2,7 @@
 """The published evaluation command: see docs/paper.md."""
 
 from barm.cli import guarded
-from barm.official.commands import eval_main
+from barm.cli.published import eval_main
 
 if __name__ == "__main__":
     guarded(eval_main)

@@ -2,7 +2,7 @@
 """The published training command: see docs/paper.md."""
 
 from barm.cli import guarded
-from barm.official.commands import train_main
+from barm.cli.published import train_main
 
 if __name__ == "__main__":
     guarded(train_main)

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from barm.data import open_source
-from barm.engine.sequence import load_step
-from barm.engine.store import RunDirectory
-from barm.official.calibration import agreement, calibration_error, excess, fit
+from barm.data.sources import open_source
+from barm.engine.checkpoint.directory import RunDirectory
+from barm.engine.run import load_step
+from barm.weights.calibrate import agreement, calibration_error, excess, fit
 
 PICTURES, HELD_OUT = 128, 4
 Form = Callable[[Tensor, Tensor], Tensor]  # inputs (N, D) and logits (N, C) of the classifier -> scores (N, C)

@@ -45,9 +45,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from barm.data.shapes import Scene, class_names, render
-from barm.engine.sequence import load_step
-from barm.engine.store import METRICS, RunDirectory
+from barm.data.sources.shapes import Scene, class_names, render
+from barm.engine.checkpoint.directory import METRICS, RunDirectory
+from barm.engine.run import load_step
 from barm.labels import IGNORE, Step, TaskPlan
 from barm.losses.common import pseudo_labels
 

@@ -13,7 +13,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from numpy.typing import NDArray
 from PIL import Image
 
-from barm.data.shapes import Scene
+from barm.data.sources.shapes import Scene
 
 INK, QUIET, GROUND, EMPTY = "#222222", "#777777", "#ffffff", "#e6e6e6"
 RED, BLUE, GREEN, ORANGE, PINK, SKY = "#D55E00", "#0072B2", "#009E73", "#E69F00", "#CC79A7", "#56B4E9"

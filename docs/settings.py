@@ -17,8 +17,8 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from barm.data.memory import MemoryConfig
-from barm.engine.recipe import PlaceConfig, RunConfig, StepRecipe
+from barm.data.exemplars import MemoryConfig
+from barm.engine.config import PlaceConfig, RunConfig, StepRecipe
 from barm.methods import METHODS, MethodConfig, Rates
 from barm.settings import explained, summary, to_toml
 

@@ -15,8 +15,8 @@ from hypothesis import settings
 import barm
 from barm.api import fit
 from barm.config import load_config
-from barm.data.shapes_disk import make_shapes
-from barm.engine.recipe import RunConfig
+from barm.data.sources.shapes_disk import make_shapes
+from barm.engine.config import RunConfig
 
 settings.register_profile("same", derandomize=True)  # the same examples in every run; "search" looks for others
 settings.register_profile("search", derandomize=False)

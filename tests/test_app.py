@@ -400,11 +400,11 @@ def test_it_ends_quietly_while_a_browser_is_there(number, folders, chromium):
 
 BUSY = """
 import sys, threading, time
-import barm.app
+import barm.app.serve
 def page(*_):
     threading.Thread(target=time.sleep, args=(60,)).start()
     print("served")
-barm.app.serve = page
+barm.app.serve.serve = page
 from barm.cli import main
 sys.argv = ["barm", "serve", "runs/any"]
 main()

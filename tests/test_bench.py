@@ -22,7 +22,7 @@ from barm.bench.measure import side_by_side
 from barm.bench.run import run_bench, setting_of, step_of
 from barm.cli import app
 from barm.errors import UserError
-from barm.metrics.functional import confusion_counts
+from barm.metrics import confusion_counts
 
 ROOT = Path(__file__).parents[1]
 

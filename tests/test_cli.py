@@ -14,10 +14,10 @@ from PIL import Image
 
 import barm
 from barm.config import load_config, recipe_names
-from barm.engine import store
-from barm.engine.identity import to_table
+from barm.engine.checkpoint import directory as store
+from barm.engine.checkpoint.differences import to_table
+from barm.engine.checkpoint.directory import RunDirectory
 from barm.engine.schedule import learning_rate
-from barm.engine.store import RunDirectory
 
 
 @pytest.fixture

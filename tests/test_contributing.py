@@ -20,7 +20,7 @@ import torch
 from barm.batch import Batch
 from barm.labels import Step
 from barm.models.heads import PlainOutput
-from barm.models.network import NetworkConfig
+from barm.models.segmenter import NetworkConfig
 
 @pytest.fixture
 def two_outputs():

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from barm.data import detect_layout, open_source
 from barm.data.check import check_folder
-from barm.data.shapes_disk import make_shapes
+from barm.data.sources import detect_layout, open_source
+from barm.data.sources.shapes_disk import make_shapes
 from barm.errors import UserError
 
 SIZE = (24, 20)

@@ -11,14 +11,14 @@ import pytest
 from PIL import Image
 
 from barm.api import fit
+from barm.cli import published as commands
 from barm.cli.common import groups_in, names_in
-from barm.data import open_source
 from barm.data.index import checked, read_class_list, write_class_list
-from barm.data.shapes_disk import make_shapes
-from barm.engine.opening import open_data
+from barm.data.sources import open_source
+from barm.data.sources.shapes_disk import make_shapes
+from barm.engine.datasets import open_data
 from barm.engine.runtime import Runtime
 from barm.errors import UserError
-from barm.official import commands
 
 
 def config_on(tiny, root: Path, method: str = "barm", *words: str):

@@ -27,19 +27,19 @@ from safetensors.torch import load_file
 from torch import nn
 
 import barm
-from barm.data.shapes import render
-from barm.data.shapes_disk import make_shapes
-from barm.engine.recipe import RuntimeConfig
+from barm.data.sources.shapes import render
+from barm.data.sources.shapes_disk import make_shapes
+from barm.engine.config import RuntimeConfig
 from barm.engine.runtime import Runtime
-from barm.export import agreement, export_step
-from barm.export.agreement import DIFFERENCE, EQUAL, OWN, RELATIVE, TELLING, compare, in_pytorch
-from barm.export.agreement import SIZES as COMPARED
-from barm.export.formats import FORMATS
-from barm.export.portable import Portable
 from barm.labels import Step
 from barm.methods import METHODS
-from barm.models.network import NetworkConfig
-from barm.trained import FORMAT, Trained, open_trained
+from barm.models.segmenter import NetworkConfig
+from barm.weights.export import agreement
+from barm.weights.export.agreement import DIFFERENCE, EQUAL, OWN, RELATIVE, TELLING, compare, in_pytorch
+from barm.weights.export.agreement import SIZES as COMPARED
+from barm.weights.export.formats import FORMATS, export_step
+from barm.weights.export.portable import Portable
+from barm.weights.trained import FORMAT, Trained, open_trained
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT = (ROOT / "docs/export.md").read_text("utf-8")
@@ -388,7 +388,7 @@ def test_the_command_says_what_it_does(run, cli):
 
 
 def test_a_stage_has_a_limit(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("barm.export.formats.trace", lambda _: [time.sleep(0.01) for _ in range(3000)])
+    monkeypatch.setattr("barm.weights.export.formats.trace", lambda _: [time.sleep(0.01) for _ in range(3000)])
     began = time.monotonic()
     with pytest.raises(barm.UserError, match=r"tracing the network took longer than 0 s: try --format safetensors"):
         export_step(run, tmp_path / "x.onnx", limit=0.2)
@@ -421,7 +421,9 @@ def test_errors(run, cli, tmp_path, monkeypatch):
     save_file({"weight": torch.zeros(1)}, tmp_path / "other.safetensors")
     one_line(cli("export", "other.safetensors", "--out", "x.onnx"), "is no model of barm")
     real = importlib.util.find_spec
-    monkeypatch.setattr("barm.export.formats.find_spec", lambda name: None if name == "onnxscript" else real(name))
+    monkeypatch.setattr(
+        "barm.weights.export.formats.find_spec", lambda name: None if name == "onnxscript" else real(name)
+    )
     one_line(cli("export", run, "--out", "x.onnx"), "onnxscript", "pip install 'barm[export]'")
     assert not (tmp_path / "x.onnx").exists()
     assert open_trained(run).method.step.index == 2

@@ -17,29 +17,31 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from barm.api import evaluate, fit, load, read_config
+from barm.api import evaluate, fit, read_config
 from barm.app.pictures import Limits
 from barm.app.runs import find_examples, open_runs
 from barm.cli import app
 from barm.cli.start import advice
 from barm.config import load_config
-from barm.data import open_source
-from barm.data.named import Named
-from barm.data.shapes import class_names
-from barm.data.shapes_disk import make_shapes
+from barm.data.sources import open_source
+from barm.data.sources.named import Named
+from barm.data.sources.shapes import class_names
+from barm.data.sources.shapes_disk import make_shapes
+from barm.engine.checkpoint.directory import COUNTS, METHOD, METRICS, RunDirectory
 from barm.engine.monitor import Monitor
-from barm.engine.store import COUNTS, METHOD, METRICS, RunDirectory
 from barm.errors import Stopped, UserError
-from barm.extension import default_out, extend
-from barm.hub.push import push
+from barm.extension.run import default_out
+from barm.extension.run import extend
 from barm.labels import TaskPlan
 from barm.methods import METHODS
-from barm.metrics.functional import certain, class_iou, confusion_counts
-from barm.models.network import MODELS, NetworkConfig
-from barm.official.weights import export_checkpoint, import_published, read_checkpoint
+from barm.metrics import certain, class_iou, confusion_counts
+from barm.models.segmenter import MODELS, NetworkConfig
+from barm.predict.model import load
+from barm.report.build import write_report
 from barm.report.compare import read_result
 from barm.report.history import read_run
-from barm.story import write_report
+from barm.weights.published import export_checkpoint, import_published, read_checkpoint
+from barm.weights.push import push
 
 KNOWN = class_names(4)
 NEW, NEXT = "green-plain-heart", "blue-dotted-star"

@@ -14,22 +14,22 @@ from torch import nn
 from barm.api import fit
 from barm.batch import Batch
 from barm.config import load_config
-from barm.data import open_source
-from barm.data.base import Sample
+from barm.data.dataset import StepDataset, StepView
 from barm.data.index import checked
 from barm.data.palette import published
-from barm.data.steps import StepDataset, StepView
+from barm.data.sources import open_source
+from barm.data.sources.base import Sample
 from barm.data.transforms import EvalTransform, TrainTransform
-from barm.engine.exemplars import presence
+from barm.engine.checkpoint.directory import COUNTS, RunDirectory
 from barm.engine.monitor import Monitor
+from barm.engine.run import Data, evaluate_step, open_data, train_dataset
 from barm.engine.runtime import Runtime, unwrap
-from barm.engine.sequence import Data, evaluate_step, open_data, train_dataset
-from barm.engine.store import COUNTS, RunDirectory
+from barm.engine.selection import presence
 from barm.engine.train import StepTrainer
 from barm.labels import INCREMENTAL, Step, TaskPlan
 from barm.methods import METHODS
-from barm.metrics.functional import group_means
-from barm.models.network import NetworkConfig
+from barm.metrics import group_means
+from barm.models.segmenter import NetworkConfig
 
 STEP = Step(1, ((1, 2), (3,)))
 
@@ -164,7 +164,7 @@ def test_evaluation_sees_the_recipes_crop(crop, shape, tiny, monkeypatch):
         seen.extend(tuple(batch.label.shape[1:]) for batch in batches)
         return torch.zeros(3, 3)
 
-    monkeypatch.setattr("barm.engine.sequence.evaluate", look)
+    monkeypatch.setattr("barm.engine.run.evaluate", look)
     rt = Runtime(config.runtime)
     data = open_data(config, rt)
     method = config.method.build(data.plan[0], config.model)

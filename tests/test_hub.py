@@ -15,7 +15,7 @@ import pytest
 import barm
 import barm.api
 from barm.config import load_config
-from barm.hub.push import push
+from barm.weights.push import push
 
 spec = importlib.util.spec_from_file_location("hub_server", Path(__file__).with_name("hub_server.py"))
 assert spec is not None
@@ -27,7 +27,7 @@ import json
 from PIL import Image
 from barm import UserError, load
 from barm.cli import app
-from barm.hub.push import push
+from barm.weights.push import push
 
 def tried(call):
     try:

@@ -1,66 +1,63 @@
-"""Imports point down, the engine and the data know no method by name, files and functions stay small."""
+"""Imports point down without a cycle, engine and data know no method by name, files and functions stay small."""
 
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-import barm
 from barm.methods import METHODS
 
-ROOT = Path(barm.__file__).parent
-LAYERS = [
-    {"errors", "escaping", "reading", "words", "catalogue", "labels", "batch"},
-    {"losses", "metrics"},
-    {"models", "data"},
-    {"methods"},
-    {"engine"},
-    {"report"},
-    {"config", "settings"},
-    {"api", "export", "finding", "hub", "official", "trained"},
-    {"demo", "grid", "bench", "inference", "extension", "app", "story"},
-    {"cli"},
-]
-FILES = sorted(ROOT.rglob("*.py"))
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+sys.path.insert(0, str(DOCS))
+import layers  # noqa: E402  docs/layers.py
+
+FILES = sorted(layers.ROOT.rglob("*.py"))
 
 
-def layer(module: str) -> int:
-    """Number of the layer that a module of the package belongs to."""
-    return next(i for i, names in enumerate(LAYERS) if module in names)
+def test_every_package_imports_from_lower_layers_alone():
+    assert layers.faults(layers.package_graph(layers.module_graph())) == []
 
 
-def imported(tree: ast.AST) -> set[str]:
-    """First-level modules of the package that a file imports."""
-    names: set[str] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("barm."):
-            names.add(node.module.split(".")[1])
-        elif isinstance(node, ast.Import):
-            names |= {a.name.split(".")[1] for a in node.names if a.name.startswith("barm.")}
-    return names
+def test_no_cycle_between_packages():
+    assert layers.cycle(layers.package_graph(layers.module_graph())) == []
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(ROOT)))
-def test_imports_point_down(file):
-    own = file.relative_to(ROOT).parts[0].removesuffix(".py")
-    if own == "__init__":
-        return
-    used = imported(ast.parse(file.read_text("utf-8")))
-    above = {name for name in used if layer(name) > layer(own)}
-    assert not above, f"{file.name} imports {above} from a higher layer"
+def test_no_cycle_between_modules():
+    assert layers.cycle(layers.module_graph()) == []
+
+
+def test_a_new_package_and_a_new_cycle_are_found(tmp_path):
+    root = tmp_path / "barm"
+    for name, text in {
+        "errors": "",
+        "ops": "def f():\n    from barm.novel import x\n",
+        "novel": "import barm.ops\n",
+    }.items():
+        root.mkdir(exist_ok=True)
+        (root / f"{name}.py").write_text(text)
+    packages = layers.package_graph(layers.module_graph(root))
+    assert "'novel' is in no layer: add it to LAYERS in docs/layers.py" in layers.faults(packages)
+    assert layers.cycle(packages) == ["novel", "ops", "novel"]
+
+
+def test_the_drawing_in_contributing_is_that_of_the_code():
+    done = subprocess.run([sys.executable, DOCS / "layers.py", "--check"], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
 
 
 @pytest.mark.parametrize("folder", ["engine", "data"])
 def test_no_method_by_name(folder):
-    for file in (ROOT / folder).rglob("*.py"):
+    for file in (layers.ROOT / folder).rglob("*.py"):
         words = {n.value for n in ast.walk(ast.parse(file.read_text("utf-8"))) if isinstance(n, ast.Constant)}
         assert not words & (set(METHODS) - {"barm"}), f"{file} names a method"  # "barm" is the package, too
         assert not any("barm.methods.barm" in str(w) for w in words)
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(ROOT)))
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(layers.ROOT)))
 def test_sizes(file):
     text = file.read_text("utf-8")
     assert text.count("\n") <= 400

@@ -11,12 +11,12 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from barm.data import open_source
-from barm.engine.store import METHOD, RunDirectory
-from barm.hub.card import card, code
+from barm.data.sources import open_source
+from barm.engine.checkpoint.directory import METHOD, RunDirectory
 from barm.report.compare import read_results, summarise, to_csv, to_latex, to_markdown, write_comparison
 from barm.report.extension import extension_table
 from barm.report.tables import classes_table, steps_table
+from barm.weights.card import card, code
 
 MARKUP = ("[/]", "[red]x", "[bold", ":smile:", "a\\")
 

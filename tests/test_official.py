@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from barm.api import load
+from barm.cli import published as commands
+from barm.cli.published import parser, to_config
 from barm.config import load_config
-from barm.engine.store import RunDirectory
+from barm.engine.checkpoint.directory import RunDirectory
 from barm.errors import UserError
 from barm.labels import TaskPlan
 from barm.methods.barm import BARMConfig
-from barm.models.network import MODELS, NetworkConfig
-from barm.official import commands
-from barm.official.commands import parser, to_config
-from barm.official.names import published_names
-from barm.official.weights import export_checkpoint, import_published, read_checkpoint
+from barm.models.segmenter import MODELS, NetworkConfig
+from barm.predict.model import load
+from barm.weights.published import export_checkpoint, import_published, read_checkpoint
+from barm.weights.published_names import published_names
 
 README = (
     "--data_root DIR --model deeplabv3bga_resnet101 --crop_val --lr 0.001 --batch_size {batch} --train_epoch {epochs} "

@@ -16,23 +16,24 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from barm.api import compare, evaluate, fit, load, read_config
+from barm.api import compare, evaluate, fit, read_config
 from barm.app.runs import open_runs
 from barm.cli import app
 from barm.config import load_config
-from barm.data import open_source
-from barm.data.named import Named
-from barm.data.shapes_disk import make_shapes
+from barm.data.sources import open_source
+from barm.data.sources.named import Named
+from barm.data.sources.shapes_disk import make_shapes
+from barm.engine.checkpoint.directory import COUNTS, METRICS, PICTURES, RunDirectory
 from barm.engine.earlier import read_scores
 from barm.engine.monitor import Monitor
-from barm.engine.store import COUNTS, METRICS, PICTURES, RunDirectory
 from barm.errors import Stopped, UserError
-from barm.extension import extend
-from barm.metrics.functional import certain, class_iou, confusion_counts
+from barm.extension.run import extend
+from barm.metrics import certain, class_iou, confusion_counts
+from barm.predict.model import load
+from barm.report.build import write_report
 from barm.report.compare import read_result
 from barm.report.history import read_run
 from barm.report.tables import percent
-from barm.story import write_report
 
 Numbers = dict[str, float | None]
 

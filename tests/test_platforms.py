@@ -17,12 +17,13 @@ import torch
 from PIL import Image
 
 from barm.api import fit
-from barm.data import steps
-from barm.data.cache import DecodedSource
-from barm.engine import store, writing
+from barm.data import dataset as steps
+from barm.data.sources.decoded import DecodedSource
+from barm.engine.checkpoint import atomic as writing
+from barm.engine.checkpoint import directory as store
+from barm.engine.checkpoint.atomic import write_atomically
+from barm.engine.checkpoint.directory import RunDirectory
 from barm.engine.signals import on_stop
-from barm.engine.store import RunDirectory
-from barm.engine.writing import write_atomically
 from barm.errors import UserError
 
 LACKING = """
@@ -53,7 +54,7 @@ def test_predict_without_unix(tiny_run, tmp_path):
     Image.fromarray(np.random.default_rng(1).integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(picture)
     program = """
 import barm
-from barm.api import read_picture
+from barm.data.images import read_picture
 from barm.data.index import cores
 from barm.cli import main
 assert cores() >= 1
@@ -117,8 +118,8 @@ def test_loaders_that_are_not_forked(shapes_voc, tiny, monkeypatch, tmp_path):
 def test_a_cache_is_pickled_by_its_name(shapes_voc):
     import pickle
 
-    from barm.data import open_source
     from barm.data.index import checked
+    from barm.data.sources import open_source
 
     source = DecodedSource(checked(open_source("voc", shapes_voc, "train")), 1 << 20)
     content = pickle.dumps(source)
@@ -174,7 +175,7 @@ HOLDER = """
 import os, sys, time
 from pathlib import Path
 from barm.config import load_config
-from barm.engine.store import RunDirectory
+from barm.engine.checkpoint.directory import RunDirectory
 directory = RunDirectory(Path(sys.argv[1]))
 directory.open(load_config("shapes/2-1/barm"), {}, resume=False)
 if not os.fork():  # as a loader, which lives on for a moment

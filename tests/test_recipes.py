@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from barm.config import load_config, recipe_names
-from barm.data.base import Sample
+from barm.data.sources.base import Sample
 from barm.data.transforms import TrainTransform
-from barm.engine.recipe import RunConfig, StepRecipe
-from barm.engine.sequence import Data, train_dataset
+from barm.engine.config import RunConfig, StepRecipe
+from barm.engine.run import Data, train_dataset
 from barm.errors import UserError
 from barm.labels import TaskPlan
 from barm.methods import METHODS

@@ -17,17 +17,17 @@ from PIL import Image
 from barm.api import fit
 from barm.app.runs import open_runs
 from barm.cli import main
-from barm.data.shapes_disk import make_shapes
-from barm.engine.recipe import RunConfig, TaskConfig
-from barm.engine.store import RunDirectory
+from barm.data.sources.shapes_disk import make_shapes
+from barm.engine.checkpoint.directory import RunDirectory
+from barm.engine.config import RunConfig, TaskConfig
 from barm.errors import UserError
 from barm.methods.barm import BARMConfig
 from barm.methods.finetune import FineTuneConfig
+from barm.report.build import write_report
 from barm.report.compare import read_results, task_title, write_comparison
 from barm.report.history import read_run
 from barm.report.page import charts, images, views
 from barm.report.page.colours import bright
-from barm.story import write_report
 
 expect = pytest.importorskip("playwright.sync_api").expect
 MADE: dict[str, Path] = {}

@@ -15,10 +15,10 @@ from pydantic import BaseModel
 from barm.api import read_config
 from barm.catalogue import recipe_names
 from barm.config import load_config
-from barm.engine.recipe import RunConfig, StepRecipe
+from barm.engine.config import RunConfig, StepRecipe
 from barm.methods import METHODS
 from barm.methods.dkd import DKDMConfig
-from barm.models.network import NetworkConfig
+from barm.models.segmenter import NetworkConfig
 from barm.settings import WIDTH, explained, recipe_text
 
 TASK = "task.name=2-1"

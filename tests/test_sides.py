@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from barm.data.shapes_disk import make_shapes
+from barm.data.sources.shapes_disk import make_shapes
 
 NAMES = ("left_mirror", "right_mirror")
 

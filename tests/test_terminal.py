@@ -28,7 +28,7 @@ from barm.cli.completion import STATIC
 from barm.cli.start import advice
 from barm.engine import monitor
 from barm.engine.monitor import Monitor, track
-from barm.inference import KINDS
+from barm.predict.images import KINDS
 from barm.report.tables import steps_table
 
 SOURCES = str(Path(barm.__file__).parents[1])

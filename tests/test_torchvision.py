@@ -13,18 +13,18 @@ from torch.nn import functional as F
 from torchvision.models.segmentation import deeplabv3_resnet50
 from typer.testing import CliRunner
 
-from barm.api import load
 from barm.cli import app
-from barm.data import open_source
-from barm.data.shapes import class_names
-from barm.data.shapes_disk import make_shapes
-from barm.engine.sequence import load_step
-from barm.engine.store import METHOD, RunDirectory
+from barm.data.sources import open_source
+from barm.data.sources.shapes import class_names
+from barm.data.sources.shapes_disk import make_shapes
+from barm.engine.checkpoint.directory import METHOD, RunDirectory
+from barm.engine.run import load_step
 from barm.errors import UserError
-from barm.extension import extend
+from barm.extension.run import extend
 from barm.models.inputs import InputRule, Normalise
-from barm.official.calibration import calibration_error, excess, fit
-from barm.official.torchvision import import_torchvision
+from barm.predict.model import load
+from barm.weights.calibrate import calibration_error, excess, fit
+from barm.weights.torchvision import import_torchvision
 
 KNOWN = class_names(3)
 SMALL = ("evaluation.crop=64", "runtime.precision=32-true", "runtime.workers=0", "runtime.tensorboard=false")

@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from barm.config import load_config
-from barm.engine.recipe import RunConfig
+from barm.engine.config import RunConfig
 from barm.errors import UserError
 from barm.methods import METHODS
 

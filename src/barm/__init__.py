@@ -13,41 +13,43 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from barm.api import Model, compare, evaluate, fit, load, read_config
+    from barm.api import compare, evaluate, fit, read_config
     from barm.app.serve import serve
     from barm.bench.run import run_bench
     from barm.catalogue import recipe_names
     from barm.config import load_config
-    from barm.data import open_source
-    from barm.data.base import Sample, Source
     from barm.data.check import check_folder
     from barm.data.images import read_picture
-    from barm.data.shapes_disk import make_shapes
-    from barm.engine.recipe import RunConfig
+    from barm.data.sources import open_source
+    from barm.data.sources.base import Sample, Source
+    from barm.data.sources.shapes_disk import make_shapes
+    from barm.engine.config import RunConfig
     from barm.errors import Stopped, UserError
-    from barm.export.formats import export_step
-    from barm.extension import extend
+    from barm.extension.run import extend
     from barm.grid import read_grid, run_grid
-    from barm.hub.push import push
-    from barm.inference import Look, Prediction, find_pictures, predict_files
     from barm.labels import Step, TaskPlan
     from barm.methods import METHODS
-    from barm.official.torchvision import import_torchvision
-    from barm.official.weights import export_checkpoint, import_published
+    from barm.predict.files import find_pictures
+    from barm.predict.images import Look, Prediction, predict_files
+    from barm.predict.model import Model, load
+    from barm.report.build import write_report
     from barm.report.figures import colourise, overlay
     from barm.settings import recipe_text
-    from barm.story import write_report
+    from barm.weights.export.formats import export_step
+    from barm.weights.published import export_checkpoint, import_published
+    from barm.weights.push import push
+    from barm.weights.torchvision import import_torchvision
 
     __version__: str
 
 _HOMES = {
-    "Look": "barm.inference",
+    "Look": "barm.predict.images",
     "METHODS": "barm.methods",
-    "Model": "barm.api",
-    "Prediction": "barm.inference",
-    "RunConfig": "barm.engine.recipe",
-    "Sample": "barm.data.base",
-    "Source": "barm.data.base",
+    "Model": "barm.predict.model",
+    "Prediction": "barm.predict.images",
+    "RunConfig": "barm.engine.config",
+    "Sample": "barm.data.sources.base",
+    "Source": "barm.data.sources.base",
     "Step": "barm.labels",
     "Stopped": "barm.errors",
     "TaskPlan": "barm.labels",
@@ -56,20 +58,20 @@ _HOMES = {
     "colourise": "barm.report.figures",
     "compare": "barm.api",
     "evaluate": "barm.api",
-    "export_checkpoint": "barm.official.weights",
-    "export_step": "barm.export.formats",
-    "extend": "barm.extension",
-    "find_pictures": "barm.inference",
+    "export_checkpoint": "barm.weights.published",
+    "export_step": "barm.weights.export.formats",
+    "extend": "barm.extension.run",
+    "find_pictures": "barm.predict.files",
     "fit": "barm.api",
-    "import_published": "barm.official.weights",
-    "import_torchvision": "barm.official.torchvision",
-    "load": "barm.api",
+    "import_published": "barm.weights.published",
+    "import_torchvision": "barm.weights.torchvision",
+    "load": "barm.predict.model",
     "load_config": "barm.config",
-    "make_shapes": "barm.data.shapes_disk",
-    "open_source": "barm.data",
+    "make_shapes": "barm.data.sources.shapes_disk",
+    "open_source": "barm.data.sources",
     "overlay": "barm.report.figures",
-    "predict_files": "barm.inference",
-    "push": "barm.hub.push",
+    "predict_files": "barm.predict.images",
+    "push": "barm.weights.push",
     "read_config": "barm.api",
     "read_grid": "barm.grid",
     "read_picture": "barm.data.images",
@@ -78,7 +80,7 @@ _HOMES = {
     "run_bench": "barm.bench.run",
     "run_grid": "barm.grid",
     "serve": "barm.app.serve",
-    "write_report": "barm.story",
+    "write_report": "barm.report.build",
 }
 __all__ = [
     "METHODS",

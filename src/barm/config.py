@@ -10,7 +10,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from barm.catalogue import methods_of, recipe_names, recipes_folder
-from barm.engine.recipe import RunConfig
+from barm.engine.config import RunConfig
 from barm.errors import UserError, nearest
 from barm.methods import METHODS
 from barm.reading import DEPTH, parse_toml, read_toml, too_deep

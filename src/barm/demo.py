@@ -10,18 +10,19 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from barm.api import fit, load, read_config
+from barm.api import fit, read_config
 from barm.config import load_config
-from barm.data import open_source
-from barm.data.base import Source
 from barm.data.palette import display_palette
-from barm.data.shapes_disk import make_shapes
+from barm.data.sources import open_source
+from barm.data.sources.base import Source
+from barm.data.sources.shapes_disk import make_shapes
 from barm.engine.runtime import Runtime
 from barm.errors import Stopped
 from barm.escaping import markup
+from barm.predict.model import load
+from barm.report.build import write_report
 from barm.report.figures import Story, draw_stories
 from barm.report.tables import steps_table
-from barm.story import write_report
 from barm.words import count
 
 METHODS_SHOWN = {"barm": "BARM", "finetune": "fine-tuning", "joint": "joint training"}

@@ -12,12 +12,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from barm.api import fit
 from barm.config import load_config, merge, methods_of
-from barm.data.shapes_disk import Layout, make_shapes
-from barm.engine.identity import agreeing, difference, settings
-from barm.engine.pictures import other_pictures
-from barm.engine.recipe import RunConfig
-from barm.engine.store import PICTURES, RunDirectory
-from barm.engine.writing import write_atomically
+from barm.data.sources.shapes_disk import Layout, make_shapes
+from barm.engine.checkpoint.atomic import write_atomically
+from barm.engine.checkpoint.differences import agreeing, difference, settings
+from barm.engine.checkpoint.directory import PICTURES, RunDirectory
+from barm.engine.checkpoint.pictures import other_pictures
+from barm.engine.config import RunConfig
 from barm.errors import Stopped, UserError, nearest
 from barm.labels import Setting
 from barm.reading import read_json, read_toml

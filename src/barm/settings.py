@@ -18,7 +18,7 @@ import tomli_w
 from pydantic import BaseModel
 
 from barm.config import load_config, read_recipe
-from barm.engine.recipe import RunConfig
+from barm.engine.config import RunConfig
 
 WIDTH, COLUMN = 110, 34  # of the lines of a shown recipe, and where their comments begin
 ANY_TASK = {"task": {"name": "1-1"}}  # stands in for the one that a recipe leaves open

@@ -11,10 +11,11 @@ import torch
 
 from barm.batch import Batch, total_loss
 from barm.labels import TaskPlan
-from barm.losses.common import best_channel, upsample
-from barm.losses.strips import map_views
+from barm.losses.common import best_channel
 from barm.methods import METHODS, Rates
-from barm.models.network import NetworkConfig
+from barm.models.segmenter import NetworkConfig
+from barm.ops.strips import map_views
+from barm.ops.upsampled import upsample
 
 NETWORK = NetworkConfig(backbone="test_resnet", channels=16, pretrained=False)
 PLAN = TaskPlan.parse("2-1", 4)

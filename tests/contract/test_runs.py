@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from barm.api import fit
+from barm.engine.checkpoint.directory import RunDirectory
 from barm.engine.monitor import Monitor
-from barm.engine.store import RunDirectory
 from barm.errors import Stopped
 from barm.methods import METHODS
 

@@ -29,10 +29,10 @@ import torch
 from PIL import Image
 
 import barm.demo
-from barm.data.shapes import render
-from barm.data.shapes_disk import make_shapes
-from barm.engine import watch
-from barm.models.network import MODELS
+from barm.data.sources.shapes import render
+from barm.data.sources.shapes_disk import make_shapes
+from barm.engine.distributed import watch
+from barm.models.segmenter import MODELS
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 120  # seconds for a block

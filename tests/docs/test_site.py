@@ -17,7 +17,7 @@ import pytest
 
 import barm
 from barm.config import load_config
-from barm.data.steps import iterations_per_epoch
+from barm.data.dataset import iterations_per_epoch
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -75,7 +75,7 @@ def test_no_page_fetches_anything_from_elsewhere(site):
 @pytest.mark.slow
 def test_the_reference_shows_the_docstrings(site):
     text = (site / "reference/api.html").read_text("utf-8")
-    assert all(f'id="barm.api.{word}"' in text for word in ("fit", "load", "evaluate", "Model.predict"))
+    assert all(f'id="barm.{word}"' in text for word in ("api.fit", "api.evaluate", "predict.model.Model.predict"))
     assert "Train and evaluate the steps of a scenario." in text
 
 

@@ -19,8 +19,8 @@ import torch
 import barm.api
 import barm.report.tables  # noqa: F401
 from barm.cli import main
-from barm.data.steps import StepDataset
-from barm.engine.store import RunDirectory
+from barm.data.dataset import StepDataset
+from barm.engine.checkpoint.directory import RunDirectory
 
 LIMIT = 60.0  # seconds, much more than is needed
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 
 from barm.batch import Batch
-from barm.engine.recipe import RuntimeConfig, StepRecipe
+from barm.engine.config import RuntimeConfig, StepRecipe
 from barm.engine.runtime import Runtime, unwrap
 from barm.engine.train import StepTrainer, calibrate
 from barm.labels import TaskPlan
 from barm.methods import METHODS, Rates
-from barm.models.network import NetworkConfig
+from barm.models.segmenter import NetworkConfig
 
 
 def main(target: str, *cases: str) -> None:

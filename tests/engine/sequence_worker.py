@@ -15,9 +15,9 @@ import torch
 
 from barm.api import fit
 from barm.config import load_config
-from barm.engine import sequence
+from barm.engine import run as sequence
+from barm.engine.distributed.launcher import rank
 from barm.engine.monitor import Monitor
-from barm.engine.processes import rank
 from barm.errors import Stopped
 
 

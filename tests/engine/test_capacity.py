@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from barm.api import fit
-from barm.data import open_source
 from barm.data.index import checked
+from barm.data.sources import open_source
 from barm.engine import capacity
 from barm.engine.capacity import check_evaluation, machine_memory, skeleton
 from barm.engine.runtime import Runtime

@@ -16,9 +16,9 @@ import pytest
 
 from barm.api import fit
 from barm.data.masks import foreground, read_mask
-from barm.engine.identity import to_table
-from barm.engine.store import RunDirectory
-from barm.engine.writing import write_atomically
+from barm.engine.checkpoint.atomic import write_atomically
+from barm.engine.checkpoint.differences import to_table
+from barm.engine.checkpoint.directory import RunDirectory
 from barm.errors import UserError
 
 pytestmark = pytest.mark.slow
@@ -123,9 +123,9 @@ def test_a_picture_that_is_deleted_before_the_evaluation_costs_no_training(tmp_p
 
 def state_per_epoch(run: Started) -> int:
     """Updates of an epoch of step 0, from a copy of the run that has all pictures."""
-    from barm.data.steps import iterations_per_epoch
+    from barm.data.dataset import iterations_per_epoch
+    from barm.engine.run import open_data, train_dataset
     from barm.engine.runtime import Runtime
-    from barm.engine.sequence import open_data, train_dataset
 
     config = run.config.model_copy(update={"data": run.config.data.model_copy(update={"root": run.data})})
     for picture in run.pictures("val"):
@@ -182,7 +182,7 @@ def test_a_killed_worker_is_one_line(tmp_path, shapes_voc, tiny):
 SLOW_EVALUATION = """
 import sys, time
 from barm.engine import evaluate
-from barm.metrics.functional import confusion_counts
+from barm.metrics import confusion_counts
 
 def slowly(*words):
     print("batch", flush=True)

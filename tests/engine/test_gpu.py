@@ -9,8 +9,8 @@ import pytest
 
 from barm.api import fit
 from barm.config import load_config
-from barm.data.shapes_disk import make_shapes
-from barm.engine.store import RunDirectory
+from barm.data.sources.shapes_disk import make_shapes
+from barm.engine.checkpoint.directory import RunDirectory
 
 pytestmark = pytest.mark.gpu
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from barm.data.steps import _options
-from barm.engine.loading import _ended, _items, _to_device
+from barm.data.dataset import _options
+from barm.engine.loaders import _ended, _items, _to_device
 from barm.errors import Failed
 
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from barm.api import fit
-from barm.data.memory import Exemplar
+from barm.data.exemplars import Exemplar
+from barm.engine.checkpoint.directory import MEMORY, RunDirectory
+from barm.engine.run import _with_memory, open_data, train_dataset
 from barm.engine.runtime import Runtime
-from barm.engine.sequence import _with_memory, open_data, train_dataset
-from barm.engine.store import MEMORY, RunDirectory
 from barm.errors import UserError
 
 

@@ -13,7 +13,7 @@ import torch
 
 from barm.labels import TaskPlan
 from barm.methods import METHODS
-from barm.models.network import NetworkConfig
+from barm.models.segmenter import NetworkConfig
 
 WORKER = Path(__file__).with_name("parallel_worker.py")
 

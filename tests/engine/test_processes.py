@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from barm.api import evaluate
-from barm.engine.store import METRICS, RunDirectory
+from barm.engine.checkpoint.directory import METRICS, RunDirectory
 from barm.methods import METHODS
 
 pytestmark = pytest.mark.slow

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from barm.api import fit
-from barm.engine.identity import to_table
-from barm.engine.store import RunDirectory
-from barm.engine.writing import write_atomically
+from barm.engine.checkpoint.atomic import write_atomically
+from barm.engine.checkpoint.differences import to_table
+from barm.engine.checkpoint.directory import RunDirectory
 
 pytestmark = pytest.mark.slow
 

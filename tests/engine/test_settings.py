@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from barm.api import fit
-from barm.data.steps import StepView
+from barm.data.dataset import StepView
 from barm.data.transforms import EvalTransform
-from barm.engine import loading, runtime
-from barm.engine.recipe import RuntimeConfig
+from barm.engine import loaders as loading
+from barm.engine import runtime
+from barm.engine.config import RuntimeConfig
+from barm.engine.run import open_data, train_dataset
 from barm.engine.runtime import Constant, Runtime
-from barm.engine.sequence import open_data, train_dataset
 from barm.engine.train import StepTrainer
 
 CUDNN, PRODUCTS = torch.backends.cudnn, torch.backends.cuda.matmul

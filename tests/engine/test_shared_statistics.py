@@ -13,16 +13,17 @@ import torch
 from timm.layers.norm_act import BatchNormAct2d, SyncBatchNormAct, convert_sync_batchnorm
 from torch import nn
 
-from barm.api import evaluate, fit, load
-from barm.engine.recipe import RuntimeConfig
+from barm.api import evaluate, fit
+from barm.engine.checkpoint.directory import COUNTS, RunDirectory
+from barm.engine.config import RuntimeConfig
 from barm.engine.runtime import Runtime
-from barm.engine.store import COUNTS, RunDirectory
 from barm.errors import UserError
-from barm.extension import extend
+from barm.extension.run import extend
 from barm.labels import TaskPlan
 from barm.methods import METHODS
 from barm.models.batch_norm import ordinary, synchronised
-from barm.models.network import NetworkConfig
+from barm.models.segmenter import NetworkConfig
+from barm.predict.model import load
 
 BACKBONES = ("test_resnet", "test_efficientnet")  # nn.BatchNorm2d; timm's BatchNormAct2d
 

@@ -13,19 +13,20 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from barm.api import evaluate, fit, load, read_config
+from barm.api import evaluate, fit, read_config
 from barm.cli import app
 from barm.config import load_config
-from barm.data import open_source
-from barm.data.shapes_disk import make_shapes
-from barm.engine.opening import Data
-from barm.engine.sequence import train_dataset
-from barm.engine.sizes import fitting, sized
-from barm.engine.store import COUNTS, METRICS, RunDirectory
+from barm.data.sources import open_source
+from barm.data.sources.shapes_disk import make_shapes
+from barm.engine.checkpoint.directory import COUNTS, METRICS, RunDirectory
+from barm.engine.crops import fitting, sized
+from barm.engine.datasets import Data
+from barm.engine.run import train_dataset
 from barm.errors import UserError
-from barm.extension import extend
+from barm.extension.run import extend
 from barm.grid import read_grid, run_grid
-from barm.metrics.functional import confusion_counts
+from barm.metrics import confusion_counts
+from barm.predict.model import load
 
 FAST = (
     "model.backbone=test_resnet",

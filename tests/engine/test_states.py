@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from barm.api import evaluate, fit
-from barm.engine.forms import misfit
+from barm.engine.checkpoint.directory import RunDirectory
+from barm.engine.checkpoint.schema import misfit
 from barm.engine.monitor import Monitor
-from barm.engine.store import RunDirectory
 from barm.errors import Stopped, UserError
 
 

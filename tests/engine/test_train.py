@@ -10,7 +10,7 @@ from torch import nn
 
 from barm.api import fit
 from barm.batch import Batch
-from barm.engine.recipe import RuntimeConfig, StepRecipe
+from barm.engine.config import RuntimeConfig, StepRecipe
 from barm.engine.runtime import Runtime
 from barm.engine.train import StepTrainer
 from barm.errors import UserError
@@ -18,7 +18,7 @@ from barm.labels import TaskPlan
 from barm.methods import Rates
 from barm.methods.barm import BARMConfig
 from barm.methods.dkd import DKDConfig
-from barm.models.network import NetworkConfig
+from barm.models.segmenter import NetworkConfig
 
 RATES = Rates(new=0.1, aspp=0.1, old=0.1, backbone=0.1)
 NETWORK = NetworkConfig(backbone="test_resnet", channels=16, pretrained=False)

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from barm.engine import links, processes, watch
+from barm.engine.distributed import launcher as processes
+from barm.engine.distributed import links, watch
 from barm.errors import UserError
 
 WORKER = Path(__file__).with_name("watch_worker.py")

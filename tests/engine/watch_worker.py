@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from barm.engine import watch
+from barm.engine.distributed import watch
 from barm.errors import UserError
 
 DEEDS = {

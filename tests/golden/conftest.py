@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from barm.losses.pixels import computed_by
+from barm.ops.upsampled import computed_by
 
 DATA = Path(__file__).parent / "data"
 

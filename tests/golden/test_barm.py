@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from barm.batch import Batch, total_loss
-from barm.engine.recipe import RuntimeConfig, StepRecipe
+from barm.engine.config import RuntimeConfig, StepRecipe
 from barm.engine.runtime import Runtime, unwrap
 from barm.engine.train import StepTrainer
 from barm.labels import Step
 from barm.methods import Rates
 from barm.methods.barm import BARMConfig
 from barm.models.heads import GroupedOutput
-from barm.models.network import NetworkConfig
+from barm.models.segmenter import NetworkConfig
 
 pytestmark = pytest.mark.usefixtures("both_ways")
 

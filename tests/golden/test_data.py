@@ -24,7 +24,7 @@ from barm.data.transforms import (
 )
 from barm.engine.schedule import learning_rate, scheduled
 from barm.labels import TaskPlan
-from barm.metrics.functional import class_accuracy, class_iou, confusion_counts, overall_accuracy
+from barm.metrics import class_accuracy, class_iou, confusion_counts, overall_accuracy
 from barm.models.inputs import InputRule, Normalise
 
 normalise = Normalise(InputRule())  # ImageNet's

@@ -10,16 +10,16 @@ import pytest
 import torch
 from torch import nn
 
-from barm.engine.recipe import RuntimeConfig, StepRecipe
+from barm.engine.config import RuntimeConfig, StepRecipe
 from barm.engine.runtime import Runtime
 from barm.engine.train import StepTrainer
 from barm.labels import Step
-from barm.losses.common import upsample
 from barm.methods import Rates
 from barm.methods.finetune import FineTuneConfig
 from barm.methods.ssul import SSULConfig
-from barm.models.network import NetworkConfig
-from barm.official.names import own_names, published_names
+from barm.models.segmenter import NetworkConfig
+from barm.ops.upsampled import upsample
+from barm.weights.published_names import own_names, published_names
 
 HERE = Path(__file__).parent / "data/deeplab"
 FORWARDS = sorted(p.stem for p in HERE.glob("forward_*.npz"))

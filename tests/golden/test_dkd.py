@@ -11,13 +11,13 @@ from torch import nn
 
 from barm.batch import Batch, total_loss
 from barm.config import load_config
-from barm.data.memory import Exemplar, channels_in, take_in_turn
+from barm.data.exemplars import Exemplar, channels_in, take_in_turn
 from barm.engine.schedule import learning_rate, scheduled
 from barm.labels import IGNORE, LabelPolicy, Step, TaskPlan
-from barm.losses.common import sigmoid_distillation, upsample
+from barm.losses.common import sigmoid_distillation
 from barm.losses.decomposed import auxiliary_loss, multiple_binary_cross_entropy
 from barm.methods.dkd import DKD, DKDConfig, DKDMConfig
-from barm.metrics.functional import (
+from barm.metrics import (
     class_accuracy,
     class_iou,
     confusion_counts,
@@ -26,7 +26,8 @@ from barm.metrics.functional import (
     overall_accuracy,
 )
 from barm.models.heads import DecomposedHead, DecomposedOutput
-from barm.models.network import NetworkConfig
+from barm.models.segmenter import NetworkConfig
+from barm.ops.upsampled import upsample
 
 pytestmark = pytest.mark.usefixtures("both_ways")
 

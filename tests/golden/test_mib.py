@@ -19,7 +19,7 @@ from barm.losses.unbiased import (
 )
 from barm.methods import METHODS
 from barm.models.heads import PlainHead, PlainOutput
-from barm.models.network import NetworkConfig
+from barm.models.segmenter import NetworkConfig
 
 pytestmark = pytest.mark.usefixtures("both_ways")
 

@@ -21,7 +21,7 @@ from barm.losses.entropy import (
 from barm.losses.pod import embedding, local_pod
 from barm.methods.plop import PLOPConfig
 from barm.models.heads import PlainOutput
-from barm.models.network import NetworkConfig
+from barm.models.segmenter import NetworkConfig
 
 pytestmark = pytest.mark.usefixtures("both_ways")
 

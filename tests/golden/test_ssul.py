@@ -11,15 +11,16 @@ import torch
 from torch import nn
 
 from barm.batch import Batch
-from barm.data.memory import Exemplar, MemoryConfig, channels_in, draw_exemplars, replaced
+from barm.data.exemplars import Exemplar, MemoryConfig, channels_in, draw_exemplars, replaced
 from barm.labels import IGNORE, INCREMENTAL, JOINT, Step, TaskPlan
-from barm.losses.common import SEGMENTATION_LOSSES, binary_cross_entropy, focal_loss, pseudo_labels
+from barm.losses.common import binary_cross_entropy, focal_loss, pseudo_labels
+from barm.losses.segmentation import SEGMENTATION_LOSSES
 from barm.methods import Rates
 from barm.methods.finetune import FineTuneConfig
 from barm.methods.ssul import SSULConfig, SSULMConfig, unknown_labels
-from barm.metrics.functional import class_iou, confusion_counts
+from barm.metrics import class_iou, confusion_counts
 from barm.models.heads import UnknownHead, UnknownOutput
-from barm.models.network import NetworkConfig
+from barm.models.segmenter import NetworkConfig
 
 pytestmark = pytest.mark.usefixtures("both_ways")
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from barm.api import fit
 from barm.config import load_config
-from barm.data.shapes_disk import make_shapes
+from barm.data.sources.shapes_disk import make_shapes
+from barm.engine.config import RunConfig
 from barm.engine.monitor import Monitor
-from barm.engine.recipe import RunConfig
 from barm.errors import Stopped
 
 TINY = (
@@ -43,7 +43,7 @@ def make_material(folder: Path) -> None:
     config = load_config("shapes/2-1/barm", TINY, {"data": {"root": str(folder / "data")}})
     fit(config, out=folder / "run", quiet=True)
     _stopped(config, folder / "stopped")
-    from barm.export import export_step
+    from barm.weights.export.formats import export_step
 
     export_step(folder / "run", folder / "model.safetensors", "safetensors", None)
 

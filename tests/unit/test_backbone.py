@@ -12,7 +12,7 @@ from barm.errors import UserError
 from barm.labels import Step
 from barm.methods import METHODS
 from barm.models.backbone import create_backbone, num_channels
-from barm.models.network import NetworkConfig
+from barm.models.segmenter import NetworkConfig
 
 SIDE = 64
 WITHOUT_STRIDE_2 = ("convnext_atto", "test_convnext")

@@ -12,11 +12,11 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from barm.engine import runtime
-from barm.engine.recipe import RuntimeConfig
+from barm.engine.config import RuntimeConfig
 from barm.engine.runtime import Runtime, constant_type
 from barm.labels import Step
 from barm.methods import METHODS
-from barm.models.network import NetworkConfig
+from barm.models.segmenter import NetworkConfig
 
 KINDS = (
     "test_resnet",

@@ -9,12 +9,12 @@ import torch
 from timm.layers import StdConv2d
 from torch import nn
 
-from barm.engine.recipe import RuntimeConfig
+from barm.engine.config import RuntimeConfig
 from barm.engine.runtime import Runtime
 from barm.labels import TaskPlan
 from barm.methods import METHODS
-from barm.models.folding import fold_batch_norm
-from barm.models.network import NetworkConfig
+from barm.models.frozen import fold_batch_norm
+from barm.models.segmenter import NetworkConfig
 
 
 def network_of(**options) -> NetworkConfig:

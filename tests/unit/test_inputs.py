@@ -14,19 +14,20 @@ import torch
 from PIL import Image
 from timm.data import create_transform, resolve_data_config
 
-from barm.api import fit, load
+from barm.api import fit
 from barm.config import load_config
-from barm.data.shapes import render
-from barm.engine.recipe import RuntimeConfig
+from barm.data.sources.shapes import render
+from barm.engine.checkpoint.directory import CONFIG, METHOD, RunDirectory
+from barm.engine.config import RuntimeConfig
+from barm.engine.run import load_step
 from barm.engine.runtime import Runtime
-from barm.engine.sequence import load_step
-from barm.engine.store import CONFIG, METHOD, RunDirectory
-from barm.export.formats import to_onnx, to_safetensors, to_torch_export
 from barm.labels import TaskPlan
 from barm.methods import METHODS
 from barm.models.inputs import IMAGENET_MEAN, IMAGENET_STD, InputRule, Normalise
-from barm.models.network import NetworkConfig
-from barm.trained import open_trained
+from barm.models.segmenter import NetworkConfig
+from barm.predict.model import load
+from barm.weights.export.formats import to_onnx, to_safetensors, to_torch_export
+from barm.weights.trained import open_trained
 
 HALF = (0.5, 0.5, 0.5)
 BACKBONES = ("resnet18", "tf_efficientnet_lite0", "resnetv2_50", "convnext_atto", "xception41")

@@ -18,7 +18,7 @@ from barm.losses.background import (
 )
 from barm.losses.common import accepted, binary_cross_entropy, cross_entropy, focal_loss, pseudo_labels
 from barm.losses.entropy import Belief, believed_labels
-from barm.losses.pixels import computed_by, map_pixels
+from barm.ops.upsampled import computed_by, map_pixels
 
 
 @pytest.fixture(autouse=True)

@@ -8,17 +8,17 @@ from torch import nn
 
 from barm.batch import Batch
 from barm.labels import Step
-from barm.losses.common import pseudo_labels, upsample
+from barm.losses.common import pseudo_labels
 from barm.losses.decomposed import multiple_binary_cross_entropy
 from barm.losses.entropy import published_thresholds
-from barm.losses.pixels import computed_by, map_pixels
 from barm.methods import METHODS, Rates
 from barm.methods.barm import BARMConfig
 from barm.methods.dkd import DKDConfig
 from barm.methods.plop import PLOPConfig
 from barm.methods.ssul import SSULConfig
 from barm.models.heads import DecomposedOutput, GroupedOutput, PlainOutput, UnknownOutput
-from barm.models.network import NetworkConfig
+from barm.models.segmenter import NetworkConfig
+from barm.ops.upsampled import computed_by, map_pixels, upsample
 
 NETWORK = NetworkConfig(backbone="test_resnet", channels=16, pretrained=False)
 BASE, STEP = Step(0, ((1, 2),)), Step(1, ((1, 2), (3,)))

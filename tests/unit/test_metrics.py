@@ -8,7 +8,7 @@ import torch
 
 from barm.engine.scores import step_metrics
 from barm.labels import Step
-from barm.metrics.functional import average_miou, class_iou, confusion_counts, forgetting, group_means
+from barm.metrics import average_miou, class_iou, confusion_counts, forgetting, group_means
 
 
 def test_iou_by_hand():

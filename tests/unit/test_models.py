@@ -10,9 +10,9 @@ from torchvision.models import mobilenet_v2
 from barm.errors import UserError
 from barm.labels import Step
 from barm.methods import METHODS
-from barm.models.folding import fold_batch_norm
+from barm.models.frozen import fold_batch_norm
 from barm.models.neck import AddedPoolNeck
-from barm.models.network import MODELS, NetworkConfig
+from barm.models.segmenter import MODELS, NetworkConfig
 
 STEP = Step(1, ((1, 2), (3,)))
 STEPS = (Step(0, ((1, 2),)), STEP, Step(2, ((1, 2), (3,), (4,))))

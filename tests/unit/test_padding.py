@@ -11,11 +11,11 @@ from timm.layers.pool2d_same import AvgPool2dSame, MaxPool2dSame
 from timm.layers.std_conv import StdConv2dSame
 from torch import nn
 
-from barm.export.padding import pad_simply
-from barm.export.portable import Portable, trace
 from barm.labels import Step
 from barm.methods import METHODS
-from barm.models.network import NetworkConfig
+from barm.models.segmenter import NetworkConfig
+from barm.weights.export.padding import pad_simply
+from barm.weights.export.portable import Portable, trace
 
 LAYERS = {
     "convolution": lambda k, s: Conv2dSame(2, 3, k, stride=s),

@@ -13,20 +13,13 @@ import torch
 import barm
 from barm.batch import Term
 from barm.labels import IGNORE
-from barm.losses import strips
-from barm.losses.common import (
-    ELSEWHERE,
-    best_channel,
-    binary_cross_entropy,
-    cross_entropy,
-    focal_loss,
-    pseudo_labels,
-    upsample,
-)
+from barm.losses.common import ELSEWHERE, best_channel, binary_cross_entropy, cross_entropy, focal_loss, pseudo_labels
 from barm.losses.decomposed import multiple_binary_cross_entropy
 from barm.losses.entropy import belief
-from barm.losses.pixels import computed_by, map_pixels, segmentation, sum_all, sum_pixels, way
+from barm.losses.segmentation import segmentation
 from barm.losses.unbiased import unbiased_cross_entropy, unbiased_distillation
+from barm.ops import strips
+from barm.ops.upsampled import computed_by, map_pixels, path_of, sum_all, sum_pixels, upsample
 
 SIZES = [(2, 5, 7, 9, 50, 61), (1, 3, 4, 4, 4, 4), (2, 4, 9, 9, 5, 6), (1, 2, 1, 1, 8, 8), (3, 6, 5, 3, 33, 17)]
 FORMULAS = [
@@ -54,7 +47,7 @@ def budget(request, monkeypatch):
 
 
 def both(compute):
-    """What a function gives by the plain way and by strips."""
+    """What a function gives by the plain path and by strips."""
     results = []
     for path in ("plain", "strips"):
         with computed_by(path):
@@ -200,15 +193,15 @@ def test_interpolation_is_that_of_torch():
         assert within(product, upsample(logits, size[4:]), 1e-6)
 
 
-def test_each_way_is_chosen_in_one_place():
+def test_each_path_is_chosen_in_one_place():
     tensor = torch.zeros(1, 1, 1, 1)
-    assert way(binary_cross_entropy, tensor) == "strips"
+    assert path_of(binary_cross_entropy, tensor) == "strips"
     for path in ("plain", "strips"):
         with computed_by(path):
-            assert way(binary_cross_entropy, tensor) == path
+            assert path_of(binary_cross_entropy, tensor) == path
     with computed_by("fused"):
-        assert way(binary_cross_entropy, tensor) == "fused"
-        assert way(cross_entropy, tensor) == "strips"  # has no kernel
+        assert path_of(binary_cross_entropy, tensor) == "fused"
+        assert path_of(cross_entropy, tensor) == "strips"  # has no kernel
 
 
 KERNELS = """
@@ -250,7 +243,7 @@ COMPILES = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from barm.losses import kernels
+from barm.ops import kernels
 
 pointers = {"label": "*i64", "channel": "*i64", "starts_y": "*i32", "starts_x": "*i32"}
 sizes = {n: "i32" for n in ("channels", "h", "w", "height", "width")}

@@ -8,8 +8,8 @@ import time
 import pytest
 
 from barm.errors import UserError
-from barm.export import stages
-from barm.export.stages import stage
+from barm.weights.export import stages
+from barm.weights.export.stages import stage
 
 
 def test_it_is_announced_and_says_that_it_goes_on(monkeypatch):

@@ -15,13 +15,14 @@ from torch.utils._pytree import tree_map
 
 from barm.batch import Batch, total_loss
 from barm.labels import TaskPlan
-from barm.losses import pixels, strips
-from barm.losses.pixels import computed_by
+from barm.losses import segmentation
 from barm.methods import METHODS
-from barm.models.network import NetworkConfig
+from barm.models.segmenter import NetworkConfig
+from barm.ops import strips
+from barm.ops.upsampled import computed_by
 
 NETWORK = NetworkConfig(backbone="test_resnet", channels=16, pretrained=False)
-CACHES = (strips.interpolation, pixels.numbering, pixels._positions)
+CACHES = (strips.interpolation, segmentation.numbering, segmentation._positions)
 
 
 class Copies(TorchDispatchMode):

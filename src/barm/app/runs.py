@@ -12,17 +12,17 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from barm.api import Model, load
 from barm.app.pictures import Limits, Picture, prepare
-from barm.data import open_source
-from barm.data.base import Source
 from barm.data.palette import display_colours
+from barm.data.sources import open_source
+from barm.data.sources.base import Source
+from barm.engine.checkpoint.directory import METHOD, RunDirectory
+from barm.engine.config import PlaceConfig
 from barm.engine.earlier import read_scores
-from barm.engine.recipe import PlaceConfig
 from barm.engine.runtime import Runtime
-from barm.engine.store import METHOD, RunDirectory
 from barm.errors import UserError
 from barm.methods import METHODS
+from barm.predict.model import Model, load
 from barm.reading import real
 
 K = TypeVar("K")

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from barm.engine.memory import resident
+from barm.engine.memory_use import resident
 
 Work = Callable[[], object]
 

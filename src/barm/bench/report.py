@@ -10,7 +10,7 @@ from rich.table import Table
 
 from barm.bench.measure import Cost
 from barm.bench.run import Result
-from barm.engine.memory import MEGABYTE
+from barm.engine.memory_use import MEGABYTE
 from barm.report.figures import draw_lines
 
 

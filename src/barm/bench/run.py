@@ -26,11 +26,11 @@ from barm.bench.cases import (
 )
 from barm.bench.facts import kept_memory, product_rates, profiled
 from barm.bench.measure import Cost, side_by_side
-from barm.engine.provenance import provenance
-from barm.engine.recipe import Precision
+from barm.engine.checkpoint.provenance import provenance
+from barm.engine.config import Precision
 from barm.errors import UserError, nearest
 from barm.labels import Step, TaskPlan
-from barm.models.network import MODELS, NetworkConfig
+from barm.models.segmenter import MODELS, NetworkConfig
 
 PARTS = ("step", "losses", "evaluation", "loader", "constant", "growth", "profile")
 BRANCHES, CLASSES, SIDES = (1, 10, 50), (21, 151, 1001), (0.5, 1.0, 1.5)  # sides as multiples of the crop

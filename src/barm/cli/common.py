@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 
 from barm.cli import completion
-from barm.engine import watch
+from barm.engine.distributed import watch
 from barm.errors import Failed, Stopped, UserError
 from barm.escaping import markup, normal
 from barm.reading import read_toml, short

@@ -39,7 +39,7 @@ def make(
 
     Example: barm data make shapes data/shapes --layout voc --size 500x375
     """
-    from barm.data.shapes_disk import make_shapes
+    from barm.data.sources.shapes_disk import make_shapes
 
     width, _, height = size.partition("x")
     if not width.isdigit() or not (height or width).isdigit():
@@ -84,8 +84,8 @@ def check(
     if wrong:
         raise UserError(f"{root}: {report.verdict}")
     if class_lists is not None:
-        from barm.data import open_source
         from barm.data.index import checked, write_class_list
+        from barm.data.sources import open_source
 
         class_lists.mkdir(parents=True, exist_ok=True)
         for split in ("train", "val"):

@@ -26,7 +26,7 @@ def export(
 
     Example: barm export runs/demo/barm --format onnx --out barm.onnx
     """
-    from barm.export import export_step
+    from barm.weights.export.formats import export_step
 
     found = export_step(run, target, kind, step, progress(quiet))
     say(f"{target} ({target.stat().st_size / 1e6:.1f} MB): {found}")
@@ -49,7 +49,7 @@ def push(
 
     Example: barm push runs/demo/barm me/shapes-barm --private
     """
-    from barm.hub.push import push as push_run
+    from barm.weights.push import push as push_run
 
     where = push_run(
         run,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from barm.cli.common import NAMES, Device, Json, Precision, Quiet, RunArg, names_in, out, print_json, say
-from barm.engine.watch import is_first
+from barm.engine.distributed.watch import is_first
 
 
 def extend(
@@ -40,7 +40,7 @@ def extend(
 
     Example: barm extend runs/demo/barm --data own --classes lamp --out runs/with-lamp
     """
-    from barm.extension import extend as extend_run
+    from barm.extension.run import extend as extend_run
     from barm.report.extension import extension_lines, extension_table
 
     result = extend_run(

@@ -11,16 +11,16 @@ from rich.table import Table
 
 from barm.cli.common import out, progress, say
 from barm.engine.capacity import shown
+from barm.engine.checkpoint.differences import to_table
+from barm.engine.checkpoint.directory import RunDirectory
+from barm.engine.checkpoint.pictures import pictures_of
+from barm.engine.checkpoint.shared import SharedDirectory
+from barm.engine.config import RunConfig
+from barm.engine.crops import chosen_lines
 from barm.engine.forecast import StepForecast, forecast
-from barm.engine.identity import to_table
-from barm.engine.pictures import pictures_of
 from barm.engine.prepare import Prepared, prepare
-from barm.engine.recipe import RunConfig
+from barm.engine.run import check_adoptable
 from barm.engine.runtime import Runtime
-from barm.engine.sequence import check_adoptable
-from barm.engine.shared import SharedDirectory
-from barm.engine.sizes import chosen_lines
-from barm.engine.store import RunDirectory
 from barm.errors import UserError
 from barm.escaping import markup
 from barm.words import duration, listed

@@ -23,7 +23,7 @@ def report(
 
     Example: barm report runs/demo/barm runs/demo/finetune --out comparison.html
     """
-    from barm.story import write_report
+    from barm.report.build import write_report
 
     path = write_report(runs, file, pictures=pictures, data=data, say=progress(quiet))
     say(f"{path} ({path.stat().st_size / 1000:.0f} kB)")

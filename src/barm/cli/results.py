@@ -86,12 +86,12 @@ def predict(
 
     Example: barm predict runs/demo/barm photos "more/*.jpg" --out seen --sizes 0.75,1,1.25 --flip
     """
-    from barm.finding import check_there, find_pictures
+    from barm.predict.files import check_there, find_pictures
 
     if folder is None and not as_json:
         raise UserError("nothing to do: say with --out where the results go, or ask for --json")
     check_there(find_pictures(images, folder), (lambda _: None) if keep_going else None)
-    from barm.inference import Look, Prediction, percent, predict_files  # loads torch
+    from barm.predict.images import Look, Prediction, percent, predict_files  # loads torch
 
     wanted = names_in(classes, "--classes") if classes is not None else None
 

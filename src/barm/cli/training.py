@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from barm.cli.common import NAMES, Device, Json, Precision, Quiet, Recipe, RunList, groups_in, out, progress, say
-from barm.engine.watch import is_first
+from barm.engine.distributed.watch import is_first
 from barm.errors import UserError
 from barm.reading import real
 from barm.words import count

@@ -36,8 +36,8 @@ def import_(
 
     Example: barm weights import deeplabv3_resnet50_coco.pth --calibrate pictures --out runs/base
     """
-    from barm.official.torchvision import import_torchvision, looks_like_torchvision
-    from barm.official.weights import import_published
+    from barm.weights.published import import_published
+    from barm.weights.torchvision import import_torchvision, looks_like_torchvision
 
     if form == "official" or (form == "auto" and not looks_like_torchvision(checkpoint)):
         import_published(checkpoint, folder, dataset=dataset, task=task, step=step, model=model, method=method)
@@ -64,7 +64,7 @@ def export(
 
     Example: barm weights export runs/voc model.pth --step 0
     """
-    from barm.official.weights import export_checkpoint
+    from barm.weights.published import export_checkpoint
 
     export_checkpoint(run, target, step=step)
     say(str(target))

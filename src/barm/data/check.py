@@ -8,13 +8,13 @@ from dataclasses import dataclass, field, replace
 from filecmp import cmp
 from pathlib import Path
 
-from barm.data import detect_layout, open_source
-from barm.data.files import FileSource
+from barm.data.image_sizes import by_side, middle
 from barm.data.index import Index, Problem, explained, images_per_class, nothing_shown, scan
-from barm.data.sides import flip_warning
-from barm.data.sizes import by_side, middle
-from barm.data.tree import Remark
-from barm.data.values import absent, listing
+from barm.data.left_right import flip_warning
+from barm.data.mask_values import absent, listing
+from barm.data.sources import detect_layout, open_source
+from barm.data.sources.files import FileSource
+from barm.data.sources.tree import Remark
 from barm.errors import UserError
 from barm.labels import TABLES
 from barm.words import count, verb

@@ -18,13 +18,13 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 
-from barm.data.files import FileSource, read_mask
 from barm.data.fingerprint import Content, digest
 from barm.data.images import CHANGES, READER, SIDEWAYS, Probe, Unreadable, probe, upright
+from barm.data.mask_values import LABELS, absent, colours, looks_like
 from barm.data.masks import CONVERT
+from barm.data.sources.files import FileSource, read_mask
+from barm.data.sources.tree import Remark
 from barm.data.text import composed_text
-from barm.data.tree import Remark
-from barm.data.values import LABELS, absent, colours, looks_like
 from barm.errors import UserError
 from barm.escaping import command
 from barm.reading import Unfit, check_regular, read_bytes, read_json, short

@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import Tensor
 
-from barm.engine.opening import Data
-from barm.engine.pictures import Pictures, other_pictures, pictures_of
+from barm.engine.checkpoint.directory import COUNTS, METHOD, METRICS, PICTURES, RunDirectory
+from barm.engine.checkpoint.pictures import Pictures, other_pictures, pictures_of
+from barm.engine.datasets import Data
 from barm.engine.scores import step_metrics
-from barm.engine.store import COUNTS, METHOD, METRICS, PICTURES, RunDirectory
 from barm.labels import Step
 
 

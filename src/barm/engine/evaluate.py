@@ -11,7 +11,7 @@ from torch import Tensor
 from barm.batch import Batch
 from barm.engine.runtime import Constant, Runtime
 from barm.methods import Method
-from barm.metrics.functional import confusion_counts
+from barm.metrics import confusion_counts
 
 
 def evaluate(

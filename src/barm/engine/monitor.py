@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
-from barm.engine.memory import MEGABYTE
+from barm.engine.memory_use import MEGABYTE
 from barm.errors import UserError
 from barm.words import duration
 

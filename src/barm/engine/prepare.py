@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from barm.data.steps import StepDataset
+from barm.data.dataset import StepDataset
 from barm.data.transforms import TrainTransform
 from barm.engine.capacity import check_evaluation, check_training
-from barm.engine.opening import Data, open_data
-from barm.engine.recipe import RunConfig
+from barm.engine.config import RunConfig
+from barm.engine.crops import sized
+from barm.engine.datasets import Data, open_data
 from barm.engine.runtime import Runtime
-from barm.engine.sizes import sized
 from barm.labels import Step
 
 

@@ -24,13 +24,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_map
 
-from barm.engine import watch
-from barm.engine.processes import processes
-from barm.engine.recipe import RuntimeConfig
+from barm.engine.config import RuntimeConfig
+from barm.engine.distributed import watch
+from barm.engine.distributed.launcher import processes
 from barm.engine.signals import on_stop
 from barm.errors import UserError
 from barm.models.batch_norm import ordinary, synchronised
-from barm.models.folding import fold_batch_norm, lower_precision
+from barm.models.frozen import fold_batch_norm, lower_precision
 
 T = TypeVar("T")
 MALLOC = {  # options of glibc's malloc.h: what it comes to by itself, and to keep what is freed

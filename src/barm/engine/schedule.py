@@ -6,7 +6,7 @@ whole numbers everywhere; only the length of a warm-up is rounded, by one method
 
 from __future__ import annotations
 
-from barm.engine.recipe import Policy, StepRecipe
+from barm.engine.config import Policy, StepRecipe
 
 POLY_POWER, POLY_FLOOR = 0.9, 1e-6
 WARM_UP_START = 1e-3

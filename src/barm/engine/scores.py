@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from barm.labels import Step
-from barm.metrics.functional import (
+from barm.metrics import (
     average_miou,
     class_accuracy,
     class_iou,

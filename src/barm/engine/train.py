@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from barm.batch import Batch, Term
+from barm.engine.config import StepRecipe
 from barm.engine.finite import not_finite
-from barm.engine.recipe import StepRecipe
 from barm.engine.runtime import Constant, Runtime, unwrap
 from barm.engine.schedule import scheduled
 from barm.errors import UserError

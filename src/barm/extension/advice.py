@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from barm.engine.recipe import StepRecipe
+from barm.engine.config import StepRecipe
 from barm.words import count
 
 LOST = 0.03  # of the mean IoU of the old classes
@@ -18,7 +18,7 @@ def advice(result: Mapping[str, Any], recipe: StepRecipe) -> list[str]:
     """Lines for the reader, the gravest first.
 
     Args:
-        result: of `barm.extension.extend`.
+        result: of `barm.extension.run.extend`.
         recipe: by which the step was trained.
     """
     return [*_lost(result, recipe), *_mistaken(result, recipe), *_few(result, recipe), *_claimed(result)]

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from barm.api import Model
-from barm.data.base import Source
+from barm.data.sources.base import Source
+from barm.engine.checkpoint.directory import RunDirectory
 from barm.engine.runtime import Runtime
-from barm.engine.sequence import load_step
-from barm.engine.store import METHOD, RunDirectory
-from barm.extension.planning import Plan
+from barm.extension.plan import Plan
+from barm.predict.model import Model, load
 from barm.report.extension import Change, draw_changes
 from barm.report.figures import best_and_worst, picture_iou
 from barm.words import listed, noun
@@ -28,10 +27,7 @@ def draw(plan: Plan, rt: Runtime, directory: RunDirectory, path: Path) -> None:
     lowest IoU of the new classes.
     """
     source = plan.data.val
-    models = []
-    for step in (plan.known.step, plan.step):
-        network, method = load_step(directory, step)
-        models.append(Model(network, method, directory.read(step, METHOD), rt))
+    models = [load(directory.path, step, rt) for step in (plan.known.step, plan.step)]
     chosen = choose(source, models[1], plan.data.plan[plan.step].new)
     changes = []
     for i, told in chosen:

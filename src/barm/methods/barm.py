@@ -23,10 +23,11 @@ from barm.losses.background import (
     step_masks,
 )
 from barm.losses.common import pseudo_labels
-from barm.losses.pixels import map_pixels, segmentation
+from barm.losses.segmentation import segmentation
 from barm.methods.base import Method, MethodConfig, ParamGroup, Rates, Weight, group
 from barm.models.heads import GroupedHead, GroupedOutput
-from barm.models.network import NetworkConfig, Segmenter, hand_over
+from barm.models.segmenter import NetworkConfig, Segmenter, hand_over
+from barm.ops.upsampled import map_pixels
 
 
 class BARMConfig(MethodConfig):

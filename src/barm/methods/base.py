@@ -14,11 +14,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from barm.batch import Batch, Output, Term
-from barm.data.memory import MemoryConfig
+from barm.data.exemplars import MemoryConfig
 from barm.labels import INCREMENTAL, LabelPolicy, Step
 from barm.losses.common import accepted, best_channel, probabilities
-from barm.losses.pixels import map_pixels
-from barm.models.network import NetworkConfig
+from barm.models.segmenter import NetworkConfig
+from barm.ops.upsampled import map_pixels
 
 Out = TypeVar("Out", bound=Output)
 # far above what trains, far below what overflows

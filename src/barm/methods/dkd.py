@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from barm.batch import Batch, Term
-from barm.data.memory import MemoryConfig
+from barm.data.exemplars import MemoryConfig
 from barm.labels import Step
 from barm.losses.common import sigmoid_distillation
 from barm.losses.decomposed import auxiliary_loss, multiple_binary_cross_entropy
-from barm.losses.pixels import map_pixels, sum_all
 from barm.methods.base import Factor, Method, MethodConfig, ParamGroup, Rates, Weight, group
 from barm.models.heads import DecomposedHead, DecomposedOutput
-from barm.models.network import NetworkConfig, Segmenter, hand_over
+from barm.models.segmenter import NetworkConfig, Segmenter, hand_over
+from barm.ops.upsampled import map_pixels, sum_all
 
 
 class DKDConfig(MethodConfig):

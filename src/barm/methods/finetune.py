@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from barm.batch import Batch, Term
 from barm.labels import JOINT, Step
 from barm.losses.common import best_channel
-from barm.losses.pixels import map_pixels, segmentation
+from barm.losses.segmentation import segmentation
 from barm.methods.base import SEGMENTATION, Method, MethodConfig, ParamGroup, Rates, group
 from barm.models.heads import PlainHead, PlainOutput
-from barm.models.network import NetworkConfig, Segmenter, hand_over
+from barm.models.segmenter import NetworkConfig, Segmenter, hand_over
+from barm.ops.upsampled import map_pixels
 
 
 class FineTuneConfig(MethodConfig):

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from barm.batch import Batch, Term
 from barm.labels import Step
-from barm.losses.pixels import sum_all, sum_pixels
 from barm.losses.unbiased import distillation, feature_distillation, unbiased_cross_entropy
 from barm.methods.base import Factor, Weight
 from barm.methods.finetune import SoftmaxConfig, SoftmaxMethod
 from barm.models.heads import PlainOutput
-from barm.models.network import NetworkConfig
+from barm.models.segmenter import NetworkConfig
+from barm.ops.upsampled import sum_all, sum_pixels
 
 
 class DistillationConfig(SoftmaxConfig):

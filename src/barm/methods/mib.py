@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from barm.batch import Batch, Term
 from barm.labels import Step
-from barm.losses.pixels import sum_all, sum_pixels
 from barm.losses.unbiased import unbiased_cross_entropy, unbiased_distillation
 from barm.methods.base import Factor, Weight
 from barm.methods.finetune import SoftmaxConfig, SoftmaxMethod
 from barm.models.heads import PlainHead, PlainOutput
-from barm.models.network import NetworkConfig
+from barm.models.segmenter import NetworkConfig
+from barm.ops.upsampled import sum_all, sum_pixels
 
 
 class MiBConfig(SoftmaxConfig):

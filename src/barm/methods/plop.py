@@ -24,14 +24,14 @@ from barm.losses.entropy import (
     median_thresholds,
     published_thresholds,
 )
-from barm.losses.pixels import map_pixels, sum_pixels
 from barm.losses.pod import local_pod
 from barm.losses.unbiased import unbiased_cross_entropy
 from barm.methods.base import Weight
 from barm.methods.finetune import SoftmaxConfig
 from barm.methods.mib import BackgroundInitialised
 from barm.models.heads import PlainHead, PlainOutput
-from barm.models.network import NetworkConfig, Segmenter
+from barm.models.segmenter import NetworkConfig, Segmenter
+from barm.ops.upsampled import map_pixels, sum_pixels
 
 THRESHOLDS = {"published": published_thresholds, "median": median_thresholds}
 

@@ -14,13 +14,14 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from barm.batch import Batch, Term
-from barm.data.memory import MemoryConfig
+from barm.data.exemplars import MemoryConfig
 from barm.labels import IGNORE, Step
 from barm.losses.common import best_channel, probabilities, pseudo_labels
-from barm.losses.pixels import map_pixels, segmentation
+from barm.losses.segmentation import segmentation
 from barm.methods.base import SEGMENTATION, Method, MethodConfig, ParamGroup, Rates, group
 from barm.models.heads import UnknownHead, UnknownOutput
-from barm.models.network import NetworkConfig, Segmenter, hand_over
+from barm.models.segmenter import NetworkConfig, Segmenter, hand_over
+from barm.ops.upsampled import map_pixels
 
 UNKNOWN, BACKGROUND, FIRST = 0, 1, 2  # private labels
 

@@ -12,12 +12,12 @@ import numpy as np
 import tomli_w
 
 from barm.data.palette import display_colours
+from barm.engine.checkpoint.differences import settings, shown, to_table
+from barm.engine.checkpoint.directory import COUNTS, EXTENSION, METHOD, METRICS, RunDirectory
+from barm.engine.checkpoint.schema import misfit
+from barm.engine.config import RunConfig
 from barm.engine.earlier import read_scores
-from barm.engine.forms import misfit
-from barm.engine.identity import settings, shown, to_table
 from barm.engine.monitor import read_log
-from barm.engine.recipe import RunConfig
-from barm.engine.store import COUNTS, EXTENSION, METHOD, METRICS, RunDirectory
 from barm.errors import UserError
 from barm.escaping import command, names, place, placeless, places
 from barm.methods import METHODS

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from barm.data import open_source
+from barm.data.sources import open_source
 from barm.errors import UserError
 
 

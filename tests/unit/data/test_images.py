@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image, TiffImagePlugin
 
-from barm.api import as_picture
 from barm.app.pictures import Limits, Refused, read_upload
 from barm.data import images
 from barm.data.images import probe, read_picture
 from barm.errors import UserError
+from barm.predict.model import as_picture
 
 DOCUMENT = Path(__file__).parents[3] / "docs/data.md"
 SIZE = (20, 18)

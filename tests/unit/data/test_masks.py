@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from barm.data.files import FileSource
 from barm.data.index import scan
 from barm.data.masks import read_mask
 from barm.data.palette import id_palette
+from barm.data.sources.files import FileSource
 from barm.errors import UserError
 
 

@@ -8,9 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from barm.data import open_source
-from barm.data.index import checked
-from barm.data.memory import (
+from barm.data.dataset import EpochSampler, StepDataset
+from barm.data.exemplars import (
     Exemplar,
     MemoryConfig,
     MemoryDataset,
@@ -20,7 +19,8 @@ from barm.data.memory import (
     take_in_turn,
     to_json,
 )
-from barm.data.steps import EpochSampler, StepDataset
+from barm.data.index import checked
+from barm.data.sources import open_source
 from barm.data.transforms import TrainTransform
 from barm.errors import UserError
 from barm.labels import INCREMENTAL, JOINT, TaskPlan

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from barm.data import detect_layout, open_source
 from barm.data.index import checked
 from barm.data.palette import published
-from barm.data.shapes import class_names, render
-from barm.data.shapes_disk import make_shapes
+from barm.data.sources import detect_layout, open_source
+from barm.data.sources.shapes import class_names, render
+from barm.data.sources.shapes_disk import make_shapes
 from barm.errors import UserError
 
 

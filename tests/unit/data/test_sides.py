@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from barm.data.left_right import flip_warning, mirror_warning, sided
 from barm.data.palette import published
-from barm.data.sides import flip_warning, mirror_warning, sided
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from barm.data import open_source
+from barm.data.dataset import EpochSampler, EvalDataset, StepDataset, make_eval_loader, make_train_loader
 from barm.data.index import checked
-from barm.data.steps import EpochSampler, EvalDataset, StepDataset, make_eval_loader, make_train_loader
+from barm.data.sources import open_source
 from barm.data.transforms import EvalTransform, TrainTransform
 from barm.errors import UserError
 from barm.labels import INCREMENTAL, JOINT, TaskPlan

@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from barm.data.shapes import render
+from barm.data.sources.shapes import render
 from barm.data.transforms import (
     Draw,
     TrainTransform,

@@ -1,0 +1,40 @@
+"""Sizes of a split's pictures, ``(width, height)``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from barm.data.sources.base import Source
+from barm.errors import UserError
+
+Size = tuple[int, int]
+LOOKED_AT = 64  # pictures of a source that does not know their sizes
+
+
+def picture_sizes(source: Source) -> list[Size]:
+    """Of all pictures; of a source that does not know their sizes, of some, evenly spread.
+
+    Raises:
+        UserError: for a source without pictures.
+    """
+    known: Sequence[Size] = getattr(source, "sizes", ())
+    if known:
+        return list(known)
+    if not len(source):
+        raise UserError("a data source holds no picture: expected at least one")
+    return [source[i].image.size for i in range(0, len(source), -(-len(source) // LOOKED_AT))]
+
+
+def by_side(sizes: Iterable[Size]) -> list[Size]:
+    """In the order of the longer side, then of the shorter."""
+    return sorted(sizes, key=lambda size: (max(size), min(size), size))
+
+
+def middle(sizes: Iterable[Size]) -> Size:
+    """The size in the middle of that order.
+
+    >>> middle([(160, 120), (500, 375), (120, 160)])
+    (160, 120)
+    """
+    ordered = by_side(sizes)
+    return ordered[len(ordered) // 2]

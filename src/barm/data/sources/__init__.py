@@ -1,0 +1,51 @@
+"""Data: sources, their index, transforms, and the pictures of a step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from barm.data.sources import ade, folder, voc
+from barm.data.sources.files import FileSource
+from barm.data.sources.tree import Layout, lacking, levels
+from barm.errors import UserError
+
+SOURCES: dict[str, Callable[[Path, str, Sequence[str]], FileSource]] = {
+    "voc": voc.open_voc,
+    "ade": ade.open_ade,
+    "folder": folder.open_folder,
+}
+LAYOUTS: dict[str, Layout] = {"voc": voc.LAYOUT, "ade": ade.LAYOUT, "folder": folder.LAYOUT}
+
+
+def open_source(layout: str, root: Path | str, split: str, names: Sequence[str] = ()) -> FileSource:
+    """Open a split (``train`` or ``val``) of the data set at `root`.
+
+    Args:
+        layout: ``voc``, ``ade`` or ``folder``; ``auto`` looks which one it is.
+        root: the data set's folder, or one that holds it, up to two levels higher.
+        split: ``train`` or ``val``.
+        names: of the ids 1, 2, ..., where the data set has no ``classes.txt``.
+    """
+    root = Path(root)
+    return SOURCES[detect_layout(root) if layout == "auto" else layout](root, split, names)
+
+
+def detect_layout(root: Path) -> str:
+    """Which layout a folder has, or the one data set up to two levels below it.
+
+    Raises:
+        UserError: if it has none, which says what each layout lacks, or if several fit.
+    """
+    for level in levels(root):
+        fits = [(name, place) for place in level for name, layout in LAYOUTS.items() if not layout.lacks(place)]
+        if len(fits) == 1:
+            return fits[0][0]
+        if fits:
+            found = ", ".join(f"{place} ({name})" for name, place in fits[:4])
+            raise UserError(f"{root} holds several data sets: {found}; give one of them, or its --layout")
+    tried = "; ".join(f"{layout.title}: {lacking(root, layout)}" for layout in LAYOUTS.values())
+    raise UserError(f"{root} has none of the known layouts. {tried}")
+
+
+__all__ = ["LAYOUTS", "SOURCES", "FileSource", "detect_layout", "open_source"]

@@ -1,0 +1,183 @@
+"""Decoded pictures in one memory-mapped file: a small data set is decoded once, not in every epoch."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from barm.data.fingerprint import Content
+from barm.data.images import READER
+from barm.data.index import cache_folder, cores
+from barm.data.sources.base import Sample
+from barm.data.sources.files import FileSource
+from barm.reading import Unfit, check_regular, read_json
+
+Places = list[list[int]]  # offset, width, height of each picture
+AHEAD = 64  # pictures decoded at a time while the file is written
+
+
+class DecodedSource:
+    """A source whose first pictures, as many as a limit allows, lie decoded in one file.
+
+    The file is found again by what it was made of: names, sizes and times of pictures, masks and maps. There is one per
+    split of a data set: a new one takes the place of the last.
+
+    Args:
+        source: with its index.
+        limit: bytes that the file may have.
+
+    Raises:
+        OSError: if the file cannot be written; nothing half-written stays.
+    """
+
+    def __init__(self, source: FileSource, limit: int) -> None:
+        self.source, self.limit = source, limit
+        path = cache_folder() / f"decoded-{self._place()}-{self._key()}.bin"
+        places = _read(path)
+        self.pixels: NDArray[np.uint8]
+        if places is None:
+            places = _write(source, limit, path)
+            _remove_others(path, self._place())
+        self.places, self.pixels = places, np.empty(0, np.uint8)
+        try:
+            if places:
+                self.pixels = np.memmap(path, np.uint8, mode="r")
+        except FileNotFoundError:  # another run with another limit has just put its own in its place
+            self.places = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The file's name instead of its content, for loaders that are not forked."""
+        return {**vars(self), "pixels": getattr(self.pixels, "filename", None)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        path = state["pixels"]
+        vars(self).update(state, pixels=np.empty(0, np.uint8) if path is None else np.memmap(path, np.uint8, mode="r"))
+
+    def _place(self) -> str:
+        """Which split of which data set."""
+        source = self.source
+        return blake2b(f"{source.root.resolve()}:{source.split}".encode(), digest_size=8).hexdigest()
+
+    def _key(self) -> str:
+        """Its content."""
+        source = self.source
+        digest = blake2b(f"{READER}:{self.limit}".encode(), digest_size=12)
+        for path in (*source.images, *source.masks, *source.saliency):
+            stat = path.stat()
+            digest.update(f"{path.name}:{stat.st_size}:{stat.st_mtime_ns};".encode())
+        return digest.hexdigest()
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names by dataset id, background first."""
+        return self.source.class_names
+
+    @property
+    def palette(self) -> NDArray[np.uint8]:
+        """Colour per id, ``(256, 3)`` uint8."""
+        return self.source.palette
+
+    @property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """``(width, height)`` of every picture."""
+        return self.source.sizes
+
+    @property
+    def contents(self) -> tuple[Content, ...]:
+        """Digests of every picture."""
+        return self.source.contents
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, i: int) -> Sample:
+        if i >= len(self.places):
+            return self.source[i]
+        start, width, height = self.places[i]
+        area = width * height
+        image = self.pixels[start : start + 3 * area].reshape(height, width, 3)
+        maps = [
+            self.pixels[start + k * area : start + (k + 1) * area].reshape(height, width)
+            for k in range(3, 5 if self.source.saliency else 4)
+        ]
+        mask, *extras = (Image.fromarray(m) for m in maps)
+        return Sample(Image.fromarray(image), mask, dict(zip(("saliency",), extras, strict=False)))
+
+    def name(self, i: int) -> str:
+        """The picture's name."""
+        return self.source.name(i)
+
+    def classes_in(self, i: int) -> frozenset[int]:
+        """Foreground ids in the mask."""
+        return self.source.classes_in(i)
+
+
+def _read(path: Path) -> Places | None:
+    """Where the pictures lie in a file that is there and whole."""
+    try:
+        check_regular(path)
+        about, size = read_json(path.with_suffix(".json")), path.stat().st_size
+    except (OSError, Unfit):
+        return None
+    places = about.get("places") if isinstance(about, dict) else None
+    if not isinstance(places, list) or about.get("size") != size or not all(_is_place(p, size) for p in places):
+        return None
+    return places
+
+
+def _is_place(place: Any, size: int) -> bool:
+    """Can a picture with its mask lie there?"""
+    if not isinstance(place, list) or len(place) != 3 or not all(type(n) is int and n >= 0 for n in place):
+        return False
+    start, width, height = place
+    return bool(width * height > 0 and start + 4 * width * height <= size)
+
+
+def _write(source: FileSource, limit: int, path: Path) -> Places:
+    """Decode pictures until the limit is reached, into files beside, and rename them into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside, places, at = path.with_suffix(f".{os.getpid()}.tmp"), Places(), 0
+    try:
+        with beside.open("wb") as file:
+            for sample in _in_order(source):
+                pictures = [sample.image, sample.mask, *sample.extras.values()]
+                parts = [np.asarray(p) for p in pictures]
+                size = sum(p.nbytes for p in parts)
+                if at + size > limit:
+                    break
+                for part in parts:
+                    file.write(part.tobytes())
+                places.append([at, *sample.image.size])
+                at += size
+        beside.replace(path)
+        beside.write_text(json.dumps({"size": at, "places": places}), "utf-8")
+        beside.replace(path.with_suffix(".json"))
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    return places
+
+
+def _remove_others(path: Path, place: str) -> None:
+    """Remove what earlier states of the split, or other limits, left; who still reads such a file keeps it."""
+    for other in path.parent.glob(f"decoded-{place}-*"):
+        if other.stem != path.stem and other.suffix in (".bin", ".json"):
+            with suppress(PermissionError):  # Windows leaves a file that is read
+                other.unlink(missing_ok=True)
+
+
+def _in_order(source: FileSource) -> Iterator[Any]:
+    """The pictures in order, decoded by several threads."""
+    with ThreadPoolExecutor(cores()) as pool:
+        for first in range(0, len(source), AHEAD):
+            yield from pool.map(source.__getitem__, range(first, min(first + AHEAD, len(source))))

@@ -1,0 +1,104 @@
+"""Pictures and masks in files: the source behind every layout on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from barm.data.fingerprint import Content
+from barm.data.images import read_picture
+from barm.data.masks import foreground as foreground
+from barm.data.masks import read_mask as read_mask
+from barm.data.sources.base import Sample
+from barm.data.sources.tree import Remark
+from barm.errors import UserError
+
+
+@dataclass(frozen=True)
+class FileSource:
+    """A split whose pictures are files.
+
+    Attributes:
+        root: folder of the data set, for messages and the cache.
+        split: ``train`` or ``val``.
+        names: unique per picture.
+        images: their files.
+        masks: single-channel PNGs of dataset ids.
+        class_names: by id, background first.
+        palette: colour per id.
+        saliency: map per picture, where there are any and a method uses them.
+        index: class ids per picture; filled by `barm.data.index.checked`.
+        sizes: upright ``(width, height)`` per picture, filled with it.
+        contents: digests per picture, filled with it.
+        remarks: what has to be said about files that are not used, and classes that no picture shows.
+    """
+
+    root: Path
+    split: str
+    names: tuple[str, ...]
+    images: tuple[Path, ...]
+    masks: tuple[Path, ...]
+    class_names: tuple[str, ...]
+    palette: NDArray[np.uint8] = field(repr=False)
+    saliency: tuple[Path, ...] = ()
+    index: tuple[frozenset[int], ...] | None = field(default=None, repr=False)
+    sizes: tuple[tuple[int, int], ...] = field(default=(), repr=False)
+    contents: tuple[Content, ...] = field(default=(), repr=False)
+    remarks: tuple[Remark, ...] = field(default=(), repr=False)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, i: int) -> Sample:
+        """Picture, mask and map.
+
+        Raises:
+            UserError: if one cannot be read, or they have several sizes.
+        """
+        image, mask = read_picture(self.images[i]), read_mask(self.masks[i])
+        extras = {"saliency": read_mask(self.saliency[i])} if self.saliency else {}
+        for path, values in ((self.masks[i], mask), *((self.saliency[i], v) for v in extras.values())):
+            if values.size != image.size:
+                (w, h), (width, height) = values.size, image.size
+                raise UserError(f"{path} is {w}x{h} but its picture {width}x{height}: make both the same size")
+        return Sample(image, mask, extras)
+
+    def name(self, i: int) -> str:
+        """The picture's name."""
+        return self.names[i]
+
+    def classes_in(self, i: int) -> frozenset[int]:
+        """Foreground ids in the mask."""
+        if self.index is None:
+            return foreground(read_mask(self.masks[i]))
+        return self.index[i]
+
+    def with_index(
+        self,
+        index: Sequence[frozenset[int]],
+        sizes: Sequence[tuple[int, int]] = (),
+        contents: Sequence[Content] = (),
+    ) -> FileSource:
+        """The same source knowing its classes, and sizes and digests, per picture."""
+        return replace(self, index=tuple(index), sizes=tuple(sizes), contents=tuple(contents))
+
+    def saying(self, *remarks: Remark) -> FileSource:
+        """The same source with further remarks."""
+        return replace(self, remarks=(*self.remarks, *remarks))
+
+
+def pairs(
+    root: Path, split: str, images: Mapping[str, Path], masks: Mapping[str, Path], names: Sequence[str]
+) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    """Files of the named pictures; that they exist and are sound is what the index looks into.
+
+    Raises:
+        UserError: for an empty split.
+    """
+    if not names:
+        raise UserError(f"the {split} split of {root} is empty: expected at least one picture with a mask")
+    return tuple(images[n] for n in names), tuple(masks[n] for n in names)

@@ -1,0 +1,120 @@
+"""A data set of one's own: images/, masks/ and classes.txt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import NamedTuple
+
+from barm.data.images import IMAGE_SUFFIXES
+from barm.data.sources.classes import names_and_colours
+from barm.data.sources.files import FileSource, pairs
+from barm.data.sources.tree import (
+    HELD_BACK,
+    MASK_SUFFIXES,
+    SPLITS,
+    Files,
+    Layout,
+    Remark,
+    find_root,
+    listed,
+    loose,
+    no_twins,
+    other_folders,
+    split_folder,
+    strangers,
+    unused,
+)
+
+LAYOUT = Layout("folder", (("images",), ("masks",)))
+VAL_SHARE = 0.2
+NAMED = (*SPLITS["train"], *SPLITS["val"], *HELD_BACK)  # sub-folders that are no part of an undivided folder
+
+
+def open_folder(root: Path, split: str, class_names: Sequence[str] = ()) -> FileSource:
+    """A split of a plain folder.
+
+    The split is given by sub-folders ``images/train``, ``images/val`` (and the same below masks), or by lists of names
+    ``train.txt`` and ``val.txt``. Where nothing says what is held out, it is a fifth of the pictures, chosen by a hash
+    of their names, and at least one. Other sub-folders are part of the names: ``images/a/b.jpg`` and ``masks/a/b.png``.
+
+    Args:
+        root: holds images/, masks/ and classes.txt, or is up to two levels above.
+        split: ``train`` or ``val``.
+        class_names: of the ids 1, 2, ..., where there is no ``classes.txt``.
+
+    Raises:
+        UserError: for missing folders, lists or files, or two pictures of one name.
+    """
+    root = find_root(root, LAYOUT)
+    place = _place(root, split)
+    images = Files(place.images, IMAGE_SUFFIXES, deep=True, without=() if place.divided else NAMED)
+    masks = Files(place.masks, MASK_SUFFIXES, deep=True, without=() if place.divided else NAMED)
+    no_twins(images, "pictures")
+    no_twins(masks, "masks")
+    names = sorted(images) if place.whole else _split(root, split, images)
+    used = names if place.whole else {*names, *_split(root, "val" if split == "train" else "train", images)}
+    image_files, mask_files = pairs(root, split, images, masks, names)
+    known, palette = names_and_colours(root, None, class_names)
+    remarks = [
+        *unused(images, used, "pictures", "in neither list"),
+        *unused(masks, images, "masks", "without a picture"),
+        *strangers(images, "pictures"),
+        *strangers(masks, "masks"),
+        *_beside(root),
+    ]
+    return FileSource(
+        root, split, tuple(names), image_files, mask_files, known, palette, remarks=tuple(dict.fromkeys(remarks))
+    )
+
+
+class _Place(NamedTuple):
+    """Where a split lies: its folders, whether they are those of a split, and whether all in them belongs to it."""
+
+    images: Path
+    masks: Path
+    divided: bool
+    whole: bool
+
+
+def _place(root: Path, split: str) -> _Place:
+    """Sub-folders of the split, or what is divided by lists or by the hash."""
+    images, masks = ({s: split_folder(root / kind, s) for s in SPLITS} for kind in ("images", "masks"))
+    own, train, val = images[split], images["train"], images["val"]
+    if own is None and split == "val":
+        own = train
+    if own is None:  # pictures beside images/val
+        return _Place(root / "images", root / "masks", False, val is not None)
+    of = split if images[split] is not None else "train"
+    return _Place(own, masks[of] or root / "masks" / own.name, True, val is not None)
+
+
+def _beside(root: Path) -> list[Remark]:
+    """What lies beside the sub-folders of the splits."""
+    remarks = list[Remark]()
+    for kind, suffixes in (("images", IMAGE_SUFFIXES), ("masks", MASK_SUFFIXES)):
+        used = [place for s in SPLITS if (place := split_folder(root / kind, s)) is not None]
+        if split_folder(root / "images", "train") is not None:
+            remarks += [*other_folders(root / kind, used), *loose(root / kind, suffixes)]
+        else:
+            remarks += [r for r in other_folders(root / kind, used) if r.level == "note"]
+    return remarks
+
+
+def _split(root: Path, split: str, images: Files) -> list[str]:
+    """Those of the pictures that belong to a split by the lists, or by a hash of their names."""
+    lists, names = {name: root / f"{name}.txt" for name in ("train", "val")}, sorted(images)
+    if lists[split].is_file():
+        return listed(lists[split], images)
+    other = lists["val" if split == "train" else "train"]
+    if other.is_file():
+        taken = set(listed(other, images))
+        return [n for n in names if n not in taken]
+    held_out = {n for n in names if _share(n) < VAL_SHARE} or set(sorted(names, key=_share)[:1])
+    return [n for n in names if (n in held_out) == (split == "val")]
+
+
+def _share(name: str) -> float:
+    """A number in 0..1 that depends on the name alone."""
+    return int.from_bytes(blake2b(name.encode(), digest_size=4).digest(), "big") / 2**32

@@ -1,0 +1,1 @@
+"""All that a run writes into its folder, and how it is read again."""

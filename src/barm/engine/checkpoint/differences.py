@@ -1,0 +1,102 @@
+"""What decides the result of a run, in contrast to where and how fast it runs, and in what two runs differ there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from barm.engine.config import RunConfig
+
+AGREEING = ("seed", "data", "task", "model", "method", "base", "increment", "evaluation")  # tables that decide it
+BASE = ("seed", "data", "task", "model", "base", "evaluation")  # those that step 0 depends on, beside the method
+NEUTRAL = ("data.root", "data.val", "data.cache_mb", "evaluation.batch_size")  # but not these in them
+
+
+def to_table(config: RunConfig) -> dict[str, Any]:
+    """The configuration as a TOML table: every value, except those that are None."""
+    table: dict[str, Any] = _without_none(json.loads(config.model_dump_json()))
+    return table
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_none(v) for k, v in value.items() if v is not None}
+    return value
+
+
+def settings(config: RunConfig, tables: Sequence[str] = AGREEING) -> dict[str, Any]:
+    """What decides the result, by dotted names such as ``base.lr.new``.
+
+    Args:
+        config: of a run.
+        tables: of the configuration that are asked about.
+    """
+    table = to_table(config)
+    flat = _flat({name: table[name] for name in tables if name in table})
+    return {key: value for key, value in flat.items() if key not in NEUTRAL}
+
+
+def agreeing(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The `settings` asked for, with those that are left to the data as they were decided for a stored run.
+
+    >>> agreeing({"base.crop": 161}, {"base.crop": "auto", "seed": 1})
+    {'base.crop': 161, 'seed': 1}
+    """
+    return {key: stored.get(key, value) if value == "auto" else value for key, value in asked.items()}
+
+
+def _flat(table: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        flat |= _flat(value, f"{before}{key}.") if isinstance(value, dict) else {before + key: value}
+    return flat
+
+
+def differing(*several: Mapping[str, Any]) -> list[str]:
+    """Names that do not have one value in all of several `settings`, in their order.
+
+    >>> differing({"seed": 1, "base.epochs": 2}, {"seed": 1, "base.epochs": 3})
+    ['base.epochs']
+    """
+    names = dict.fromkeys(name for one in several for name in one)
+    return [name for name in names if any(one.get(name) != several[0].get(name) for one in several)]
+
+
+def shown(value: Any) -> str:
+    """A value as in a recipe, text without quotes.
+
+    >>> shown(False), shown("v3"), shown(None)
+    ('false', 'v3', 'none')
+    """
+    return "none" if value is None else value if isinstance(value, str) else json.dumps(value)
+
+
+def difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Table and description of the first of two `settings` that differs, or None where they agree.
+
+    >>> difference({"base.epochs": 2}, {"base.epochs": 3})
+    ('base', 'base.epochs is 2 there, 3 here')
+    """
+    names = differing(theirs, ours)
+    if not names:
+        return None
+    name = names[0]
+    return name.split(".")[0], f"{name} is {shown(theirs.get(name))} there, {shown(ours.get(name))} here"
+
+
+def other_class(theirs: Mapping[int, str], ours: Sequence[str]) -> str | None:
+    """The first class that has another name in a data set, described; None where all agree.
+
+    Args:
+        theirs: names by dataset id, of some or all classes.
+        ours: names by dataset id, background first.
+
+    >>> other_class({0: "background", 2: "cat"}, ["background", "dog", "cow"])
+    "class 2 is 'cat' there, 'cow' here"
+    """
+    for number, name in theirs.items():
+        own = ours[number] if number < len(ours) else "missing"
+        if own != name:
+            return f"class {number} is '{name}' there, '{own}' here"
+    return None

@@ -1,0 +1,400 @@
+"""A run on disk: steps appear complete or not at all, one process writes, results are counts."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from filelock import FileLock, Timeout
+from pydantic import ValidationError
+from safetensors.torch import save
+from torch import Tensor
+
+from barm.engine.checkpoint.atomic import save_pickled, sync, write_atomically
+from barm.engine.checkpoint.differences import AGREEING, difference, other_class, settings, to_table
+from barm.engine.checkpoint.pictures import Pictures, check_same
+from barm.engine.checkpoint.provenance import continued
+from barm.engine.checkpoint.schema import misfit
+from barm.engine.config import RunConfig
+from barm.engine.finite import check_finite
+from barm.errors import UserError, nearest
+from barm.models.segmenter import NetworkConfig
+from barm.reading import Unfit, read_json, read_pickled, read_safetensors, read_toml
+
+EXTENSION = "extension.json"  # in the folder of a run that `barm extend` made
+CONFIG, MODEL, METHOD, COUNTS, METRICS, MEMORY, PICTURES = (
+    "config.toml",
+    "model.safetensors",
+    "method.json",
+    "counts.json",
+    "metrics.json",
+    "memory.json",
+    "pictures.json",
+)
+LOCK = ".lock"
+STATE = {  # of a step that is not finished: what `save_partial` is given
+    "iteration": int,
+    "skipped": int,
+    "skipped_in_a_row": int,
+    "memory": list,
+    **dict.fromkeys(("model", "optimizer", "scaler", "method"), dict),
+}
+
+
+class RunDirectory:
+    """The folder of one run; see DESIGN of the layout in docs/runs.md.
+
+    Args:
+        path: ``runs/<name>``.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: FileLock | None = None
+        self._made, self._began = False, False  # by this process: the folder, the run
+        self.pictures: Pictures | None = None
+
+    def step_path(self, index: int) -> Path:
+        """Folder of a finished step."""
+        return self.path / f"step{index:02d}"
+
+    def is_complete(self, index: int) -> bool:
+        """Is the step finished?"""
+        return self.step_path(index).is_dir()
+
+    def is_extension(self) -> bool:
+        """Did `barm extend` make the run?"""
+        return os.path.lexists(self.path / EXTENSION)
+
+    def finished_steps(self) -> list[int]:
+        """Indices of the finished steps, ascending."""
+        found = ((p, p.name[4:]) for p in self.path.glob("step[0-9][0-9]*"))
+        return sorted(int(n) for p, n in found if n.isascii() and n.isdigit() and p.is_dir())
+
+    def last_step(self) -> int:
+        """The newest finished step."""
+        steps = self.finished_steps()
+        if not steps:
+            raise UserError(f"{self.path} has no finished step: expected a folder that `barm train` wrote")
+        return steps[-1]
+
+    def check_place(self, *, resume: bool) -> tuple[bool, bool]:
+        """Can a run be written here, or gone on with? Nothing is changed.
+
+        Returns:
+            Is the folder there, and is anything in it?
+
+        Raises:
+            UserError: if the folder has contents and `resume` is off, is none, or there is no run to resume.
+        """
+        present = self.path.exists()
+        if present and not self.path.is_dir():
+            raise UserError(f"{self.path} is a file: expected a folder for the run; choose another --out")
+        existing = present and any(p.name != LOCK for p in self.path.iterdir())
+        if existing and not resume:
+            raise UserError(f"{self.path} exists already: choose another --out, or go on with it with --resume")
+        if existing and not (self.path / CONFIG).is_file():
+            raise UserError(f"{self.path} is not a run: expected {CONFIG} in it; choose another --out")
+        if not present and resume:
+            raise UserError(f"nothing to resume: {self.path} does not exist; leave --resume out to start")
+        return present, existing
+
+    def open(
+        self,
+        config: RunConfig,
+        provenance: Mapping[str, Any],
+        *,
+        resume: bool,
+        same: Sequence[str] = AGREEING,
+        pictures: Pictures | None = None,
+    ) -> None:
+        """Create the folder (or take up an existing one) and lock it against a second run.
+
+        What is in it must agree in the tables `same`, and with `data` among these in the pictures of its finished
+        steps; an unfinished one always. `pictures` are stored with every step.
+
+        Raises:
+            UserError: if the folder has contents and `resume` is off, holds no run, another configuration or a state
+                of other pictures, or is in use.
+        """
+        present, existing = self.check_place(resume=resume)
+        self.path.mkdir(parents=True, exist_ok=True)
+        if (self.path / LOCK).exists() and not (self.path / LOCK).is_file():
+            raise UserError(f"{self.path / LOCK} is no file: remove it")
+        lock = FileLock(self.path / LOCK, thread_local=False)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout as error:
+            raise UserError(f"{self.path} is in use by another run: wait for it or choose another --out") from error
+        self._lock = lock
+        self._made, self._began = not present, not existing
+        if existing:
+            self.check_same(config, same)
+            self._check_classes(provenance.get("classes", ()))
+            if pictures is not None:
+                self._check_pictures(pictures, finished="data" in same)
+            provenance = continued(self.provenance(), provenance)
+        self.pictures = pictures
+        document = {**to_table(config), "provenance": dict(provenance)}
+        write_atomically(self.path / CONFIG, tomli_w.dumps(document).encode())
+
+    def check_same(self, config: RunConfig, same: Sequence[str] = AGREEING) -> None:
+        """Complain about a configuration other than the stored one in the tables `same`."""
+        found = difference(settings(self.config(), same), settings(config, same))
+        if found is not None:
+            raise UserError(
+                f"{self.path} was started with another [{found[0]}] ({found[1]}): resume with the recipe and settings "
+                f"it was started with (see {self.path / CONFIG}), or choose another --out"
+            )
+
+    def _check_classes(self, names: Sequence[str]) -> None:
+        found = other_class(dict(enumerate(self.provenance().get("classes", ()))), names) if names else None
+        if found is not None:
+            raise UserError(
+                f"{self.path} was started on data with other classes ({found}): resume with the data it was started "
+                "on, or choose another --out"
+            )
+
+    def _check_pictures(self, now: Pictures, *, finished: bool) -> None:
+        """Steps that came from elsewhere, or from versions that kept no record, have none."""
+        steps = [i for i in self.finished_steps() if finished and self.has(i, PICTURES)]
+        states = [p.parent / PICTURES for p in self.path.glob(".step*.partial/trainer.pt")]
+        unfinished = [(self._read(path), False) for path in states if path.exists()]
+        check_same([*((self.read(i, PICTURES), self.has(i, COUNTS)) for i in steps), *unfinished], now, self.path)
+
+    def forget(self, first: int) -> None:
+        """Remove the finished steps from `first` on, unless one of them was stopped and can go on."""
+        if any(self._partial(i).exists() for i in range(first, 1 + max([first, *self.finished_steps()]) + 1)):
+            return
+        for index in self.finished_steps():
+            if index >= first:
+                shutil.rmtree(self.step_path(index))
+
+    def close(self) -> None:
+        """Release the lock; what was begun here is removed if it never got as far as a saved state."""
+        if self._lock is None:
+            return
+        self._lock.release()
+        self._lock = None
+        (self.path / LOCK).unlink(missing_ok=True)
+        if not self._began or self.finished_steps() or self.has_partial() or not self.path.is_dir():
+            return
+        for entry in self.path.iterdir():
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        if self._made:
+            self.path.rmdir()
+
+    def config(self) -> RunConfig:
+        """The saved configuration.
+
+        Raises:
+            UserError: if there is none, or it is damaged.
+        """
+        table = self._document()
+        table.pop("provenance", None)
+        try:
+            table["model"] = NetworkConfig.stored(table.get("model", {}))
+            return RunConfig.model_validate(table)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            what = f"{'.'.join(map(str, first['loc']))}: {str(first['msg']).removeprefix('Value error, ')}"
+            raise self._damaged(self.path / CONFIG, what) from None
+
+    def provenance(self) -> dict[str, Any]:
+        """Versions, machine and commit that the run was made with, as saved."""
+        found: Any = self._document().get("provenance", {})
+        classes = found.get("classes", []) if isinstance(found, dict) else None
+        if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+            raise self._damaged(self.path / CONFIG, "provenance is no table, or its classes no list of names")
+        return dict(found)
+
+    def _document(self) -> dict[str, Any]:
+        path = self.path / CONFIG
+        if not path.is_file():
+            raise UserError(f"{self.path} is not a run: {self._instead()}")
+        try:
+            return read_toml(path)
+        except Unfit as error:
+            raise self._damaged(path, error.what) from None
+
+    def _instead(self) -> str:
+        """What the folder is, which holds no run; the runs in it or beside it that may be meant."""
+        if not self.path.exists():
+            beside = (p.parent.name for p in self.path.parent.glob(f"*/{CONFIG}"))
+            meant = nearest(self.path.name, beside)
+            return f"there is no such folder{meant}"
+        inside = sorted(str(p.parent) for p in self.path.glob(f"*/{CONFIG}"))
+        return f"expected {CONFIG} in it" + (f"; did you mean {' or '.join(inside[:3])}?" if inside else "")
+
+    def _damaged(self, path: Path, what: str) -> UserError:
+        return UserError(
+            f"{path} is damaged ({what[:100]}): restore the file, or train the run anew into another --out"
+        )
+
+    def save_step(
+        self,
+        index: int,
+        state: Mapping[str, Tensor],
+        method: Mapping[str, Any],
+        counts: Tensor | None,
+        metrics: Mapping[str, Any] | None,
+        memory: Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:
+        """Write a finished step beside, flush it to the disk, and rename it into place.
+
+        An imported step has neither counts nor metrics until it is evaluated; few methods keep a memory of pictures.
+
+        Raises:
+            UserError: for tensors that hold anything but numbers; nothing is written then.
+        """
+        check_finite(state, f"step {index} for {self.path}")
+        beside = self.path / f".step{index:02d}.tmp"
+        shutil.rmtree(beside, ignore_errors=True)
+        try:
+            beside.mkdir()
+            (beside / MODEL).write_bytes(save({name: t.detach().cpu().contiguous() for name, t in state.items()}))
+            plain = None if counts is None else counts.tolist()
+            files = {METHOD: method, COUNTS: plain, METRICS: metrics, MEMORY: memory}
+            for name, value in files.items():
+                if value is not None:
+                    (beside / name).write_text(json.dumps(value, indent=1) + "\n", "utf-8")
+            if self.pictures is not None:
+                (beside / PICTURES).write_text(json.dumps(self.pictures) + "\n", "utf-8")
+            for file in beside.iterdir():
+                sync(file)
+            sync(beside)
+            beside.rename(self.step_path(index))
+        except BaseException:
+            shutil.rmtree(beside, ignore_errors=True)
+            raise
+        sync(self.path)
+        shutil.rmtree(self._partial(index), ignore_errors=True)
+
+    def take_step(self, index: int, other: RunDirectory, changed: Mapping[str, Any], leave: Sequence[str] = ()) -> None:
+        """Take over another run's finished step: its tensors by a hard link where that can be had, else by a copy.
+
+        Args:
+            index: of the step, in both runs.
+            other: the other run.
+            changed: JSON files with other contents than there, by name.
+            leave: names of files that are not taken over.
+        """
+        beside, there = self.path / f".step{index:02d}.tmp", other._finished(index)
+        shutil.rmtree(beside, ignore_errors=True)
+        try:
+            beside.mkdir()
+            for file in sorted(there.iterdir()):
+                if file.name not in (*changed, *leave, PICTURES):  # those of the other run, not of this one
+                    _link(file, beside / file.name)
+            for name, value in changed.items():
+                (beside / name).write_text(json.dumps(value, indent=1) + "\n", "utf-8")
+                sync(beside / name)
+            beside.rename(self.step_path(index))
+        except BaseException:
+            shutil.rmtree(beside, ignore_errors=True)
+            raise
+
+    def add(self, index: int, files: Mapping[str, Any]) -> None:
+        """Write further JSON files of a finished step, by name."""
+        for name, value in files.items():
+            write_atomically(self._finished(index) / name, (json.dumps(value, indent=1) + "\n").encode())
+
+    def load_model_state(self, index: int) -> dict[str, Tensor]:
+        """The tensors of a finished step."""
+        path = self._finished(index) / MODEL
+        try:
+            return read_safetensors(path)
+        except FileNotFoundError:
+            raise self._damaged(path, "it is missing") from None
+        except Unfit as error:
+            raise self._damaged(path, error.what) from None
+
+    def read(self, index: int, name: str) -> Any:
+        """One of a finished step's JSON files."""
+        return self._read(self._finished(index) / name)
+
+    def _read(self, path: Path) -> Any:
+        name = path.name
+        try:
+            value = read_json(path, limit=None)  # some have a line for every picture
+        except FileNotFoundError:
+            if name == METHOD:
+                raise self._damaged(path, "it is missing") from None
+            raise UserError(
+                f"{path} is missing: an imported step has none; train the step, or evaluate it by itself"
+            ) from None
+        except Unfit as error:
+            raise self._damaged(path, error.what) from None
+        wrong = misfit(name, value)
+        if wrong is not None:
+            raise self._damaged(path, f"it holds something else than barm wrote: {wrong}")
+        return value
+
+    def has(self, index: int, name: str) -> bool:
+        """Does a finished step have this file? Whatever lies there under its name is what `read` complains about."""
+        return os.path.lexists(self.step_path(index) / name)
+
+    def require(self, index: int) -> None:
+        """Complain unless the step is finished."""
+        self._finished(index)
+
+    def _finished(self, index: int) -> Path:
+        if not self.is_complete(index):
+            done = ", ".join(map(str, self.finished_steps())) or "none"
+            raise UserError(f"{self.path} has no finished step {index} (finished: {done}); train it first")
+        return self.step_path(index)
+
+    def _partial(self, index: int) -> Path:
+        return self.path / f".step{index:02d}.partial"
+
+    def has_partial(self) -> bool:
+        """Is there a saved state of a step that is not finished?"""
+        return any(self.path.glob(".step*.partial"))
+
+    def save_partial(self, index: int, state: Mapping[str, Any]) -> None:
+        """Store the trainer's state of an unfinished step, and beside it what it is trained on."""
+        self._partial(index).mkdir(exist_ok=True)
+        target, record = (self._partial(index) / name for name in ("trainer.pt", PICTURES))
+        try:
+            if self.pictures is not None and not (target.exists() and record.exists()):
+                write_atomically(record, json.dumps(self.pictures).encode())
+            save_pickled(target, dict(state))
+        except BaseException:
+            if not target.exists():
+                shutil.rmtree(self._partial(index))
+            raise
+
+    def load_partial(self, index: int) -> dict[str, Any] | None:
+        """The trainer's state of an unfinished step, or None."""
+        path = self._partial(index) / "trainer.pt"
+        try:
+            state = read_pickled(path)
+        except FileNotFoundError:
+            return None
+        except Unfit as error:
+            raise self.damaged_partial(index, error.what) from None
+        for name, kind in STATE.items():
+            if not isinstance(state, dict) or not isinstance(state.get(name), kind):
+                raise self.damaged_partial(index, f"'{name}' is missing or no {kind.__name__}")
+        wrong = misfit(MEMORY, state["memory"])
+        if wrong is not None:
+            raise self.damaged_partial(index, f"its memory: {wrong}")
+        return dict(state)
+
+    def damaged_partial(self, index: int, what: str) -> UserError:
+        """A complaint about the state of an unfinished step."""
+        path = self._partial(index) / "trainer.pt"
+        return UserError(f"{path} is damaged ({what[:160]}): remove {path.parent} to train this step from its start")
+
+
+def _link(file: Path, target: Path) -> None:
+    """The file under another name; a copy where the file system has no hard links to it."""
+    try:
+        target.hardlink_to(file)
+    except (OSError, NotImplementedError):
+        shutil.copyfile(file, target)

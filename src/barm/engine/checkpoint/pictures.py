@@ -1,0 +1,61 @@
+"""On which pictures a run was trained and measured, and whether these are still the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from barm.data.fingerprint import Fingerprint, changed, fingerprint
+from barm.engine.datasets import Data
+from barm.errors import UserError
+
+Pictures = Mapping[str, Any]  # fingerprints of the training split and of all that is measured on, as JSON keeps them
+
+
+def pictures_of(data: Data) -> Pictures:
+    """What a run is trained and measured on."""
+    return {"train": fingerprint(data.train), "measured": [fingerprint(source) for source in data.measured]}
+
+
+def other_pictures(theirs: Pictures, ours: Pictures, *, trained: bool = True, measured: bool = True) -> str | None:
+    """The first difference, described; None where there is none.
+
+    Args:
+        theirs: of a finished step or of an unfinished one; without the training split where another run trained it.
+        ours: of the data that is there now.
+        trained: compare what is trained on.
+        measured: compare what is measured on.
+    """
+    found = changed(theirs["train"], ours["train"]) if trained and theirs.get("train") and ours.get("train") else None
+    if found is not None:
+        return f"training split: {found}"
+    return other_measured(theirs["measured"], ours["measured"]) if measured else None
+
+
+def other_measured(theirs: Sequence[Fingerprint], ours: Sequence[Fingerprint]) -> str | None:
+    """The first difference in what is measured on, described."""
+    if len(theirs) != len(ours):
+        return f"measured on {len(theirs)} data sets there, on {len(ours)} here"
+    found = (changed(*both) for both in zip(theirs, ours, strict=True))
+    return next((f"validation split: {what}" for what in found if what is not None), None)
+
+
+def check_same(records: Iterable[tuple[Pictures, bool]], now: Pictures, where: Path) -> None:
+    """Complain unless a run goes on with the pictures that it has.
+
+    Args:
+        records: of its steps, each with whether scores were stored, which then were measured on the same pictures too.
+        now: what is there now.
+        where: the run's folder, for the message.
+
+    Raises:
+        UserError: says what is different.
+    """
+    for record, measured in records:
+        found = other_pictures(record, now, measured=measured)
+        if found is not None:
+            raise UserError(
+                f"{where} was started on other pictures ({found}): resume with the data it was started on, or choose "
+                "another --out"
+            )

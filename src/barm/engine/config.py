@@ -1,0 +1,295 @@
+"""The typed configuration of a run, complete before the run starts and saved with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    field_validator,
+    model_validator,
+)
+
+from barm.data.transforms import Geometry
+from barm.errors import UserError, nearest
+from barm.escaping import normal
+from barm.labels import Setting, TaskPlan
+from barm.methods import METHODS, MethodConfig, Rates
+from barm.models.segmenter import NetworkConfig
+
+Policy = Literal["poly", "warm_poly", "step"]
+Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
+
+
+MAX_SCALE = 100  # of a picture's sides, or of its area
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+Layout = Literal["auto", "voc", "ade", "folder"]
+ClassName = Annotated[str, AfterValidator(normal)]  # as `classes.txt` is read
+
+
+class PlaceConfig(_Config):
+    """A further data set.
+
+    Attributes:
+        root: the data set's folder (or its parent).
+        layout: how its files lie: `voc`, `ade` or `folder`; `auto` looks.
+        names: class names of the mask values 1, 2, ..., where the folder has no ``classes.txt``.
+    """
+
+    root: Path
+    layout: Layout = "auto"
+    names: tuple[ClassName, ...] = ()
+
+
+class DataConfig(_Config):
+    """Where the pictures are.
+
+    Attributes:
+        root: the data set's folder (or its parent); ``--data`` gives it.
+        layout: how its files lie: `voc`, `ade` or `folder`; `auto` looks.
+        names: class names of the mask values 1, 2, ..., where the folder has no ``classes.txt``.
+        classes: the run's class names for the ids 1, 2, ...; masks are then matched by name, and a data set may know
+            only some of the classes. By default the data set's own.
+        val: further data sets, whose validation splits are measured on beside that of `root`.
+        class_list: published per-image class list of the training split, which then decides which picture is in which
+            step; by default the masks do.
+        allow_shared: pictures may be in the training and in a validation split; an error by default.
+        cache_mb: MiB of training pictures that are kept decoded, in one file in ``$BARM_CACHE`` (0: none).
+    """
+
+    root: Path | None = Field(None, examples=["VOC2012"])
+    layout: Layout = "auto"
+    names: tuple[ClassName, ...] = ()
+    classes: tuple[ClassName, ...] = ()
+    val: tuple[PlaceConfig, ...] = ()
+    class_list: Path | None = Field(None, examples=["train_classes.txt"])
+    allow_shared: bool = False
+    cache_mb: int = Field(0, ge=0, strict=True)
+
+    @model_validator(mode="after")
+    def _places_by_name(self) -> DataConfig:
+        if self.val and not self.classes:
+            raise ValueError("data.val needs data.classes: data sets are brought together by the names of the classes")
+        return self
+
+
+class TaskConfig(_Config):
+    """Which classes come when.
+
+    Attributes:
+        name: ``<first>-<increment>`` such as ``15-1``, a published order such as ``15-1_b``, or ``offline``.
+        groups: class names per step, instead of a name.
+        setting: which pictures a step may use: `overlap` every one with a new class, `disjoint` none with a class of a
+            later step, `partitioned` every picture in one step alone.
+        order: with a name, 0 learns the classes in the data set's order, any other number shuffles them by that seed.
+    """
+
+    name: str | None = Field(None, examples=["15-1"])
+    groups: tuple[tuple[ClassName, ...], ...] | None = Field(None, examples=[[["cat"], ["dog"]]])
+    setting: Setting = "overlap"
+    order: int = Field(0, ge=0, strict=True)
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> TaskConfig:
+        if (self.name is None) == (self.groups is None):
+            raise ValueError("give either task.name (such as '15-1') or task.groups (class names per step)")
+        return self
+
+    def plan(self, class_names: tuple[str, ...], seed: int) -> TaskPlan:
+        """The plan on a data set with these class names (background first)."""
+        if self.groups is not None:
+            return TaskPlan.from_names(self.groups, class_names, self.setting, seed)
+        return TaskPlan.parse(self.name or "", len(class_names) - 1, self.setting, seed, self.order)
+
+
+class StepRecipe(_Config):
+    """How a step is optimised: SGD with a schedule per iteration. Source: spec/barm.md section 4.
+
+    Attributes:
+        epochs: passes over the step's pictures.
+        batch_size: pictures per update and process.
+        lr: learning rates by part of the network.
+        policy: how the rates fall: `poly`, `warm_poly` (no floor, and a warm-up) or `step` (a tenth every `step_size`
+            iterations).
+        step_size: iterations between two falls of the rates, of the `step` policy.
+        warm_up: share of the updates in which the rates rise, of the `warm_poly` policy.
+        warm_up_whole: the warm-up is rounded down to whole updates, as published for SSUL; DKD takes it as it is.
+        momentum: of SGD.
+        nesterov: momentum after Nesterov.
+        weight_decay: L2 penalty.
+        crop: side of the square training crop in pixels, at least 16; `auto` takes it from the sizes of the training
+            pictures.
+        geometry: `rescale` (random factor, padding, crop) or `resized_crop` (a random part, stretched to the crop).
+        scale: range of the random factor, or of the part's share of the picture's area.
+        flip: probability of a horizontal flip; 0 where classes tell left from right.
+        pad_label: label of the padding of small pictures: 0 (as published) or 255 (ignore).
+        void_label: label of the mask's 255: ignored, or background as in one release (spec/mib.md Q1).
+    """
+
+    epochs: int = Field(ge=1, strict=True)
+    batch_size: int = Field(ge=1, strict=True)
+    lr: Rates
+    policy: Policy = "poly"
+    step_size: int = Field(10_000, ge=1, strict=True)
+    warm_up: float = Field(0.1, ge=0, le=1)
+    warm_up_whole: bool = True
+    momentum: float = Field(0.9, ge=0, lt=1)
+    nesterov: bool = True
+    weight_decay: float = Field(1e-4, ge=0, le=1)
+    crop: int | Literal["auto"] = 513
+    geometry: Geometry = "rescale"
+    scale: tuple[float, float] = (0.5, 2.0)
+    flip: float = Field(0.5, ge=0, le=1)
+    pad_label: Literal[0, 255] = 0
+    void_label: Literal[0, 255] = 255
+
+    @field_validator("crop", mode="before")
+    @classmethod
+    def _pixels_or_auto(cls, crop: Any) -> Any:
+        if crop != "auto" and not (type(crop) is int and crop >= 16):
+            raise ValueError(f"expected 'auto' or a whole number of pixels, at least 16, got {crop!r:.40}")
+        return crop
+
+    @model_validator(mode="after")
+    def _pixels_in_the_crop(self) -> StepRecipe:
+        if self.geometry == "rescale" and self.crop != "auto" and self.scale[1] > self.crop:
+            raise ValueError(
+                f"scale reaches {self.scale[1]:g}: a crop of {self.crop} pixels would show less than one pixel of the "
+                f"picture; expected at most {self.crop}"
+            )
+        return self
+
+    @property
+    def side(self) -> int:
+        """Side of the crop in pixels, which is known once the data are open (`barm.engine.crops.sized`)."""
+        if self.crop == "auto":
+            raise ValueError("crop = 'auto' has no side before the data are open")
+        return self.crop
+
+    @field_validator("scale")
+    @classmethod
+    def _range(cls, scale: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < scale[0] <= scale[1] <= MAX_SCALE:
+            raise ValueError(f"expected a range 0 < low <= high <= {MAX_SCALE}, got {list(scale)}")
+        return scale
+
+
+class EvaluationConfig(_Config):
+    """How a step is evaluated.
+
+    Attributes:
+        crop: short side resized to this and centre crop (the published form), at least 16 pixels; 0 evaluates at native
+            size.
+        batch_size: pictures at a time; at native size, of pictures of one size.
+        unseen: pixels of classes that a later step will learn are left out, or count as background (spec/mib.md Q2).
+    """
+
+    crop: int = Field(513, ge=0, strict=True)
+    unseen: Literal["ignore", "background"] = "ignore"
+    batch_size: int = Field(4, ge=1, strict=True)
+
+    @property
+    def view(self) -> str:
+        """What is measured, in words."""
+        return f"centre crops of {self.crop} pixels" if self.crop else "native size"
+
+    @field_validator("crop")
+    @classmethod
+    def _none_or_large_enough(cls, crop: int) -> int:
+        if 0 < crop < 16:
+            raise ValueError(f"expected 0 (native size) or at least 16 pixels, got {crop}")
+        return crop
+
+
+class RuntimeConfig(_Config):
+    """On what it runs; changes no result but for rounding.
+
+    Attributes:
+        device: `auto` takes a GPU where there is one.
+        precision: `auto` is bf16 autocast where the processor has bf16, else fp32.
+        augment: where pictures are scaled and cropped: in the `workers`, or on the `device`, where they then
+            only decode; pictures differ by at most 1/255.
+        workers: loader processes; -1 chooses by the number of processors.
+        channels_last: memory layout of the networks.
+        compile: `torch.compile` the network that trains.
+        deterministic: on a GPU, take algorithms that give the same bits every time, where torch has such, and name
+            the others; slower. On a processor every run does.
+        save_every: iterations between two saved trainer states.
+        log_every: iterations between two values of the loss in the log; between them nothing waits for the device.
+        tensorboard: write event files.
+    """
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Precision = "auto"
+    augment: Literal["workers", "device"] = "workers"
+    workers: int = Field(-1, ge=-1, strict=True)
+    channels_last: bool = True
+    compile: bool = False
+    deterministic: bool = False
+    save_every: int = Field(500, ge=1, strict=True)
+    log_every: int = Field(10, ge=1, strict=True)
+    tensorboard: bool = True
+
+
+def _method(value: Any) -> Any:
+    """Turn a table with a `name` into the method's own configuration."""
+    if isinstance(value, MethodConfig):
+        return value
+    if not isinstance(value, dict) or "name" not in value:
+        word = value if isinstance(value, str) else "barm"
+        raise UserError(f"expected a table with the method's name, got {value!r}: write method.name={word}")
+    name = value["name"]
+    if name not in METHODS:
+        raise UserError(f"unknown method '{name}'{nearest(str(name), METHODS) or '; known: ' + ', '.join(METHODS)}")
+    return METHODS[name].model_validate(value)
+
+
+class RunConfig(_Config):
+    """Everything about a run.
+
+    Attributes:
+        seed: of weights, order and augmentation; below 2^32, as numpy's generators want it.
+        data: where the pictures are.
+        task: which classes come when.
+        model: which network.
+        method: which method, with its hyper-parameters.
+        base: how step 0 is optimised.
+        increment: how later steps are optimised.
+        evaluation: how steps are evaluated.
+        runtime: on what it runs.
+    """
+
+    seed: int = Field(1, ge=0, lt=2**32, strict=True)
+    data: DataConfig = DataConfig()
+    task: TaskConfig
+    model: NetworkConfig = NetworkConfig()
+    method: Annotated[SerializeAsAny[MethodConfig], BeforeValidator(_method)]
+    base: StepRecipe
+    increment: StepRecipe
+    evaluation: EvaluationConfig = EvaluationConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+
+    @model_validator(mode="after")
+    def _half_a_batch(self) -> RunConfig:
+        memory, size = self.method.memory, self.increment.batch_size
+        if memory is not None and memory.mix == "replace" and size < 2:
+            raise ValueError(
+                "method.memory.mix = 'replace' puts kept pictures in half of every batch, but increment.batch_size is "
+                f"{size}: make it 2 or more, or take mix = 'append'"
+            )
+        return self
+
+    def recipe(self, step_index: int) -> StepRecipe:
+        """The optimisation of a step."""
+        return self.base if step_index == 0 else self.increment

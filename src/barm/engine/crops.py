@@ -1,0 +1,118 @@
+"""The sides of crops against those of the pictures: chosen where the recipe leaves them open, else compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from barm.data.image_sizes import Size, middle, picture_sizes
+from barm.data.transforms import Geometry
+from barm.engine.config import RunConfig, StepRecipe
+from barm.engine.datasets import Data
+from barm.labels import TABLES
+
+MOST = 513  # side of the published crops, beyond which memory and time grow more than scores
+FAR = 1.5  # ratio of two sides
+SMALL = 0.1  # share of a picture that a crop shows
+
+
+class Sized(NamedTuple):
+    """A configuration with every crop settled.
+
+    Attributes:
+        config: the configuration.
+        chosen: why a crop is what it is, by the key of the configuration; empty where the recipe said it.
+        warnings: on crops that are far from the pictures, a line each.
+    """
+
+    config: RunConfig
+    chosen: Mapping[str, str]
+    warnings: tuple[str, ...]
+
+
+def sized(config: RunConfig, data: Data, steps: Sequence[int] = (0, 1)) -> Sized:
+    """Settle the crops by the sizes of the training pictures.
+
+    Args:
+        config: of a run.
+        data: its pictures.
+        steps: indices of the steps that will be trained; the crops of others are settled without a warning.
+    """
+    train, measured = middle(picture_sizes(data.train)), middle(picture_sizes(data.val))
+    best = fitting(train, config.model.output_stride)
+    chosen, warnings, settled = dict[str, str](), list[str](), dict[str, StepRecipe]()
+    trained = {min(index, 1) for index in steps}
+    for number, table in enumerate(TABLES):
+        recipe = config.recipe(number)
+        if recipe.crop == "auto":
+            recipe = recipe.model_copy(update={"crop": best})
+            chosen[f"{table}.crop"] = _reason(best, train, config.model.output_stride)
+        settled[table] = recipe
+        if number in trained and number < len(data.plan):
+            warnings += _far(table, recipe.side, recipe.geometry, train, best)
+    warnings += _far_evaluation(config.evaluation.crop, measured)
+    return Sized(config.model_copy(update=settled), chosen, tuple(warnings))
+
+
+def chosen_lines(chosen: Mapping[str, str]) -> list[str]:
+    """The choices in words, those of one reason together.
+
+    >>> chosen_lines({"base.crop": "161", "increment.crop": "161"})
+    ['base.crop and increment.crop are 161']
+    """
+    keys: dict[str, list[str]] = {}
+    for key, reason in chosen.items():
+        keys.setdefault(reason, []).append(key)
+    return [f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} {why}" for why, names in keys.items()]
+
+
+def fitting(size: Size, stride: int) -> int:
+    """The smallest side ``stride * k + 1`` that holds a picture, at most `MOST`.
+
+    So do the published crops: 513 pixels hold VOC's pictures, whose longer side is 500, and every corner of such a
+    crop is a position of the feature map.
+
+    >>> fitting((160, 120), 16), fitting((500, 375), 16), fitting((4000, 3000), 16)
+    (161, 513, 513)
+    """
+    steps = max(2, -(-(max(size) - 1) // stride))
+    return min(stride * steps + 1, MOST)
+
+
+def _reason(crop: int, size: Size, stride: int) -> str:
+    width, height = size
+    if crop < max(size):
+        why = f"the largest that is chosen; the training picture of median size is {width}x{height}"
+    else:
+        why = f"the smallest {stride} k + 1 that holds the training picture of median size, {width}x{height}"
+    return f"{crop}: {why}"
+
+
+def _far(table: str, crop: int, geometry: Geometry, size: Size, best: int) -> list[str]:
+    """What is said of a training crop that is much larger or smaller than the pictures."""
+    (width, height), instead = size, f"--set {table}.crop={best}"
+    if crop > FAR * max(size):
+        what = f"{table}.crop={crop} is far larger than the training pictures (the median one is {width}x{height})"
+        if geometry == "resized_crop":
+            return [f"{what}: they are enlarged {crop / max(size):.1f} times, which is slow; take {instead}"]
+        padding = 1 - width * height / crop**2
+        return [f"{what}: {100 * padding:.0f} % of a crop is padding, which is slow; take {instead}"]
+    share = min(crop, width) * min(crop, height) / (width * height)
+    if share < SMALL and geometry == "rescale":
+        return [
+            f"a crop of {crop} pixels shows {100 * share:.0f} % of a training picture (the median one is {width}x"
+            f"{height}): make the pictures smaller, or the crop larger with --set {table}.crop=..."
+        ]
+    return []
+
+
+def _far_evaluation(crop: int, size: Size) -> list[str]:
+    """What is said of an evaluation that sees the pictures at another size than prediction does."""
+    factor = crop / min(size)
+    if not crop or 1 / FAR <= factor <= FAR:
+        return []
+    changed = f"enlarges the pictures {factor:.1f}" if factor > 1 else f"makes the pictures smaller {1 / factor:.1f}"
+    return [
+        f"evaluation.crop={crop} {changed} times (the median one is {size[0]}x{size[1]}) before they are measured, "
+        "`barm predict` does not: its masks have other scores; --set evaluation.crop=0 measures at native size"
+    ]

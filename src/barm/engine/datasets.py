@@ -1,0 +1,106 @@
+"""The pictures of a run, opened and checked: what trains, what measures, and the plan on their classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from barm.data.check import leak
+from barm.data.index import checked
+from barm.data.left_right import flip_warning
+from barm.data.sources import open_source
+from barm.data.sources.base import Source
+from barm.data.sources.decoded import DecodedSource
+from barm.data.sources.files import FileSource
+from barm.data.sources.named import Named, labelled
+from barm.engine.config import DataConfig, PlaceConfig, RunConfig
+from barm.engine.runtime import Runtime
+from barm.errors import UserError
+from barm.labels import Step, TaskPlan
+
+
+@dataclass(frozen=True)
+class Data:
+    """The pictures of a run and the plan on them.
+
+    Attributes:
+        train: the training split.
+        val: the validation split.
+        plan: the scenario.
+        others: validation splits of further data sets.
+        warnings: what is likely a mistake in the data, a line each.
+    """
+
+    train: Source
+    val: Source
+    plan: TaskPlan
+    others: tuple[Source, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def measured(self) -> tuple[Source, ...]:
+        """All that is measured on."""
+        return (self.val, *self.others)
+
+    @property
+    def labelled(self) -> frozenset[int]:
+        """Class ids that at least one of them labels."""
+        return frozenset().union(*(labelled(source) for source in self.measured))
+
+    def known(self, source: Source, step: Step) -> tuple[bool, ...]:
+        """Which of a step's channels a source labels, background always, ``(C,)``."""
+        ids = labelled(source)
+        return (True, *(i in ids for i in step.seen))
+
+    def warned(self, config: RunConfig, steps: Sequence[Step]) -> tuple[str, ...]:
+        """The warnings on the data, and on class names that the flips of these steps' training would mix up."""
+        tables = dict.fromkeys("base" if s.index == 0 else "increment" for s in steps if config.recipe(s.index).flip)
+        mixed = flip_warning(self.train.class_names[1:], tuple(tables))
+        return self.warnings if mixed is None else (*self.warnings, mixed)
+
+
+def open_data(config: RunConfig, rt: Runtime) -> Data:
+    """Open all splits, check every picture, make the plan.
+
+    Raises:
+        UserError: no root, no data there, an unsound picture, one that trains and measures, or a task that does not fit
+            the classes.
+    """
+    about, root = config.data, config.data.root
+    if root is None:
+        raise UserError("no data set: pass --data DIR, or set data.root in the recipe")
+    found = rt.main_first(lambda: _checked_train(about, root, config.method.maps))
+    own = PlaceConfig(root=root, layout=about.layout, names=about.names)
+    val, *others = (_checked_val(rt, place) for place in (own, *about.val))
+    for source in () if about.allow_shared else (val, *others):
+        if (shared := leak(found, source)) is not None:
+            raise UserError(shared)
+    train: Source = rt.main_first(lambda: _held(found, about))
+    measured = [Named(source, about.classes) if about.classes else source for source in (val, *others)]
+    plan = config.task.plan(tuple(train.class_names), config.seed)
+    remarks = dict.fromkeys(r for source in (found, val, *others) for r in source.remarks)
+    warnings = tuple(r.text for r in remarks if r.level == "warning")
+    return Data(train, measured[0], plan, tuple(measured[1:]), warnings)
+
+
+def open_val(rt: Runtime, place: PlaceConfig, classes: Sequence[str] = ()) -> Source:
+    """The validation split of a data set, checked; under the run's `classes` where they are given."""
+    source = _checked_val(rt, place)
+    return Named(source, classes) if classes else source
+
+
+def _checked_val(rt: Runtime, place: PlaceConfig) -> FileSource:
+    return rt.main_first(lambda: checked(open_source(place.layout, place.root, "val", place.names)))
+
+
+def _checked_train(about: DataConfig, root: Path, maps: frozenset[str]) -> FileSource:
+    """The training split, checked, with the maps that the method uses."""
+    source = open_source(about.layout, root, "train", about.names)
+    return checked(source if "saliency" in maps else replace(source, saliency=()), about.class_list)
+
+
+def _held(source: FileSource, about: DataConfig) -> Source:
+    """The training split, decoded as far as the cache may hold it, under the run's classes where they are given."""
+    held: Source = DecodedSource(source, about.cache_mb << 20) if about.cache_mb else source
+    return Named(held, about.classes) if about.classes else held

@@ -1,0 +1,152 @@
+"""Batches on the device: of a step's training, with or without exemplars, and of any pictures in order.
+
+Whatever ends a pass, its loader's processes end with it; a picture that is gone, or a process that was killed, is one
+line. In passes that train nothing a request to stop is obeyed before the next batch, by all processes together.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Generator, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from barm.batch import Batch
+from barm.data.dataset import (
+    EpochSampler,
+    EvalDataset,
+    Item,
+    StepDataset,
+    StepView,
+    Unread,
+    end_workers,
+    lost_worker,
+    make_eval_loader,
+    make_train_loader,
+    same_size_batches,
+)
+from barm.data.device_transforms import finish
+from barm.data.exemplars import MemoryDataset, ReplacingSampler
+from barm.data.index import cores
+from barm.engine.config import RunConfig
+from barm.engine.runtime import Runtime
+from barm.errors import Failed, Stopped
+from barm.reading import short
+
+MAX_WORKERS = 8
+Batches = AbstractContextManager[Generator[Batch, None, None]]  # to be entered: the loader's processes end with it
+
+
+def train_batches(
+    config: RunConfig,
+    rt: Runtime,
+    dataset: StepDataset | MemoryDataset,
+    *,
+    epochs: int,
+    batch_size: int,
+    start: int = 0,
+    trains: bool = True,
+) -> Batches:
+    """The batches of a step from iteration `start` on; one that `trains` hears of a request to stop by itself."""
+    step = dataset.step.index
+    base = EpochSampler(len(dataset), batch_size, epochs, start, rt.rank, rt.world, config.seed, step)
+    sampler = (
+        ReplacingSampler(base, len(dataset), len(dataset.kept))
+        if isinstance(dataset, MemoryDataset) and dataset.mix == "replace"
+        else base
+    )
+    on_device = config.runtime.augment == "device"
+    workers, pin = num_workers(config, rt), rt.device.type == "cuda"
+    loader = make_train_loader(dataset, sampler, workers=workers, on_device=on_device, pin=pin)
+    batches = _finished(loader, rt) if on_device else _to_device(loader, rt)
+    return _ended(batches if trains else _stoppable(batches, rt, len(loader)))
+
+
+def ordered_batches(config: RunConfig, rt: Runtime, dataset: EvalDataset | StepView) -> tuple[Batches, int]:
+    """This process's share of the pictures as in evaluation, and the number of batches."""
+    batch_size = config.evaluation.batch_size
+    loader = make_eval_loader(
+        dataset,
+        batch_size=batch_size,
+        rank=rt.rank,
+        world=rt.world,
+        workers=num_workers(config, rt),
+        pin=rt.device.type == "cuda",
+    )
+    rounds = -(-len(same_size_batches(dataset.shapes(), batch_size)) // rt.world)  # of the process with the most
+    return _ended(_stoppable(_to_device(loader, rt), rt, rounds)), len(loader)
+
+
+def num_workers(config: RunConfig, rt: Runtime) -> int:
+    """Loader processes of this process."""
+    if config.runtime.workers >= 0:
+        return config.runtime.workers
+    return max(1, min(MAX_WORKERS, cores() // rt.processes_per_node - 1))
+
+
+def _finished(loader: DataLoader[Any], rt: Runtime) -> Generator[Batch, None, None]:
+    """Augment on the device."""
+    with closing(_items(loader)) as several:
+        for items in several:
+            yield finish(items, rt.device)
+
+
+def _to_device(loader: DataLoader[Item], rt: Runtime) -> Generator[Batch, None, None]:
+    """Move batches to the device."""
+    with closing(_items(loader)) as items:
+        for image, label, extras in items:
+            image = image.to(rt.device, non_blocking=True)
+            label = label.to(rt.device, non_blocking=True).long()
+            yield Batch(image, label, {k: v.to(rt.device, non_blocking=True) for k, v in extras.items()})
+
+
+def _items(loader: DataLoader[Any]) -> Generator[Any, None, None]:
+    """What the loader gives, until a picture cannot be read; its processes end with this."""
+    iterator = iter(loader)
+    try:
+        while True:
+            try:
+                item = next(iterator)
+            except StopIteration:
+                return
+            except (EOFError, OSError, RuntimeError) as error:
+                if not lost_worker(iterator):
+                    raise
+                raise _killed(error) from error
+            if isinstance(item, Unread):
+                raise Failed(item.message)
+            yield item
+    finally:
+        end_workers(iterator)
+
+
+def _killed(error: BaseException) -> Failed:
+    return Failed(
+        f"a process that reads pictures was killed ({short(error)}): mostly for want of memory; set runtime.workers "
+        "lower, or 0"
+    )
+
+
+def _stoppable(batches: Generator[Batch, None, None], rt: Runtime, rounds: int) -> Generator[Batch, None, None]:
+    """The batches, until any process was asked to stop; `rounds` is the same in all, each of which may have fewer."""
+    with closing(batches):
+        for _ in range(rounds):
+            if rt.stopping():
+                raise Stopped("stopped", rt.stop_signal or signal.SIGTERM)
+            batch = next(batches, None)
+            if batch is not None:
+                yield batch
+
+
+@contextmanager
+def _ended(batches: Generator[Batch, None, None]) -> Iterator[Generator[Batch, None, None]]:
+    """Close the batches at the end; torch tells of a killed loader process wherever the main process just is."""
+    try:
+        with closing(batches):
+            yield batches
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise _killed(error) from error

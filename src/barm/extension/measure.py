@@ -1,0 +1,109 @@
+"""Before and after: what a network knew, what the extended one knows, on the same pictures."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from barm.data.dataset import EvalDataset
+from barm.data.sources.named import labelled
+from barm.data.transforms import EvalTransform
+from barm.engine.checkpoint.directory import COUNTS, METRICS, PICTURES, RunDirectory
+from barm.engine.checkpoint.pictures import pictures_of
+from barm.engine.earlier import scores_of
+from barm.engine.loaders import ordered_batches
+from barm.engine.monitor import Monitor
+from barm.engine.run import count_source, evaluate_step, load_step
+from barm.engine.runtime import Runtime
+from barm.extension.plan import Plan
+from barm.metrics import class_accuracy, confusion_counts
+
+Scores = dict[str, float | None]
+
+
+def count_step(plan: Plan, rt: Runtime, directory: RunDirectory, step: int, monitor: Monitor) -> Tensor:
+    """Confusion counts of a finished step on the pictures of the plan."""
+    network, method = load_step(directory, step, plan.data.plan, plan.data.train.class_names)
+    return evaluate_step(plan.config, rt, method, network, plan.data, method.step, monitor)
+
+
+def measure_again(plan: Plan, rt: Runtime, directory: RunDirectory, monitor: Monitor) -> None:
+    """Give the earlier steps counts and scores on the pictures of the plan, where they have none of these.
+
+    The run that they come from has measured them on other pictures, and perhaps in another view. An extension that an
+    older version began has kept those scores, without a record; they go, and what a finished step derived from them.
+    """
+    data, pictures = plan.data, {"measured": pictures_of(plan.data)["measured"]}
+    steps, again = [i for i in directory.finished_steps() if i <= plan.step], False
+    for index in steps:
+        step, told = data.plan[index], directory.has(index, METRICS) and directory.has(index, PICTURES)
+        if index == plan.step and again:
+            counts = torch.tensor(directory.read(index, COUNTS))
+            rt.on_main(partial(directory.add, index, {METRICS: scores_of(directory, step, counts, data)}))
+        elif index < plan.step and not told:
+            counts, again = count_step(plan, rt, directory, index, monitor), True
+            metrics = scores_of(directory, step, counts, data)
+            files = {PICTURES: pictures, COUNTS: counts.tolist(), METRICS: metrics}
+            rt.on_main(partial(directory.add, index, files))
+
+
+def taken_for(plan: Plan, counts: Tensor) -> dict[str, dict[str, float]]:
+    """What the new classes are called: per new class the share of its pixels by the name that they are given."""
+    step, names = plan.data.plan[plan.step], plan.data.train.class_names
+    called = [names[i] for i in (0, *step.seen)]
+    return {
+        names[i]: {called[c]: float(row[c] / row.sum()) for c in row.argsort(descending=True).tolist() if row[c]}
+        for i, row in zip(step.new, counts[step.num_old :], strict=True)
+    }
+
+
+def claimed(plan: Plan, rt: Runtime, directory: RunDirectory, monitor: Monitor) -> float | None:
+    """Share of the background that is called a new class in pictures in which no new class is labelled."""
+    new = set(plan.data.plan[plan.step].new)
+    silent = [source for source in plan.data.measured if not new & labelled(source)]
+    if not silent:
+        return None
+    network, method = load_step(directory, plan.step, plan.data.plan, plan.data.train.class_names)
+    counts = sum(
+        (count_source(plan.config, rt, method, network, source, plan.data, monitor) for source in silent),
+        torch.zeros((), dtype=torch.int64),
+    )
+    return float(counts[0, method.step.num_old :].sum() / max(int(counts[0].sum()), 1))
+
+
+def agreement(plan: Plan, rt: Runtime, directory: RunDirectory) -> Scores:
+    """For every old class: of the pixels that the old network gives it, the share that the new one gives it too.
+
+    On the pictures kept for measuring, without the pixels labelled as a new class; None for a class that the old
+    network sees nowhere. This is no accuracy: where the old network errs, the new one may be right.
+    """
+    old, new = (load_step(directory, step, plan.data.plan) for step in (plan.known.step, plan.step))
+    networks = [rt.constant(old[0]), rt.constant(new[0])]
+    step, channels = new[1].step, new[1].step.num_seen
+    counts = torch.zeros(channels, channels, dtype=torch.int64, device=rt.device)
+    for source in plan.data.measured:
+        transform = EvalTransform(crop=plan.config.evaluation.crop or None)
+        dataset = EvalDataset(source, plan.data.plan, step, new[1].policy, transform)
+        loading, _ = ordered_batches(plan.config, rt, dataset)
+        with loading as batches:
+            for batch in batches:
+                before, after = (
+                    m.predict(n(batch.image), batch.size) for n, m in zip(networks, (old[1], new[1]), strict=True)
+                )
+                before = torch.where((batch.label >= step.num_old) & (batch.label < channels), 255, before)
+                counts += confusion_counts(after, before, channels)
+    counts = rt.all_sum(counts).cpu()
+    names, shares = plan.data.train.class_names, class_accuracy(counts)
+    return {
+        names[i]: float(shares[c]) if int(counts[c].sum()) else None
+        for c, i in enumerate((0, *plan.data.plan[plan.known.step].seen))
+    }
+
+
+def mean(values: Scores) -> float | None:
+    """Mean over what was measured; None where nothing was."""
+    found = [v for v in values.values() if v is not None]
+    return float(np.mean(found)) if found else None

@@ -1,0 +1,300 @@
+"""What an extension will do: every question is asked, and answered in one line, before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from barm.config import merge, parse_override, read_recipe, validate
+from barm.data.fingerprint import fingerprint
+from barm.data.sources import LAYOUTS, detect_layout, open_source
+from barm.data.sources.base import Source
+from barm.data.sources.named import labelled
+from barm.data.sources.tree import find_root
+from barm.engine.checkpoint.differences import to_table
+from barm.engine.checkpoint.directory import METHOD, PICTURES, RunDirectory
+from barm.engine.checkpoint.pictures import other_measured
+from barm.engine.config import PlaceConfig, RunConfig
+from barm.engine.datasets import Data, open_data, open_val
+from barm.engine.finite import check_finite
+from barm.engine.runtime import Runtime
+from barm.errors import UserError, nearest
+from barm.models.segmenter import check_names
+from barm.reading import real
+
+CHANGEABLE = ("increment", "method", "evaluation", "runtime")  # tables; the rest is settled by the run
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for; see `barm.extension.run.extend`."""
+
+    run: Path
+    data: Path
+    classes: Sequence[str] = ()
+    val: Sequence[Path] = ()
+    step: int | None = None
+    recipe: str | None = None
+    overrides: Sequence[str] = ()
+    seed: int | None = None
+    device: str | None = None
+    precision: str | None = None
+
+
+@dataclass(frozen=True)
+class Known:
+    """A run at the step that is extended.
+
+    Attributes:
+        directory: the run.
+        step: index of its last step that counts.
+        config: what it was trained with.
+        groups: class names per step.
+    """
+
+    directory: RunDirectory
+    step: int
+    config: RunConfig
+    groups: tuple[tuple[str, ...], ...]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """All names in learning order, without background."""
+        return tuple(name for group in self.groups for name in group)
+
+
+def read_known(run: Path, step: int | None) -> Known:
+    """What a run knows.
+
+    Raises:
+        UserError: if it is no run, or not finished and no `step` says where to extend it.
+    """
+    directory = RunDirectory(run)
+    config, last = directory.config(), directory.last_step()
+    about = directory.read(last if step is None else step, METHOD)
+    planned = last + 1 if "imported" in directory.provenance() else about.get("num_steps", last + 1)
+    if step is None and (last + 1 < planned or any(run.glob(".step*.partial"))):
+        raise UserError(
+            f"{run} is not finished ({last + 1} of {planned} steps are): go on with it with `barm train --resume`, or "
+            f"extend what is there with --step {last}"
+        )
+    names = {c["id"]: c["name"] for c in about["classes"]}
+    groups = tuple(tuple(names[i] for i in group) for group in about["groups"])
+    return Known(directory, last if step is None else step, config, groups)
+
+
+def choose_classes(wanted: Sequence[str], known: Known, folder: Sequence[str], data: Path) -> tuple[str, ...]:
+    """The new classes: those asked for, or all of the folder that the run does not know.
+
+    Args:
+        wanted: names; none for all.
+        known: the run.
+        folder: names that the data set labels, without background.
+        data: the data set's folder, for messages.
+
+    Raises:
+        UserError: for a class that is known already, is not in the folder or stands there twice, or if none is left.
+    """
+    run = known.directory.path
+    chosen = tuple(wanted) or tuple(name for name in folder if name not in known.classes)
+    if not chosen:
+        raise UserError(f"{run} knows every class of {data} already ({', '.join(folder)}): nothing is new")
+    for i, name in enumerate(chosen):
+        if name in known.classes or name == "background":
+            new = [n for n in folder if n not in known.classes]
+            raise UserError(
+                f"{run} knows '{name}' already: give new classes to --classes"
+                + (f"; new in {data}: {', '.join(new[:8])}" if new else "")
+            )
+        if name not in folder:
+            known_to = f"; it labels {', '.join(folder[:8])}" + (" ..." if len(folder) > 8 else "")
+            raise UserError(f"{data} has no class '{name}'{nearest(name, folder) or known_to}")
+        if name in chosen[:i]:
+            raise UserError(f"class '{name}' is given twice to --classes: name each once")
+    return chosen
+
+
+def new_place(data: Path, wanted: Sequence[str]) -> tuple[PlaceConfig, tuple[str, ...]]:
+    """Where the new pictures are, and the classes that they label.
+
+    A plain folder without ``classes.txt`` has the wanted classes as its mask values 1, 2, ....
+    """
+    layout = detect_layout(data)
+    names: tuple[str, ...] = ()
+    if layout == "folder" and not (find_root(data, LAYOUTS["folder"]) / "classes.txt").is_file():
+        if not wanted:
+            raise UserError(
+                f"{data} has no classes.txt: write one, or name the classes of the mask values 1, 2, ... with --classes"
+            )
+        names = tuple(wanted)
+    found = open_source(layout, data, "train", names).class_names[1:]
+    return PlaceConfig(root=real(data), layout=layout, names=names), found
+
+
+def old_places(request: Request, known: Known, rt: Runtime) -> tuple[list[PlaceConfig], list[str]]:
+    """Data sets that label old classes, and what has to be said about them.
+
+    Those of `--val`, or else those that the run was trained on, where they are still there.
+    """
+    if request.val:
+        places = [PlaceConfig(root=real(path)) for path in request.val]
+        for place in places:
+            if not labelled(open_val(rt, place, known.classes)):
+                raise UserError(f"{place.root} labels none of the classes of {known.directory.path}: leave --val out")
+        return places, []
+    about, found, notes = known.config.data, list[PlaceConfig](), list[str]()
+    own = [PlaceConfig(root=about.root, layout=about.layout, names=about.names)] if about.root is not None else []
+    for place in (*own, *about.val):
+        try:
+            source = open_val(rt, place, known.classes)
+        except UserError as error:
+            notes.append(f"{place.root}, on which {known.directory.path} was measured, cannot be had ({error})")
+            continue
+        if labelled(source):
+            found.append(PlaceConfig(root=real(place.root), layout=place.layout, names=place.names))
+    if found and not notes:
+        notes += _changed_since(known, (*own, *about.val), rt)
+    return found, notes
+
+
+def _changed_since(known: Known, places: Sequence[PlaceConfig], rt: Runtime) -> list[str]:
+    """What has changed in the data sets since the run was measured on them, as a note; nothing where nothing has."""
+    run, step = known.directory, known.step
+    if not run.has(step, PICTURES):
+        return []
+    now = [fingerprint(open_val(rt, place, known.config.data.classes)) for place in places]
+    found = other_measured(run.read(step, PICTURES)["measured"], now)
+    told = f"the pictures on which {run.path} was measured have changed since ({found})"
+    return [] if found is None else [told]
+
+
+def extended_config(
+    request: Request, known: Known, place: PlaceConfig, new: Sequence[str], old: Sequence[PlaceConfig]
+) -> RunConfig:
+    """The new run's configuration: the old one with one more step, on the new pictures.
+
+    Raises:
+        UserError: for a setting that the run has settled, or a method that cannot go on from it.
+    """
+    table = to_table(known.config)
+    table["data"] = {
+        "root": str(place.root),
+        "layout": place.layout,
+        "names": list(place.names),
+        "classes": [*known.classes, *new],
+        "val": [p.model_dump(mode="json") for p in old],
+        "cache_mb": known.config.data.cache_mb,
+    }
+    if "increment.crop" in known.directory.provenance().get("chosen", {}):
+        table["increment"]["crop"] = "auto"
+    table["task"] = {"groups": [*(list(g) for g in known.groups), list(new)]}
+    if request.recipe is not None:
+        recipe = read_recipe(request.recipe)
+        table |= {name: recipe[name] for name in ("method", "increment") if name in recipe}
+    given = {"device": request.device, "precision": request.precision}
+    table["runtime"] |= {key: value for key, value in given.items() if value is not None}
+    if request.seed is not None:
+        table["seed"] = request.seed
+    for text in request.overrides:
+        change = parse_override(text)
+        if not set(change) <= set(CHANGEABLE):
+            raise UserError(
+                f"--set {text}: {known.directory.path} has settled [{next(iter(change))}]; an extension may change "
+                + ", ".join(CHANGEABLE)
+            )
+        table = merge(table, change)
+    return validate(table)
+
+
+def check_method(config: RunConfig, known: Known, data: Data) -> None:
+    """Complain unless the method can go on from the run with the new pictures alone."""
+    run, method, step = known.directory.path, config.method, data.plan[known.step]
+    name, old = method.name, known.config.method
+    if method.memory is not None:
+        raise UserError(
+            f"{name} trains on kept old pictures, which an extension does not have: go on with another method, such as "
+            f"--recipe shapes/{name.removesuffix('-m')}"
+        )
+    missing = [n for n in known.classes if data.train.class_names.index(n) not in labelled(data.train)]
+    if method.build(step, config.model).policy.supervision == "seen" and missing:
+        raise UserError(
+            f"{name} training needs the labels of all classes in the new pictures, but {config.data.root} does not "
+            f"label '{missing[0]}': go on with a method that needs new labels only, such as --recipe folder/barm"
+        )
+    if method.loss != old.loss:
+        raise UserError(f"{run} was trained with loss '{old.loss}', {name} has '{method.loss}': choose another recipe")
+    network = config.model.model_copy(update={"pretrained": False, "weights": None})
+    expected = method.build(step, network).build_model().state_dict()
+    state = known.directory.load_model_state(known.step)
+    check_names(expected, state, set(), f"{run} for {name}")
+    check_finite(state, str(known.directory.step_path(known.step)))
+
+
+def check_pictures(data: Data, new: Iterable[int], folder: Path) -> list[str]:
+    """Complain if a new class stands in no training picture; notes about those that are not measured."""
+    notes = []
+    for i in new:
+        name = data.train.class_names[i]
+        if not _show(data.train, i):
+            raise UserError(
+                f"no training picture of {folder} shows '{name}': its masks hold "
+                f"{_held(data.train)}; label the class with its id (255 means ignore)"
+            )
+        if not any(_show(source, i) for source in data.measured):
+            notes.append(f"no picture that is kept for measuring shows '{name}': it is not measured")
+    return notes
+
+
+def _show(source: Source, class_id: int) -> int:
+    """Number of pictures that show a class."""
+    return sum(class_id in source.classes_in(i) for i in range(len(source)))
+
+
+def _held(source: Source) -> str:
+    """The classes in any of the masks."""
+    ids = set[int]().union(*(source.classes_in(i) for i in range(len(source))))
+    return ", ".join(source.class_names[i] for i in sorted(ids)) or "nothing but 0 and 255"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An extension, checked.
+
+    Attributes:
+        known: the run.
+        config: of the new run; a crop that the data decided in the old one is left to the new data.
+        data: its pictures.
+        new: names of the new classes.
+        notes: what has to be said.
+    """
+
+    known: Known
+    config: RunConfig
+    data: Data
+    new: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def step(self) -> int:
+        """Index of the new step."""
+        return self.known.step + 1
+
+
+def make_plan(request: Request) -> tuple[Plan, Runtime]:
+    """Check an extension.
+
+    Raises:
+        UserError: for anything that would keep it from working.
+    """
+    known = read_known(request.run, request.step)
+    place, folder = new_place(request.data, request.classes)
+    new = choose_classes(request.classes, known, folder, request.data)
+    config = extended_config(request, known, place, new, [])
+    rt = Runtime(config.runtime)
+    old, notes = old_places(request, known, rt)
+    config = extended_config(request, known, place, new, [p for p in old if p.root != place.root])
+    data = open_data(config, rt)
+    check_method(config, known, data)
+    notes += check_pictures(data, data.plan[known.step + 1].new, request.data)
+    return Plan(known, config, data, new, tuple(notes)), rt

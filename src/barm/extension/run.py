@@ -1,0 +1,139 @@
+"""`barm extend`: teach a finished network a new class with pictures in which only that class is labelled."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from barm.data.dataset import iterations_per_epoch
+from barm.engine.checkpoint.atomic import write_atomically
+from barm.engine.checkpoint.directory import COUNTS, EXTENSION, METHOD, METRICS, RunDirectory
+from barm.engine.checkpoint.shared import SharedDirectory
+from barm.engine.crops import sized
+from barm.engine.distributed.launcher import processes
+from barm.engine.monitor import Monitor
+from barm.engine.run import Given, renumbered, run, train_dataset
+from barm.engine.runtime import Runtime
+from barm.escaping import markup, place
+from barm.extension.advice import advice
+from barm.extension.drawing import draw
+from barm.extension.measure import agreement, claimed, mean, measure_again, taken_for
+from barm.extension.plan import Plan, Request, make_plan
+from barm.reading import real
+from barm.words import count, listed
+
+PICTURE = "extension.png"
+
+
+def extend(
+    run: Path | str,
+    data: Path | str,
+    classes: Sequence[str] = (),
+    *,
+    out: Path | str | None = None,
+    val: Sequence[Path | str] = (),
+    step: int | None = None,
+    recipe: str | None = None,
+    overrides: Sequence[str] = (),
+    seed: int | None = None,
+    device: str | None = None,
+    precision: str | None = None,
+    resume: bool = False,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Teach the network of a run new classes, and measure what it knew before and knows afterwards.
+
+    Args:
+        run: a finished run, or an imported checkpoint. It is not changed.
+        data: pictures and masks of the new classes; everything else in the masks is background.
+        classes: their names; by default all of `data` that the run does not know. Without a ``classes.txt``, the names
+            of the mask values 1, 2, ....
+        out: the new run's folder; by default beside `run`.
+        val: data sets that label old classes, to measure what is forgotten; by default those of the run.
+        step: extend this step of the run; the last by default.
+        recipe: take method and optimisation from this recipe instead of the run.
+        overrides: ``table.key=value`` in increment, method, evaluation and runtime.
+        seed: another one than the run's.
+        device: as in `RuntimeConfig`.
+        precision: as in `RuntimeConfig`.
+        resume: go on with an extension that was stopped.
+        quiet: show nothing.
+
+    Returns:
+        What is written to ``extension.json`` in the new run: IoU of every class before and after, means, advice.
+    """
+    request = Request(
+        Path(run), Path(data), classes, [Path(v) for v in val], step, recipe, overrides, seed, device, precision
+    )
+    if out is not None and processes() == (1, 1):  # others may see no such folder
+        RunDirectory(Path(out)).check_place(resume=resume)  # before the pictures are read
+    plan, rt = make_plan(request)
+    target = Path(out) if out is not None else default_out(request.run, plan.new)
+    rt.on_main(lambda: RunDirectory(target).check_place(resume=resume))  # before anything is announced
+    with Monitor(rt.is_main, quiet=quiet, tensorboard=plan.config.runtime.tensorboard) as monitor:
+        return _extend(plan, rt, target, monitor, resume)
+
+
+def default_out(path: Path, new: Sequence[str]) -> Path:
+    """Where an extension goes: beside the run, named by what is learned."""
+    whole = path if path.name not in ("", "..") else real(path)  # "." has no name
+    return whole.with_name(f"{whole.name}+{'+'.join(new)}".replace("/", "-")[:100])
+
+
+def _extend(plan: Plan, rt: Runtime, target: Path, monitor: Monitor, resume: bool) -> dict[str, Any]:
+    """Train the step between the two measurements."""
+    directory = SharedDirectory(target, rt)
+    pictures = len(train_dataset(sized(plan.config, plan.data).config, plan.data, plan.data.plan[plan.step]))
+    told = f"{plan.known.directory.path} learns {listed(plan.new)} from {count(pictures, 'pictures')} of "
+    monitor.say(markup(f"{told}{place(str(plan.config.data.root))}"))
+    for note in plan.notes:
+        monitor.say(f"[yellow]{markup(note)}[/yellow]")
+
+    def take(new_run: RunDirectory) -> None:
+        rt.on_main(lambda: _take_steps(plan, new_run))
+        measure_again(plan, rt, new_run, monitor)
+
+    given = Given(tuple(range(plan.step)), take)
+    run(plan.config, rt, target, monitor, resume=resume, only=[plan.step], data=plan.data, given=given)
+    result = _result(plan, rt, directory, monitor, pictures)
+    rt.on_main(lambda: write_atomically(target / EXTENSION, (json.dumps(result, indent=1) + "\n").encode()))
+    rt.on_main(lambda: draw(plan, rt, directory, target / PICTURE))
+    return result
+
+
+def _take_steps(plan: Plan, directory: RunDirectory) -> None:
+    """The run's steps as the new run's, with class ids in learning order, without what was measured there."""
+    source = plan.known.directory
+    for index in [i for i in source.finished_steps() if i < plan.step]:
+        if not directory.is_complete(index):
+            about = renumbered(source.read(index, METHOD), num_steps=len(plan.data.plan))
+            directory.take_step(index, source, {METHOD: about}, leave=(COUNTS, METRICS))
+
+
+def _result(plan: Plan, rt: Runtime, directory: RunDirectory, monitor: Monitor, pictures: int) -> dict[str, Any]:
+    """The stored scores of the step before and of the new one, side by side."""
+    then, now = (directory.read(step, METRICS)["class_iou"] for step in (plan.known.step, plan.step))
+    old = {name: now[name] if then[name] is not None else None for name in then}
+    agreed = None if any(then[name] is not None for name in plan.known.classes) else agreement(plan, rt, directory)
+    recipe = plan.config.increment
+    result = {
+        "run": str(directory.path),
+        "from": str(plan.known.directory.path),
+        "step": plan.step,
+        "learned": list(plan.new),
+        "method": plan.config.method.name,
+        "pictures": pictures,
+        "updates": recipe.epochs * iterations_per_epoch(pictures, recipe.batch_size, rt.world),
+        "old": {"before": mean(then), "after": mean(old)},
+        "new": mean({name: now[name] for name in plan.new}),
+        "class_iou": {name: {"before": then.get(name), "after": now[name]} for name in now},
+        "taken_for": taken_for(plan, torch.tensor(directory.read(plan.step, COUNTS))),
+        "agreement": agreed,
+        "claimed": claimed(plan, rt, directory, monitor),
+        "notes": list(plan.notes),
+    }
+    return {**result, "advice": advice(result, recipe)}

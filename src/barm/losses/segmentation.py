@@ -1,0 +1,67 @@
+"""The segmentation loss of a method, by its name: binary cross-entropy, cross-entropy or focal loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from barm.batch import Term
+from barm.labels import IGNORE
+from barm.losses.common import ELSEWHERE, binary_cross_entropy, cross_entropy, focal_loss
+from barm.ops.upsampled import path_of, sum_pixels
+
+SEGMENTATION_LOSSES = {"bce": binary_cross_entropy, "ce": cross_entropy, "focal": focal_loss}
+
+
+def segmentation(loss: str, logits: Tensor, label: Tensor, *, trained: Sequence[int] | None = None) -> Term:
+    """The segmentation loss of the labels.
+
+    Args:
+        loss: a name in `SEGMENTATION_LOSSES`.
+        logits: at feature resolution, ``(N, C, h, w)``.
+        label: channels, ``(N, H, W)`` int64.
+        trained: channels that get a gradient; all by default. The others of a binary cross-entropy do not influence
+            these: their part of the value is computed when somebody asks for it.
+    """
+    formula = SEGMENTATION_LOSSES[loss]
+    if trained is None:
+        return sum_pixels(formula, logits, label)
+    total = logits.shape[1]
+    learned, still = tuple(trained), tuple(c for c in range(total) if c not in trained)
+    if formula is not binary_cross_entropy or path_of(formula, logits) == "plain":
+        fixed = (numbering(learned, total, logits.device) == ELSEWHERE)[:total]
+        return sum_pixels(formula, torch.where(fixed.view(1, -1, 1, 1), logits.detach(), logits), label)
+    term = sum_pixels(formula, _channels(logits, learned), renumbered(label, learned, total))
+    constant = logits.detach()
+    return term._replace(
+        rest=lambda: sum_pixels(formula, _channels(constant, still), renumbered(label, still, total)).total
+    )
+
+
+def renumbered(label: Tensor, channels: Sequence[int], total: int) -> Tensor:
+    """Labels for logits that hold these of `total` channels alone: others are `ELSEWHERE`, 255 stays."""
+    return numbering(tuple(channels), total, label.device)[label.long()]
+
+
+@lru_cache(maxsize=32)
+def numbering(channels: tuple[int, ...], total: int, device: torch.device) -> Tensor:
+    """The table of `renumbered`, and where it says `ELSEWHERE`; made once, since a copy to a GPU waits for it."""
+    with torch.inference_mode(False):
+        table = torch.full((max(IGNORE + 1, total),), ELSEWHERE)
+        table[IGNORE] = IGNORE
+        table[list(channels)] = torch.arange(len(channels))
+        return table.to(device)
+
+
+@lru_cache(maxsize=32)
+def _positions(channels: tuple[int, ...], device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.tensor(channels, dtype=torch.int64, device=device)
+
+
+def _channels(logits: Tensor, channels: tuple[int, ...]) -> Tensor:
+    """Some channels of ``(N, C, h, w)``."""
+    return logits.index_select(1, _positions(channels, logits.device))

@@ -1,1 +1,0 @@
-"""Scores, all derived from confusion counts."""

@@ -1,1 +1,0 @@
-"""The command lines and checkpoints of the method's published code."""

@@ -1,0 +1,240 @@
+"""Pictures on disk -> masks and overlays on disk: found, checked, then labelled and written one batch after another."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from PIL import Image
+
+from barm.data.images import read_picture
+from barm.data.left_right import mirror_warning
+from barm.engine.checkpoint.atomic import write_atomically
+from barm.errors import UserError, nearest
+from barm.predict.files import Found, check_pictures, check_there, find_pictures
+from barm.predict.model import Labels, Model, load
+from barm.report.pictures import colour_mask, encoded, index_mask, overlay_picture
+
+Kind = Literal["mask", "colour", "overlay"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+ENDINGS: dict[str, str] = {"mask": "_mask.png", "colour": "_colour.png", "overlay": "_overlay.jpg"}
+THREADS = 4  # that read and write
+AHEAD = 2  # batches that are read before, and written after, the one in work
+Progress = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a picture shows.
+
+    Attributes:
+        picture: its file.
+        size: width and height in pixels.
+        shares: of the picture's area by class name, background too, the largest first; together 1.
+        files: what was written, by kind.
+    """
+
+    picture: Path
+    size: tuple[int, int]
+    shares: dict[str, float]
+    files: dict[str, Path]
+
+    def as_json(self) -> dict[str, Any]:
+        """The same in plain values."""
+        return {
+            "picture": str(self.picture),
+            "size": list(self.size),
+            "classes": {name: round(share, 6) for name, share in self.shares.items()},
+            "files": {kind: str(path) for kind, path in self.files.items()},
+        }
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a model looks at pictures, and what is written.
+
+    Attributes:
+        sizes: see `Model.predict`.
+        flip: see `Model.predict`.
+        classes: see `Model.predict`.
+        batch: see `Model.predict`.
+        write: kinds of files.
+        ids: masks hold the data set's ids instead of channels.
+        legend: overlays have one.
+    """
+
+    sizes: Sequence[float] = (1.0,)
+    flip: bool = False
+    classes: Sequence[str] | None = None
+    batch: int = 8
+    write: Sequence[str] = ("mask", "overlay")
+    ids: bool = False
+    legend: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.write:
+            raise UserError(f"nothing to write: name at least one of {', '.join(KINDS)}")
+        for kind in self.write:
+            if kind not in KINDS:
+                raise UserError(
+                    f"unknown kind of file '{kind}'{nearest(kind, KINDS) or '; known: ' + ', '.join(KINDS)}"
+                )
+
+
+def predict_files(
+    run: Path | str | Model,
+    pictures: Sequence[Path | str],
+    out: Path | str | None = None,
+    *,
+    step: int | None = None,
+    look: Look | None = None,
+    refused: Callable[[str], None] | None = None,
+    device: str | None = None,
+    precision: str | None = None,
+    progress: Progress | None = None,
+    each: Callable[[Prediction], None] = lambda _: None,
+    warn: Callable[[str], None] = warnings.warn,
+) -> list[Prediction]:
+    """Label pictures and write what was asked for; thousands of them need no more memory than some batches.
+
+    Args:
+        run: a run's folder, or a loaded model.
+        pictures: files, folders (with all pictures below them) and patterns such as ``photos/**/*.jpg``. What a folder
+            or a pattern finds keeps its sub-folder in `out`.
+        out: folder of the results ``<name>_mask.png``, ``<name>_colour.png``, ``<name>_overlay.jpg``, and of
+            ``classes.json``, which says what a mask's numbers mean; without it nothing is written.
+        step: which step; the last by default.
+        look: how, and what is written.
+        refused: is told what is wrong with each picture that is of no use, and the others are done; without it one such
+            picture stops everything.
+        device: where it runs, and
+        precision: how; by default as the run was configured.
+        progress: given a title and a number of pictures, shows how many are done; nothing by default.
+        each: is called with every result as soon as its files are written.
+        warn: is told in one line what is likely a mistake.
+
+    Returns:
+        One result per picture, in the order in which the pictures were found.
+
+    Raises:
+        UserError: nothing found, pictures that cannot be read (all of them are named, before any work), or two results
+            of one name.
+    """
+    look, shows = look or Look(), progress or _silent
+    target = None if out is None else Path(out)
+    found = find_pictures(pictures, target)
+    check_there(found, refused)
+    model = run if isinstance(run, Model) else load(run, step, device=device, precision=precision)
+    model.shown(look.classes)
+    mixed = mirror_warning(model.class_names[1:]) if look.flip else None
+    if mixed is not None:
+        warn(mixed)
+    with shows("looking at the files", len(found)) as done:
+        sound = check_pictures(found, refused, done)
+    results: dict[Path, Prediction] = {}
+    with shows("predicting", len(sound)) as done:
+        for result in _stream(model, sound, target, look):
+            results[result.picture] = result
+            each(result)
+            done()
+    if target is not None and "mask" in look.write:
+        _explain(target, model, look)
+    return [results[one.path] for one in found if one.path in results]
+
+
+@contextmanager
+def _silent(_title: str, _total: int) -> Iterator[Callable[[], None]]:
+    yield lambda: None
+
+
+def _stream(
+    model: Model, sound: Sequence[tuple[Found, tuple[int, int]]], target: Path | None, look: Look
+) -> Iterator[Prediction]:
+    """Read, predict and write in batches of one size; while one is in the network, others are read and written."""
+    batches = _batches(sound, look.batch)
+    reading: deque[list[Future[Image.Image]]] = deque()
+    writing: deque[list[Future[Prediction]]] = deque()
+    with ThreadPoolExecutor(THREADS) as pool:
+        try:
+            for ahead in range(len(batches) + AHEAD):
+                if ahead < len(batches):
+                    reading.append([pool.submit(read_picture, one.path) for one in batches[ahead]])
+                if ahead < AHEAD:
+                    continue
+                batch = batches[ahead - AHEAD]
+                images = [job.result() for job in reading.popleft()]
+                labels = model.predict(
+                    images, sizes=look.sizes, flip=look.flip, classes=look.classes, batch=len(images)
+                )
+                parts = zip(batch, images, labels, strict=True)
+                writing.append([pool.submit(_finish, model, *part, target, look) for part in parts])
+                if len(writing) > AHEAD:
+                    yield from (job.result() for job in writing.popleft())
+            yield from (job.result() for jobs in writing for job in jobs)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _batches(sound: Sequence[tuple[Found, tuple[int, int]]], size: int) -> list[list[Found]]:
+    """Pictures of one size together, in the order of their first."""
+    open_: dict[tuple[int, int], list[Found]] = {}
+    batches: list[list[Found]] = []
+    for one, shape in sound:
+        batch = open_.get(shape)
+        if batch is None or len(batch) >= size:
+            batch = open_[shape] = []
+            batches.append(batch)
+        batch.append(one)
+    return batches
+
+
+def _finish(model: Model, one: Found, image: Image.Image, label: Labels, target: Path | None, look: Look) -> Prediction:
+    """Write a picture's files; sum up what it shows."""
+    counts = np.bincount(label.ravel(), minlength=len(model.class_names)) / label.size
+    present = sorted(np.flatnonzero(counts).tolist(), key=lambda c: -counts[c])
+    shares = {model.class_names[c]: float(counts[c]) for c in present}
+    files: dict[str, Path] = {}
+    if target is not None:
+        legend = {c: f"{model.class_names[c]} {percent(counts[c])}" for c in present if c} if look.legend else None
+        for kind in look.write:
+            path = files[kind] = target / one.name.parent / (one.name.name + ENDINGS[kind])
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, _content(kind, model, image, label, legend, look.ids), flush=False)
+    return Prediction(one.path, image.size, shares, files)
+
+
+def _content(
+    kind: str, model: Model, image: Image.Image, label: Labels, legend: Mapping[int, str] | None, ids: bool
+) -> bytes:
+    if kind == "mask":
+        return encoded(index_mask(label, model.colours, model.class_ids if ids else None), "PNG")
+    if kind == "colour":
+        return encoded(colour_mask(label, model.display_colours), "PNG")
+    return encoded(overlay_picture(image, label, model.display_colours, legend), "JPEG", quality=92)
+
+
+def percent(share: float) -> str:
+    """``0.123`` -> ``12 %``; what is there is never 0."""
+    return "<1 %" if 0 < share < 0.005 else f"{100 * share:.0f} %"
+
+
+def _explain(target: Path, model: Model, look: Look) -> None:
+    """Write what the numbers in the masks mean."""
+    values = model.class_ids if look.ids else range(len(model.class_names))
+    rows = [
+        {"value": value, "name": name, "colour": colour, "display_colour": shown}
+        for value, name, colour, shown in zip(
+            values, model.class_names, model.colours.tolist(), model.display_colours.tolist(), strict=True
+        )
+    ]
+    target.mkdir(parents=True, exist_ok=True)
+    write_atomically(target / "classes.json", (json.dumps(rows, indent=1) + "\n").encode())

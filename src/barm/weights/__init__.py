@@ -1,0 +1,1 @@
+"""Weights from and for other programs: published checkpoints, torchvision, hubs, exported files."""

@@ -1,0 +1,166 @@
+"""Does a file predict what PyTorch predicts?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from barm.data.sources import open_source
+from barm.data.sources.shapes import MAX_SHAPES, render
+from barm.engine.checkpoint.directory import RunDirectory
+from barm.errors import UserError
+from barm.weights.export.portable import LEAST_SIDE
+from barm.weights.hub import is_address
+from barm.weights.trained import Trained
+from barm.words import count
+
+Predict = Callable[[NDArray[np.uint8]], tuple[NDArray[Any], NDArray[Any]]]
+EQUAL, DIFFERENCE, RELATIVE = 0.999, 1e-3, 1e-2  # what a file has to reach: share of equal labels, scores
+LEAST_SCORE = 1e-3  # below it, a difference is taken relative to this
+OWN, LONGEST = 6, 640  # pictures of the run's own validation split that are looked at, and their longest side
+TELLING = 3  # classes in the labels, with background, from which on equal labels tell something
+SIZES = (  # batch, height, width: the least, odd and even, flat and tall; the last is beyond the window of `neck.POOL`
+    (1, LEAST_SIDE, LEAST_SIDE),
+    (3, 64, 64),
+    (2, 97, 131),
+    (1, 240, 113),
+    (1, 150, 320),
+    (1, 545, 337),
+)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How near a file's predictions are to those of the run's network in PyTorch, in fp32.
+
+    A score is the largest probability of a class at a pixel, the file's ``confidence``.
+
+    Attributes:
+        pictures: that were compared.
+        sizes: different ones of the generated pictures.
+        own: of the pictures, those of the run's own validation split.
+        classes: that occur in PyTorch's labels, with background.
+        equal: share of pixels with the same label.
+        difference: largest one between the scores of a pixel.
+        relative: the same as a share of PyTorch's score.
+        scores: PyTorch's lowest and highest one.
+    """
+
+    pictures: int
+    sizes: int
+    own: int
+    classes: int
+    equal: float
+    difference: float
+    relative: float
+    scores: tuple[float, float]
+
+    def __str__(self) -> str:
+        own = f", {self.own} of them the run's own validation pictures," if self.own else f" of {self.sizes} sizes"
+        low, high = self.scores
+        classes = count(self.classes, "classes")
+        few = (
+            ""
+            if self.classes >= TELLING
+            else f"; only {classes} in PyTorch's labels, so that the equal labels prove little "
+            "and the scores alone count"
+        )
+        return (
+            f"{count(self.pictures, 'pictures')}{own} with {classes}: {100 * self.equal:.3f} % "
+            f"of the labels equal PyTorch's, scores from {low:.2f} to {high:.2f} differ by at most "
+            f"{self.difference:.1e} ({100 * self.relative:.1g} % of the score){few}"
+        )
+
+
+def compare(trained: Trained, predict: Predict, what: str, own: Sequence[NDArray[np.uint8]] = ()) -> Agreement:
+    """Compare a file with the network as it was trained: on pictures of its own data, generated ones and noise.
+
+    Args:
+        trained: the network; used as it is, with batch norm, in fp32.
+        predict: the file's way: ``(N, H, W, 3)`` uint8 -> labels and confidences, ``(N, H, W)`` each.
+        what: how to call the file in a message.
+        own: pictures like those that the network was trained on, ``(H, W, 3)`` uint8 each.
+
+    Raises:
+        UserError: if they agree less than an exported file has to.
+    """
+    equal = pixels = pictures = 0
+    difference = relative = 0.0
+    seen, scores = set[int](), list[float]()
+    for image in (*(picture[None] for picture in own), *_batches(trained.method.step.num_seen)):
+        labels, confidence = (np.asarray(t) for t in predict(image))
+        expected, best = in_pytorch(trained, image)
+        equal, pixels = equal + int((labels == expected).sum()), pixels + expected.size
+        pictures, seen = pictures + len(image), seen | set(np.unique(expected).tolist())
+        apart = np.abs(confidence - best)
+        difference = float(np.maximum(difference, apart.max()))  # NaN stays
+        relative = float(np.maximum(relative, (apart / np.maximum(best, LEAST_SCORE)).max()))
+        scores += [float(best.min()), float(best.max())]
+    found = Agreement(
+        pictures, len(SIZES), len(own), len(seen), equal / pixels, difference, relative, (min(scores), max(scores))
+    )
+    if not (found.equal >= EQUAL and found.difference <= DIFFERENCE and found.relative <= RELATIVE):
+        raise UserError(
+            f"{what} does not agree with PyTorch ({found}; expected {100 * EQUAL} % and at most {DIFFERENCE:.0e}, or "
+            f"{100 * RELATIVE:.0f} % of the score): nothing was written; try another version of torch, or another "
+            "format"
+        )
+    return found
+
+
+def own_pictures(run: Path | str) -> list[NDArray[np.uint8]]:
+    """Some pictures of the validation split that a run was measured on, ``(H, W, 3)`` uint8; none if it is not there.
+
+    Args:
+        run: a run's folder; a file or a hub's model has no pictures.
+    """
+    if is_address(run) or not Path(run).is_dir():
+        return []
+    config = RunDirectory(Path(run)).config().data
+    if config.root is None:
+        return []
+    try:
+        source = open_source(config.layout, config.root, "val", config.names)
+        chosen = np.linspace(0, len(source) - 1, min(OWN, len(source))).round().astype(int)
+        pictures = [source[i].image for i in chosen.tolist()]
+    except (UserError, OSError):
+        return []
+    for picture in pictures:
+        picture.thumbnail((LONGEST, LONGEST))
+    return [np.asarray(picture) for picture in pictures if min(picture.size) >= LEAST_SIDE]
+
+
+@torch.no_grad()
+def in_pytorch(trained: Trained, image: NDArray[np.uint8]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Labels and confidences of the network as it was trained, ``(N, H, W)`` each."""
+    out = trained.network(torch.from_numpy(image.transpose(0, 3, 1, 2).copy()))
+    size = (image.shape[1], image.shape[2])
+    labels, (best, _) = trained.method.predict(out, size), trained.method.confidence(out, size)
+    return labels.numpy(), best.numpy()
+
+
+def _batches(num_classes: int) -> Iterator[NDArray[np.uint8]]:
+    """Generated scenes, the last picture of a batch of several noise, and areas of random colours in every size.
+
+    Noise looks the same everywhere to a network, so that its labels are mostly one class; large areas vary.
+    """
+    rng = np.random.default_rng(0)
+    number = min(max(num_classes - 1, 1), MAX_SHAPES)
+    for batch, height, width in SIZES:
+        scenes = [
+            render(i, split="export", num_classes=number, size=(width, height), seed=height).image for i in range(batch)
+        ]
+        if batch > 1:
+            scenes[-1] = rng.integers(0, 256, scenes[-1].shape, np.uint8)
+        yield np.stack(scenes)
+        areas = Image.fromarray(rng.integers(0, 256, (5, 7, 3), np.uint8)).resize(
+            (width, height), Image.Resampling.BICUBIC
+        )
+        yield np.asarray(areas)[None]

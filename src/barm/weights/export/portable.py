@@ -1,0 +1,115 @@
+"""The whole way from a picture to labels as one module, and what a user of its file has to know."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from barm.methods import Method
+from barm.models.frozen import fold_batch_norm
+from barm.models.segmenter import NetworkConfig
+from barm.ops.upsampled import computed_by
+from barm.weights.export.padding import pad_simply
+from barm.weights.trained import FORMAT, Trained
+
+EXAMPLE = (2, 80, 112)  # batch, height and width of the picture that is traced
+LEAST_SIDE = 32  # pixels; of smaller ones the features may be one pixel, which a traced graph treats as a constant
+LARGEST = 1 << 16
+KEPT = ("torch", "timm", "python", "git", "device", "precision", "seed", "task", "setting")  # of the provenance
+
+
+class Portable(nn.Module):
+    """Pictures to labels: normalisation, network, and the method's own rule of prediction.
+
+    Args:
+        network: in evaluation mode; a copy with folded batch norm is taken.
+        method: says how predictions are read off.
+    """
+
+    def __init__(self, network: nn.Module, method: Method[Any]) -> None:
+        super().__init__()
+        self.network = fold_batch_norm(copy.deepcopy(network).eval().requires_grad_(False).float())
+        pad_simply(self.network)
+        _write_anew(self.network)
+        self.method = method
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """RGB ``(N, H, W, 3)`` uint8 -> labels ``(N, H, W)`` uint8 and the largest probability per pixel, float."""
+        size = (image.shape[1], image.shape[2])
+        with computed_by("plain"):  # formulas on whole tensors: a graph has no strips
+            out = self.network(image.permute(0, 3, 1, 2))
+            labels, (best, _) = self.method.predict(out, size), self.method.confidence(out, size)
+        return labels.to(torch.uint8), best
+
+
+def trace(portable: Portable) -> ExportedProgram:
+    """The module as a graph for any batch and any size of at least `LEAST_SIDE` pixels a side."""
+    example = torch.zeros(*EXAMPLE, 3, dtype=torch.uint8)
+    least = {"batch": 1, "height": LEAST_SIDE, "width": LEAST_SIDE}
+    dims = {i: Dim(name, min=size, max=LARGEST) for i, (name, size) in enumerate(least.items())}
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.export.export(
+            portable,
+            (example,),
+            dynamic_shapes={"image": dims},
+            # floors of sizes divided by strides are more than the solver of constraints can prove
+            prefer_deferred_runtime_asserts_over_guards=True,
+        )
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # names files of this machine
+    return program
+
+
+def describe(trained: Trained) -> dict[str, Any]:
+    """What the file says about itself, as JSON can hold it (docs/export.md)."""
+    step, names = trained.method.step, [c["name"] for c in trained.about["classes"]]
+    network = NetworkConfig.stored(trained.about["model"])
+    by_id = {c["id"]: c["name"] for c in trained.about["classes"]}
+    return {
+        "format": FORMAT,
+        "barm": version("barm"),
+        "method": trained.about["method"]["name"],
+        "backbone": trained.about["model"]["backbone"],
+        "step": step.index,
+        "num_steps": trained.about["num_steps"],
+        "class_names": names,
+        "colours": [c["colour"] for c in trained.about["classes"]],
+        "learned": [[by_id[i] for i in group] for group in step.groups],
+        "input": {
+            "name": "image",
+            "dtype": "uint8",
+            "shape": ["batch", "height", "width", 3],
+            "channels": "RGB",
+            "least_side": LEAST_SIDE,
+        },
+        "normalisation": {**network.rule._asdict(), "of": "values / 255", "inside": True},
+        "outputs": {
+            "labels": {"dtype": "uint8", "shape": ["batch", "height", "width"], "meaning": "position in class_names"},
+            "confidence": {
+                "dtype": "float32",
+                "shape": ["batch", "height", "width"],
+                "meaning": "largest probability of a class at the pixel",
+            },
+        },
+        "provenance": _kept(trained.origin),
+    }
+
+
+def _write_anew(network: nn.Module) -> None:
+    """Let no activation write into its argument: what that does to sizes is checked at length, layer by layer."""
+    for module in network.modules():
+        if getattr(module, "inplace", False):
+            module.inplace = False  # type: ignore[assignment]
+
+
+def _kept(origin: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the provenance what tells about the network and not about somebody's machine."""
+    return {name: origin[name] for name in KEPT if name in origin}

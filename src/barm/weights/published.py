@@ -1,0 +1,130 @@
+"""Official checkpoints, both ways.
+
+The official format is a pickled dict with ``model_state``, ``optimizer_state`` and ``best_score``; tensor names are
+those of our networks (spec/barm.md section 2), so conversion is checking. Pickles are loaded with ``weights_only``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from barm.data.palette import published
+from barm.engine.checkpoint.atomic import save_pickled
+from barm.engine.checkpoint.directory import RunDirectory
+from barm.engine.config import RunConfig
+from barm.engine.run import describe_classes, load_step
+from barm.errors import UserError
+from barm.labels import TaskPlan
+from barm.models.segmenter import MODELS, check_names
+from barm.reading import Unfit, read_pickled, state_dict_of
+from barm.weights.published_names import own_names
+
+
+def file_name(model: str, dataset: str, task: str, step: int, setting: str) -> str:
+    """Name of an official checkpoint."""
+    return f"{model}_{dataset}_{task}_step_{step}_{setting}.pth"
+
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """The tensors of an official checkpoint.
+
+    Raises:
+        UserError: if it is no readable checkpoint with a ``model_state``.
+    """
+    if not path.is_file():
+        raise UserError(f"no checkpoint {path}: give an official .pth file")
+    try:
+        content = read_pickled(path, _numpy_scalars())  # best_score is a numpy scalar in the official files
+    except Unfit as error:
+        raise UserError(
+            f"{path} is not a readable checkpoint ({error.what}); expected a .pth that holds tensors and plain values "
+            "only"
+        ) from error
+    state = content.get("model_state") if isinstance(content, dict) else None
+    if not isinstance(state, dict):
+        raise UserError(f"{path} has no 'model_state': expected an official checkpoint")
+    return {name.removeprefix("module."): tensor for name, tensor in state_dict_of(state, path).items()}
+
+
+def _numpy_scalars() -> list[Any]:
+    """What a pickled numpy scalar is made of, under the names of old and new numpy."""
+    from numpy.dtypes import Float32DType, Float64DType
+
+    scalar = np.float64(0).__reduce__()[0]
+    names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
+    return [*((scalar, name) for name in names), np.dtype, Float32DType, Float64DType]
+
+
+def import_checkpoint(
+    path: Path, out: Path, *, config: RunConfig, plan: TaskPlan, step: int, class_names: tuple[str, ...], palette: Any
+) -> None:
+    """Write an official checkpoint as a finished step of a run.
+
+    Args:
+        path: the ``.pth``.
+        out: the run's folder, new or with earlier steps.
+        config: of the run.
+        plan: its scenario.
+        step: the step that the checkpoint was saved after.
+        class_names: by dataset id.
+        palette: colour per dataset id.
+
+    Raises:
+        UserError: for a tensor that is missing, extra or of the wrong shape; nothing is written then.
+    """
+    method = config.method.build(plan[step], config.model.model_copy(update={"pretrained": False}))
+    own = method.build_model().state_dict()
+    state = own_names(read_checkpoint(path), own)
+    check_names(own, state, {name for name in own if name.endswith("num_batches_tracked")}, str(path))
+    directory = RunDirectory(out)
+    try:
+        directory.open(config, {"imported": str(path)}, resume=out.exists())
+        if directory.is_complete(step):
+            raise UserError(f"{out} has step {step} already: choose another --out")
+        about = describe_classes(config, plan, plan[step], class_names, palette)
+        directory.save_step(step, {**own, **state}, about, None, None)
+    finally:
+        directory.close()
+
+
+def import_published(
+    path: Path | str, out: Path | str, *, dataset: str, task: str, step: int, model: str, method: str = "barm"
+) -> None:
+    """`import_checkpoint` with the published classes: of BARM, of SSUL, or of a DeepLab with one classifier."""
+    from barm.config import load_config
+
+    if model not in MODELS:
+        raise UserError(f"unknown model '{model}'; known: {', '.join(MODELS)}")
+    names, palette = published(dataset)
+    about = {**MODELS[model], "pretrained": False}
+    config = load_config(f"{dataset}/{task}/{method}", updates={"model": about})
+    plan = config.task.plan(names, config.seed)
+    import_checkpoint(Path(path), Path(out), config=config, plan=plan, step=step, class_names=names, palette=palette)
+
+
+def export_checkpoint(run: Path | str, target: Path | str, *, step: int | None = None) -> None:
+    """Write a finished step in the official format.
+
+    Args:
+        run: the run's folder.
+        target: the ``.pth``; written beside and renamed.
+        step: which step; the last by default.
+    """
+    directory = RunDirectory(Path(run))
+    index = directory.last_step() if step is None else step
+    model, _ = load_step(directory, index)
+    miou = 0.0
+    metrics = directory.step_path(index) / "metrics.json"
+    if metrics.is_file():
+        miou = float(directory.read(index, "metrics.json")["miou"]["all"] or 0)  # none: not all classes were measured
+    save_checkpoint(Path(target), dict(model.state_dict()), miou)
+
+
+def save_checkpoint(target: Path, state: dict[str, Tensor], best_score: float) -> None:
+    """Write tensors in the official format, atomically."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    save_pickled(target, {"model_state": state, "optimizer_state": {}, "best_score": best_score})
