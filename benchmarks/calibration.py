@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from barm.data.sources import open_source
 from barm.engine.checkpoint.directory import RunDirectory
-from barm.engine.run import load_step
+from barm.engine.checkpoint.network import load_step
 from barm.weights.calibrate import agreement, calibration_error, excess, fit
 
 PICTURES, HELD_OUT = 128, 4

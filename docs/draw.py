@@ -47,7 +47,7 @@ from numpy.typing import NDArray
 
 from barm.data.sources.shapes import Scene, class_names, render
 from barm.engine.checkpoint.directory import METRICS, RunDirectory
-from barm.engine.run import load_step
+from barm.engine.checkpoint.network import load_step
 from barm.labels import IGNORE, Step, TaskPlan
 from barm.losses.common import pseudo_labels
 

@@ -30,8 +30,7 @@ from barm.data.sources.shapes_disk import make_shapes
 from barm.engine.checkpoint.directory import COUNTS, METHOD, METRICS, RunDirectory
 from barm.engine.monitor import Monitor
 from barm.errors import Stopped, UserError
-from barm.extension.run import default_out
-from barm.extension.run import extend
+from barm.extension.run import default_out, extend
 from barm.labels import TaskPlan
 from barm.methods import METHODS
 from barm.metrics import certain, class_iou, confusion_counts

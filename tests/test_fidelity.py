@@ -21,8 +21,9 @@ from barm.data.sources import open_source
 from barm.data.sources.base import Sample
 from barm.data.transforms import EvalTransform, TrainTransform
 from barm.engine.checkpoint.directory import COUNTS, RunDirectory
+from barm.engine.datasets import Data, open_data, train_dataset
+from barm.engine.evaluate import evaluate_step
 from barm.engine.monitor import Monitor
-from barm.engine.run import Data, evaluate_step, open_data, train_dataset
 from barm.engine.runtime import Runtime, unwrap
 from barm.engine.selection import presence
 from barm.engine.train import StepTrainer
@@ -164,7 +165,7 @@ def test_evaluation_sees_the_recipes_crop(crop, shape, tiny, monkeypatch):
         seen.extend(tuple(batch.label.shape[1:]) for batch in batches)
         return torch.zeros(3, 3)
 
-    monkeypatch.setattr("barm.engine.run.evaluate", look)
+    monkeypatch.setattr("barm.engine.evaluate.evaluate", look)
     rt = Runtime(config.runtime)
     data = open_data(config, rt)
     method = config.method.build(data.plan[0], config.model)

@@ -24,8 +24,8 @@ from barm.data.sources import open_source
 from barm.data.sources.named import Named
 from barm.data.sources.shapes_disk import make_shapes
 from barm.engine.checkpoint.directory import COUNTS, METRICS, PICTURES, RunDirectory
-from barm.engine.earlier import read_scores
 from barm.engine.monitor import Monitor
+from barm.engine.scores import read_scores
 from barm.errors import Stopped, UserError
 from barm.extension.run import extend
 from barm.metrics import certain, class_iou, confusion_counts

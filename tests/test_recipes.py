@@ -13,7 +13,7 @@ from barm.config import load_config, recipe_names
 from barm.data.sources.base import Sample
 from barm.data.transforms import TrainTransform
 from barm.engine.config import RunConfig, StepRecipe
-from barm.engine.run import Data, train_dataset
+from barm.engine.datasets import Data, train_dataset
 from barm.errors import UserError
 from barm.labels import TaskPlan
 from barm.methods import METHODS

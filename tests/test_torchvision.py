@@ -18,7 +18,7 @@ from barm.data.sources import open_source
 from barm.data.sources.shapes import class_names
 from barm.data.sources.shapes_disk import make_shapes
 from barm.engine.checkpoint.directory import METHOD, RunDirectory
-from barm.engine.run import load_step
+from barm.engine.checkpoint.network import load_step
 from barm.errors import UserError
 from barm.extension.run import extend
 from barm.models.inputs import InputRule, Normalise

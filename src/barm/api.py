@@ -11,13 +11,16 @@ from barm.data.sources.base import Source
 from barm.engine.capacity import check_evaluation
 from barm.engine.checkpoint.differences import difference, settings, to_table
 from barm.engine.checkpoint.directory import RunDirectory
+from barm.engine.checkpoint.network import load_step
 from barm.engine.checkpoint.shared import SharedDirectory
 from barm.engine.config import RunConfig
 from barm.engine.crops import sized
-from barm.engine.earlier import scores_of
+from barm.engine.datasets import Data, open_data
+from barm.engine.evaluate import evaluate_step
 from barm.engine.monitor import Monitor
-from barm.engine.run import Data, evaluate_step, load_step, open_data, run
+from barm.engine.run import run
 from barm.engine.runtime import Runtime
+from barm.engine.scores import scores_of
 from barm.errors import UserError
 from barm.escaping import markup
 from barm.report.compare import Row, read_results, summarise, write_comparison

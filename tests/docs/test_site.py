@@ -17,7 +17,7 @@ import pytest
 
 import barm
 from barm.config import load_config
-from barm.data.dataset import iterations_per_epoch
+from barm.data.sampler import iterations_per_epoch
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"

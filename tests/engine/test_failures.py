@@ -123,8 +123,8 @@ def test_a_picture_that_is_deleted_before_the_evaluation_costs_no_training(tmp_p
 
 def state_per_epoch(run: Started) -> int:
     """Updates of an epoch of step 0, from a copy of the run that has all pictures."""
-    from barm.data.dataset import iterations_per_epoch
-    from barm.engine.run import open_data, train_dataset
+    from barm.data.sampler import iterations_per_epoch
+    from barm.engine.datasets import open_data, train_dataset
     from barm.engine.runtime import Runtime
 
     config = run.config.model_copy(update={"data": run.config.data.model_copy(update={"root": run.data})})

@@ -111,7 +111,7 @@ def test_the_last_update_counts(tiny, tmp_path, monkeypatch):
     fit(config, out=tmp_path / "whole", steps=[0], quiet=True)
     total = max(row.iteration for row in read_log(tmp_path / "whole"))
     poison(monkeypatch, step=0, iteration=total)
-    monkeypatch.setattr("barm.engine.run.evaluate_step", lambda *_: pytest.fail("it is measured"))
+    monkeypatch.setattr("barm.engine.evaluate.evaluate_step", lambda *_: pytest.fail("it is measured"))
     with pytest.raises(UserError) as error:
         fit(config, out=tmp_path / "run", steps=[0], quiet=True)
     one_line(error, f"after {total} of {total} updates")

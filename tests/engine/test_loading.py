@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from barm.data.dataset import _options
+from barm.data.loader import _options
 from barm.engine.loaders import _ended, _items, _to_device
 from barm.errors import Failed
 

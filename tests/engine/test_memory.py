@@ -8,7 +8,7 @@ import torch
 from barm.api import fit
 from barm.data.exemplars import Exemplar
 from barm.engine.checkpoint.directory import MEMORY, RunDirectory
-from barm.engine.run import _with_memory, open_data, train_dataset
+from barm.engine.datasets import open_data, train_dataset, with_exemplars
 from barm.engine.runtime import Runtime
 from barm.errors import UserError
 
@@ -30,7 +30,7 @@ def test_kept_pictures_follow_the_recipe_s_rule_for_void(tiny):
         data = open_data(config, Runtime(config.runtime))
         step, names = data.plan[1], [data.train.name(i) for i in range(6)]
         pictures = train_dataset(config, data, step)
-        both = _with_memory(config, data, pictures, step, [Exemplar(n, (1,)) for n in names])
+        both = with_exemplars(config, data, pictures, step, [Exemplar(n, (1,)) for n in names])
         labels = torch.cat([both[(0, len(pictures) + i)][1].flatten() for i in range(len(names))])
         assert (255 in labels.tolist()) == (void == 255)
 
@@ -55,7 +55,7 @@ def test_a_run_uses_its_memory_as_published(name, mix, copies, old, tiny):
     data = open_data(config, Runtime(config.runtime))
     pictures = train_dataset(config, data, data.plan[1])
     kept = [Exemplar(data.train.name(i), (1,)) for i in range(8)]
-    both = _with_memory(config, data, pictures, data.plan[1], [*kept, kept[0]])
+    both = with_exemplars(config, data, pictures, data.plan[1], [*kept, kept[0]])
     assert both.mix == mix
     assert both.kept.count(0) == copies
     first = len(pictures)

@@ -14,9 +14,10 @@ from barm.data.transforms import EvalTransform
 from barm.engine import loaders as loading
 from barm.engine import runtime
 from barm.engine.config import RuntimeConfig
-from barm.engine.run import open_data, train_dataset
-from barm.engine.runtime import Constant, Runtime
+from barm.engine.datasets import open_data, train_dataset
+from barm.engine.runtime import Runtime
 from barm.engine.train import StepTrainer
+from barm.models.frozen import Constant
 
 CUDNN, PRODUCTS = torch.backends.cudnn, torch.backends.cuda.matmul
 
@@ -107,11 +108,15 @@ def test_only_what_is_used_stays_on_the_device(name, teachers, tiny, tmp_path, m
     """While a step trains there are its network and the teacher's copy: no previous network, no unused teacher."""
     on_device: list[weakref.ref] = []
     alive = set()
-    place, update = Runtime.place, StepTrainer.update
+    place, freeze, update = Runtime.place, Constant.__init__, StepTrainer.update
 
     def placed(self, module):
         on_device.append(weakref.ref(module))
         return place(self, module)
+
+    def frozen(self, *arguments):
+        freeze(self, *arguments)
+        on_device.append(weakref.ref(self.network))
 
     def updated(self, *arguments, **options):
         gc.collect()
@@ -120,6 +125,7 @@ def test_only_what_is_used_stays_on_the_device(name, teachers, tiny, tmp_path, m
         return update(self, *arguments, **options)
 
     monkeypatch.setattr(Runtime, "place", placed)
+    monkeypatch.setattr(Constant, "__init__", frozen)
     monkeypatch.setattr(StepTrainer, "update", updated)
     fit(tiny(name, "3-1"), out=tmp_path / "run", quiet=True)
     assert max(alive) == 1 + teachers  # a teacher whose convolutions were packed is another network

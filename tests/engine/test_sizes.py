@@ -20,8 +20,7 @@ from barm.data.sources import open_source
 from barm.data.sources.shapes_disk import make_shapes
 from barm.engine.checkpoint.directory import COUNTS, METRICS, RunDirectory
 from barm.engine.crops import fitting, sized
-from barm.engine.datasets import Data
-from barm.engine.run import train_dataset
+from barm.engine.datasets import Data, train_dataset
 from barm.errors import UserError
 from barm.extension.run import extend
 from barm.grid import read_grid, run_grid

@@ -11,8 +11,9 @@ from torch import nn
 
 from barm.batch import Batch, total_loss
 from barm.config import load_config
-from barm.data.exemplars import Exemplar, channels_in, take_in_turn
+from barm.data.exemplars import Exemplar
 from barm.engine.schedule import learning_rate, scheduled
+from barm.engine.selection import channels_in, take_in_turn
 from barm.labels import IGNORE, LabelPolicy, Step, TaskPlan
 from barm.losses.common import sigmoid_distillation
 from barm.losses.decomposed import auxiliary_loss, multiple_binary_cross_entropy

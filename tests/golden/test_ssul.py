@@ -11,7 +11,9 @@ import torch
 from torch import nn
 
 from barm.batch import Batch
-from barm.data.exemplars import Exemplar, MemoryConfig, channels_in, draw_exemplars, replaced
+from barm.data.exemplars import Exemplar, MemoryConfig
+from barm.data.sampler import replaced
+from barm.engine.selection import channels_in, draw_exemplars
 from barm.labels import IGNORE, INCREMENTAL, JOINT, Step, TaskPlan
 from barm.losses.common import binary_cross_entropy, focal_loss, pseudo_labels
 from barm.losses.segmentation import SEGMENTATION_LOSSES

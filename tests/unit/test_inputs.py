@@ -18,8 +18,8 @@ from barm.api import fit
 from barm.config import load_config
 from barm.data.sources.shapes import render
 from barm.engine.checkpoint.directory import CONFIG, METHOD, RunDirectory
+from barm.engine.checkpoint.network import load_step
 from barm.engine.config import RuntimeConfig
-from barm.engine.run import load_step
 from barm.engine.runtime import Runtime
 from barm.labels import TaskPlan
 from barm.methods import METHODS

@@ -18,8 +18,8 @@ from barm.data.sources import open_source
 from barm.data.sources.base import Source
 from barm.engine.checkpoint.directory import METHOD, RunDirectory
 from barm.engine.config import PlaceConfig
-from barm.engine.earlier import read_scores
 from barm.engine.runtime import Runtime
+from barm.engine.scores import read_scores
 from barm.errors import UserError
 from barm.methods import METHODS
 from barm.predict.model import Model, load

@@ -10,6 +10,7 @@ from rich import box
 from rich.table import Table
 
 from barm.cli.common import out, progress, say
+from barm.engine.adoption import check_adoptable
 from barm.engine.capacity import shown
 from barm.engine.checkpoint.differences import to_table
 from barm.engine.checkpoint.directory import RunDirectory
@@ -19,7 +20,6 @@ from barm.engine.config import RunConfig
 from barm.engine.crops import chosen_lines
 from barm.engine.forecast import StepForecast, forecast
 from barm.engine.prepare import Prepared, prepare
-from barm.engine.run import check_adoptable
 from barm.engine.runtime import Runtime
 from barm.errors import UserError
 from barm.escaping import markup

@@ -15,10 +15,13 @@ from typing import Any
 
 from barm.config import merge, validate
 from barm.engine.checkpoint.directory import COUNTS, METRICS, RunDirectory
+from barm.engine.checkpoint.network import load_step
 from barm.engine.checkpoint.shared import SharedDirectory
 from barm.engine.config import RunConfig
+from barm.engine.datasets import Data, open_data
+from barm.engine.evaluate import evaluate_step
 from barm.engine.monitor import Monitor
-from barm.engine.run import Data, evaluate_step, load_step, open_data, run
+from barm.engine.run import run
 from barm.engine.runtime import Runtime
 from barm.engine.scores import step_metrics
 from barm.errors import UserError, nearest

@@ -6,20 +6,18 @@ section 12, spec/dkd.md section 8.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
-from barm.data.dataset import EpochSampler, Item, Key, StepDataset, numbered
+from barm.data.dataset import Item, StepDataset
 from barm.data.device_transforms import Placed
+from barm.data.sampler import Key
 from barm.errors import UserError
-from barm.labels import IGNORE
 
 
 class MemoryConfig(BaseModel):
@@ -54,77 +52,6 @@ class Exemplar(NamedTuple):
 
     name: str
     channels: tuple[int, ...]
-
-
-def channels_in(label: Tensor) -> tuple[int, ...]:
-    """The classes in a label map of any shape, ascending; neither background nor 255.
-
-    >>> channels_in(torch.tensor([0, 2, 2, 255, 1]))
-    (1, 2)
-    """
-    return tuple(c for c in torch.unique(label).tolist() if c not in (0, IGNORE))
-
-
-def draw_exemplars(
-    candidates: Sequence[Exemplar], num_channels: int, config: MemoryConfig, seed: int
-) -> list[Exemplar]:
-    """Choose the memory: candidates and classes are shuffled, then every class in turn takes a picture.
-
-    Args:
-        candidates: the last memory, then the pictures of the step that has ended; a picture that is in both shows the
-            classes of both.
-        num_channels: of the model before this step, background included.
-        config: size, and whether a picture may be kept twice.
-        seed: of both shuffles, by numpy's legacy generator as published.
-
-    Returns:
-        At most `config.size` pictures, by the class they were taken for.
-    """
-    rng = np.random.RandomState(seed)
-    pool, order = list(candidates), list(range(1, num_channels))
-    if config.unique:
-        pool = _merged(pool)
-    rng.shuffle(pool)
-    rng.shuffle(order)
-    return take_in_turn(pool, order, config.size)
-
-
-def _merged(pool: Sequence[Exemplar]) -> list[Exemplar]:
-    """Every picture once, at its last place, with all the classes that its records name."""
-    channels: dict[str, set[int]] = {}
-    for exemplar in reversed(pool):
-        channels.setdefault(exemplar.name, set()).update(exemplar.channels)
-    return [Exemplar(name, tuple(sorted(shown))) for name, shown in channels.items()][::-1]
-
-
-def take_in_turn(pool: Sequence[Exemplar], order: Sequence[int], size: int) -> list[Exemplar]:
-    """Round after round, every class takes the first remaining picture that shows it, until `size` are taken.
-
-    Ends, other than the published loops, where a round finds nothing. Source: spec/ssul.md 12.1, spec/dkd.md section 8.
-
-    >>> a, b = Exemplar("a", (1, 2)), Exemplar("b", (1,))
-    >>> [e.name for e in take_in_turn([a, b], order=[2, 1], size=2)]
-    ['b', 'a']
-    """
-    showing = {channel: deque[int]() for channel in order}
-    for place, exemplar in enumerate(pool):
-        for channel in exemplar.channels:
-            if channel in showing:
-                showing[channel].append(place)
-    gone, taken = set[int](), {channel: list[Exemplar]() for channel in sorted(order)}
-    progress = True
-    while progress and len(gone) < size:
-        progress = False
-        for channel in order:
-            queue = showing[channel]
-            while queue and queue[0] in gone:
-                queue.popleft()
-            if queue and len(gone) < size:
-                place = queue.popleft()
-                gone.add(place)
-                taken[channel].append(pool[place])
-                progress = True
-    return [exemplar for group in taken.values() for exemplar in group]
 
 
 def to_json(exemplars: Sequence[Exemplar]) -> list[dict[str, Any]]:
@@ -171,46 +98,3 @@ class MemoryDataset(Dataset[Item | Placed]):
         old = key[1] >= first
         index = self.kept[key[1] - first] if old else current.images[key[1]]
         return current.load(index, key, self.lut if old else current.lut, {"memory": torch.tensor(old)})
-
-
-class ReplacingSampler(Sampler[list[Key]]):
-    """Batches of the step in which kept pictures stand at half of the places.
-
-    The kept pictures come in an order of their own, batch by batch as large as the step's and at the same places; where
-    there are fewer than a batch they are doubled, each copy with its own augmentation. Source: spec/ssul.md 12.2.
-
-    Args:
-        base: the step's batches.
-        first: position of the first kept picture in its data set.
-        count: of kept pictures.
-    """
-
-    def __init__(self, base: EpochSampler, first: int, count: int) -> None:
-        self.base, self.first = base, first
-        self.batch = base.batch_size * base.world
-        self.count, self.copies = count, next(1 << n for n in range(64) if count << n >= self.batch)
-
-    def __len__(self) -> int:
-        return len(self.base)
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        base, size = self.base, self.count * self.copies
-        per_epoch = size // self.batch
-        for iteration, batch in enumerate(base, start=base.start):
-            epoch, place = divmod(iteration, per_epoch)
-            order = np.random.default_rng([base.seed, base.step, epoch, 1]).permutation(size)
-            start = place * self.batch + base.rank * base.batch_size
-            chosen = numbered(epoch, order[start : start + base.batch_size], self.count, self.copies)
-            kept = [(number, self.first + i) for number, i in chosen]
-            rng = np.random.default_rng([base.seed, base.step, iteration, base.rank, 2])
-            yield replaced(batch, kept, rng.permutation(len(batch))[: len(batch) // 2])
-
-
-def replaced(batch: Sequence[Any], kept: Sequence[Any], places: Sequence[int] | np.ndarray[Any, Any]) -> list[Any]:
-    """The batch with the kept items at some places.
-
-    >>> replaced("abcd", "WXYZ", [3, 0])
-    ['W', 'b', 'c', 'Z']
-    """
-    chosen = {int(p) for p in places}
-    return [kept[i] if i in chosen else item for i, item in enumerate(batch)]

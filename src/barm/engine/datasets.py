@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from barm.data.check import leak
+from barm.data.dataset import EvalDataset, StepDataset
+from barm.data.exemplars import Exemplar, MemoryDataset
 from barm.data.index import checked
 from barm.data.left_right import flip_warning
 from barm.data.sources import open_source
@@ -14,10 +16,11 @@ from barm.data.sources.base import Source
 from barm.data.sources.decoded import DecodedSource
 from barm.data.sources.files import FileSource
 from barm.data.sources.named import Named, labelled
+from barm.data.transforms import EvalTransform, TrainTransform
 from barm.engine.config import DataConfig, PlaceConfig, RunConfig
 from barm.engine.runtime import Runtime
 from barm.errors import UserError
-from barm.labels import Step, TaskPlan
+from barm.labels import INCREMENTAL, JOINT, LabelPolicy, Step, TaskPlan
 
 
 @dataclass(frozen=True)
@@ -104,3 +107,30 @@ def _held(source: FileSource, about: DataConfig) -> Source:
     """The training split, decoded as far as the cache may hold it, under the run's classes where they are given."""
     held: Source = DecodedSource(source, about.cache_mb << 20) if about.cache_mb else source
     return Named(held, about.classes) if about.classes else held
+
+
+def train_dataset(config: RunConfig, data: Data, step: Step) -> StepDataset:
+    """The pictures that a step trains on, with its labels."""
+    recipe = config.recipe(step.index)
+    transform = TrainTransform(recipe.side, recipe.geometry, recipe.scale, recipe.flip, recipe.pad_label)
+    method = config.method.build(step, config.model)
+    policy = replace(method.policy, void=recipe.void_label)
+    on_device = config.runtime.augment == "device"
+    return StepDataset(data.train, data.plan, step, policy, transform, seed=config.seed, on_device=on_device)
+
+
+def eval_dataset(config: RunConfig, data: Data, source: Source, step: Step, policy: LabelPolicy) -> EvalDataset:
+    """One of the data sets that are measured on, as the configuration has it evaluated, with a step's labels."""
+    return EvalDataset(source, data.plan, step, policy, EvalTransform(crop=config.evaluation.crop or None))
+
+
+def with_exemplars(
+    config: RunConfig, data: Data, dataset: StepDataset, step: Step, exemplars: Sequence[Exemplar]
+) -> StepDataset | MemoryDataset:
+    """The step's pictures, with the kept ones where there are any."""
+    memory = config.method.memory
+    if memory is None or not exemplars:
+        return dataset
+    supervision = JOINT if memory.labels == "seen" else INCREMENTAL
+    policy = replace(supervision, void=config.recipe(step.index).void_label)
+    return MemoryDataset(dataset, exemplars, memory, data.plan.train_lut(step, policy))

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from barm.batch import Batch
-from barm.engine.runtime import Constant, Runtime
+from barm.data.sources.base import Source
+from barm.engine.config import RunConfig
+from barm.engine.datasets import Data as Data
+from barm.engine.datasets import eval_dataset
+from barm.engine.datasets import open_data as open_data
+from barm.engine.datasets import train_dataset as train_dataset
+from barm.engine.loaders import ordered_batches
+from barm.engine.monitor import Monitor
+from barm.engine.runtime import Runtime
+from barm.labels import Step
 from barm.methods import Method
-from barm.metrics import confusion_counts
+from barm.metrics import certain, confusion_counts
+from barm.models.frozen import Constant
 
 
 def evaluate(
@@ -40,3 +51,26 @@ def evaluate(
         counts += confusion_counts(prediction, batch.label, num_classes)
         progress()
     return rt.all_sum(counts).cpu()
+
+
+def evaluate_step(
+    config: RunConfig, rt: Runtime, method: Method[Any], model: nn.Module, data: Data, step: Step, monitor: Monitor
+) -> Tensor:
+    """Confusion counts of a step's network on all validation pictures, ``(C, C)`` int64.
+
+    Where a data set labels only some of the classes, `certain` says which pixels count.
+    """
+    parts = [(source, count_source(config, rt, method, model, source, data, monitor)) for source in data.measured]
+    return torch.stack([certain(counts, data.known(source, step)) for source, counts in parts]).sum(0)
+
+
+def count_source(
+    config: RunConfig, rt: Runtime, method: Method[Any], model: nn.Module, source: Source, data: Data, monitor: Monitor
+) -> Tensor:
+    """Confusion counts of a step's network on one data set, ``(C, C)`` int64, every labelled pixel counted."""
+    policy = replace(method.policy, unseen=0) if config.evaluation.unseen == "background" else method.policy
+    dataset = eval_dataset(config, data, source, method.step, policy)
+    loading, number = ordered_batches(config, rt, dataset)
+    one_shape = rt.one_shape(config.evaluation.crop > 0)
+    with one_shape, loading as batches, monitor.evaluation(method.step.index, number) as progress:
+        return evaluate(method, rt.constant(model), batches, rt, progress)

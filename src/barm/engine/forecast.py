@@ -10,14 +10,15 @@ from typing import Any, NamedTuple
 import torch
 
 from barm.batch import Batch
-from barm.data.dataset import StepDataset, iterations_per_epoch
+from barm.data.dataset import StepDataset
 from barm.data.image_sizes import picture_sizes
+from barm.data.sampler import iterations_per_epoch
 from barm.engine.config import RunConfig
-from barm.engine.datasets import Data
+from barm.engine.datasets import Data, train_dataset
 from barm.engine.evaluate import evaluate
 from barm.engine.loaders import train_batches
 from barm.engine.memory_use import forget_peak, peak_memory
-from barm.engine.prepare import Prepared, train_dataset
+from barm.engine.prepare import Prepared
 from barm.engine.runtime import Runtime
 from barm.engine.train import StepTrainer, calibrate
 from barm.labels import IGNORE, Step

@@ -14,22 +14,12 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from barm.batch import Batch
-from barm.data.dataset import (
-    EpochSampler,
-    EvalDataset,
-    Item,
-    StepDataset,
-    StepView,
-    Unread,
-    end_workers,
-    lost_worker,
-    make_eval_loader,
-    make_train_loader,
-    same_size_batches,
-)
+from barm.data.dataset import EvalDataset, Item, StepDataset, StepView
 from barm.data.device_transforms import finish
-from barm.data.exemplars import MemoryDataset, ReplacingSampler
+from barm.data.exemplars import MemoryDataset
 from barm.data.index import cores
+from barm.data.loader import Unread, end_workers, lost_worker, make_eval_loader, make_train_loader, same_size_batches
+from barm.data.sampler import EpochSampler, ReplacingSampler
 from barm.engine.config import RunConfig
 from barm.engine.runtime import Runtime
 from barm.errors import Failed, Stopped

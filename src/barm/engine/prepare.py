@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
-from barm.data.dataset import StepDataset
-from barm.data.transforms import TrainTransform
 from barm.engine.capacity import check_evaluation, check_training
 from barm.engine.config import RunConfig
 from barm.engine.crops import sized
@@ -55,13 +52,3 @@ def prepare(config: RunConfig, rt: Runtime, only: Sequence[int] | None = None, d
         check_training(config, rt, index)
     check_evaluation(config, rt, data.measured)
     return Prepared(config, data, steps, chosen, warnings)
-
-
-def train_dataset(config: RunConfig, data: Data, step: Step) -> StepDataset:
-    """The pictures that a step trains on, with its labels."""
-    recipe = config.recipe(step.index)
-    transform = TrainTransform(recipe.side, recipe.geometry, recipe.scale, recipe.flip, recipe.pad_label)
-    method = config.method.build(step, config.model)
-    policy = replace(method.policy, void=recipe.void_label)
-    on_device = config.runtime.augment == "device"
-    return StepDataset(data.train, data.plan, step, policy, transform, seed=config.seed, on_device=on_device)

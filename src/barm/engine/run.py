@@ -2,46 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from barm.data.dataset import EvalDataset, StepDataset, iterations_per_epoch
+from barm.data.dataset import StepDataset
 from barm.data.exemplars import Exemplar, MemoryDataset, from_json, to_json
-from barm.data.palette import id_palette
-from barm.data.sources.base import Source
-from barm.data.transforms import EvalTransform
-from barm.engine.checkpoint.differences import AGREEING, BASE, difference, other_class, settings
-from barm.engine.checkpoint.directory import COUNTS, MEMORY, METHOD, METRICS, PICTURES, RunDirectory
-from barm.engine.checkpoint.network import rebuild
-from barm.engine.checkpoint.pictures import Pictures, other_pictures, pictures_of
+from barm.data.sampler import iterations_per_epoch
+from barm.engine.adoption import adopt
+from barm.engine.checkpoint.differences import AGREEING
+from barm.engine.checkpoint.directory import MEMORY, METHOD, METRICS, RunDirectory
+from barm.engine.checkpoint.network import describe_classes, load_step, same_colours
+from barm.engine.checkpoint.pictures import pictures_of
 from barm.engine.checkpoint.provenance import provenance
 from barm.engine.checkpoint.shared import SharedDirectory
 from barm.engine.config import RunConfig
 from barm.engine.crops import chosen_lines
-from barm.engine.datasets import Data as Data
-from barm.engine.datasets import open_data as open_data
-from barm.engine.earlier import scores_of
-from barm.engine.evaluate import evaluate
-from barm.engine.interrupted import saved, saving, told
-from barm.engine.loaders import ordered_batches, train_batches
+from barm.engine.datasets import Data, train_dataset, with_exemplars
+from barm.engine.evaluate import evaluate_step
+from barm.engine.loaders import train_batches
 from barm.engine.memory_use import forget_peak, peak_memory
 from barm.engine.monitor import Monitor
 from barm.engine.prepare import prepare
-from barm.engine.prepare import train_dataset as train_dataset
 from barm.engine.runtime import Runtime
+from barm.engine.scores import scores_of
 from barm.engine.selection import choose_exemplars
 from barm.engine.train import StepTrainer, calibrate, train_step
-from barm.errors import Stopped, UserError
+from barm.errors import Failed, Stopped
 from barm.escaping import markup
-from barm.labels import INCREMENTAL, JOINT, Step, TaskPlan, in_learning_order
+from barm.labels import Step
 from barm.methods import Method
-from barm.metrics import certain
-from barm.models.segmenter import check_names
 from barm.words import count, step_title
 
 
@@ -106,7 +100,7 @@ def run(
             monitor.say(f"[yellow]warning:[/yellow] {markup(line)}")
         with told(path), rt.catch_signals():
             if start_from is not None:
-                rt.on_main(lambda: _adopt(config, directory, RunDirectory(start_from), data))
+                rt.on_main(lambda: adopt(config, directory, RunDirectory(start_from), data))
             if given is not None:
                 given.place(directory)
             for step in steps:
@@ -147,7 +141,7 @@ def _run_step(
         teacher = rt.constant(previous) if method.uses_teacher else None
         del previous
     model = rt.place(model)
-    pictures = _with_memory(config, data, dataset, step, exemplars)
+    pictures = with_exemplars(config, data, dataset, step, exemplars)
 
     per_epoch = iterations_per_epoch(len(pictures), recipe.batch_size, rt.world)
     trainer = StepTrainer(method, model, teacher, recipe, recipe.epochs * per_epoch, rt, config.seed)
@@ -229,42 +223,6 @@ def _exemplars(
     return choose_exemplars(config, rt, memory, earlier, pictures, rt.constant(previous), before)
 
 
-def _with_memory(
-    config: RunConfig, data: Data, dataset: StepDataset, step: Step, exemplars: Sequence[Exemplar]
-) -> StepDataset | MemoryDataset:
-    """The step's pictures, with the kept ones where there are any."""
-    memory = config.method.memory
-    if memory is None or not exemplars:
-        return dataset
-    supervision = JOINT if memory.labels == "seen" else INCREMENTAL
-    policy = replace(supervision, void=config.recipe(step.index).void_label)
-    return MemoryDataset(dataset, exemplars, memory, data.plan.train_lut(step, policy))
-
-
-def evaluate_step(
-    config: RunConfig, rt: Runtime, method: Method[Any], model: nn.Module, data: Data, step: Step, monitor: Monitor
-) -> Tensor:
-    """Confusion counts of a step's network on all validation pictures, ``(C, C)`` int64.
-
-    Where a data set labels only some of the classes, `certain` says which pixels count.
-    """
-    parts = [(source, count_source(config, rt, method, model, source, data, monitor)) for source in data.measured]
-    return torch.stack([certain(counts, data.known(source, step)) for source, counts in parts]).sum(0)
-
-
-def count_source(
-    config: RunConfig, rt: Runtime, method: Method[Any], model: nn.Module, source: Source, data: Data, monitor: Monitor
-) -> Tensor:
-    """Confusion counts of a step's network on one data set, ``(C, C)`` int64, every labelled pixel counted."""
-    step, transform = method.step, EvalTransform(crop=config.evaluation.crop or None)
-    policy = replace(method.policy, unseen=0) if config.evaluation.unseen == "background" else method.policy
-    dataset = EvalDataset(source, data.plan, step, policy, transform)
-    loading, number = ordered_batches(config, rt, dataset)
-    one_shape = rt.one_shape(transform.crop is not None)
-    with one_shape, loading as batches, monitor.evaluation(step.index, number) as progress:
-        return evaluate(method, rt.constant(model), batches, rt, progress)
-
-
 def _store(
     config: RunConfig,
     directory: RunDirectory,
@@ -289,112 +247,49 @@ def _store(
     monitor.say(f"{step_title(0, 1) if one else f'step {step.index}'}: mIoU {' · '.join(scores) or '–'}")
 
 
-def describe_classes(
-    config: RunConfig, plan: TaskPlan, step: Step, class_names: Sequence[str], palette: Any
-) -> dict[str, Any]:
-    """What it takes to load a step again: method, network, groups, names and colours by channel."""
-    return {
-        "method": config.method.model_dump(mode="json"),
-        "model": config.model.model_dump(mode="json"),
-        "groups": step.groups,
-        "num_steps": len(plan),
-        "classes": [{"id": i, "name": class_names[i], "colour": [int(v) for v in palette[i]]} for i in (0, *step.seen)],
-    }
+def saving(
+    rt: Runtime, directory: RunDirectory, trainer: StepTrainer, exemplars: Sequence[Exemplar]
+) -> Callable[[], None]:
+    """A function that saves the state of a step that is not finished; all processes call it together."""
+
+    def save() -> None:
+        trainer.check_finite()
+        state = {**trainer.state_dict(), "memory": to_json(exemplars)}
+        rt.on_main(lambda: directory.save_partial(trainer.method.step.index, state))
+
+    return save
 
 
-def renumbered(about: Mapping[str, Any], num_steps: int) -> dict[str, Any]:
-    """What `describe_classes` said, with ids in learning order, as a step of a run with another number of steps."""
-    classes = [{**c, "id": channel} for channel, c in enumerate(about["classes"])]
-    return {**about, "groups": in_learning_order(about["groups"]), "num_steps": num_steps, "classes": classes}
+@contextmanager
+def saved(rt: Runtime, save: Callable[[], None]) -> Iterator[None]:
+    """Save first where a pass is stopped, or a picture fails between two batches, so that nothing is lost.
 
-
-def same_colours(classes: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Classes as `describe_classes` has them: those of the step before keep their colours, and no two have one.
-
-    >>> same_colours([{"colour": [0, 0, 0]}, {"colour": [9, 9, 9]}], [{"colour": [9, 9, 9]}])[1]["colour"]
-    [128, 0, 0]
+    A failure is that of one process: the others do not know of it, and where there are several nothing can be saved.
     """
-    colours = [list(c["colour"]) for c in before]
-    for new in classes[len(before) :]:
-        free = (c for c in (list(new["colour"]), *id_palette()[1:].tolist()) if c not in colours)
-        colours.append(next(free, list(new["colour"])))
-    return [{**c, "colour": colour} for c, colour in zip(classes, colours, strict=True)]
+    try:
+        yield
+    except Stopped:
+        save()
+        raise
+    except Failed:
+        if rt.world == 1:
+            save()
+        raise
 
 
-def load_step(
-    directory: RunDirectory, index: int, plan: TaskPlan | None = None, class_names: Sequence[str] = ()
-) -> tuple[nn.Module, Method[Any]]:
-    """The network of a finished step in evaluation mode, on the CPU, with its method.
-
-    Args:
-        directory: of the run.
-        index: of the step.
-        plan: of the data that it will be used with, where there are any.
-        class_names: of these data by id, background first.
-
-    Raises:
-        UserError: if it is not there, or belongs to another task than `plan` or to classes of other names.
-    """
-    about = directory.read(index, METHOD)
-    step = Step(index, tuple(tuple(g) for g in about["groups"]))
-    if plan is not None and plan[index] != step:
-        raise UserError(
-            f"{directory.step_path(index)} learned the groups {about['groups']}, but this task's are "
-            f"{[list(g) for g in plan[index].groups]}; use the task it was trained with"
-        )
-    found = other_class({c["id"]: c["name"] for c in about["classes"]}, class_names) if class_names else None
-    if found is not None:
-        raise UserError(
-            f"{directory.step_path(index)} learned other classes than these data have ({found}): give the data that it "
-            "was trained on, or others with the same classes"
-        )
-    return rebuild(about, index, directory.load_model_state(index), str(directory.step_path(index)))
+@contextmanager
+def told(path: Path) -> Iterator[None]:
+    """Add to what has ended a run early how it goes on; `path` is the run's folder."""
+    try:
+        yield
+    except Stopped as stopped:
+        raise Stopped(f"{stopped}; {_next(path)}", stopped.signum) from None
+    except Failed as error:
+        raise Failed(f"{error}; {_next(path)}") from error
 
 
-def check_adoptable(config: RunConfig, other: RunDirectory, pictures: Pictures | None) -> None:
-    """Complain unless another run's step 0 is the same training.
-
-    Args:
-        config: of the run that would take it over.
-        other: the other run.
-        pictures: that this one trains on.
-
-    Raises:
-        UserError: says what is different.
-    """
-    theirs = other.config()
-    other.require(0)
-    found = difference(settings(theirs, BASE), settings(config, BASE))
-    if pictures is not None and other.has(0, PICTURES):
-        what = other_pictures(other.read(0, PICTURES), pictures)
-        if what is not None and found is None:
-            raise UserError(f"step 0 of {other.path} was trained on other pictures ({what}): train it here instead")
-    else:  # of an older version, which kept no record: of the same folder, at least
-        found = found or difference(*({"data.root": str(c.data.root)} for c in (theirs, config)))
-    if found is not None:
-        raise UserError(
-            f"step 0 of {other.path} was trained with another [{found[0]}] ({found[1]}): train it here instead"
-        )
-    found = difference(theirs.method.base_training, config.method.base_training)
-    if found is not None:
-        raise UserError(
-            f"step 0 of {other.path} was trained by {theirs.method.name}, which minimises something else there than "
-            f"{config.method.name} ({found[1]}): train it here instead"
-        )
-
-
-def _adopt(config: RunConfig, directory: RunDirectory, other: RunDirectory, data: Data) -> None:
-    """Take over another run's step 0 where it is the same training."""
-    if directory.is_complete(0):
-        return
-    check_adoptable(config, other, directory.pictures)
-    state, step = other.load_model_state(0), data.plan[0]
-    check_names(config.method.build(step, config.model).build_model().state_dict(), state, set(), str(other.path))
-    counts = torch.tensor(other.read(0, COUNTS))
-    directory.save_step(
-        0,
-        state,
-        describe_classes(config, data.plan, step, data.train.class_names, data.train.palette),
-        counts,
-        other.read(0, METRICS),
-    )
+def _next(path: Path) -> str:
+    here = RunDirectory(path)  # as this process sees it: one that fails is alone
+    if here.finished_steps() or here.has_partial():
+        return f"the state is saved in {path}: go on with --resume"
+    return "nothing was saved yet: start anew"

@@ -6,7 +6,6 @@ One process, torchrun and SLURM start the same code; gradients are averaged over
 from __future__ import annotations
 
 import atexit
-import copy
 import ctypes
 import logging
 import os
@@ -22,15 +21,14 @@ from lightning.fabric import Fabric
 from lightning.fabric.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils._pytree import tree_map
 
 from barm.engine.config import RuntimeConfig
 from barm.engine.distributed import watch
 from barm.engine.distributed.launcher import processes
 from barm.engine.signals import on_stop
 from barm.errors import UserError
-from barm.models.batch_norm import ordinary, synchronised
-from barm.models.frozen import fold_batch_norm, lower_precision
+from barm.models.batch_norm import synchronised
+from barm.models.frozen import Constant
 
 T = TypeVar("T")
 MALLOC = {  # options of glibc's malloc.h: what it comes to by itself, and to keep what is freed
@@ -102,6 +100,11 @@ class Runtime:
         return module.to(self.device)
 
     @property
+    def layout(self) -> torch.memory_format:
+        """Of the networks and their images in memory."""
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+    @property
     def shares_statistics(self) -> bool:
         """Are batch statistics shared between processes? (between GPUs; torch has nothing for it on processors)"""
         return self.world > 1 and self.device.type == "cuda"
@@ -125,11 +128,11 @@ class Runtime:
 
     def image(self, image: Tensor) -> Tensor:
         """Put pictures into the memory layout of the networks."""
-        return image.contiguous(memory_format=torch.channels_last if self.channels_last else torch.contiguous_format)
+        return image.contiguous(memory_format=self.layout)
 
     def constant(self, module: nn.Module) -> Constant:
         """A copy of a network that never trains again, as fast as it gets on this device."""
-        return Constant(module, self)
+        return Constant(module, constant_type(self.precision, self.device), self.device, self.layout)
 
     @contextmanager
     def one_shape(self, one: bool = True) -> Iterator[None]:
@@ -269,32 +272,6 @@ class Runtime:
     def load_scaler_state(self, state: dict[str, Any]) -> None:
         """Restore `scaler_state`."""
         self.fabric._precision.load_state_dict(state)
-
-
-class Constant:
-    """A network as a function: batch norm folded, weights in the type it computes in, no gradient.
-
-    It runs the operations of the network under autocast, without those that folding and a fixed type save, so that it
-    is never the slower of both, whatever the kinds of its convolutions (docs/speed.md).
-
-    Args:
-        module: the network; a copy is taken.
-        rt: device, precision and memory layout.
-    """
-
-    def __init__(self, module: nn.Module, rt: Runtime) -> None:
-        self.rt, self.dtype = rt, constant_type(rt.precision, rt.device)
-        self.normalise = copy.deepcopy(getattr(module, "normalise", nn.Identity())).to(rt.device)
-        network = copy.deepcopy(ordinary(module)).cpu().eval().requires_grad_(False).float()
-        self.network = rt.place(lower_precision(fold_batch_norm(network, self.dtype), self.dtype))
-
-    def __call__(self, image: Tensor) -> Any:
-        """Run it: ``(N, 3, H, W)``, uint8 or normalised already -> the network's output in fp32."""
-        image = self.normalise(self.rt.image(image)).to(self.dtype)
-        with torch.inference_mode():
-            out = self.network(image)
-        # copied outside of inference mode, since a loss may keep it for its gradient
-        return tree_map(lambda x: x.to(torch.float32, copy=True) if isinstance(x, Tensor) else x, out)
 
 
 def constant_type(precision: str, device: torch.device) -> torch.dtype:

@@ -7,7 +7,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
+from barm.engine.checkpoint.directory import COUNTS, METHOD, METRICS, PICTURES, RunDirectory
+from barm.engine.checkpoint.pictures import Pictures, other_pictures, pictures_of
+from barm.engine.datasets import Data
 from barm.labels import Step
 from barm.metrics import (
     average_miou,
@@ -88,3 +92,90 @@ def _none_for_nan(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _none_for_nan(v) for key, v in value.items()}
     return None if isinstance(value, float) and np.isnan(value) else value
+
+
+def scores_of(
+    directory: RunDirectory, step: Step, counts: Tensor, data: Data, *, others: bool = False, same_view: bool = True
+) -> dict[str, Any]:
+    """Every score of a step.
+
+    Args:
+        directory: of the run, for the steps before.
+        step: the step.
+        counts: its confusion counts, ``(C, C)``.
+        data: the pictures that it was measured on.
+        others: these may be others than the run's, so that steps without a record of theirs are not comparable.
+        same_view: it was measured in the way in which the run was.
+
+    Returns:
+        As ``metrics.json``; without average mIoU and forgetting where a step before was measured on other pictures or
+        in another way.
+    """
+    earlier = earlier_counts(directory, step.index, pictures_of(data), others=others) if same_view else None
+    metrics = step_metrics([*(earlier or []), counts.tolist()], step, data.train.class_names, data.labelled)
+    return metrics if earlier is not None else {**metrics, "average_miou": None, "forgetting": None}
+
+
+def earlier_counts(directory: RunDirectory, index: int, now: Pictures, *, others: bool = False) -> list[Any] | None:
+    """Confusion counts of the steps before, of those that have some.
+
+    Args:
+        directory: of the run.
+        index: of the step.
+        now: what the step is measured on.
+        others: as in `scores_of`.
+
+    Returns:
+        None if one of them was measured on other pictures: no mean over the steps, and no forgetting, exists then.
+    """
+    steps = [i for i in range(index) if directory.has(i, COUNTS)]
+    if not all(directory.has(i, PICTURES) for i in steps) and (others or _kept_elsewhere(directory, index)):
+        return None
+    records = [directory.read(i, PICTURES) for i in steps if directory.has(i, PICTURES)]
+    if any(other_pictures(record, now, trained=False) for record in records):
+        return None
+    return [directory.read(i, COUNTS) for i in steps]
+
+
+def measured_alike(run: RunDirectory, index: int, last: int) -> bool:
+    """Was a finished step measured on the pictures on which a later one was?"""
+    if index == last or not run.has(last, PICTURES):
+        return True
+    if not run.has(index, PICTURES):
+        return not _kept_elsewhere(run, last)
+    return other_pictures(run.read(index, PICTURES), run.read(last, PICTURES), trained=False) is None
+
+
+def _kept_elsewhere(run: RunDirectory, last: int) -> bool:
+    """May steps without a record have been measured elsewhere? So it is in extensions that older versions made."""
+    return run.has(last, PICTURES) and run.is_extension()
+
+
+def read_scores(run: RunDirectory) -> list[dict[str, Any]]:
+    """The scores of every step that was measured on the pictures of the last one, as ``metrics.json`` has them.
+
+    A class that no picture shows has none: older versions counted 0. Nor are there an average and forgetting where a
+    step before was measured on other pictures.
+    """
+    steps = [i for i in run.finished_steps() if run.has(i, METRICS)]
+    found = []
+    for index in (i for i in steps if measured_alike(run, i, steps[-1])):
+        metrics = _as_counted_now(run, index)
+        alike = all(measured_alike(run, i, index) for i in steps if i < index)
+        found.append(metrics if alike else {**metrics, "average_miou": None, "forgetting": None})
+    return found
+
+
+def _as_counted_now(run: RunDirectory, index: int) -> dict[str, Any]:
+    """A step's scores, from its counts where a class without pixels has one."""
+    metrics: dict[str, Any] = run.read(index, METRICS)
+    known = [i for i in range(index + 1) if run.has(i, COUNTS)]
+    if index not in known or None in metrics["class_iou"].values():
+        return metrics
+    counts = [run.read(i, COUNTS) for i in known]
+    if all(sum(row) for row in counts[-1]):
+        return metrics
+    about = run.read(index, METHOD)
+    names = {c["id"]: c["name"] for c in about["classes"]}
+    step = Step(index, tuple(tuple(group) for group in about["groups"]))
+    return step_metrics(counts, step, [names.get(i, "") for i in range(max(names) + 1)])

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from barm.data.dataset import StepDataset, StepView
-from barm.data.exemplars import Exemplar, MemoryConfig, channels_in, draw_exemplars
+from barm.data.exemplars import Exemplar, MemoryConfig
 from barm.data.transforms import EvalTransform
 from barm.engine.config import RunConfig
 from barm.engine.loaders import ordered_batches
-from barm.engine.runtime import Constant, Runtime
+from barm.engine.runtime import Runtime
+from barm.labels import IGNORE
 from barm.methods import Method
+from barm.models.frozen import Constant
 
 
 def choose_exemplars(
@@ -69,3 +75,74 @@ def presence(
             for index, one in zip(batch.extras["index"].tolist(), label, strict=True):
                 shown[place[index], list(channels_in(one))] = 1
     return rt.all_sum(shown).bool().cpu()
+
+
+def channels_in(label: Tensor) -> tuple[int, ...]:
+    """The classes in a label map of any shape, ascending; neither background nor 255.
+
+    >>> channels_in(torch.tensor([0, 2, 2, 255, 1]))
+    (1, 2)
+    """
+    return tuple(c for c in torch.unique(label).tolist() if c not in (0, IGNORE))
+
+
+def draw_exemplars(
+    candidates: Sequence[Exemplar], num_channels: int, config: MemoryConfig, seed: int
+) -> list[Exemplar]:
+    """Choose the memory: candidates and classes are shuffled, then every class in turn takes a picture.
+
+    Args:
+        candidates: the last memory, then the pictures of the step that has ended; a picture that is in both shows the
+            classes of both.
+        num_channels: of the model before this step, background included.
+        config: size, and whether a picture may be kept twice.
+        seed: of both shuffles, by numpy's legacy generator as published.
+
+    Returns:
+        At most `config.size` pictures, by the class they were taken for.
+    """
+    rng = np.random.RandomState(seed)
+    pool, order = list(candidates), list(range(1, num_channels))
+    if config.unique:
+        pool = _merged(pool)
+    rng.shuffle(pool)
+    rng.shuffle(order)
+    return take_in_turn(pool, order, config.size)
+
+
+def _merged(pool: Sequence[Exemplar]) -> list[Exemplar]:
+    """Every picture once, at its last place, with all the classes that its records name."""
+    channels: dict[str, set[int]] = {}
+    for exemplar in reversed(pool):
+        channels.setdefault(exemplar.name, set()).update(exemplar.channels)
+    return [Exemplar(name, tuple(sorted(shown))) for name, shown in channels.items()][::-1]
+
+
+def take_in_turn(pool: Sequence[Exemplar], order: Sequence[int], size: int) -> list[Exemplar]:
+    """Round after round, every class takes the first remaining picture that shows it, until `size` are taken.
+
+    Ends, other than the published loops, where a round finds nothing. Source: spec/ssul.md 12.1, spec/dkd.md section 8.
+
+    >>> a, b = Exemplar("a", (1, 2)), Exemplar("b", (1,))
+    >>> [e.name for e in take_in_turn([a, b], order=[2, 1], size=2)]
+    ['b', 'a']
+    """
+    showing = {channel: deque[int]() for channel in order}
+    for place, exemplar in enumerate(pool):
+        for channel in exemplar.channels:
+            if channel in showing:
+                showing[channel].append(place)
+    gone, taken = set[int](), {channel: list[Exemplar]() for channel in sorted(order)}
+    progress = True
+    while progress and len(gone) < size:
+        progress = False
+        for channel in order:
+            queue = showing[channel]
+            while queue and queue[0] in gone:
+                queue.popleft()
+            if queue and len(gone) < size:
+                place = queue.popleft()
+                gone.add(place)
+                taken[channel].append(pool[place])
+                progress = True
+    return [exemplar for group in taken.values() for exemplar in group]

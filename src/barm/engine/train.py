@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from barm.batch import Batch, Term
 from barm.engine.config import StepRecipe
 from barm.engine.finite import not_finite
-from barm.engine.runtime import Constant, Runtime, unwrap
+from barm.engine.runtime import Runtime, unwrap
 from barm.engine.schedule import scheduled
 from barm.errors import UserError
 from barm.methods import Method
 from barm.models.batch_norm import ordinary
+from barm.models.frozen import Constant
 from barm.words import count
 from barm.words import verb as verb_of
 

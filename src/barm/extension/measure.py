@@ -8,16 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from barm.data.dataset import EvalDataset
 from barm.data.sources.named import labelled
-from barm.data.transforms import EvalTransform
 from barm.engine.checkpoint.directory import COUNTS, METRICS, PICTURES, RunDirectory
+from barm.engine.checkpoint.network import load_step
 from barm.engine.checkpoint.pictures import pictures_of
-from barm.engine.earlier import scores_of
+from barm.engine.datasets import eval_dataset
+from barm.engine.evaluate import count_source, evaluate_step
 from barm.engine.loaders import ordered_batches
 from barm.engine.monitor import Monitor
-from barm.engine.run import count_source, evaluate_step, load_step
 from barm.engine.runtime import Runtime
+from barm.engine.scores import scores_of
 from barm.extension.plan import Plan
 from barm.metrics import class_accuracy, confusion_counts
 
@@ -85,8 +85,7 @@ def agreement(plan: Plan, rt: Runtime, directory: RunDirectory) -> Scores:
     step, channels = new[1].step, new[1].step.num_seen
     counts = torch.zeros(channels, channels, dtype=torch.int64, device=rt.device)
     for source in plan.data.measured:
-        transform = EvalTransform(crop=plan.config.evaluation.crop or None)
-        dataset = EvalDataset(source, plan.data.plan, step, new[1].policy, transform)
+        dataset = eval_dataset(plan.config, plan.data, source, step, new[1].policy)
         loading, _ = ordered_batches(plan.config, rt, dataset)
         with loading as batches:
             for batch in batches:

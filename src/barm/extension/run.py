@@ -9,14 +9,16 @@ from typing import Any
 
 import torch
 
-from barm.data.dataset import iterations_per_epoch
+from barm.data.sampler import iterations_per_epoch
 from barm.engine.checkpoint.atomic import write_atomically
 from barm.engine.checkpoint.directory import COUNTS, EXTENSION, METHOD, METRICS, RunDirectory
+from barm.engine.checkpoint.network import renumbered
 from barm.engine.checkpoint.shared import SharedDirectory
 from barm.engine.crops import sized
+from barm.engine.datasets import train_dataset
 from barm.engine.distributed.launcher import processes
 from barm.engine.monitor import Monitor
-from barm.engine.run import Given, renumbered, run, train_dataset
+from barm.engine.run import Given, run
 from barm.engine.runtime import Runtime
 from barm.escaping import markup, place
 from barm.extension.advice import advice

@@ -1,4 +1,4 @@
-"""Folding batch norm into the convolutions before it, for a network that no longer trains."""
+"""A network that no longer trains: batch norm folded into the convolutions before it, in the type it computes in."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any, cast
 import torch
 from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.hooks import RemovableHandle
 
+from barm.models.batch_norm import ordinary
 from barm.models.heads import GroupedHead, fold_into
 
 EXAMPLE = (1, 3, 64, 64)
@@ -108,3 +109,38 @@ def watched(network: nn.Module, example: Tensor) -> dict[nn.Conv2d, list[nn.Modu
         for hook in hooks:
             hook.remove()
     return takers
+
+
+class Constant:
+    """A network as a function: batch norm folded, weights in the type it computes in, no gradient.
+
+    It runs the operations of the network under autocast, without those that folding and a fixed type save, so that it
+    is never the slower of both, whatever the kinds of its convolutions (docs/speed.md).
+
+    Args:
+        module: the network; a copy is taken.
+        dtype: what it computes in.
+        device: where it runs.
+        layout: of its tensors in memory.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        layout: torch.memory_format = torch.contiguous_format,
+    ) -> None:
+        self.dtype, self.layout = dtype, layout
+        self.normalise = copy.deepcopy(getattr(module, "normalise", nn.Identity())).to(device)
+        network = copy.deepcopy(ordinary(module)).cpu().eval().requires_grad_(False).float()
+        network = lower_precision(fold_batch_norm(network, dtype), dtype)
+        self.network = network.to(memory_format=layout).to(device)
+
+    def __call__(self, image: Tensor) -> Any:
+        """Run it: ``(N, 3, H, W)``, uint8 or normalised already -> the network's output in fp32."""
+        image = self.normalise(image.contiguous(memory_format=self.layout)).to(self.dtype)
+        with torch.inference_mode():
+            out = self.network(image)
+        # copied outside of inference mode, since a loss may keep it for its gradient
+        return tree_map(lambda x: x.to(torch.float32, copy=True) if isinstance(x, Tensor) else x, out)

@@ -20,9 +20,9 @@ from barm.data.sources.base import Source
 from barm.data.sources.named import labelled
 from barm.engine.checkpoint.atomic import write_atomically
 from barm.engine.checkpoint.directory import METHOD, RunDirectory
+from barm.engine.checkpoint.network import load_step
 from barm.engine.config import PlaceConfig, RunConfig
 from barm.engine.datasets import open_val
-from barm.engine.run import load_step
 from barm.engine.runtime import Runtime
 from barm.errors import UserError
 from barm.escaping import place

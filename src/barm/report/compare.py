@@ -19,8 +19,7 @@ from rich.text import Text
 from barm.engine.checkpoint.differences import differing, settings, shown
 from barm.engine.checkpoint.directory import METHOD, METRICS, RunDirectory
 from barm.engine.config import RunConfig
-from barm.engine.earlier import read_scores
-from barm.engine.scores import unmeasured
+from barm.engine.scores import read_scores, unmeasured
 from barm.errors import UserError
 from barm.escaping import csv_cell, latex, markdown, markup, placeless, places, told_apart
 from barm.reading import real

@@ -16,8 +16,8 @@ from barm.engine.checkpoint.differences import settings, shown, to_table
 from barm.engine.checkpoint.directory import COUNTS, EXTENSION, METHOD, METRICS, RunDirectory
 from barm.engine.checkpoint.schema import misfit
 from barm.engine.config import RunConfig
-from barm.engine.earlier import read_scores
 from barm.engine.monitor import read_log
+from barm.engine.scores import read_scores
 from barm.errors import UserError
 from barm.escaping import command, names, place, placeless, places
 from barm.methods import METHODS

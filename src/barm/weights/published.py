@@ -15,8 +15,8 @@ from torch import Tensor
 from barm.data.palette import published
 from barm.engine.checkpoint.atomic import save_pickled
 from barm.engine.checkpoint.directory import RunDirectory
+from barm.engine.checkpoint.network import describe_classes, load_step
 from barm.engine.config import RunConfig
-from barm.engine.run import describe_classes, load_step
 from barm.errors import UserError
 from barm.labels import TaskPlan
 from barm.models.segmenter import MODELS, check_names

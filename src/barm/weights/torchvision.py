@@ -18,7 +18,7 @@ from barm.config import load_config
 from barm.data.palette import id_palette, published
 from barm.data.text import read_lines
 from barm.engine.checkpoint.directory import RunDirectory
-from barm.engine.run import describe_classes
+from barm.engine.checkpoint.network import describe_classes
 from barm.engine.runtime import Runtime
 from barm.errors import UserError
 from barm.models.segmenter import check_names

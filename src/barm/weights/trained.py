@@ -11,10 +11,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from barm.engine.checkpoint.directory import METHOD, RunDirectory
-from barm.engine.checkpoint.network import rebuild
+from barm.engine.checkpoint.network import load_step, rebuild
 from barm.engine.checkpoint.schema import misfit
 from barm.engine.config import RuntimeConfig
-from barm.engine.run import load_step
 from barm.errors import UserError
 from barm.methods import Method
 from barm.reading import Unfit, parse_json

@@ -8,20 +8,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from barm.data.dataset import EpochSampler, StepDataset
-from barm.data.exemplars import (
-    Exemplar,
-    MemoryConfig,
-    MemoryDataset,
-    ReplacingSampler,
-    draw_exemplars,
-    from_json,
-    take_in_turn,
-    to_json,
-)
+from barm.data.dataset import StepDataset
+from barm.data.exemplars import Exemplar, MemoryConfig, MemoryDataset, from_json, to_json
 from barm.data.index import checked
+from barm.data.sampler import EpochSampler, ReplacingSampler
 from barm.data.sources import open_source
 from barm.data.transforms import TrainTransform
+from barm.engine.selection import draw_exemplars, take_in_turn
 from barm.errors import UserError
 from barm.labels import INCREMENTAL, JOINT, TaskPlan
 

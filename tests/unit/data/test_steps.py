@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from barm.data.dataset import EpochSampler, EvalDataset, StepDataset, make_eval_loader, make_train_loader
+from barm.data.dataset import EvalDataset, StepDataset
 from barm.data.index import checked
+from barm.data.loader import make_eval_loader, make_train_loader
+from barm.data.sampler import EpochSampler
 from barm.data.sources import open_source
 from barm.data.transforms import EvalTransform, TrainTransform
 from barm.errors import UserError

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from barm.data.palette import id_palette
 from barm.engine.capacity import skeleton
+from barm.engine.checkpoint.differences import other_class
+from barm.engine.checkpoint.directory import METHOD, RunDirectory
+from barm.engine.config import RunConfig
+from barm.engine.datasets import Data as Data
+from barm.engine.datasets import open_data as open_data
+from barm.engine.datasets import train_dataset as train_dataset
 from barm.engine.finite import check_finite
 from barm.errors import UserError
-from barm.labels import Step
+from barm.labels import Step, TaskPlan, in_learning_order
 from barm.methods import METHODS, Method
 from barm.models.segmenter import NetworkConfig, check_names
 
@@ -50,3 +57,65 @@ def rebuild(
     check_finite(state, what)
     model.load_state_dict(state)
     return model.eval(), method
+
+
+def describe_classes(
+    config: RunConfig, plan: TaskPlan, step: Step, class_names: Sequence[str], palette: Any
+) -> dict[str, Any]:
+    """What it takes to load a step again: method, network, groups, names and colours by channel."""
+    return {
+        "method": config.method.model_dump(mode="json"),
+        "model": config.model.model_dump(mode="json"),
+        "groups": step.groups,
+        "num_steps": len(plan),
+        "classes": [{"id": i, "name": class_names[i], "colour": [int(v) for v in palette[i]]} for i in (0, *step.seen)],
+    }
+
+
+def renumbered(about: Mapping[str, Any], num_steps: int) -> dict[str, Any]:
+    """What `describe_classes` said, with ids in learning order, as a step of a run with another number of steps."""
+    classes = [{**c, "id": channel} for channel, c in enumerate(about["classes"])]
+    return {**about, "groups": in_learning_order(about["groups"]), "num_steps": num_steps, "classes": classes}
+
+
+def same_colours(classes: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Classes as `describe_classes` has them: those of the step before keep their colours, and no two have one.
+
+    >>> same_colours([{"colour": [0, 0, 0]}, {"colour": [9, 9, 9]}], [{"colour": [9, 9, 9]}])[1]["colour"]
+    [128, 0, 0]
+    """
+    colours = [list(c["colour"]) for c in before]
+    for new in classes[len(before) :]:
+        free = (c for c in (list(new["colour"]), *id_palette()[1:].tolist()) if c not in colours)
+        colours.append(next(free, list(new["colour"])))
+    return [{**c, "colour": colour} for c, colour in zip(classes, colours, strict=True)]
+
+
+def load_step(
+    directory: RunDirectory, index: int, plan: TaskPlan | None = None, class_names: Sequence[str] = ()
+) -> tuple[nn.Module, Method[Any]]:
+    """The network of a finished step in evaluation mode, on the CPU, with its method.
+
+    Args:
+        directory: of the run.
+        index: of the step.
+        plan: of the data that it will be used with, where there are any.
+        class_names: of these data by id, background first.
+
+    Raises:
+        UserError: if it is not there, or belongs to another task than `plan` or to classes of other names.
+    """
+    about = directory.read(index, METHOD)
+    step = Step(index, tuple(tuple(g) for g in about["groups"]))
+    if plan is not None and plan[index] != step:
+        raise UserError(
+            f"{directory.step_path(index)} learned the groups {about['groups']}, but this task's are "
+            f"{[list(g) for g in plan[index].groups]}; use the task it was trained with"
+        )
+    found = other_class({c["id"]: c["name"] for c in about["classes"]}, class_names) if class_names else None
+    if found is not None:
+        raise UserError(
+            f"{directory.step_path(index)} learned other classes than these data have ({found}): give the data that it "
+            "was trained on, or others with the same classes"
+        )
+    return rebuild(about, index, directory.load_model_state(index), str(directory.step_path(index)))

@@ -1,0 +1,132 @@
+"""Loaders of samples: their processes, and what becomes of an image that cannot be read."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+
+from barm.data.dataset import EvalDataset, Item, StepView
+from barm.data.device_transforms import Placed
+from barm.data.sampler import Key
+from barm.errors import Failed
+
+START_METHOD = "fork" if sys.platform.startswith("linux") else "spawn"  # of loaders: elsewhere a fork may crash
+
+
+class Unread(NamedTuple):
+    """In the place of a batch: why one of its pictures could not be read."""
+
+    message: str
+
+
+def make_train_loader(
+    dataset: Dataset[Item | Placed],
+    sampler: Sampler[list[Key]],
+    *,
+    workers: int,
+    on_device: bool = False,
+    pin: bool = False,
+) -> DataLoader[Any]:
+    """The sampler's batches: pictures and labels uint8, extras by name; with `on_device` lists of items.
+
+    `pin` puts them where a GPU can fetch them while it computes. A batch with a picture that cannot be read is an
+    `Unread`.
+    """
+    options = _options(workers, pin, list if on_device else None)
+    return DataLoader(_Reporting(dataset), batch_sampler=sampler, **options)
+
+
+def make_eval_loader(
+    dataset: EvalDataset | StepView, *, batch_size: int, rank: int, world: int, workers: int, pin: bool = False
+) -> DataLoader[Item]:
+    """This process's share of the pictures, in batches of one size; `Unread` as in `make_train_loader`."""
+    batches = same_size_batches(dataset.shapes(), batch_size)[rank::world]
+    return DataLoader(_Reporting(dataset), batch_sampler=batches, **_options(workers, pin))
+
+
+def same_size_batches(shapes: Sequence[Hashable], batch_size: int) -> list[list[int]]:
+    """Positions in batches whose pictures have one shape, in the order in which the batches begin.
+
+    >>> same_size_batches(["a", "b", "a", "a"], 2)
+    [[0, 2], [1], [3]]
+    """
+    groups: dict[Hashable, list[int]] = {}
+    for position, shape in enumerate(shapes):
+        groups.setdefault(shape, []).append(position)
+    cut = (g[i : i + batch_size] for g in groups.values() for i in range(0, len(g), batch_size))
+    return sorted(cut, key=lambda batch: batch[0])
+
+
+def lost_worker(iterator: Any) -> bool:
+    """Did a process of a loader's iterator end by itself? What it had sent then cannot be received, in many ways."""
+    workers = getattr(iterator, "_workers", ())
+    for worker in workers:
+        worker.join(0.2)
+    return any(worker.exitcode is not None for worker in workers)
+
+
+def end_workers(iterator: Any) -> None:
+    """End the processes of a loader's iterator, however the work ended; without any it does nothing.
+
+    They leave stop signals to the main process, and torch asks the last ones by such a signal.
+    """
+    workers = getattr(iterator, "_workers", ())
+    if workers:
+        iterator._shutdown_workers()
+    for worker in workers:
+        if worker.is_alive():
+            worker.kill()
+            worker.join()
+
+
+class _Reporting(Dataset[Any]):
+    """A data set whose unreadable pictures are values: as an exception a worker would send its whole traceback."""
+
+    def __init__(self, dataset: Dataset[Any]) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def __getitem__(self, key: Any) -> Any:
+        try:
+            return self.dataset[key]
+        except Failed as error:
+            return Unread(str(error))
+
+
+def _collate(collate: Callable[[list[Any]], Any], items: list[Any]) -> Any:
+    """The items as a batch, or the first that could not be read."""
+    return next((item for item in items if isinstance(item, Unread)), None) or collate(items)
+
+
+def _options(workers: int, pin: bool, collate: Callable[[list[Any]], Any] | None = None) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "num_workers": workers,
+        "collate_fn": partial(_collate, collate or default_collate),
+        "pin_memory": pin,
+    }
+    if workers:
+        options |= {"worker_init_fn": _start_worker, "prefetch_factor": 4, "multiprocessing_context": START_METHOD}
+    return options
+
+
+def _start_worker(_worker: int) -> None:
+    """Leave stop signals to the main process, which saves first and then ends the workers; one thread per worker."""
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    sys.excepthook = _tell
+
+
+def _tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Show what went wrong in a worker, but not that the main process ended while something was handed over."""
+    if not issubclass(kind, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, trace)

@@ -1,0 +1,116 @@
+"""The order in which every process sees the images of a step.
+
+Every random choice is a function of (seed, step, epoch, index): neither the number of workers nor a restart changes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Sampler
+
+Key = tuple[int, int]  # epoch (of `numbered`), position in the step's pictures
+
+
+def iterations_per_epoch(num_images: int, batch_size: int, world: int) -> int:
+    """Updates per epoch: whole global batches only, but at least one (a small step's pictures are then repeated)."""
+    return max(1, num_images // (batch_size * world))
+
+
+def numbered(epoch: int, places: NDArray[np.intp], count: int, copies: int) -> list[Key]:
+    """Keys of an epoch in which pictures are repeated: every copy of a picture has a number, so that no two are alike.
+
+    Args:
+        epoch: number of the pass.
+        places: in the pictures, one copy of all after the other: picture ``p % count``, copy ``p // count``.
+        count: of the pictures.
+        copies: of each.
+
+    >>> numbered(3, np.array([1, 4]), count=3, copies=2)
+    [(6, 1), (7, 1)]
+    """
+    return [(epoch * copies + int(p) // count, int(p) % count) for p in places]
+
+
+class EpochSampler(Sampler[list[Key]]):
+    """One process's batches for the iterations ``start .. epochs * iterations_per_epoch``, over all epochs in one pass.
+
+    Args:
+        num_images: of the step.
+        batch_size: per process.
+        epochs: of the step.
+        start: first iteration.
+        rank: of this process.
+        world: number of processes.
+        seed: of the order.
+        step: index of the step.
+    """
+
+    def __init__(
+        self, num_images: int, batch_size: int, epochs: int, start: int, rank: int, world: int, seed: int, step: int
+    ) -> None:
+        self.num_images, self.batch_size, self.rank, self.world = num_images, batch_size, rank, world
+        self.seed, self.step, self.start = seed, step, start
+        self.per_epoch = iterations_per_epoch(num_images, batch_size, world)
+        self.total = epochs * self.per_epoch
+
+    def __len__(self) -> int:
+        return self.total - self.start
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        epoch, order, count = -1, np.empty(0, np.intp), self.num_images
+        length = max(count, self.batch_size * self.world)
+        copies = -(-length // count)
+        for iteration in range(self.start, self.total):
+            if iteration // self.per_epoch != epoch:
+                epoch = iteration // self.per_epoch
+                order = np.random.default_rng([self.seed, self.step, epoch]).permutation(count)
+                order = np.concatenate([order + copy * count for copy in range(copies)])[:length]
+            first = (iteration % self.per_epoch * self.world + self.rank) * self.batch_size
+            yield numbered(epoch, order[first : first + self.batch_size], count, copies)
+
+
+class ReplacingSampler(Sampler[list[Key]]):
+    """Batches of the step in which kept pictures stand at half of the places.
+
+    The kept pictures come in an order of their own, batch by batch as large as the step's and at the same places; where
+    there are fewer than a batch they are doubled, each copy with its own augmentation. Source: spec/ssul.md 12.2.
+
+    Args:
+        base: the step's batches.
+        first: position of the first kept picture in its data set.
+        count: of kept pictures.
+    """
+
+    def __init__(self, base: EpochSampler, first: int, count: int) -> None:
+        self.base, self.first = base, first
+        self.batch = base.batch_size * base.world
+        self.count, self.copies = count, next(1 << n for n in range(64) if count << n >= self.batch)
+
+    def __len__(self) -> int:
+        return len(self.base)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        base, size = self.base, self.count * self.copies
+        per_epoch = size // self.batch
+        for iteration, batch in enumerate(base, start=base.start):
+            epoch, place = divmod(iteration, per_epoch)
+            order = np.random.default_rng([base.seed, base.step, epoch, 1]).permutation(size)
+            start = place * self.batch + base.rank * base.batch_size
+            chosen = numbered(epoch, order[start : start + base.batch_size], self.count, self.copies)
+            kept = [(number, self.first + i) for number, i in chosen]
+            rng = np.random.default_rng([base.seed, base.step, iteration, base.rank, 2])
+            yield replaced(batch, kept, rng.permutation(len(batch))[: len(batch) // 2])
+
+
+def replaced(batch: Sequence[Any], kept: Sequence[Any], places: Sequence[int] | np.ndarray[Any, Any]) -> list[Any]:
+    """The batch with the kept items at some places.
+
+    >>> replaced("abcd", "WXYZ", [3, 0])
+    ['W', 'b', 'c', 'Z']
+    """
+    chosen = {int(p) for p in places}
+    return [kept[i] if i in chosen else item for i, item in enumerate(batch)]

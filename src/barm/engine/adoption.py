@@ -1,0 +1,65 @@
+"""Step 0 of another run, taken over where it is the same training."""
+
+from __future__ import annotations
+
+import torch
+
+from barm.engine.checkpoint.differences import BASE, difference, settings
+from barm.engine.checkpoint.directory import COUNTS, METRICS, PICTURES, RunDirectory
+from barm.engine.checkpoint.network import describe_classes
+from barm.engine.checkpoint.pictures import Pictures, other_pictures
+from barm.engine.config import RunConfig
+from barm.engine.datasets import Data as Data
+from barm.engine.datasets import open_data as open_data
+from barm.engine.datasets import train_dataset as train_dataset
+from barm.errors import UserError
+from barm.models.segmenter import check_names
+
+
+def check_adoptable(config: RunConfig, other: RunDirectory, pictures: Pictures | None) -> None:
+    """Complain unless another run's step 0 is the same training.
+
+    Args:
+        config: of the run that would take it over.
+        other: the other run.
+        pictures: that this one trains on.
+
+    Raises:
+        UserError: says what is different.
+    """
+    theirs = other.config()
+    other.require(0)
+    found = difference(settings(theirs, BASE), settings(config, BASE))
+    if pictures is not None and other.has(0, PICTURES):
+        what = other_pictures(other.read(0, PICTURES), pictures)
+        if what is not None and found is None:
+            raise UserError(f"step 0 of {other.path} was trained on other pictures ({what}): train it here instead")
+    else:  # of an older version, which kept no record: of the same folder, at least
+        found = found or difference(*({"data.root": str(c.data.root)} for c in (theirs, config)))
+    if found is not None:
+        raise UserError(
+            f"step 0 of {other.path} was trained with another [{found[0]}] ({found[1]}): train it here instead"
+        )
+    found = difference(theirs.method.base_training, config.method.base_training)
+    if found is not None:
+        raise UserError(
+            f"step 0 of {other.path} was trained by {theirs.method.name}, which minimises something else there than "
+            f"{config.method.name} ({found[1]}): train it here instead"
+        )
+
+
+def adopt(config: RunConfig, directory: RunDirectory, other: RunDirectory, data: Data) -> None:
+    """Take over another run's step 0 where it is the same training."""
+    if directory.is_complete(0):
+        return
+    check_adoptable(config, other, directory.pictures)
+    state, step = other.load_model_state(0), data.plan[0]
+    check_names(config.method.build(step, config.model).build_model().state_dict(), state, set(), str(other.path))
+    counts = torch.tensor(other.read(0, COUNTS))
+    directory.save_step(
+        0,
+        state,
+        describe_classes(config, data.plan, step, data.train.class_names, data.train.palette),
+        counts,
+        other.read(0, METRICS),
+    )
