@@ -26,10 +26,9 @@ from safetensors.torch import load_file, save_file
 
 import barm
 from barm.api import read_config
-from barm.app.compose import agreement, draw, enlargement, hide, shares
-from barm.app.pictures import Limits, Refused, prepare, read_upload
-from barm.app.runs import Viewer, find_examples, open_runs
+from barm.app.content import agreement, draw, enlargement, hide, shares
 from barm.app.serve import Options, check_installed, choose_port, serve, serving
+from barm.app.viewer import Limits, Refused, Viewer, find_examples, open_runs, prepare, read_upload
 from barm.data.images import to_rgb
 from barm.data.palette import display_colours
 

@@ -274,7 +274,7 @@ def tiny(name: str, **options) -> Trained:
         for image in (image for image in agreement._batches(4) if len(image) > 1):
             network(torch.from_numpy(image.transpose(0, 3, 1, 2)) / 64.0 - 2)
     about = {
-        "method": method._base.model_dump(mode="json"),
+        "method": method.config.model_dump(mode="json"),
         "model": config.model_dump(mode="json"),
         "groups": step.groups,
         "num_steps": 3,

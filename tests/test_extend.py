@@ -18,8 +18,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from barm.api import evaluate, fit, read_config
-from barm.app.pictures import Limits
-from barm.app.runs import find_examples, open_runs
+from barm.app.viewer import Limits, find_examples, open_runs
 from barm.cli import app
 from barm.cli.start import advice
 from barm.config import load_config

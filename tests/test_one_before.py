@@ -17,7 +17,7 @@ import torch
 from typer.testing import CliRunner
 
 from barm.api import compare, evaluate, fit, read_config
-from barm.app.runs import open_runs
+from barm.app.viewer import open_runs
 from barm.cli import app
 from barm.config import load_config
 from barm.data.sources import open_source

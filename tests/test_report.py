@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from barm.api import fit
-from barm.app.runs import open_runs
+from barm.app.viewer import open_runs
 from barm.cli import main
 from barm.data.sources.shapes_disk import make_shapes
 from barm.engine.checkpoint.directory import RunDirectory

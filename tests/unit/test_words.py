@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import barm
-from barm.app import words as page
-from barm.app.runs import Run, ShownStep
+from barm.app import content as page
+from barm.app.viewer import Run, ShownStep
 from barm.data.palette import display_palette
 from barm.words import count, duration, listed, noun, step_title, verb
 

@@ -10,10 +10,9 @@ from typing import Any
 
 import gradio as gr
 
-from barm.app import words
-from barm.app.compose import agreement, draw, shares
-from barm.app.pictures import Limits, Picture, Refused, read_upload
-from barm.app.runs import ShownStep, Viewer
+from barm.app import content
+from barm.app.content import agreement, draw, shares
+from barm.app.viewer import Limits, Picture, Refused, ShownStep, Viewer, read_upload
 from barm.data.palette import OVERLAY
 
 Answer = dict[Any, Any]
@@ -41,9 +40,11 @@ class Page:
 
     def _build(self) -> Any:
         runs = self.viewer.runs
-        with gr.Blocks(title=f"{words.title(runs)} – barm", analytics_enabled=False, delete_cache=(600, 3600)) as page:
+        with gr.Blocks(
+            title=f"{content.title(runs)} – barm", analytics_enabled=False, delete_cache=(600, 3600)
+        ) as page:
             self.picture = gr.State(None, time_to_live=KEPT_HOURS * 3600)
-            self.header = gr.HTML(words.header(runs, self.last), elem_id="header")
+            self.header = gr.HTML(content.header(runs, self.last), elem_id="header")
             with gr.Row(elem_id="layout"):
                 with gr.Column(elem_id="source"):
                     self._build_source()
@@ -99,7 +100,7 @@ class Page:
         with gr.Row(elem_id="panes"):
             for place in range(2):
                 with gr.Column(min_width=140, visible=place == 0 or len(runs) > 1) as column:
-                    self.titles.append(gr.HTML(words.hint(place), elem_classes="pane-title"))
+                    self.titles.append(gr.HTML(content.hint(place), elem_classes="pane-title"))
                     self.views.append(
                         gr.Image(
                             format="png",
@@ -126,14 +127,14 @@ class Page:
             buttons=[],
         )
         self.classes = gr.CheckboxGroup(
-            words.choices(self.names, []),
+            content.choices(self.names, []),
             value=self.names,
             label="Classes and their share of the pixels in %; untick to hide",
             elem_id="classes",
             show_select_all=True,
         )
         known, seen = set(self.viewer.runs[0].at(self.last).names), set[str]()
-        self.style = gr.HTML(words.class_style(self.names, self.colours, known, seen), elem_id="style")
+        self.style = gr.HTML(content.class_style(self.names, self.colours, known, seen), elem_id="style")
 
     def _connect(self, page: Any) -> None:
         """One thing at a time, in the order it was asked for; pictures are drawn last, by what is set then."""
@@ -178,10 +179,10 @@ class Page:
             try:
                 return handler(*values)
             except Refused as refused:
-                return {self.notice: words.notice(str(refused), "refusal"), self.upload: None}
+                return {self.notice: content.notice(str(refused), "refusal"), self.upload: None}
             except Exception:
                 traceback.print_exc()
-                return {self.notice: words.notice(FAILED, "refusal"), self.upload: None}
+                return {self.notice: content.notice(FAILED, "refusal"), self.upload: None}
 
         return guarded
 
@@ -193,7 +194,7 @@ class Page:
         return {
             self.picture: chosen,
             self.upload: None,
-            self.notice: words.notice(" ".join(chosen.remarks)),
+            self.notice: content.notice(" ".join(chosen.remarks)),
             **self._look(chosen, step, before, shown, opacity),
         }
 
@@ -202,7 +203,7 @@ class Page:
         return {
             self.picture: picture,
             self.upload: None,  # ready for the next one
-            self.notice: words.notice(" ".join(picture.remarks)),
+            self.notice: content.notice(" ".join(picture.remarks)),
             **self._look(picture, *settings),
         }
 
@@ -216,16 +217,16 @@ class Page:
         known = {n for _, x in panes for n in x.names}
         seen = {n for column in columns for n, share in column.items() if share}
         titles = {
-            self.titles[place]: words.pane(runs[run], x, notes[place]) if labels else words.hint(place)
+            self.titles[place]: content.pane(runs[run], x, notes[place]) if labels else content.hint(place)
             for place, (run, x) in enumerate(panes)
         }
         return {
             **titles,
-            self.header: words.header(runs, index),
+            self.header: content.header(runs, index),
             self.strip: self._strip(index),
             self.second: gr.Column(visible=len(panes) > 1),
-            self.classes: gr.CheckboxGroup(choices=words.choices(self.names, columns), value=shown),
-            self.style: words.class_style(self.names, self.colours, known, seen),
+            self.classes: gr.CheckboxGroup(choices=content.choices(self.names, columns), value=shown),
+            self.style: content.class_style(self.names, self.colours, known, seen),
             self.status: self._status(panes, labels, columns),
         }
 
@@ -249,14 +250,14 @@ class Page:
     def _strip(self, step: int) -> str:
         runs = self.viewer.runs
         same = len({tuple(x.learned for x in run.steps) for run in runs}) == 1
-        return "".join(words.strip(run, step) for run in (runs[:1] if same else runs))
+        return "".join(content.strip(run, step) for run in (runs[:1] if same else runs))
 
     def _status(self, panes: list[tuple[int, ShownStep]], labels: list[Any], columns: list[dict[str, float]]) -> str:
         if not labels:
             return ""
         if len(labels) == 1:
-            text = words.found(columns[0])
+            text = content.found(columns[0])
         else:
             same = agreement(labels[0], panes[0][1].names, labels[1], panes[1][1].names)
-            text = f"The two pictures have the same class on {words.percent(same)} of the pixels."
+            text = f"The two pictures have the same class on {content.percent(same)} of the pixels."
         return f'<p aria-live="polite">{text}</p>'

@@ -15,8 +15,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from barm.app.pictures import Limits, Picture
-from barm.app.runs import Viewer, find_examples
+from barm.app.viewer import Limits, Picture, Viewer, find_examples
 from barm.engine.signals import on_stop
 from barm.errors import UserError
 

@@ -38,8 +38,8 @@ def serve(
 
     Example: barm serve runs/demo/barm runs/demo/finetune
     """
-    from barm.app.pictures import Limits
     from barm.app.serve import Options, serve
+    from barm.app.viewer import Limits
 
     limits = Limits(max_upload_mb, max_pixels, shrink_to)
     options = Options(host, port, share, open_browser, limits, data)

@@ -21,8 +21,8 @@ from rich.progress import Progress
 from barm.data.fingerprint import Content, digest
 from barm.data.images import CHANGES, READER, SIDEWAYS, Probe, Unreadable, probe, upright
 from barm.data.mask_values import LABELS, absent, colours, looks_like
-from barm.data.masks import CONVERT
-from barm.data.sources.files import FileSource, read_mask
+from barm.data.masks import CONVERT, read_mask
+from barm.data.sources.files import FileSource
 from barm.data.sources.tree import Remark
 from barm.data.text import composed_text
 from barm.errors import UserError

@@ -9,9 +9,7 @@ from barm.engine.checkpoint.directory import COUNTS, METRICS, PICTURES, RunDirec
 from barm.engine.checkpoint.network import describe_classes
 from barm.engine.checkpoint.pictures import Pictures, other_pictures
 from barm.engine.config import RunConfig
-from barm.engine.datasets import Data as Data
-from barm.engine.datasets import open_data as open_data
-from barm.engine.datasets import train_dataset as train_dataset
+from barm.engine.datasets import Data
 from barm.errors import UserError
 from barm.models.segmenter import check_names
 

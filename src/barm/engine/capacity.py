@@ -84,7 +84,7 @@ def check_evaluation(config: RunConfig, rt: Runtime, sources: Sequence[Source]) 
     )
 
 
-def skeleton(method: Method[Any]) -> nn.Module | None:
+def skeleton(method: Method[Any, Any]) -> nn.Module | None:
     """The network of a method without memory: names, shapes and types of its tensors.
 
     None for one that cannot be built so, since its backbone reads values while it is built, or does not exist.
@@ -144,7 +144,7 @@ def _key(config: RunConfig) -> tuple[str, str]:
     return unloaded.model_dump_json(), config.method.model_dump_json()
 
 
-def _method(network: str, method: str, increment: bool) -> Method[Any]:
+def _method(network: str, method: str, increment: bool) -> Method[Any, Any]:
     """The method with as few classes as there can be."""
     table = json.loads(method)
     step = Step(1, ((1,), (2,))) if increment else Step(0, ((1,),))

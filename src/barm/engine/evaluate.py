@@ -12,10 +12,7 @@ from torch import Tensor, nn
 from barm.batch import Batch
 from barm.data.sources.base import Source
 from barm.engine.config import RunConfig
-from barm.engine.datasets import Data as Data
-from barm.engine.datasets import eval_dataset
-from barm.engine.datasets import open_data as open_data
-from barm.engine.datasets import train_dataset as train_dataset
+from barm.engine.datasets import Data, eval_dataset
 from barm.engine.loaders import ordered_batches
 from barm.engine.monitor import Monitor
 from barm.engine.runtime import Runtime
@@ -26,7 +23,7 @@ from barm.models.frozen import Constant
 
 
 def evaluate(
-    method: Method[Any],
+    method: Method[Any, Any],
     network: Constant,
     batches: Iterable[Batch],
     rt: Runtime,
@@ -54,7 +51,7 @@ def evaluate(
 
 
 def evaluate_step(
-    config: RunConfig, rt: Runtime, method: Method[Any], model: nn.Module, data: Data, step: Step, monitor: Monitor
+    config: RunConfig, rt: Runtime, method: Method[Any, Any], model: nn.Module, data: Data, step: Step, monitor: Monitor
 ) -> Tensor:
     """Confusion counts of a step's network on all validation pictures, ``(C, C)`` int64.
 
@@ -65,7 +62,13 @@ def evaluate_step(
 
 
 def count_source(
-    config: RunConfig, rt: Runtime, method: Method[Any], model: nn.Module, source: Source, data: Data, monitor: Monitor
+    config: RunConfig,
+    rt: Runtime,
+    method: Method[Any, Any],
+    model: nn.Module,
+    source: Source,
+    data: Data,
+    monitor: Monitor,
 ) -> Tensor:
     """Confusion counts of a step's network on one data set, ``(C, C)`` int64, every labelled pixel counted."""
     policy = replace(method.policy, unseen=0) if config.evaluation.unseen == "background" else method.policy

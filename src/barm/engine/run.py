@@ -209,7 +209,7 @@ def _exemplars(
     directory: RunDirectory,
     data: Data,
     previous: nn.Module,
-    before: Method[Any],
+    before: Method[Any, Any],
     partial: Mapping[str, Any] | None,
 ) -> list[Exemplar]:
     """The kept pictures for the step after `before`, or those that the interrupted step has used; mostly none."""

@@ -28,7 +28,7 @@ def choose_exemplars(
     earlier: list[Exemplar],
     pictures: StepDataset,
     network: Constant,
-    method: Method[Any],
+    method: Method[Any, Any],
 ) -> list[Exemplar]:
     """The memory of the step that follows.
 
@@ -56,7 +56,7 @@ def presence(
     memory: MemoryConfig,
     pictures: StepDataset,
     network: Constant,
-    method: Method[Any],
+    method: Method[Any, Any],
 ) -> torch.Tensor:
     """Which classes each picture shows in the evaluation's view, ``(pictures, C)`` bool on the CPU; no background.
 

@@ -52,7 +52,7 @@ class StepTrainer:
 
     def __init__(
         self,
-        method: Method[Any],
+        method: Method[Any, Any],
         model: nn.Module,
         teacher: Constant | None,
         recipe: StepRecipe,
@@ -275,7 +275,7 @@ def _sizes(groups: Any) -> list[int] | None:
     return [len(g["params"]) for g in groups] if known else None
 
 
-def calibrate(method: Method[Any], teacher: Constant, batches: Iterable[Batch], rt: Runtime) -> None:
+def calibrate(method: Method[Any, Any], teacher: Constant, batches: Iterable[Batch], rt: Runtime) -> None:
     """Show a method the previous step's network on the step's pictures, once, before the training."""
     counts = torch.zeros((), dtype=torch.int64, device=rt.device)
     for batch in batches:

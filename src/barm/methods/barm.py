@@ -75,14 +75,10 @@ class BARMConfig(MethodConfig):
         return BARM(self, step, network)
 
 
-class BARM(Method[GroupedOutput]):
+class BARM(Method[GroupedOutput, BARMConfig]):
     """BARM at one step."""
 
     uses_teacher = True
-
-    def __init__(self, config: BARMConfig, step: Step, network: NetworkConfig) -> None:
-        super().__init__(config, step, network)
-        self.config = config
 
     def build_model(self) -> Segmenter:
         """Backbone, ASPP, and one branch per step."""

@@ -21,6 +21,7 @@ from barm.models.segmenter import NetworkConfig
 from barm.ops.upsampled import map_pixels
 
 Out = TypeVar("Out", bound=Output)
+Config = TypeVar("Config", bound="MethodConfig")
 # far above what trains, far below what overflows
 Rate = Annotated[float, Field(gt=0, le=100)]  # of learning
 Weight = Annotated[float, Field(ge=0, le=10_000)]  # of a term; 0 leaves it out
@@ -93,28 +94,31 @@ class MethodConfig(BaseModel):
         """
         return self.model_dump(mode="json")
 
-    def build(self, step: Step, network: NetworkConfig) -> Method[Any]:
+    def build(self, step: Step, network: NetworkConfig) -> Method[Any, Any]:
         """The method for one step."""
         raise NotImplementedError
 
 
-class Method(ABC, Generic[Out]):
+class Method(ABC, Generic[Out, Config]):
     """One method at one step; built anew for every step by its configuration.
 
     Args:
         config: its hyper-parameters.
         step: what the step learns.
         network: which network.
+
+    A subclass names what its network returns and its configuration, ``Method[PlainOutput, MyConfig]``, and then has the
+    latter as `self.config`.
     """
 
     policy: ClassVar[LabelPolicy] = INCREMENTAL
     uses_teacher: ClassVar[bool] = False
     calibrates: ClassVar[bool] = False
 
-    def __init__(self, config: MethodConfig, step: Step, network: NetworkConfig) -> None:
+    def __init__(self, config: Config, step: Step, network: NetworkConfig) -> None:
         self.step = step
         self.network = network
-        self._base = config
+        self.config = config
 
     @abstractmethod
     def build_model(self) -> nn.Module:
@@ -167,11 +171,11 @@ class Method(ABC, Generic[Out]):
     @property
     def bn_frozen(self) -> bool:
         """Is batch norm frozen at this step?"""
-        return self._base.freeze_bn and self.step.index > 0
+        return self.config.freeze_bn and self.step.index > 0
 
     def scores(self, out: Out) -> Tensor:
         """Probabilities per class at feature resolution, ``(N, C, h, w)``."""
-        return probabilities(out.logits, self._base.loss)
+        return probabilities(out.logits, self.config.loss)
 
     def upsampled(self, out: Out) -> Tensor:
         """What the method upsamples to the pictures' size before it decides, ``(N, K, h, w)``."""

@@ -70,14 +70,10 @@ class DKDMConfig(DKDConfig):
     memory: MemoryConfig | None = MemoryConfig(size=100, labels="step", mix="append", threshold=0.9)
 
 
-class DKD(Method[DecomposedOutput]):
+class DKD(Method[DecomposedOutput, DKDConfig]):
     """DKD at one step."""
 
     uses_teacher = True
-
-    def __init__(self, config: DKDConfig, step: Step, network: NetworkConfig) -> None:
-        super().__init__(config, step, network)
-        self.config = config
 
     def build_model(self) -> Segmenter:
         """Backbone, ASPP with one more convolution, the auxiliary classifier, one classifier per step."""

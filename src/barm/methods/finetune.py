@@ -15,7 +15,7 @@ from barm.batch import Batch, Term
 from barm.labels import JOINT, Step
 from barm.losses.common import best_channel
 from barm.losses.segmentation import segmentation
-from barm.methods.base import SEGMENTATION, Method, MethodConfig, ParamGroup, Rates, group
+from barm.methods.base import SEGMENTATION, Config, Method, MethodConfig, ParamGroup, Rates, group
 from barm.models.heads import PlainHead, PlainOutput
 from barm.models.segmenter import NetworkConfig, Segmenter, hand_over
 from barm.ops.upsampled import map_pixels
@@ -33,7 +33,7 @@ class FineTuneConfig(MethodConfig):
         """The segmentation loss of the labels."""
         return {"objective": "segmentation", "loss": self.loss}
 
-    def build(self, step: Step, network: NetworkConfig) -> FineTune:
+    def build(self, step: Step, network: NetworkConfig) -> FineTune[FineTuneConfig]:
         """Fine-tuning at one step."""
         return FineTune(self, step, network)
 
@@ -56,7 +56,7 @@ class JointConfig(MethodConfig):
         return Joint(self, step, network)
 
 
-class FineTune(Method[PlainOutput]):
+class FineTune(Method[PlainOutput, Config]):
     """One classifier that grows; at step 0 the same training as every method on this body."""
 
     def build_model(self) -> Segmenter:
@@ -69,7 +69,7 @@ class FineTune(Method[PlainOutput]):
 
     def loss(self, new: PlainOutput, old: PlainOutput | None, batch: Batch) -> dict[str, Term]:
         """The segmentation loss against the labels."""
-        return {self._base.loss: segmentation(self._base.loss, new.logits, batch.label)}
+        return {self.config.loss: segmentation(self.config.loss, new.logits, batch.label)}
 
     def param_groups(self, model: nn.Module, rates: Rates) -> list[ParamGroup]:
         """The newest classifier at `new`, the older ones and the branch at `old`."""
@@ -95,7 +95,7 @@ class SoftmaxConfig(MethodConfig):
         return {"objective": "cross-entropy over all pixels"}
 
 
-class SoftmaxMethod(FineTune):
+class SoftmaxMethod(FineTune[Config]):
     """A growing classifier whose channels compete; the prediction is the largest upsampled logit (spec/mib.md 10)."""
 
     def upsampled(self, out: PlainOutput) -> Tensor:
@@ -112,7 +112,7 @@ class SoftmaxMethod(FineTune):
         return labels
 
 
-class Joint(FineTune):
+class Joint(FineTune[JointConfig]):
     """Fine-tuning's network with the pictures and labels of all steps so far."""
 
     policy = JOINT

@@ -54,14 +54,10 @@ class ILTConfig(DistillationConfig):
     feature_weight: Weight = 100.0
 
 
-class LwF(SoftmaxMethod):
+class LwF(SoftmaxMethod[DistillationConfig]):
     """LwF at one step; with a feature weight, ILT."""
 
     uses_teacher = True
-
-    def __init__(self, config: DistillationConfig, step: Step, network: NetworkConfig) -> None:
-        super().__init__(config, step, network)
-        self.config = config
 
     def loss(self, new: PlainOutput, old: PlainOutput | None, batch: Batch) -> dict[str, Term]:
         """Cross-entropy, from step 1 on with distillation."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from barm.batch import Batch, Term
 from barm.labels import Step
 from barm.losses.unbiased import unbiased_cross_entropy, unbiased_distillation
-from barm.methods.base import Factor, Weight
+from barm.methods.base import Config, Factor, Weight
 from barm.methods.finetune import SoftmaxConfig, SoftmaxMethod
 from barm.models.heads import PlainHead, PlainOutput
 from barm.models.segmenter import NetworkConfig
@@ -46,7 +46,7 @@ class MiBConfig(SoftmaxConfig):
         return MiB(self, step, network)
 
 
-class BackgroundInitialised(SoftmaxMethod):
+class BackgroundInitialised(SoftmaxMethod[Config]):
     """A growing classifier whose new rows start from the background's."""
 
     def init_from(self, model: nn.Module, previous: nn.Module) -> None:
@@ -61,14 +61,10 @@ class BackgroundInitialised(SoftmaxMethod):
             _bias(new).copy_(_bias(first)[:1].expand_as(_bias(new)))
 
 
-class MiB(BackgroundInitialised):
+class MiB(BackgroundInitialised[MiBConfig]):
     """MiB at one step."""
 
     uses_teacher = True
-
-    def __init__(self, config: MiBConfig, step: Step, network: NetworkConfig) -> None:
-        super().__init__(config, step, network)
-        self.config = config
 
     def loss(self, new: PlainOutput, old: PlainOutput | None, batch: Batch) -> dict[str, Term]:
         """Cross-entropy, from step 1 on unbiased and with unbiased distillation (section 5)."""

@@ -62,7 +62,7 @@ class PLOPConfig(SoftmaxConfig):
         return PLOP(self, step, network)
 
 
-class PLOP(BackgroundInitialised):
+class PLOP(BackgroundInitialised[PLOPConfig]):
     """PLOP at one step."""
 
     uses_teacher = True
@@ -70,7 +70,6 @@ class PLOP(BackgroundInitialised):
 
     def __init__(self, config: PLOPConfig, step: Step, network: NetworkConfig) -> None:
         super().__init__(config, step, network)
-        self.config = config
         self.thresholds = torch.full((step.num_seen,), config.threshold_floor)
 
     def build_model(self) -> Segmenter:

@@ -66,14 +66,10 @@ class SSULMConfig(SSULConfig):
     memory: MemoryConfig | None = MemoryConfig(size=100, unique=False)
 
 
-class SSUL(Method[UnknownOutput]):
+class SSUL(Method[UnknownOutput, SSULConfig]):
     """SSUL at one step."""
 
     uses_teacher = True
-
-    def __init__(self, config: SSULConfig, step: Step, network: NetworkConfig) -> None:
-        super().__init__(config, step, network)
-        self.config = config
 
     def build_model(self) -> Segmenter:
         """Backbone, ASPP, and one head for the unknown, for background and for every step."""

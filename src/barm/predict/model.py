@@ -64,7 +64,7 @@ class Model:
         step: index of the step it was trained in.
     """
 
-    def __init__(self, network: nn.Module, method: Method[Any], about: Mapping[str, Any], rt: Runtime) -> None:
+    def __init__(self, network: nn.Module, method: Method[Any, Any], about: Mapping[str, Any], rt: Runtime) -> None:
         self._network, self._method, self._rt = rt.constant(network), method, rt
         self.class_names = tuple(c["name"] for c in about["classes"])
         self.colours = np.array([c["colour"] for c in about["classes"]], np.uint8)

@@ -287,12 +287,12 @@ def _ids(about: Mapping[str, Any], class_names: Sequence[str]) -> Pixels:
     return np.array([list(class_names).index(c["name"]) for c in about["classes"]], np.uint8)
 
 
-def _labels(method: Method[Any], output: Any, image: Pixels, ids: Pixels) -> Pixels:
+def _labels(method: Method[Any, Any], output: Any, image: Pixels, ids: Pixels) -> Pixels:
     channels = method.predict(output, (image.shape[0], image.shape[1]))[0].cpu().numpy()
     return np.asarray(ids[channels])
 
 
-def _background(method: Method[Any], output: GroupedOutput, image: Pixels, ids: Pixels) -> Background:
+def _background(method: Method[Any, Any], output: GroupedOutput, image: Pixels, ids: Pixels) -> Background:
     """Take the aggregated background logit apart."""
     first, *later = output.heads
     alone = [torch.cat([torch.zeros_like(h[:, :1]), h[:, 1:]], dim=1) for h in later]

@@ -37,7 +37,7 @@ class Trained:
     """
 
     network: nn.Module
-    method: Method[Any]
+    method: Method[Any, Any]
     about: Mapping[str, Any]
     runtime: RuntimeConfig
     origin: Mapping[str, Any]

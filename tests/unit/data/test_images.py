@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, TiffImagePlugin
 
-from barm.app.pictures import Limits, Refused, read_upload
+from barm.app.viewer import Limits, Refused, read_upload
 from barm.data import images
 from barm.data.images import probe, read_picture
 from barm.errors import UserError

@@ -11,8 +11,8 @@ from PIL import Image
 from barm.data.check import check_folder
 from barm.data.dataset import EvalDataset, StepDataset
 from barm.data.index import checked, read_class_list, scan, write_class_list
+from barm.data.masks import foreground
 from barm.data.sources import open_source
-from barm.data.sources.files import foreground
 from barm.data.sources.shapes_disk import make_shapes
 from barm.data.transforms import EvalTransform, TrainTransform
 from barm.engine.selection import channels_in

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from barm.data.fingerprint import Content
 from barm.data.images import read_picture
-from barm.data.masks import foreground as foreground
-from barm.data.masks import read_mask as read_mask
+from barm.data.masks import foreground, read_mask
 from barm.data.sources.base import Sample
 from barm.data.sources.tree import Remark
 from barm.errors import UserError

@@ -13,9 +13,6 @@ from barm.engine.capacity import skeleton
 from barm.engine.checkpoint.differences import other_class
 from barm.engine.checkpoint.directory import METHOD, RunDirectory
 from barm.engine.config import RunConfig
-from barm.engine.datasets import Data as Data
-from barm.engine.datasets import open_data as open_data
-from barm.engine.datasets import train_dataset as train_dataset
 from barm.engine.finite import check_finite
 from barm.errors import UserError
 from barm.labels import Step, TaskPlan, in_learning_order
@@ -25,7 +22,7 @@ from barm.models.segmenter import NetworkConfig, check_names
 
 def rebuild(
     about: Mapping[str, Any], index: int, state: Mapping[str, Tensor], what: str
-) -> tuple[nn.Module, Method[Any]]:
+) -> tuple[nn.Module, Method[Any, Any]]:
     """The network of a step in evaluation mode, on the CPU, with its method.
 
     Args:
@@ -93,7 +90,7 @@ def same_colours(classes: Sequence[Mapping[str, Any]], before: Sequence[Mapping[
 
 def load_step(
     directory: RunDirectory, index: int, plan: TaskPlan | None = None, class_names: Sequence[str] = ()
-) -> tuple[nn.Module, Method[Any]]:
+) -> tuple[nn.Module, Method[Any, Any]]:
     """The network of a finished step in evaluation mode, on the CPU, with its method.
 
     Args:

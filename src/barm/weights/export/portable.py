@@ -33,7 +33,7 @@ class Portable(nn.Module):
         method: says how predictions are read off.
     """
 
-    def __init__(self, network: nn.Module, method: Method[Any]) -> None:
+    def __init__(self, network: nn.Module, method: Method[Any, Any]) -> None:
         super().__init__()
         self.network = fold_batch_norm(copy.deepcopy(network).eval().requires_grad_(False).float())
         pad_simply(self.network)

@@ -1,18 +1,22 @@
-"""What the page says, as HTML; every name from a run is escaped."""
+"""What the page says, as HTML with every name escaped, and what it draws, as arrays without a network."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from html import escape
 
-from numpy import uint8
+import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from barm.app.runs import Run, ShownStep
+from barm.app.viewer import Run, ShownStep
+from barm.report.figures import overlay
 from barm.words import count
 
 NAMED = 3  # classes of a step that are named; the others are counted
 FIGURE_SPACE = "\u2007"
+VIEW = 640  # smaller pictures are enlarged by a whole factor: edges of labels stay where they are
+Pixels = NDArray[np.uint8]
 
 
 def percent(value: float) -> str:
@@ -20,7 +24,7 @@ def percent(value: float) -> str:
     return "<0.1 %" if 0 < value < 0.0005 else f"{100 * value:.1f} %"
 
 
-def swatch(colour: Sequence[int] | NDArray[uint8]) -> str:
+def swatch(colour: Sequence[int] | Pixels) -> str:
     """A small square of a class's colour."""
     red, green, blue = (int(v) for v in colour)
     return f'<i class="swatch" style="background:rgb({red},{green},{blue})"></i>'
@@ -108,7 +112,7 @@ def choices(names: Sequence[str], columns: Sequence[Mapping[str, float]]) -> lis
     return [("  ".join([*(cell(c.get(n)) for c in columns), n]), n) for n in names]
 
 
-def class_style(names: Sequence[str], colours: Mapping[str, NDArray[uint8]], known: set[str], seen: set[str]) -> str:
+def class_style(names: Sequence[str], colours: Mapping[str, Pixels], known: set[str], seen: set[str]) -> str:
     """CSS of the toggles: the n-th has the n-th class's swatch; those not in the picture are faint."""
     rules = []
     for place, name in enumerate(names, 1):
@@ -129,3 +133,61 @@ def notice(message: str, kind: str = "remark") -> str:
         if message
         else ""
     )
+
+
+def hide(label: Pixels, names: Sequence[str], shown: Collection[str]) -> Pixels:
+    """The labels with the classes that are not shown turned into background (channel 0).
+
+    Args:
+        label: channels, ``(H, W)``.
+        names: by channel, background first.
+        shown: names of the classes to keep.
+    """
+    table = np.zeros(256, np.uint8)
+    for channel, name in enumerate(names):
+        table[channel] = channel if name in shown else 0
+    return table[label]
+
+
+def shares(label: Pixels, names: Sequence[str]) -> dict[str, float]:
+    """Share of the pixels per class, in 0..1, for every name."""
+    counts = np.bincount(label.ravel(), minlength=len(names))[: len(names)]
+    return dict(zip(names, (counts / label.size).tolist(), strict=True))
+
+
+def enlargement(shape: Sequence[int]) -> int:
+    """By which whole number a picture of this shape is enlarged to be seen."""
+    return max(1, VIEW // max(shape[0], shape[1]))
+
+
+def draw(
+    pixels: Pixels, label: Pixels, colours: Pixels, names: Sequence[str], shown: Collection[str], opacity: float
+) -> Pixels:
+    """The picture with its shown classes tinted, enlarged if it is small.
+
+    Args:
+        pixels: ``(H, W, 3)``.
+        label: channels, ``(H, W)``.
+        colours: by channel, ``(C, 3)``.
+        names: by channel.
+        shown: names of the classes to tint.
+        opacity: of the tint; 0 is the picture alone, 1 hides it.
+
+    Returns:
+        ``(k H, k W, 3)`` with k from `enlargement`; one label is one block of k x k pixels.
+    """
+    k = enlargement(pixels.shape)
+    kept = hide(label, names, shown)
+    if k > 1:
+        height, width = label.shape
+        pixels = np.asarray(Image.fromarray(pixels).resize((k * width, k * height), Image.Resampling.BICUBIC))
+        kept = kept.repeat(k, 0).repeat(k, 1)
+    return overlay(pixels, kept, colours, opacity)
+
+
+def agreement(first: Pixels, first_names: Sequence[str], second: Pixels, second_names: Sequence[str]) -> float:
+    """Share of the pixels to which both give a class of the same name, in 0..1."""
+    known = {name: i for i, name in enumerate(dict.fromkeys((*first_names, *second_names)))}
+    left = np.array([known[n] for n in first_names])[first]
+    right = np.array([known[n] for n in second_names])[second]
+    return float((left == right).mean())
