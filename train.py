@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The published training command: see docs/paper.md."""
 
-from barm.cli import guarded
+from barm.cli.common import guarded
 from barm.cli.published import train_main
 
 if __name__ == "__main__":

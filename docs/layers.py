@@ -57,12 +57,12 @@ def module_graph(root: Path = ROOT) -> dict[str, set[str]]:
     return {name: set(imported(file, known)) - {name} for name, file in known.items()}
 
 
-def package_graph(graph: dict[str, set[str]]) -> dict[str, set[str]]:
-    """The same for the packages and modules of the first level."""
+def package_graph(graph: dict[str, set[str]], depth: int = 1) -> dict[str, set[str]]:
+    """The same for the packages and modules of the first level, or down to a deeper one."""
     packages: dict[str, set[str]] = {}
     for name, used in graph.items():
-        own = name.split(".")[1]
-        packages.setdefault(own, set()).update(other.split(".")[1] for other in used if other.split(".")[1] != own)
+        own, *others = (".".join(n.split(".")[1 : depth + 1]) for n in (name, *used))
+        packages.setdefault(own, set()).update(other for other in others if other != own)
     return packages
 
 

@@ -19,7 +19,8 @@ from pydantic.fields import FieldInfo
 
 from barm.data.exemplars import MemoryConfig
 from barm.engine.config import PlaceConfig, RunConfig, StepRecipe
-from barm.methods import METHODS, MethodConfig, Rates
+from barm.methods import METHODS
+from barm.methods.base import MethodConfig, Rates
 from barm.settings import explained, summary, to_toml
 
 PAGE = Path(__file__).parent / "reference/config.md"

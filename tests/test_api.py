@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 import barm
+from barm.data.base import Sample
 from barm.data.palette import id_palette
-from barm.data.sources.base import Sample
 
 SIDE = 48
 

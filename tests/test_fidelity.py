@@ -14,11 +14,11 @@ from torch import nn
 from barm.api import fit
 from barm.batch import Batch
 from barm.config import load_config
+from barm.data.base import Sample
 from barm.data.dataset import StepDataset, StepView
 from barm.data.index import checked
 from barm.data.palette import published
 from barm.data.sources import open_source
-from barm.data.sources.base import Sample
 from barm.data.transforms import EvalTransform, TrainTransform
 from barm.engine.checkpoint.directory import COUNTS, RunDirectory
 from barm.engine.datasets import Data, open_data, train_dataset

@@ -22,12 +22,9 @@ def test_every_package_imports_from_lower_layers_alone():
     assert layers.faults(layers.package_graph(layers.module_graph())) == []
 
 
-def test_no_cycle_between_packages():
-    assert layers.cycle(layers.package_graph(layers.module_graph())) == []
-
-
-def test_no_cycle_between_modules():
-    assert layers.cycle(layers.module_graph()) == []
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_no_cycle_between_packages_nor_between_modules(depth):
+    assert layers.cycle(layers.package_graph(layers.module_graph(), depth)) == []
 
 
 def test_a_new_package_and_a_new_cycle_are_found(tmp_path):

@@ -18,7 +18,7 @@ from PIL import Image
 
 from barm.api import fit
 from barm.data import dataset as steps
-from barm.data.sources.decoded import DecodedSource
+from barm.data.decoded import DecodedSource
 from barm.engine.checkpoint import atomic as writing
 from barm.engine.checkpoint import directory as store
 from barm.engine.checkpoint.atomic import write_atomically

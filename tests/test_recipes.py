@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from barm.config import load_config, recipe_names
-from barm.data.sources.base import Sample
+from barm.data.base import Sample
 from barm.data.transforms import TrainTransform
 from barm.engine.config import RunConfig, StepRecipe
 from barm.engine.datasets import Data, train_dataset

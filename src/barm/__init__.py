@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from barm.bench.run import run_bench
     from barm.catalogue import recipe_names
     from barm.config import load_config
+    from barm.data.base import Sample, Source
     from barm.data.check import check_folder
     from barm.data.images import read_picture
     from barm.data.sources import open_source
-    from barm.data.sources.base import Sample, Source
     from barm.data.sources.shapes_disk import make_shapes
     from barm.engine.config import RunConfig
     from barm.errors import Stopped, UserError
@@ -48,8 +48,8 @@ _HOMES = {
     "Model": "barm.predict.model",
     "Prediction": "barm.predict.images",
     "RunConfig": "barm.engine.config",
-    "Sample": "barm.data.sources.base",
-    "Source": "barm.data.sources.base",
+    "Sample": "barm.data.base",
+    "Source": "barm.data.base",
     "Step": "barm.labels",
     "Stopped": "barm.errors",
     "TaskPlan": "barm.labels",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from barm.config import load_config, merge, parse_override, validate
-from barm.data.sources.base import Source
+from barm.data.base import Source
 from barm.engine.capacity import check_evaluation
 from barm.engine.checkpoint.differences import difference, settings, to_table
 from barm.engine.checkpoint.directory import RunDirectory

@@ -12,9 +12,9 @@ from rich.console import Console
 
 from barm.api import fit, read_config
 from barm.config import load_config
+from barm.data.base import Source
 from barm.data.palette import display_palette
 from barm.data.sources import open_source
-from barm.data.sources.base import Source
 from barm.data.sources.shapes_disk import make_shapes
 from barm.engine.runtime import Runtime
 from barm.errors import Stopped

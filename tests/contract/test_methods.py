@@ -12,7 +12,8 @@ import torch
 from barm.batch import Batch, total_loss
 from barm.labels import TaskPlan
 from barm.losses.common import best_channel
-from barm.methods import METHODS, Rates
+from barm.methods import METHODS
+from barm.methods.base import Rates
 from barm.models.segmenter import NetworkConfig
 from barm.ops.strips import map_views
 from barm.ops.upsampled import upsample

@@ -12,7 +12,8 @@ from barm.engine.config import RuntimeConfig, StepRecipe
 from barm.engine.runtime import Runtime, unwrap
 from barm.engine.train import StepTrainer, calibrate
 from barm.labels import TaskPlan
-from barm.methods import METHODS, Rates
+from barm.methods import METHODS
+from barm.methods.base import Rates
 from barm.models.segmenter import NetworkConfig
 
 

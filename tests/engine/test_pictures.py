@@ -16,10 +16,10 @@ from PIL import Image, ImageOps
 
 import barm
 from barm.api import fit
+from barm.data.base import Sample
 from barm.data.fingerprint import changed, fingerprint
 from barm.data.index import checked
 from barm.data.sources import open_source
-from barm.data.sources.base import Sample
 from barm.data.sources.shapes_disk import make_shapes
 from barm.engine.checkpoint.directory import COUNTS, METRICS, MODEL, PICTURES, RunDirectory
 from barm.engine.config import RunConfig

@@ -15,8 +15,8 @@ from barm.engine.runtime import Runtime
 from barm.engine.train import StepTrainer
 from barm.errors import UserError
 from barm.labels import TaskPlan
-from barm.methods import Rates
 from barm.methods.barm import BARMConfig
+from barm.methods.base import Rates
 from barm.methods.dkd import DKDConfig
 from barm.models.segmenter import NetworkConfig
 

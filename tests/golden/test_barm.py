@@ -13,8 +13,8 @@ from barm.engine.config import RuntimeConfig, StepRecipe
 from barm.engine.runtime import Runtime, unwrap
 from barm.engine.train import StepTrainer
 from barm.labels import Step
-from barm.methods import Rates
 from barm.methods.barm import BARMConfig
+from barm.methods.base import Rates
 from barm.models.heads import GroupedOutput
 from barm.models.segmenter import NetworkConfig
 

@@ -14,7 +14,7 @@ from barm.engine.config import RuntimeConfig, StepRecipe
 from barm.engine.runtime import Runtime
 from barm.engine.train import StepTrainer
 from barm.labels import Step
-from barm.methods import Rates
+from barm.methods.base import Rates
 from barm.methods.finetune import FineTuneConfig
 from barm.methods.ssul import SSULConfig
 from barm.models.segmenter import NetworkConfig

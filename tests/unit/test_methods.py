@@ -11,8 +11,9 @@ from barm.labels import Step
 from barm.losses.common import pseudo_labels
 from barm.losses.decomposed import multiple_binary_cross_entropy
 from barm.losses.entropy import published_thresholds
-from barm.methods import METHODS, Rates
+from barm.methods import METHODS
 from barm.methods.barm import BARMConfig
+from barm.methods.base import Rates
 from barm.methods.dkd import DKDConfig
 from barm.methods.plop import PLOPConfig
 from barm.methods.ssul import SSULConfig

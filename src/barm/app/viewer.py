@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from barm.data.base import Source
 from barm.data.images import SMALLEST, Unreadable, to_rgb, upright
 from barm.data.palette import display_colours
 from barm.data.sources import open_source
-from barm.data.sources.base import Source
 from barm.engine.checkpoint.directory import METHOD, RunDirectory
 from barm.engine.config import PlaceConfig
 from barm.engine.runtime import Runtime

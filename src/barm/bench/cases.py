@@ -15,18 +15,18 @@ from torch import Tensor, nn
 from barm.batch import Batch, total_loss
 from barm.bench import plain
 from barm.bench.measure import Cost, Work, side_by_side
+from barm.data.decoded import DecodedSource
 from barm.data.device_transforms import place
 from barm.data.index import checked
 from barm.data.sources import open_source
-from barm.data.sources.decoded import DecodedSource
 from barm.data.sources.shapes_disk import make_shapes
 from barm.data.transforms import TrainTransform, draw, train_transform
 from barm.engine.config import Precision, RuntimeConfig, StepRecipe
 from barm.engine.runtime import Runtime, keep_freed_memory
 from barm.engine.train import StepTrainer
 from barm.labels import Step
-from barm.methods import Rates
 from barm.methods.barm import BARM, BARMConfig
+from barm.methods.base import Rates
 from barm.metrics import confusion_counts
 from barm.models.heads import GroupedOutput
 from barm.models.segmenter import NetworkConfig

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from barm.batch import Batch
-from barm.data.sources.base import Sample
+from barm.data.base import Sample
 from barm.data.transforms import Draw, padding
 from barm.labels import IGNORE
 from barm.models.heads import GroupedOutput

@@ -12,8 +12,6 @@ from barm.cli.common import guarded
 from barm.cli.start import start
 from barm.cli.usage import Commands
 
-__all__ = ["app", "guarded", "main"]
-
 PANELS: dict[str, tuple[Callable[..., Any], ...]] = {  # in the order of --help
     "Train": (training.demo, training.train, extend.extend),
     "Look": (report.report, results.evaluate, results.predict, serve.serve, training.compare),

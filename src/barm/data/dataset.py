@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from barm.data.base import Source, load
 from barm.data.device_transforms import Placed, place
 from barm.data.sampler import Key
-from barm.data.sources.base import Source, load
 from barm.data.transforms import EvalTransform, TrainTransform, eval_transform, train_transform
 from barm.errors import UserError
 from barm.labels import LabelPolicy, Lut, Step, TaskPlan

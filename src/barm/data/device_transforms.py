@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from barm.batch import Batch
-from barm.data.sources.base import Sample
+from barm.data.base import Sample
 from barm.data.transforms import Draw, Pixels, Region, TrainTransform, choose, nearest_sources, padding
 
 FAR = -1e6  # place of padding: no pixel of a picture is near

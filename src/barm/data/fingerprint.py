@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
-from barm.data.sources.base import Source
+from barm.data.base import Source
 from barm.words import count
 
 Fingerprint = Mapping[str, Any]  # plain values, as JSON keeps them

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from barm.data.sources.base import Source
+from barm.data.base import Source
 from barm.errors import UserError
 
 Size = tuple[int, int]

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from barm.data.sources.base import Sample
+from barm.data.base import Sample
 
 Pixels = NDArray[np.uint8]
 

@@ -17,12 +17,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from barm.data.sources.base import Source
+from barm.data.base import Source
 from barm.engine.config import RunConfig
 from barm.engine.runtime import Runtime
 from barm.errors import UserError
 from barm.labels import Step
-from barm.methods import METHODS, Method, Rates
+from barm.methods import METHODS
+from barm.methods.base import Method, Rates
 from barm.models.segmenter import NetworkConfig
 from barm.words import count
 

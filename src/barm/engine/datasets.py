@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from barm.data.base import Source
 from barm.data.check import leak
 from barm.data.dataset import EvalDataset, StepDataset
+from barm.data.decoded import DecodedSource
 from barm.data.exemplars import Exemplar, MemoryDataset
 from barm.data.index import checked
 from barm.data.left_right import flip_warning
 from barm.data.sources import open_source
-from barm.data.sources.base import Source
-from barm.data.sources.decoded import DecodedSource
 from barm.data.sources.files import FileSource
 from barm.data.sources.named import Named, labelled
 from barm.data.transforms import EvalTransform, TrainTransform

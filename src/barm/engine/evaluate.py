@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from barm.batch import Batch
-from barm.data.sources.base import Source
+from barm.data.base import Source
 from barm.engine.config import RunConfig
 from barm.engine.datasets import Data, eval_dataset
 from barm.engine.loaders import ordered_batches
 from barm.engine.monitor import Monitor
 from barm.engine.runtime import Runtime
 from barm.labels import Step
-from barm.methods import Method
+from barm.methods.base import Method
 from barm.metrics import certain, confusion_counts
 from barm.models.frozen import Constant
 

@@ -35,7 +35,7 @@ from barm.engine.train import StepTrainer, calibrate, train_step
 from barm.errors import Failed, Stopped
 from barm.escaping import markup
 from barm.labels import Step
-from barm.methods import Method
+from barm.methods.base import Method
 from barm.words import count, step_title
 
 

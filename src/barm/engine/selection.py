@@ -17,7 +17,7 @@ from barm.engine.config import RunConfig
 from barm.engine.loaders import ordered_batches
 from barm.engine.runtime import Runtime
 from barm.labels import IGNORE
-from barm.methods import Method
+from barm.methods.base import Method
 from barm.models.frozen import Constant
 
 

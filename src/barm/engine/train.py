@@ -14,7 +14,7 @@ from barm.engine.finite import not_finite
 from barm.engine.runtime import Runtime, unwrap
 from barm.engine.schedule import scheduled
 from barm.errors import UserError
-from barm.methods import Method
+from barm.methods.base import Method
 from barm.models.batch_norm import ordinary
 from barm.models.frozen import Constant
 from barm.words import count

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from barm.data.sources.base import Source
+from barm.data.base import Source
 from barm.engine.checkpoint.directory import RunDirectory
 from barm.engine.runtime import Runtime
 from barm.extension.plan import Plan

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from barm.config import merge, parse_override, read_recipe, validate
+from barm.data.base import Source
 from barm.data.fingerprint import fingerprint
 from barm.data.sources import LAYOUTS, detect_layout, open_source
-from barm.data.sources.base import Source
 from barm.data.sources.named import labelled
 from barm.data.sources.tree import find_root
 from barm.engine.checkpoint.differences import to_table

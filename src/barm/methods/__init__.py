@@ -1,7 +1,7 @@
 """The methods. `METHODS` is, beside the data layouts, the only place where names become classes."""
 
 from barm.methods.barm import BARMConfig
-from barm.methods.base import Method, MethodConfig, Rates
+from barm.methods.base import MethodConfig
 from barm.methods.dkd import DKDConfig, DKDMConfig
 from barm.methods.finetune import FineTuneConfig, JointConfig
 from barm.methods.lwf import ILTConfig, LwFConfig
@@ -22,5 +22,3 @@ METHODS: dict[str, type[MethodConfig]] = {
     "ssul": SSULConfig,
     "ssul-m": SSULMConfig,
 }
-
-__all__ = ["METHODS", "Method", "MethodConfig", "Rates"]

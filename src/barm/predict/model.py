@@ -18,7 +18,7 @@ from barm.data.palette import display_palette
 from barm.engine.runtime import Runtime
 from barm.errors import UserError, nearest
 from barm.losses.common import best_channel
-from barm.methods import Method
+from barm.methods.base import Method
 from barm.ops.strips import map_views
 from barm.ops.upsampled import upsample
 from barm.weights.trained import open_trained

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from barm.data.sources.base import Source
+from barm.data.base import Source
 from barm.data.sources.named import labelled
 from barm.engine.checkpoint.atomic import write_atomically
 from barm.engine.checkpoint.directory import METHOD, RunDirectory
@@ -27,12 +27,12 @@ from barm.engine.runtime import Runtime
 from barm.errors import UserError
 from barm.escaping import place
 from barm.labels import IGNORE
-from barm.methods import Method
+from barm.methods.base import Method
 from barm.models.heads import GroupedOutput
 from barm.report.figures import best_and_worst, picture_iou
 from barm.report.history import read_runs
-from barm.report.page import render
 from barm.report.page.content import Background, Gallery, Pixels, Report, RunContent, Shot, Values
+from barm.report.page.render import render
 from barm.words import count, listed, noun
 
 PICTURES = 6

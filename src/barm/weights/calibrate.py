@@ -21,8 +21,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from barm.data.base import Sample
 from barm.data.images import IMAGE_SUFFIXES, read_picture
-from barm.data.sources.base import Sample
 from barm.data.transforms import EvalTransform, eval_transform
 from barm.engine.runtime import Runtime
 from barm.errors import UserError

@@ -15,7 +15,7 @@ from barm.engine.checkpoint.network import load_step, rebuild
 from barm.engine.checkpoint.schema import misfit
 from barm.engine.config import RuntimeConfig
 from barm.errors import UserError
-from barm.methods import Method
+from barm.methods.base import Method
 from barm.reading import Unfit, parse_json
 from barm.weights.hub import fetch, is_address
 from barm.words import count

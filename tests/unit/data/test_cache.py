@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 
 from barm.api import fit
+from barm.data import decoded as cache
+from barm.data.decoded import DecodedSource
 from barm.data.index import cache_folder, checked
 from barm.data.loader import same_size_batches
-from barm.data.sources import decoded as cache
 from barm.data.sources import open_source
-from barm.data.sources.decoded import DecodedSource
 from barm.engine.checkpoint.directory import RunDirectory
 from barm.errors import UserError
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from barm.api import fit
+from barm.data.base import Sample
 from barm.data.device_transforms import finish, place
-from barm.data.sources.base import Sample
 from barm.data.sources.shapes import render
 from barm.data.transforms import TrainTransform, train_transform
 from barm.engine.checkpoint.directory import RunDirectory

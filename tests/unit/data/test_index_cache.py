@@ -8,9 +8,9 @@ import shutil
 
 import pytest
 
+from barm.data.decoded import DecodedSource
 from barm.data.index import _cache_path, checked, scan
 from barm.data.sources import open_source
-from barm.data.sources.decoded import DecodedSource
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from PIL import Image
 import barm
 from barm.data.check import check_folder
 from barm.data.dataset import EvalDataset, StepDataset
+from barm.data.decoded import DecodedSource
 from barm.data.index import checked
 from barm.data.sources import open_source
-from barm.data.sources.decoded import DecodedSource
 from barm.data.transforms import EvalTransform, TrainTransform
 from barm.errors import UserError
 from barm.labels import INCREMENTAL, TaskPlan
@@ -96,7 +96,7 @@ def test_what_was_remembered_of_another_reader_is_found_out_anew(tmp_path, monke
     monkeypatch.setenv("BARM_CACHE", str(tmp_path / "cache"))
     source = open_source("folder", photographs(tmp_path / "own", 3), "train")
     with monkeypatch.context() as older:
-        for module in ("index", "sources.decoded"):
+        for module in ("index", "decoded"):
             older.setattr(f"barm.data.{module}.READER", 1)
         older.setattr("barm.data.images._TURNS", {})
         lying = checked(source)

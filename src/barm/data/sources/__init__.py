@@ -46,6 +46,3 @@ def detect_layout(root: Path) -> str:
             raise UserError(f"{root} holds several data sets: {found}; give one of them, or its --layout")
     tried = "; ".join(f"{layout.title}: {lacking(root, layout)}" for layout in LAYOUTS.values())
     raise UserError(f"{root} has none of the known layouts. {tried}")
-
-
-__all__ = ["LAYOUTS", "SOURCES", "FileSource", "detect_layout", "open_source"]

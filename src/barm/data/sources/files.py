@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from barm.data.base import Sample
 from barm.data.fingerprint import Content
 from barm.data.images import read_picture
 from barm.data.masks import foreground, read_mask
-from barm.data.sources.base import Sample
 from barm.data.sources.tree import Remark
 from barm.errors import UserError
 

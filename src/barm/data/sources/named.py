@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from barm.data.base import Sample, Source
 from barm.data.fingerprint import Content
 from barm.data.palette import id_palette
-from barm.data.sources.base import Sample, Source
 from barm.labels import IGNORE, Lut
 
 

@@ -16,7 +16,8 @@ from barm.engine.config import RunConfig
 from barm.engine.finite import check_finite
 from barm.errors import UserError
 from barm.labels import Step, TaskPlan, in_learning_order
-from barm.methods import METHODS, Method
+from barm.methods import METHODS
+from barm.methods.base import Method
 from barm.models.segmenter import NetworkConfig, check_names
 
 

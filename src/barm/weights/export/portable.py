@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from barm.methods import Method
+from barm.methods.base import Method
 from barm.models.frozen import fold_batch_norm
 from barm.models.segmenter import NetworkConfig
 from barm.ops.upsampled import computed_by

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from barm.data.base import Sample
 from barm.data.fingerprint import Content
 from barm.data.images import READER
 from barm.data.index import cache_folder, cores
-from barm.data.sources.base import Sample
 from barm.data.sources.files import FileSource
 from barm.reading import Unfit, check_regular, read_json
 
