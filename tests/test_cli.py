@@ -13,7 +13,8 @@ import tomli_w
 from PIL import Image
 
 import barm
-from barm.config import load_config, recipe_names
+from barm.catalogue import recipe_names
+from barm.config import load_config
 from barm.engine.checkpoint import directory as store
 from barm.engine.checkpoint.differences import to_table
 from barm.engine.checkpoint.directory import RunDirectory

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 
 import barm
 from barm.data.palette import display_palette
-from barm.predict.files import find_pictures
-from barm.predict.images import _batches, check_pictures
+from barm.predict.files import check_pictures, find_pictures
+from barm.predict.images import _batches
 from barm.report.pictures import index_mask, with_legend
 
 

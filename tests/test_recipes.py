@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from barm.config import load_config, recipe_names
+from barm.catalogue import recipe_names
+from barm.config import load_config
 from barm.data.base import Sample
 from barm.data.transforms import TrainTransform
 from barm.engine.config import RunConfig, StepRecipe

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from barm.api import fit
-from barm.config import load_config, merge, methods_of
+from barm.catalogue import methods_of
+from barm.config import load_config, merge
 from barm.data.sources.shapes_disk import Layout, make_shapes
 from barm.engine.checkpoint.atomic import write_atomically
 from barm.engine.checkpoint.differences import agreeing, difference, settings
