@@ -31,6 +31,14 @@ On the bare machine:
   PYTHONPATH=.site:src python benchmarks/gpu_day.py"""
 
 
+MACHINE = """
+import platform, torch, lightning, timm
+print("python", platform.python_version(), "torch", torch.__version__, "CUDA", torch.version.cuda)
+print("cuDNN", torch.backends.cudnn.version(), "lightning", lightning.__version__, "timm", timm.__version__)
+print(torch.cuda.get_device_properties(0) if torch.cuda.is_available() else platform.processor())
+"""
+
+
 @dataclass(frozen=True)
 class Part:
     """A command of the day.
@@ -62,40 +70,27 @@ class Outcome:
 
 def parts(out: Path, small: bool, device: str) -> Iterator[Part]:
     """The day, in the order of value."""
-    size = "--model test_resnet --crop 65".split() if small else []
+    size = ["--model", "test_resnet", "--crop", "65"] if small else []
     few, many = ("1", "1") if small else ("10", "20")
     batch, large = ("2", "3") if small else ("8", "24")
 
-    def bench(name: str, limit: float, *words: str) -> Part:
-        command = (*BARM, "bench", "--quiet", "--device", device, *size, "--out", str(out / name), *words)
+    def bench(name: str, limit: float, *words: str, measured: Sequence[str]) -> Part:
+        named = [word for part in measured for word in ("--part", part)]
+        command = (*BARM, "bench", "--quiet", "--device", device, *size, "--out", str(out / name), *words, *named)
         return Part(name, command, limit)
 
-    def named(*names: str) -> list[str]:
-        return [word for name in names for word in ("--part", name)]
-
-    yield Part("machine", _machine(device), 30)
-    workers = str(min(8, os.cpu_count() or 1))
-    yield Part("tests", (sys.executable, "-m", "pytest", "-m", "gpu", "-n", workers, "-rs", "-q", "--tb=short"), 200)
-    yield bench("voc", 90, "--batch", batch, "--rounds", many, *named("step", "losses", "profile"))
-    yield bench(
-        "ade",
-        60,
-        *"--task 100-10 --classes 150".split(),
-        "--batch",
-        batch,
-        "--rounds",
-        few,
-        *named("losses", "evaluation"),
-    )
-    yield bench("voc-large-batch", 60, "--batch", large, "--rounds", few, *named("step"))
-    yield Part(
-        "memory",
-        (sys.executable, __file__, "--measure-memory", "--device", device, *(["--small"] if small else [])),
-        60,
-    )
+    yield Part("machine", (sys.executable, "-c", MACHINE), 30)
+    workers = str(min(12, os.cpu_count() or 1))
+    yield Part("tests", (sys.executable, *["-m", "pytest", "-m", "gpu", "-v", "-rs", "--tb=short", "-p", "no:warnings", "-n"], workers), 180)
+    yield bench("voc", 90, "--batch", batch, "--rounds", many, measured=["step", "losses", "profile"])
+    ade = ["--task", "100-10", "--classes", "150"]
+    yield bench("ade", 60, *ade, "--batch", batch, "--rounds", few, measured=["step", "losses", "evaluation"])
+    memory = ("--measure-memory", "--device", device, *(["--small"] if small else []))
+    yield Part("memory", (sys.executable, __file__, *memory), 60)
+    yield bench("voc-large-batch", 60, "--batch", large, "--rounds", few, measured=["step"])
     yield from training(out, small, device)
-    yield bench("growth", 60, "--batch", batch, "--rounds", few, *named("growth"))
-    yield bench("evaluation", 40, "--batch", batch, "--rounds", few, *named("evaluation", "constant"))
+    yield bench("growth", 60, "--batch", batch, "--rounds", few, measured=["growth"])
+    yield bench("evaluation", 40, "--batch", batch, "--rounds", few, measured=["evaluation", "constant"])
 
 
 def training(out: Path, small: bool, device: str) -> Iterator[Part]:
@@ -122,19 +117,6 @@ def training(out: Path, small: bool, device: str) -> Iterator[Part]:
     methods = ["barm", "finetune"] if small else ["barm", "mib", "plop", "finetune"]
     yield Part("training", train(methods[0]), 120, [train(m) for m in methods[1:]])
     yield Part("table", (*BARM, "compare", *(str(out / m) for m in methods)), 30)
-
-
-def _machine(device: str) -> Sequence[str]:
-    """Print the versions, the device and what it multiplies."""
-    code = f"""
-import platform, subprocess, torch, lightning, timm
-print('python', platform.python_version(), 'torch', torch.__version__, 'lightning', lightning.__version__, 'timm', timm.__version__)
-if {device!r} != 'cpu':
-    print(torch.cuda.get_device_name(), torch.cuda.get_device_properties(0))
-    print(subprocess.run(['nvidia-smi', '--query-gpu=driver_version,clocks.sm,clocks.mem,power.limit', '--format=csv'], capture_output=True, text=True).stdout)
-print('cuDNN', torch.backends.cudnn.version(), 'CUDA', torch.version.cuda)
-"""
-    return (sys.executable, "-c", code)
 
 
 def run(part: Part, folder: Path) -> Outcome:
@@ -179,36 +161,33 @@ def write(outcomes: Sequence[Outcome], folder: Path) -> None:
 
 
 def measure_memory(device: str, small: bool) -> None:
-    """Print the memory of an update at several batches, and the largest that fits into usual cards by a straight line."""
+    """Print the memory of an update at two batches, and the largest batch that usual cards hold by a straight line."""
     import torch
 
     from barm.bench.cases import our_update
     from barm.bench.run import setting_of
 
-    gib, recipes = 2.0**30, (("15-1", 20), ("100-10", 150))
-    for task, classes in recipes:
-        used: dict[int, float] = {}
-        for batch in (2, 3) if small else (4, 8, 16, 24):
-            model, crop = ("test_resnet", 65) if small else ("deeplabv3bga_resnet101", 513)
+    model, crop, batches = ("test_resnet", 65, (2, 3)) if small else ("deeplabv3bga_resnet101", 513, (8, 24))
+    for task, classes in (("15-1", 20), ("100-10", 150)):
+        used: list[float] = []
+        for batch in batches:
             work = our_update(setting_of(model, task, classes, 1, batch, crop, device, "auto"))
-            if device == "cpu":
-                work()
-                used[batch] = 0.0
-                continue
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
             for _ in range(3):
                 work()
+            if device == "cpu":
+                continue
             torch.cuda.synchronize()
-            used[batch] = torch.cuda.max_memory_reserved() / gib
+            used.append(torch.cuda.max_memory_allocated() / 2**30)
+            print(
+                f"{task}, batch {batch}: {used[-1]:.2f} GiB at the most, {torch.cuda.max_memory_reserved() / 2**30:.2f} reserved"
+            )
             del work
             torch.cuda.empty_cache()
-        print(task, "GiB reserved by batch:", {b: round(u, 2) for b, u in used.items()})
-        (low, first), *_, (high, last) = used.items()
-        slope = (last - first) / (high - low)
-        if slope > 0:
-            fits = {card: int((card * 0.95 - first) / slope + low) for card in (24, 40, 80)}
-            print(task, "largest batch by a straight line, 5 % left free:", fits)
+            torch.cuda.reset_peak_memory_stats()
+        if used:
+            slope = (used[1] - used[0]) / (batches[1] - batches[0])
+            fits = {card: int((0.9 * card - used[0]) / slope + batches[0]) for card in (24, 40, 80)}
+            print(f"{task}: {slope:.3f} GiB per image; largest batch by a straight line, a tenth left free: {fits}")
 
 
 def main() -> None:

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.gpu
 
 PLAN = TaskPlan.parse("2-1", 4)
 SIDE = 97
-NETWORKS = ("barm", "dkd", "mib", "plop", "ssul")  # one method of every kind of network and loss
+COMPILED = ("barm", "plop")  # a grown classifier without and with revealed stages
 
 
 def small(name: str, backbone: str = "test_resnet", **more: object) -> NetworkConfig:
@@ -104,8 +104,9 @@ def test_a_run_is_the_processors(name, tiny, tmp_path):
     for run, device in zip(runs, ("cpu", "cuda"), strict=True):
         fit(tiny(name, "2-1", f"runtime.device={device}", *words), out=run, quiet=True)
     first, second = (rows(run, "loss") for run in runs)
-    assert second[:3] == pytest.approx(first[:3], rel=1e-4)
-    assert second == pytest.approx(first, rel=0.05)
+    assert len(second) == len(first)
+    assert second[:3] == pytest.approx(first[:3], rel=1e-3)
+    assert second == pytest.approx(first, rel=0.15)
     stored, found = RunDirectory(runs[1]), evaluate(runs[1], quiet=True)
     assert found["overall_accuracy"] == pytest.approx(stored.read(2, METRICS)["overall_accuracy"], abs=1e-3)
 
@@ -124,7 +125,7 @@ def test_low_precision(name, precision, tiny, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", COMPILED)
 def test_compiled(name, tiny, tmp_path):
     """`runtime.compile` changes speed alone."""
     words = ("model.dropout=0", "runtime.log_every=1", "runtime.device=cuda")

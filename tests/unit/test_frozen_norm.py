@@ -68,7 +68,7 @@ def test_values_and_gradients(name, backbone):
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_the_way_back(backbone):
     """Classes, names, tensors and results of a network that was never changed."""
-    method, model = network_of("barm", backbone)
+    _, model = network_of("barm", backbone)
     classes, tensors = [type(m) for m in model.modules()], dict(model.state_dict(keep_vars=True))
     frozen = sum(isinstance(m, nn.modules.batchnorm._BatchNorm) and not m.training for m in model.modules())
     image = torch.randn(2, 3, 48, 48)
