@@ -81,7 +81,8 @@ def parts(out: Path, small: bool, device: str) -> Iterator[Part]:
 
     yield Part("machine", (sys.executable, "-c", MACHINE), 30)
     workers = str(min(12, os.cpu_count() or 1))
-    yield Part("tests", (sys.executable, *["-m", "pytest", "-m", "gpu", "-v", "-rs", "--tb=short", "-p", "no:warnings", "-n"], workers), 180)
+    pytest = ["-m", "pytest", "-m", "gpu", "-v", "-rs", "--tb=short", "-p", "no:warnings", "-n"]
+    yield Part("tests", (sys.executable, *pytest, workers), 180)
     yield bench("voc", 90, "--batch", batch, "--rounds", many, measured=["step", "losses", "profile"])
     ade = ["--task", "100-10", "--classes", "150"]
     yield bench("ade", 60, *ade, "--batch", batch, "--rounds", few, measured=["step", "losses", "evaluation"])
@@ -178,9 +179,8 @@ def measure_memory(device: str, small: bool) -> None:
                 continue
             torch.cuda.synchronize()
             used.append(torch.cuda.max_memory_allocated() / 2**30)
-            print(
-                f"{task}, batch {batch}: {used[-1]:.2f} GiB at the most, {torch.cuda.max_memory_reserved() / 2**30:.2f} reserved"
-            )
+            reserved = torch.cuda.max_memory_reserved() / 2**30
+            print(f"{task}, batch {batch}: {used[-1]:.2f} GiB at the most, {reserved:.2f} reserved")
             del work
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
