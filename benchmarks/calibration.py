@@ -1,4 +1,4 @@
-"""How a softmax network's scores become probabilities per class: several forms, measured on held-out pictures.
+"""How a softmax network's scores become probabilities per class: several forms, measured on held-out images.
 
 barm data make shapes known --layout voc --classes 10 --train 1200 --seed 1
 barm train --recipe shapes/finetune --task offline --data known --out runs/softmax --set method.loss=ce
@@ -21,7 +21,7 @@ from barm.engine.checkpoint.directory import RunDirectory
 from barm.engine.checkpoint.network import load_step
 from barm.weights.calibrate import agreement, calibration_error, excess, fit
 
-PICTURES, HELD_OUT = 128, 4
+IMAGES, HELD_OUT = 128, 4
 Form = Callable[[Tensor, Tensor], Tensor]  # inputs (N, D) and logits (N, C) of the classifier -> scores (N, C)
 
 
@@ -73,7 +73,7 @@ def main(run: Path, data: Path) -> None:
     torch.manual_seed(0)
     network, _ = load_step(RunDirectory(run), 0)
     source, seen = open_source("auto", data, "train"), []
-    for i in range(PICTURES):
+    for i in range(IMAGES):
         image = torch.from_numpy(np.array(source[i].image)).permute(2, 0, 1)[None]
         with torch.no_grad():
             out = network(image)
@@ -82,7 +82,7 @@ def main(run: Path, data: Path) -> None:
     inputs, logits = (torch.cat([s[k].flatten(1) for s in fitting], 1).T for k in (0, 1))
     held_inputs, held_logits = (torch.cat([s[k].flatten(1) for s in holding], 1).T for k in (0, 1))
     target = held_logits.softmax(1)
-    print("form                   cross-entropy   calibration error   same class (feature map)   same class (picture)")
+    print("form                   cross-entropy   calibration error   same class (feature map)   same class (image)")
     for name, form in forms(inputs, logits).items():
         scores = form(held_inputs, held_logits)
         same = float((scores.argmax(1) == held_logits.argmax(1)).double().mean())

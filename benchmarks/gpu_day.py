@@ -95,10 +95,10 @@ def parts(out: Path, small: bool, device: str) -> Iterator[Part]:
 
 
 def training(out: Path, small: bool, device: str) -> Iterator[Part]:
-    """Methods on generated pictures, four at a time."""
+    """Methods on generated images, four at a time."""
     data, number = out / "data", ["--train", "48", "--val", "8"] if small else ["--train", "1200", "--val", "200"]
     yield Part(
-        "pictures", (*BARM, "data", "make", "shapes", str(data), "--classes", "10", "--layout", "voc", *number), 30
+        "images", (*BARM, "data", "make", "shapes", str(data), "--classes", "10", "--layout", "voc", *number), 30
     )
     shorter = ["--set", "base.epochs=1", "--set", "increment.epochs=1"] if small else []
 

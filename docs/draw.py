@@ -1,8 +1,8 @@
-"""Draw the pictures of docs/concepts.md from the generator and a finished `barm demo`.
+"""Draw the images of docs/concepts.md from the generator and a finished `barm demo`.
 
-    python docs/draw.py runs/demo docs/pictures
+    python docs/draw.py runs/demo docs/images
 
-The same demo gives the same pictures. Colours are those of Okabe and Ito, told apart by people with any colour vision.
+The same demo gives the same images. Colours are those of Okabe and Ito, told apart by people with any colour vision.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ METHODS = {"BARM": "barm", "fine-tuning": "finetune"}
 
 @dataclass(frozen=True)
 class Demo:
-    """A finished demo and the scene that all pictures are about."""
+    """A finished demo and the scene that all images are about."""
 
     path: Path
     scene: Scene
@@ -88,11 +88,11 @@ class Demo:
 
 
 def draw_shift(demo: Demo) -> Figure:
-    """One picture, two steps, two truths."""
+    """One image, two steps, two truths."""
     scene = demo.scene
     figure, axes = plt.subplots(1, 4, figsize=(10.4, 3.3), layout="constrained")
     axes[0].imshow(scene.image)
-    bare(axes[0], "a picture", "a disc and a square")
+    bare(axes[0], "an image", "a disc and a square")
     show_labels(axes[1], scene.mask, {OLD: RED})
     write_on(axes[1], scene, OLD, "disc")
     outline(axes[1], scene, NEW)
@@ -111,7 +111,7 @@ def draw_shift(demo: Demo) -> Figure:
 
 
 def draw_forgetting(demo: Demo) -> Figure:
-    """What a model says about the picture after each step."""
+    """What a model says about the image after each step."""
     taught = [m["learned"] for m in demo.metrics("barm")]
     figure = plt.figure(figsize=(10.4, 4.0), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=[2.9, 1.5])
@@ -132,7 +132,7 @@ def draw_forgetting(demo: Demo) -> Figure:
     for (title, name), colour, marker in zip(METHODS.items(), (GREEN, ORANGE), "os", strict=True):
         scores = [100 * m["class_iou"][class_names(NUM_CLASSES)[OLD - 1]] for m in demo.metrics(name)]
         curve(ax, scores, title, colour, marker)
-    ax.set_title("how well discs are found\nin 200 pictures (IoU, %)", fontsize=11, color=INK, weight="bold")
+    ax.set_title("how well discs are found\nin 200 images (IoU, %)", fontsize=11, color=INK, weight="bold")
     return figure
 
 
@@ -157,7 +157,7 @@ def draw_residual(demo: Demo) -> Figure:
     parts = [output.heads[0], *(head.clamp(max=0) for head in output.heads[1:]), output.logits]
     figure, axes = plt.subplots(1, len(parts) + 2, figsize=(12.4, 2.75), layout="constrained")
     axes[0].imshow(demo.scene.image)
-    bare(axes[0], "the\npicture")
+    bare(axes[0], "the\nimage")
     signs = ["", *["+"] * (len(parts) - 2), "="]
     titles = ["step 0\nsays", *(f"step {n}\ncorrects" for n in range(1, len(parts) - 1)), "background\nin the end"]
     for ax, part, sign, title in zip(axes[1:], parts, signs, titles, strict=False):
@@ -172,13 +172,13 @@ def draw_residual(demo: Demo) -> Figure:
 
 
 def enlarged(part: torch.Tensor) -> NDArray[np.float32]:
-    """The first channel at the picture's size."""
+    """The first channel at the image's size."""
     part = torch.nn.functional.interpolate(part, size=(SIDE, SIDE), mode="bilinear", align_corners=False)
     return np.asarray(part[0, 0].numpy())
 
 
 def enlarged_all(logits: torch.Tensor) -> NDArray[np.float32]:
-    """All channels at the picture's size."""
+    """All channels at the image's size."""
     return torch.nn.functional.interpolate(logits, size=(SIDE, SIDE), mode="bilinear", align_corners=False).numpy()
 
 
@@ -189,7 +189,7 @@ def draw_network(_demo: Demo) -> Figure:
     ax.set_ylim(-0.8, 4.4)
     ax.axis("off")
     slow, fast = "#dbe9f4", "#ffd9a8"
-    box(ax, (0.1, 1.65), (1.2, 0.9), "picture", GROUND)
+    box(ax, (0.1, 1.65), (1.2, 0.9), "image", GROUND)
     box(ax, (1.8, 1.65), (1.9, 0.9), "backbone\nand ASPP", slow)
     arrow(ax, (1.3, 2.1), (1.8, 2.1))
     rows = (
@@ -227,7 +227,7 @@ def draw_groups(demo: Demo) -> Figure:
     upper, lower = figure.subfigures(2, 1, height_ratios=[1.25, 1])
     axes = upper.subplots(1, 4)
     axes[0].imshow(scene.image)
-    bare(axes[0], "the picture")
+    bare(axes[0], "the image")
     show_labels(axes[1], label, {NEW: BLUE})
     bare(axes[1], "the label of step 1", "a person drew it")
     show_labels(axes[2], demo.prediction(*demo.networks("barm")[0]), {OLD: RED})
@@ -279,18 +279,18 @@ def draw_heads(figure: Any, demo: Demo) -> None:
 
 
 def draw_settings(_demo: Demo) -> Figure:
-    """Which picture is seen in which step, labelled how."""
+    """Which image is seen in which step, labelled how."""
     scenes = [render(i, split="train", num_classes=3, size=(SIDE, SIDE), seed=4) for i in THREE]
     figure = plt.figure(figsize=(10.4, 6.4), layout="constrained")
     about = {
-        "overlap": "every picture with a new class",
+        "overlap": "every image with a new class",
         "disjoint": "none with a class of the future",
-        "partitioned": "every picture once",
+        "partitioned": "every image once",
     }
     first, *parts = figure.subfigures(1, 1 + len(about), width_ratios=[1.15, 3, 3, 3], wspace=0.02)
     first.suptitle("\n", fontsize=11)
     column = first.subplots(len(scenes), 1)
-    column[0].set_title("picture", fontsize=10, color=INK)
+    column[0].set_title("image", fontsize=10, color=INK)
     for ax, scene in zip(column, scenes, strict=True):
         ax.imshow(scene.image)
         frame(ax)
@@ -363,7 +363,7 @@ def lost_per_class(ax: Axes, demo: Demo) -> None:
     ax.spines[["top", "right"]].set_visible(False)
 
 
-PICTURES: dict[str, Callable[[Demo], Figure]] = {
+IMAGES: dict[str, Callable[[Demo], Figure]] = {
     "shift": draw_shift,
     "forgetting": draw_forgetting,
     "residual": draw_residual,
@@ -375,7 +375,7 @@ PICTURES: dict[str, Callable[[Demo], Figure]] = {
 
 
 def main() -> None:
-    """Draw all pictures, or those named."""
+    """Draw all images, or those named."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("demo", type=Path, help="folder that `barm demo` wrote")
     parser.add_argument("out", type=Path)
@@ -385,7 +385,7 @@ def main() -> None:
     plt.rcParams["font.family"] = "DejaVu Sans"
     options.out.mkdir(parents=True, exist_ok=True)
     demo = Demo(options.demo, render(SCENE, split="val", num_classes=NUM_CLASSES, size=(SIDE, SIDE), seed=1))
-    for name, draw in PICTURES.items():
+    for name, draw in IMAGES.items():
         if name in options.only or not options.only:
             save(draw(demo), options.out / f"{name}.png")
 

@@ -1,4 +1,4 @@
-"""What the pictures of the documents have in common: colours, panels without ticks, labels, boxes, small files."""
+"""What the images of the documents have in common: colours, panels without ticks, labels, boxes, small files."""
 
 from __future__ import annotations
 

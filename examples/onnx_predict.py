@@ -1,4 +1,4 @@
-"""Predict pictures with an exported network; needs onnxruntime, numpy and Pillow, and nothing of barm.
+"""Predict images with an exported network; needs onnxruntime, numpy and Pillow, and nothing of barm.
 
 python onnx_predict.py barm.onnx photo.jpg ...     writes photo_mask.png beside where it is called, for each
 """

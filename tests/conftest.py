@@ -64,7 +64,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 
 @pytest.fixture(scope="session")
 def shapes_voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four classes in the VOC layout, 24 + 6 pictures of 48 pixels."""
+    """Four classes in the VOC layout, 24 + 6 images of 48 pixels."""
     root = tmp_path_factory.mktemp("voc") / "data"
     make_shapes(root, layout="voc", num_classes=4, num_train=24, num_val=6, size=(48, 48), seed=3)
     return root

@@ -42,12 +42,12 @@ def saved(path: Path, image: Image.Image, **options: object) -> Path:
     return path
 
 
-def test_the_whole_picture_is_taken_as_it_is(tmp_path):
+def test_the_whole_image_is_taken_as_it_is(tmp_path):
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8))
-    picture = read_upload(saved(tmp_path / "a.png", image), Limits())
-    assert np.array_equal(picture.pixels, np.asarray(image))
-    assert picture.remarks == ()
-    assert picture.key != read_upload(saved(tmp_path / "b.png", image.rotate(180)), Limits()).key
+    image = read_upload(saved(tmp_path / "a.png", image), Limits())
+    assert np.array_equal(image.pixels, np.asarray(image))
+    assert image.remarks == ()
+    assert image.key != read_upload(saved(tmp_path / "b.png", image.rotate(180)), Limits()).key
 
 
 @pytest.mark.parametrize(
@@ -73,21 +73,21 @@ def test_a_bomb_is_refused_before_it_is_decoded(tmp_path):
         read_upload(tmp_path / "bomb.png", Limits(pixels=10**9))
 
 
-@pytest.mark.parametrize("content", [b"", b"no picture", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", None])
-def test_what_is_no_picture_is_refused(tmp_path, content):
-    if content is None:  # a picture cut short
+@pytest.mark.parametrize("content", [b"", b"no image", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", None])
+def test_what_is_no_image_is_refused(tmp_path, content):
+    if content is None:  # an image cut short
         whole = io.BytesIO()
         Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(whole, "PNG")
         content = whole.getvalue()[:2000]
     (tmp_path / "a.png").write_bytes(content)
-    with pytest.raises(Refused, match="cannot be read as a picture"):
+    with pytest.raises(Refused, match="cannot be read as an image"):
         read_upload(tmp_path / "a.png", Limits())
 
 
-def test_large_pictures_are_scaled_and_it_is_said(tmp_path):
-    picture = read_upload(saved(tmp_path / "a.png", Image.new("RGB", (400, 100))), Limits(shrink_to=10_000))
-    assert picture.pixels.shape == (50, 200, 3)
-    assert picture.remarks == ("Scaled from 400 x 100 to 200 x 50 pixels for the network.",)
+def test_large_images_are_scaled_and_it_is_said(tmp_path):
+    image = read_upload(saved(tmp_path / "a.png", Image.new("RGB", (400, 100))), Limits(shrink_to=10_000))
+    assert image.pixels.shape == (50, 200, 3)
+    assert image.remarks == ("Scaled from 400 x 100 to 200 x 50 pixels for the network.",)
 
 
 def test_orientation_and_frames(tmp_path):
@@ -135,7 +135,7 @@ def test_composition():
     middle = half[k // 2 :: k, k // 2 :: k]
     assert middle.tolist() == [[[100] * 3, [150, 50, 50]], [[50, 150, 50]] * 2]
     assert half[0, k].tolist() == COLOURS[1].tolist()  # the outline is opaque
-    assert (half[0, k - 1] < 100).all()  # and the picture dark beside it
+    assert (half[0, k - 1] < 100).all()  # and the image dark beside it
     assert (draw(GREY, LABEL, COLOURS, NAMES, [], 1) == 100).all()
     assert (draw(GREY, LABEL, COLOURS, NAMES, NAMES, 0) == 100).all()
 
@@ -229,7 +229,7 @@ def served(browse):
 
 
 def shown(page: Any, place: int = 1) -> np.ndarray | None:
-    """The picture in a place of the page."""
+    """The image in a place of the page."""
     image = page.locator(f"#view{place} img")
     if not image.count():
         return None
@@ -246,8 +246,8 @@ def wait_for(page: Any, there: Callable[[], bool]) -> None:
     raise AssertionError("waited in vain")
 
 
-def wait_for_picture(page: Any, expected: np.ndarray, place: int = 1) -> None:
-    """Until exactly this picture is shown."""
+def wait_for_image(page: Any, expected: np.ndarray, place: int = 1) -> None:
+    """Until exactly this image is shown."""
     wait_for(page, lambda: np.array_equal(shown(page, place), expected))
 
 
@@ -259,21 +259,21 @@ def press(page: Any, slider: str, *keys: str) -> None:
 
 
 def tinted(
-    picture: Image.Image, model: barm.Model, names: Collection[str], known: Sequence[str] | None = None
+    image: Image.Image, model: barm.Model, names: Collection[str], known: Sequence[str] | None = None
 ) -> np.ndarray:
     """What is to be seen: the classes' colours, opaque; `known` classes in the order in which they have them."""
-    label, colours = model.predict(picture), display_colours(known or model.class_names)
+    label, colours = model.predict(image), display_colours(known or model.class_names)
     table = np.array([colours[name] for name in model.class_names], np.uint8)
-    return draw(np.asarray(picture), label, table, model.class_names, names, 1)
+    return draw(np.asarray(image), label, table, model.class_names, names, 1)
 
 
-def upload(tmp_path: Path, page: Any, picture: Image.Image) -> None:
-    page.locator("#upload input[type=file]").set_input_files(saved(tmp_path / "own.png", picture))
+def upload(tmp_path: Path, page: Any, image: Image.Image) -> None:
+    page.locator("#upload input[type=file]").set_input_files(saved(tmp_path / "own.png", image))
 
 
 @pytest.fixture
 def own():
-    """A picture with many colours."""
+    """An image with many colours."""
     tiles = np.random.default_rng(1).integers(0, 256, (5, 7, 3), np.uint8)
     return Image.fromarray(tiles).resize((160, 120))
 
@@ -291,7 +291,7 @@ def test_one_run_in_a_browser(served, folders, own, tmp_path):
 
     upload(tmp_path, page, own)
     press(page, "#opacity", "End")
-    wait_for_picture(page, tinted(own, last, everything))
+    wait_for_image(page, tinted(own, last, everything))
     label = last.predict(own)
     found = [i for i in range(1, len(everything)) if (label == i).any()]
     assert len(found) > 1
@@ -305,25 +305,25 @@ def test_one_run_in_a_browser(served, folders, own, tmp_path):
     box = page.get_by_label(gone)
     box.focus()
     page.keyboard.press("Space")
-    wait_for_picture(page, tinted(own, last, set(everything) - {gone}))
+    wait_for_image(page, tinted(own, last, set(everything) - {gone}))
     press(page, "#opacity", "Home")
     plain = draw(np.asarray(own), label, last.display_colours, everything, [], 0)
-    wait_for_picture(page, plain)
+    wait_for_image(page, plain)
     box.check()
     press(page, "#opacity", "End")
-    wait_for_picture(page, tinted(own, last, everything))
+    wait_for_image(page, tinted(own, last, everything))
     assert viewer.predictions == ran  # hiding and tinting never run the network
 
     press(page, "#step", "ArrowLeft")
-    wait_for_picture(page, tinted(own, middle, everything))
+    wait_for_image(page, tinted(own, middle, everything))
     header = page.locator("#header p").inner_text()
     assert f"After step 1 of 2: learned {middle.class_names[3]}" in " ".join(header.split())
     assert page.locator("#strip li[aria-current]").inner_text().startswith("Step 1")
     press(page, "#step", "ArrowRight")
-    wait_for_picture(page, tinted(own, last, everything))
+    wait_for_image(page, tinted(own, last, everything))
     assert viewer.predictions == ran + 1
     page.get_by_label("Show before and after").check()
-    wait_for_picture(page, tinted(own, last, everything), 2)
+    wait_for_image(page, tinted(own, last, everything), 2)
     assert np.array_equal(shown(page, 1), tinted(own, middle, everything))
 
 
@@ -340,7 +340,7 @@ def test_refusals_in_a_browser(served, folders, own, tmp_path):
     page.get_by_text("at most 0.02 MB are taken").wait_for()
     (tmp_path / "bad.png").write_bytes(b"nothing")
     page.locator("#upload input[type=file]").set_input_files(tmp_path / "bad.png")
-    page.get_by_text("cannot be read as a picture").wait_for()
+    page.get_by_text("cannot be read as an image").wait_for()
     assert np.array_equal(shown(page), before)
     assert str(folders[0].parent) not in page.content()
 
@@ -363,7 +363,7 @@ def test_two_runs_from_the_command_line(folders, browse, own, tmp_path):
         upload(tmp_path, page, own)
         press(page, "#opacity", "End")
         for place, model in enumerate(models, 1):
-            wait_for_picture(page, tinted(own, model, everything, everything), place)
+            wait_for_image(page, tinted(own, model, everything, everything), place)
         same = agreement(*(x for m in models for x in (m.predict(own), m.class_names)))
         assert f"same class on {100 * same:.1f} %" in page.locator("#status").inner_text()
         check_that_nothing_leaks(address[0], folders[0])
@@ -410,7 +410,7 @@ main()
 """
 
 
-def test_a_picture_that_is_in_the_network_does_not_hold_up_the_end():
+def test_a_image_that_is_in_the_network_does_not_hold_up_the_end():
     done = subprocess.run([sys.executable, "-c", BUSY], capture_output=True, text=True, timeout=30, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "served\n", "")
 

@@ -63,15 +63,15 @@ def test_train_evaluate_predict(cli, train, data, tmp_path):
     assert "provenance" in (tmp_path / "run/config.toml").read_text()
     assert cli("evaluate", "run", "--step", 1)[0] == 0
 
-    picture = data / "JPEGImages/shapes_val_000000.jpg"
-    status, out, _ = cli("predict", "run", picture, "--out", "seen")
+    image = data / "JPEGImages/shapes_val_000000.jpg"
+    status, out, _ = cli("predict", "run", image, "--out", "seen")
     assert status == 0
     mask = Image.open(tmp_path / "seen/shapes_val_000000_mask.png")
     assert mask.size == (48, 48)
     assert mask.mode == "P"
-    labels = barm.load(tmp_path / "run").predict(Image.open(picture))
+    labels = barm.load(tmp_path / "run").predict(Image.open(image))
     np.testing.assert_array_equal(np.asarray(mask), labels)
-    assert cli("predict", "run", picture, "--out", "seen", "--no-legend")[0] == 0
+    assert cli("predict", "run", image, "--out", "seen", "--no-legend")[0] == 0
     assert Image.open(tmp_path / "seen/shapes_val_000000_overlay.jpg").size == (48, 48)
 
 
@@ -135,13 +135,13 @@ def test_the_published_schedules():
 
 
 def damage(data: Path, kind: str) -> None:
-    mask, picture = data / "SegmentationClassAug/shapes_train_000003.png", data / "JPEGImages/shapes_train_000003.jpg"
+    mask, image = data / "SegmentationClassAug/shapes_train_000003.png", data / "JPEGImages/shapes_train_000003.jpg"
     if kind == "size":
         Image.new("L", (20, 20)).save(mask)
     elif kind == "id":
         Image.new("L", (48, 48), 77).save(mask)
     elif kind == "truncated":
-        picture.write_bytes(picture.read_bytes()[:-200])
+        image.write_bytes(image.read_bytes()[:-200])
     else:
         (data / "ImageSets/Segmentation/train_aug.txt").write_text("")
 
@@ -151,7 +151,7 @@ def damage(data: Path, kind: str) -> None:
     [
         ("size", ("20x20", "48x48", "make both the same size")),
         ("id", ("unknown id 77", "0..4")),
-        ("truncated", ("shapes_train_000003.jpg", "cannot be read as a picture")),
+        ("truncated", ("shapes_train_000003.jpg", "cannot be read as an image")),
         ("empty", ("train split", "empty")),
     ],
 )
@@ -228,9 +228,9 @@ def test_recipes_that_are_wrong(content, words, cli, data, tmp_path):
 def test_files_in_the_way(cli, train, data, tmp_path):
     assert train()[0] == 0
     (tmp_path / "file").touch()
-    picture = data / "JPEGImages/shapes_val_000000.jpg"
+    image = data / "JPEGImages/shapes_val_000000.jpg"
     for words in (
-        ("predict", "run", picture, "--out", "file"),
+        ("predict", "run", image, "--out", "file"),
         ("compare", "run", "--out", "file"),
         ("data", "check", data, "--class-lists", "file"),
         ("weights", "export", "run", "file/e.pth"),
@@ -349,15 +349,15 @@ def test_full_disk(train, tmp_path, monkeypatch):
     assert not (tmp_path / "run").exists()
 
 
-def test_bad_pictures_to_predict(cli, train, data, tmp_path):
+def test_bad_images_to_predict(cli, train, data, tmp_path):
     assert train("--step", 0)[0] == 0
-    one_line(cli("predict", "run", "absent.jpg", "--out", "seen")[2], "no picture absent.jpg")
-    (tmp_path / "text.jpg").write_text("no picture")
-    one_line(cli("predict", "run", "text.jpg", "--out", "seen")[2], "cannot be read as a picture")
-    picture = data / "JPEGImages/shapes_val_000000.jpg"
-    one_line(cli("predict", "nowhere", picture, "--out", "seen")[2], "is not a run")
-    one_line(cli("predict", "run", picture, "text.jpg", "--out", "seen")[2], "text.jpg cannot be read")
+    one_line(cli("predict", "run", "absent.jpg", "--out", "seen")[2], "no image absent.jpg")
+    (tmp_path / "text.jpg").write_text("no image")
+    one_line(cli("predict", "run", "text.jpg", "--out", "seen")[2], "cannot be read as an image")
+    image = data / "JPEGImages/shapes_val_000000.jpg"
+    one_line(cli("predict", "nowhere", image, "--out", "seen")[2], "is not a run")
+    one_line(cli("predict", "run", image, "text.jpg", "--out", "seen")[2], "text.jpg cannot be read")
     (tmp_path / "b").mkdir()
-    shutil.copy(picture, tmp_path / "b")
-    one_line(cli("predict", "run", picture, f"b/{picture.name}", "--out", "seen")[2], "under one name", "rename")
+    shutil.copy(image, tmp_path / "b")
+    one_line(cli("predict", "run", image, f"b/{image.name}", "--out", "seen")[2], "under one name", "rename")
     assert not (tmp_path / "seen").exists()

@@ -19,7 +19,7 @@ from barm.errors import UserError
 SIZE = (24, 20)
 
 
-def picture(path: Path, shade: int = 90) -> None:
+def image(path: Path, shade: int = 90) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", SIZE, (shade, 60, 30)).save(path)
 
@@ -32,12 +32,12 @@ def mask(path: Path, values: Sequence[int], mode: str = "L") -> None:
 
 
 def folder(root: Path, values: Sequence[int] = (0, 1, 2, 255), classes: str = "cat\ndog\n", mode: str = "L") -> Path:
-    """A sound plain folder of three and two pictures, unless the masks say otherwise."""
+    """A sound plain folder of three and two images, unless the masks say otherwise."""
     root.mkdir(parents=True, exist_ok=True)
     (root / "classes.txt").write_text(classes, "utf-8")
     for split, count in (("train", 3), ("val", 2)):
         for i in range(count):
-            picture(root / f"images/{split}/{split}{i}.png", 90 + i)
+            image(root / f"images/{split}/{split}{i}.png", 90 + i)
             mask(root / f"masks/{split}/{split}{i}.png", values, mode)
     return root
 
@@ -56,10 +56,10 @@ def flat(root: Path) -> Path:
 
 
 def voc(root: Path, masks: str = "SegmentationClassAug", lists: str = "ImageSets/Segmentation") -> Path:
-    """VOC's tree with pictures called as its own are."""
+    """VOC's tree with images called as its own are."""
     names = {"train": [f"2007_00000{i}" for i in range(3)], "val": [f"2008_00000{i}" for i in range(2)]}
     for name in (n for split in names.values() for n in split):
-        picture(root / f"JPEGImages/{name}.jpg")
+        image(root / f"JPEGImages/{name}.jpg")
         mask(root / f"{masks}/{name}.png", (0, *range(1, 21), 255), "P" if masks == "SegmentationClass" else "L")
     (root / lists).mkdir(parents=True)
     for split, listed in names.items():
@@ -70,7 +70,7 @@ def voc(root: Path, masks: str = "SegmentationClassAug", lists: str = "ImageSets
 def ade(root: Path) -> Path:
     for split in ("training", "validation"):
         for i in range(2):
-            picture(root / f"images/{split}/street{i}.jpg", 100 + i if split == "training" else 50 + i)
+            image(root / f"images/{split}/street{i}.jpg", 100 + i if split == "training" else 50 + i)
             mask(root / f"annotations/{split}/street{i}.png", (0, 1, 2))
     return root
 
@@ -157,17 +157,17 @@ TREES: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "A2 train ids": (
         lambda root: folder(root, (0, 1, 2, 255), "road\nwall\nsky\n"),
-        "no problems, 1 warning: the class 'sky' stands in no picture: the masks hold 0 to 2 and 255, so that 'road' "
+        "no problems, 1 warning: the class 'sky' stands in no image: the masks hold 0 to 2 and 255, so that 'road' "
         "may be 0 in them, as in Cityscapes' train ids",
     ),
     "A2 a class too many": (
         lambda root: folder(root, (0, 2, 255), "cat\ndog\nbird\n"),
-        "no problems, 1 warning: the classes 'cat' and 'bird' stand in no picture: no mask holds the ids 1 and 3",
+        "no problems, 1 warning: the classes 'cat' and 'bird' stand in no image: no mask holds the ids 1 and 3",
     ),
     # A3: value sets
     "A3 binary": (
         lambda root: folder(root, (0, 255), "cat\n"),
-        "1 problem: no picture of the train split of {root} shows a class; of the values in its masks: they hold only "
+        "1 problem: no image of the train split of {root} shows a class; of the values in its masks: they hold only "
         "0 and 255, as a binary export does: 255 is ignored here, the class is 1",
     ),
     "A3 empty": (lambda root: folder(root, (0,)), "they hold only 0, which is background: nothing is labelled"),
@@ -186,10 +186,10 @@ TREES: dict[str, tuple[Callable[[Path], Path], str]] = {
     # A4: orientation; more in tests/unit/data/test_orientation.py
     "A4 masks on their side": (
         edit(folder, turn),
-        "3 problems: {root}/masks/train/train0.png: the mask is 24x20 as the picture is stored, but upright (EXIF "
-        "orientation 6) it is 20x24; turn the mask like the picture",
+        "3 problems: {root}/masks/train/train0.png: the mask is 24x20 as the image is stored, but upright (EXIF "
+        "orientation 6) it is 20x24; turn the mask like the image",
     ),
-    # A5: pictures of other kinds; more in tests/unit/data/test_images.py
+    # A5: images of other kinds; more in tests/unit/data/test_images.py
     "A5 dark 16 bits": (edit(folder, deep), "3 problems: {root}/images/train/train0.png: has 16 bits per pixel"),
     # A6: files left out
     "A6 tif": (edit(folder, rename_all(".tif")), SOUND),
@@ -216,17 +216,17 @@ TREES: dict[str, tuple[Callable[[Path], Path], str]] = {
         ),
         SOUND,
     ),
-    "A6 mask without a picture": (
+    "A6 mask without an image": (
         edit(folder, copy("masks/train/train0.png", "masks/train/other.png")),
-        "no problems, 1 warning: {root}/masks/train: 1 mask without a picture, such as other.png",
+        "no problems, 1 warning: {root}/masks/train: 1 mask without an image, such as other.png",
     ),
-    "A6 picture without a mask": (
+    "A6 image without a mask": (
         edit(folder, copy("images/train/train0.png", "images/train/other.png")),
         "1 problem: {root}/masks/train/other.png: is missing; add the file",
     ),
     "A6 other kinds": (
         edit(folder, write("images/train/photo.heic", "x")),
-        "no problems, 1 warning: {root}/images/train: 1 file not read as pictures (.heic), such as photo.heic",
+        "no problems, 1 warning: {root}/images/train: 1 file not read as images (.heic), such as photo.heic",
     ),
     "A6 JPEG masks": (
         edit(folder, copy("images/train/train0.png", "masks/train/train9.jpg")),
@@ -256,11 +256,11 @@ TREES: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "A6 a name twice": (
         edit(folder, copy("images/train/train0.png", "images/train/train0.jpg")),
-        "two pictures are called 'train0' but for their endings",
+        "two images are called 'train0' but for their endings",
     ),
     "A6 overlap": (
         edit(flat, write("val.txt", "val0\nval1\ntrain1\n")),
-        "1 problem: 1 picture of {root} is in the training and in the validation split, such as 'train1'",
+        "1 problem: 1 image of {root} is in the training and in the validation split, such as 'train1'",
     ),
     "A6 the same file in both": (
         edit(
@@ -270,7 +270,7 @@ TREES: dict[str, tuple[Callable[[Path], Path], str]] = {
                 copy("masks/train/train1.png", "masks/val/train1.png"),
             ),
         ),
-        "1 picture of {root} is in the training and in the validation split, such as 'train1'",
+        "1 image of {root} is in the training and in the validation split, such as 'train1'",
     ),
     "A6 the same name for another": (
         edit(
@@ -284,7 +284,7 @@ TREES: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "A6 in no list": (
         edit(flat, write("train.txt", "train0\ntrain1\n")),
-        "no problems, 1 warning: {root}/images: 1 picture in neither list, such as train2.png",
+        "no problems, 1 warning: {root}/images: 1 image in neither list, such as train2.png",
     ),
     # A7: saliency maps
     "A7 an empty folder of maps": (
@@ -294,10 +294,10 @@ TREES: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "A7 maps of another size": (
         edit(voc, lambda root: [mask_of_size(root / f"saliency_map/2007_00000{i}.png", (9, 9)) for i in range(3)]),
-        "2007_000000.png: the saliency map is 9x9 but its picture 24x20; make both the same size",
+        "2007_000000.png: the saliency map is 9x9 but its image 24x20; make both the same size",
     ),
     "A7 maps in colour": (
-        edit(voc, lambda root: [picture(root / f"saliency_map/2007_00000{i}.png") for i in range(3)]),
+        edit(voc, lambda root: [image(root / f"saliency_map/2007_00000{i}.png") for i in range(3)]),
         "a map has one channel (palette or grey PNG), found mode RGB; save it as 8-bit grey",
     ),
     # A8: VOC's trees
@@ -306,7 +306,7 @@ TREES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "A8 two levels down": (lambda root: voc(root / "VOCdevkit/VOC2012").parents[1], SOUND),
     "A8 the official archive": (
         lambda root: voc(root, masks="SegmentationClass"),
-        "no problems, 1 warning: {root} has no SegmentationClassAug: it trains on the 3 pictures of VOC's own lists, "
+        "no problems, 1 warning: {root} has no SegmentationClassAug: it trains on the 3 images of VOC's own lists, "
         "published results on 10 582; docs/paper.md says where the further masks and train_aug.txt are to be had",
     ),
     "A8 no lists": (
@@ -362,7 +362,7 @@ def test_the_table_shows_every_value(cli, tmp_path):
     rows = [line.replace("│", " ").split() for line in out.splitlines()]
     assert status == 2
     for start in (["0", "background"], ["1", "cat"], ["7", "no", "class"], ["255", "ignored"]):
-        assert [*start, "3", "2", "20.0", "%", "20.0", "%"] in rows  # pictures and area, of both splits
+        assert [*start, "3", "2", "20.0", "%", "20.0", "%"] in rows  # images and area, of both splits
     status, out, _ = cli("data", "check", tmp_path / "d", "--json")
     found = json.loads(out)
     assert found["splits"][0]["values"]["7"] == 3
@@ -387,7 +387,7 @@ def test_names_are_printed_as_they_are(cli, tmp_path):
 def test_many_problems_of_a_kind_are_shortened(cli, tmp_path):
     root = folder(tmp_path / "d")
     for i in range(30):
-        picture(root / f"images/train/new{i:02d}.png")
+        image(root / f"images/train/new{i:02d}.png")
     _, out, _ = cli("data", "check", root)
     assert out.count("is missing") == 12
     assert "and 18 more of the kind 'missing'" in out
@@ -403,7 +403,7 @@ def test_lists_divide_what_one_of_them_leaves(tmp_path):
     assert val == {"val0", "val1"}
 
 
-def test_pictures_beside_a_folder_of_the_validation_split(tmp_path):
+def test_images_beside_a_folder_of_the_validation_split(tmp_path):
     root = folder(tmp_path / "d")
     for kind in ("images", "masks"):
         for file in (root / kind / "train").iterdir():
@@ -426,7 +426,7 @@ def test_lists_that_differ_are_refused(tmp_path):
     root = voc(tmp_path / "d")
     (root / "splits").mkdir()
     (root / "splits/val.txt").write_text("/JPEGImages/2008_000000.jpg /SegmentationClassAug/2008_000000.png\n")
-    with pytest.raises(UserError, match=r"name different pictures: keep one of them"):
+    with pytest.raises(UserError, match=r"name different images: keep one of them"):
         open_source("voc", root, "val")
     (root / "splits/val.txt").write_text("2008_000000\n2008_000001")
     assert open_source("voc", root, "val").names == ("2008_000000", "2008_000001")
@@ -446,7 +446,7 @@ def test_the_published_ade_keeps_its_names(tmp_path):
     assert open_source("ade", root, "train").class_names[1] == "wall"
     named = tmp_path / "named"
     for split, word in (("training", "train"), ("validation", "val")):
-        picture(named / f"images/{split}/ADE_{word}_00000001.jpg")
+        image(named / f"images/{split}/ADE_{word}_00000001.jpg")
         mask(named / f"annotations/{split}/ADE_{word}_00000001.png", (0, 150))
     assert open_source("ade", named, "val").class_names[150] == "flag"
 

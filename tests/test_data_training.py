@@ -65,7 +65,7 @@ def test_what_ssul_asks_of_its_maps(shapes_voc, tiny, tmp_path):
     assert set(opened(config).train[0].extras) == {"saliency"}
     good = path.read_bytes()
     for damage, says in (
-        (lambda: Image.new("L", (24, 30)).save(path), r"the saliency map is 24x30 but its picture 48x48"),
+        (lambda: Image.new("L", (24, 30)).save(path), r"the saliency map is 24x30 but its image 48x48"),
         (lambda: Image.new("RGB", (48, 48)).save(path), r"a map has one channel .*found mode RGB"),
         (lambda: path.write_bytes(b"no map"), r"the saliency map is not readable"),
         (path.unlink, r"the saliency map is missing; add the map, or take the folder away"),
@@ -83,7 +83,7 @@ def test_a_map_that_changes_its_size_in_mid_run(shapes_voc, tmp_path):
     root = shutil.copytree(shapes_voc, tmp_path / "data")
     source = checked(open_source("voc", root, "train"))
     Image.new("L", (24, 30), 255).save(source.saliency[0])
-    with pytest.raises(UserError, match="is 24x30 but its picture 48x48: make both the same size"):
+    with pytest.raises(UserError, match="is 24x30 but its image 48x48: make both the same size"):
         source[0]
 
 
@@ -95,15 +95,15 @@ def leaking(shapes_voc: Path, root: Path) -> Path:
     return root
 
 
-def test_a_picture_that_trains_and_measures(shapes_voc, tiny, tmp_path):
+def test_a_image_that_trains_and_measures(shapes_voc, tiny, tmp_path):
     root = leaking(shapes_voc, tmp_path / "data")
-    with pytest.raises(UserError, match=r"1 picture of .* such as 'shapes_train_000003'.*data.allow_shared=true"):
+    with pytest.raises(UserError, match=r"1 image of .* such as 'shapes_train_000003'.*data.allow_shared=true"):
         opened(config_on(tiny, root))
     assert len(opened(config_on(tiny, root, "barm", "data.allow_shared=true")).val) == 7
 
 
 def test_training_says_what_may_be_a_mistake(shapes_voc, tiny, tmp_path, capfd):
-    """A class without a picture, and what is not used, are said before the first update; training goes on."""
+    """A class without an image, and what is not used, are said before the first update; training goes on."""
     root = shutil.copytree(shapes_voc, tmp_path / "data")
     (root / "classes.txt").write_text("\n".join([*(root / "classes.txt").read_text().split(), "[red]unicorn"]))
     (root / "JPEGImages/more.heic").write_text("x")
@@ -115,20 +115,20 @@ def test_training_says_what_may_be_a_mistake(shapes_voc, tiny, tmp_path, capfd):
         }
     )
     data = opened(config)
-    assert any("the class '[red]unicorn' stands in no picture" in line for line in data.warnings)
+    assert any("the class '[red]unicorn' stands in no image" in line for line in data.warnings)
     assert any(".heic" in line for line in data.warnings)
-    with pytest.raises(UserError, match="no training picture belongs to step 1"):
+    with pytest.raises(UserError, match="no training image belongs to step 1"):
         fit(config, out=tmp_path / "run", quiet=True)
     fit(config, out=tmp_path / "run", steps=[0])
     shown = "".join(capfd.readouterr())
-    assert "warning: in training, the class '[red]unicorn' stands in no picture" in shown
+    assert "warning: in training, the class '[red]unicorn' stands in no image" in shown
 
 
 def test_nothing_to_learn_is_refused(shapes_voc, tiny, tmp_path):
     root = shutil.copytree(shapes_voc, tmp_path / "data")
     for file in (root / "SegmentationClassAug").iterdir():
         Image.fromarray(np.where(np.asarray(Image.open(file)) > 0, 255, 0).astype(np.uint8)).save(file)
-    with pytest.raises(UserError, match=r"no picture of the train split .* shows a class.*only 0 and 255"):
+    with pytest.raises(UserError, match=r"no image of the train split .* shows a class.*only 0 and 255"):
         opened(config_on(tiny, root))
 
 
@@ -152,8 +152,8 @@ def test_names_of_classes_on_the_command_line(tmp_path):
         groups_in([f"@{tmp_path}/bad.toml"])
 
 
-def test_names_of_pictures_with_spaces_in_class_lists(shapes_voc, tmp_path):
-    """``kitchen 1 0 3`` is the picture 'kitchen 1' with two classes, where there is such a picture."""
+def test_names_of_images_with_spaces_in_class_lists(shapes_voc, tmp_path):
+    """``kitchen 1 0 3`` is the image 'kitchen 1' with two classes, where there is such an image."""
     root = shutil.copytree(shapes_voc, tmp_path / "data")
     for folder, suffix in (("JPEGImages", "jpg"), ("SegmentationClassAug", "png"), ("saliency_map", "png")):
         (root / folder / f"shapes_train_000000.{suffix}").rename(root / folder / f"kitchen 1.{suffix}")

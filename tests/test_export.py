@@ -71,9 +71,9 @@ def exact():
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    """20 generated pictures of different sizes, as files without losses."""
-    folder = tmp_path_factory.mktemp("pictures")
+def images(tmp_path_factory):
+    """20 generated images of different sizes, as files without losses."""
+    folder = tmp_path_factory.mktemp("images")
     for i, size in enumerate(SIZES):
         scene = render(i, split="val", num_classes=4, size=size, seed=3)
         Image.fromarray(scene.image).save(folder / f"{i:02d}.png")
@@ -97,15 +97,15 @@ def files(run, tmp_path_factory):
     return {name: (path, export_step(run, path)) for name, path in paths.items()}
 
 
-def test_the_example_draws_pytorch_s_labels(run, files, pictures, exact, tmp_path):
+def test_the_example_draws_pytorch_s_labels(run, files, images, exact, tmp_path):
     """Acceptance: the ONNX file under onnxruntime, through examples/onnx_predict.py, on 20 sizes."""
     shutil.copytree(files["onnx"][0].parent, tmp_path / "deep")
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, ROOT / "examples/onnx_predict.py", "deep/barm.onnx", *pictures]
+    command = [sys.executable, ROOT / "examples/onnx_predict.py", "deep/barm.onnx", *images]
     said = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=True).stdout
     model = barm.load(run, runtime=exact)
     equal, total, seen = 0, 0, set()
-    for path in pictures:
+    for path in images:
         mask, labels = Image.open(tmp_path / f"{path.stem}_mask.png"), model.predict(Image.open(path))
         assert mask.mode == "P"
         assert mask.getpalette()[: 3 * len(model.colours)] == model.colours.flatten().tolist()
@@ -121,7 +121,7 @@ def test_what_the_command_says(run, cli, tmp_path):
     status, out, _ = cli("export", run, "--format", "safetensors", "--out", "deep/any.name")
     assert status == 0
     assert "100.000 % of the labels equal PyTorch's" in out
-    assert "6 of them the run's own validation pictures" in out
+    assert "6 of them the run's own validation images" in out
     assert re.search(r"scores from 0\.\d\d to \d\.\d\d differ by at most \d\.\de[-+]\d\d \(\d\S* % of the score\)", out)
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["any.name"]
 
@@ -214,7 +214,7 @@ def test_what_the_safetensors_file_holds(run, files):
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_what_is_compared_before_it_is_written(name, files):
-    """docs/export.md: own pictures, six sizes, several batch sizes, generated pictures and noise, and all limits."""
+    """docs/export.md: own images, six sizes, several batch sizes, generated images and noise, and all limits."""
     _, found = files[name]
     assert found.sizes == len(set(COMPARED)) == 6
     assert len({batch for batch, _, _ in COMPARED}) > 1
@@ -250,8 +250,8 @@ def test_safetensors_is_a_model(run, exact, cli, tmp_path):
     assert status == 0
     assert "differ by at most 0.0e+00" in out
     model, same = barm.load(tmp_path / "one.safetensors", runtime=exact), barm.load(run, 1, exact)
-    picture = Image.fromarray(render(0, split="val", num_classes=4, size=(70, 50), seed=3).image)
-    np.testing.assert_array_equal(model.predict(picture), same.predict(picture))
+    image = Image.fromarray(render(0, split="val", num_classes=4, size=(70, 50), seed=3).image)
+    np.testing.assert_array_equal(model.predict(image), same.predict(image))
     assert (model.class_names, model.step) == (same.class_names, 1)
     np.testing.assert_array_equal(model.colours, same.colours)
     assert cli("export", "one.safetensors", "--out", "two.safetensors", "--quiet")[0] == 0
@@ -261,7 +261,7 @@ def test_safetensors_is_a_model(run, exact, cli, tmp_path):
 
 
 def tiny(name: str, **options) -> Trained:
-    """A network with random weights and the statistics of pictures; its labels are not all one class."""
+    """A network with random weights and the statistics of images; its labels are not all one class."""
     torch.manual_seed(0)
     config = NetworkConfig(**{**TINY, **options})
     step = Step(2, ((1, 2), (3,), (4,)))
@@ -307,7 +307,7 @@ def test_every_rule_of_prediction(name):
 
 
 def test_a_body_with_a_window_of_any_size(tmp_path):
-    """MiB's and PLOP's body, whose pooling depends on the picture's size, with torch alone."""
+    """MiB's and PLOP's body, whose pooling depends on the image's size, with torch alone."""
     trained = tiny("plop", decoder="added_pool", activation="leaky_relu", output_stride=8)
     made = FORMATS["torch-export"][1](trained)
     found = compare(trained, made.predict, "the file")

@@ -1,4 +1,4 @@
-"""`barm extend`: a finished run learns a class from pictures in which only that class is labelled."""
+"""`barm extend`: a finished run learns a class from images in which only that class is labelled."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def make_run(shapes_voc, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def lamp(tmp_path_factory) -> Path:
-    """Pictures in which only one new class is labelled."""
+    """Images in which only one new class is labelled."""
     root = tmp_path_factory.mktemp("new") / "lamp"
     make_shapes(root, num_classes=4, only=[NEW], num_train=8, num_val=4, size=(48, 48), seed=5)
     return root
@@ -126,7 +126,7 @@ def test_classes_in_another_order_are_renumbered(make_run, tiny_settings, lamp, 
     result = extend(run, lamp, out=tmp_path / "new", quiet=True)
     assert list(result["class_iou"]) == ["background", *learned, NEW]
     metrics = directory.read(1, METRICS)["class_iou"]
-    for name in learned:  # measured anew on the same pictures, under other ids
+    for name in learned:  # measured anew on the same images, under other ids
         assert result["class_iou"][name]["before"] == pytest.approx(metrics[name], abs=1e-9)
 
 
@@ -185,7 +185,7 @@ def test_without_labels_of_old_classes_agreement_is_told(make_run, tiny_settings
     assert [s.step for s in scores] == [0, 1]
     assert scores[1].means == {"new": metrics["miou"]["new"]}
     assert scores[1].iou == {NEW: metrics["class_iou"][NEW]}
-    page = write_report([tmp_path / "new"], tmp_path / "page.html", pictures=1).read_text("utf-8")
+    page = write_report([tmp_path / "new"], tmp_path / "page.html", images=1).read_text("utf-8")
     assert f"{KNOWN[0]} was not measured after step 1" in page
     assert f"those learned since stand at {100 * metrics['miou']['new']:.1f} %" in page
     shown = open_runs([tmp_path / "new"])[0]
@@ -207,7 +207,7 @@ def test_what_comes_after_works_on_an_extension(finished, lamp, tmp_path, monkey
     shutil.copytree(lamp, plain)
     (plain / "classes.txt").unlink()
     extend(finished, plain, ["lamp/light"], out=new, quiet=True, overrides=["increment.epochs=2"])
-    assert len(find_examples(open_runs([new])[0], Limits())) == 6  # of the new pictures and of the old ones
+    assert len(find_examples(open_runs([new])[0], Limits())) == 6  # of the new images and of the old ones
     other = tmp_path / "other"  # the same step learned something else: it had the same colour
     shutil.copytree(new, other)
     about = RunDirectory(other).read(2, METHOD)
@@ -220,9 +220,9 @@ def test_what_comes_after_works_on_an_extension(finished, lamp, tmp_path, monkey
     assert all(colours[0][name] == colours[1][name] for name in ("background", *KNOWN))
 
     monkeypatch.chdir(tmp_path.parent)  # where all of it lies, so that the page's command has whole paths
-    page = write_report([new], tmp_path / "page.html", pictures=2).read_text("utf-8")
+    page = write_report([new], tmp_path / "page.html", images=2).read_text("utf-8")
     assert "Steps 0, 1 were taken over from " in page
-    assert "new class in this picture: IoU" in page
+    assert "new class in this image: IoU" in page
     assert page.count('class="scene"') == 2
     assert "does not label lamp/light" in page
     command = shlex.split(html.unescape(re.search(r'<pre class="command"><code>([^<]*)', page)[1]))
@@ -274,7 +274,7 @@ def test_a_stopped_extension_resumes_to_the_same_weights(finished, lamp, tmp_pat
 
 
 def test_a_folder_without_lists_and_names(finished, tmp_path):
-    """Flat folders; mask values are the classes of --classes; at least one picture is held out."""
+    """Flat folders; mask values are the classes of --classes; at least one image is held out."""
     make_shapes(tmp_path / "made", num_classes=4, only=[NEW], num_train=3, num_val=1, size=(48, 48), seed=7)
     for kind in ("images", "masks"):
         (tmp_path / "flat" / kind).mkdir(parents=True)
@@ -284,7 +284,7 @@ def test_a_folder_without_lists_and_names(finished, tmp_path):
         extend(finished, tmp_path / "flat", out=tmp_path / "new", quiet=True)
     result = extend(finished, tmp_path / "flat", ["heart"], out=tmp_path / "new", quiet=True)
     assert result["learned"] == ["heart"]
-    assert result["pictures"] == 2
+    assert result["images"] == 2
     assert evaluate(tmp_path / "new", quiet=True)["class_iou"]["heart"] == result["class_iou"]["heart"]["after"]
 
 
@@ -298,7 +298,7 @@ def test_a_folder_without_lists_and_names(finished, tmp_path):
         ([NEW], {"overrides": ["base.epochs=3"]}, r"settled \[base\]"),
         ([NEW], {"overrides": ["increment.epohcs=3"]}, "did you mean 'epochs'"),
         ([NEW], {"recipe": "shapes/joint"}, "joint.*labels of all classes"),
-        ([NEW], {"recipe": "shapes/dkd-m"}, "kept old pictures.*shapes/dkd"),
+        ([NEW], {"recipe": "shapes/dkd-m"}, "kept old images.*shapes/dkd"),
         ([NEW], {"recipe": "shapes/mib"}, "loss 'bce'.*'ce'"),
         ([NEW], {"recipe": "shapes/finetune"}, "does not fit"),
         ([NEW], {"val": ["LAMP"]}, "labels none of the classes"),
@@ -317,7 +317,7 @@ def test_what_cannot_work_is_said_before_training(classes, options, message, fin
 def test_masks_are_looked_at_before_training(finished, lamp, tmp_path):
     for value, message in (
         (9, "unknown id 9"),
-        (255, "no picture of the train split .* shows a class.*hold only 0 and 255"),
+        (255, "no image of the train split .* shows a class.*hold only 0 and 255"),
     ):
         folder = tmp_path / str(value)
         shutil.copytree(lamp, folder)
@@ -329,7 +329,7 @@ def test_masks_are_looked_at_before_training(finished, lamp, tmp_path):
 
 
 def test_a_folder_that_is_there_is_refused_before_anything_is_announced(finished, lamp, tmp_path, capsys):
-    """With --out before the pictures are read, without it before the line that says what will be learned."""
+    """With --out before the images are read, without it before the line that says what will be learned."""
     shutil.copytree(finished, tmp_path / "run")
     beside = default_out(tmp_path / "run", [NEW])
     for place, options in ((tmp_path / "there", {"out": tmp_path / "there"}), (beside, {})):

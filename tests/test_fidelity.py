@@ -35,13 +35,13 @@ from barm.models.segmenter import NetworkConfig
 STEP = Step(1, ((1, 2), (3,)))
 
 
-def updates(monkeypatch, look) -> list:
-    """What `look(trainer)` returned after every update."""
+def updates(monkeypatch, probe) -> list:
+    """What `probe(trainer)` returned after every update."""
     seen, update = [], StepTrainer.update
 
     def spy(self, batch, *, report):
         outcome = update(self, batch, report=report)
-        seen.append(look(self))
+        seen.append(probe(self))
         return outcome
 
     monkeypatch.setattr(StepTrainer, "update", spy)
@@ -126,7 +126,7 @@ def test_deviation_of_fresh_classifiers():
 
 
 class Wide:
-    """A source of one picture, 60 x 30, with class 1 in the middle and class 2 at the left edge."""
+    """A source of one image, 60 x 30, with class 1 in the middle and class 2 at the left edge."""
 
     class_names, palette = ("background", "a", "b"), np.zeros((256, 3), np.uint8)
 
@@ -150,9 +150,9 @@ def test_candidates_of_the_memory_are_seen_in_the_evaluations_view(crop, shown, 
     """SSUL section 12.1, DKD Q6: what the centre crop leaves out does not count; at native size nothing is left out."""
     config = tiny("ssul-m", "2-1", f"evaluation.crop={crop}")
     plan = TaskPlan(((1, 2),))
-    pictures = StepDataset(Wide(), plan, plan[0], INCREMENTAL, TrainTransform(32), seed=0)
+    images = StepDataset(Wide(), plan, plan[0], INCREMENTAL, TrainTransform(32), seed=0)
     method = config.method.build(plan[0], config.model)
-    found = presence(config, Runtime(config.runtime), config.method.memory, pictures, None, method)
+    found = presence(config, Runtime(config.runtime), config.method.memory, images, None, method)
     assert found.tolist() == [shown]
 
 
@@ -161,11 +161,11 @@ def test_evaluation_sees_the_recipes_crop(crop, shape, tiny, monkeypatch):
     """MiB Q8, SSUL Q4: resized labels, cropped; at native size on request."""
     config, seen = tiny("mib", "2-1", f"evaluation.crop={crop}"), []
 
-    def look(method, model, batches, rt, progress):
+    def probe(method, model, batches, rt, progress):
         seen.extend(tuple(batch.label.shape[1:]) for batch in batches)
         return torch.zeros(3, 3)
 
-    monkeypatch.setattr("barm.engine.evaluate.evaluate", look)
+    monkeypatch.setattr("barm.engine.evaluate.evaluate", probe)
     rt = Runtime(config.runtime)
     data = open_data(config, rt)
     method = config.method.build(data.plan[0], config.model)
@@ -174,7 +174,7 @@ def test_evaluation_sees_the_recipes_crop(crop, shape, tiny, monkeypatch):
 
 
 class Full(Wide):
-    """One picture that is class 1 all over, and salient where there is a map."""
+    """One image that is class 1 all over, and salient where there is a map."""
 
     class_names = ("background", *map(str, range(1, 21)))
 

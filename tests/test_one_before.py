@@ -23,7 +23,7 @@ from barm.config import load_config
 from barm.data.sources import open_source
 from barm.data.sources.named import Named
 from barm.data.sources.shapes_disk import make_shapes
-from barm.engine.checkpoint.directory import COUNTS, METRICS, PICTURES, RunDirectory
+from barm.engine.checkpoint.directory import COUNTS, IMAGES, METRICS, RunDirectory
 from barm.engine.monitor import Monitor
 from barm.engine.scores import read_scores
 from barm.errors import Stopped, UserError
@@ -47,7 +47,7 @@ def old(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def new(tmp_path_factory) -> Path:
-    """Other pictures, of another size, that label a fourth class."""
+    """Other images, of another size, that label a fourth class."""
     root = tmp_path_factory.mktemp("new") / "pictures"
     make_shapes(root, num_classes=4, only=["amber-plain-star"], num_train=8, num_val=4, size=(120, 90), seed=3)
     return root
@@ -124,7 +124,7 @@ def test_whatever_it_is_measured_on(options, bases, old, new, tmp_path):
 
 
 def seen_by(run: Path, extended: Path) -> np.ndarray:
-    """IoU of a run's classes on the pictures on which another is measured, from the masks that it predicts there."""
+    """IoU of a run's classes on the images on which another is measured, from the masks that it predicts there."""
     model, config, names = load(run), read_config(extended), load(extended).class_names
     total = torch.zeros(len(model.class_names), len(model.class_names), dtype=torch.int64)
     for place in (config.data, *config.data.val):
@@ -153,7 +153,7 @@ def test_what_is_printed_is_what_the_page_shows(bases, new, tmp_path):
     )
     assert done.exit_code == 0, done.output
     before, after = (RunDirectory(tmp_path / "run").read(i, METRICS) for i in (0, 1))
-    page = write_report([tmp_path / "run"], tmp_path / "page.html", pictures=1).read_text("utf-8")
+    page = write_report([tmp_path / "run"], tmp_path / "page.html", images=1).read_text("utf-8")
     means = [percent(before["miou"]["all"]), percent(after["miou"]["old"])]
     line = next(x for x in done.output.splitlines() if "mean of the old" in x).split()
     assert line[-3:-1] == means
@@ -162,7 +162,7 @@ def test_what_is_printed_is_what_the_page_shows(bases, new, tmp_path):
     assert json.loads(again.stdout)["miou"] == before["miou"]
 
 
-def test_a_stopped_extension_is_measured_on_the_same_pictures(bases, new, tmp_path, monkeypatch):
+def test_a_stopped_extension_is_measured_on_the_same_images(bases, new, tmp_path, monkeypatch):
     whole = extend(bases["offline"], new, out=tmp_path / "whole", quiet=True)
     show = Monitor.progress
 
@@ -179,11 +179,11 @@ def test_a_stopped_extension_is_measured_on_the_same_pictures(bases, new, tmp_pa
     assert result["class_iou"] == whole["class_iou"]
     check(tmp_path / "run", result)
     run = RunDirectory(tmp_path / "run")
-    assert run.read(0, PICTURES)["measured"] == run.read(1, PICTURES)["measured"]
-    assert "train" not in run.read(0, PICTURES), "another run has trained it"
+    assert run.read(0, IMAGES)["measured"] == run.read(1, IMAGES)["measured"]
+    assert "train" not in run.read(0, IMAGES), "another run has trained it"
 
 
-def test_a_class_that_no_picture_shows_is_not_measured(bases, old, fast_settings, tmp_path):
+def test_a_class_that_no_image_shows_is_not_measured(bases, old, fast_settings, tmp_path):
     """It has no score, neither 0 nor in a mean, and runs measured on other classes are not compared."""
     shutil.copytree(old, tmp_path / "data")
     with (tmp_path / "data/classes.txt").open("a", encoding="utf-8") as names:
@@ -195,16 +195,16 @@ def test_a_class_that_no_picture_shows_is_not_measured(bases, old, fast_settings
     assert ious.pop("ghost") is None
     assert metrics["miou"]["all"] == metrics["average_miou"] == pytest.approx(fmean(ious.values()), abs=1e-12)
     assert compare([tmp_path / "run"])[0].scores["all"].mean == metrics["miou"]["all"]
-    with pytest.raises(UserError, match=r"measured on pictures that do not show 'ghost'.*on the same pictures"):
+    with pytest.raises(UserError, match=r"measured on images that do not show 'ghost'.*on the same images"):
         compare([bases["offline"], tmp_path / "run"])
 
 
 @pytest.fixture
 def older(bases, new, tmp_path) -> tuple[Path, dict]:
-    """What an older version left: the first step's scores are those on the base's pictures, without a record."""
+    """What an older version left: the first step's scores are those on the base's images, without a record."""
     result = extend(bases["offline"], new, out=tmp_path / "run", quiet=True)
     run = RunDirectory(tmp_path / "run")
-    (tmp_path / "run/step00" / PICTURES).unlink()
+    (tmp_path / "run/step00" / IMAGES).unlink()
     for name in (METRICS, COUNTS):
         shutil.copy(bases["offline"] / "step00" / name, tmp_path / "run/step00" / name)
     run.add(1, {METRICS: {**run.read(1, METRICS), "forgetting": -0.138, "average_miou": 0.9}})
@@ -215,14 +215,14 @@ def test_an_extension_of_an_older_version_is_not_compared(older, tmp_path):
     path, result = older
     scores = read_run(path, "run").scores
     assert [(s.step, s.lost, s.average) for s in scores] == [(1, None, None)]
-    page = write_report([path], tmp_path / "page.html", pictures=1).read_text("utf-8")
+    page = write_report([path], tmp_path / "page.html", images=1).read_text("utf-8")
     assert "went from" not in page
     assert "13.8" not in page
     found = evaluate(path, quiet=True)
     assert (found["forgetting"], found["average_miou"]) == (None, None)
     assert found["class_iou"] == {name: iou["after"] for name, iou in result["class_iou"].items()}
     assert [x.miou is None for x in open_runs([path])[0].steps] == [True, False]
-    with pytest.raises(UserError, match=r"measured on other pictures than its last one.*extend it anew"):
+    with pytest.raises(UserError, match=r"measured on other images than its last one.*extend it anew"):
         compare([path])
 
 

@@ -50,19 +50,19 @@ def test_help_without_unix():
 
 @pytest.mark.slow
 def test_predict_without_unix(tiny_run, tmp_path):
-    picture = tmp_path / "picture.png"
-    Image.fromarray(np.random.default_rng(1).integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(picture)
+    image = tmp_path / "image.png"
+    Image.fromarray(np.random.default_rng(1).integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(image)
     program = """
 import barm
-from barm.data.images import read_picture
+from barm.data.images import read_image
 from barm.data.index import cores
 from barm.cli import main
 assert cores() >= 1
-print(barm.load(sys.argv[1]).predict(read_picture(sys.argv[2])).shape, flush=True)
+print(barm.load(sys.argv[1]).predict(read_image(sys.argv[2])).shape, flush=True)
 sys.argv[:] = ["barm", "predict", sys.argv[1], sys.argv[2], "--out", sys.argv[3], "--quiet"]
 main()
 """
-    assert without_unix(program, tiny_run, picture, tmp_path / "out").startswith("(40, 50)")
+    assert without_unix(program, tiny_run, image, tmp_path / "out").startswith("(40, 50)")
     assert list((tmp_path / "out").rglob("*.png"))
 
 

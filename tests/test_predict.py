@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 
 import barm
 from barm.data.palette import display_palette
-from barm.predict.files import check_pictures, find_pictures
+from barm.predict.files import check_images, find_images
 from barm.predict.images import _batches
-from barm.report.pictures import index_mask, with_legend
+from barm.report.images import index_mask, with_legend
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def predict(cli, tiny_run):
 
 @pytest.fixture
 def photos(tmp_path) -> Path:
-    """Pictures of two sizes in a tree, with what is no picture beside them."""
+    """Images of two sizes in a tree, with what is no image beside them."""
     rng = np.random.default_rng(0)
     for name, size in {
         "a.png": (40, 56),
@@ -36,7 +36,7 @@ def photos(tmp_path) -> Path:
         path = tmp_path / "photos" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 255, (*size, 3), dtype=np.uint8)).save(path)
-    (tmp_path / "photos/notes.txt").write_text("no picture")
+    (tmp_path / "photos/notes.txt").write_text("no image")
     return tmp_path / "photos"
 
 
@@ -51,9 +51,9 @@ def test_a_folder_keeps_its_tree(predict, photos, tmp_path, model):
     assert out.count("\n") == 3
     for name in ("a", "deep/b", "deep/er/c"):
         assert all((tmp_path / f"seen/{name}{end}").is_file() for end in ("_mask.png", "_colour.png", "_overlay.jpg"))
-    mask, picture = Image.open(tmp_path / "seen/deep/er/c_mask.png"), Image.open(photos / "deep/er/c.PNG")
-    assert mask.size == picture.size
-    np.testing.assert_array_equal(np.asarray(mask), model.predict(picture))
+    mask, image = Image.open(tmp_path / "seen/deep/er/c_mask.png"), Image.open(photos / "deep/er/c.PNG")
+    assert mask.size == image.size
+    np.testing.assert_array_equal(np.asarray(mask), model.predict(image))
     np.testing.assert_array_equal(
         np.asarray(Image.open(tmp_path / "seen/deep/er/c_colour.png")), display_palette()[np.asarray(mask)]
     )
@@ -66,21 +66,21 @@ def test_a_folder_keeps_its_tree(predict, photos, tmp_path, model):
 
 def test_what_words_stand_for(photos, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    names = {str(one.name) for one in find_pictures(["photos"])}
+    names = {str(one.name) for one in find_images(["photos"])}
     assert names == {"a", "deep/b", "deep/er/c"}
-    assert {str(one.name) for one in find_pictures(["photos/**/*.jpg"])} == {"deep/b"}
-    assert {str(one.name) for one in find_pictures(["photos/*", "photos/a.png"])} == {"a"}
-    assert [str(one.name) for one in find_pictures([photos / "deep/b.jpg"])] == ["b"]
-    with pytest.raises(barm.UserError, match="no pictures at photos/x"):
-        find_pictures(["photos/x*"])
+    assert {str(one.name) for one in find_images(["photos/**/*.jpg"])} == {"deep/b"}
+    assert {str(one.name) for one in find_images(["photos/*", "photos/a.png"])} == {"a"}
+    assert [str(one.name) for one in find_images([photos / "deep/b.jpg"])] == ["b"]
+    with pytest.raises(barm.UserError, match="no images at photos/x"):
+        find_images(["photos/x*"])
     with pytest.raises(barm.UserError, match="under one name"):
-        find_pictures(["photos/deep/b.jpg", photos / "b.png"])
-    assert len(find_pictures(["photos/deep/b.jpg", "photos/deep"])) == 2
+        find_images(["photos/deep/b.jpg", photos / "b.png"])
+    assert len(find_images(["photos/deep/b.jpg", "photos/deep"])) == 2
     (photos / "out").mkdir()
     Image.new("RGB", (20, 20)).save(photos / "out/a_mask.png")
-    assert {str(one.name) for one in find_pictures(["photos"], Path("photos/out"))} == names
+    assert {str(one.name) for one in find_images(["photos"], Path("photos/out"))} == names
     with pytest.raises(barm.UserError, match="choose another --out"):
-        find_pictures(["photos"], Path("photos"))
+        find_images(["photos"], Path("photos"))
 
 
 def test_everything_wrong_is_said_at_once(predict, photos, tmp_path):
@@ -89,10 +89,10 @@ def test_everything_wrong_is_said_at_once(predict, photos, tmp_path):
     status, out, err = predict("photos", "absent.jpg", "--out", "seen")
     assert (status, out, err.count("\n")) == (2, "", 1)
     for word in (
-        "3 of 6 pictures",
+        "3 of 6 images",
         "cut.jpg cannot be read",
         "small.png is 12x40",
-        "no picture absent.jpg",
+        "no image absent.jpg",
         "--keep-going",
     ):
         assert word in err
@@ -101,14 +101,14 @@ def test_everything_wrong_is_said_at_once(predict, photos, tmp_path):
     assert status == 2
     assert out.count("\n") == 3
     assert (tmp_path / "seen/deep/b_mask.png").is_file()
-    assert err.startswith("barm: 3 of 6 pictures left out")
+    assert err.startswith("barm: 3 of 6 images left out")
     assert predict("absent.jpg", "--out", "no", "--keep-going")[0] == 2
 
 
 def test_json_has_shares_and_needs_no_folder(predict, photos, model):
     out = predict("photos/a.png", "photos/deep/b.jpg", "--json")[1]
     rows = json.loads(out)
-    assert [row["picture"] for row in rows] == ["photos/a.png", "photos/deep/b.jpg"]
+    assert [row["image"] for row in rows] == ["photos/a.png", "photos/deep/b.jpg"]
     label = model.predict(Image.open(photos / "a.png"))
     shares = {model.class_names[c]: (label == c).mean() for c in np.unique(label)}
     assert rows[0]["classes"] == pytest.approx(shares, abs=1e-6)
@@ -117,62 +117,62 @@ def test_json_has_shares_and_needs_no_folder(predict, photos, model):
     assert "--json" in predict("photos/a.png")[2]
 
 
-def test_a_mask_fits_the_picture_as_viewers_show_it(predict, tmp_path, model):
+def test_a_mask_fits_the_image_as_viewers_show_it(predict, tmp_path, model):
     upright = Image.fromarray(np.random.default_rng(1).integers(0, 255, (60, 32, 3), dtype=np.uint8))
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by a quarter to the right
     upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "p.png", exif=exif)
-    assert check_pictures(find_pictures([tmp_path / "p.png"]))[0][1] == (32, 60)
+    assert check_images(find_images([tmp_path / "p.png"]))[0][1] == (32, 60)
     assert predict("p.png", "--out", "seen")[0] == 0
     mask = Image.open(tmp_path / "seen/p_mask.png")
     assert mask.size == (32, 60)
     np.testing.assert_array_equal(np.asarray(mask), model.predict(upright))
 
 
-def test_batches_of_one_size_give_what_single_pictures_give(photos, model):
-    pictures = [
-        barm.read_picture(p) for p in sorted(photos.rglob("*.*g")) + sorted(photos.rglob("*.PNG")) if p.name[0] != "."
+def test_batches_of_one_size_give_what_single_images_give(photos, model):
+    images = [
+        barm.read_image(p) for p in sorted(photos.rglob("*.*g")) + sorted(photos.rglob("*.PNG")) if p.name[0] != "."
     ]
-    assert len({p.size for p in pictures}) == 2
-    together = model.predict(pictures)
-    for picture, label in zip(pictures, together, strict=True):
-        assert label.shape == (picture.height, picture.width)
-        assert (model.predict(picture) == label).mean() > 0.99  # sums in another order
-    sound = check_pictures(find_pictures([photos]))
+    assert len({p.size for p in images}) == 2
+    together = model.predict(images)
+    for image, label in zip(images, together, strict=True):
+        assert label.shape == (image.height, image.width)
+        assert (model.predict(image) == label).mean() > 0.99  # sums in another order
+    sound = check_images(find_images([photos]))
     assert sorted(map(len, _batches(sound, 8))) == [1, 2]
     assert sorted(map(len, _batches(sound, 1))) == [1, 1, 1]
 
 
 def test_sizes_flip_and_scores(photos, model):
-    picture = barm.read_picture(photos / "a.png")
-    scores = model.scores(picture)
+    image = barm.read_image(photos / "a.png")
+    scores = model.scores(image)
     assert scores.shape == (len(model.class_names), 40, 56)
     assert scores.dtype == np.float32
     assert scores.min() >= 0
     assert scores.max() <= 1
-    np.testing.assert_array_equal(scores.argmax(0), model.predict(picture))
+    np.testing.assert_array_equal(scores.argmax(0), model.predict(image))
     several = {"sizes": (0.75, 1.0, 1.5), "flip": True}
-    mean = model.scores(picture, **several)
-    np.testing.assert_array_equal(mean.argmax(0), model.predict(picture, **several))
-    single = [model.scores(picture, sizes=[s], flip=True) for s in several["sizes"]]
+    mean = model.scores(image, **several)
+    np.testing.assert_array_equal(mean.argmax(0), model.predict(image, **several))
+    single = [model.scores(image, sizes=[s], flip=True) for s in several["sizes"]]
     np.testing.assert_allclose(mean, np.mean(single, axis=0), atol=1e-6)
-    mirrored = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    one_side = model.scores(picture), model.scores(mirrored)[:, :, ::-1]
-    np.testing.assert_allclose(model.scores(picture, flip=True), np.mean(one_side, axis=0), atol=1e-6)
-    np.testing.assert_array_equal(model.scores(picture, sizes=[80]), model.scores(picture, sizes=[2.0]))
+    mirrored = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    one_side = model.scores(image), model.scores(mirrored)[:, :, ::-1]
+    np.testing.assert_allclose(model.scores(image, flip=True), np.mean(one_side, axis=0), atol=1e-6)
+    np.testing.assert_array_equal(model.scores(image, sizes=[80]), model.scores(image, sizes=[2.0]))
     for wrong in ((), (0,), (-1.0,), (float("nan"),)):
         with pytest.raises(barm.UserError, match="size"):
-            model.predict(picture, sizes=wrong)
+            model.predict(image, sizes=wrong)
 
 
 def test_chosen_classes(predict, photos, tmp_path, model):
-    picture = barm.read_picture(photos / "a.png")
-    whole = model.predict(picture)
+    image = barm.read_image(photos / "a.png")
+    whole = model.predict(image)
     seen = [c for c in np.unique(whole) if c]
     assert seen, "the tiny model sees something in noise"
     name = model.class_names[seen[-1]]
-    np.testing.assert_array_equal(model.predict(picture, classes=[name]), np.where(whole == seen[-1], whole, 0))
-    assert not model.predict(picture, classes=[]).any()
+    np.testing.assert_array_equal(model.predict(image, classes=[name]), np.where(whole == seen[-1], whole, 0))
+    assert not model.predict(image, classes=[]).any()
     assert predict("photos/a.png", "--out", "seen", "--classes", f" {name} ")[0] == 0
     assert set(np.unique(np.asarray(Image.open(tmp_path / "seen/a_mask.png")))) <= {0, seen[-1]}
     _, _, err = predict("photos/a.png", "--out", "no", "--classes", name[:-1])
@@ -180,15 +180,15 @@ def test_chosen_classes(predict, photos, tmp_path, model):
     assert not (tmp_path / "no").exists()
 
 
-def test_arrays_are_pictures_too(photos, model):
-    picture = barm.read_picture(photos / "a.png")
-    np.testing.assert_array_equal(model.predict(np.asarray(picture)), model.predict(picture))
-    assert model.predict(np.asarray(picture.convert("L"))).shape == (40, 56)
+def test_arrays_are_images_too(photos, model):
+    image = barm.read_image(photos / "a.png")
+    np.testing.assert_array_equal(model.predict(np.asarray(image)), model.predict(image))
+    assert model.predict(np.asarray(image.convert("L"))).shape == (40, 56)
     for wrong in (np.zeros((40, 40, 4), np.uint8), np.zeros((40, 40, 3), np.float32)):
         with pytest.raises(barm.UserError, match="uint8, found"):
             model.predict(wrong)
     with pytest.raises(barm.UserError, match="at least 16"):
-        model.predict([picture, Image.new("RGB", (15, 40))])
+        model.predict([image, Image.new("RGB", (15, 40))])
 
 
 def test_masks_of_the_data_set_s_ids(model):
@@ -201,14 +201,14 @@ def test_masks_of_the_data_set_s_ids(model):
 
 
 def test_the_legend_stands_below(tmp_path):
-    picture = Image.new("RGB", (300, 200), (200, 30, 30))
-    wide = with_legend(picture, [("cat 12 %", (0, 0, 255)), ("dog 3 %", (0, 255, 0))])
+    image = Image.new("RGB", (300, 200), (200, 30, 30))
+    wide = with_legend(image, [("cat 12 %", (0, 0, 255)), ("dog 3 %", (0, 255, 0))])
     assert wide.width == 300
     assert wide.getpixel((5, 5)) == (200, 30, 30)
     below = np.asarray(wide)[200:]
     assert (below == (0, 0, 255)).all(2).any()
     assert (below == (0, 255, 0)).all(2).any()
-    assert with_legend(picture, [("a long name of a class", (0, 0, 255))] * 9).height > wide.height
+    assert with_legend(image, [("a long name of a class", (0, 0, 255))] * 9).height > wide.height
 
 
 @pytest.mark.parametrize(
@@ -240,11 +240,11 @@ def test_a_file_runs_where_it_is_told(predict, photos, tiny_run, tmp_path, monke
             barm.load(path)
 
 
-def test_results_are_not_taken_for_pictures(photos, tmp_path, tiny_run, monkeypatch):
+def test_results_are_not_taken_for_images(photos, tmp_path, tiny_run, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for _ in range(2):
         assert len(barm.predict_files(tiny_run, ["photos/**/*"], out="photos/seen")) == 3
-    with pytest.raises(barm.UserError, match="no pictures at ''"):
-        find_pictures([""])
+    with pytest.raises(barm.UserError, match="no images at ''"):
+        find_images([""])
     with pytest.raises(barm.UserError, match="nothing to write"):
-        barm.Look(write=())
+        barm.PredictOptions(write=())

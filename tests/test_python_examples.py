@@ -1,4 +1,4 @@
-"""The examples of docs/python.md run as they stand there, on fewer and smaller pictures; its table is complete."""
+"""The examples of docs/python.md run as they stand there, on fewer and smaller images; its table is complete."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def look_at_training(folder: Path, out: str) -> None:
 
 
 def look_at_prediction(folder: Path, out: str) -> None:
-    assert "of the picture, at most" in out
+    assert "of the image, at most" in out
     assert Image.open(folder / "overlay.png").size == (64, 64)
     assert "6 masks in seen/" in out
     values = {v for p in (folder / "seen").glob("*_mask.png") for v in np.unique(np.asarray(Image.open(p)))}

@@ -158,7 +158,7 @@ def test_memories(data, name):
 
 
 class Small:
-    """A source of one picture with all classes of VOC."""
+    """A source of one image with all classes of VOC."""
 
     class_names, palette = ("background", *map(str, range(1, 21))), np.zeros((256, 3), np.uint8)
 

@@ -50,7 +50,7 @@ def runs(tiny, tmp_path_factory):
 def one(runs, tmp_path_factory):
     """The report of one run."""
     if "one" not in PAGES:
-        PAGES["one"] = write_report([runs["barm"]], tmp_path_factory.mktemp("page") / "one.html", pictures=2)
+        PAGES["one"] = write_report([runs["barm"]], tmp_path_factory.mktemp("page") / "one.html", images=2)
     return PAGES["one"]
 
 
@@ -59,7 +59,7 @@ def two(runs, tmp_path_factory):
     """The report of two runs."""
     if "two" not in PAGES:
         file = tmp_path_factory.mktemp("page") / "two.html"
-        PAGES["two"] = write_report([runs["barm"], runs["finetune"]], file, pictures=2)
+        PAGES["two"] = write_report([runs["barm"], runs["finetune"]], file, images=2)
     return PAGES["two"]
 
 
@@ -102,23 +102,23 @@ def test_one_run(runs, one, browse):
     assert not {"images_per_second", "memory_mb"} & set(terms)
     speed = page.locator("#training tbody tr").all_inner_texts()
     assert len(speed) == 3
-    assert all(0 < float(v) < 1e6 for row in speed for v in row.split()[1:])  # updates, pictures/s, MB
+    assert all(0 < float(v) < 1e6 for row in speed for v in row.split()[1:])  # updates, images/s, MB
 
 
 def test_slider_and_keys(runs, one, tmp_path, browse):
     page = browse(one.as_uri())
-    slider = page.locator("#pictures input[type=range]")
+    slider = page.locator("#images input[type=range]")
     shown = page.locator(".scene >> nth=0 >> .frame.on")
     assert shown.get_attribute("data-step") == "2"
     slider.focus()
     page.keyboard.press("ArrowLeft")
     assert shown.get_attribute("data-step") == "1"
-    assert "after step 1" in page.locator("#pictures output").first.inner_text()
+    assert "after step 1" in page.locator("#images output").first.inner_text()
     assert page.locator("#confusion input[type=range]").input_value() == "1"  # all sliders move together
     counts = np.array(RunDirectory(runs["barm"]).read(1, "counts.json"))
     first = page.locator(".matrix tbody tr").nth(0).locator("td").all_inner_texts()
     assert first[: len(counts)] == [f"{100 * v:.0f}" if v >= 0.005 else "" for v in counts[0] / counts[0].sum()]
-    page.locator("#pictures .play").click()
+    page.locator("#images .play").click()
     expect(shown).to_have_attribute("data-step", "2")
     for image in page.locator(".frame.on img, .heatmap").all():
         assert image.get_attribute("alt")
@@ -170,7 +170,7 @@ def test_without_javascript(one, browse):
     assert page.locator(".stepper").first.is_hidden()
     assert [f.is_visible() for f in page.locator(".scene .frame:not(.absent)").all()] == [
         True
-    ] * 6  # two pictures, three steps
+    ] * 6  # two images, three steps
 
 
 def test_several_runs(runs, two, browse):
@@ -202,7 +202,7 @@ def test_names_are_text(own, tmp_path, browse):
     page = browse(write_report([own], tmp_path / "page.html").as_uri())
     assert evil in page.locator("#classes tbody th").all_inner_texts()
     assert page.locator("img[src=x]").count() == 0
-    assert "has no class" in page.locator("#pictures .note").inner_text()
+    assert "has no class" in page.locator("#images .note").inner_text()
 
 
 def test_data_that_is_gone(own, tmp_path, browse, shapes_voc):
@@ -210,22 +210,22 @@ def test_data_that_is_gone(own, tmp_path, browse, shapes_voc):
     config.write_text(config.read_text("utf-8").replace(str(shapes_voc), str(tmp_path / "gone")), "utf-8")
     page = browse(write_report([own]).as_uri())
     assert (own / "report.html").is_file()
-    assert "is not there; pass --data DIR" in page.locator("#pictures .note").inner_text()
+    assert "is not there; pass --data DIR" in page.locator("#images .note").inner_text()
     assert page.locator(".scene, .tale").count() == 0
     assert page.locator("#miou .chart").count() == 1
-    moved = browse(write_report([own], tmp_path / "moved.html", data=shapes_voc, pictures=1).as_uri())
+    moved = browse(write_report([own], tmp_path / "moved.html", data=shapes_voc, images=1).as_uri())
     assert moved.locator(".scene").count() == 1
 
 
 def test_interrupted_and_imported(own, tmp_path, browse):
     shutil.rmtree(own / "step02")
-    page = browse(write_report([own], tmp_path / "page.html", pictures=1).as_uri())
+    page = browse(write_report([own], tmp_path / "page.html", images=1).as_uri())
     assert "2 of 3 steps are trained" in page.locator("#headline").inner_text()
     for step in range(2):
         for file in ("counts.json", "metrics.json"):
             (own / f"step{step:02d}" / file).unlink()
     (own / "log.csv").unlink()
-    page = browse(write_report([own], tmp_path / "bare.html", pictures=1).as_uri())
+    page = browse(write_report([own], tmp_path / "bare.html", images=1).as_uri())
     assert "no scores" in page.locator("#headline .note").last.inner_text()
     assert "no log" in page.locator("#training .note").inner_text()
     assert page.locator("#miou, #classes, #confusion").count() == 0
@@ -234,10 +234,10 @@ def test_interrupted_and_imported(own, tmp_path, browse):
 
 def test_another_task(runs, tiny, tmp_path, browse):
     fit(tiny("finetune", "3-1"), out=tmp_path / "other", quiet=True)
-    page = browse(write_report([runs["barm"], tmp_path / "other"], tmp_path / "page.html", pictures=1).as_uri())
+    page = browse(write_report([runs["barm"], tmp_path / "other"], tmp_path / "page.html", images=1).as_uri())
     assert "another task" in page.locator("#classes .note").inner_text()
     assert page.locator("#classes figure").count() == 2
-    page.locator("#pictures input[type=range]").fill("2")
+    page.locator("#images input[type=range]").fill("2")
     assert page.locator(".scene >> nth=0 >> .panel >> nth=1 >> .frame.on").inner_text() == "not trained"
 
 
@@ -266,7 +266,7 @@ def test_one_line_for_what_makes_no_sense(runs, own, tmp_path, monkeypatch, caps
 def test_damaged_files_are_one_line(name, content, own, tmp_path):
     (own / "step02" / name).write_text(content, "utf-8")
     with pytest.raises(UserError, match="damaged"):
-        write_report([own], tmp_path / "page.html", pictures=0)
+        write_report([own], tmp_path / "page.html", images=0)
     if name != "counts.json":
         with pytest.raises(UserError, match=f"{name} is damaged"):
             open_runs([own])
@@ -321,7 +321,7 @@ def single(tiny, tmp_path_factory):
 
 @pytest.mark.parametrize("width", [1280, 390])
 def test_a_run_of_one_step_has_no_steps(single, tmp_path, browse, width):
-    page = browse(write_report([single], tmp_path / "page.html", pictures=2).as_uri(), width=width)
+    page = browse(write_report([single], tmp_path / "page.html", images=2).as_uri(), width=width)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     told = words(page)
     assert "4 classes in 1 step ·" in told
@@ -336,22 +336,22 @@ def test_a_run_of_one_step_has_no_steps(single, tmp_path, browse, width):
 
 def test_two_runs_of_one_step(single, tmp_path, browse):
     shutil.copytree(single, tmp_path / "other")
-    page = browse(write_report([single, tmp_path / "other"], tmp_path / "page.html", pictures=0).as_uri())
+    page = browse(write_report([single, tmp_path / "other"], tmp_path / "page.html", images=0).as_uri())
     assert page.locator(".versus thead th").all_inner_texts() == ["run", "all"]
     assert page.locator("#miou").count() == 0
 
 
-def test_pictures_say_what_they_were_chosen_for(one, browse):
+def test_images_say_what_they_were_chosen_for(one, browse):
     chosen = browse(one.as_uri()).locator(".chosen").all_inner_texts()
     assert len(chosen) == 2
-    assert re.fullmatch(r"later classes in this picture: IoU \d+ %, best of \d+ pictures", chosen[0])
-    assert re.fullmatch(r"later classes in this picture: IoU \d+ %, worst of \d+ pictures", chosen[1])
+    assert re.fullmatch(r"later classes in this image: IoU \d+ %, best of \d+ images", chosen[0])
+    assert re.fullmatch(r"later classes in this image: IoU \d+ %, worst of \d+ images", chosen[1])
 
 
-def test_pictures_keep_their_shape(tiny, tmp_path, browse):
+def test_images_keep_their_shape(tiny, tmp_path, browse):
     make_shapes(tmp_path / "wide", layout="voc", num_classes=4, num_train=12, num_val=4, size=(96, 48), seed=1)
     fit(tiny("finetune", "3-1"), data=tmp_path / "wide", out=tmp_path / "run", quiet=True)
-    page = browse(write_report([tmp_path / "run"], tmp_path / "page.html", pictures=2).as_uri())
+    page = browse(write_report([tmp_path / "run"], tmp_path / "page.html", images=2).as_uri())
     for place in page.locator(".scene .stack:visible").all():
         box = place.bounding_box()
         assert box["width"] / box["height"] == pytest.approx(2, abs=0.05)
@@ -369,7 +369,7 @@ def test_steps_that_were_taken_over_are_named(runs, own, tmp_path, browse):
     log = own / "log.csv"
     lines = log.read_text("utf-8").splitlines(keepends=True)
     log.write_text("".join(line for line in lines if line[0] in "s2"), "utf-8")
-    page = browse(write_report([own], tmp_path / "page.html", pictures=0).as_uri())
+    page = browse(write_report([own], tmp_path / "page.html", images=0).as_uri())
     assert "Steps 0, 1 were not trained in this run" in page.locator("#training").inner_text()
     chart = page.locator("#training .chart").first
     assert chart.locator(".axis").text_content() == "update of step 2"
@@ -381,8 +381,8 @@ def test_no_path_of_this_machine_is_shown(runs, own, tmp_path, monkeypatch, shap
     monkeypatch.chdir(tmp_path)
     first = own / "step00"
     pages = [
-        write_report([own.resolve()], pictures=2),
-        write_report([own, runs["finetune"]], tmp_path / "two.html", pictures=0),
+        write_report([own.resolve()], images=2),
+        write_report([own, runs["finetune"]], tmp_path / "two.html", images=0),
         write_report([own], tmp_path / "gone.html", data=tmp_path / "gone"),
         *write_comparison(tmp_path / "tables", read_results([own, runs["finetune"]]))[:-1],
     ]

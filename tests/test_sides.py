@@ -70,11 +70,11 @@ def test_the_warning_names_the_tables_that_flip(train, sided_data, off, expected
 
 def test_predict_warns_with_flip_alone(cli, train, sided_data):
     assert train("--group", ",".join(NAMES), "--set", "base.flip=0")[0] == 0
-    picture = next((sided_data / "images/val").iterdir())
-    status, _, err = cli("predict", "run", picture, "--out", "seen", "--flip")
+    image = next((sided_data / "images/val").iterdir())
+    status, _, err = cli("predict", "run", image, "--out", "seen", "--flip")
     assert status == 0
     (line,) = warned(err)
     assert "leave --flip out" in line
-    status, out, err = cli("predict", "run", picture, "--out", "seen")
+    status, out, err = cli("predict", "run", image, "--out", "seen")
     assert status == 0
     assert not warned(out + err)

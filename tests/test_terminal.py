@@ -216,8 +216,8 @@ def test_help_and_completion_are_fast_and_load_no_torch(tmp_path):
     assert "torch" not in shell("recipes", cwd=tmp_path, PYTHONPROFILEIMPORTTIME="1").stderr
 
 
-def test_a_missing_picture_is_told_before_torch_is_loaded(tiny_run, tmp_path):
-    """Also among pictures that are there; with --keep-going where none of them is."""
+def test_a_missing_image_is_told_before_torch_is_loaded(tiny_run, tmp_path):
+    """Also among images that are there; with --keep-going where none of them is."""
     Image.new("RGB", (32, 32)).save(tmp_path / "there.png")
     for words in (["nofile.jpg"], ["there.png", "nofile.jpg"], ["nofile.jpg", "--keep-going"], ["no*.jpg"]):
         done = shell("predict", str(tiny_run), *words, "--out", "seen", cwd=tmp_path, PYTHONPROFILEIMPORTTIME="1")
@@ -226,7 +226,7 @@ def test_a_missing_picture_is_told_before_torch_is_loaded(tiny_run, tmp_path):
             (imports if line.startswith("import time:") else said).append(line)
         assert done.returncode == 2
         assert len(said) == 1
-        assert "picture" in said[0]
+        assert "image" in said[0]
         assert words[-1 if words[0] == "there.png" else 0] in said[0]
         assert not [line for line in imports if re.search(r"\| +torch$", line)]
         assert not (tmp_path / "seen").exists()

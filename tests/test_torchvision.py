@@ -31,8 +31,8 @@ SMALL = ("evaluation.crop=64", "runtime.precision=32-true", "runtime.workers=0",
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("pictures") / "data"
+def images(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("images") / "data"
     make_shapes(root, num_classes=3, num_train=24, num_val=4, size=(64, 64), seed=2)
     return root
 
@@ -45,11 +45,11 @@ def tensors(root: Path, split: str, count: int) -> tuple[torch.Tensor, torch.Ten
 
 
 @pytest.fixture(scope="module")
-def network(pictures) -> nn.Module:
+def network(images) -> nn.Module:
     """torchvision's own model: random weights and statistics, and a classifier trained for a moment with softmax."""
     torch.manual_seed(0)
     model = deeplabv3_resnet50(weights=None, weights_backbone=None, num_classes=4, aux_loss=True)
-    images, labels = tensors(pictures, "train", 24)
+    images, labels = tensors(images, "train", 24)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = None  # plain averages over what it sees
@@ -69,20 +69,20 @@ def network(pictures) -> nn.Module:
 
 
 @pytest.fixture(scope="module")
-def imported(network, pictures, tmp_path_factory) -> Path:
+def imported(network, images, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("imported")
     torch.save(network.state_dict(), folder / "tv.pth")
     (folder / "names.txt").write_text("\n".join(KNOWN), "utf-8")
     import_torchvision(
-        folder / "tv.pth", folder / "run", pictures=pictures, names_file=folder / "names.txt", overrides=SMALL
+        folder / "tv.pth", folder / "run", images=images, names_file=folder / "names.txt", overrides=SMALL
     )
     return folder / "run"
 
 
-def test_it_is_the_same_network(network, imported, pictures):
+def test_it_is_the_same_network(network, imported, images):
     """Scores differ from torchvision's logits by one scale and one offset per pixel, and by nothing else."""
     ours, _ = load_step(RunDirectory(imported), 0)
-    images, _ = tensors(pictures, "val", 3)
+    images, _ = tensors(images, "val", 3)
     scale = json.loads((imported / "step00" / "calibration.json").read_text())["scale"]
     with torch.no_grad():
         theirs = network.classifier(network.backbone(images)["out"])
@@ -96,10 +96,10 @@ def test_it_is_the_same_network(network, imported, pictures):
     torch.testing.assert_close(whole, upsampled, rtol=0, atol=1e-6)
 
 
-def test_scores_become_probabilities(network, imported, pictures):
-    """On pictures that the calibration never saw."""
+def test_scores_become_probabilities(network, imported, images):
+    """On images that the calibration never saw."""
     ours, _ = load_step(RunDirectory(imported), 0)
-    images, _ = tensors(pictures, "val", 4)
+    images, _ = tensors(images, "val", 4)
     with torch.no_grad():
         logits = network.classifier(network.backbone(images)["out"]).transpose(0, 1).flatten(1).T
         scores = ours(images).logits.transpose(0, 1).flatten(1).T
@@ -139,7 +139,7 @@ def test_it_learns_a_new_class(imported, tmp_path):
     assert load(tmp_path / "run").class_names[-1] == "green-plain-heart"
 
 
-def test_command_line_finds_out_whose_file_it_is(network, pictures, tmp_path):
+def test_command_line_finds_out_whose_file_it_is(network, images, tmp_path):
     torch.save({"model": network.state_dict(), "epoch": 3}, tmp_path / "tv.pth")
     arguments = ["weights", "import", str(tmp_path / "tv.pth"), "--out", str(tmp_path / "run"), "--set", SMALL[0]]
     (tmp_path / "names.txt").write_text("\n".join(["__background__", *KNOWN]), "utf-8")
@@ -151,10 +151,10 @@ def test_command_line_finds_out_whose_file_it_is(network, pictures, tmp_path):
     assert not (tmp_path / "run").exists()
     few = tmp_path / "few"
     few.mkdir()
-    for file in sorted((pictures / "images" / "train").iterdir())[:4]:
+    for file in sorted((images / "images" / "train").iterdir())[:4]:
         (few / file.name).write_bytes(file.read_bytes())
     shown = CliRunner().invoke(app, [*arguments, *named, "--calibrate", str(few)], catch_exceptions=False)
-    assert "fitted on 3 pictures, measured on 1 other:" in " ".join(shown.output.split())
+    assert "fitted on 3 images, measured on 1 other:" in " ".join(shown.output.split())
     classes = RunDirectory(tmp_path / "run").read(0, METHOD)["classes"]
     assert [c["name"] for c in classes] == ["background", *KNOWN]
 
@@ -162,7 +162,7 @@ def test_command_line_finds_out_whose_file_it_is(network, pictures, tmp_path):
 def test_other_networks_are_refused(tmp_path):
     torch.save({"backbone.conv1.weight": torch.zeros(1), "classifier.4.weight": torch.zeros(21, 1)}, tmp_path / "fcn")
     with pytest.raises(UserError, match="is not torchvision's deeplabv3_resnet50"):
-        import_torchvision(tmp_path / "fcn", tmp_path / "run", pictures=tmp_path)
+        import_torchvision(tmp_path / "fcn", tmp_path / "run", images=tmp_path)
     (tmp_path / "text.pth").write_text("no weights")
     with pytest.raises(UserError, match="not a readable checkpoint"):
-        import_torchvision(tmp_path / "text.pth", tmp_path / "run", pictures=tmp_path)
+        import_torchvision(tmp_path / "text.pth", tmp_path / "run", images=tmp_path)

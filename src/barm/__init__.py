@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from barm.config import load_config
     from barm.data.base import Sample, Source
     from barm.data.check import check_folder
-    from barm.data.images import read_picture
+    from barm.data.images import read_image
     from barm.data.sources import open_source
     from barm.data.sources.shapes_disk import make_shapes
     from barm.engine.config import RunConfig
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from barm.grid import read_grid, run_grid
     from barm.labels import Step, TaskPlan
     from barm.methods import METHODS
-    from barm.predict.files import find_pictures
-    from barm.predict.images import Look, Prediction, predict_files
+    from barm.predict.files import find_images
+    from barm.predict.images import Prediction, PredictOptions, predict_files
     from barm.predict.model import Model, load
     from barm.report.build import write_report
     from barm.report.figures import colourise, overlay
@@ -43,9 +43,9 @@ if TYPE_CHECKING:
     __version__: str
 
 _HOMES = {
-    "Look": "barm.predict.images",
     "METHODS": "barm.methods",
     "Model": "barm.predict.model",
+    "PredictOptions": "barm.predict.images",
     "Prediction": "barm.predict.images",
     "RunConfig": "barm.engine.config",
     "Sample": "barm.data.base",
@@ -61,7 +61,7 @@ _HOMES = {
     "export_checkpoint": "barm.weights.published",
     "export_step": "barm.weights.export.formats",
     "extend": "barm.extension.run",
-    "find_pictures": "barm.predict.files",
+    "find_images": "barm.predict.files",
     "fit": "barm.api",
     "import_published": "barm.weights.published",
     "import_torchvision": "barm.weights.torchvision",
@@ -74,7 +74,7 @@ _HOMES = {
     "push": "barm.weights.push",
     "read_config": "barm.api",
     "read_grid": "barm.grid",
-    "read_picture": "barm.data.images",
+    "read_image": "barm.data.images",
     "recipe_names": "barm.catalogue",
     "recipe_text": "barm.settings",
     "run_bench": "barm.bench.run",
@@ -84,8 +84,8 @@ _HOMES = {
 }
 __all__ = [
     "METHODS",
-    "Look",
     "Model",
+    "PredictOptions",
     "Prediction",
     "RunConfig",
     "Sample",
@@ -102,7 +102,7 @@ __all__ = [
     "export_checkpoint",
     "export_step",
     "extend",
-    "find_pictures",
+    "find_images",
     "fit",
     "import_published",
     "import_torchvision",
@@ -115,7 +115,7 @@ __all__ = [
     "push",
     "read_config",
     "read_grid",
-    "read_picture",
+    "read_image",
     "recipe_names",
     "recipe_text",
     "run_bench",

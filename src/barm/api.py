@@ -91,12 +91,12 @@ def evaluate(
         step: which step; the last by default.
         data: another data set with the same classes, as in `fit`.
         overrides: ``evaluation.key=value``; by default it is evaluated as the run was.
-        native: at native size, as `Model.predict` sees a picture; short for ``evaluation.crop=0``.
+        native: at native size, as `Model.predict` sees an image; short for ``evaluation.crop=0``.
         quiet: show no progress.
 
     Returns:
         Metrics as in ``metrics.json``; average mIoU and forgetting use the stored counts of the earlier steps, and are
-        None where those were measured on other pictures or in another way.
+        None where those were measured on other images or in another way.
 
     Raises:
         UserError: for an override of anything but the evaluation.
@@ -120,7 +120,7 @@ def evaluate(
 
 
 def view_of(path: Path | str, overrides: Sequence[str] = (), *, native: bool = False) -> str:
-    """How `evaluate` sees the pictures with these arguments, in words."""
+    """How `evaluate` sees the images with these arguments, in words."""
     return evaluated_as(read_config(path), overrides, native=native).evaluation.view
 
 

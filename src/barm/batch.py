@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 class Batch(NamedTuple):
-    """Pictures and labels of one iteration.
+    """Images and labels of one iteration.
 
     Attributes:
         image: RGB, ``(N, 3, H, W)`` uint8; the network normalises it.

@@ -1,4 +1,4 @@
-"""`barm demo`: the whole story on generated pictures: make data, train three methods, compare, draw."""
+"""`barm demo`: the whole story on generated images: make data, train three methods, compare, draw."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from barm.errors import Stopped
 from barm.escaping import markup
 from barm.predict.model import load
 from barm.report.build import write_report
-from barm.report.figures import Story, draw_stories
+from barm.report.figures import SceneHistory, draw_histories
 from barm.report.tables import steps_table
 from barm.words import count
 
@@ -30,14 +30,14 @@ TASK = "6-1"
 NUM_CLASSES, NUM_TRAIN, NUM_VAL, SIDE = 10, 1200, 200, 96
 NUM_STORIES = 3
 MARK, PAGE = ".demo", "report.html"  # what a demo leaves at its beginning (its seed stands in it) and at its end
-SHORTER = {"joint": ["increment.epochs=2"]}  # sees every picture in every step; the demo is to take minutes
+SHORTER = {"joint": ["increment.epochs=2"]}  # sees every image in every step; the demo is to take minutes
 
 
 def demo(out: Path, *, seed: int = 1, quiet: bool = False) -> dict[str, list[dict[str, Any]]]:
     """Run the comparison.
 
     Args:
-        out: folder for the data, the runs and the picture. A demo of the same seed that was stopped there goes on;
+        out: folder for the data, the runs and the image. A demo of the same seed that was stopped there goes on;
             any other one is replaced.
         seed: of data and training.
         quiet: show only errors and results.
@@ -53,18 +53,18 @@ def demo(out: Path, *, seed: int = 1, quiet: bool = False) -> dict[str, list[dic
     data = _begin(out, seed, console)
     console.print(
         f"[bold]2.[/bold] Learning 6 classes, then 4 more one at a time (task {TASK}); "
-        "in new pictures the old objects are not labelled"
+        "in new images the old objects are not labelled"
     )
     results: dict[str, list[dict[str, Any]]] = {}
     for name, title in METHODS_SHOWN.items():
         console.print(f"   {title}" + ("" if name == "barm" else " (starts from the same first step)"))
         results[title] = _learn(name, out, data, seed, quiet=quiet)
     results_console.print(steps_table(f"{NUM_CLASSES} generated classes, task {TASK}, seed {seed}", results))
-    picture = out / "demo.png"
-    draw(picture, out, results, open_source("voc", data, "val"))
+    figure = out / "demo.png"
+    draw(figure, out, results, open_source("voc", data, "val"))
     results_console.print(f"[bold]3.[/bold] {summary(results)}")
     page = write_report([out / name for name in METHODS_SHOWN], out / PAGE)
-    results_console.print(f"   Look at [bold]{markup(str(picture))}[/bold]")
+    results_console.print(f"   Look at [bold]{markup(str(figure))}[/bold]")
     results_console.print(
         f"   Open [bold]{markup(str(page))}[/bold] in a browser ({time.monotonic() - began:.0f} s in all)"
     )
@@ -80,7 +80,7 @@ def _begin(out: Path, seed: int, console: Console) -> Path:
     if mark.exists():
         shutil.rmtree(out)
     console.print(
-        f"[bold]1.[/bold] Drawing {NUM_TRAIN + NUM_VAL} pictures of {NUM_CLASSES} classes in {markup(str(data))}"
+        f"[bold]1.[/bold] Drawing {NUM_TRAIN + NUM_VAL} images of {NUM_CLASSES} classes in {markup(str(data))}"
     )
     make_shapes(
         data, layout="voc", num_classes=NUM_CLASSES, num_train=NUM_TRAIN, num_val=NUM_VAL, size=(SIDE, SIDE), seed=seed
@@ -109,14 +109,14 @@ def summary(results: dict[str, list[dict[str, Any]]]) -> str:
     first, last = (100 * results["BARM"][step]["miou"]["old"] for step in (0, -1))
     return (
         f"After the last step BARM knows all classes at {100 * final['BARM']:.1f} % mIoU, fine-tuning at "
-        f"{100 * final['fine-tuning']:.1f} %, joint training (which keeps every picture) at "
+        f"{100 * final['fine-tuning']:.1f} %, joint training (which keeps every image) at "
         f"{100 * final['joint training']:.1f} %. With BARM the first classes went from {first:.1f} % to {last:.1f} %."
     )
 
 
 def draw(path: Path, out: Path, results: dict[str, list[dict[str, Any]]], source: Source) -> None:
-    """Write the picture: scenes with many classes, each method's answer after every step, and the curves."""
-    chosen = _telling(source)
+    """Write the image: scenes with many classes, each method's answer after every step, and the curves."""
+    chosen = _choose_scenes(source)
     rt = Runtime(read_config(out / "barm").runtime)
     shown = {name: title for name, title in METHODS_SHOWN.items() if name != "joint"}
     answers: dict[str, list[list[Any]]] = {title: [[] for _ in chosen] for title in shown.values()}
@@ -126,8 +126,8 @@ def draw(path: Path, out: Path, results: dict[str, list[dict[str, Any]]], source
             ids = np.array([source.class_names.index(n) for n in model.class_names], np.uint8)
             for place, index in enumerate(chosen):
                 answers[title][place].append(ids[model.predict(source[index].image)])
-    stories = [
-        Story(
+    histories = [
+        SceneHistory(
             np.asarray(source[index].image),
             np.asarray(source[index].mask),
             {title: answers[title][place] for title in shown.values()},
@@ -137,11 +137,11 @@ def draw(path: Path, out: Path, results: dict[str, list[dict[str, Any]]], source
     learned = [m["learned"] for m in results["BARM"]]
     taught = [f"{count(len(names), 'classes')}" if i == 0 else "\n".join(names) for i, names in enumerate(learned)]
     curves = {title: [m["miou"]["all"] for m in metrics] for title, metrics in results.items()}
-    draw_stories(path, stories, display_palette(), curves, taught, "What a model still knows after each step")
+    draw_histories(path, histories, display_palette(), curves, taught, "What a model still knows after each step")
 
 
-def _telling(source: Source) -> list[int]:
-    """Pictures that show the first step's classes beside later ones."""
+def _choose_scenes(source: Source) -> list[int]:
+    """Images that show the first step's classes beside later ones."""
 
     def value(i: int) -> tuple[int, int]:
         ids = source.classes_in(i)

@@ -16,8 +16,8 @@ from barm.config import load_config, merge
 from barm.data.sources.shapes_disk import Layout, make_shapes
 from barm.engine.checkpoint.atomic import write_atomically
 from barm.engine.checkpoint.differences import agreeing, difference, settings
-from barm.engine.checkpoint.directory import PICTURES, RunDirectory
-from barm.engine.checkpoint.pictures import other_pictures
+from barm.engine.checkpoint.directory import IMAGES, RunDirectory
+from barm.engine.checkpoint.images import other_images
 from barm.engine.config import RunConfig
 from barm.errors import Stopped, UserError, nearest
 from barm.labels import Setting
@@ -159,7 +159,7 @@ def run_grid(
                 start = _same_start(grid.same_start, cell, out)
                 fit(config, out=path, resume=path.exists(), start_from=start, quiet=quiet)
             if finished:
-                _check_pictures(path, finished[0])
+                _check_images(path, finished[0])
             finished.append(path)
         except (Stopped, KeyboardInterrupt):
             raise
@@ -188,16 +188,16 @@ def _check_same(path: Path, config: RunConfig, *, generated: bool) -> None:
         raise UserError(f"{path} was trained with other settings ({what}): choose another --out, or remove it")
 
 
-def _check_pictures(path: Path, first: Path) -> None:
-    """Refuse a run that was trained or measured on other pictures than the first: they cannot be compared."""
+def _check_images(path: Path, first: Path) -> None:
+    """Refuse a run that was trained or measured on other images than the first: they cannot be compared."""
     runs = [RunDirectory(p) for p in (first, path)]
-    if not all(run.has(0, PICTURES) for run in runs):  # of a version that kept no record
+    if not all(run.has(0, IMAGES) for run in runs):  # of a version that kept no record
         return
-    there, here = (run.read(0, PICTURES) for run in runs)
-    found = other_pictures(there, here)
+    there, here = (run.read(0, IMAGES) for run in runs)
+    found = other_images(there, here)
     if found is not None:
         raise UserError(
-            f"{path} was trained on other pictures than {first} ({found}): remove the older, and train it anew"
+            f"{path} was trained on other images than {first} ({found}): remove the older, and train it anew"
         )
 
 
@@ -221,9 +221,9 @@ def _data(grid: GridConfig, out: Path, data: Path | None) -> Path:
     if grid.shapes is None:
         raise UserError("no data set: pass --data DIR, or give the grid a [shapes] table")
     made, s = out / "data", grid.shapes
-    record, about = out / "data.json", grid.shapes.model_dump(mode="json")
+    record, wanted = out / "data.json", grid.shapes.model_dump(mode="json")
     if made.exists():
-        _check_generated(made, record, about)
+        _check_generated(made, record, wanted)
     else:
         make_shapes(
             made,
@@ -234,11 +234,11 @@ def _data(grid: GridConfig, out: Path, data: Path | None) -> Path:
             size=(s.size, s.size),
             seed=s.seed,
         )
-        write_atomically(record, (json.dumps(about, indent=1) + "\n").encode())
+        write_atomically(record, (json.dumps(wanted, indent=1) + "\n").encode())
     return made.resolve()
 
 
-def _check_generated(made: Path, record: Path, about: dict[str, Any]) -> None:
+def _check_generated(made: Path, record: Path, wanted: dict[str, Any]) -> None:
     """Refuse data that another [shapes] table has made."""
     try:
         there = read_json(record)
@@ -248,6 +248,6 @@ def _check_generated(made: Path, record: Path, about: dict[str, Any]) -> None:
         raise UserError(
             f"{made} exists but not {record}, which says what was generated: remove {made}, or choose another --out"
         ) from None
-    found = difference(there, about)
+    found = difference(there, wanted)
     if found is not None:
         raise UserError(f"{made} was generated with another [shapes] ({found[1]}): choose another --out, or remove it")

@@ -1,4 +1,4 @@
-"""Class ids: which step learns what, which picture belongs to which step, and the tables from dataset ids to channels.
+"""Class ids: which step learns what, which image belongs to which step, and the tables from dataset ids to channels.
 
 This is the only file that does arithmetic on class ids. A *class id* is the number in a dataset's mask (0 =
 background, 255 = ignore); a *channel* is a position in a network's output and in every label after loading (0 =
@@ -104,12 +104,12 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TaskPlan:
-    """A scenario: which classes come at which step, and which pictures each step may use.
+    """A scenario: which classes come at which step, and which images each step may use.
 
     Attributes:
         groups: class ids per step in learning order, without background.
-        setting: `overlap` uses every picture with a class of the step; `disjoint` refuses those that show a later
-            step's class; `partitioned` gives every picture to exactly one step, that of one of its classes drawn at
+        setting: `overlap` uses every image with a class of the step; `disjoint` refuses those that show a later
+            step's class; `partitioned` gives every image to exactly one step, that of one of its classes drawn at
             random (Kwak et al., arXiv 2405.09858).
         seed: of the draw of `partitioned`.
     """
@@ -222,23 +222,23 @@ class TaskPlan:
         return tuple(i for group in self.groups for i in group)
 
     def selects(self, step: Step, present: Iterable[int], key: str = "") -> bool:
-        """Does a picture belong to the step?
+        """Does an image belong to the step?
 
         Args:
             step: one of this plan's steps.
-            present: class ids in the picture's mask; 0 and 255 are disregarded.
-            key: the picture's name, on which the draw of the `partitioned` setting depends.
+            present: class ids in the image's mask; 0 and 255 are disregarded.
+            key: the image's name, on which the draw of the `partitioned` setting depends.
 
         Source: spec/ssul.md section 2.2, with the disjoint rule that holds for permuted orders too (its Q9).
         """
         return step.index in self._belongs(present, key)
 
     def selects_seen(self, step: Step, present: Iterable[int], key: str = "") -> bool:
-        """Does a picture belong to this step or to one before it? (What joint training uses.)"""
+        """Does an image belong to this step or to one before it? (What joint training uses.)"""
         return any(index <= step.index for index in self._belongs(present, key))
 
     def _belongs(self, present: Iterable[int], key: str) -> set[int]:
-        """Indices of the steps that a picture belongs to; asked for every picture, so in time with its own classes."""
+        """Indices of the steps that an image belongs to; asked for every image, so in time with its own classes."""
         shown = [self._learned[i] for i in set(present) if i in self._learned]
         if self.setting == "overlap":
             return {place.step for place in shown}

@@ -1,7 +1,7 @@
 """How files are opened that somebody else may have written: whatever is wrong with one is a line, and nothing hangs.
 
 A named pipe, a socket or a device in the place of a file is refused at once, since opening or reading it may never end.
-Pictures have their own reader, which opens them here.
+Images have their own reader, which opens them here.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 from barm.errors import UserError
 
-TEXT_LIMIT = 64 << 20  # bytes; of our files only those grow beyond it that have a line for every picture
+TEXT_LIMIT = 64 << 20  # bytes; of our files only those grow beyond it that have a line for every image
 DEPTH = 64  # tables in tables: more is no file of ours, and would exhaust Python's stack
 MARKS = (  # the longer first: UTF-32's begins with UTF-16's
     (codecs.BOM_UTF32_LE, "utf-32"),

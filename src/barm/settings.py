@@ -134,7 +134,7 @@ def _tables(model: BaseModel, given: Any, path: str, words: str) -> Iterator[tup
         path: its dotted name; nothing for the whole configuration.
         words: what it is.
     """
-    kind, about = type(model), explained(type(model))
+    kind, explanations = type(model), explained(type(model))
     values = json.loads(model.model_dump_json())
     inner = {name: value for name in kind.model_fields if isinstance(value := getattr(model, name), BaseModel)}
     derived: frozenset[str] = getattr(kind, "derived", frozenset()) - set(given if isinstance(given, Mapping) else ())
@@ -146,13 +146,13 @@ def _tables(model: BaseModel, given: Any, path: str, words: str) -> Iterator[tup
         if value is None:
             value = (field.examples or [""])[0]
         unset = values[name] is None or name in derived
-        lines.append(Line(f"{'# ' * unset}{name} = {to_toml(value)}", about.get(name, "")))
+        lines.append(Line(f"{'# ' * unset}{name} = {to_toml(value)}", explanations.get(name, "")))
     yield path, lines
     for name, value in inner.items():
         declared = kind.model_fields[name].annotation
         more = summary(type(value)) if inspect.isclass(declared) and type(value) is not declared else ""
         part = given.get(name) if isinstance(given, Mapping) else None
-        yield from _tables(value, part, f"{path}.{name}".lstrip("."), f"{about.get(name, '')} {more}".strip())
+        yield from _tables(value, part, f"{path}.{name}".lstrip("."), f"{explanations.get(name, '')} {more}".strip())
 
 
 def _shown(line: Line) -> str:

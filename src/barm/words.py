@@ -12,8 +12,8 @@ _VERBS = {"are": "is", "have": "has", "do": "does", "were": "was", "hold": "hold
 def count(number: int, what: str) -> str:
     """A number with its noun, which is given in the plural.
 
-    >>> count(1, "masks"), count(2, "masks"), count(1, "classes"), count(1, "validation pictures")
-    ('1 mask', '2 masks', '1 class', '1 validation picture')
+    >>> count(1, "masks"), count(2, "masks"), count(1, "classes"), count(1, "validation images")
+    ('1 mask', '2 masks', '1 class', '1 validation image')
     """
     return f"{number} {noun(number, what)}"
 

@@ -91,7 +91,7 @@ def test_the_documents_explain_the_terms():
 
 @pytest.mark.parametrize("index", [0, 2])
 def test_the_prediction_is_where_the_decided_probability_is_largest(name, index):
-    """So that probabilities of several views of a picture can be averaged and still be the method's own rule."""
+    """So that probabilities of several views of an image can be averaged and still be the method's own rule."""
     method, model, _, _, batch = setting(name, index)
     with torch.no_grad():
         out = model.eval()(batch.image)

@@ -55,7 +55,7 @@ ADDED = {  # to the words of a command; of two equal options the last counts
     ("barm", "train"): [word for setting in SHORT for word in ("--set", setting)],
     ("barm", "data", "make"): ["--train", "40", "--val", "8", "--size", str(SIDE)],
     ("barm", "bench"): ["--crop", "64", "--rounds", "1"],
-    ("docs/draw.py", "runs/demo", "pictures"): ["residual", "groups", "scores"],
+    ("docs/draw.py", "runs/demo", "images"): ["residual", "groups", "scores"],
     ("train.py",): ["--train_epoch", "1", "--batch_size", "2", "--crop_size", str(SIDE)],
     ("eval.py",): ["--crop_size", str(SIDE)],
 }

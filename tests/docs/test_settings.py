@@ -32,7 +32,7 @@ def test_the_page_is_what_the_code_says(script):
 
 def test_a_page_made_from_other_code_is_noticed(script, monkeypatch):
     text = script["page"](PAGE.read_text("utf-8"))
-    assert script["page"](text.replace("passes over the step's pictures", "rounds")) == text
+    assert script["page"](text.replace("passes over the step's images", "rounds")) == text
     monkeypatch.setitem(METHODS, "new", METHODS["mib"])
     assert "### method.name = new" in script["page"](text)
 

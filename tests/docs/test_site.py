@@ -1,4 +1,4 @@
-"""The site builds without a warning and without the network; every page, picture, link and number in it holds."""
+"""The site builds without a warning and without the network; every page, image, link and number in it holds."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *s
 HOSTS = {"arxiv.org", "github.com", "host.robots.ox.ac.uk", "sceneparsing.csail.mit.edu"}
 CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
-LARGEST = 250 * 1024  # bytes of a picture
+LARGEST = 250 * 1024  # bytes of an image
 
 
 def name(page: Path) -> str:
@@ -106,7 +106,7 @@ def test_every_page_is_in_the_menu_once():
 
 
 def links(page: Path) -> list[tuple[bool, str, str]]:
-    """Is it a picture, its text, its target; code left out."""
+    """Is it an image, its text, its target; code left out."""
     found = LINK.findall(CODE.sub("", page.read_text("utf-8")))
     return [(bang == "!", text, target) for bang, text, target in found]
 
@@ -133,7 +133,7 @@ def test_links(page):
     assert bare == [], "write a link as [text](address)"
 
 
-def test_pictures_are_there_described_and_small():
+def test_images_are_there_described_and_small():
     used = {}
     for page in PAGES:
         for _, text, target in (link for link in links(page) if link[0]):
@@ -179,7 +179,7 @@ def test_updates_of_the_published_schedules():
         table = text[text.index(f"| step of {title} ") :].split("\n\n")[0]
         rows = [[int(cell) for cell in row] for row in ROW.findall(table)]
         assert len(rows) == 6
-        for step, pictures, epochs, batch, *updates in rows:
+        for step, images, epochs, batch, *updates in rows:
             about = load_config(recipe).recipe(step)
             assert (epochs, batch) == (about.epochs, about.batch_size)
-            assert updates == [epochs * iterations_per_epoch(pictures, batch, world) for world in (1, 2)]
+            assert updates == [epochs * iterations_per_epoch(images, batch, world) for world in (1, 2)]

@@ -71,7 +71,7 @@ def prepare(deed: str) -> None:
     def broken(self, index, key, lut, marks):
         if key[0] >= 2:
             if deed == "exception":
-                raise ValueError("picture 7 is broken")
+                raise ValueError("image 7 is broken")
             sys.exit(0)
         return load(self, index, key, lut, marks)
 

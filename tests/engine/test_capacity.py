@@ -73,7 +73,7 @@ def test_the_estimate_is_below_what_training_keeps(name, tiny):
         del out
 
 
-def test_a_batch_is_never_larger_than_the_pictures(tiny, shapes_voc):
+def test_a_batch_is_never_larger_than_the_images(tiny, shapes_voc):
     """A batch of a million is one of six where the split has six."""
     config = tiny("barm", "2-1", "evaluation.batch_size=1000000")
     source = checked(open_source("voc", shapes_voc, "val"))

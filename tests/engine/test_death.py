@@ -21,7 +21,7 @@ CASES = {  # who comes to harm, how, loader processes; its exit status and what 
     "second-stopped": (1, "sigstop", 0, -signal.SIGKILL, "has not answered for 3 s: it was stopped"),
     "second-leaves": (1, "leave", 0, 0, "ended before its work was done"),
     "exception-in-the-data": (1, "exception", 1, 1, "failed: ValueError: "),
-    "loader-killed": (1, "loader", 1, 1, "failed: a process that reads pictures was killed ("),
+    "loader-killed": (1, "loader", 1, 1, "failed: a process that reads images was killed ("),
     "first-fails-alone": (0, "save", 0, 1, "failed: ZeroDivisionError: a fault in the program"),
 }
 
@@ -71,7 +71,7 @@ def check(name, case):
     assert says in other
     assert other.count("\n") == 1, other
     if deed == "loader":
-        assert own.startswith("barm: a process that reads pictures was killed"), own
+        assert own.startswith("barm: a process that reads images was killed"), own
     elif deed in ("exception", "save"):
         assert "Traceback" in own
     else:

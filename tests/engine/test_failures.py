@@ -1,4 +1,4 @@
-"""Pictures and processes that are lost while a run works: one line, an end in seconds, `--resume` afterwards."""
+"""Images and processes that are lost while a run works: one line, an end in seconds, `--resume` afterwards."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Started:
             assert time.monotonic() < deadline
             time.sleep(0.002)
 
-    def pictures(self, split: str) -> list[Path]:
+    def images(self, split: str) -> list[Path]:
         lists = self.data / "ImageSets/Segmentation"
         held_out = (lists / "val.txt").read_text().split()
         names = held_out if split == "val" else sorted(p.stem for p in self.data.glob("JPEGImages/*.jpg"))
@@ -59,7 +59,7 @@ class Started:
         return [self.data / f"JPEGImages/{n}.jpg" for n in chosen]
 
     def shows_first(self, name: str) -> bool:
-        """Does a picture show a class of step 0?"""
+        """Does an image show a class of step 0?"""
         return bool(foreground(read_mask(self.data / f"SegmentationClassAug/{name}.png")) & {1, 2})
 
 
@@ -86,11 +86,11 @@ def weights(out: Path) -> list[bytes]:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_picture_that_is_deleted_ends_the_run_and_it_can_be_resumed(workers, tmp_path, shapes_voc, tiny):
+def test_a_image_that_is_deleted_ends_the_run_and_it_can_be_resumed(workers, tmp_path, shapes_voc, tiny):
     run = Started(tmp_path, shapes_voc, tiny, f"runtime.workers={workers}", "runtime.log_every=1")
     process = run.start()
     run.wait_for(lambda out: iterations(out) >= 6, process)
-    victim = run.pictures("train")[0]
+    victim = run.images("train")[0]
     victim.rename(tmp_path / "kept.jpg")
     status, err = ended(process)
 
@@ -107,11 +107,11 @@ def test_a_picture_that_is_deleted_ends_the_run_and_it_can_be_resumed(workers, t
     assert weights(run.out) == weights(tmp_path / "whole")
 
 
-def test_a_picture_that_is_deleted_before_the_evaluation_costs_no_training(tmp_path, shapes_voc, tiny):
+def test_a_image_that_is_deleted_before_the_evaluation_costs_no_training(tmp_path, shapes_voc, tiny):
     run = Started(tmp_path, shapes_voc, tiny, "runtime.workers=1", "runtime.save_every=1000", "runtime.log_every=1")
     process = run.start()
     run.wait_for(lambda out: iterations(out) >= 2, process)
-    victim = run.pictures("val")[2]
+    victim = run.images("val")[2]
     victim.unlink()
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1, err
@@ -122,15 +122,15 @@ def test_a_picture_that_is_deleted_before_the_evaluation_costs_no_training(tmp_p
 
 
 def state_per_epoch(run: Started) -> int:
-    """Updates of an epoch of step 0, from a copy of the run that has all pictures."""
+    """Updates of an epoch of step 0, from a copy of the run that has all images."""
     from barm.data.sampler import iterations_per_epoch
     from barm.engine.datasets import open_data, train_dataset
     from barm.engine.runtime import Runtime
 
     config = run.config.model_copy(update={"data": run.config.data.model_copy(update={"root": run.data})})
-    for picture in run.pictures("val"):
-        if not picture.exists():
-            shutil.copy(run.pictures("train")[0], picture)
+    for image in run.images("val"):
+        if not image.exists():
+            shutil.copy(run.images("train")[0], image)
     data = open_data(config, Runtime(config.runtime))
     return iterations_per_epoch(len(train_dataset(config, data, data.plan[0])), 4, 1)
 
@@ -141,13 +141,13 @@ def test_with_two_processes_the_one_that_fails_ends_both(tmp_path, shapes_voc, t
     words = [*launch, *run.words()[1:]]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     run.wait_for(lambda out: iterations(out) >= 10, process)
-    victim = run.pictures("train")[1]
+    victim = run.images("train")[1]
     victim.rename(tmp_path / "kept.jpg")
     status, err = ended(process)
 
     assert status == 1, err
     own = [line for line in err.splitlines() if line.startswith("barm: ")]
-    assert len({line for line in own if line.startswith("barm: picture")}) == 1, err
+    assert len({line for line in own if line.startswith("barm: image")}) == 1, err
     assert all(str(victim) in line for line in own), err  # the other process may say why it ends
     assert RunDirectory(run.out).load_partial(0)["iteration"] >= 5
 

@@ -124,7 +124,7 @@ def test_weights_are_looked_at_before_they_are_used(damaged, shapes_voc, tiny, t
     one_line(error, "step02 is of no use: 1 of its ", " tensors holds infinity or no number, first ", "running_var'; ")
     with pytest.raises(UserError, match="step02 is of no use"):
         barm.load(damaged)
-    more = shutil.copytree(shapes_voc, tmp_path / "more pictures")
+    more = shutil.copytree(shapes_voc, tmp_path / "more images")
     names = (more / "classes.txt").read_text().split()
     (more / "classes.txt").write_text("\n".join([*names[:-1], "zebra"]))
     with pytest.raises(UserError, match="step02 is of no use"):

@@ -197,7 +197,7 @@ def test_shared_statistics_are_those_of_both_batches(backbone, monkeypatch):
     ],
 )
 def test_real_size_steps(layout, task, batch, terms, tmp_path):
-    """The paper's network on pictures of 500 x 375, step 0 and step 1, in bf16."""
+    """The paper's network on images of 500 x 375, step 0 and step 1, in bf16."""
     root = tmp_path / "data"
     make_shapes(root, layout=layout, num_classes=None, num_train=8 * batch, num_val=8, size=(500, 375), seed=1)
     settings = [

@@ -16,7 +16,7 @@ from barm.errors import Failed
 
 
 class Sudden(Dataset):
-    """Pictures of which the third ends the process that reads it, in the middle of its work."""
+    """Images of which the third ends the process that reads it, in the middle of its work."""
 
     def __len__(self):
         return 8
@@ -36,7 +36,7 @@ def test_a_process_that_is_killed_is_told_as_such():
 
 @pytest.mark.parametrize("error", [EOFError(), ConnectionResetError(104, "reset"), FileNotFoundError(2, "gone")])
 def test_what_a_dead_process_had_sent(error):
-    """A picture of a process that has died since cannot be received; which error that is depends on the moment."""
+    """An image of a process that has died since cannot be received; which error that is depends on the moment."""
 
     class Broken:
         def __iter__(self):

@@ -24,14 +24,14 @@ def test_the_memory_is_stored_with_the_run(name, tiny, tmp_path):
         assert all(set(e["channels"]) <= set(range(1, 2 + step)) for e in memory)
 
 
-def test_kept_pictures_follow_the_recipe_s_rule_for_void(tiny):
+def test_kept_images_follow_the_recipe_s_rule_for_void(tiny):
     for void in (0, 255):
         config = tiny("ssul-m", "2-1", f"increment.void_label={void}")
         data = open_data(config, Runtime(config.runtime))
         step, names = data.plan[1], [data.train.name(i) for i in range(6)]
-        pictures = train_dataset(config, data, step)
-        both = with_exemplars(config, data, pictures, step, [Exemplar(n, (1,)) for n in names])
-        labels = torch.cat([both[(0, len(pictures) + i)][1].flatten() for i in range(len(names))])
+        images = train_dataset(config, data, step)
+        both = with_exemplars(config, data, images, step, [Exemplar(n, (1,)) for n in names])
+        labels = torch.cat([both[(0, len(images) + i)][1].flatten() for i in range(len(names))])
         assert (255 in labels.tolist()) == (void == 255)
 
 
@@ -53,12 +53,12 @@ def test_a_run_uses_its_memory_as_published(name, mix, copies, old, tiny):
     """What a run makes of the method's own settings: SSUL Q10, Q29; spec/dkd.md section 8."""
     config = tiny(name, "2-1")
     data = open_data(config, Runtime(config.runtime))
-    pictures = train_dataset(config, data, data.plan[1])
+    images = train_dataset(config, data, data.plan[1])
     kept = [Exemplar(data.train.name(i), (1,)) for i in range(8)]
-    both = with_exemplars(config, data, pictures, data.plan[1], [*kept, kept[0]])
+    both = with_exemplars(config, data, images, data.plan[1], [*kept, kept[0]])
     assert both.mix == mix
     assert both.kept.count(0) == copies
-    first = len(pictures)
+    first = len(images)
     labels = [both[(0, first + i)][1].unique().tolist() for i in range(len(both.kept))]
     assert {c for found in labels for c in found} - {0, 3, 255} == old
     assert len(both) == first + (len(both.kept) if mix == "append" else 0)

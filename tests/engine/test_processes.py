@@ -109,7 +109,7 @@ def test_a_stopped_run_goes_on_in_both(runs):
 
 
 def test_the_published_sequence(shapes_voc, tmp_path, monkeypatch):
-    """Both published commands, batch norm trained at step 0; small pictures and a small network."""
+    """Both published commands, batch norm trained at step 0; small images and a small network."""
     monkeypatch.setenv("BARM_CACHE", str(tmp_path / "cache"))
     words = (
         f"--data_root {shapes_voc} --model deeplabv3bga_mobilenet --crop_val --lr 0.001 --batch_size 4 --train_epoch 1 "

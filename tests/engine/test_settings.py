@@ -48,7 +48,7 @@ def test_a_deterministic_run_tries_no_algorithms():
 
 
 @pytest.mark.parametrize(("crop", "evaluated"), [(48, True), (0, False)])
-def test_cudnn_may_try_its_algorithms_where_pictures_have_one_size(crop, evaluated, tiny, tmp_path, monkeypatch):
+def test_cudnn_may_try_its_algorithms_where_images_have_one_size(crop, evaluated, tiny, tmp_path, monkeypatch):
     seen = {"update": set(), "evaluate": set()}
     update, call = StepTrainer.update, Constant.__call__
     note = {True: seen["update"], False: seen["evaluate"]}
@@ -85,7 +85,7 @@ def test_memory_is_pinned_for_the_chosen_device(chosen, tiny, monkeypatch):
     config, pinned = tiny("barm", "3-1"), []
     rt = Runtime(config.runtime)
     data = open_data(config, rt)
-    pictures = train_dataset(config, data, data.plan[0])
+    images = train_dataset(config, data, data.plan[0])
     for name in ("make_train_loader", "make_eval_loader"):
         make = getattr(loading, name)
 
@@ -98,8 +98,8 @@ def test_memory_is_pinned_for_the_chosen_device(chosen, tiny, monkeypatch):
         monkeypatch.setattr(loading, name, noted)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     rt.device = torch.device(chosen)
-    loading.train_batches(config, rt, pictures, epochs=1, batch_size=4)
-    loading.ordered_batches(config, rt, StepView(pictures, EvalTransform(crop=48)))
+    loading.train_batches(config, rt, images, epochs=1, batch_size=4)
+    loading.ordered_batches(config, rt, StepView(images, EvalTransform(crop=48)))
     assert pinned == [chosen == "cuda"] * 2
 
 

@@ -127,7 +127,7 @@ def test_a_run_is_the_same(name, tiny, tiny_settings, shapes_voc, tmp_path, monk
         assert not any(isinstance(m, nn.SyncBatchNorm) for m in load(out)._network.network.modules())
         fit(config, out=out, resume=True, quiet=True)
         steps = [(RunDirectory(out), 0), (RunDirectory(out), 1)]
-        if name != "joint" and config.method.memory is None:  # those want old pictures
+        if name != "joint" and config.method.memory is None:  # those want old images
             more, new = out / "more", [load(out).class_names[-1]]
             extend(out, shapes_voc, new, step=0, out=more, overrides=overrides, quiet=True)
             steps.append((RunDirectory(more), 1))

@@ -1,4 +1,4 @@
-"""Sizes follow the data: crops hold the pictures, and a score is that of the masks that prediction writes."""
+"""Sizes follow the data: crops hold the images, and a score is that of the masks that prediction writes."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ FAST = (
 )
 
 
-def pictures(root: Path, size: tuple[int, int], number: int = 12) -> Path:
+def images(root: Path, size: tuple[int, int], number: int = 12) -> Path:
     make_shapes(root, num_classes=3, num_train=number, num_val=5, size=size, seed=2)
     return root
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory) -> Path:
-    return pictures(tmp_path_factory.mktemp("sizes") / "small", (80, 60))
+    return images(tmp_path_factory.mktemp("sizes") / "small", (80, 60))
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def opened(root: Path) -> Data:
 
 @pytest.mark.parametrize("stride", [8, 16])
 @pytest.mark.parametrize("size", [(80, 60), (60, 80), (160, 160), (161, 100), (500, 375), (4000, 3000), (20, 20)])
-def test_the_crop_holds_the_picture(size, stride):
+def test_the_crop_holds_the_image(size, stride):
     crop = fitting(size, stride)
     assert crop % stride == 1
     assert crop == 513 if max(size) > 513 else crop >= max(size)
@@ -95,7 +95,7 @@ def test_the_choice_is_stored_with_its_reason(run):
     config = read_config(run)
     assert (config.base.crop, config.increment.crop, config.evaluation.crop) == (81, 81, 0)
     chosen = RunDirectory(run).provenance()["chosen"]
-    assert chosen["base.crop"] == "81: the smallest 16 k + 1 that holds the training picture of median size, 80x60"
+    assert chosen["base.crop"] == "81: the smallest 16 k + 1 that holds the training image of median size, 80x60"
     assert set(chosen) == {"base.crop", "increment.crop"}
 
 
@@ -158,9 +158,9 @@ def test_native_size_and_settings_of_the_evaluation(run, small, tmp_path):
     [
         (["base.crop=513"], r"base\.crop=513 is far larger .* 80x60\): 98 % of a crop is padding.*--set base\.crop=81"),
         (["base.crop=513", "base.geometry=resized_crop"], r"enlarged 6\.4 times.*--set base\.crop=81"),
-        (["increment.crop=17"], r"a crop of 17 pixels shows 6 % of a training picture"),
-        (["evaluation.crop=513"], r"evaluation\.crop=513 enlarges the pictures 8\.6 times.*--set evaluation\.crop=0"),
-        (["evaluation.crop=32"], r"evaluation\.crop=32 makes the pictures smaller 1\.9 times"),
+        (["increment.crop=17"], r"a crop of 17 pixels shows 6 % of a training image"),
+        (["evaluation.crop=513"], r"evaluation\.crop=513 enlarges the images 8\.6 times.*--set evaluation\.crop=0"),
+        (["evaluation.crop=32"], r"evaluation\.crop=32 makes the images smaller 1\.9 times"),
         (["base.crop=97", "increment.crop=65", "evaluation.crop=64"], None),
     ],
 )
@@ -173,7 +173,7 @@ def test_a_size_far_from_the_data_is_a_warning(settings, words, small):
     assert re.search(words, found), found
 
 
-def test_large_pictures_are_told_of(small):
+def test_large_images_are_told_of(small):
     class Large:
         class_names, palette = ("background", "a"), None
         sizes = ((4000, 3000),) * 3
@@ -182,7 +182,7 @@ def test_large_pictures_are_told_of(small):
     found = sized(load_config("folder/barm", FAST, {"task": {"name": "2-1"}}), Data(Large(), data.val, data.plan))
     assert found.config.base.crop == 513
     assert "the largest that is chosen" in found.chosen["base.crop"]
-    assert any("shows 2 % of a training picture" in line for line in found.warnings)
+    assert any("shows 2 % of a training image" in line for line in found.warnings)
 
 
 def test_a_source_of_ones_own_without_sizes(small):
@@ -200,12 +200,12 @@ def test_evaluate_says_how_it_measured(run):
 def test_an_empty_source_is_one_line(small):
     data = opened(small)
     empty = Data(data.train, replace(data.val, names=(), images=(), masks=()), data.plan)
-    with pytest.raises(UserError, match="holds no picture"):
+    with pytest.raises(UserError, match="holds no image"):
         sized(load_config("folder/barm", FAST, {"task": {"name": "2-1"}}), empty)
 
 
-def test_an_extension_follows_its_own_pictures(run, tmp_path):
-    pictures(tmp_path / "larger", (150, 100), 6)
+def test_an_extension_follows_its_own_images(run, tmp_path):
+    images(tmp_path / "larger", (150, 100), 6)
     (tmp_path / "larger/classes.txt").write_text("a\nb\nnovel\n")
     extend(run, tmp_path / "larger", ["novel"], out=tmp_path / "new", quiet=True)
     config = read_config(tmp_path / "new")

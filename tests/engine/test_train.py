@@ -24,7 +24,7 @@ RATES = Rates(new=0.1, aspp=0.1, old=0.1, backbone=0.1)
 NETWORK = NetworkConfig(backbone="test_resnet", channels=16, pretrained=False)
 
 
-def test_batch_norm_needs_two_pictures(tiny, tmp_path):
+def test_batch_norm_needs_two_images(tiny, tmp_path):
     with pytest.raises(UserError, match="batch_size is 1"):
         fit(tiny("barm", "2-1", "base.batch_size=1"), out=tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()

@@ -51,7 +51,7 @@ SAYS = {
     "os_exit": "ended without a word: it was killed",
     "sys_exit": "ended before its work was done",
     "sigstop": "has not answered for 1.5 s",
-    "exception": "failed: ValueError: picture 7 is broken",
+    "exception": "failed: ValueError: image 7 is broken",
     "user_error": "failed: no data on this machine",
 }
 OWN = {"sigkill": -signal.SIGKILL, "segfault": -signal.SIGSEGV, "os_exit": 0, "sys_exit": 0, "sigstop": -signal.SIGKILL}
@@ -67,7 +67,7 @@ def test_one_that_dies_ends_all(deed, dying, tmp_path):
         assert own == "barm: no data on this machine\n"
     elif deed == "exception":
         assert own.startswith("Traceback")
-        assert own.endswith("ValueError: picture 7 is broken\n")
+        assert own.endswith("ValueError: image 7 is broken\n")
     else:
         assert own == ""
     for status, err in found:

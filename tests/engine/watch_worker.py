@@ -73,7 +73,7 @@ def main(folder: str, deed: str, dying: str, waiting: str) -> None:
 
 def do(deed: str) -> None:
     if deed == "exception":
-        raise ValueError("picture 7 is broken")
+        raise ValueError("image 7 is broken")
     if deed == "user_error":
         raise UserError("no data on this machine")
     DEEDS[deed]()

@@ -1,4 +1,4 @@
-"""Selection of pictures, label tables, transforms, schedules and metrics against numbers of the released code."""
+"""Selection of images, label tables, transforms, schedules and metrics against numbers of the released code."""
 
 from __future__ import annotations
 

@@ -220,7 +220,7 @@ def test_the_loss_uses_saliency():
 
 @pytest.mark.parametrize("file", [f for f in files("labels") if "memory_shifted" in np.load(HERE / f"{f}.npz")])
 def test_labels_of_the_memory(file, golden):
-    """Kept pictures get labels of all classes so far, and the unknown as all others; as released on request (Q1)."""
+    """Kept images get labels of all classes so far, and the unknown as all others; as released on request (Q1)."""
     g = golden(f"ssul/{file}.npz")
     settings = arguments(g)
     plan = TaskPlan.parse(settings["task"], 20 if settings["dataset"] == "voc" else 150)
@@ -263,7 +263,7 @@ def record(entry) -> Exemplar:
 
 
 def shown_labels(g, step: Step, threshold: float):
-    """What the pictures of a step show, from their private labels and the network's logits."""
+    """What the images of a step show, from their private labels and the network's logits."""
     private = torch.from_numpy(g[f"target_{step.index}"])
     label = torch.where(private == IGNORE, IGNORE, (private - 1).clamp(min=0))
     if step.index == 0:
@@ -274,7 +274,7 @@ def shown_labels(g, step: Step, threshold: float):
 
 
 @pytest.mark.parametrize("file", files("mix"))
-def test_half_of_a_batch_is_kept_pictures(file, golden):
+def test_half_of_a_batch_is_kept_images(file, golden):
     g = golden(f"ssul/{file}.npz")
     for name in ("images", "labels", "saliency"):
         mixed = replaced(list(g[name]), list(g[f"mem_{name}"]), g["index"])

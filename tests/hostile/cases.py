@@ -64,7 +64,7 @@ def _files_of_runs() -> Iterator[Case]:
                 yield Case("JSON of a run", f"{file}: {name}", ("run", "data"), _at(file, make), readers[file])
     for name, make in {**PLACES, **TEXTS}.items():
         case = f"extension.json: {name}"
-        words = ("report", "run", "--out", "page.html", "--pictures", "0")
+        words = ("report", "run", "--out", "page.html", "--images", "0")
         yield Case("JSON of a run", case, ("run",), _at("run/extension.json", make), words)
         case = f"log.csv: {name}"
         yield Case("log of a run", case, ("run",), _at("run/log.csv", make), words, "taken")
@@ -156,7 +156,7 @@ def _data() -> Iterator[Case]:
             yield Case("places of data", f"{file}: {name}", (file.split("/")[0],), _at(file, make), words)
     mask, image = "data/SegmentationClassAug/shapes_train_000001.png", "data/JPEGImages/shapes_train_000001.jpg"
     sound = png(48, 48, 8, 0, (b"\0" + b"\1" * 48) * 48)
-    pictures = {
+    images = {
         "60000 x 60000": png(60000, 60000, 8, 0),
         "2 billion x 2 billion": png(2**31 - 1, 2**31 - 1, 8, 0),
         "no pixels": png(0, 0, 8, 0),
@@ -167,13 +167,13 @@ def _data() -> Iterator[Case]:
         "an unknown depth": png(48, 48, 3, 0, b"\0" * 49 * 48),
         "a text chunk that unpacks for ever": sound[:33] + sound[33:] * 0 + _bomb() + sound[33:],
     }
-    for name, content in pictures.items():
+    for name, content in images.items():
         check = ("data", "check", "data")
         outcome: Outcome = "either" if name.startswith("a text chunk") else "refused"
-        yield Case("pictures", f"mask: {name}", ("data",), _at(mask, holding(content)), check, outcome)
-        yield Case("pictures", f"picture: {name}", ("data",), _at(image, holding(content)), check, outcome)
+        yield Case("images", f"mask: {name}", ("data",), _at(mask, holding(content)), check, outcome)
+        yield Case("images", f"image: {name}", ("data",), _at(image, holding(content)), check, outcome)
         words = ("predict", "run", "odd.png", "--out", "seen", "--quiet")
-        yield Case("pictures", f"predict: {name}", ("run",), _at("odd.png", holding(content)), words, outcome)
+        yield Case("images", f"predict: {name}", ("run",), _at("odd.png", holding(content)), words, outcome)
     depths: dict[str, tuple[bytes, Outcome]] = {
         "1 bit": (grey(1, 1), "taken"),
         "2 bits": (grey(2, 3), "taken"),
@@ -185,11 +185,11 @@ def _data() -> Iterator[Case]:
     }
     for name, (content, outcome) in depths.items():
         yield Case(
-            "pictures", f"mask of {name}", ("data",), _at(mask, holding(content)), ("data", "check", "data"), outcome
+            "images", f"mask of {name}", ("data",), _at(mask, holding(content)), ("data", "check", "data"), outcome
         )
     for name, make in PLACES.items():
         words = ("predict", "run", "odd.jpg", "--out", "seen", "--quiet")
-        yield Case("pictures", f"predict: {name}", ("run",), _at("odd.jpg", make), words)
+        yield Case("images", f"predict: {name}", ("run",), _at("odd.jpg", make), words)
 
 
 def _bomb() -> bytes:
@@ -270,7 +270,7 @@ def _sizes() -> Iterator[Case]:
     for setting in huge:
         yield Case("sizes", f"train {setting[:40]}", ("data",), lambda folder: None, (*TRAIN, *SMALL, "--set", setting))
     words = (*TRAIN, *SMALL, "--step", "0", "--set", "evaluation.batch_size=1000000", "--set", "base.crop=48")
-    yield Case("sizes", "evaluation.batch_size of all pictures", ("data",), lambda folder: None, words, "taken")
+    yield Case("sizes", "evaluation.batch_size of all images", ("data",), lambda folder: None, words, "taken")
     for old, new, outcome in (
         ("crop = 48", "crop = 10000000", "refused"),
         ("channels = 16", f"channels = {10**9}", "either"),
@@ -432,7 +432,7 @@ def _names() -> Iterator[Case]:
     for name in NAMES:
         check = ("data", "check", "own")
         yield Case("names", f"check {name}", ("own",), lambda folder, n=name: listed(folder, n), check, "taken")
-        report = ("report", "run", "--out", "page.html", "--pictures", "0")
+        report = ("report", "run", "--out", "page.html", "--images", "0")
         yield Case("names", f"report {name}", ("run",), lambda folder, n=name: renamed(folder, n), report, "taken")
         words = ("extend", "run", "--data", "own", "--classes", name, "--out", "new", "--quiet")
         yield Case(

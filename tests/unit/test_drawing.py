@@ -1,4 +1,4 @@
-"""The picture of an extension: what is shown, why, and in its own shape."""
+"""The image of an extension: what is shown, why, and in its own shape."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from barm.data.palette import OVERLAY, display_palette
 from barm.extension.drawing import choose
 from barm.report.extension import Change, draw_changes
 
-FOUND = [0, 10, 40, 20, 30]  # columns of 40 in which the new class is found, by picture
+FOUND = [0, 10, 40, 20, 30]  # columns of 40 in which the new class is found, by image
 
 
-class Pictures:
-    """Five pictures, twice as wide as high, in all but the first of which class 2 is labelled everywhere."""
+class Images:
+    """Five images, twice as wide as high, in all but the first of which class 2 is labelled everywhere."""
 
     def __len__(self) -> int:
         return len(FOUND)
@@ -37,17 +37,17 @@ class Network:
         return label
 
 
-def test_the_best_and_the_worst_pictures_of_the_new_classes_are_shown():
-    assert choose(Pictures(), Network(), [2]) == [
-        (2, "new class: IoU 100 %, best of 4 pictures"),
-        (1, "new class: IoU 25 %, worst of 4 pictures"),
-        (4, "new class: IoU 75 %, rank 2 of 4 pictures"),
-        (3, "new class: IoU 50 %, rank 3 of 4 pictures"),
+def test_the_best_and_the_worst_images_of_the_new_classes_are_shown():
+    assert choose(Images(), Network(), [2]) == [
+        (2, "new class: IoU 100 %, best of 4 images"),
+        (1, "new class: IoU 25 %, worst of 4 images"),
+        (4, "new class: IoU 75 %, rank 2 of 4 images"),
+        (3, "new class: IoU 50 %, rank 3 of 4 images"),
     ]
-    assert [told for _, told in choose(Pictures(), Network(), [3])] == ["no new class is labelled"] * 4
+    assert [told for _, told in choose(Images(), Network(), [3])] == ["no new class is labelled"] * 4
 
 
-def test_pictures_keep_their_shape_and_lie_under_the_labels(tmp_path):
+def test_images_keep_their_shape_and_lie_under_the_labels(tmp_path):
     image = np.full((20, 60, 3), (10, 200, 10), np.uint8)
     label = np.ones((20, 60), np.uint8)
     change = Change(image, label, np.zeros_like(label), label, "why")
@@ -57,4 +57,4 @@ def test_pictures_keep_their_shape_and_lie_under_the_labels(tmp_path):
     first = columns[columns < drawn.shape[1] / 4]
     assert (np.ptp(first) + 1) / (np.ptp(rows) + 1) > 2.8  # three times as wide as high
     grey = (1 - OVERLAY) * (image[0, 0] @ [0.299, 0.587, 0.114])
-    assert (np.abs(drawn - [grey, grey, grey + 255 * OVERLAY]) < 3).all(-1).any()  # blue over the picture in grey
+    assert (np.abs(drawn - [grey, grey, grey + 255 * OVERLAY]) < 3).all(-1).any()  # blue over the image in grey

@@ -34,7 +34,7 @@ BACKBONES = ("resnet18", "tf_efficientnet_lite0", "resnetv2_50", "convnext_atto"
 FROM_ZERO = InputRule((0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255), "bgr")  # as Caffe's networks
 
 
-def picture(side: int = 96) -> Image.Image:
+def noise(side: int = 96) -> Image.Image:
     return Image.fromarray(render(3, split="train", num_classes=4, size=(side, side), seed=0).image)
 
 
@@ -51,7 +51,7 @@ def network_of(**options) -> torch.nn.Module:
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_logits_equal_those_of_timm_s_own_preprocessing(backbone):
-    image, network = picture(), network_of(backbone=backbone)
+    image, network = noise(), network_of(backbone=backbone)
     wanted = resolve_data_config({}, model=timm.create_model(backbone)) | {"input_size": (3, 96, 96), "crop_pct": 1.0}
     prepared = create_transform(**wanted)(image)[None]
     with torch.no_grad():
@@ -73,7 +73,7 @@ def test_where_the_rule_comes_from():
     assert NetworkConfig(backbone="tf_efficientnet_lite0", mean=(0.1, 0.2, 0.3)).rule == InputRule(
         (0.1, 0.2, 0.3), HALF
     )
-    with pytest.raises(ValueError, match=r"how 'hf-hub:a/b' wants its pictures is not known here: give model.mean"):
+    with pytest.raises(ValueError, match=r"how 'hf-hub:a/b' wants its images is not known here: give model.mean"):
         NetworkConfig(backbone="hf-hub:a/b")
     assert NetworkConfig(backbone="hf-hub:a/b", mean=HALF, std=HALF).mean == HALF
     with pytest.raises(ValueError, match="greater than 0"):
@@ -100,7 +100,7 @@ def test_the_rule_is_kept_with_the_weights(run, tmp_path):
     assert RunDirectory(run).read(0, METHOD)["model"]["order"] == "bgr"
     network, method = load_step(RunDirectory(run), 0)
     assert network.normalise.rule == FROM_ZERO
-    image = picture(48)
+    image = noise(48)
     with torch.no_grad():
         expected = method.predict(network(pixels(image)), (48, 48))[0].numpy()
         otherwise = method.predict(network(Normalise(InputRule())(pixels(image))), (48, 48))[0].numpy()

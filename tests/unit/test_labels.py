@@ -1,4 +1,4 @@
-"""Class ids: every class once, tables that invert, pictures in the right steps."""
+"""Class ids: every class once, tables that invert, images in the right steps."""
 
 from __future__ import annotations
 
@@ -103,9 +103,9 @@ def test_partitions_are_disjoint_and_complete(plan, present, key):
         ]
 
 
-def test_partition_uses_every_class_of_a_picture():
+def test_partition_uses_every_class_of_a_image():
     plan = TaskPlan.parse("2-1", 4, "partitioned")
-    steps = [next(s.index for s in plan.steps() if plan.selects(s, {1, 3, 4}, f"picture {i}")) for i in range(300)]
+    steps = [next(s.index for s in plan.steps() if plan.selects(s, {1, 3, 4}, f"image {i}")) for i in range(300)]
     assert all(70 < steps.count(i) < 130 for i in range(3))
 
 
@@ -122,15 +122,15 @@ def test_the_draw_of_a_partition_depends_on_seed_and_name(plan, present, key):
 
 
 @given(plans(), images, st.text(max_size=5))
-def test_joint_training_sees_the_pictures_of_all_steps_so_far(plan, present, key):
+def test_joint_training_sees_the_images_of_all_steps_so_far(plan, present, key):
     for step in plan.steps():
         earlier = [plan.selects(s, present, key) for s in plan.steps()[: step.index + 1]]
         assert plan.selects_seen(step, present, key) == any(earlier)
 
 
 @pytest.mark.parametrize("setting", ["overlap", "disjoint", "partitioned"])
-def test_a_picture_s_classes_are_looked_at_once(setting):
-    """Not once per class or per step: ADE20K has 20 210 pictures, 150 classes and up to 11 steps."""
+def test_a_image_s_classes_are_looked_at_once(setting):
+    """Not once per class or per step: ADE20K has 20 210 images, 150 classes and up to 11 steps."""
     looks = []
 
     class Classes:

@@ -32,7 +32,7 @@ def test_forgetting_and_average():
 @pytest.mark.parametrize(
     ("labelled", "means"),
     [
-        (None, {"old": 0.4, "new": None, "all": 0.4}),  # the last class stands in no picture
+        (None, {"old": 0.4, "new": None, "all": 0.4}),  # the last class stands in no image
         ({1, 2}, {"old": 0.4, "new": None, "all": 0.4}),
         ({1}, {"old": 0.4, "new": None, "all": None}),  # nothing says where the last class is
     ],

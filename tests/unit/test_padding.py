@@ -31,11 +31,11 @@ LAYERS = {
 def test_as_timm_pads(name, window):
     torch.manual_seed(0)
     layer = nn.Sequential(LAYERS[name](*window)).eval()
-    pictures = [torch.randn(1, 2, height, 23 - height) for height in range(8, 16)]
+    images = [torch.randn(1, 2, height, 23 - height) for height in range(8, 16)]
     with torch.no_grad():
-        expected = [layer(picture) for picture in pictures]
+        expected = [layer(image) for image in images]
         pad_simply(layer)
-        assert all(torch.equal(layer(p), e) for p, e in zip(pictures, expected, strict=True))
+        assert all(torch.equal(layer(p), e) for p, e in zip(images, expected, strict=True))
     assert not any(isinstance(m, Conv2dSame | MaxPool2dSame | AvgPool2dSame) for m in layer.modules())
 
 

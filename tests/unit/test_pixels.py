@@ -43,7 +43,7 @@ def case(size, *, elsewhere=False, dtype=torch.float32):
 
 @pytest.fixture(params=[1, 700, 4 << 20], ids=lambda b: f"{b}B")
 def budget(request, monkeypatch):
-    """Strips of one row, of a few, and the whole picture."""
+    """Strips of one row, of a few, and the whole image."""
     monkeypatch.setitem(strips.STRIP_BYTES, "cpu", request.param)
 
 

@@ -15,7 +15,7 @@ from barm.words import count
 
 NAMED = 3  # classes of a step that are named; the others are counted
 FIGURE_SPACE = "\u2007"
-VIEW = 640  # smaller pictures are enlarged by a whole factor: edges of labels stay where they are
+VIEW = 640  # smaller images are enlarged by a whole factor: edges of labels stay where they are
 Pixels = NDArray[np.uint8]
 
 
@@ -78,14 +78,14 @@ def strip(run: Run, step: int) -> str:
 
 
 def pane(run: Run, shown: ShownStep, note: str = "") -> str:
-    """The line above a picture."""
+    """The line above an image."""
     score = "" if shown.miou is None else f" · mIoU {percent(shown.miou)}"
     after = f"after step {shown.step}" if run.planned > 1 else ""
     return f"<h2>{escape(note or run.name)} <small>{(after + score).removeprefix(' · ')}</small></h2>"
 
 
 def found(shares: Mapping[str, float]) -> str:
-    """What was found in a picture, from the shares of all known classes, background first."""
+    """What was found in an image, from the shares of all known classes, background first."""
     background, *objects = shares.values()
     return (
         f"Found {sum(v > 0 for v in objects)} of the {count(len(objects), 'classes')} it knows; "
@@ -94,16 +94,16 @@ def found(shares: Mapping[str, float]) -> str:
 
 
 def hint(place: int) -> str:
-    """Where a picture will be."""
-    return "<h2><small>Drop a picture to see what the model finds in it.</small></h2>" if place == 0 else ""
+    """Where an image will be."""
+    return "<h2><small>Drop an image to see what the model finds in it.</small></h2>" if place == 0 else ""
 
 
 def choices(names: Sequence[str], columns: Sequence[Mapping[str, float]]) -> list[tuple[str, str]]:
-    """The toggles: per class its share of the pixels of every picture shown, in percent, then its name.
+    """The toggles: per class its share of the pixels of every image shown, in percent, then its name.
 
     Args:
         names: of all classes.
-        columns: per picture the shares of the classes that its network knows.
+        columns: per image the shares of the classes that its network knows.
     """
 
     def cell(value: float | None) -> str:
@@ -113,7 +113,7 @@ def choices(names: Sequence[str], columns: Sequence[Mapping[str, float]]) -> lis
 
 
 def class_style(names: Sequence[str], colours: Mapping[str, Pixels], known: set[str], seen: set[str]) -> str:
-    """CSS of the toggles: the n-th has the n-th class's swatch; those not in the picture are faint."""
+    """CSS of the toggles: the n-th has the n-th class's swatch; those not in the image are faint."""
     rules = []
     for place, name in enumerate(names, 1):
         red, green, blue = (int(v) for v in colours[name])
@@ -127,7 +127,7 @@ def class_style(names: Sequence[str], colours: Mapping[str, Pixels], known: set[
 
 
 def notice(message: str, kind: str = "remark") -> str:
-    """A line under the picture to drop: a remark, or why something was not done."""
+    """A line under the image to drop: a remark, or why something was not done."""
     return (
         f'<p class="{kind}" role="{"alert" if kind == "refusal" else "status"}">{escape(message)}</p>'
         if message
@@ -156,14 +156,14 @@ def shares(label: Pixels, names: Sequence[str]) -> dict[str, float]:
 
 
 def enlargement(shape: Sequence[int]) -> int:
-    """By which whole number a picture of this shape is enlarged to be seen."""
+    """By which whole number an image of this shape is enlarged to be seen."""
     return max(1, VIEW // max(shape[0], shape[1]))
 
 
 def draw(
     pixels: Pixels, label: Pixels, colours: Pixels, names: Sequence[str], shown: Collection[str], opacity: float
 ) -> Pixels:
-    """The picture with its shown classes tinted, enlarged if it is small.
+    """The image with its shown classes tinted, enlarged if it is small.
 
     Args:
         pixels: ``(H, W, 3)``.
@@ -171,7 +171,7 @@ def draw(
         colours: by channel, ``(C, 3)``.
         names: by channel.
         shown: names of the classes to tint.
-        opacity: of the tint; 0 is the picture alone, 1 hides it.
+        opacity: of the tint; 0 is the image alone, 1 hides it.
 
     Returns:
         ``(k H, k W, 3)`` with k from `enlargement`; one label is one block of k x k pixels.

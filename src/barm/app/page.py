@@ -12,12 +12,12 @@ import gradio as gr
 
 from barm.app import content
 from barm.app.content import agreement, draw, shares
-from barm.app.viewer import Limits, Picture, Refused, ShownStep, Viewer, read_upload
+from barm.app.viewer import Limits, Refused, ShownImage, ShownStep, Viewer, read_upload
 from barm.data.palette import OVERLAY
 
 Answer = dict[Any, Any]
 FAILED = "Something went wrong here; the terminal in which `barm serve` runs says what."
-KEPT_HOURS = 6  # an idle visitor's picture
+KEPT_HOURS = 6  # an idle visitor's image
 
 
 class Page:
@@ -26,10 +26,10 @@ class Page:
     Args:
         viewer: answers.
         limits: of uploads.
-        examples: pictures to begin with; the first is shown at once.
+        examples: images to begin with; the first is shown at once.
     """
 
-    def __init__(self, viewer: Viewer, limits: Limits, examples: Sequence[Picture]) -> None:
+    def __init__(self, viewer: Viewer, limits: Limits, examples: Sequence[ShownImage]) -> None:
         self.viewer, self.limits, self.examples = viewer, limits, examples
         steps = [step for run in viewer.runs for step in run.steps]
         self.colours = {n: c for x in reversed(steps) for n, c in zip(x.names, x.colours, strict=True)}
@@ -43,7 +43,7 @@ class Page:
         with gr.Blocks(
             title=f"{content.title(runs)} – barm", analytics_enabled=False, delete_cache=(600, 3600)
         ) as page:
-            self.picture = gr.State(None, time_to_live=KEPT_HOURS * 3600)
+            self.current = gr.State(None, time_to_live=KEPT_HOURS * 3600)
             self.header = gr.HTML(content.header(runs, self.last), elem_id="header")
             with gr.Row(elem_id="layout"):
                 with gr.Column(elem_id="source"):
@@ -58,7 +58,7 @@ class Page:
     def _build_source(self) -> None:
         self.upload = gr.File(  # gr.Image would open the file before our limits are asked
             file_types=["image"],
-            label=f"Your picture (up to {self.limits.megabytes:g} MB)",
+            label=f"Your image (up to {self.limits.megabytes:g} MB)",
             elem_id="upload",
             height=150,
         )
@@ -137,10 +137,10 @@ class Page:
         self.style = gr.HTML(content.class_style(self.names, self.colours, known, seen), elem_id="style")
 
     def _connect(self, page: Any) -> None:
-        """One thing at a time, in the order it was asked for; pictures are drawn last, by what is set then."""
-        settings = [self.picture, self.step, self.before, self.classes, self.opacity]
+        """One thing at a time, in the order it was asked for; images are drawn last, by what is set then."""
+        settings = [self.current, self.step, self.before, self.classes, self.opacity]
         around = [
-            self.picture,
+            self.current,
             self.upload,
             self.notice,
             self.header,
@@ -167,7 +167,7 @@ class Page:
             connect(self.gallery.select, self._example, settings[1:])
         connect(self.upload.upload, self._uploaded, [self.upload, *settings[1:]])
         for part in (self.step, self.before):
-            connect(part.input, self._look, settings, "always_last")
+            connect(part.input, self._labelled, settings, "always_last")
         for toggle in (self.classes, self.opacity):
             connect(toggle.input, self._draw, settings, "always_last")
 
@@ -187,32 +187,34 @@ class Page:
         return guarded
 
     def _first(self, *settings: Any) -> Answer:
-        return {self.picture: self.examples[0], **self._look(self.examples[0], *settings)}
+        return {self.current: self.examples[0], **self._labelled(self.examples[0], *settings)}
 
     def _example(self, step: float, before: bool, shown: list[str], opacity: float, event: gr.SelectData) -> Answer:
         chosen = self.examples[int(event.index)]
         return {
-            self.picture: chosen,
+            self.current: chosen,
             self.upload: None,
             self.notice: content.notice(" ".join(chosen.remarks)),
-            **self._look(chosen, step, before, shown, opacity),
+            **self._labelled(chosen, step, before, shown, opacity),
         }
 
     def _uploaded(self, path: str, *settings: Any) -> Answer:
-        picture = read_upload(Path(path), self.limits)
+        current = read_upload(Path(path), self.limits)
         return {
-            self.picture: picture,
+            self.current: current,
             self.upload: None,  # ready for the next one
-            self.notice: content.notice(" ".join(picture.remarks)),
-            **self._look(picture, *settings),
+            self.notice: content.notice(" ".join(current.remarks)),
+            **self._labelled(current, *settings),
         }
 
-    def _look(self, picture: Picture | None, step: float, before: bool, shown: list[str], opacity: float) -> Answer:
-        """Everything around the pictures; after it the labels of what is shown are there."""
+    def _labelled(
+        self, current: ShownImage | None, step: float, before: bool, shown: list[str], opacity: float
+    ) -> Answer:
+        """Everything around the images; after it the labels of what is shown are there."""
         runs, index = self.viewer.runs, int(step)
         panes = self._panes(index, before)
         notes = ["Before:", "After:"] if len(panes) > len(runs) else [""] * len(panes)
-        labels = [] if picture is None else [self.viewer.label(picture, r, x.step) for r, x in panes]
+        labels = [] if current is None else [self.viewer.label(current, r, x.step) for r, x in panes]
         columns = [shares(label, x.names) for label, (_, x) in zip(labels, panes, strict=False)]
         known = {n for _, x in panes for n in x.names}
         seen = {n for column in columns for n, share in column.items() if share}
@@ -230,18 +232,18 @@ class Page:
             self.status: self._status(panes, labels, columns),
         }
 
-    def _draw(self, picture: Picture | None, step: float, before: bool, shown: list[str], opacity: float) -> Answer:
-        """The pictures alone: no network runs where the labels are there."""
+    def _draw(self, current: ShownImage | None, step: float, before: bool, shown: list[str], opacity: float) -> Answer:
+        """The images alone: no network runs where the labels are there."""
         answer: Answer = dict.fromkeys(self.views)
-        if picture is None:
+        if current is None:
             return answer
         for place, (run, x) in enumerate(self._panes(int(step), before)):
-            label = self.viewer.label(picture, run, x.step)
-            answer[self.views[place]] = draw(picture.pixels, label, x.colours, x.names, shown, opacity / 100)
+            label = self.viewer.label(current, run, x.step)
+            answer[self.views[place]] = draw(current.pixels, label, x.colours, x.names, shown, opacity / 100)
         return answer
 
     def _panes(self, step: int, before: bool) -> list[tuple[int, ShownStep]]:
-        """Which run and step each picture shows."""
+        """Which run and step each image shows."""
         runs = self.viewer.runs
         panes = [(i, run.at(step)) for i, run in enumerate(runs)]
         earlier = [x for x in runs[0].steps if x.step < panes[0][1].step]
@@ -259,5 +261,5 @@ class Page:
             text = content.found(columns[0])
         else:
             same = agreement(labels[0], panes[0][1].names, labels[1], panes[1][1].names)
-            text = f"The two pictures have the same class on {content.percent(same)} of the pixels."
+            text = f"The two images have the same class on {content.percent(same)} of the pixels."
         return f'<p aria-live="polite">{text}</p>'

@@ -15,14 +15,14 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from barm.app.viewer import Limits, Picture, Viewer, find_examples
+from barm.app.viewer import Limits, ShownImage, Viewer, find_examples
 from barm.engine.signals import on_stop
 from barm.errors import UserError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica", "Arial", "sans-serif")
 SPARE = 4  # a file so much above the limit is cut off by the server; below, the page says what is wrong with it
-SESSIONS = 64  # visitors whose picture is kept
+SESSIONS = 64  # visitors whose image is kept
 POLICY = (  # the browser itself refuses what the page must not do: talk to another host
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; "
@@ -40,7 +40,7 @@ class Options:
         share: ask gradio.live for a public address; never on by itself.
         open_browser: show the page at once.
         limits: of uploads.
-        data: folder of a data set for the example pictures; the run's own by default.
+        data: folder of a data set for the example images; the run's own by default.
     """
 
     host: str = "127.0.0.1"
@@ -78,7 +78,7 @@ def serve(paths: Sequence[Path | str], options: Options = DEFAULT, say: Callable
 
 
 @contextmanager
-def serving(viewer: Viewer, options: Options, examples: Sequence[Picture]) -> Iterator[tuple[Any, str]]:
+def serving(viewer: Viewer, options: Options, examples: Sequence[ShownImage]) -> Iterator[tuple[Any, str]]:
     """Serve from a thread of its own: the `gradio.Blocks` and the address; afterwards nothing is left."""
     port = options.port or choose_port(options.host, None)
     host = f"[{options.host}]" if ":" in options.host else options.host
@@ -117,7 +117,7 @@ def choose_port(host: str, port: int | None) -> int:
         ) from None
 
 
-def _start(viewer: Viewer, options: Options, port: int, examples: Sequence[Picture]) -> Any:
+def _start(viewer: Viewer, options: Options, port: int, examples: Sequence[ShownImage]) -> Any:
     import gradio as gr
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -222,7 +222,7 @@ def _private_environment() -> Iterator[None]:
 def _where(options: Options, address: str, public: str | None, examples: int) -> Iterator[str]:
     yield f"Open {address} in a browser; Ctrl-C ends it"
     if not examples:
-        yield "No example pictures, for the run's validation data are not there: --data DIR says where they are"
+        yield "No example images, for the run's validation data are not there: --data DIR says where they are"
     if options.share:
         yield f"Anybody who knows {public} can use this page" if public else "No public address could be had"
     elif options.host not in LOOPBACK:

@@ -83,7 +83,7 @@ class Run:
 
 
 class Viewer:
-    """Answers for pictures, from any thread: one network runs at a time, and never twice for the same question.
+    """Answers for images, from any thread: one network runs at a time, and never twice for the same question.
 
     Args:
         paths: folders of one or two runs.
@@ -106,12 +106,12 @@ class Viewer:
         for index, run in enumerate(self.runs):
             self._model(index, run.steps[-1].step)
 
-    def label(self, picture: Picture, run: int, step: int) -> Pixels:
+    def label(self, shown: ShownImage, run: int, step: int) -> Pixels:
         """Channels of a finished step's network, ``(H, W)`` uint8."""
-        key = (picture.key, run, step)
+        key = (shown.key, run, step)
         with self._lock:
             if key not in self._labels:
-                self._labels[key] = self._model(run, step).predict(picture.image)
+                self._labels[key] = self._model(run, step).predict(shown.image)
                 self.predictions += 1
             return _recent(self._labels, key, LABELS)
 
@@ -153,25 +153,25 @@ def _open_run(path: Path) -> Run:
     directory.last_step()  # complains if there is none
     miou = {metrics["step"]: metrics["miou"]["all"] for metrics in read_scores(directory)}
     steps = tuple(_read_step(directory, step, miou.get(step)) for step in directory.finished_steps())
-    about = (METHODS[config.method.name].__doc__ or "").strip().splitlines()[0]
-    title = about.split(":")[0].split("(")[0].strip()
+    record = (METHODS[config.method.name].__doc__ or "").strip().splitlines()[0]
+    title = record.split(":")[0].split("(")[0].strip()
     return Run(path, path.name, title, steps, int(directory.read(steps[-1].step, METHOD)["num_steps"]))
 
 
 def _read_step(directory: RunDirectory, step: int, miou: float | None) -> ShownStep:
-    about = directory.read(step, METHOD)
-    names = {c["id"]: c["name"] for c in about["classes"]}
+    record = directory.read(step, METHOD)
+    names = {c["id"]: c["name"] for c in record["classes"]}
     return ShownStep(
         step,
-        tuple(names[i] for i in about["groups"][-1]),
+        tuple(names[i] for i in record["groups"][-1]),
         tuple(names.values()),
-        np.array([c["colour"] for c in about["classes"]], np.uint8),
+        np.array([c["colour"] for c in record["classes"]], np.uint8),
         miou,
     )
 
 
-def find_examples(run: Run, limits: Limits, data: Path | None = None) -> list[Picture]:
-    """Pictures of the validation split that show the most classes, of the first step and of later ones.
+def find_examples(run: Run, limits: Limits, data: Path | None = None) -> list[ShownImage]:
+    """Images of the validation split that show the most classes, of the first step and of later ones.
 
     Args:
         run: whose data.
@@ -179,7 +179,7 @@ def find_examples(run: Run, limits: Limits, data: Path | None = None) -> list[Pi
         data: the data set's folder; by default where the run's configuration says.
 
     Returns:
-        At most 6 pictures; none if the data are not there.
+        At most 6 images; none if the data are not there.
     """
     config = RunDirectory(run.path).config().data
     own = [] if config.root is None else [PlaceConfig(root=config.root, layout=config.layout, names=config.names)]
@@ -189,16 +189,16 @@ def find_examples(run: Run, limits: Limits, data: Path | None = None) -> list[Pi
         try:
             source = open_source(place.layout, place.root, "val", place.names)
             chosen = range(0, len(source), max(1, len(source) // LOOKED_AT))
-            candidates += [(_telling(source, i, run), source, i) for i in chosen]
+            candidates += [(_variety(source, i, run), source, i) for i in chosen]
         except (UserError, OSError):
             if data is not None:
                 raise
     best = sorted(candidates, key=lambda c: c[0], reverse=True)[:EXAMPLES]
-    pictures = [_example(source, i, limits) for _, source, i in best]
-    return [p for p in pictures if p is not None]
+    examples = [_example(source, i, limits) for _, source, i in best]
+    return [p for p in examples if p is not None]
 
 
-def _example(source: Source, i: int, limits: Limits) -> Picture | None:
+def _example(source: Source, i: int, limits: Limits) -> ShownImage | None:
     try:
         image = source[i].image
         return prepare(image, limits) if image.width * image.height <= limits.pixels else None
@@ -206,14 +206,14 @@ def _example(source: Source, i: int, limits: Limits) -> Picture | None:
         return None
 
 
-def _telling(source: Source, i: int, run: Run) -> tuple[int, int]:
+def _variety(source: Source, i: int, run: Run) -> tuple[int, int]:
     present = {source.class_names[c] for c in source.classes_in(i) if c < len(source.class_names)}
     first = len(present.intersection(run.steps[0].learned))
     return min(first, len(present) - first), len(present)
 
 
 class Refused(UserError):
-    """A picture that is not taken; the message is for the page and names no file of this machine."""
+    """An image that is not taken; the message is for the page and names no file of this machine."""
 
 
 @dataclass(frozen=True)
@@ -222,8 +222,8 @@ class Limits:
 
     Attributes:
         megabytes: of the file, in 2**20 bytes.
-        pixels: of the picture as stored; more is refused before anything is decoded.
-        shrink_to: pixels that the network is given; larger pictures are scaled down, and the page says so.
+        pixels: of the image as stored; more is refused before anything is decoded.
+        shrink_to: pixels that the network is given; larger images are scaled down, and the page says so.
     """
 
     megabytes: float = 20
@@ -232,13 +232,13 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Picture:
+class ShownImage:
     """What the network is given.
 
     Attributes:
         pixels: ``(H, W, 3)`` uint8.
         key: equal for equal pixels.
-        remarks: sentences on what was done to the file's picture.
+        remarks: sentences on what was done to the file's image.
     """
 
     pixels: Pixels
@@ -247,11 +247,11 @@ class Picture:
 
     @property
     def image(self) -> Image.Image:
-        """As a PIL picture."""
+        """As a PIL image."""
         return Image.fromarray(self.pixels)
 
 
-def read_upload(path: Path, limits: Limits) -> Picture:
+def read_upload(path: Path, limits: Limits) -> ShownImage:
     """Read a file of unknown origin.
 
     Args:
@@ -280,12 +280,12 @@ def read_upload(path: Path, limits: Limits) -> Picture:
             raise _too_large("more than 178,000,000", limits) from None
         except Exception:  # a damaged file makes decoders fail in any way
             raise Refused(
-                "This file cannot be read as a picture: it is damaged or of another kind. Give a JPEG, PNG, WebP, GIF, "
+                "This file cannot be read as an image: it is damaged or of another kind. Give a JPEG, PNG, WebP, GIF, "
                 "BMP or TIFF file."
             ) from None
 
 
-def prepare(image: Image.Image, limits: Limits) -> Picture:
+def prepare(image: Image.Image, limits: Limits) -> ShownImage:
     """Upright 8-bit RGB of at most ``limits.shrink_to`` pixels, with remarks on what that took."""
     remarks = []
     if getattr(image, "is_animated", False):
@@ -294,7 +294,7 @@ def prepare(image: Image.Image, limits: Limits) -> Picture:
     try:
         rgb, changes = to_rgb(upright(image)[0], image.format)
     except Unreadable as error:
-        raise Refused(f"This picture {error.what}: {error.remedy}.") from None
+        raise Refused(f"This image {error.what}: {error.remedy}.") from None
     small = _shrunk(rgb, limits.shrink_to)
     remarks += [REMARKS[change] for change in changes if change in REMARKS]
     if small.size != rgb.size:
@@ -304,10 +304,10 @@ def prepare(image: Image.Image, limits: Limits) -> Picture:
     if min(small.size) < SMALLEST:
         scaled = f", scaled {small.width} x {small.height}" if small.size != rgb.size else ""
         raise Refused(
-            f"This picture has {rgb.width} x {rgb.height} pixels{scaled}; expected at least {SMALLEST} on each side."
+            f"This image has {rgb.width} x {rgb.height} pixels{scaled}; expected at least {SMALLEST} on each side."
         )
     pixels = np.asarray(small)
-    return Picture(pixels, hashlib.sha256(str(pixels.shape).encode() + pixels.tobytes()).hexdigest(), tuple(remarks))
+    return ShownImage(pixels, hashlib.sha256(str(pixels.shape).encode() + pixels.tobytes()).hexdigest(), tuple(remarks))
 
 
 def _check_pixels(size: tuple[int, int], limits: Limits) -> None:
@@ -317,7 +317,7 @@ def _check_pixels(size: tuple[int, int], limits: Limits) -> None:
 
 def _too_large(found: str, limits: Limits) -> Refused:
     return Refused(
-        f"This picture has {found} pixels; at most {limits.pixels:,} are taken. Scale it down, or start "
+        f"This image has {found} pixels; at most {limits.pixels:,} are taken. Scale it down, or start "
         "`barm serve` with a larger --max-pixels."
     )
 

@@ -45,7 +45,7 @@ class Setting:
     Attributes:
         network: which network.
         step: what it learns.
-        batch: pictures at a time.
+        batch: images at a time.
         crop: side in pixels.
         device: where; `auto` takes a GPU where there is one.
         precision: of ours and of the bare network.
@@ -279,10 +279,10 @@ def constant_work(setting: Setting) -> tuple[dict[str, Work], Callable[[], dict[
 
 
 class LoaderCost(NamedTuple):
-    """The data path of one process: costs per picture ours (without and with decoded cache) and plain."""
+    """The data path of one process: costs per image ours (without and with decoded cache) and plain."""
 
     costs: dict[str, Cost]
-    pictures: int
+    images: int
 
 
 @contextmanager
@@ -295,20 +295,20 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def loader_cost(root: Path, crop: int, rounds: int, pictures: int = 64) -> LoaderCost:
-    """Seconds per picture on one core: decode, scale, crop, flip, labels; plain also normalises in the loader.
+def loader_cost(root: Path, crop: int, rounds: int, images: int = 64) -> LoaderCost:
+    """Seconds per image on one core: decode, scale, crop, flip, labels; plain also normalises in the loader.
 
     Args:
-        root: a data set in any layout; generated VOC-sized pictures where it does not exist.
+        root: a data set in any layout; generated VOC-sized images where it does not exist.
         crop: side in pixels.
         rounds: that count.
-        pictures: how many of it are used.
+        images: how many of it are used.
     """
     if not root.exists():
-        make_shapes(root, layout="voc", num_classes=20, num_train=pictures, num_val=4, size=(500, 375), seed=1)
+        make_shapes(root, layout="voc", num_classes=20, num_train=images, num_val=4, size=(500, 375), seed=1)
     source = checked(open_source("auto", root, "train"))
     cached, config, lut = DecodedSource(source, 1 << 30), TrainTransform(crop), np.arange(256, dtype=np.uint8)
-    count = min(pictures, len(source))
+    count = min(images, len(source))
 
     def ours(given: Any) -> None:
         rng = np.random.default_rng(0)

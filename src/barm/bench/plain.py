@@ -77,7 +77,7 @@ def predict(out: GroupedOutput, size: tuple[int, int]) -> Tensor:
 
 
 def counts(prediction: Tensor, label: Tensor, num_classes: int) -> NDArray[np.int64]:
-    """Confusion counts on the processor, one picture at a time."""
+    """Confusion counts on the processor, one image at a time."""
     total = np.zeros((num_classes, num_classes), np.int64)
     for guess, truth in zip(prediction.cpu().numpy(), label.cpu().numpy(), strict=True):
         known = truth < num_classes

@@ -56,19 +56,19 @@ class Result:
         rows: in the order of the table.
         facts: further findings by name, each one line.
         growth: seconds and bytes of ours by quantity and its value.
-        about: settings and provenance.
+        setup: settings and provenance.
     """
 
     rows: tuple[Row, ...]
     facts: Mapping[str, str]
     growth: Mapping[str, Mapping[int, Cost]]
-    about: Mapping[str, Any]
+    setup: Mapping[str, Any]
 
     def to_json(self) -> str:
         """Everything, numbers in seconds and bytes."""
         rows = [{"part": r.part, "name": r.name, **r.cost.as_dict(), "ratio": r.ratio} for r in self.rows]
         growth = {q: {str(v): c.as_dict() for v, c in costs.items()} for q, costs in self.growth.items()}
-        whole = {"rows": rows, "facts": dict(self.facts), "growth": growth, **self.about}
+        whole = {"rows": rows, "facts": dict(self.facts), "growth": growth, **self.setup}
         return json.dumps(whole, indent=1) + "\n"
 
 
@@ -111,7 +111,7 @@ def run_bench(
             facts |= found
     if {"step", "loader"} <= set(parts):
         facts["loader ahead of the step"] = _ahead(rows, setting)
-    about = {
+    setup = {
         "model": setting.network.model_dump(mode="json"),
         "groups": list(setting.step.group_sizes),
         "batch": setting.batch,
@@ -124,7 +124,7 @@ def run_bench(
             "threads": torch.get_num_threads(),
         },
     }
-    return Result(tuple(rows), facts, growth, about)
+    return Result(tuple(rows), facts, growth, setup)
 
 
 def _part(
@@ -174,9 +174,9 @@ def _rates(work: Callable[[], object], cost: Cost, device: torch.device) -> dict
 def _ahead(rows: Sequence[Row], setting: Setting) -> str:
     """Does one loader process deliver faster than the step takes?"""
     step = next(r.cost.median for r in rows if r.part == "step" and r.name == OURS)
-    picture = next(r.cost.median for r in rows if r.part == "loader" and r.name == OURS)
+    image = next(r.cost.median for r in rows if r.part == "loader" and r.name == OURS)
     need = setting.batch / step
-    return f"{1 / picture:.0f} pictures/s from one core, {need:.1f} taken by the step: {1 / picture / need:.1f} x"
+    return f"{1 / image:.0f} images/s from one core, {need:.1f} taken by the step: {1 / image / need:.1f} x"
 
 
 def measure_growth(setting: Setting, rounds: int, say: Say) -> dict[str, dict[int, Cost]]:
@@ -222,7 +222,7 @@ def setting_of(
         task: ``<first>-<increment>``.
         classes: of the data set, without background.
         step: from 1 on.
-        batch: pictures at a time.
+        batch: images at a time.
         crop: side in pixels.
         device: `auto`, `cpu` or `cuda`.
         precision: of ours and of the bare network.

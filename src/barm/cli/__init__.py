@@ -42,8 +42,8 @@ app.callback()(start)
 for panel, commands in PANELS.items():
     for command in commands:
         app.command(rich_help_panel=panel)(command)
-for name, (about, members) in GROUPS.items():
-    group = typer.Typer(help=about, cls=Commands, no_args_is_help=True)
+for name, (text, members) in GROUPS.items():
+    group = typer.Typer(help=text, cls=Commands, no_args_is_help=True)
     for member, command in members.items():
         group.command(member)(command)
     app.add_typer(group, name=name, rich_help_panel="Data and weights")

@@ -26,7 +26,7 @@ def bench(
             autocompletion=completion.parts,
         ),
     ] = None,
-    data: Annotated[Path, typer.Option(help="Pictures for the loader; drawn there if missing.")] = Path(
+    data: Annotated[Path, typer.Option(help="Images for the loader; drawn there if missing.")] = Path(
         "runs/bench-data"
     ),
     folder: Annotated[Path | None, typer.Option("--out", help="Write bench.json, and growth.png, there.")] = None,

@@ -80,7 +80,7 @@ def guarded(command: Callable[[], Any]) -> None:
     except (MemoryError, RuntimeError) as error:
         if not no_memory(error):
             raise
-        _fail(f"out of memory ({short(error)}): give fewer or smaller pictures at a time, or a smaller network", 1)
+        _fail(f"out of memory ({short(error)}): give fewer or smaller images at a time, or a smaller network", 1)
 
 
 def gone(error: OSError) -> str:

@@ -43,8 +43,8 @@ def classes(ctx: typer.Context, incomplete: str) -> list[str]:
     if not done:
         return []
     step = ctx.params.get("step")
-    about = json.loads((run / f"step{done[-1] if step is None else step:02d}" / "method.json").read_text("utf-8"))
-    return _listed([c["name"] for c in about["classes"][1:]], incomplete)
+    record = json.loads((run / f"step{done[-1] if step is None else step:02d}" / "method.json").read_text("utf-8"))
+    return _listed([c["name"] for c in record["classes"][1:]], incomplete)
 
 
 def parts(incomplete: str) -> list[str]:
@@ -59,13 +59,13 @@ def kinds(incomplete: str) -> list[str]:
 
 def find_runs(start: Path) -> Iterator[Path]:
     """Folders with a run's configuration, at most some levels below `start`."""
-    for looked, (place, folders, files) in enumerate(os.walk(start, followlinks=True)):
+    for visited, (place, folders, files) in enumerate(os.walk(start, followlinks=True)):
         here = Path(place)
         if "config.toml" in files:
             yield here
         depth = len(here.parts) - len(start.parts)
         folders[:] = [] if depth >= DEPTH or "config.toml" in files else [f for f in folders if not f.startswith(".")]
-        if looked > MOST:
+        if visited > MOST:
             return
 
 

@@ -27,15 +27,15 @@ def make(
     root: Annotated[Path, typer.Argument(help="A new folder.")],
     layout: Annotated[Literal["voc", "ade", "folder"], typer.Option()] = "folder",
     classes: Annotated[int | None, typer.Option(help="By default 20 (voc), 150 (ade), 10 (folder).")] = None,
-    num_train: Annotated[int, typer.Option("--train", help="Training pictures.")] = 1000,
-    num_val: Annotated[int, typer.Option("--val", help="Validation pictures.")] = 200,
+    num_train: Annotated[int, typer.Option("--train", help="Training images.")] = 1000,
+    num_val: Annotated[int, typer.Option("--val", help="Validation images.")] = 200,
     size: Annotated[str, typer.Option(help="<width>x<height>, or one number for both.")] = "96",
     seed: int = 0,
     only: Annotated[
         str | None, typer.Option(help="Label only these classes; the others stay unlabelled. " + NAMES)
     ] = None,
 ) -> None:
-    """Draw pictures and masks in a real folder layout.
+    """Draw images and masks in a real folder layout.
 
     Example: barm data make shapes data/shapes --layout voc --size 500x375
     """
@@ -55,7 +55,7 @@ def make(
         seed=seed,
         only=names_in(only, "--only") if only else (),
     )
-    say(f"{root}: {num_train} training and {count(num_val, 'validation pictures')} in the {layout} layout")
+    say(f"{root}: {num_train} training and {count(num_val, 'validation images')} in the {layout} layout")
 
 
 def check(
@@ -66,7 +66,7 @@ def check(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Look at every file: missing masks, wrong sizes, unknown ids, unreadable pictures, files that nothing uses.
+    """Look at every file: missing masks, wrong sizes, unknown ids, unreadable images, files that nothing uses.
 
     Example: barm data check data/shapes
     """
@@ -119,10 +119,10 @@ def _line(colour: str, sign: str, text: str) -> None:
 
 
 def _classes(root: Path, report: Report) -> Table:
-    """Pictures, and share of the area, per value of the masks: background, classes, what is ignored or unknown."""
+    """Images, and share of the area, per value of the masks: background, classes, what is ignored or unknown."""
     from barm.labels import IGNORE
 
-    table = Table(title=markup(f"{root} ({report.layout}): pictures by class"), title_justify="left")
+    table = Table(title=markup(f"{root} ({report.layout}): images by class"), title_justify="left")
     shares = [s for s in report.splits if s.pixels]
     for column in (
         "id",
@@ -142,7 +142,7 @@ def _classes(root: Path, report: Report) -> Table:
     if len(unknown) > MOST:
         table.add_row("...", f"[red]{len(unknown) - MOST} more values that are no class[/red]")
     table.add_section()
-    table.add_row("", "pictures in all", *(str(s.num_images) for s in report.splits))
+    table.add_row("", "images in all", *(str(s.num_images) for s in report.splits))
     return table
 
 

@@ -13,7 +13,7 @@ from barm.engine.distributed.watch import is_first
 
 def extend(
     run: RunArg,
-    data: Annotated[Path, typer.Option(help="Pictures and masks in which the new classes are labelled.")],
+    data: Annotated[Path, typer.Option(help="Images and masks in which the new classes are labelled.")],
     classes: Annotated[
         str | None, typer.Option(help=f"Their names; all that the run does not know by default. {NAMES}")
     ] = None,
@@ -36,7 +36,7 @@ def extend(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Teach a finished run new classes with pictures in which only those are labelled.
+    """Teach a finished run new classes with images in which only those are labelled.
 
     Example: barm extend runs/demo/barm --data own --classes lamp --out runs/with-lamp
     """

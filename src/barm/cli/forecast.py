@@ -14,7 +14,7 @@ from barm.engine.adoption import check_adoptable
 from barm.engine.capacity import shown
 from barm.engine.checkpoint.differences import to_table
 from barm.engine.checkpoint.directory import RunDirectory
-from barm.engine.checkpoint.pictures import pictures_of
+from barm.engine.checkpoint.images import images_of
 from barm.engine.checkpoint.shared import SharedDirectory
 from barm.engine.config import RunConfig
 from barm.engine.crops import chosen_lines
@@ -56,7 +56,7 @@ def show_forecast(
     if resume:
         rt.on_main(lambda: run.check_same(ready.config))
     if start_from is not None:
-        rt.on_main(lambda: check_adoptable(ready.config, RunDirectory(start_from), pictures_of(ready.data)))
+        rt.on_main(lambda: check_adoptable(ready.config, RunDirectory(start_from), images_of(ready.data)))
     ready = ready._replace(steps=tuple(step for step in ready.steps if step.index not in done))
     if not ready.steps:
         raise UserError(f"nothing is left to be trained: every step of {target} is finished")
@@ -78,11 +78,11 @@ def show_forecast(
 
 def _table(ready: Prepared, steps: Sequence[StepForecast]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for name in ("step", "learned", "pictures", "crop", "updates", "training", "evaluation"):
+    for name in ("step", "learned", "images", "crop", "updates", "training", "evaluation"):
         table.add_column(name, justify="left" if name == "learned" else "right")
     names = ready.data.train.class_names
     for one in steps:
         learned = markup(listed([names[i] for i in one.step.new]))
-        numbers = (str(one.pictures), str(one.crop), str(one.updates), duration(one.training), duration(one.evaluation))
+        numbers = (str(one.images), str(one.crop), str(one.updates), duration(one.training), duration(one.evaluation))
         table.add_row(str(one.step.index), learned, *numbers)
     return table

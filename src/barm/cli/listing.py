@@ -43,11 +43,11 @@ def methods(as_json: Json = False) -> None:
     """
     from barm.methods import METHODS
 
-    about = {name: (config.__doc__ or "").strip().splitlines()[0] for name, config in METHODS.items()}
+    summaries = {name: (config.__doc__ or "").strip().splitlines()[0] for name, config in METHODS.items()}
     if as_json:
-        print_json(about)
+        print_json(summaries)
         return
     table = Table(box=None)
-    for name, words in about.items():
+    for name, words in summaries.items():
         table.add_row(f"[bold]{name}[/bold]", words)
     out.print(table)

@@ -248,7 +248,7 @@ def _print_scores(metrics: dict[str, Any]) -> None:
 
 
 def _shown(value: float | None, digits: int) -> str:
-    """A score; nan for a class that no picture shows."""
+    """A score; nan for a class that no image shows."""
     return f"{float('nan') if value is None else value:.{digits}f}"
 
 

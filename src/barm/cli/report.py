@@ -15,7 +15,7 @@ def report(
     file: Annotated[
         Path | None, typer.Option("--out", help="The HTML file; report.html in the first run by default.")
     ] = None,
-    pictures: Annotated[int, typer.Option(min=0, help="Pictures in the gallery.")] = 6,
+    images: Annotated[int, typer.Option(min=0, help="Images in the gallery.")] = 6,
     data: Annotated[Path | None, typer.Option(help="The data set's folder, if it was moved.")] = None,
     quiet: Quiet = False,
 ) -> None:
@@ -25,5 +25,5 @@ def report(
     """
     from barm.report.build import write_report
 
-    path = write_report(runs, file, pictures=pictures, data=data, say=progress(quiet))
+    path = write_report(runs, file, images=images, data=data, say=progress(quiet))
     say(f"{path} ({path.stat().st_size / 1000:.0f} kB)")

@@ -33,7 +33,7 @@ def evaluate(
     run: RunArg,
     step: StepOpt = None,
     data: Annotated[Path | None, typer.Option(help="Another data set with the same classes.")] = None,
-    native: Annotated[bool, typer.Option("--native", help="At native size, as `barm predict` sees pictures.")] = False,
+    native: Annotated[bool, typer.Option("--native", help="At native size, as `barm predict` sees images.")] = False,
     override: Annotated[
         list[str] | None, typer.Option("--set", help="evaluation.key=value, e.g. evaluation.crop=0.")
     ] = None,
@@ -59,7 +59,7 @@ def evaluate(
 
 def predict(
     run: RunArg,
-    images: Annotated[list[str], typer.Argument(help="Pictures, folders of them, or patterns in quotes.")],
+    images: Annotated[list[str], typer.Argument(help="Images, folders of them, or patterns in quotes.")],
     folder: Annotated[Path | None, typer.Option("--out", help="Where masks and overlays go.")] = None,
     step: StepOpt = None,
     write: Annotated[
@@ -75,29 +75,29 @@ def predict(
     flip: Annotated[bool, typer.Option("--flip", help="Mirror images count too.")] = False,
     ids: Annotated[bool, typer.Option("--ids", help="Masks hold the data set's ids, not channels.")] = False,
     legend: Annotated[bool, typer.Option(help="Overlays say below what the colours mean.")] = True,
-    batch: Annotated[int, typer.Option(min=1, help="Pictures of one size at a time.")] = 8,
+    batch: Annotated[int, typer.Option(min=1, help="Images of one size at a time.")] = 8,
     keep_going: Annotated[bool, typer.Option("--keep-going", help="Leave out files that cannot be read.")] = False,
     device: Device = None,
     precision: Precision = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write masks and overlays of pictures at their own size; print the classes and their shares of the area.
+    """Write masks and overlays of images at their own size; print the classes and their shares of the area.
 
     Example: barm predict runs/demo/barm photos "more/*.jpg" --out seen --sizes 0.75,1,1.25 --flip
     """
-    from barm.predict.files import check_there, find_pictures
+    from barm.predict.files import check_there, find_images
 
     if folder is None and not as_json:
         raise UserError("nothing to do: say with --out where the results go, or ask for --json")
-    check_there(find_pictures(images, folder), (lambda _: None) if keep_going else None)
-    from barm.predict.images import Look, Prediction, percent, predict_files  # loads torch
+    check_there(find_images(images, folder), (lambda _: None) if keep_going else None)
+    from barm.predict.images import Prediction, PredictOptions, percent, predict_files  # loads torch
 
     wanted = names_in(classes, "--classes") if classes is not None else None
 
     def tell(result: Prediction) -> None:
         shown = ", ".join(f"{name} {percent(share)}" for name, share in result.shares.items() if name != "background")
-        say(f"{next(iter(result.files.values()), result.picture)}: {shown or 'background only'}")
+        say(f"{next(iter(result.files.values()), result.image)}: {shown or 'background only'}")
 
     wrong: list[str] = []
     results = predict_files(
@@ -105,7 +105,7 @@ def predict(
         images,
         folder,
         step=step,
-        look=Look(numbers(sizes, "--sizes"), flip, wanted, batch, words(write) or (), ids, legend),
+        options=PredictOptions(numbers(sizes, "--sizes"), flip, wanted, batch, words(write) or (), ids, legend),
         refused=wrong.append if keep_going else None,
         device=device,
         precision=precision,
@@ -117,4 +117,4 @@ def predict(
         print_json([result.as_json() for result in results])
     if wrong:
         total = len(wrong) + len(results)
-        raise UserError(f"{len(wrong)} of {count(total, 'pictures')} left out, the others are done: {'; '.join(wrong)}")
+        raise UserError(f"{len(wrong)} of {count(total, 'images')} left out, the others are done: {'; '.join(wrong)}")

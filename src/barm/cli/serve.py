@@ -20,21 +20,21 @@ def serve(
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="A free one by default.")] = None,
     open_browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     share: Annotated[
-        bool, typer.Option("--share", help="Ask gradio.live for a public address: pictures then leave this machine.")
+        bool, typer.Option("--share", help="Ask gradio.live for a public address: images then leave this machine.")
     ] = False,
     data: Annotated[
-        Path | None, typer.Option(help="A data set for the example pictures; the run's own by default.")
+        Path | None, typer.Option(help="A data set for the example images; the run's own by default.")
     ] = None,
     max_upload_mb: Annotated[float, typer.Option(min=0.001, help="Larger files are refused.")] = 20,
     max_pixels: Annotated[
-        int, typer.Option(min=256, max=178_000_000, help="Pictures of more pixels are refused.")
+        int, typer.Option(min=256, max=178_000_000, help="Images of more pixels are refused.")
     ] = 20_000_000,
     shrink_to: Annotated[
         int,
-        typer.Option(min=256, help="Pictures of more pixels are scaled down for the network, and the page says so."),
+        typer.Option(min=256, help="Images of more pixels are scaled down for the network, and the page says so."),
     ] = 1_000_000,
 ) -> None:
-    """Try a model on your own pictures: a page on this machine, with a slider over the steps.
+    """Try a model on your own images: a page on this machine, with a slider over the steps.
 
     Example: barm serve runs/demo/barm runs/demo/finetune
     """
@@ -46,6 +46,6 @@ def serve(
     serve(runs, options, say)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
-    # a visitor's picture may still be in the network: an interpreter that waits for it ends late, and one that is taken
+    # a visitor's image may still be in the network: an interpreter that waits for it ends late, and one that is taken
     # down under it ends with a message of C++
     os._exit(0)

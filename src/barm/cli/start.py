@@ -20,12 +20,12 @@ ABOUT = "Teach a segmentation model new classes without the old images."
 WITH_RUN = {  # command: its words and what they do; shown as far as the command exists
     "evaluate": (" {run}", "scores of every class"),
     "report": (" {run}", "a page to look at: what it learned, what it forgot"),
-    "predict": (" {run} PICTURE --out seen", "masks and overlays of your pictures"),
+    "predict": (" {run} IMAGE --out seen", "masks and overlays of your images"),
     "serve": (" {run}", "try it in the browser"),
     "extend": (" {run} --data DIR --classes NAME", "teach it another class"),
 }
 WITHOUT_RUN = {
-    "demo": ("", "the whole story on generated pictures, about five minutes"),
+    "demo": ("", "the whole story on generated images, about five minutes"),
     "data check": (" DIR", "look at every file of a data set of your own"),
     "train": (" --recipe folder/barm --data DIR --task 5-1", "5 classes, then one at a time"),
 }
@@ -68,8 +68,8 @@ def advice(runs: Path, commands: Collection[str]) -> list[str]:
     newest = max(found, key=_changed, default=None)
     if newest is None:
         return [ABOUT, "", *_listed("", WITHOUT_RUN, commands), "", "All commands: barm --help"]
-    done, about = finished(newest), _about(newest)
-    lines = [f"The newest run is {newest}{about}."]
+    done, details = finished(newest), _details(newest)
+    lines = [f"The newest run is {newest}{details}."]
     total = _total(newest)
     if total is None or len(done) < total:
         lines += [
@@ -115,13 +115,13 @@ def _changed(run: Path) -> float:
     return max(p.stat().st_mtime for p in (run, run / "config.toml", *run.glob("step*")))
 
 
-def _about(run: Path) -> str:
+def _details(run: Path) -> str:
     """Its method and score, as far as they are there."""
     with suppress(OSError, ValueError, KeyError, IndexError):
         step = run / f"step{finished(run)[-1]:02d}"
         method = json.loads((step / "method.json").read_text("utf-8"))
         metrics = json.loads((step / "metrics.json").read_text("utf-8"))
-        share = metrics["miou"]["all"]  # none where the pictures label only some of the classes
+        share = metrics["miou"]["all"]  # none where the images label only some of the classes
         score = "" if share is None else f", mIoU {100 * share:.1f} %"
         return f" ({method['method']['name']}, {count(len(method['classes']) - 1, 'classes')}{score})"
     return ""

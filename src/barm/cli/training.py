@@ -16,7 +16,7 @@ from barm.words import count
 
 
 def demo(
-    folder: Annotated[Path, typer.Option("--out", help="Where the data, the runs and the picture go.")] = Path(
+    folder: Annotated[Path, typer.Option("--out", help="Where the data, the runs and the image go.")] = Path(
         "runs/demo"
     ),
     seed: int = 1,

@@ -22,8 +22,8 @@ def import_(
     step: Annotated[int, typer.Option(min=0, help="Official: the step it was saved after.")] = 0,
     model: Annotated[str, typer.Option(help="The official model name.")] = "deeplabv3bga_resnet101",
     method: Annotated[str, typer.Option(help="barm, ssul, or finetune for a DeepLab with one classifier.")] = "barm",
-    pictures: Annotated[
-        Path | None, typer.Option("--calibrate", help="torchvision: pictures like those it is used on, without labels.")
+    images: Annotated[
+        Path | None, typer.Option("--calibrate", help="torchvision: images like those it is used on, without labels.")
     ] = None,
     class_names: Annotated[
         Path | None, typer.Option(help="torchvision: a file with the names of its classes; VOC's by default.")
@@ -34,19 +34,19 @@ def import_(
 ) -> None:
     """Turn a checkpoint into a step of a run, which can be evaluated, extended and exported.
 
-    Example: barm weights import deeplabv3_resnet50_coco.pth --calibrate pictures --out runs/base
+    Example: barm weights import deeplabv3_resnet50_coco.pth --calibrate images --out runs/base
     """
     from barm.weights.published import import_published
-    from barm.weights.torchvision import import_torchvision, looks_like_torchvision
+    from barm.weights.torchvision import import_torchvision, is_torchvision
 
-    if form == "official" or (form == "auto" and not looks_like_torchvision(checkpoint)):
+    if form == "official" or (form == "auto" and not is_torchvision(checkpoint)):
         import_published(checkpoint, folder, dataset=dataset, task=task, step=step, model=model, method=method)
         say(f"{folder}: step {step} of {dataset} {task} from {checkpoint}")
         return
-    found = import_torchvision(checkpoint, folder, pictures=pictures, names_file=class_names, overrides=override or ())
+    found = import_torchvision(checkpoint, folder, images=images, names_file=class_names, overrides=override or ())
     for line in (
         f"{folder}: torchvision's DeepLabV3 from {checkpoint}; an auxiliary classifier is left out",
-        f"softmax -> a probability per class, fitted on {count(found.fitted, 'pictures')}, measured on "
+        f"softmax -> a probability per class, fitted on {count(found.fitted, 'images')}, measured on "
         f"{count(found.held_out, 'others')}:",
         f"  cross-entropy beyond the softmax's own {found.excess_before:.4f} -> {found.excess_after:.4f}",
         f"  calibration error                      {found.error_before:.4f} -> {found.error_after:.4f}",

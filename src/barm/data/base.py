@@ -1,4 +1,4 @@
-"""What a data set is. A source knows pictures and masks; it knows nothing about steps."""
+"""What a data set is. A source knows images and masks; it knows nothing about steps."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from barm.reading import short
 
 
 class Sample(NamedTuple):
-    """One picture.
+    """One image.
 
     Attributes:
         image: RGB.
-        mask: dataset ids, mode ``L``, of the picture's size.
+        mask: dataset ids, mode ``L``, of the image's size.
         extras: further single-channel maps of that size, e.g. ``saliency``.
     """
 
@@ -44,20 +44,20 @@ class Source(Protocol):
         """Colour per id, ``(256, 3)`` uint8."""
 
     def __len__(self) -> int:
-        """Number of pictures."""
+        """Number of images."""
 
     def __getitem__(self, i: int, /) -> Sample:
-        """Load one picture."""
+        """Load one image."""
 
     def name(self, i: int, /) -> str:
-        """The picture's unique name in its split."""
+        """The image's unique name in its split."""
 
     def classes_in(self, i: int, /) -> frozenset[int]:
-        """Foreground ids in the picture's mask (neither 0 nor 255), without loading it anew."""
+        """Foreground ids in the image's mask (neither 0 nor 255), without loading it anew."""
 
 
 def load(source: Source, i: int) -> Sample:
-    """One picture of a source that was checked when it was opened.
+    """One image of a source that was checked when it was opened.
 
     Raises:
         Failed: if it can no longer be read.
@@ -68,5 +68,5 @@ def load(source: Source, i: int) -> Sample:
         raise
     except (UserError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise Failed(
-            f"picture '{source.name(i)}' can no longer be read ({short(error, 400)}): put back what was there"
+            f"image '{source.name(i)}' can no longer be read ({short(error, 400)}): put back what was there"
         ) from error

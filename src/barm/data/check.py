@@ -19,7 +19,7 @@ from barm.errors import UserError
 from barm.labels import TABLES
 from barm.words import count, verb
 
-CHANGED = {  # what the reader does to pictures
+CHANGED = {  # what the reader does to images
     "turned": "turned upright by their EXIF data",
     "white": "with transparent parts, which are laid on white",
     "deep": "of 16 bits, scaled to 8",
@@ -29,7 +29,7 @@ CHANGED = {  # what the reader does to pictures
 
 @dataclass(frozen=True)
 class SizesReport:
-    """Sizes of pictures, ``(width, height)``, in the order of the longer side: the least, the middle, the largest."""
+    """Sizes of images, ``(width, height)``, in the order of the longer side: the least, the middle, the largest."""
 
     smallest: tuple[int, int]
     middle: tuple[int, int]
@@ -48,11 +48,11 @@ class SplitReport:
 
     Attributes:
         split: ``train`` or ``val``.
-        num_images: pictures.
-        per_class: pictures per class, in the order of `Report.class_names`, without background.
-        values: pictures per value found in the masks, background and unknown values included.
+        num_images: images.
+        per_class: images per class, in the order of `Report.class_names`, without background.
+        values: images per value found in the masks, background and unknown values included.
         pixels: pixels per value.
-        sizes: of the pictures.
+        sizes: of the images.
     """
 
     split: str
@@ -71,7 +71,7 @@ class Report:
         layout: the data set's.
         class_names: background first.
         splits: those that can be opened.
-        problems: of pictures; training refuses them.
+        problems: of images; training refuses them.
         broken: of the data set as a whole; training refuses them.
         warnings: what is likely a mistake.
         notes: what is worth knowing.
@@ -131,11 +131,11 @@ def check_folder(root: Path | str, layout: str = "auto") -> Report:
         remarks += [Remark("note", text) for text in _changed(split, found[split])]
     if len(opened) == 2:
         broken += [text for text in [leak(opened["train"], opened["val"])] if text]
-    remarks += _about_maps(opened, maps)
+    remarks += _map_lines(opened, maps)
     mixed = flip_warning(names[1:], TABLES)  # both flip by default
     remarks += [Remark("warning", mixed)] if mixed else []
     if not broken and not problems:
-        remarks += _about_classes(names, found)
+        remarks += _class_lines(names, found)
     return Report(
         layout,
         names,
@@ -149,16 +149,16 @@ def check_folder(root: Path | str, layout: str = "auto") -> Report:
 
 
 def leak(train: FileSource, val: FileSource) -> str | None:
-    """A line on pictures that are in both splits; None where there are none.
+    """A line on images that are in both splits; None where there are none.
 
-    Two files of one name in two folders are the same picture if their bytes are.
+    Two files of one name in two folders are the same image if their bytes are.
     """
     theirs = dict(zip(val.names, val.images, strict=True))
     both = [n for n, path in zip(train.names, train.images, strict=True) if n in theirs and _same(path, theirs[n])]
     if not both:
         return None
     return (
-        f"{count(len(both), 'pictures')} of {val.root} {verb(len(both), 'are')} in the training and in the "
+        f"{count(len(both), 'images')} of {val.root} {verb(len(both), 'are')} in the training and in the "
         f"validation split, such as '{both[0]}': scores would be too high; take them out of one, or allow it with "
         "--set data.allow_shared=true"
     )
@@ -175,7 +175,7 @@ def _split_report(split: str, source: FileSource, index: Index) -> SplitReport:
 
 
 def sizes_report(sizes: Iterable[tuple[int, int]]) -> SizesReport | None:
-    """What is told of the sizes of pictures; those of unsound ones, (0, 0), do not count. None where there are none.
+    """What is told of the sizes of images; those of unsound ones, (0, 0), do not count. None where there are none.
 
     >>> str(sizes_report([(160, 120), (80, 60), (0, 0), (640, 480)]))
     '80x60 to 640x480, the median 160x120'
@@ -189,16 +189,16 @@ def _by(size: tuple[int, int]) -> str:
 
 
 def _changed(split: str, index: Index) -> list[str]:
-    told = [f"{split}: {count(n, 'pictures')} {CHANGED[change]}" for change, n in sorted(index.changes.items())]
+    told = [f"{split}: {count(n, 'images')} {CHANGED[change]}" for change, n in sorted(index.changes.items())]
     if index.unclear:
         told.append(
-            f"{split}: of the pictures turned by EXIF data, {index.unclear} do not tell by their size whether the mask "
+            f"{split}: of the images turned by EXIF data, {index.unclear} do not tell by their size whether the mask "
             "was drawn on the turned one; it is taken to be"
         )
     return told
 
 
-def _about_maps(opened: Mapping[str, FileSource], maps: Sequence[Problem]) -> list[Remark]:
+def _map_lines(opened: Mapping[str, FileSource], maps: Sequence[Problem]) -> list[Remark]:
     """What is said about saliency maps that a method which uses them would refuse."""
     if not maps:
         return []
@@ -207,8 +207,8 @@ def _about_maps(opened: Mapping[str, FileSource], maps: Sequence[Problem]) -> li
     return [Remark("warning", text)]
 
 
-def _about_classes(names: Sequence[str], found: Mapping[str, Index]) -> list[Remark]:
-    """What is said about classes that no picture shows, or none of one split."""
+def _class_lines(names: Sequence[str], found: Mapping[str, Index]) -> list[Remark]:
+    """What is said about classes that no image shows, or none of one split."""
     values = {split: index.values for split, index in found.items()}
     total: Counter[int] = Counter()
     for counts in values.values():
@@ -219,6 +219,6 @@ def _about_classes(names: Sequence[str], found: Mapping[str, Index]) -> list[Rem
     for split, what, level in (("train", "cannot be learned", "warning"), ("val", "is not measured", "note")):
         lacking = [names[i] for i in shown if split in values and not values[split].get(i)]
         if lacking:
-            text = f"no picture of the {split} split shows {listing(map(repr, lacking))}, which {what}"
+            text = f"no image of the {split} split shows {listing(map(repr, lacking))}, which {what}"
             remarks.append(Remark("warning" if level == "warning" else "note", text))
     return remarks

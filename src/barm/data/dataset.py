@@ -23,19 +23,19 @@ Item = tuple[Tensor, Tensor, dict[str, Tensor]]  # (3, H, W), (H, W) and maps, u
 
 
 class StepDataset(Dataset[Item | Placed]):
-    """The pictures that a step may use, with its labels.
+    """The images that a step may use, with its labels.
 
     Args:
         source: the training split.
         plan: the scenario.
         step: one of its steps.
-        policy: what hidden classes look like, and whose pictures count (joint training uses those of all steps so far).
+        policy: what hidden classes look like, and whose images count (joint training uses those of all steps so far).
         transform: augmentation.
         seed: of the augmentation.
-        on_device: items are what `barm.data.device_transforms` finishes, instead of augmented pictures.
+        on_device: items are what `barm.data.device_transforms` finishes, instead of augmented images.
 
     Raises:
-        UserError: if no picture belongs to the step.
+        UserError: if no image belongs to the step.
     """
 
     def __init__(
@@ -54,8 +54,8 @@ class StepDataset(Dataset[Item | Placed]):
         if not self.images:
             learned = ", ".join(source.class_names[i] for i in step.new)
             raise UserError(
-                f"no training picture belongs to step {step.index} ({learned}) in the {plan.setting} setting; "
-                "add pictures or choose another task or setting"
+                f"no training image belongs to step {step.index} ({learned}) in the {plan.setting} setting; "
+                "add images or choose another task or setting"
             )
         self.source, self.step, self.transform, self.seed = source, step, transform, seed
         self.lut, self.on_device = plan.train_lut(step, policy), on_device
@@ -67,7 +67,7 @@ class StepDataset(Dataset[Item | Placed]):
         return self.load(self.images[key[1]], key, self.lut, {})
 
     def load(self, index: int, key: Key, lut: Lut, marks: dict[str, Tensor]) -> Item | Placed:
-        """One picture of the source under the augmentation that belongs to the key, with further scalars by name."""
+        """One image of the source under the augmentation that belongs to the key, with further scalars by name."""
         rng = np.random.default_rng([self.seed, self.step.index, *key])
         marks = {"index": torch.tensor(index), **marks}
         if self.on_device:
@@ -78,7 +78,7 @@ class StepDataset(Dataset[Item | Placed]):
 
 
 class StepView(Dataset[Item]):
-    """A step's pictures with its training labels, seen as in evaluation, in order."""
+    """A step's images with its training labels, seen as in evaluation, in order."""
 
     def __init__(self, step: StepDataset, transform: EvalTransform) -> None:
         self.step, self.transform = step, transform
@@ -92,7 +92,7 @@ class StepView(Dataset[Item]):
         return image, label, {**extras, "index": torch.tensor(index)}
 
     def shapes(self) -> list[Hashable]:
-        """Equal for pictures that fit into one batch."""
+        """Equal for images that fit into one batch."""
         return _shapes(self.step.source, self.step.images, self.transform)
 
 
@@ -114,12 +114,12 @@ class EvalDataset(Dataset[Item]):
         return image, label, {"index": torch.tensor(index)}
 
     def shapes(self) -> list[Hashable]:
-        """Equal for pictures that fit into one batch."""
+        """Equal for images that fit into one batch."""
         return _shapes(self.source, range(len(self)), self.transform)
 
 
 def _shapes(source: Source, images: Sequence[int], transform: EvalTransform) -> list[Hashable]:
-    """What the evaluation makes of the pictures' shapes: one where it crops, else their sizes where they are known."""
+    """What the evaluation makes of the images' shapes: one where it crops, else their sizes where they are known."""
     if transform.crop is not None:
         return [None] * len(images)
     sizes = getattr(source, "sizes", ())

@@ -1,4 +1,4 @@
-"""Decoded pictures in one memory-mapped file: a small data set is decoded once, not in every epoch."""
+"""Decoded images in one memory-mapped file: a small data set is decoded once, not in every epoch."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from barm.data.index import cache_folder, cores
 from barm.data.sources.files import FileSource
 from barm.reading import Unfit, check_regular, read_json
 
-Places = list[list[int]]  # offset, width, height of each picture
-AHEAD = 64  # pictures decoded at a time while the file is written
+Places = list[list[int]]  # offset, width, height of each image
+AHEAD = 64  # images decoded at a time while the file is written
 
 
 class DecodedSource:
-    """A source whose first pictures, as many as a limit allows, lie decoded in one file.
+    """A source whose first images, as many as a limit allows, lie decoded in one file.
 
-    The file is found again by what it was made of: names, sizes and times of pictures, masks and maps. There is one per
+    The file is found again by what it was made of: names, sizes and times of images, masks and maps. There is one per
     split of a data set: a new one takes the place of the last.
 
     Args:
@@ -89,12 +89,12 @@ class DecodedSource:
 
     @property
     def sizes(self) -> tuple[tuple[int, int], ...]:
-        """``(width, height)`` of every picture."""
+        """``(width, height)`` of every image."""
         return self.source.sizes
 
     @property
     def contents(self) -> tuple[Content, ...]:
-        """Digests of every picture."""
+        """Digests of every image."""
         return self.source.contents
 
     def __len__(self) -> int:
@@ -114,7 +114,7 @@ class DecodedSource:
         return Sample(Image.fromarray(image), mask, dict(zip(("saliency",), extras, strict=False)))
 
     def name(self, i: int) -> str:
-        """The picture's name."""
+        """The image's name."""
         return self.source.name(i)
 
     def classes_in(self, i: int) -> frozenset[int]:
@@ -123,20 +123,20 @@ class DecodedSource:
 
 
 def _read(path: Path) -> Places | None:
-    """Where the pictures lie in a file that is there and whole."""
+    """Where the images lie in a file that is there and whole."""
     try:
         check_regular(path)
-        about, size = read_json(path.with_suffix(".json")), path.stat().st_size
+        header, size = read_json(path.with_suffix(".json")), path.stat().st_size
     except (OSError, Unfit):
         return None
-    places = about.get("places") if isinstance(about, dict) else None
-    if not isinstance(places, list) or about.get("size") != size or not all(_is_place(p, size) for p in places):
+    places = header.get("places") if isinstance(header, dict) else None
+    if not isinstance(places, list) or header.get("size") != size or not all(_is_place(p, size) for p in places):
         return None
     return places
 
 
 def _is_place(place: Any, size: int) -> bool:
-    """Can a picture with its mask lie there?"""
+    """Can an image with its mask lie there?"""
     if not isinstance(place, list) or len(place) != 3 or not all(type(n) is int and n >= 0 for n in place):
         return False
     start, width, height = place
@@ -144,14 +144,14 @@ def _is_place(place: Any, size: int) -> bool:
 
 
 def _write(source: FileSource, limit: int, path: Path) -> Places:
-    """Decode pictures until the limit is reached, into files beside, and rename them into place."""
+    """Decode images until the limit is reached, into files beside, and rename them into place."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside, places, at = path.with_suffix(f".{os.getpid()}.tmp"), Places(), 0
     try:
         with beside.open("wb") as file:
             for sample in _in_order(source):
-                pictures = [sample.image, sample.mask, *sample.extras.values()]
-                parts = [np.asarray(p) for p in pictures]
+                planes = [sample.image, sample.mask, *sample.extras.values()]
+                parts = [np.asarray(p) for p in planes]
                 size = sum(p.nbytes for p in parts)
                 if at + size > limit:
                     break
@@ -177,7 +177,7 @@ def _remove_others(path: Path, place: str) -> None:
 
 
 def _in_order(source: FileSource) -> Iterator[Any]:
-    """The pictures in order, decoded by several threads."""
+    """The images in order, decoded by several threads."""
     with ThreadPoolExecutor(cores()) as pool:
         for first in range(0, len(source), AHEAD):
             yield from pool.map(source.__getitem__, range(first, min(first + AHEAD, len(source))))

@@ -1,7 +1,7 @@
 """Augmentation on the device: workers decode and choose; the device scales, pads, crops, flips and labels.
 
 Scaling with antialiasing is one product of matrices per axis. A matrix has a row per pixel of the crop, so that
-only the crop is computed; padding is a row of zeros, a flip the reverse order of rows. Pictures keep their own sizes.
+only the crop is computed; padding is a row of zeros, a flip the reverse order of rows. Images keep their own sizes.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from barm.batch import Batch
 from barm.data.base import Sample
 from barm.data.transforms import Draw, Pixels, Region, TrainTransform, choose, nearest_sources, padding
 
-FAR = -1e6  # place of padding: no pixel of a picture is near
+FAR = -1e6  # place of padding: no pixel of an image is near
 
 
 class Axis(NamedTuple):
-    """What a crop shows along one axis, in pixels of the part of a picture that is sent to the device.
+    """What a crop shows along one axis, in pixels of the part of an image that is sent to the device.
 
     Attributes:
         at: place of every pixel of the crop, ``(crop,)`` float32; `FAR` in the padding.
         nearest: the pixel there, ``(crop,)`` int64; -1 in the padding.
         reach: distance in which pixels count, at least 1.
-        part: of the picture, which is sent.
+        part: of the image, which is sent.
     """
 
     at: Tensor
@@ -38,7 +38,7 @@ class Axis(NamedTuple):
 
 
 class Placing(NamedTuple):
-    """All that the device does to a picture: both axes, dataset id -> channel ``(256,)``, label of the padding."""
+    """All that the device does to an image: both axes, dataset id -> channel ``(256,)``, label of the padding."""
 
     rows: Axis
     columns: Axis
@@ -46,19 +46,19 @@ class Placing(NamedTuple):
     pad: int
 
 
-Placed = tuple[Tensor, Tensor, dict[str, Tensor], Placing]  # (H, W, 3), (H, W) and maps, uint8 parts of a picture
+Placed = tuple[Tensor, Tensor, dict[str, Tensor], Placing]  # (H, W, 3), (H, W) and maps, uint8 parts of an image
 
 
 def axis(source: int, target: int, crop: int, *, first: int = 0, flip: bool = False, offset: int = 0) -> Axis:
     """One axis of a crop.
 
     Args:
-        source: pixels of the picture (or of the part that is stretched).
+        source: pixels of the image (or of the part that is stretched).
         target: pixels that it is scaled to.
         crop: side of the result.
-        first: pixel of the scaled picture with which the crop begins; negative where it begins with padding.
+        first: pixel of the scaled image with which the crop begins; negative where it begins with padding.
         flip: reverse it.
-        offset: where the part begins in the picture.
+        offset: where the part begins in the image.
     """
     shown = np.arange(first, first + crop)[:: -1 if flip else 1]
     inside = (shown >= 0) & (shown < target)
@@ -104,15 +104,15 @@ def _axes(choice: Draw, width: int, height: int, crop: int) -> tuple[Axis, Axis]
 
 
 def finish(items: Sequence[Placed], device: torch.device) -> Batch:
-    """The device's half: pictures and labels of a batch.
+    """The device's half: images and labels of a batch.
 
     Args:
         items: what `place` gave, with scalars among the maps; of any sizes, on the CPU.
         device: where the batch is made; nothing here waits for it.
 
     Returns:
-        Pictures, labels in channels, maps by name. Labels and maps equal those of
-        `train_transform`; pictures differ by at most 1/255, since that rounds after each axis.
+        Images, labels in channels, maps by name. Labels and maps equal those of
+        `train_transform`; images differ by at most 1/255, since that rounds after each axis.
     """
     made = [_finished(item, device) for item in items]
     images, labels, extras = zip(*made, strict=True)

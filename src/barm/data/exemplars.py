@@ -1,6 +1,6 @@
-"""Exemplar memory: which old pictures are kept, and how they come back into training.
+"""Exemplar memory: which old images are kept, and how they come back into training.
 
-A memory holds names of pictures, not pictures: it is a wrapper of a data set, stored with the run. Source: spec/ssul.md
+A memory holds names of images, not images: it is a wrapper of a data set, stored with the run. Source: spec/ssul.md
 section 12, spec/dkd.md section 8.
 """
 
@@ -21,16 +21,16 @@ from barm.errors import UserError
 
 
 class MemoryConfig(BaseModel):
-    """How many old pictures a method may keep, and how it uses them.
+    """How many old images a method may keep, and how it uses them.
 
     Attributes:
-        size: how many pictures are kept.
-        labels: of kept pictures in training: all classes `seen` so far, also those nobody had labelled when the picture
+        size: how many images are kept.
+        labels: of kept images in training: all classes `seen` so far, also those nobody had labelled when the image
             was current (spec/ssul.md Q29), or those of the current `step` alone.
-        mix: kept pictures take half of every batch (`replace`), or are added to the step's pictures (`append`).
+        mix: kept images take half of every batch (`replace`), or are added to the step's images (`append`).
         threshold: a pixel that the previous model gives an old class with this probability counts as showing it; with
             1 none does.
-        unique: keep no picture twice; SSUL-M's code may (spec/ssul.md Q10).
+        unique: keep no image twice; SSUL-M's code may (spec/ssul.md Q10).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -43,7 +43,7 @@ class MemoryConfig(BaseModel):
 
 
 class Exemplar(NamedTuple):
-    """A kept picture.
+    """A kept image.
 
     Attributes:
         name: in the training split.
@@ -65,16 +65,16 @@ def from_json(records: Sequence[Mapping[str, Any]]) -> list[Exemplar]:
 
 
 class MemoryDataset(Dataset[Item | Placed]):
-    """A step's pictures with kept ones behind them; ``extras["memory"]`` tells them apart.
+    """A step's images with kept ones behind them; ``extras["memory"]`` tells them apart.
 
     Args:
-        current: the step's pictures.
+        current: the step's images.
         exemplars: the kept ones.
         config: how they are labelled and mixed.
-        lut: dataset id -> channel for kept pictures, where it is another than the step's.
+        lut: dataset id -> channel for kept images, where it is another than the step's.
 
     Raises:
-        UserError: for a picture that the split no longer has.
+        UserError: for an image that the split no longer has.
     """
 
     def __init__(
@@ -84,13 +84,13 @@ class MemoryDataset(Dataset[Item | Placed]):
         places = {current.source.name(i): i for i in range(len(current.source))} if names else {}
         for name in names:
             if name not in places:
-                raise UserError(f"the memory holds '{name}', which the training split lacks: restore the picture")
+                raise UserError(f"the memory holds '{name}', which the training split lacks: restore the image")
         self.current, self.mix, self.lut = current, config.mix, lut
         self.kept = tuple(places[name] for name in names)
         self.step = current.step
 
     def __len__(self) -> int:
-        """Pictures of an epoch."""
+        """Images of an epoch."""
         return len(self.current) + (len(self.kept) if self.mix == "append" else 0)
 
     def __getitem__(self, key: Key) -> Item | Placed:

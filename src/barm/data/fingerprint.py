@@ -1,4 +1,4 @@
-"""What a split consists of, short enough to be kept with a run: which pictures, in which order, with which contents."""
+"""What a split consists of, short enough to be kept with a run: which images, in which order, with which contents."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Fingerprint = Mapping[str, Any]  # plain values, as JSON keeps them
 
 
 class Content(NamedTuple):
-    """Digests of what a picture consists of: its file, the ids of its mask, the files of its further maps ('': none).
+    """Digests of what an image consists of: its file, the ids of its mask, the files of its further maps ('': none).
 
     Of the mask the ids and not the file: a mask that is only written anew is the same.
     """
@@ -33,14 +33,14 @@ def digest(content: bytes) -> str:
 
 
 def fingerprint(source: Source) -> Fingerprint:
-    """A split's class names, those of its masks' ids, and by name in its order every picture's size, classes, content.
+    """A split's class names, those of its masks' ids, and by name in its order every image's size, classes, content.
 
     Sizes and contents are those that the index has found (`barm.data.index.checked`); a source of one's own that has
-    none is known by the names and classes of its pictures. Nothing is read here.
+    none is known by the names and classes of its images. Nothing is read here.
     """
     sizes: Sequence[Sequence[int]] = getattr(source, "sizes", ())
     contents: Sequence[Content] = getattr(source, "contents", ())
-    pictures = {
+    records = {
         source.name(i): {
             "size": [int(side) for side in sizes[i]] if sizes else None,
             "classes": sorted(int(c) for c in source.classes_in(i)),
@@ -49,15 +49,15 @@ def fingerprint(source: Source) -> Fingerprint:
         for i in range(len(source))
     }
     names = source.class_names
-    return {"names": list(names), "in_masks": list(getattr(source, "own_names", names)), "pictures": pictures}
+    return {"names": list(names), "in_masks": list(getattr(source, "own_names", names)), "pictures": records}
 
 
 def changed(theirs: Fingerprint, ours: Fingerprint) -> str | None:
     """What is different in a split, described by its first difference; None where nothing is.
 
-    >>> one = {"in_masks": ["background", "cat"], "pictures": {"a": {"classes": [1]}, "b": {"classes": [1]}}}
-    >>> changed(one, {**one, "pictures": {"a": {"classes": [1]}}})
-    "2 pictures there, 1 here: 'b' is gone"
+    >>> one = {"in_masks": ["background", "cat"], "images": {"a": {"classes": [1]}, "b": {"classes": [1]}}}
+    >>> changed(one, {**one, "images": {"a": {"classes": [1]}}})
+    "2 images there, 1 here: 'b' is gone"
     """
     if theirs == ours and list(theirs["pictures"]) == list(ours["pictures"]):
         return None
@@ -68,15 +68,15 @@ def changed(theirs: Fingerprint, ours: Fingerprint) -> str | None:
     gone, new = ([name for name in a if name not in b] for a, b in ((there, here), (here, there)))
     if gone or new:
         told = [f"'{names[0]}' is {what}" for names, what in ((gone, "gone"), (new, "new")) if names]
-        return f"{count(len(there), 'pictures')} there, {len(here)} here: {' and '.join(told)}"
+        return f"{count(len(there), 'images')} there, {len(here)} here: {' and '.join(told)}"
     others = [name for name in there if _differs(there[name], here[name])]
     if others:
-        more = f" ({len(others)} such pictures)" if len(others) > 1 else ""
-        return _picture(others[0], there[others[0]], here[others[0]], ours["names"]) + more
+        more = f" ({len(others)} such images)" if len(others) > 1 else ""
+        return _image(others[0], there[others[0]], here[others[0]], ours["names"]) + more
     first = next((names for names in zip(there, here, strict=True) if names[0] != names[1]), None)
     if first is None:  # only the maps, at which one side has not looked
         return None
-    return f"the pictures stand in another order: '{first[0]}' there, '{first[1]}' here"
+    return f"the images stand in another order: '{first[0]}' there, '{first[1]}' here"
 
 
 def _classes(there: Sequence[str], here: Sequence[str], what: str) -> str:
@@ -85,8 +85,8 @@ def _classes(there: Sequence[str], here: Sequence[str], what: str) -> str:
     return f"{what} {number} is {names[0]} there, {names[1]} here"
 
 
-def _picture(name: str, there: Mapping[str, Any], here: Mapping[str, Any], classes: Sequence[str]) -> str:
-    """The first thing that is different in a picture."""
+def _image(name: str, there: Mapping[str, Any], here: Mapping[str, Any], classes: Sequence[str]) -> str:
+    """The first thing that is different in an image."""
     key = next(k for k in ("size", "classes", "mask", "image", "maps") if there.get(k) != here.get(k))
     if key == "size":
         sizes = ["x".join(map(str, one["size"] or ["unknown"])) for one in (there, here)]
@@ -98,9 +98,9 @@ def _picture(name: str, there: Mapping[str, Any], here: Mapping[str, Any], class
 
 
 def _differs(there: Mapping[str, Any], here: Mapping[str, Any]) -> bool:
-    """Is a picture another one? Its map counts where both have looked at it: only some methods use one."""
+    """Is an image another one? Its map counts where both have looked at it: only some methods use one."""
     both = bool(there.get("maps")) and bool(here.get("maps"))
-    one, other = ({k: v for k, v in picture.items() if both or k != "maps"} for picture in (there, here))
+    one, other = ({k: v for k, v in record.items() if both or k != "maps"} for record in (there, here))
     return one != other
 
 

@@ -1,4 +1,4 @@
-"""Sizes of a split's pictures, ``(width, height)``."""
+"""Sizes of a split's images, ``(width, height)``."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from barm.data.base import Source
 from barm.errors import UserError
 
 Size = tuple[int, int]
-LOOKED_AT = 64  # pictures of a source that does not know their sizes
+LOOKED_AT = 64  # images of a source that does not know their sizes
 
 
-def picture_sizes(source: Source) -> list[Size]:
-    """Of all pictures; of a source that does not know their sizes, of some, evenly spread.
+def image_sizes(source: Source) -> list[Size]:
+    """Of all images; of a source that does not know their sizes, of some, evenly spread.
 
     Raises:
-        UserError: for a source without pictures.
+        UserError: for a source without images.
     """
     known: Sequence[Size] = getattr(source, "sizes", ())
     if known:
         return list(known)
     if not len(source):
-        raise UserError("a data source holds no picture: expected at least one")
+        raise UserError("a data source holds no image: expected at least one")
     return [source[i].image.size for i in range(0, len(source), -(-len(source) // LOOKED_AT))]
 
 

@@ -1,6 +1,6 @@
-"""The one reader of pictures: training, evaluation, prediction, checks and pages all see the same upright RGB.
+"""The one reader of images: training, evaluation, prediction, checks and pages all see the same upright RGB.
 
-docs/data.md has a table of what becomes of every kind of picture; `tests/unit/data/test_images.py` makes it.
+docs/data.md has a table of what becomes of every kind of image; `tests/unit/data/test_images.py` makes it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SIDEWAYS = 5  # orientations from this on swap width and height
 
 
 class Unreadable(UserError):
-    """A picture that cannot be taken.
+    """An image that cannot be taken.
 
     Attributes:
         what: is wrong with it, without its name.
@@ -44,12 +44,12 @@ class Unreadable(UserError):
     """
 
     def __init__(self, what: str, remedy: str, path: Path | None = None) -> None:
-        super().__init__(f"{path or 'the picture'} {what}: {remedy}")
+        super().__init__(f"{path or 'the image'} {what}: {remedy}")
         self.what, self.remedy = what, remedy
 
 
 class Probe(NamedTuple):
-    """What is known of a picture without its pixels.
+    """What is known of an image without its pixels.
 
     Attributes:
         size: upright ``(width, height)``.
@@ -67,30 +67,30 @@ class Probe(NamedTuple):
         return self.size[::-1] if self.orientation >= SIDEWAYS else self.size
 
 
-def read_picture(path: Path | str) -> Image.Image:
-    """A picture as 8-bit RGB, turned upright where its EXIF data say so, as viewers show it.
+def read_image(path: Path | str) -> Image.Image:
+    """An image as 8-bit RGB, turned upright where its EXIF data say so, as viewers show it.
 
     Raises:
-        UserError: if there is no such file, it is no picture, or nothing says how its values become 8-bit RGB.
+        UserError: if there is no such file, it is no image, or nothing says how its values become 8-bit RGB.
     """
     with _opened(Path(path)) as image:
         return to_rgb(upright(image)[0], image.format)[0]
 
 
-def probe_picture(path: Path | str) -> tuple[int, int]:
-    """Upright width and height of a picture; its file is read to the end, a JPEG at an eighth of its size.
+def probe_image(path: Path | str) -> tuple[int, int]:
+    """Upright width and height of an image; its file is read to the end, a JPEG at an eighth of its size.
 
     Raises:
-        UserError: as `read_picture`.
+        UserError: as `read_image`.
     """
     return probe(path).size
 
 
 def probe(path: Path | str) -> Probe:
-    """Look into a picture: everything that `read_picture` would complain about is found.
+    """Look into an image: everything that `read_image` would complain about is found.
 
     Raises:
-        UserError: as `read_picture`.
+        UserError: as `read_image`.
     """
     with _opened(Path(path)) as image:
         size, several = image.size, image.format != "MPO" and getattr(image, "n_frames", 1) > 1
@@ -104,12 +104,12 @@ def probe(path: Path | str) -> Probe:
         elif orientation >= SIDEWAYS:
             size = size[::-1]
         turn: tuple[Change, ...] = ("turned",) if orientation != 1 else ()
-        frames: tuple[Change, ...] = ("frames",) if several else ()  # but for MPO: a camera's picture comes first
+        frames: tuple[Change, ...] = ("frames",) if several else ()  # but for MPO: a camera's image comes first
         return Probe(size, orientation, (*turn, *converted, *frames))
 
 
 def upright(image: Image.Image) -> tuple[Image.Image, int]:
-    """A picture turned as its EXIF data say, and the orientation that they had (1: it was upright)."""
+    """An image turned as its EXIF data say, and the orientation that they had (1: it was upright)."""
     tags = getattr(image, "tag_v2", None)  # Pillow turns a TIFF by itself when it loads it, and forgets how
     orientation = int(tags.get(ExifTags.Base.Orientation, 1)) if tags is not None else 1
     image.load()
@@ -121,19 +121,19 @@ def upright(image: Image.Image) -> tuple[Image.Image, int]:
 
 
 def check_size(size: tuple[int, int], what: str) -> None:
-    """Complain about a picture, of ``(width, height)``, that is too small to be labelled."""
+    """Complain about an image, of ``(width, height)``, that is too small to be labelled."""
     if min(size) < SMALLEST:
         raise UserError(f"{what} is {size[0]}x{size[1]}: expected at least {SMALLEST} pixels on each side")
 
 
 def to_rgb(image: Image.Image, kind: str | None = None) -> tuple[Image.Image, tuple[Change, ...]]:
-    """8-bit RGB of a picture of any mode, and what that changed: transparent parts are `white`, `deep` grey is scaled.
+    """8-bit RGB of an image of any mode, and what that changed: transparent parts are `white`, `deep` grey is scaled.
 
     16 bits are scaled from their full range, as PNG, TIFF and PGM define it. Nothing is guessed: what has no defined
     white is refused.
 
     Args:
-        image: the picture.
+        image: the image.
         kind: its file's format as Pillow calls it; by default the image says it.
 
     Raises:
@@ -172,9 +172,9 @@ def _from_16_bits(image: Image.Image) -> Image.Image:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """A picture's file; whatever is wrong with it becomes one line."""
+    """An image's file; whatever is wrong with it becomes one line."""
     if not path.is_file():
-        raise UserError(f"no picture {path}: give existing image files")
+        raise UserError(f"no image {path}: give existing image files")
     try:
         with Image.open(path) as image:
             yield image
@@ -184,4 +184,4 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise
     except Exception as error:  # a damaged file makes decoders fail in any way
         short = " ".join(str(error).split())[:80] or type(error).__name__
-        raise Unreadable(f"cannot be read as a picture ({short})", "give JPEG, PNG or the like", path) from error
+        raise Unreadable(f"cannot be read as an image ({short})", "give JPEG, PNG or the like", path) from error

@@ -1,4 +1,4 @@
-"""Which classes stand in which picture, and whether every file is sound: one parallel scan, remembered by content."""
+"""Which classes stand in which image, and whether every file is sound: one parallel scan, remembered by content."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rich.progress import Progress
 
 from barm.data.fingerprint import Content, digest
 from barm.data.images import CHANGES, READER, SIDEWAYS, Probe, Unreadable, probe, upright
-from barm.data.mask_values import LABELS, absent, colours, looks_like
+from barm.data.mask_values import LABELS, absent, colours, suggests
 from barm.data.masks import CONVERT, read_mask
 from barm.data.sources.files import FileSource
 from barm.data.sources.tree import Remark
@@ -29,7 +29,7 @@ from barm.errors import UserError
 from barm.escaping import command
 from barm.reading import Unfit, check_regular, read_bytes, read_json, short
 
-BAR_FROM = 500  # pictures from which a scan shows a bar
+BAR_FROM = 500  # images from which a scan shows a bar
 
 
 Kind = Literal["missing", "mask", "colour", "id", "picture", "size", "map"]
@@ -37,7 +37,7 @@ Kind = Literal["missing", "mask", "colour", "id", "picture", "size", "map"]
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong with one picture: its name, the file, what it is and how to mend it."""
+    """Something wrong with one image: its name, the file, what it is and how to mend it."""
 
     name: str
     path: Path
@@ -54,14 +54,14 @@ class Index:
     """What a split holds.
 
     Attributes:
-        classes: class ids per picture, in the source's order; empty for unsound ones.
+        classes: class ids per image, in the source's order; empty for unsound ones.
         problems: all of them.
         sizes: upright ``(width, height)``; (0, 0) for unsound ones.
-        values: number of pictures whose mask holds each value, those with unknown ids included.
+        values: number of images whose mask holds each value, those with unknown ids included.
         pixels: number of pixels of each value.
-        changes: number of pictures that the reader changes, by what it does.
-        contents: digests; empty ones for unsound pictures.
-        unclear: pictures that EXIF data turn, where the size does not tell whether the mask was drawn before or after.
+        changes: number of images that the reader changes, by what it does.
+        contents: digests; empty ones for unsound images.
+        unclear: images that EXIF data turn, where the size does not tell whether the mask was drawn before or after.
     """
 
     classes: tuple[frozenset[int], ...]
@@ -79,11 +79,11 @@ def checked(source: FileSource, class_list: Path | None = None) -> FileSource:
 
     Args:
         source: every file of it is looked into.
-        class_list: says which classes stand in which picture, instead of the masks (the published lists of ADE20K
+        class_list: says which classes stand in which image, instead of the masks (the published lists of ADE20K
             leave out a few that the masks hold: spec/ssul.md section 2.1).
 
     Raises:
-        UserError: if any picture is unsound (says the first and how many) or has no line in the list, or if no picture
+        UserError: if any image is unsound (says the first and how many) or has no line in the list, or if no image
             of the training split shows a class.
     """
     index = scan(source)
@@ -106,43 +106,43 @@ def checked(source: FileSource, class_list: Path | None = None) -> FileSource:
 
 def nothing_shown(source: FileSource, index: Index) -> str:
     """What is said where no mask of a split holds a class."""
-    found = looks_like(index.values, len(source.class_names) - 1)
-    return f"no picture of the {source.split} split of {source.root} shows a class; of the values in its masks: {found}"
+    found = suggests(index.values, len(source.class_names) - 1)
+    return f"no image of the {source.split} split of {source.root} shows a class; of the values in its masks: {found}"
 
 
 def explained(source: FileSource, index: Index) -> str | None:
     """What the masks with problems look like, where all of a kind have the same."""
     kinds = {p.kind for p in index.problems}
     if "id" in kinds:
-        return f"of the values in the masks: {looks_like(index.values, len(source.class_names) - 1)}"
+        return f"of the values in the masks: {suggests(index.values, len(source.class_names) - 1)}"
     colour = next((p for p in index.problems if p.kind == "colour"), None)
     if colour is None:
         return None
     with Image.open(colour.path) as mask:
         told = mask.mode in ("RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
-        return f"{colour.path.name} is a picture in colour: {colours(mask)}" if told else None
+        return f"{colour.path.name} is an image in colour: {colours(mask)}" if told else None
 
 
 def _refusal(source: FileSource, index: Index) -> str:
     first, why = index.problems[0], explained(source, index)
     count = len(index.problems)
     call = command(["barm", "data", "check", source.root])
-    more = f" ({count} such pictures; {call} lists them)" if count > 1 else ""
+    more = f" ({count} such images; {call} lists them)" if count > 1 else ""
     return f"{first}{more}{f'; {why}' if why else ''}"
 
 
 def scan(source: FileSource, *, cache: bool = True) -> Index:
-    """Look into every mask, picture and map, in parallel; what did not change since the last scan is remembered."""
+    """Look into every mask, image and map, in parallel; what did not change since the last scan is remembered."""
     path = _cache_path(source)
     known: dict[str, Any] = _load(path) if cache else {}
-    found: list[_Looked] = []
+    found: list[_Scan] = []
     console = Console(stderr=True)
     show = console.is_terminal and len(source) >= BAR_FROM
     with (
         Progress(console=console, transient=True, disable=not show) as bar,
         ThreadPoolExecutor(cores()) as pool,
     ):
-        jobs = pool.map(lambda i: _look(source, i, known.get(source.names[i])), range(len(source)))
+        jobs = pool.map(lambda i: _scan_image(source, i, known.get(source.names[i])), range(len(source)))
         found.extend(bar.track(jobs, total=len(source), description=f"scanning {source.split}"))
     entries = {name: one.entry for name, one in zip(source.names, found, strict=True) if one.entry is not None}
     if cache and entries != known:
@@ -160,11 +160,11 @@ def scan(source: FileSource, *, cache: bool = True) -> Index:
     )
 
 
-def _content(source: FileSource, looked: _Looked) -> Content:
-    """Digests of a picture in which nothing is wrong."""
-    if looked.entry is None or looked.problem is not None:
+def _content(source: FileSource, scanned: _Scan) -> Content:
+    """Digests of an image in which nothing is wrong."""
+    if scanned.entry is None or scanned.problem is not None:
         return Content("", "")
-    return Content(looked.entry["image"], looked.entry["mask"], looked.entry["map"][2] if source.saliency else "")
+    return Content(scanned.entry["image"], scanned.entry["mask"], scanned.entry["map"][2] if source.saliency else "")
 
 
 def _summed(entries: Iterable[Mapping[str, Any]]) -> Counter[int]:
@@ -180,8 +180,8 @@ def foreground_of(values: Iterable[int]) -> frozenset[int]:
     return LABELS & frozenset(values)
 
 
-class _Looked(NamedTuple):
-    """What was found of a picture: an entry of the cache where its files are sound, and the first thing wrong."""
+class _Scan(NamedTuple):
+    """What was found of an image: an entry of the cache where its files are sound, and the first thing wrong."""
 
     entry: dict[str, Any] | None
     problem: Problem | None
@@ -189,8 +189,8 @@ class _Looked(NamedTuple):
     size: tuple[int, int] = (0, 0)
 
 
-def _look(source: FileSource, i: int, known: Any) -> _Looked:
-    """Look into the files of a picture that are not remembered."""
+def _scan_image(source: FileSource, i: int, known: Any) -> _Scan:
+    """Look into the files of an image that are not remembered."""
     name, image_path, mask_path, limit = source.names[i], source.images[i], source.masks[i], len(source.class_names) - 1
     try:
         content = read_bytes(mask_path)
@@ -198,25 +198,25 @@ def _look(source: FileSource, i: int, known: Any) -> _Looked:
         check_regular(image_path)
     except FileNotFoundError as error:
         remedy = "add the file or take its name out of the split"
-        return _Looked(None, Problem(name, Path(error.filename), "is missing", remedy, "missing"))
+        return _Scan(None, Problem(name, Path(error.filename), "is missing", remedy, "missing"))
     except Unfit as error:
-        return _Looked(None, Problem(name, error.path, error.what, "restore the file", "missing"))
+        return _Scan(None, Problem(name, error.path, error.what, "restore the file", "missing"))
     except OSError as error:
         path = Path(error.filename or mask_path)
-        return _Looked(None, Problem(name, path, f"cannot be read ({error.strerror})", "restore the file", "missing"))
+        return _Scan(None, Problem(name, path, f"cannot be read ({error.strerror})", "restore the file", "missing"))
     key = [READER, blake2b(content, digest_size=16).hexdigest(), stat.st_size, stat.st_mtime_ns]
-    looked = _Looked(dict(known), None) if _is_entry(known, key) else _look_anew(source, i, content, key)
-    if looked.entry is None:
-        return looked
-    entry = looked.entry
+    scanned = _Scan(dict(known), None) if _is_entry(known, key) else _scan_anew(source, i, content, key)
+    if scanned.entry is None:
+        return scanned
+    entry = scanned.entry
     values, size = tuple(entry["values"]), (entry["size"][0], entry["size"][1])
     ids, problem = foreground_of(values), None
     if ids and max(ids) > limit:
         what = f"unknown id {max(ids)}: expected 0..{limit} or 255"
         problem = Problem(name, mask_path, what, "add the class to classes.txt or mend the mask", "id")
     elif source.saliency:
-        problem = _look_at_map(name, source.saliency[i], size, entry)
-    return _Looked(entry, problem, values, size)
+        problem = _scan_map(name, source.saliency[i], size, entry)
+    return _Scan(entry, problem, values, size)
 
 
 def _is_entry(known: Any, key: list[Any]) -> bool:
@@ -242,30 +242,30 @@ def _is_entry(known: Any, key: list[Any]) -> bool:
     )
 
 
-def _look_anew(source: FileSource, i: int, content: bytes, key: list[Any]) -> _Looked:
+def _scan_anew(source: FileSource, i: int, content: bytes, key: list[Any]) -> _Scan:
     """An entry of the cache from the files themselves, or what is wrong with them."""
     name, image_path, mask_path = source.names[i], source.images[i], source.masks[i]
     try:
         mask = read_mask(BytesIO(content))
         turned = b"eXIf" in content and upright(Image.open(BytesIO(content)))[1] != 1
     except Unfit as error:
-        return _Looked(None, Problem(name, mask_path, error.what, CONVERT, "colour"))
+        return _Scan(None, Problem(name, mask_path, error.what, CONVERT, "colour"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         what = f"the mask is not readable ({short(error, 100)})"
-        return _Looked(None, Problem(name, mask_path, what, "restore the file", "mask"))
+        return _Scan(None, Problem(name, mask_path, what, "restore the file", "mask"))
     if turned:
-        what, remedy = "the mask has EXIF data that turn it", "save it without, as it lies over the upright picture"
-        return _Looked(None, Problem(name, mask_path, what, remedy, "mask"))
+        what, remedy = "the mask has EXIF data that turn it", "save it without, as it lies over the upright image"
+        return _Scan(None, Problem(name, mask_path, what, remedy, "mask"))
     pixels = {value: number for value, number in enumerate(mask.histogram()) if number}
     values = tuple(pixels)
     try:
         seen = probe(image_path)
     except Unreadable as error:
-        return _Looked(None, Problem(name, image_path, error.what, error.remedy), values)
+        return _Scan(None, Problem(name, image_path, error.what, error.remedy), values)
     except UserError as error:
-        return _Looked(None, Problem(name, image_path, str(error), "restore the file or take it out"), values)
+        return _Scan(None, Problem(name, image_path, str(error), "restore the file or take it out"), values)
     if seen.size != mask.size:
-        return _Looked(None, _other_size(name, mask_path, mask.size, seen), values)
+        return _Scan(None, _other_size(name, mask_path, mask.size, seen), values)
     entry = {
         "key": key,
         "values": list(values),
@@ -276,22 +276,22 @@ def _look_anew(source: FileSource, i: int, content: bytes, key: list[Any]) -> _L
         "image": digest(read_bytes(image_path)),
         "mask": digest(mask.tobytes()),
     }
-    return _Looked(entry, None)
+    return _Scan(entry, None)
 
 
 def _other_size(name: str, path: Path, size: tuple[int, int], seen: Probe) -> Problem:
-    """A mask that does not fit its picture, or fits it as it is stored but not as it is seen."""
+    """A mask that does not fit its image, or fits it as it is stored but not as it is seen."""
     (w, h), (width, height) = size, seen.size
     if size == seen.stored:
-        what = f"the mask is {w}x{h} as the picture is stored, but upright (EXIF orientation {seen.orientation}) it is "
-        remedy = "turn the mask like the picture, or take the orientation out of the picture (docs/data.md)"
+        what = f"the mask is {w}x{h} as the image is stored, but upright (EXIF orientation {seen.orientation}) it is "
+        remedy = "turn the mask like the image, or take the orientation out of the image (docs/data.md)"
         return Problem(name, path, f"{what}{width}x{height}", remedy, "size")
-    what = f"the mask is {w}x{h} but its picture {width}x{height}"
+    what = f"the mask is {w}x{h} but its image {width}x{height}"
     return Problem(name, path, what, "make both the same size", "size")
 
 
-def _look_at_map(name: str, path: Path, size: tuple[int, int], entry: dict[str, Any]) -> Problem | None:
-    """What is wrong with a picture's saliency map; a sound one is remembered in the entry."""
+def _scan_map(name: str, path: Path, size: tuple[int, int], entry: dict[str, Any]) -> Problem | None:
+    """What is wrong with an image's saliency map; a sound one is remembered in the entry."""
     try:
         check_regular(path)
         stat = path.stat()
@@ -308,14 +308,14 @@ def _look_at_map(name: str, path: Path, size: tuple[int, int], entry: dict[str, 
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         return Problem(name, path, f"the saliency map is not readable ({short(error, 100)})", "restore the file", "map")
     if found.size != size:
-        what = f"the saliency map is {found.size[0]}x{found.size[1]} but its picture {size[0]}x{size[1]}"
+        what = f"the saliency map is {found.size[0]}x{found.size[1]} but its image {size[0]}x{size[1]}"
         return Problem(name, path, what, "make both the same size", "map")
     entry["map"] = [*key, digest(read_bytes(path))]
     return None
 
 
 def _told(entry: Mapping[str, Any]) -> bool:
-    """Does the mask's size tell that it was drawn on the turned picture?"""
+    """Does the mask's size tell that it was drawn on the turned image?"""
     return bool(entry["orientation"] >= SIDEWAYS and entry["size"][0] != entry["size"][1])
 
 
@@ -359,7 +359,7 @@ def _store(path: Path, entries: dict[str, Any]) -> None:
 
 
 def write_class_list(path: Path, source: FileSource) -> None:
-    """Write the published list format, ``<name> <id - 1> <id - 1> ...`` per picture.
+    """Write the published list format, ``<name> <id - 1> <id - 1> ...`` per image.
 
     Source: spec/ssul.md section 2.1.
     """
@@ -370,7 +370,7 @@ def write_class_list(path: Path, source: FileSource) -> None:
 
 
 def read_class_list(path: Path, names: Collection[str] = ()) -> dict[str, frozenset[int]]:
-    """Class ids per picture from the published list format; 255 is left out.
+    """Class ids per image from the published list format; 255 is left out.
 
     Args:
         path: of the list.
@@ -380,7 +380,7 @@ def read_class_list(path: Path, names: Collection[str] = ()) -> dict[str, frozen
         UserError: for a line that is not a name and numbers.
     """
     if not path.is_file():
-        raise UserError(f"no class list {path}: expected '<name> <number> ...' per picture")
+        raise UserError(f"no class list {path}: expected '<name> <number> ...' per image")
     spaced = {name for name in names if len(name.split()) > 1}
     result: dict[str, frozenset[int]] = {}
     for number, line in enumerate(composed_text(path).splitlines(), start=1):
@@ -395,5 +395,5 @@ def read_class_list(path: Path, names: Collection[str] = ()) -> dict[str, frozen
 
 
 def images_per_class(classes: Sequence[frozenset[int]], num_classes: int) -> list[int]:
-    """Number of pictures that show each class id ``1..num_classes``."""
+    """Number of images that show each class id ``1..num_classes``."""
     return [sum(i in ids for ids in classes) for i in range(1, num_classes + 1)]

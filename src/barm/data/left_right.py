@@ -1,4 +1,4 @@
-"""Class names that tell left from right: a mirrored picture shows the one where its mask says the other."""
+"""Class names that tell left from right: a mirrored image shows the one where its mask says the other."""
 
 from __future__ import annotations
 
@@ -65,11 +65,11 @@ def flip_warning(names: Sequence[str], tables: Sequence[str]) -> str | None:
     if told is None or not tables:
         return None
     setting = " ".join(f"--set {table}.flip=0" for table in tables)
-    return f"{told}, and training mirrors pictures without exchanging the classes: turn it off with {setting}"
+    return f"{told}, and training mirrors images without exchanging the classes: turn it off with {setting}"
 
 
 def mirror_warning(names: Sequence[str]) -> str | None:
-    """The same for mirrored pictures at prediction."""
+    """The same for mirrored images at prediction."""
     told = _told(names)
     return None if told is None else f"{told}, and --flip averages them with each other: leave --flip out"
 

@@ -21,7 +21,7 @@ START_METHOD = "fork" if sys.platform.startswith("linux") else "spawn"  # of loa
 
 
 class Unread(NamedTuple):
-    """In the place of a batch: why one of its pictures could not be read."""
+    """In the place of a batch: why one of its images could not be read."""
 
     message: str
 
@@ -34,9 +34,9 @@ def make_train_loader(
     on_device: bool = False,
     pin: bool = False,
 ) -> DataLoader[Any]:
-    """The sampler's batches: pictures and labels uint8, extras by name; with `on_device` lists of items.
+    """The sampler's batches: images and labels uint8, extras by name; with `on_device` lists of items.
 
-    `pin` puts them where a GPU can fetch them while it computes. A batch with a picture that cannot be read is an
+    `pin` puts them where a GPU can fetch them while it computes. A batch with an image that cannot be read is an
     `Unread`.
     """
     options = _options(workers, pin, list if on_device else None)
@@ -46,13 +46,13 @@ def make_train_loader(
 def make_eval_loader(
     dataset: EvalDataset | StepView, *, batch_size: int, rank: int, world: int, workers: int, pin: bool = False
 ) -> DataLoader[Item]:
-    """This process's share of the pictures, in batches of one size; `Unread` as in `make_train_loader`."""
+    """This process's share of the images, in batches of one size; `Unread` as in `make_train_loader`."""
     batches = same_size_batches(dataset.shapes(), batch_size)[rank::world]
     return DataLoader(_Reporting(dataset), batch_sampler=batches, **_options(workers, pin))
 
 
 def same_size_batches(shapes: Sequence[Hashable], batch_size: int) -> list[list[int]]:
-    """Positions in batches whose pictures have one shape, in the order in which the batches begin.
+    """Positions in batches whose images have one shape, in the order in which the batches begin.
 
     >>> same_size_batches(["a", "b", "a", "a"], 2)
     [[0, 2], [1], [3]]
@@ -87,7 +87,7 @@ def end_workers(iterator: Any) -> None:
 
 
 class _Reporting(Dataset[Any]):
-    """A data set whose unreadable pictures are values: as an exception a worker would send its whole traceback."""
+    """A data set whose unreadable images are values: as an exception a worker would send its whole traceback."""
 
     def __init__(self, dataset: Dataset[Any]) -> None:
         self.dataset = dataset

@@ -15,7 +15,7 @@ SHOWN = 8  # names or numbers in a sentence
 LABELS = frozenset(range(1, 255))  # neither background nor ignored
 
 
-def looks_like(values: Collection[int], limit: int) -> str:
+def suggests(values: Collection[int], limit: int) -> str:
     """A sentence on values that are not, or not only, ids of classes.
 
     Args:
@@ -53,24 +53,24 @@ def looks_like(values: Collection[int], limit: int) -> str:
     )
 
 
-def absent(names: Sequence[str], pictures: Mapping[int, int]) -> str | None:
-    """A sentence on the classes that stand in no picture, and the likely reason; None if all do.
+def absent(names: Sequence[str], images: Mapping[int, int]) -> str | None:
+    """A sentence on the classes that stand in no image, and the likely reason; None if all do.
 
     Args:
         names: of the classes, background first.
-        pictures: that hold each value of a mask.
+        images: that hold each value of a mask.
     """
     limit = len(names) - 1
-    missing = [i for i in range(1, limit + 1) if not pictures.get(i)]
+    missing = [i for i in range(1, limit + 1) if not images.get(i)]
     if not missing:
         return None
-    present = {v for v, n in pictures.items() if n}
+    present = {v for v, n in images.items() if n}
     labels = LABELS & present
     what = "class" if len(missing) == 1 else "classes"
     verb = "stands" if len(missing) == 1 else "stand"
-    told = f"the {what} {listing([repr(names[i]) for i in missing])} {verb} in no picture"
+    told = f"the {what} {listing([repr(names[i]) for i in missing])} {verb} in no image"
     if not labels:
-        return f"{told}: {looks_like(present, limit)}"
+        return f"{told}: {suggests(present, limit)}"
     if missing == [limit] and limit > 1 and 0 in present:
         ignored = " and 255" if 255 in present else ""
         return (

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Palette = NDArray[np.uint8]
-OVERLAY = 0.65  # opacity of a class's colour over a picture
+OVERLAY = 0.65  # opacity of a class's colour over an image
 GROUNDS = (0, 128, 255)  # greys that colours are to be told from, and under a tint
 # how a screen's linear red, green and blue are seen; Machado et al. 2009, severity 1
 VISIONS = {
@@ -103,7 +103,7 @@ def contrast(colours: NDArray[Any], vision: str = "normal") -> float:
 
 
 def tint(colours: NDArray[Any], ground: float, opacity: float = OVERLAY) -> NDArray[np.float64]:
-    """Colours as they appear over a grey picture, ``(..., 3)`` in 0..255.
+    """Colours as they appear over a grey image, ``(..., 3)`` in 0..255.
 
     Args:
         colours: red, green, blue in 0..255, ``(..., 3)``.

@@ -12,21 +12,21 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
-Key = tuple[int, int]  # epoch (of `numbered`), position in the step's pictures
+Key = tuple[int, int]  # epoch (of `numbered`), position in the step's images
 
 
 def iterations_per_epoch(num_images: int, batch_size: int, world: int) -> int:
-    """Updates per epoch: whole global batches only, but at least one (a small step's pictures are then repeated)."""
+    """Updates per epoch: whole global batches only, but at least one (a small step's images are then repeated)."""
     return max(1, num_images // (batch_size * world))
 
 
 def numbered(epoch: int, places: NDArray[np.intp], count: int, copies: int) -> list[Key]:
-    """Keys of an epoch in which pictures are repeated: every copy of a picture has a number, so that no two are alike.
+    """Keys of an epoch in which images are repeated: every copy of an image has a number, so that no two are alike.
 
     Args:
         epoch: number of the pass.
-        places: in the pictures, one copy of all after the other: picture ``p % count``, copy ``p // count``.
-        count: of the pictures.
+        places: in the images, one copy of all after the other: image ``p % count``, copy ``p // count``.
+        count: of the images.
         copies: of each.
 
     >>> numbered(3, np.array([1, 4]), count=3, copies=2)
@@ -74,15 +74,15 @@ class EpochSampler(Sampler[list[Key]]):
 
 
 class ReplacingSampler(Sampler[list[Key]]):
-    """Batches of the step in which kept pictures stand at half of the places.
+    """Batches of the step in which kept images stand at half of the places.
 
-    The kept pictures come in an order of their own, batch by batch as large as the step's and at the same places; where
+    The kept images come in an order of their own, batch by batch as large as the step's and at the same places; where
     there are fewer than a batch they are doubled, each copy with its own augmentation. Source: spec/ssul.md 12.2.
 
     Args:
         base: the step's batches.
-        first: position of the first kept picture in its data set.
-        count: of kept pictures.
+        first: position of the first kept image in its data set.
+        count: of kept images.
     """
 
     def __init__(self, base: EpochSampler, first: int, count: int) -> None:

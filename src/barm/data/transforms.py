@@ -1,4 +1,4 @@
-"""What happens to a picture between file and network. Random choices are drawn first and applied by pure functions."""
+"""What happens to an image between file and network. Random choices are drawn first and applied by pure functions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Pixels = NDArray[np.uint8]
 
 Geometry = Literal["rescale", "resized_crop"]
 ATTEMPTS, ASPECT = 10, (3 / 4, 4 / 3)  # of the resized crop
-WHOLE = 6  # times the crop's area up to which a picture is resized as a whole
+WHOLE = 6  # times the crop's area up to which an image is resized as a whole
 
 
 class TrainTransform(NamedTuple):
@@ -26,9 +26,9 @@ class TrainTransform(NamedTuple):
 
     Attributes:
         crop: side of the square result.
-        geometry: `rescale` scales the picture by a random factor, pads and crops (spec/barm.md section 4);
-            `resized_crop` stretches a random part of the picture to the crop (spec/mib.md section 9.3).
-        scale: range of the factor, or of the part's share of the picture's area.
+        geometry: `rescale` scales the image by a random factor, pads and crops (spec/barm.md section 4);
+            `resized_crop` stretches a random part of the image to the crop (spec/mib.md section 9.3).
+        scale: range of the factor, or of the part's share of the image's area.
         flip: probability of a horizontal flip.
         pad_label: label of padding (in channels, so 0 is background and 255 ignore); only `rescale` pads.
     """
@@ -41,7 +41,7 @@ class TrainTransform(NamedTuple):
 
 
 class Draw(NamedTuple):
-    """One set of random choices: size after scaling ``(width, height)``, crop offsets in the padded picture, flip."""
+    """One set of random choices: size after scaling ``(width, height)``, crop offsets in the padded image, flip."""
 
     size: tuple[int, int]
     top: int
@@ -50,7 +50,7 @@ class Draw(NamedTuple):
 
 
 class Region(NamedTuple):
-    """One set of random choices of a resized crop: the part of the picture, in its pixels, and flip."""
+    """One set of random choices of a resized crop: the part of the image, in its pixels, and flip."""
 
     left: int
     top: int
@@ -75,7 +75,7 @@ def padding(width: int, height: int, crop: int) -> int:
 
 
 def draw(rng: np.random.Generator, size: tuple[int, int], config: TrainTransform) -> Draw:
-    """Choose scale, crop and flip for a picture of this ``(width, height)``."""
+    """Choose scale, crop and flip for an image of this ``(width, height)``."""
     factor = rng.uniform(*config.scale)
     width, height = max(1, int(size[0] * factor)), max(1, int(size[1] * factor))
     pad = padding(width, height, config.crop)
@@ -87,8 +87,8 @@ def draw(rng: np.random.Generator, size: tuple[int, int], config: TrainTransform
 def apply_to_image(image: Image.Image, choice: Draw, crop: int) -> Pixels:
     """Scale, pad with black, crop and flip, ``(crop, crop, 3)`` uint8 (a view of planes).
 
-    torch resizes 8-bit pictures three times as fast as Pillow, so the whole is resized where the crop is a fair part of
-    it; of a large picture Pillow reads the box that is needed. Both equal Pillow's resize-then-crop within 1/255.
+    torch resizes 8-bit images three times as fast as Pillow, so the whole is resized where the crop is a fair part of
+    it; of a large image Pillow reads the box that is needed. Both equal Pillow's resize-then-crop within 1/255.
     """
     window = _window(choice, crop)
     (x0, x1), (y0, y1) = window.x, window.y
@@ -131,7 +131,7 @@ def apply_to_map(values: Pixels, choice: Draw, crop: int, pad: int) -> Pixels:
 
 
 class _Window(NamedTuple):
-    """Part of the scaled picture that the crop shows, and where it lies in the crop."""
+    """Part of the scaled image that the crop shows, and where it lies in the crop."""
 
     x: tuple[int, int]
     y: tuple[int, int]
@@ -149,7 +149,7 @@ def _window(choice: Draw, crop: int) -> _Window:
 
 
 def draw_region(rng: np.random.Generator, size: tuple[int, int], config: TrainTransform) -> Region:
-    """Choose a part of a picture of this ``(width, height)``.
+    """Choose a part of an image of this ``(width, height)``.
 
     Area and aspect ratio are drawn up to ten times until the part fits; else it is the largest centred one whose ratio
     is within bounds. Shares above 1 never fit: they only make that more frequent. Source: spec/mib.md section 9.3, Q7.
@@ -168,12 +168,12 @@ def draw_region(rng: np.random.Generator, size: tuple[int, int], config: TrainTr
 
 
 def choose(rng: np.random.Generator, size: tuple[int, int], config: TrainTransform) -> Draw | Region:
-    """All random choices for a picture of this ``(width, height)``, by the configured geometry."""
+    """All random choices for an image of this ``(width, height)``, by the configured geometry."""
     return draw_region(rng, size, config) if config.geometry == "resized_crop" else draw(rng, size, config)
 
 
 def stretch_image(image: Image.Image, region: Region, crop: int) -> Pixels:
-    """Stretch a part of a picture to the crop, ``(crop, crop, 3)`` uint8."""
+    """Stretch a part of an image to the crop, ``(crop, crop, 3)`` uint8."""
     x, y, w, h, flip = region
     result = np.asarray(image.crop((x, y, x + w, y + h)).resize((crop, crop), Image.Resampling.BILINEAR))
     return result[:, ::-1] if flip else result
@@ -195,16 +195,16 @@ def nearest_sources(source: int, target: int) -> NDArray[np.intp]:
 def train_transform(
     sample: Sample, lut: Pixels, rng: np.random.Generator, config: TrainTransform
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """Augment one picture and turn its ids into channels.
+    """Augment one image and turn its ids into channels.
 
     Args:
-        sample: picture, mask, extras.
+        sample: image, mask, extras.
         lut: dataset id -> channel, ``(256,)``.
         rng: source of all random choices.
         config: what to do.
 
     Returns:
-        Picture ``(3, crop, crop)``, label ``(crop, crop)`` and extras ``(crop, crop)``, all uint8.
+        Image ``(3, crop, crop)``, label ``(crop, crop)`` and extras ``(crop, crop)``, all uint8.
     """
     crop, labels = config.crop, np.asarray(sample.mask.point(lut.tolist()))
     maps = {k: np.asarray(v) for k, v in sample.extras.items()}
@@ -220,7 +220,7 @@ def train_transform(
 
 
 def eval_transform(sample: Sample, lut: Pixels, config: EvalTransform) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """Prepare one picture for evaluation: picture ``(3, H, W)``, channels and extras ``(H, W)``, all uint8."""
+    """Prepare one image for evaluation: image ``(3, H, W)``, channels and extras ``(H, W)``, all uint8."""
     image, maps = sample.image, {"mask": sample.mask, **sample.extras}
     if config.crop is not None:
         image = centre_crop(image, config.crop, Image.Resampling.BILINEAR)

@@ -5,22 +5,22 @@ from __future__ import annotations
 import torch
 
 from barm.engine.checkpoint.differences import BASE, difference, settings
-from barm.engine.checkpoint.directory import COUNTS, METRICS, PICTURES, RunDirectory
+from barm.engine.checkpoint.directory import COUNTS, IMAGES, METRICS, RunDirectory
+from barm.engine.checkpoint.images import Images, other_images
 from barm.engine.checkpoint.network import describe_classes
-from barm.engine.checkpoint.pictures import Pictures, other_pictures
 from barm.engine.config import RunConfig
 from barm.engine.datasets import Data
 from barm.errors import UserError
 from barm.models.segmenter import check_names
 
 
-def check_adoptable(config: RunConfig, other: RunDirectory, pictures: Pictures | None) -> None:
+def check_adoptable(config: RunConfig, other: RunDirectory, images: Images | None) -> None:
     """Complain unless another run's step 0 is the same training.
 
     Args:
         config: of the run that would take it over.
         other: the other run.
-        pictures: that this one trains on.
+        images: that this one trains on.
 
     Raises:
         UserError: says what is different.
@@ -28,10 +28,10 @@ def check_adoptable(config: RunConfig, other: RunDirectory, pictures: Pictures |
     theirs = other.config()
     other.require(0)
     found = difference(settings(theirs, BASE), settings(config, BASE))
-    if pictures is not None and other.has(0, PICTURES):
-        what = other_pictures(other.read(0, PICTURES), pictures)
+    if images is not None and other.has(0, IMAGES):
+        what = other_images(other.read(0, IMAGES), images)
         if what is not None and found is None:
-            raise UserError(f"step 0 of {other.path} was trained on other pictures ({what}): train it here instead")
+            raise UserError(f"step 0 of {other.path} was trained on other images ({what}): train it here instead")
     else:  # of an older version, which kept no record: of the same folder, at least
         found = found or difference(*({"data.root": str(c.data.root)} for c in (theirs, config)))
     if found is not None:
@@ -50,7 +50,7 @@ def adopt(config: RunConfig, directory: RunDirectory, other: RunDirectory, data:
     """Take over another run's step 0 where it is the same training."""
     if directory.is_complete(0):
         return
-    check_adoptable(config, other, directory.pictures)
+    check_adoptable(config, other, directory.images)
     state, step = other.load_model_state(0), data.plan[0]
     check_names(config.method.build(step, config.model).build_model().state_dict(), state, set(), str(other.path))
     counts = torch.tensor(other.read(0, COUNTS))

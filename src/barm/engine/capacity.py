@@ -1,6 +1,6 @@
 """Is there memory for what a configuration asks for? Estimates that are lower bounds: what works is never refused.
 
-A network is built without memory (torch's meta device) and shown a small picture there. What its training would keep
+A network is built without memory (torch's meta device) and shown a small image there. What its training would keep
 for the gradient grows with the pixels of a batch; the rest are its weights.
 """
 
@@ -27,9 +27,9 @@ from barm.methods.base import Method, Rates
 from barm.models.segmenter import NetworkConfig
 from barm.words import count
 
-SIDE, PICTURES = 64, 2  # of what the network is shown
+SIDE, IMAGES = 64, 2  # of what the network is shown
 MOST = 10**100  # pixels that are counted; numbers far above have no float
-LOADED = 3 + 12 + 1 + 8  # bytes per pixel of a batch: 8-bit and float picture, 8-bit and 64-bit label
+LOADED = 3 + 12 + 1 + 8  # bytes per pixel of a batch: 8-bit and float image, 8-bit and 64-bit label
 LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))  # of a container
 
 
@@ -62,7 +62,7 @@ def check_training(config: RunConfig, rt: Runtime, index: int) -> None:
     _check(
         rt,
         need.once + pixels * (LOADED + need.per_pixel * _share(rt)),
-        f"{table}.batch_size={count(recipe.batch_size, 'pictures')} with {table}.crop={recipe.crop} and "
+        f"{table}.batch_size={count(recipe.batch_size, 'images')} with {table}.crop={recipe.crop} and "
         f"model.channels={config.model.channels}",
         f"a smaller {table}.batch_size, {table}.crop or model.channels",
     )
@@ -80,7 +80,7 @@ def check_evaluation(config: RunConfig, rt: Runtime, sources: Sequence[Source]) 
     _check(
         rt,
         need.once + pixels * (LOADED + need.per_pixel * _share(rt)),
-        f"evaluation.batch_size={count(batch, 'pictures')} with evaluation.crop={crop}",
+        f"evaluation.batch_size={count(batch, 'images')} with evaluation.crop={crop}",
         "a smaller evaluation.batch_size or evaluation.crop",
     )
 
@@ -164,7 +164,7 @@ def _training_need(network: str, config: str, increment: bool) -> Need:
         parameter.requires_grad_(id(parameter) in trained)
     method.train_mode(model)
     weights = sum(_size(p) for p in model.parameters())
-    return Need(weights + 2 * sum(map(_size, trained.values())), _kept(model) / (PICTURES * SIDE**2))
+    return Need(weights + 2 * sum(map(_size, trained.values())), _kept(model) / (IMAGES * SIDE**2))
 
 
 @lru_cache(maxsize=32)
@@ -180,8 +180,8 @@ def _evaluation_need(network: str, config: str) -> Need:
     for module in model.modules():
         module.register_forward_hook(note)
     with torch.no_grad():
-        model.eval()(torch.empty(PICTURES, 3, SIDE, SIDE, device="meta"))
-    return Need(sum(_size(p) for p in model.parameters()), largest / (PICTURES * SIDE**2))
+        model.eval()(torch.empty(IMAGES, 3, SIDE, SIDE, device="meta"))
+    return Need(sum(_size(p) for p in model.parameters()), largest / (IMAGES * SIDE**2))
 
 
 def _kept(model: nn.Module) -> int:
@@ -196,7 +196,7 @@ def _kept(model: nn.Module) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        model(torch.empty(PICTURES, 3, SIDE, SIDE, device="meta"))
+        model(torch.empty(IMAGES, 3, SIDE, SIDE, device="meta"))
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
@@ -210,7 +210,7 @@ def _share(rt: Runtime) -> float:
 
 
 def _largest_batch(source: Source, crop: int, batch: int) -> int:
-    """Pixels of the largest batch; at native size that of one picture at least, where sizes are known."""
+    """Pixels of the largest batch; at native size that of one image at least, where sizes are known."""
     if crop:
         return min(batch, len(source)) * crop**2
     sizes = Counter(getattr(source, "sizes", ()))

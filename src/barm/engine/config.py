@@ -28,7 +28,7 @@ Policy = Literal["poly", "warm_poly", "step"]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 
 
-MAX_SCALE = 100  # of a picture's sides, or of its area
+MAX_SCALE = 100  # of an image's sides, or of its area
 
 
 class _Config(BaseModel):
@@ -54,7 +54,7 @@ class PlaceConfig(_Config):
 
 
 class DataConfig(_Config):
-    """Where the pictures are.
+    """Where the images are.
 
     Attributes:
         root: the data set's folder (or its parent); ``--data`` gives it.
@@ -63,10 +63,10 @@ class DataConfig(_Config):
         classes: the run's class names for the ids 1, 2, ...; masks are then matched by name, and a data set may know
             only some of the classes. By default the data set's own.
         val: further data sets, whose validation splits are measured on beside that of `root`.
-        class_list: published per-image class list of the training split, which then decides which picture is in which
+        class_list: published per-image class list of the training split, which then decides which image is in which
             step; by default the masks do.
-        allow_shared: pictures may be in the training and in a validation split; an error by default.
-        cache_mb: MiB of training pictures that are kept decoded, in one file in ``$BARM_CACHE`` (0: none).
+        allow_shared: images may be in the training and in a validation split; an error by default.
+        cache_mb: MiB of training images that are kept decoded, in one file in ``$BARM_CACHE`` (0: none).
     """
 
     root: Path | None = Field(None, examples=["VOC2012"])
@@ -91,8 +91,8 @@ class TaskConfig(_Config):
     Attributes:
         name: ``<first>-<increment>`` such as ``15-1``, a published order such as ``15-1_b``, or ``offline``.
         groups: class names per step, instead of a name.
-        setting: which pictures a step may use: `overlap` every one with a new class, `disjoint` none with a class of a
-            later step, `partitioned` every picture in one step alone.
+        setting: which images a step may use: `overlap` every one with a new class, `disjoint` none with a class of a
+            later step, `partitioned` every image in one step alone.
         order: with a name, 0 learns the classes in the data set's order, any other number shuffles them by that seed.
     """
 
@@ -118,8 +118,8 @@ class StepRecipe(_Config):
     """How a step is optimised: SGD with a schedule per iteration. Source: spec/barm.md section 4.
 
     Attributes:
-        epochs: passes over the step's pictures.
-        batch_size: pictures per update and process.
+        epochs: passes over the step's images.
+        batch_size: images per update and process.
         lr: learning rates by part of the network.
         policy: how the rates fall: `poly`, `warm_poly` (no floor, and a warm-up) or `step` (a tenth every `step_size`
             iterations).
@@ -130,11 +130,11 @@ class StepRecipe(_Config):
         nesterov: momentum after Nesterov.
         weight_decay: L2 penalty.
         crop: side of the square training crop in pixels, at least 16; `auto` takes it from the sizes of the training
-            pictures.
+            images.
         geometry: `rescale` (random factor, padding, crop) or `resized_crop` (a random part, stretched to the crop).
-        scale: range of the random factor, or of the part's share of the picture's area.
+        scale: range of the random factor, or of the part's share of the image's area.
         flip: probability of a horizontal flip; 0 where classes tell left from right.
-        pad_label: label of the padding of small pictures: 0 (as published) or 255 (ignore).
+        pad_label: label of the padding of small images: 0 (as published) or 255 (ignore).
         void_label: label of the mask's 255: ignored, or background as in one release (spec/mib.md Q1).
     """
 
@@ -167,7 +167,7 @@ class StepRecipe(_Config):
         if self.geometry == "rescale" and self.crop != "auto" and self.scale[1] > self.crop:
             raise ValueError(
                 f"scale reaches {self.scale[1]:g}: a crop of {self.crop} pixels would show less than one pixel of the "
-                f"picture; expected at most {self.crop}"
+                f"image; expected at most {self.crop}"
             )
         return self
 
@@ -192,7 +192,7 @@ class EvaluationConfig(_Config):
     Attributes:
         crop: short side resized to this and centre crop (the published form), at least 16 pixels; 0 evaluates at native
             size.
-        batch_size: pictures at a time; at native size, of pictures of one size.
+        batch_size: images at a time; at native size, of images of one size.
         unseen: pixels of classes that a later step will learn are left out, or count as background (spec/mib.md Q2).
     """
 
@@ -219,8 +219,8 @@ class RuntimeConfig(_Config):
     Attributes:
         device: `auto` takes a GPU where there is one.
         precision: `auto` is bf16 autocast where the processor has bf16, else fp32.
-        augment: where pictures are scaled and cropped: in the `workers`, or on the `device`, where they then
-            only decode; pictures differ by at most 1/255.
+        augment: where images are scaled and cropped: in the `workers`, or on the `device`, where they then
+            only decode; images differ by at most 1/255.
         workers: loader processes; -1 chooses by the number of processors.
         channels_last: memory layout of the networks.
         compile: `torch.compile` the network that trains.
@@ -261,7 +261,7 @@ class RunConfig(_Config):
 
     Attributes:
         seed: of weights, order and augmentation; below 2^32, as numpy's generators want it.
-        data: where the pictures are.
+        data: where the images are.
         task: which classes come when.
         model: which network.
         method: which method, with its hyper-parameters.
@@ -286,7 +286,7 @@ class RunConfig(_Config):
         memory, size = self.method.memory, self.increment.batch_size
         if memory is not None and memory.mix == "replace" and size < 2:
             raise ValueError(
-                "method.memory.mix = 'replace' puts kept pictures in half of every batch, but increment.batch_size is "
+                "method.memory.mix = 'replace' puts kept images in half of every batch, but increment.batch_size is "
                 f"{size}: make it 2 or more, or take mix = 'append'"
             )
         return self

@@ -1,11 +1,11 @@
-"""The sides of crops against those of the pictures: chosen where the recipe leaves them open, else compared."""
+"""The sides of crops against those of the images: chosen where the recipe leaves them open, else compared."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from barm.data.image_sizes import Size, middle, picture_sizes
+from barm.data.image_sizes import Size, image_sizes, middle
 from barm.data.transforms import Geometry
 from barm.engine.config import RunConfig, StepRecipe
 from barm.engine.datasets import Data
@@ -13,7 +13,7 @@ from barm.labels import TABLES
 
 MOST = 513  # side of the published crops, beyond which memory and time grow more than scores
 FAR = 1.5  # ratio of two sides
-SMALL = 0.1  # share of a picture that a crop shows
+SMALL = 0.1  # share of an image that a crop shows
 
 
 class Sized(NamedTuple):
@@ -22,7 +22,7 @@ class Sized(NamedTuple):
     Attributes:
         config: the configuration.
         chosen: why a crop is what it is, by the key of the configuration; empty where the recipe said it.
-        warnings: on crops that are far from the pictures, a line each.
+        warnings: on crops that are far from the images, a line each.
     """
 
     config: RunConfig
@@ -31,14 +31,14 @@ class Sized(NamedTuple):
 
 
 def sized(config: RunConfig, data: Data, steps: Sequence[int] = (0, 1)) -> Sized:
-    """Settle the crops by the sizes of the training pictures.
+    """Settle the crops by the sizes of the training images.
 
     Args:
         config: of a run.
-        data: its pictures.
+        data: its images.
         steps: indices of the steps that will be trained; the crops of others are settled without a warning.
     """
-    train, measured = middle(picture_sizes(data.train)), middle(picture_sizes(data.val))
+    train, measured = middle(image_sizes(data.train)), middle(image_sizes(data.val))
     best = fitting(train, config.model.output_stride)
     chosen, warnings, settled = dict[str, str](), list[str](), dict[str, StepRecipe]()
     trained = {min(index, 1) for index in steps}
@@ -67,9 +67,9 @@ def chosen_lines(chosen: Mapping[str, str]) -> list[str]:
 
 
 def fitting(size: Size, stride: int) -> int:
-    """The smallest side ``stride * k + 1`` that holds a picture, at most `MOST`.
+    """The smallest side ``stride * k + 1`` that holds an image, at most `MOST`.
 
-    So do the published crops: 513 pixels hold VOC's pictures, whose longer side is 500, and every corner of such a
+    So do the published crops: 513 pixels hold VOC's images, whose longer side is 500, and every corner of such a
     crop is a position of the feature map.
 
     >>> fitting((160, 120), 16), fitting((500, 375), 16), fitting((4000, 3000), 16)
@@ -82,17 +82,17 @@ def fitting(size: Size, stride: int) -> int:
 def _reason(crop: int, size: Size, stride: int) -> str:
     width, height = size
     if crop < max(size):
-        why = f"the largest that is chosen; the training picture of median size is {width}x{height}"
+        why = f"the largest that is chosen; the training image of median size is {width}x{height}"
     else:
-        why = f"the smallest {stride} k + 1 that holds the training picture of median size, {width}x{height}"
+        why = f"the smallest {stride} k + 1 that holds the training image of median size, {width}x{height}"
     return f"{crop}: {why}"
 
 
 def _far(table: str, crop: int, geometry: Geometry, size: Size, best: int) -> list[str]:
-    """What is said of a training crop that is much larger or smaller than the pictures."""
+    """What is said of a training crop that is much larger or smaller than the images."""
     (width, height), instead = size, f"--set {table}.crop={best}"
     if crop > FAR * max(size):
-        what = f"{table}.crop={crop} is far larger than the training pictures (the median one is {width}x{height})"
+        what = f"{table}.crop={crop} is far larger than the training images (the median one is {width}x{height})"
         if geometry == "resized_crop":
             return [f"{what}: they are enlarged {crop / max(size):.1f} times, which is slow; take {instead}"]
         padding = 1 - width * height / crop**2
@@ -100,18 +100,18 @@ def _far(table: str, crop: int, geometry: Geometry, size: Size, best: int) -> li
     share = min(crop, width) * min(crop, height) / (width * height)
     if share < SMALL and geometry == "rescale":
         return [
-            f"a crop of {crop} pixels shows {100 * share:.0f} % of a training picture (the median one is {width}x"
-            f"{height}): make the pictures smaller, or the crop larger with --set {table}.crop=..."
+            f"a crop of {crop} pixels shows {100 * share:.0f} % of a training image (the median one is {width}x"
+            f"{height}): make the images smaller, or the crop larger with --set {table}.crop=..."
         ]
     return []
 
 
 def _far_evaluation(crop: int, size: Size) -> list[str]:
-    """What is said of an evaluation that sees the pictures at another size than prediction does."""
+    """What is said of an evaluation that sees the images at another size than prediction does."""
     factor = crop / min(size)
     if not crop or 1 / FAR <= factor <= FAR:
         return []
-    changed = f"enlarges the pictures {factor:.1f}" if factor > 1 else f"makes the pictures smaller {1 / factor:.1f}"
+    changed = f"enlarges the images {factor:.1f}" if factor > 1 else f"makes the images smaller {1 / factor:.1f}"
     return [
         f"evaluation.crop={crop} {changed} times (the median one is {size[0]}x{size[1]}) before they are measured, "
         "`barm predict` does not: its masks have other scores; --set evaluation.crop=0 measures at native size"

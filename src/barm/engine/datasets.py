@@ -1,4 +1,4 @@
-"""The pictures of a run, opened and checked: what trains, what measures, and the plan on their classes."""
+"""The images of a run, opened and checked: what trains, what measures, and the plan on their classes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from barm.labels import INCREMENTAL, JOINT, LabelPolicy, Step, TaskPlan
 
 @dataclass(frozen=True)
 class Data:
-    """The pictures of a run and the plan on them.
+    """The images of a run and the plan on them.
 
     Attributes:
         train: the training split.
@@ -64,23 +64,23 @@ class Data:
 
 
 def open_data(config: RunConfig, rt: Runtime) -> Data:
-    """Open all splits, check every picture, make the plan.
+    """Open all splits, check every image, make the plan.
 
     Raises:
-        UserError: no root, no data there, an unsound picture, one that trains and measures, or a task that does not fit
+        UserError: no root, no data there, an unsound image, one that trains and measures, or a task that does not fit
             the classes.
     """
-    about, root = config.data, config.data.root
+    data_config, root = config.data, config.data.root
     if root is None:
         raise UserError("no data set: pass --data DIR, or set data.root in the recipe")
-    found = rt.main_first(lambda: _checked_train(about, root, config.method.maps))
-    own = PlaceConfig(root=root, layout=about.layout, names=about.names)
-    val, *others = (_checked_val(rt, place) for place in (own, *about.val))
-    for source in () if about.allow_shared else (val, *others):
+    found = rt.main_first(lambda: _checked_train(data_config, root, config.method.maps))
+    own = PlaceConfig(root=root, layout=data_config.layout, names=data_config.names)
+    val, *others = (_checked_val(rt, place) for place in (own, *data_config.val))
+    for source in () if data_config.allow_shared else (val, *others):
         if (shared := leak(found, source)) is not None:
             raise UserError(shared)
-    train: Source = rt.main_first(lambda: _held(found, about))
-    measured = [Named(source, about.classes) if about.classes else source for source in (val, *others)]
+    train: Source = rt.main_first(lambda: _held(found, data_config))
+    measured = [Named(source, data_config.classes) if data_config.classes else source for source in (val, *others)]
     plan = config.task.plan(tuple(train.class_names), config.seed)
     remarks = dict.fromkeys(r for source in (found, val, *others) for r in source.remarks)
     warnings = tuple(r.text for r in remarks if r.level == "warning")
@@ -97,20 +97,20 @@ def _checked_val(rt: Runtime, place: PlaceConfig) -> FileSource:
     return rt.main_first(lambda: checked(open_source(place.layout, place.root, "val", place.names)))
 
 
-def _checked_train(about: DataConfig, root: Path, maps: frozenset[str]) -> FileSource:
+def _checked_train(data_config: DataConfig, root: Path, maps: frozenset[str]) -> FileSource:
     """The training split, checked, with the maps that the method uses."""
-    source = open_source(about.layout, root, "train", about.names)
-    return checked(source if "saliency" in maps else replace(source, saliency=()), about.class_list)
+    source = open_source(data_config.layout, root, "train", data_config.names)
+    return checked(source if "saliency" in maps else replace(source, saliency=()), data_config.class_list)
 
 
-def _held(source: FileSource, about: DataConfig) -> Source:
+def _held(source: FileSource, data_config: DataConfig) -> Source:
     """The training split, decoded as far as the cache may hold it, under the run's classes where they are given."""
-    held: Source = DecodedSource(source, about.cache_mb << 20) if about.cache_mb else source
-    return Named(held, about.classes) if about.classes else held
+    held: Source = DecodedSource(source, data_config.cache_mb << 20) if data_config.cache_mb else source
+    return Named(held, data_config.classes) if data_config.classes else held
 
 
 def train_dataset(config: RunConfig, data: Data, step: Step) -> StepDataset:
-    """The pictures that a step trains on, with its labels."""
+    """The images that a step trains on, with its labels."""
     recipe = config.recipe(step.index)
     transform = TrainTransform(recipe.side, recipe.geometry, recipe.scale, recipe.flip, recipe.pad_label)
     method = config.method.build(step, config.model)
@@ -127,7 +127,7 @@ def eval_dataset(config: RunConfig, data: Data, source: Source, step: Step, poli
 def with_exemplars(
     config: RunConfig, data: Data, dataset: StepDataset, step: Step, exemplars: Sequence[Exemplar]
 ) -> StepDataset | MemoryDataset:
-    """The step's pictures, with the kept ones where there are any."""
+    """The step's images, with the kept ones where there are any."""
     memory = config.method.memory
     if memory is None or not exemplars:
         return dataset

@@ -53,7 +53,7 @@ def evaluate(
 def evaluate_step(
     config: RunConfig, rt: Runtime, method: Method[Any, Any], model: nn.Module, data: Data, step: Step, monitor: Monitor
 ) -> Tensor:
-    """Confusion counts of a step's network on all validation pictures, ``(C, C)`` int64.
+    """Confusion counts of a step's network on all validation images, ``(C, C)`` int64.
 
     Where a data set labels only some of the classes, `certain` says which pixels count.
     """

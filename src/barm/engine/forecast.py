@@ -11,7 +11,7 @@ import torch
 
 from barm.batch import Batch
 from barm.data.dataset import StepDataset
-from barm.data.image_sizes import picture_sizes
+from barm.data.image_sizes import image_sizes
 from barm.data.sampler import iterations_per_epoch
 from barm.engine.config import RunConfig
 from barm.engine.datasets import Data, train_dataset
@@ -32,7 +32,7 @@ class StepForecast(NamedTuple):
 
     Attributes:
         step: the step.
-        pictures: that it trains on, exemplars apart.
+        images: that it trains on, exemplars apart.
         crop: side of the crop in pixels.
         updates: of the optimiser.
         training: seconds of them all.
@@ -41,7 +41,7 @@ class StepForecast(NamedTuple):
     """
 
     step: Step
-    pictures: int
+    images: int
     crop: int
     updates: int
     training: float
@@ -89,7 +89,7 @@ def _forecast(
 
 
 def _length(config: RunConfig, ready: Prepared, step: Step, dataset: StepDataset) -> int:
-    """Pictures of an epoch, with the exemplars that a memory appends, as far as the steps before have any."""
+    """Images of an epoch, with the exemplars that a memory appends, as far as the steps before have any."""
     memory = config.method.memory
     if memory is None or memory.mix != "append":
         return len(dataset)
@@ -146,7 +146,7 @@ def _try(config: RunConfig, rt: Runtime, ready: Prepared, step: Step, dataset: S
 def _largest(config: RunConfig, rt: Runtime, data: Data) -> Batch:
     """A batch of the evaluation's largest size, without a label."""
     crop, most = config.evaluation.crop, config.evaluation.batch_size
-    sizes = Counter((crop, crop) if crop else size for source in data.measured for size in picture_sizes(source))
+    sizes = Counter((crop, crop) if crop else size for source in data.measured for size in image_sizes(source))
     (width, height), number = max(sizes.items(), key=lambda item: min(item[1], most) * item[0][0] * item[0][1])
     number = min(number, most)
     image = torch.zeros(number, 3, height, width, dtype=torch.uint8, device=rt.device)

@@ -1,6 +1,6 @@
-"""Batches on the device: of a step's training, with or without exemplars, and of any pictures in order.
+"""Batches on the device: of a step's training, with or without exemplars, and of any images in order.
 
-Whatever ends a pass, its loader's processes end with it; a picture that is gone, or a process that was killed, is one
+Whatever ends a pass, its loader's processes end with it; an image that is gone, or a process that was killed, is one
 line. In passes that train nothing a request to stop is obeyed before the next batch, by all processes together.
 """
 
@@ -55,7 +55,7 @@ def train_batches(
 
 
 def ordered_batches(config: RunConfig, rt: Runtime, dataset: EvalDataset | StepView) -> tuple[Batches, int]:
-    """This process's share of the pictures as in evaluation, and the number of batches."""
+    """This process's share of the images as in evaluation, and the number of batches."""
     batch_size = config.evaluation.batch_size
     loader = make_eval_loader(
         dataset,
@@ -93,7 +93,7 @@ def _to_device(loader: DataLoader[Item], rt: Runtime) -> Generator[Batch, None, 
 
 
 def _items(loader: DataLoader[Any]) -> Generator[Any, None, None]:
-    """What the loader gives, until a picture cannot be read; its processes end with this."""
+    """What the loader gives, until an image cannot be read; its processes end with this."""
     iterator = iter(loader)
     try:
         while True:
@@ -114,7 +114,7 @@ def _items(loader: DataLoader[Any]) -> Generator[Any, None, None]:
 
 def _killed(error: BaseException) -> Failed:
     return Failed(
-        f"a process that reads pictures was killed ({short(error)}): mostly for want of memory; set runtime.workers "
+        f"a process that reads images was killed ({short(error)}): mostly for want of memory; set runtime.workers "
         "lower, or 0"
     )
 

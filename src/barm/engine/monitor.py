@@ -135,9 +135,9 @@ class Monitor:
 
             self.writer = SummaryWriter(str(directory / "tensorboard"))
 
-    def start_step(self, title: str, step: int, start: int, total: int, per_epoch: int, pictures: int) -> None:
-        """A step's training begins at iteration `start` of `total`; `pictures` are seen per iteration."""
-        self.step, self.title, self.per_epoch, self.pictures, self.total = step, title, per_epoch, pictures, total
+    def start_step(self, title: str, step: int, start: int, total: int, per_epoch: int, images: int) -> None:
+        """A step's training begins at iteration `start` of `total`; `images` are seen per iteration."""
+        self.step, self.title, self.per_epoch, self.images, self.total = step, title, per_epoch, images, total
         self.began, self.start, self._note = time.monotonic(), start, ""
         self.pace = Pace(start, total)
         if not self.main:
@@ -161,7 +161,7 @@ class Monitor:
                 self._tell(iteration)
             return
         epoch = (iteration - 1) // self.per_epoch
-        rate = (iteration - self.start) * self.pictures / max(time.monotonic() - self.began, 1e-9)
+        rate = (iteration - self.start) * self.images / max(time.monotonic() - self.began, 1e-9)
         row = {**values, "lr": lr, RATE: rate}
         if (peak := self.memory()) is not None:
             row[PEAK] = peak / MEGABYTE

@@ -18,7 +18,7 @@ class Prepared(NamedTuple):
 
     Attributes:
         config: the configuration, with every crop settled.
-        data: its pictures.
+        data: its images.
         steps: those that are to be done.
         chosen: why a setting is what it is, by its key, where the data decided it.
         warnings: on sizes that are far from the data's.

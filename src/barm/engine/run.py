@@ -16,8 +16,8 @@ from barm.data.sampler import iterations_per_epoch
 from barm.engine.adoption import adopt
 from barm.engine.checkpoint.differences import AGREEING
 from barm.engine.checkpoint.directory import MEMORY, METHOD, METRICS, RunDirectory
+from barm.engine.checkpoint.images import images_of
 from barm.engine.checkpoint.network import describe_classes, load_step, same_colours
-from barm.engine.checkpoint.pictures import pictures_of
 from barm.engine.checkpoint.provenance import provenance
 from barm.engine.checkpoint.shared import SharedDirectory
 from barm.engine.config import RunConfig
@@ -39,7 +39,7 @@ from barm.methods.base import Method
 from barm.words import count, step_title
 
 
-class Given(NamedTuple):
+class Adopted(NamedTuple):
     """Steps that a run does not train itself.
 
     Attributes:
@@ -62,7 +62,7 @@ def run(
     start_from: Path | None = None,
     same: Sequence[str] = AGREEING,
     data: Data | None = None,
-    given: Given | None = None,
+    adopted: Adopted | None = None,
 ) -> list[dict[str, Any]]:
     """Train and evaluate the steps of a scenario.
 
@@ -76,23 +76,23 @@ def run(
         start_from: another run whose step 0, trained with the same settings, is taken over instead of trained.
         same: tables of the configuration in which a resumed run must agree with what it was started with.
         data: as `open_data` returned it; opened here by default.
-        given: earlier steps that are put in place instead of trained.
+        adopted: earlier steps that are put in place instead of trained.
 
     Returns:
         The metrics of every finished step.
 
     Raises:
         UserError: for bad input; nothing is left on the disk.
-        Failed: a picture is gone, or a process of the loader was killed; what was saved before can be resumed.
+        Failed: an image is gone, or a process of the loader was killed; what was saved before can be resumed.
         Stopped: someone asked to stop; the state is saved.
     """
     config, data, steps, chosen, warnings = prepare(config, rt, only, data)
-    directory, about = SharedDirectory(path, rt), provenance(rt, data.train.class_names, chosen)
-    placed = {*(given.steps if given else ()), *([0] if start_from is not None else [])}
+    directory, record = SharedDirectory(path, rt), provenance(rt, data.train.class_names, chosen)
+    placed = {*(adopted.steps if adopted else ()), *([0] if start_from is not None else [])}
     _check_order(directory, [s.index for s in steps], placed)
     datasets = {s.index: train_dataset(config, data, s) for s in steps if not directory.is_complete(s.index)}
     try:
-        rt.on_main(lambda: directory.open(config, about, resume=resume, same=same, pictures=pictures_of(data)))
+        rt.on_main(lambda: directory.open(config, record, resume=resume, same=same, images=images_of(data)))
         monitor.open(path, lambda: peak_memory(rt.device))
         for line in chosen_lines(chosen):
             monitor.say(markup(line))
@@ -101,8 +101,8 @@ def run(
         with told(path), rt.catch_signals():
             if start_from is not None:
                 rt.on_main(lambda: adopt(config, directory, RunDirectory(start_from), data))
-            if given is not None:
-                given.place(directory)
+            if adopted is not None:
+                adopted.place(directory)
             for step in steps:
                 if not directory.is_complete(step.index):
                     _run_step(config, rt, directory, monitor, data, datasets[step.index], step)
@@ -141,9 +141,9 @@ def _run_step(
         teacher = rt.constant(previous) if method.uses_teacher else None
         del previous
     model = rt.place(model)
-    pictures = with_exemplars(config, data, dataset, step, exemplars)
+    images = with_exemplars(config, data, dataset, step, exemplars)
 
-    per_epoch = iterations_per_epoch(len(pictures), recipe.batch_size, rt.world)
+    per_epoch = iterations_per_epoch(len(images), recipe.batch_size, rt.world)
     trainer = StepTrainer(method, model, teacher, recipe, recipe.epochs * per_epoch, rt, config.seed)
     if partial is not None:
         found = trainer.misfit(partial)
@@ -151,13 +151,13 @@ def _run_step(
             raise directory.damaged_partial(step.index, found)
         trainer.load_state_dict(partial)
     elif teacher is not None and method.calibrates:
-        with train_batches(config, rt, pictures, epochs=1, batch_size=recipe.batch_size, trains=False) as batches:
+        with train_batches(config, rt, images, epochs=1, batch_size=recipe.batch_size, trains=False) as batches:
             calibrate(method, teacher, batches, rt)
     forget_peak(rt.device)
     title = step_title(step.index, len(data.plan))
     monitor.start_step(title, step.index, trainer.iteration, trainer.total, per_epoch, recipe.batch_size * rt.world)
     save = saving(rt, directory, trainer, exemplars)
-    finished = _train(config, rt, monitor, data, trainer, pictures, per_epoch, save)
+    finished = _train(config, rt, monitor, data, trainer, images, per_epoch, save)
     monitor.end_step()
     if not finished:
         raise Stopped(
@@ -181,14 +181,14 @@ def _train(
     monitor: Monitor,
     data: Data,
     trainer: StepTrainer,
-    pictures: StepDataset | MemoryDataset,
+    images: StepDataset | MemoryDataset,
     per_epoch: int,
     save: Callable[[], None],
 ) -> bool:
     """The remaining updates of a step; False when someone asked to stop, the state is then saved."""
     recipe = trainer.recipe
     loading = train_batches(
-        config, rt, pictures, epochs=recipe.epochs, batch_size=recipe.batch_size, start=trainer.iteration
+        config, rt, images, epochs=recipe.epochs, batch_size=recipe.batch_size, start=trainer.iteration
     )
     with rt.one_shape(), loading as batches, saved(rt, save):
         return train_step(
@@ -212,15 +212,15 @@ def _exemplars(
     before: Method[Any, Any],
     partial: Mapping[str, Any] | None,
 ) -> list[Exemplar]:
-    """The kept pictures for the step after `before`, or those that the interrupted step has used; mostly none."""
+    """The kept images for the step after `before`, or those that the interrupted step has used; mostly none."""
     memory, index = config.method.memory, before.step.index
     if memory is None:
         return []
     if partial is not None:
         return from_json(partial["memory"])
     earlier = from_json(directory.read(index, MEMORY)) if directory.has(index, MEMORY) else []
-    pictures = train_dataset(config, data, before.step)
-    return choose_exemplars(config, rt, memory, earlier, pictures, rt.constant(previous), before)
+    images = train_dataset(config, data, before.step)
+    return choose_exemplars(config, rt, memory, earlier, images, rt.constant(previous), before)
 
 
 def _store(
@@ -235,11 +235,11 @@ def _store(
 ) -> None:
     """Write the step and tell what it reached."""
     metrics = scores_of(directory, step, counts, data)
-    about = describe_classes(config, data.plan, step, data.train.class_names, data.train.palette)
+    record = describe_classes(config, data.plan, step, data.train.class_names, data.train.palette)
     if step.index > 0:
-        about["classes"] = same_colours(about["classes"], directory.read(step.index - 1, METHOD)["classes"])
+        record["classes"] = same_colours(record["classes"], directory.read(step.index - 1, METHOD)["classes"])
     memory = None if config.method.memory is None or step.index == 0 else to_json(exemplars)
-    directory.save_step(step.index, state, about, counts, metrics, memory)
+    directory.save_step(step.index, state, record, counts, metrics, memory)
     means = {k: v for k, v in metrics["miou"].items() if v is not None}
     monitor.metrics(step.index, means)
     one = len(data.plan) == 1  # then there is one mean
@@ -262,7 +262,7 @@ def saving(
 
 @contextmanager
 def saved(rt: Runtime, save: Callable[[], None]) -> Iterator[None]:
-    """Save first where a pass is stopped, or a picture fails between two batches, so that nothing is lost.
+    """Save first where a pass is stopped, or an image fails between two batches, so that nothing is lost.
 
     A failure is that of one process: the others do not know of it, and where there are several nothing can be saved.
     """

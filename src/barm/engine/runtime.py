@@ -130,7 +130,7 @@ class Runtime:
         return wrapped, wrapped_optimizer
 
     def image(self, image: Tensor) -> Tensor:
-        """Put pictures into the memory layout of the networks."""
+        """Put images into the memory layout of the networks."""
         return image.contiguous(memory_format=self.layout)
 
     def constant(self, module: nn.Module) -> Constant:

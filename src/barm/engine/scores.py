@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from barm.engine.checkpoint.directory import COUNTS, METHOD, METRICS, PICTURES, RunDirectory
-from barm.engine.checkpoint.pictures import Pictures, other_pictures, pictures_of
+from barm.engine.checkpoint.directory import COUNTS, IMAGES, METHOD, METRICS, RunDirectory
+from barm.engine.checkpoint.images import Images, images_of, other_images
 from barm.engine.datasets import Data
 from barm.labels import Step
 from barm.metrics import (
@@ -34,7 +34,7 @@ def step_metrics(
         counts: per step, the last one's last.
         step: the last one.
         class_names: by id, background first.
-        labelled: ids of the classes that the pictures' masks know, all by default. The scores of the others are None,
+        labelled: ids of the classes that the images' masks know, all by default. The scores of the others are None,
             and so is that of background where the masks know none of the older classes (of step 0: of its own).
 
     A class that no pixel shows is not measured: its scores are None too.
@@ -62,12 +62,12 @@ def step_metrics(
 
 
 def unmeasured(metrics: Mapping[str, Any]) -> list[str]:
-    """Names of the classes that no picture labels, of which `step_metrics` has no score."""
+    """Names of the classes that no image labels, of which `step_metrics` has no score."""
     return [name for name, iou in metrics["class_iou"].items() if iou is None]
 
 
 def _means(values: NDArray[np.float64], unlabelled: NDArray[np.bool_], num_base: int) -> dict[str, float]:
-    """`group_means`; the one over all classes leaves out a group that no picture shows, but not one without labels."""
+    """`group_means`; the one over all classes leaves out a group that no image shows, but not one without labels."""
     means = group_means(values, num_base)
     if not any(group.all() for group in (unlabelled[:num_base], unlabelled[num_base:]) if len(group)):
         means["all"] = mean(values)
@@ -103,20 +103,20 @@ def scores_of(
         directory: of the run, for the steps before.
         step: the step.
         counts: its confusion counts, ``(C, C)``.
-        data: the pictures that it was measured on.
+        data: the images that it was measured on.
         others: these may be others than the run's, so that steps without a record of theirs are not comparable.
         same_view: it was measured in the way in which the run was.
 
     Returns:
-        As ``metrics.json``; without average mIoU and forgetting where a step before was measured on other pictures or
+        As ``metrics.json``; without average mIoU and forgetting where a step before was measured on other images or
         in another way.
     """
-    earlier = earlier_counts(directory, step.index, pictures_of(data), others=others) if same_view else None
+    earlier = earlier_counts(directory, step.index, images_of(data), others=others) if same_view else None
     metrics = step_metrics([*(earlier or []), counts.tolist()], step, data.train.class_names, data.labelled)
     return metrics if earlier is not None else {**metrics, "average_miou": None, "forgetting": None}
 
 
-def earlier_counts(directory: RunDirectory, index: int, now: Pictures, *, others: bool = False) -> list[Any] | None:
+def earlier_counts(directory: RunDirectory, index: int, now: Images, *, others: bool = False) -> list[Any] | None:
     """Confusion counts of the steps before, of those that have some.
 
     Args:
@@ -126,36 +126,36 @@ def earlier_counts(directory: RunDirectory, index: int, now: Pictures, *, others
         others: as in `scores_of`.
 
     Returns:
-        None if one of them was measured on other pictures: no mean over the steps, and no forgetting, exists then.
+        None if one of them was measured on other images: no mean over the steps, and no forgetting, exists then.
     """
     steps = [i for i in range(index) if directory.has(i, COUNTS)]
-    if not all(directory.has(i, PICTURES) for i in steps) and (others or _kept_elsewhere(directory, index)):
+    if not all(directory.has(i, IMAGES) for i in steps) and (others or _kept_elsewhere(directory, index)):
         return None
-    records = [directory.read(i, PICTURES) for i in steps if directory.has(i, PICTURES)]
-    if any(other_pictures(record, now, trained=False) for record in records):
+    records = [directory.read(i, IMAGES) for i in steps if directory.has(i, IMAGES)]
+    if any(other_images(record, now, trained=False) for record in records):
         return None
     return [directory.read(i, COUNTS) for i in steps]
 
 
 def measured_alike(run: RunDirectory, index: int, last: int) -> bool:
-    """Was a finished step measured on the pictures on which a later one was?"""
-    if index == last or not run.has(last, PICTURES):
+    """Was a finished step measured on the images on which a later one was?"""
+    if index == last or not run.has(last, IMAGES):
         return True
-    if not run.has(index, PICTURES):
+    if not run.has(index, IMAGES):
         return not _kept_elsewhere(run, last)
-    return other_pictures(run.read(index, PICTURES), run.read(last, PICTURES), trained=False) is None
+    return other_images(run.read(index, IMAGES), run.read(last, IMAGES), trained=False) is None
 
 
 def _kept_elsewhere(run: RunDirectory, last: int) -> bool:
     """May steps without a record have been measured elsewhere? So it is in extensions that older versions made."""
-    return run.has(last, PICTURES) and run.is_extension()
+    return run.has(last, IMAGES) and run.is_extension()
 
 
 def read_scores(run: RunDirectory) -> list[dict[str, Any]]:
-    """The scores of every step that was measured on the pictures of the last one, as ``metrics.json`` has them.
+    """The scores of every step that was measured on the images of the last one, as ``metrics.json`` has them.
 
-    A class that no picture shows has none: older versions counted 0. Nor are there an average and forgetting where a
-    step before was measured on other pictures.
+    A class that no image shows has none: older versions counted 0. Nor are there an average and forgetting where a
+    step before was measured on other images.
     """
     steps = [i for i in run.finished_steps() if run.has(i, METRICS)]
     found = []
@@ -175,7 +175,7 @@ def _as_counted_now(run: RunDirectory, index: int) -> dict[str, Any]:
     counts = [run.read(i, COUNTS) for i in known]
     if all(sum(row) for row in counts[-1]):
         return metrics
-    about = run.read(index, METHOD)
-    names = {c["id"]: c["name"] for c in about["classes"]}
-    step = Step(index, tuple(tuple(group) for group in about["groups"]))
+    record = run.read(index, METHOD)
+    names = {c["id"]: c["name"] for c in record["classes"]}
+    step = Step(index, tuple(tuple(group) for group in record["groups"]))
     return step_metrics(counts, step, [names.get(i, "") for i in range(max(names) + 1)])

@@ -1,4 +1,4 @@
-"""Choosing the exemplar memory before a step: what the last step's pictures show, and which of them stay."""
+"""Choosing the exemplar memory before a step: what the last step's images show, and which of them stay."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def choose_exemplars(
     rt: Runtime,
     memory: MemoryConfig,
     earlier: list[Exemplar],
-    pictures: StepDataset,
+    dataset: StepDataset,
     network: Constant,
     method: Method[Any, Any],
 ) -> list[Exemplar]:
@@ -37,15 +37,15 @@ def choose_exemplars(
         rt: the runtime.
         memory: how much is kept.
         earlier: the memory of the step that has ended.
-        pictures: of the step that has ended.
+        images: of the step that has ended.
         network: as that step left it.
         method: at that step.
 
     Returns:
-        The kept pictures with the classes they show, the same in every process.
+        The kept images with the classes they show, the same in every process.
     """
-    shown = presence(config, rt, memory, pictures, network, method)
-    names = [pictures.source.name(i) for i in pictures.images]
+    shown = presence(config, rt, memory, dataset, network, method)
+    names = [dataset.source.name(i) for i in dataset.images]
     found = [Exemplar(n, tuple(row.nonzero().flatten().tolist())) for n, row in zip(names, shown, strict=True)]
     return draw_exemplars([*earlier, *found], method.step.num_seen, memory, config.seed)
 
@@ -54,18 +54,18 @@ def presence(
     config: RunConfig,
     rt: Runtime,
     memory: MemoryConfig,
-    pictures: StepDataset,
+    dataset: StepDataset,
     network: Constant,
     method: Method[Any, Any],
 ) -> torch.Tensor:
-    """Which classes each picture shows in the evaluation's view, ``(pictures, C)`` bool on the CPU; no background.
+    """Which classes each image shows in the evaluation's view, ``(images, C)`` bool on the CPU; no background.
 
     After step 0 these are the labels; later the network adds old classes that it surely sees.
     """
     step = method.step
-    place = {image: row for row, image in enumerate(pictures.images)}
-    shown = torch.zeros(len(pictures), step.num_seen, dtype=torch.int32, device=rt.device)
-    view = StepView(pictures, EvalTransform(crop=config.evaluation.crop or None))
+    place = {image: row for row, image in enumerate(dataset.images)}
+    shown = torch.zeros(len(dataset), step.num_seen, dtype=torch.int32, device=rt.device)
+    view = StepView(dataset, EvalTransform(crop=config.evaluation.crop or None))
     loading, _ = ordered_batches(config, rt, view)
     with loading as batches:
         for batch in batches:
@@ -89,17 +89,17 @@ def channels_in(label: Tensor) -> tuple[int, ...]:
 def draw_exemplars(
     candidates: Sequence[Exemplar], num_channels: int, config: MemoryConfig, seed: int
 ) -> list[Exemplar]:
-    """Choose the memory: candidates and classes are shuffled, then every class in turn takes a picture.
+    """Choose the memory: candidates and classes are shuffled, then every class in turn takes an image.
 
     Args:
-        candidates: the last memory, then the pictures of the step that has ended; a picture that is in both shows the
+        candidates: the last memory, then the images of the step that has ended; an image that is in both shows the
             classes of both.
         num_channels: of the model before this step, background included.
-        config: size, and whether a picture may be kept twice.
+        config: size, and whether an image may be kept twice.
         seed: of both shuffles, by numpy's legacy generator as published.
 
     Returns:
-        At most `config.size` pictures, by the class they were taken for.
+        At most `config.size` images, by the class they were taken for.
     """
     rng = np.random.RandomState(seed)
     pool, order = list(candidates), list(range(1, num_channels))
@@ -111,7 +111,7 @@ def draw_exemplars(
 
 
 def _merged(pool: Sequence[Exemplar]) -> list[Exemplar]:
-    """Every picture once, at its last place, with all the classes that its records name."""
+    """Every image once, at its last place, with all the classes that its records name."""
     channels: dict[str, set[int]] = {}
     for exemplar in reversed(pool):
         channels.setdefault(exemplar.name, set()).update(exemplar.channels)
@@ -119,7 +119,7 @@ def _merged(pool: Sequence[Exemplar]) -> list[Exemplar]:
 
 
 def take_in_turn(pool: Sequence[Exemplar], order: Sequence[int], size: int) -> list[Exemplar]:
-    """Round after round, every class takes the first remaining picture that shows it, until `size` are taken.
+    """Round after round, every class takes the first remaining image that shows it, until `size` are taken.
 
     Ends, other than the published loops, where a round finds nothing. Source: spec/ssul.md 12.1, spec/dkd.md section 8.
 

@@ -63,7 +63,7 @@ class StepTrainer:
         self.method, self.recipe, self.total, self.rt, self.seed = method, recipe, total, rt, seed
         if not method.bn_frozen and recipe.batch_size == 1 and not rt.shares_statistics:
             raise UserError(
-                "batch_size is 1, but batch norm is trained at this step and needs at least 2 pictures: raise "
+                "batch_size is 1, but batch norm is trained at this step and needs at least 2 images: raise "
                 "batch_size, or freeze batch norm with --set method.freeze_bn=true (from step 1 on)"
             )
         groups = [g for g in method.param_groups(model, recipe.lr) if g["params"]]
@@ -99,7 +99,7 @@ class StepTrainer:
         """One optimiser update on this process's part of the global batch.
 
         Args:
-            batch: pictures and labels, on the device.
+            batch: images and labels, on the device.
             report: give the values of the loss; without them nothing here waits for the device.
         """
         rt = self.rt
@@ -234,7 +234,7 @@ class StepTrainer:
         if done > self.total:
             raise UserError(
                 f"the saved state of step {self.method.step.index} has done {count(done, 'updates')}, but now the step "
-                f"has only {self.total} (epochs x pictures / batch size of all processes): resume with the data and "
+                f"has only {self.total} (epochs x images / batch size of all processes): resume with the data and "
                 "the number of processes that it was started with"
             )
         self.iteration = state["iteration"]
@@ -277,7 +277,7 @@ def _sizes(groups: Any) -> list[int] | None:
 
 
 def calibrate(method: Method[Any, Any], teacher: Constant, batches: Iterable[Batch], rt: Runtime) -> None:
-    """Show a method the previous step's network on the step's pictures, once, before the training."""
+    """Show a method the previous step's network on the step's images, once, before the training."""
     counts = torch.zeros((), dtype=torch.int64, device=rt.device)
     for batch in batches:
         counts = counts + method.observe(teacher(batch.image), batch)
@@ -305,7 +305,7 @@ def train_step(
         save: stores the trainer's state.
         save_every: iterations between two calls of `save`.
         log_every: iterations between two values of the loss.
-        names: the pictures of a batch, for the message about a loss that is not finite.
+        names: the images of a batch, for the message about a loss that is not finite.
 
     Returns:
         True when the step is finished, False when someone asked to stop (the state is saved).
@@ -322,7 +322,7 @@ def train_step(
         if report and trainer.skipped_in_a_row > MAX_SKIPPED:
             raise UserError(
                 f"the loss was not finite {trainer.skipped_in_a_row} times in a row, last at iteration "
-                f"{trainer.iteration} on the pictures {', '.join(names(batch))}: lower the learning rates or use "
+                f"{trainer.iteration} on the images {', '.join(names(batch))}: lower the learning rates or use "
                 "--precision 32-true"
             )
         if outcome.stop:

@@ -10,7 +10,7 @@ from barm.words import count
 
 LOST = 0.03  # of the mean IoU of the old classes
 MISTAKEN, MISSED = 0.15, 0.5  # of a new class's pixels
-CLAIMED = 0.01  # of the background of pictures without labels of new classes
+CLAIMED = 0.01  # of the background of images without labels of new classes
 UPDATES = 60  # fewer teach little
 
 
@@ -35,7 +35,7 @@ def _lost(result: Mapping[str, Any], recipe: StepRecipe) -> Iterator[str]:
 
 
 def _mistaken(result: Mapping[str, Any], recipe: StepRecipe) -> Iterator[str]:
-    longer = f"give more pictures of it, or train longer: --set increment.epochs={4 * recipe.epochs}"
+    longer = f"give more images of it, or train longer: --set increment.epochs={4 * recipe.epochs}"
     for name, shares in result["taken_for"].items():
         for other, share in shares.items():
             if other == "background" and share >= MISSED:
@@ -48,15 +48,15 @@ def _few(result: Mapping[str, Any], recipe: StepRecipe) -> Iterator[str]:
     if result["updates"] < UPDATES:
         epochs = -(-recipe.epochs * UPDATES // result["updates"])
         yield (
-            f"{count(result['pictures'], 'pictures')} in batches of {recipe.batch_size} gave only "
+            f"{count(result['images'], 'images')} in batches of {recipe.batch_size} gave only "
             f"{count(result['updates'], 'updates')}: "
-            f"with so few pictures take more epochs, --set increment.epochs={epochs}"
+            f"with so few images take more epochs, --set increment.epochs={epochs}"
         )
 
 
 def _claimed(result: Mapping[str, Any]) -> Iterator[str]:
     if (result["claimed"] or 0) > CLAIMED:
         yield (
-            f"{100 * result['claimed']:.1f} % of the background is called a new class in pictures that label none; "
+            f"{100 * result['claimed']:.1f} % of the background is called a new class in images that label none; "
             "nobody knows whether it is, so it counts nowhere: look at some with `barm predict`"
         )

@@ -1,4 +1,4 @@
-"""A picture of what changed: new pictures before and after."""
+"""An image of what changed: new images before and after."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from barm.engine.runtime import Runtime
 from barm.extension.plan import Plan
 from barm.predict.model import Model, load
 from barm.report.extension import Change, draw_changes
-from barm.report.figures import best_and_worst, picture_iou
+from barm.report.figures import best_and_worst, image_iou
 from barm.words import listed, noun
 
 ROWS = 4
-LOOKED_AT = 24  # pictures among which the best and the worst are chosen
+LOOKED_AT = 24  # images among which the best and the worst are chosen
 
 
 def draw(plan: Plan, rt: Runtime, directory: RunDirectory, path: Path) -> None:
-    """Write pictures that were not trained on: their labels, and what the network said before and says now.
+    """Write images that were not trained on: their labels, and what the network said before and says now.
 
-    Of the pictures in which a new class is labelled, at most 24 of them, those that are shown have the highest and the
+    Of the images in which a new class is labelled, at most 24 of them, those that are shown have the highest and the
     lowest IoU of the new classes.
     """
     source = plan.data.val
@@ -39,7 +39,7 @@ def draw(plan: Plan, rt: Runtime, directory: RunDirectory, path: Path) -> None:
 
 
 def choose(source: Source, model: Model, new: Sequence[int]) -> list[tuple[int, str]]:
-    """Pictures in which new classes are found best and worst in turn, by their place, with what each was chosen for.
+    """Images in which new classes are found best and worst in turn, by their place, with what each was chosen for.
 
     Args:
         source: its ids are the model's channels.
@@ -47,12 +47,12 @@ def choose(source: Source, model: Model, new: Sequence[int]) -> list[tuple[int, 
         new: ids of the new classes.
     """
     showing = [i for i in range(len(source)) if set(new) & source.classes_in(i)]
-    looked = showing[:: max(1, -(-len(showing) // LOOKED_AT))]
-    if not looked:
+    drawn = showing[:: max(1, -(-len(showing) // LOOKED_AT))]
+    if not drawn:
         return [(i, "no new class is labelled") for i in range(min(ROWS, len(source)))]
-    ious = [picture_iou(model.predict(source[i].image), np.asarray(source[i].mask), new) for i in looked]
+    ious = [image_iou(model.predict(source[i].image), np.asarray(source[i].mask), new) for i in drawn]
     known = f"new {noun(len(new), 'classes')}"
     return [
-        (looked[one.place], f"{known}: IoU {100 * (ious[one.place] or 0.0):.0f} %, {one.told('a new class')}")
+        (drawn[one.place], f"{known}: IoU {100 * (ious[one.place] or 0.0):.0f} %, {one.told('a new class')}")
         for one in best_and_worst(ious, ROWS)
     ]

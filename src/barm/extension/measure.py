@@ -1,4 +1,4 @@
-"""Before and after: what a network knew, what the extended one knows, on the same pictures."""
+"""Before and after: what a network knew, what the extended one knows, on the same images."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from barm.data.sources.named import labelled
-from barm.engine.checkpoint.directory import COUNTS, METRICS, PICTURES, RunDirectory
+from barm.engine.checkpoint.directory import COUNTS, IMAGES, METRICS, RunDirectory
+from barm.engine.checkpoint.images import images_of
 from barm.engine.checkpoint.network import load_step
-from barm.engine.checkpoint.pictures import pictures_of
 from barm.engine.datasets import eval_dataset
 from barm.engine.evaluate import count_source, evaluate_step
 from barm.engine.loaders import ordered_batches
@@ -25,28 +25,28 @@ Scores = dict[str, float | None]
 
 
 def count_step(plan: Plan, rt: Runtime, directory: RunDirectory, step: int, monitor: Monitor) -> Tensor:
-    """Confusion counts of a finished step on the pictures of the plan."""
+    """Confusion counts of a finished step on the images of the plan."""
     network, method = load_step(directory, step, plan.data.plan, plan.data.train.class_names)
     return evaluate_step(plan.config, rt, method, network, plan.data, method.step, monitor)
 
 
 def measure_again(plan: Plan, rt: Runtime, directory: RunDirectory, monitor: Monitor) -> None:
-    """Give the earlier steps counts and scores on the pictures of the plan, where they have none of these.
+    """Give the earlier steps counts and scores on the images of the plan, where they have none of these.
 
-    The run that they come from has measured them on other pictures, and perhaps in another view. An extension that an
+    The run that they come from has measured them on other images, and perhaps in another view. An extension that an
     older version began has kept those scores, without a record; they go, and what a finished step derived from them.
     """
-    data, pictures = plan.data, {"measured": pictures_of(plan.data)["measured"]}
+    data, images = plan.data, {"measured": images_of(plan.data)["measured"]}
     steps, again = [i for i in directory.finished_steps() if i <= plan.step], False
     for index in steps:
-        step, told = data.plan[index], directory.has(index, METRICS) and directory.has(index, PICTURES)
+        step, told = data.plan[index], directory.has(index, METRICS) and directory.has(index, IMAGES)
         if index == plan.step and again:
             counts = torch.tensor(directory.read(index, COUNTS))
             rt.on_main(partial(directory.add, index, {METRICS: scores_of(directory, step, counts, data)}))
         elif index < plan.step and not told:
             counts, again = count_step(plan, rt, directory, index, monitor), True
             metrics = scores_of(directory, step, counts, data)
-            files = {PICTURES: pictures, COUNTS: counts.tolist(), METRICS: metrics}
+            files = {IMAGES: images, COUNTS: counts.tolist(), METRICS: metrics}
             rt.on_main(partial(directory.add, index, files))
 
 
@@ -61,7 +61,7 @@ def taken_for(plan: Plan, counts: Tensor) -> dict[str, dict[str, float]]:
 
 
 def claimed(plan: Plan, rt: Runtime, directory: RunDirectory, monitor: Monitor) -> float | None:
-    """Share of the background that is called a new class in pictures in which no new class is labelled."""
+    """Share of the background that is called a new class in images in which no new class is labelled."""
     new = set(plan.data.plan[plan.step].new)
     silent = [source for source in plan.data.measured if not new & labelled(source)]
     if not silent:
@@ -77,7 +77,7 @@ def claimed(plan: Plan, rt: Runtime, directory: RunDirectory, monitor: Monitor) 
 def agreement(plan: Plan, rt: Runtime, directory: RunDirectory) -> Scores:
     """For every old class: of the pixels that the old network gives it, the share that the new one gives it too.
 
-    On the pictures kept for measuring, without the pixels labelled as a new class; None for a class that the old
+    On the images kept for measuring, without the pixels labelled as a new class; None for a class that the old
     network sees nowhere. This is no accuracy: where the old network errs, the new one may be right.
     """
     old, new = (load_step(directory, step, plan.data.plan) for step in (plan.known.step, plan.step))

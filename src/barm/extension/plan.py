@@ -13,8 +13,8 @@ from barm.data.sources import LAYOUTS, detect_layout, open_source
 from barm.data.sources.named import labelled
 from barm.data.sources.tree import find_root
 from barm.engine.checkpoint.differences import to_table
-from barm.engine.checkpoint.directory import METHOD, PICTURES, RunDirectory
-from barm.engine.checkpoint.pictures import other_measured
+from barm.engine.checkpoint.directory import IMAGES, METHOD, RunDirectory
+from barm.engine.checkpoint.images import other_measured
 from barm.engine.config import PlaceConfig, RunConfig
 from barm.engine.datasets import Data, open_data, open_val
 from barm.engine.finite import check_finite
@@ -72,15 +72,15 @@ def read_known(run: Path, step: int | None) -> Known:
     """
     directory = RunDirectory(run)
     config, last = directory.config(), directory.last_step()
-    about = directory.read(last if step is None else step, METHOD)
-    planned = last + 1 if "imported" in directory.provenance() else about.get("num_steps", last + 1)
+    record = directory.read(last if step is None else step, METHOD)
+    planned = last + 1 if "imported" in directory.provenance() else record.get("num_steps", last + 1)
     if step is None and (last + 1 < planned or any(run.glob(".step*.partial"))):
         raise UserError(
             f"{run} is not finished ({last + 1} of {planned} steps are): go on with it with `barm train --resume`, or "
             f"extend what is there with --step {last}"
         )
-    names = {c["id"]: c["name"] for c in about["classes"]}
-    groups = tuple(tuple(names[i] for i in group) for group in about["groups"])
+    names = {c["id"]: c["name"] for c in record["classes"]}
+    groups = tuple(tuple(names[i] for i in group) for group in record["groups"])
     return Known(directory, last if step is None else step, config, groups)
 
 
@@ -116,7 +116,7 @@ def choose_classes(wanted: Sequence[str], known: Known, folder: Sequence[str], d
 
 
 def new_place(data: Path, wanted: Sequence[str]) -> tuple[PlaceConfig, tuple[str, ...]]:
-    """Where the new pictures are, and the classes that they label.
+    """Where the new images are, and the classes that they label.
 
     A plain folder without ``classes.txt`` has the wanted classes as its mask values 1, 2, ....
     """
@@ -143,9 +143,9 @@ def old_places(request: Request, known: Known, rt: Runtime) -> tuple[list[PlaceC
             if not labelled(open_val(rt, place, known.classes)):
                 raise UserError(f"{place.root} labels none of the classes of {known.directory.path}: leave --val out")
         return places, []
-    about, found, notes = known.config.data, list[PlaceConfig](), list[str]()
-    own = [PlaceConfig(root=about.root, layout=about.layout, names=about.names)] if about.root is not None else []
-    for place in (*own, *about.val):
+    record, found, notes = known.config.data, list[PlaceConfig](), list[str]()
+    own = [PlaceConfig(root=record.root, layout=record.layout, names=record.names)] if record.root is not None else []
+    for place in (*own, *record.val):
         try:
             source = open_val(rt, place, known.classes)
         except UserError as error:
@@ -154,25 +154,25 @@ def old_places(request: Request, known: Known, rt: Runtime) -> tuple[list[PlaceC
         if labelled(source):
             found.append(PlaceConfig(root=real(place.root), layout=place.layout, names=place.names))
     if found and not notes:
-        notes += _changed_since(known, (*own, *about.val), rt)
+        notes += _changed_since(known, (*own, *record.val), rt)
     return found, notes
 
 
 def _changed_since(known: Known, places: Sequence[PlaceConfig], rt: Runtime) -> list[str]:
     """What has changed in the data sets since the run was measured on them, as a note; nothing where nothing has."""
     run, step = known.directory, known.step
-    if not run.has(step, PICTURES):
+    if not run.has(step, IMAGES):
         return []
     now = [fingerprint(open_val(rt, place, known.config.data.classes)) for place in places]
-    found = other_measured(run.read(step, PICTURES)["measured"], now)
-    told = f"the pictures on which {run.path} was measured have changed since ({found})"
+    found = other_measured(run.read(step, IMAGES)["measured"], now)
+    told = f"the images on which {run.path} was measured have changed since ({found})"
     return [] if found is None else [told]
 
 
 def extended_config(
     request: Request, known: Known, place: PlaceConfig, new: Sequence[str], old: Sequence[PlaceConfig]
 ) -> RunConfig:
-    """The new run's configuration: the old one with one more step, on the new pictures.
+    """The new run's configuration: the old one with one more step, on the new images.
 
     Raises:
         UserError: for a setting that the run has settled, or a method that cannot go on from it.
@@ -208,18 +208,18 @@ def extended_config(
 
 
 def check_method(config: RunConfig, known: Known, data: Data) -> None:
-    """Complain unless the method can go on from the run with the new pictures alone."""
+    """Complain unless the method can go on from the run with the new images alone."""
     run, method, step = known.directory.path, config.method, data.plan[known.step]
     name, old = method.name, known.config.method
     if method.memory is not None:
         raise UserError(
-            f"{name} trains on kept old pictures, which an extension does not have: go on with another method, such as "
+            f"{name} trains on kept old images, which an extension does not have: go on with another method, such as "
             f"--recipe shapes/{name.removesuffix('-m')}"
         )
     missing = [n for n in known.classes if data.train.class_names.index(n) not in labelled(data.train)]
     if method.build(step, config.model).policy.supervision == "seen" and missing:
         raise UserError(
-            f"{name} training needs the labels of all classes in the new pictures, but {config.data.root} does not "
+            f"{name} training needs the labels of all classes in the new images, but {config.data.root} does not "
             f"label '{missing[0]}': go on with a method that needs new labels only, such as --recipe folder/barm"
         )
     if method.loss != old.loss:
@@ -231,23 +231,23 @@ def check_method(config: RunConfig, known: Known, data: Data) -> None:
     check_finite(state, str(known.directory.step_path(known.step)))
 
 
-def check_pictures(data: Data, new: Iterable[int], folder: Path) -> list[str]:
-    """Complain if a new class stands in no training picture; notes about those that are not measured."""
+def check_images(data: Data, new: Iterable[int], folder: Path) -> list[str]:
+    """Complain if a new class stands in no training image; notes about those that are not measured."""
     notes = []
     for i in new:
         name = data.train.class_names[i]
         if not _show(data.train, i):
             raise UserError(
-                f"no training picture of {folder} shows '{name}': its masks hold "
+                f"no training image of {folder} shows '{name}': its masks hold "
                 f"{_held(data.train)}; label the class with its id (255 means ignore)"
             )
         if not any(_show(source, i) for source in data.measured):
-            notes.append(f"no picture that is kept for measuring shows '{name}': it is not measured")
+            notes.append(f"no image that is kept for measuring shows '{name}': it is not measured")
     return notes
 
 
 def _show(source: Source, class_id: int) -> int:
-    """Number of pictures that show a class."""
+    """Number of images that show a class."""
     return sum(class_id in source.classes_in(i) for i in range(len(source)))
 
 
@@ -264,7 +264,7 @@ class Plan:
     Attributes:
         known: the run.
         config: of the new run; a crop that the data decided in the old one is left to the new data.
-        data: its pictures.
+        data: its images.
         new: names of the new classes.
         notes: what has to be said.
     """
@@ -296,5 +296,5 @@ def make_plan(request: Request) -> tuple[Plan, Runtime]:
     config = extended_config(request, known, place, new, [p for p in old if p.root != place.root])
     data = open_data(config, rt)
     check_method(config, known, data)
-    notes += check_pictures(data, data.plan[known.step + 1].new, request.data)
+    notes += check_images(data, data.plan[known.step + 1].new, request.data)
     return Plan(known, config, data, new, tuple(notes)), rt

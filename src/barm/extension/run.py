@@ -1,4 +1,4 @@
-"""`barm extend`: teach a finished network a new class with pictures in which only that class is labelled."""
+"""`barm extend`: teach a finished network a new class with images in which only that class is labelled."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from barm.engine.crops import sized
 from barm.engine.datasets import train_dataset
 from barm.engine.distributed.launcher import processes
 from barm.engine.monitor import Monitor
-from barm.engine.run import Given, run
+from barm.engine.run import Adopted, run
 from barm.engine.runtime import Runtime
 from barm.escaping import markup, place
 from barm.extension.advice import advice
@@ -28,7 +28,7 @@ from barm.extension.plan import Plan, Request, make_plan
 from barm.reading import real
 from barm.words import count, listed
 
-PICTURE = "extension.png"
+IMAGE = "extension.png"
 
 
 def extend(
@@ -51,7 +51,7 @@ def extend(
 
     Args:
         run: a finished run, or an imported checkpoint. It is not changed.
-        data: pictures and masks of the new classes; everything else in the masks is background.
+        data: images and masks of the new classes; everything else in the masks is background.
         classes: their names; by default all of `data` that the run does not know. Without a ``classes.txt``, the names
             of the mask values 1, 2, ....
         out: the new run's folder; by default beside `run`.
@@ -72,7 +72,7 @@ def extend(
         Path(run), Path(data), classes, [Path(v) for v in val], step, recipe, overrides, seed, device, precision
     )
     if out is not None and processes() == (1, 1):  # others may see no such folder
-        RunDirectory(Path(out)).check_place(resume=resume)  # before the pictures are read
+        RunDirectory(Path(out)).check_place(resume=resume)  # before the images are read
     plan, rt = make_plan(request)
     target = Path(out) if out is not None else default_out(request.run, plan.new)
     rt.on_main(lambda: RunDirectory(target).check_place(resume=resume))  # before anything is announced
@@ -89,8 +89,8 @@ def default_out(path: Path, new: Sequence[str]) -> Path:
 def _extend(plan: Plan, rt: Runtime, target: Path, monitor: Monitor, resume: bool) -> dict[str, Any]:
     """Train the step between the two measurements."""
     directory = SharedDirectory(target, rt)
-    pictures = len(train_dataset(sized(plan.config, plan.data).config, plan.data, plan.data.plan[plan.step]))
-    told = f"{plan.known.directory.path} learns {listed(plan.new)} from {count(pictures, 'pictures')} of "
+    images = len(train_dataset(sized(plan.config, plan.data).config, plan.data, plan.data.plan[plan.step]))
+    told = f"{plan.known.directory.path} learns {listed(plan.new)} from {count(images, 'images')} of "
     monitor.say(markup(f"{told}{place(str(plan.config.data.root))}"))
     for note in plan.notes:
         monitor.say(f"[yellow]{markup(note)}[/yellow]")
@@ -99,11 +99,11 @@ def _extend(plan: Plan, rt: Runtime, target: Path, monitor: Monitor, resume: boo
         rt.on_main(lambda: _take_steps(plan, new_run))
         measure_again(plan, rt, new_run, monitor)
 
-    given = Given(tuple(range(plan.step)), take)
-    run(plan.config, rt, target, monitor, resume=resume, only=[plan.step], data=plan.data, given=given)
-    result = _result(plan, rt, directory, monitor, pictures)
+    adopted = Adopted(tuple(range(plan.step)), take)
+    run(plan.config, rt, target, monitor, resume=resume, only=[plan.step], data=plan.data, adopted=adopted)
+    result = _result(plan, rt, directory, monitor, images)
     rt.on_main(lambda: write_atomically(target / EXTENSION, (json.dumps(result, indent=1) + "\n").encode()))
-    rt.on_main(lambda: draw(plan, rt, directory, target / PICTURE))
+    rt.on_main(lambda: draw(plan, rt, directory, target / IMAGE))
     return result
 
 
@@ -112,11 +112,11 @@ def _take_steps(plan: Plan, directory: RunDirectory) -> None:
     source = plan.known.directory
     for index in [i for i in source.finished_steps() if i < plan.step]:
         if not directory.is_complete(index):
-            about = renumbered(source.read(index, METHOD), num_steps=len(plan.data.plan))
-            directory.take_step(index, source, {METHOD: about}, leave=(COUNTS, METRICS))
+            record = renumbered(source.read(index, METHOD), num_steps=len(plan.data.plan))
+            directory.take_step(index, source, {METHOD: record}, leave=(COUNTS, METRICS))
 
 
-def _result(plan: Plan, rt: Runtime, directory: RunDirectory, monitor: Monitor, pictures: int) -> dict[str, Any]:
+def _result(plan: Plan, rt: Runtime, directory: RunDirectory, monitor: Monitor, images: int) -> dict[str, Any]:
     """The stored scores of the step before and of the new one, side by side."""
     then, now = (directory.read(step, METRICS)["class_iou"] for step in (plan.known.step, plan.step))
     old = {name: now[name] if then[name] is not None else None for name in then}
@@ -128,8 +128,8 @@ def _result(plan: Plan, rt: Runtime, directory: RunDirectory, monitor: Monitor, 
         "step": plan.step,
         "learned": list(plan.new),
         "method": plan.config.method.name,
-        "pictures": pictures,
-        "updates": recipe.epochs * iterations_per_epoch(pictures, recipe.batch_size, rt.world),
+        "images": images,
+        "updates": recipe.epochs * iterations_per_epoch(images, recipe.batch_size, rt.world),
         "old": {"before": mean(then), "after": mean(old)},
         "new": mean({name: now[name] for name in plan.new}),
         "class_iou": {name: {"before": then.get(name), "after": now[name]} for name in now},

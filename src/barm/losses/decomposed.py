@@ -31,5 +31,5 @@ def multiple_binary_cross_entropy(logits: Tensor, label: Tensor, *, first: int, 
 
 
 def auxiliary_loss(logits: Tensor) -> Term:
-    """Everything in a step's pictures is a negative of the auxiliary classifier, ``(N, H, W)``."""
+    """Everything in a step's images is a negative of the auxiliary classifier, ``(N, H, W)``."""
     return Term(F.softplus(logits).sum(), count(logits.numel(), logits))

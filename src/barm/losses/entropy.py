@@ -1,4 +1,4 @@
-"""Pseudo-labels by entropy: which of the previous model's predictions PLOP believes, and how much a picture counts.
+"""Pseudo-labels by entropy: which of the previous model's predictions PLOP believes, and how much an image counts.
 
 K is the number of channels of the previous model, C that of this step's, background included in both.
 Source: PLOP, Douillard et al., CVPR 2021, arXiv 2011.11390; spec/plop.md sections 2 to 4.
@@ -85,7 +85,7 @@ def median_thresholds(histogram: Tensor, floor: float) -> Tensor:
 
 
 class Targets(NamedTuple):
-    """New labels ``(N, H, W)`` int64 and one factor per picture ``(N,)``."""
+    """New labels ``(N, H, W)`` int64 and one factor per image ``(N,)``."""
 
     label: Tensor
     factor: Tensor
@@ -94,7 +94,7 @@ class Targets(NamedTuple):
 def believed_labels(seen: Belief, label: Tensor, thresholds: Tensor, *, num_old: int) -> Targets:
     """Background takes the previous model's prediction where it is confident, and is ignored elsewhere.
 
-    The factor is the share of confident pixels among a picture's background; a picture without background counts
+    The factor is the share of confident pixels among an image's background; an image without background counts
     nothing, its new classes included (spec/plop.md section 3, P5).
 
     Args:
@@ -111,6 +111,6 @@ def believed_labels(seen: Belief, label: Tensor, thresholds: Tensor, *, num_old:
 
 
 def adaptive_cross_entropy(logits: Tensor, targets: Targets) -> Term:
-    """Cross-entropy weighted per picture; the mean runs over all pixels, ignored ones included (section 4, P6)."""
+    """Cross-entropy weighted per image; the mean runs over all pixels, ignored ones included (section 4, P6)."""
     loss = F.cross_entropy(logits, targets.label, ignore_index=IGNORE, reduction="none")
     return Term((loss * targets.factor[:, None, None]).sum(), count(loss.numel(), loss))

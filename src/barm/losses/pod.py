@@ -27,7 +27,7 @@ def local_pod(
     weight_last: float = 0.0005,
     scales: Sequence[int] = SCALES,
 ) -> Term:
-    r"""Distance of the profiles of squared feature maps, per level and picture.
+    r"""Distance of the profiles of squared feature maps, per level and image.
 
     .. math::
         \frac1L \sum_\ell w_\ell \sqrt{C / N} \, \frac1B \sum_n

@@ -69,8 +69,8 @@ class MethodConfig(BaseModel):
         name: of the method; `barm methods` lists them.
         loss: of the labelled pixels: sigmoid per channel (`bce`), softmax (`ce`) or `focal`.
         freeze_bn: from step 1 on, batch norm uses its running statistics and its scale and shift do not train.
-        memory: old pictures that later steps may see again; none where it is not set.
-        maps: names of the maps, beside pictures and labels, that the method uses where the data set has them; what it
+        memory: old images that later steps may see again; none where it is not set.
+        maps: names of the maps, beside images and labels, that the method uses where the data set has them; what it
             does not name is neither read nor checked.
         terms: what each term of the loss is, a sentence each by its name in the log.
     """
@@ -135,7 +135,7 @@ class Method(ABC, Generic[Out, Config]):
         Args:
             new: what the network returned for the batch.
             old: what the previous step's network returned; None at step 0 or for methods that use no teacher.
-            batch: pictures and labels; not changed.
+            batch: images and labels; not changed.
         """
 
     @abstractmethod
@@ -145,7 +145,7 @@ class Method(ABC, Generic[Out, Config]):
     def observe(self, old: Out, batch: Batch) -> Tensor:
         """Counts from one batch of the calibration, where the method `calibrates`; the engine adds them up.
 
-        The calibration is one pass of the previous step's network over the step's pictures, before the training.
+        The calibration is one pass of the previous step's network over the step's images, before the training.
         """
         raise NotImplementedError
 
@@ -178,13 +178,13 @@ class Method(ABC, Generic[Out, Config]):
         return probabilities(out.logits, self.config.loss)
 
     def upsampled(self, out: Out) -> Tensor:
-        """What the method upsamples to the pictures' size before it decides, ``(N, K, h, w)``."""
+        """What the method upsamples to the images' size before it decides, ``(N, K, h, w)``."""
         return self.scores(out)
 
     def decided(self, values: Tensor) -> Tensor:
         """Probabilities per class of upsampled values, ``(N, K, H, W)`` -> ``(N, C, H, W)``, pixel by pixel.
 
-        The channel where they are largest is `predict`'s; so the mean over several views of a picture can be taken.
+        The channel where they are largest is `predict`'s; so the mean over several views of an image can be taken.
         """
         return values
 
@@ -204,11 +204,11 @@ class Method(ABC, Generic[Out, Config]):
     def annotate(self, out: Out, batch: Batch, threshold: float) -> Tensor:
         """The labels with what this network surely knows in their background, ``(N, H, W)`` int64.
 
-        Says which classes a picture shows that an exemplar memory may keep.
+        Says which classes an image shows that an exemplar memory may keep.
 
         Args:
             out: what this step's network, trained, returned for the batch.
-            batch: pictures of this step with its training labels.
+            batch: images of this step with its training labels.
             threshold: on the probability; 1 leaves the labels as they are.
 
         Source: spec/dkd.md section 8.

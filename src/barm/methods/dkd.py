@@ -64,7 +64,7 @@ class DKDConfig(MethodConfig):
 
 
 class DKDMConfig(DKDConfig):
-    """DKD-M: DKD with an exemplar memory, appended to the step's pictures and labelled as they are."""
+    """DKD-M: DKD with an exemplar memory, appended to the step's images and labelled as they are."""
 
     name: Literal["dkd-m"] = "dkd-m"  # type: ignore[assignment]
     memory: MemoryConfig | None = MemoryConfig(size=100, labels="step", mix="append", threshold=0.9)

@@ -39,7 +39,7 @@ class FineTuneConfig(MethodConfig):
 
 
 class JointConfig(MethodConfig):
-    """Joint training: every step sees the pictures and labels of all steps so far."""
+    """Joint training: every step sees the images and labels of all steps so far."""
 
     terms: ClassVar[Mapping[str, str]] = SEGMENTATION
 
@@ -113,6 +113,6 @@ class SoftmaxMethod(FineTune[Config]):
 
 
 class Joint(FineTune[JointConfig]):
-    """Fine-tuning's network with the pictures and labels of all steps so far."""
+    """Fine-tuning's network with the images and labels of all steps so far."""
 
     policy = JOINT

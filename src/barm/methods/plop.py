@@ -48,7 +48,7 @@ class PLOPConfig(SoftmaxConfig):
 
     terms: ClassVar[Mapping[str, str]] = {
         "ce": "Cross-entropy against the labels, where confident old pixels have the previous network's class.",
-        "pod": "Local POD: features pooled over strips of the picture stay those of the previous network.",
+        "pod": "Local POD: features pooled over strips of the image stay those of the previous network.",
     }
 
     name: Literal["plop"] = "plop"
@@ -119,5 +119,5 @@ class PLOP(BackgroundInitialised[PLOPConfig]):
 
 
 def _weighted(logits: Tensor, label: Tensor, factor: Tensor) -> Term:
-    """`adaptive_cross_entropy` with the pictures' factors as a map."""
+    """`adaptive_cross_entropy` with the images' factors as a map."""
     return adaptive_cross_entropy(logits, Targets(label, factor[:, 0, 0]))

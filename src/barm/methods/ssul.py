@@ -33,7 +33,7 @@ class SSULConfig(MethodConfig):
         pseudo: label confident old pixels with the previous model's class.
         pseudo_threshold: on the previous model's probability; 1 accepts none.
         weight_transfer: a new head starts as the unknown's.
-        shift_memory: kept pictures get the private labels that all others get; the released code forgot
+        shift_memory: kept images get the private labels that all others get; the released code forgot
             (spec/ssul.md Q1).
     """
 
@@ -60,7 +60,7 @@ class SSULConfig(MethodConfig):
 
 
 class SSULMConfig(SSULConfig):
-    """SSUL-M: SSUL with an exemplar memory; half of every batch are kept pictures, fully labelled."""
+    """SSUL-M: SSUL with an exemplar memory; half of every batch are kept images, fully labelled."""
 
     name: Literal["ssul-m"] = "ssul-m"  # type: ignore[assignment]
     memory: MemoryConfig | None = MemoryConfig(size=100, unique=False)
@@ -93,7 +93,7 @@ class SSUL(Method[UnknownOutput, SSULConfig]):
         return {config.loss: segmentation(config.loss, new.logits, label)}
 
     def private_labels(self, batch: Batch) -> Tensor:
-        """Labels with the unknown, ``(N, H, W)`` int64; those of kept pictures as released where configured (Q1)."""
+        """Labels with the unknown, ``(N, H, W)`` int64; those of kept images as released where configured (Q1)."""
         label = unknown_labels(batch.label, batch.extras.get("saliency"))
         if self.config.shift_memory or "memory" not in batch.extras:
             return label

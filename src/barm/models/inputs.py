@@ -1,4 +1,4 @@
-"""What a network wants of a picture: which mean and deviation, and which order of colours."""
+"""What a network wants of an image: which mean and deviation, and which order of colours."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class InputRule(NamedTuple):
-    """How pictures are normalised.
+    """How images are normalised.
 
     Attributes:
         mean: per channel of the network's input, of values in 0..1.
@@ -37,7 +37,7 @@ def timm_rule(backbone: str) -> InputRule:
     """
     if ":" in backbone:
         raise UserError(
-            f"how '{backbone}' wants its pictures is not known here: give model.mean and model.std, three numbers each "
+            f"how '{backbone}' wants its images is not known here: give model.mean and model.std, three numbers each "
             "for values in 0..1, as its description says"
         )
     known: Any = timm.get_pretrained_cfg(backbone) if timm.is_model(backbone.split(".")[0]) else None
@@ -45,7 +45,7 @@ def timm_rule(backbone: str) -> InputRule:
 
 
 class Normalise(nn.Module):
-    """A network's first layer: pictures as they are stored -> what its weights were trained with.
+    """A network's first layer: images as they are stored -> what its weights were trained with.
 
     The numbers are no tensors of the state dict; they are kept with the configuration (``method.json``).
 

@@ -72,11 +72,11 @@ class MobileNetV2(nn.Module):
         for part, modules in ((self.low_level_features, low), (self.high_level_features, high)):
             for name, module in modules.items():
                 part.add_module(name, module)
-        about = [
+        stages = [
             {"num_chs": 24, "reduction": 4, "module": "low_level_features"},
             {"num_chs": 320, "reduction": output_stride, "module": "high_level_features"},
         ]
-        self.feature_info = FeatureInfo(about, (0, 1) if low_level else (1,))
+        self.feature_info = FeatureInfo(stages, (0, 1) if low_level else (1,))
         self.low_level = low_level
 
     def forward(self, image: Tensor) -> list[Tensor]:

@@ -34,7 +34,7 @@ class NetworkConfig(BaseModel):
 
     Attributes:
         backbone: a timm model name, or ``deeplab_mobilenetv2``.
-        output_stride: pictures' side over that of the feature map.
+        output_stride: images' side over that of the feature map.
         decoder: `v3` classifies ASPP's result, `v3plus` refines it with the features at stride 4, `added_pool` is the
             body of MiB and PLOP (spec/mib.md section 7).
         activation: of the backbone; `leaky_relu` has the slope 0.01 of MiB's and PLOP's in-place batch norm.
@@ -44,9 +44,9 @@ class NetworkConfig(BaseModel):
         dropout: share of the features that are left out at the end of ASPP, while training.
         pretrained: start from ImageNet weights through timm's loader.
         weights: start from a local state dict of the backbone instead.
-        mean: of the pictures' channels, for values in 0..1, as the backbone's weights want it. By default what timm
+        mean: of the images' channels, for values in 0..1, as the backbone's weights want it. By default what timm
             says of pretrained weights, and ImageNet's for a network that starts from none.
-        std: deviation of the pictures' channels, likewise.
+        std: deviation of the images' channels, likewise.
         order: of the channels that the backbone wants.
         derived: keys that follow from the others where they are not given.
     """
@@ -89,7 +89,7 @@ class NetworkConfig(BaseModel):
 
     @property
     def rule(self) -> InputRule:
-        """How pictures are normalised."""
+        """How images are normalised."""
         return InputRule(self.mean, self.std, self.order)
 
     @model_validator(mode="after")

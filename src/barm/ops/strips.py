@@ -31,10 +31,10 @@ class Evaluated(NamedTuple):
 
 
 class Strip(NamedTuple):
-    """Rows of some pictures.
+    """Rows of some images.
 
     Attributes:
-        images: which pictures.
+        images: which images.
         rows: which rows of the labels.
         taps: rows of the logits that they are interpolated from, counted from the last.
         weights: of the taps, ``(rows, taps)``.
@@ -77,7 +77,7 @@ def interpolation(source: int, target: int, dtype: torch.dtype, device: torch.de
 
 
 def strips(logits: Tensor, size: Size, channels: int) -> Iterator[Strip]:
-    """The strips of a batch, picture by picture on a processor, all pictures at once on a GPU.
+    """The strips of a batch, image by image on a processor, all images at once on a GPU.
 
     Args:
         logits: ``(N, C, h, w)``; device, type and shape count.
@@ -144,10 +144,10 @@ def sum_strips(evaluate: Evaluate, logits: Tensor, old: Sequence[Tensor], maps: 
         old: further logits without gradient, ``(N, K, h, w)``.
         maps: one number per pixel, ``(N, H, W)``; at least one.
     """
-    about: dict[str, float] = {}
-    made = _StripSums.apply(logits, evaluate, about, tuple(old), tuple(maps))
-    count = len(about)
-    pairs = zip(about.items(), made[:count], made[count:], strict=True)
+    term_weights: dict[str, float] = {}
+    made = _StripSums.apply(logits, evaluate, term_weights, tuple(old), tuple(maps))
+    count = len(term_weights)
+    pairs = zip(term_weights.items(), made[:count], made[count:], strict=True)
     return {name: Term(total, number, weight) for (name, weight), total, number in pairs}
 
 
@@ -159,7 +159,7 @@ class _StripSums(torch.autograd.Function):
         ctx: Any,
         logits: Tensor,
         evaluate: Evaluate,
-        about: dict[str, float],
+        term_weights: dict[str, float],
         old: tuple[Tensor, ...],
         maps: tuple[Tensor, ...],
     ) -> tuple[Tensor, ...]:
@@ -179,7 +179,7 @@ class _StripSums(torch.autograd.Function):
             new, *others = (strip.interpolate(w) for w in wide)
             found = evaluate(new, [*others, *(m[strip.images, strip.rows] for m in maps)], wanted)
             for name, term in found.terms.items():
-                about[name] = term.weight
+                term_weights[name] = term.weight
                 totals[name] = totals[name] + term.total.detach() if name in totals else term.total.detach()
                 numbers[name] = numbers[name] + term.number if name in numbers else term.number
             if wanted:
@@ -201,7 +201,7 @@ class _StripSums(torch.autograd.Function):
 
 
 def _collect(gradients: list[Tensor], wide: list[Tensor], images: slice | None, logits: Tensor) -> None:
-    """Bring the gradients of some pictures to the logits' size."""
+    """Bring the gradients of some images to the logits' size."""
     if wide and not gradients:
         gradients.extend(torch.zeros_like(logits) for _ in wide)
     for whole, part in zip(gradients, wide, strict=False):
@@ -239,7 +239,7 @@ def map_strips(
 
 @torch.no_grad()
 def map_views(formula: Callable[..., Tensor], views: Sequence[Tensor], size: Size) -> Tensor:
-    """What a formula makes of every pixel of several maps that show the same pictures at resolutions of their own.
+    """What a formula makes of every pixel of several maps that show the same images at resolutions of their own.
 
     Args:
         formula: called with all maps interpolated, ``(n, C, rows, W)`` each; gives one map ``(n, rows, W)``.

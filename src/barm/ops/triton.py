@@ -1,7 +1,7 @@
 """Triton kernels: interpolation, formula and gradient in one pass over the labels' pixels.
 
 A *cell* is the block of pixels that lie between the same two rows and columns of logits: each of its values is a
-weighted mean of four corners. One program handles a cell of a picture for all channels; nothing of the labels' size but
+weighted mean of four corners. One program handles a cell of an image for all channels; nothing of the labels' size but
 labels is read or written. Gradients leave a cell as one sum per corner and are added up afterwards, in a fixed order.
 
 With ``TRITON_INTERPRET=1`` the same kernels run on a processor, which is how they are tested without a GPU.

@@ -1,4 +1,4 @@
-"""Pictures that are named on the command line: found and looked at before anything heavy is loaded."""
+"""Images that are named on the command line: found and looked at before anything heavy is loaded."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
-from barm.data.images import IMAGE_SUFFIXES, check_size, probe_picture
+from barm.data.images import IMAGE_SUFFIXES, check_size, probe_image
 from barm.errors import UserError
 from barm.reading import real
 from barm.words import count, verb
@@ -20,21 +20,21 @@ WILD = "*?["
 THREADS = 4  # that read
 
 
-class Found(NamedTuple):
-    """A picture, and the name of its results below the output folder, without ending."""
+class ImageFile(NamedTuple):
+    """An image, and the name of its results below the output folder, without ending."""
 
     path: Path
     name: Path
 
 
-def find_pictures(given: Sequence[Path | str], out: Path | str | None = None) -> list[Found]:
-    """The pictures that files, folders and patterns stand for, each once, in the order given.
+def find_images(given: Sequence[Path | str], out: Path | str | None = None) -> list[ImageFile]:
+    """The images that files, folders and patterns stand for, each once, in the order given.
 
     Hidden files are left out, and so is `out` where it lies below a folder or a pattern's, so that a second call does
-    not take the first one's masks for pictures. A file that does not exist is found too: `check_pictures` names it.
+    not take the first one's masks for images. A file that does not exist is found too: `check_images` names it.
 
     Raises:
-        UserError: nothing there, `out` is itself one of the folders, or two pictures' results would have one name.
+        UserError: nothing there, `out` is itself one of the folders, or two images' results would have one name.
     """
     names: dict[Path, Path] = {}
     for one in given:
@@ -44,17 +44,17 @@ def find_pictures(given: Sequence[Path | str], out: Path | str | None = None) ->
                 raise UserError(
                     f"{other} and {path} would be written under one name: rename one, or predict them separately"
                 )
-    return [Found(path, name) for name, path in names.items()]
+    return [ImageFile(path, name) for name, path in names.items()]
 
 
-def _members(given: str, out: Path | None) -> Iterator[Found]:
-    """Pictures of one word of the command line, with the names of their results."""
+def _members(given: str, out: Path | None) -> Iterator[ImageFile]:
+    """Images of one word of the command line, with the names of their results."""
     path = Path(given)
     if not given.strip():  # an empty variable of a shell is not the folder where it runs
-        raise UserError("no pictures at '': give files, folders or patterns; . is the folder here")
+        raise UserError("no images at '': give files, folders or patterns; . is the folder here")
     if path.is_dir():
         if real(path) == out:
-            raise UserError(f"the results would lie among the pictures in {path}: choose another --out")
+            raise UserError(f"the results would lie among the images in {path}: choose another --out")
         root, below = path, sorted(_walk(path, out))
     elif not path.exists() and any(sign in given for sign in WILD):
         fixed = list(takewhile(lambda part: not any(sign in part for sign in WILD), path.parts))
@@ -64,43 +64,43 @@ def _members(given: str, out: Path | None) -> Iterator[Found]:
         if out is not None and out != real(root):
             below = [p for p in below if out not in real(p).parents]
     else:
-        yield Found(path, Path(path.stem))
+        yield ImageFile(path, Path(path.stem))
         return
     if not below:
-        raise UserError(f"no pictures at {given}: expected {', '.join(SUFFIXES)} files there")
-    yield from (Found(p, p.relative_to(root).with_suffix("")) for p in below)
+        raise UserError(f"no images at {given}: expected {', '.join(SUFFIXES)} files there")
+    yield from (ImageFile(p, p.relative_to(root).with_suffix("")) for p in below)
 
 
 def _walk(folder: Path, out: Path | None) -> Iterator[Path]:
-    """All pictures below a folder."""
+    """All images below a folder."""
     for place, folders, files in os.walk(folder):
         here = Path(place)
         folders[:] = [f for f in folders if not f.startswith(".") and real(here / f) != out]
         yield from (here / f for f in files if not f.startswith(".") and Path(f).suffix.lower() in SUFFIXES)
 
 
-def check_there(found: Sequence[Found], refused: Callable[[str], None] | None = None) -> None:
-    """Complain at once where a picture is missing, about all that are of no use; a look at the folder is enough.
+def check_there(found: Sequence[ImageFile], refused: Callable[[str], None] | None = None) -> None:
+    """Complain at once where an image is missing, about all that are of no use; a look at the folder is enough.
 
     Args:
-        found: the pictures.
-        refused: see `check_pictures`.
+        found: the images.
+        refused: see `check_images`.
 
     Raises:
-        UserError: as `check_pictures`.
+        UserError: as `check_images`.
     """
     missing = [one for one in found if not one.path.is_file()]
     if missing and (refused is None or len(missing) == len(found)):
-        check_pictures(found, None if refused is None else lambda _: None)
+        check_images(found, None if refused is None else lambda _: None)
 
 
-def check_pictures(
-    found: Sequence[Found], refused: Callable[[str], None] | None = None, done: Callable[[], None] = lambda: None
-) -> list[tuple[Found, tuple[int, int]]]:
-    """Look into pictures, several at a time.
+def check_images(
+    found: Sequence[ImageFile], refused: Callable[[str], None] | None = None, done: Callable[[], None] = lambda: None
+) -> list[tuple[ImageFile, tuple[int, int]]]:
+    """Look into images, several at a time.
 
     Args:
-        found: the pictures.
+        found: the images.
         refused: see `predict_files`.
         done: is called after each.
 
@@ -108,9 +108,9 @@ def check_pictures(
         The sound ones with their upright ``(width, height)``.
 
     Raises:
-        UserError: names every picture that is missing, no picture, cut short, or too small.
+        UserError: names every image that is missing, no image, cut short, or too small.
     """
-    sound, wrong = list[tuple[Found, tuple[int, int]]](), list[str]()
+    sound, wrong = list[tuple[ImageFile, tuple[int, int]]](), list[str]()
     with ThreadPoolExecutor(THREADS) as pool:
         for one, outcome in zip(found, pool.map(lambda f: _size(f.path), found), strict=True):
             if isinstance(outcome, UserError):
@@ -119,7 +119,7 @@ def check_pictures(
                 sound.append((one, outcome))
             done()
     if wrong and (refused is None or not sound):
-        many = f"{len(wrong)} of {count(len(found), 'pictures')} {verb(len(wrong), 'are')} of no use"
+        many = f"{len(wrong)} of {count(len(found), 'images')} {verb(len(wrong), 'are')} of no use"
         raise UserError(f"{many} (--keep-going leaves them out): {'; '.join(wrong)}" if len(found) > 1 else wrong[0])
     if refused is not None:
         for line in wrong:
@@ -128,9 +128,9 @@ def check_pictures(
 
 
 def _size(path: Path) -> tuple[int, int] | UserError:
-    """Upright width and height of a picture whose every byte was looked at, or what is wrong with it."""
+    """Upright width and height of an image whose every byte was looked at, or what is wrong with it."""
     try:
-        size = probe_picture(path)
+        size = probe_image(path)
         check_size(size, str(path))
     except UserError as error:
         return error

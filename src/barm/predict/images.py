@@ -1,4 +1,4 @@
-"""Pictures on disk -> masks and overlays on disk: found, checked, then labelled and written one batch after another."""
+"""Images on disk -> masks and overlays on disk: found, checked, then labelled and written one batch after another."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from typing import Any, Literal, get_args
 import numpy as np
 from PIL import Image
 
-from barm.data.images import read_picture
+from barm.data.images import read_image
 from barm.data.left_right import mirror_warning
 from barm.engine.checkpoint.atomic import write_atomically
 from barm.errors import UserError, nearest
-from barm.predict.files import Found, check_pictures, check_there, find_pictures
+from barm.predict.files import ImageFile, check_images, check_there, find_images
 from barm.predict.model import Labels, Model, load
-from barm.report.pictures import colour_mask, encoded, index_mask, overlay_picture
+from barm.report.images import colour_mask, encoded, index_mask, overlay_image
 
 Kind = Literal["mask", "colour", "overlay"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -33,16 +33,16 @@ Progress = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a picture shows.
+    """What an image shows.
 
     Attributes:
-        picture: its file.
+        image: its file.
         size: width and height in pixels.
-        shares: of the picture's area by class name, background too, the largest first; together 1.
+        shares: of the image's area by class name, background too, the largest first; together 1.
         files: what was written, by kind.
     """
 
-    picture: Path
+    image: Path
     size: tuple[int, int]
     shares: dict[str, float]
     files: dict[str, Path]
@@ -50,7 +50,7 @@ class Prediction:
     def as_json(self) -> dict[str, Any]:
         """The same in plain values."""
         return {
-            "picture": str(self.picture),
+            "image": str(self.image),
             "size": list(self.size),
             "classes": {name: round(share, 6) for name, share in self.shares.items()},
             "files": {kind: str(path) for kind, path in self.files.items()},
@@ -58,8 +58,8 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class Look:
-    """How a model looks at pictures, and what is written.
+class PredictOptions:
+    """How a model looks at images, and what is written.
 
     Attributes:
         sizes: see `Model.predict`.
@@ -91,11 +91,11 @@ class Look:
 
 def predict_files(
     run: Path | str | Model,
-    pictures: Sequence[Path | str],
+    images: Sequence[Path | str],
     out: Path | str | None = None,
     *,
     step: int | None = None,
-    look: Look | None = None,
+    options: PredictOptions | None = None,
     refused: Callable[[str], None] | None = None,
     device: str | None = None,
     precision: str | None = None,
@@ -103,50 +103,50 @@ def predict_files(
     each: Callable[[Prediction], None] = lambda _: None,
     warn: Callable[[str], None] = warnings.warn,
 ) -> list[Prediction]:
-    """Label pictures and write what was asked for; thousands of them need no more memory than some batches.
+    """Label images and write what was asked for; thousands of them need no more memory than some batches.
 
     Args:
         run: a run's folder, or a loaded model.
-        pictures: files, folders (with all pictures below them) and patterns such as ``photos/**/*.jpg``. What a folder
+        images: files, folders (with all images below them) and patterns such as ``photos/**/*.jpg``. What a folder
             or a pattern finds keeps its sub-folder in `out`.
         out: folder of the results ``<name>_mask.png``, ``<name>_colour.png``, ``<name>_overlay.jpg``, and of
             ``classes.json``, which says what a mask's numbers mean; without it nothing is written.
         step: which step; the last by default.
-        look: how, and what is written.
-        refused: is told what is wrong with each picture that is of no use, and the others are done; without it one such
-            picture stops everything.
+        options: how, and what is written.
+        refused: is told what is wrong with each image that is of no use, and the others are done; without it one such
+            image stops everything.
         device: where it runs, and
         precision: how; by default as the run was configured.
-        progress: given a title and a number of pictures, shows how many are done; nothing by default.
+        progress: given a title and a number of images, shows how many are done; nothing by default.
         each: is called with every result as soon as its files are written.
         warn: is told in one line what is likely a mistake.
 
     Returns:
-        One result per picture, in the order in which the pictures were found.
+        One result per image, in the order in which the images were found.
 
     Raises:
-        UserError: nothing found, pictures that cannot be read (all of them are named, before any work), or two results
+        UserError: nothing found, images that cannot be read (all of them are named, before any work), or two results
             of one name.
     """
-    look, shows = look or Look(), progress or _silent
+    options, shows = options or PredictOptions(), progress or _silent
     target = None if out is None else Path(out)
-    found = find_pictures(pictures, target)
+    found = find_images(images, target)
     check_there(found, refused)
     model = run if isinstance(run, Model) else load(run, step, device=device, precision=precision)
-    model.shown(look.classes)
-    mixed = mirror_warning(model.class_names[1:]) if look.flip else None
+    model.shown(options.classes)
+    mixed = mirror_warning(model.class_names[1:]) if options.flip else None
     if mixed is not None:
         warn(mixed)
     with shows("looking at the files", len(found)) as done:
-        sound = check_pictures(found, refused, done)
+        sound = check_images(found, refused, done)
     results: dict[Path, Prediction] = {}
     with shows("predicting", len(sound)) as done:
-        for result in _stream(model, sound, target, look):
-            results[result.picture] = result
+        for result in _stream(model, sound, target, options):
+            results[result.image] = result
             each(result)
             done()
-    if target is not None and "mask" in look.write:
-        _explain(target, model, look)
+    if target is not None and "mask" in options.write:
+        _explain(target, model, options)
     return [results[one.path] for one in found if one.path in results]
 
 
@@ -156,26 +156,26 @@ def _silent(_title: str, _total: int) -> Iterator[Callable[[], None]]:
 
 
 def _stream(
-    model: Model, sound: Sequence[tuple[Found, tuple[int, int]]], target: Path | None, look: Look
+    model: Model, sound: Sequence[tuple[ImageFile, tuple[int, int]]], target: Path | None, options: PredictOptions
 ) -> Iterator[Prediction]:
     """Read, predict and write in batches of one size; while one is in the network, others are read and written."""
-    batches = _batches(sound, look.batch)
+    batches = _batches(sound, options.batch)
     reading: deque[list[Future[Image.Image]]] = deque()
     writing: deque[list[Future[Prediction]]] = deque()
     with ThreadPoolExecutor(THREADS) as pool:
         try:
             for ahead in range(len(batches) + AHEAD):
                 if ahead < len(batches):
-                    reading.append([pool.submit(read_picture, one.path) for one in batches[ahead]])
+                    reading.append([pool.submit(read_image, one.path) for one in batches[ahead]])
                 if ahead < AHEAD:
                     continue
                 batch = batches[ahead - AHEAD]
                 images = [job.result() for job in reading.popleft()]
                 labels = model.predict(
-                    images, sizes=look.sizes, flip=look.flip, classes=look.classes, batch=len(images)
+                    images, sizes=options.sizes, flip=options.flip, classes=options.classes, batch=len(images)
                 )
                 parts = zip(batch, images, labels, strict=True)
-                writing.append([pool.submit(_finish, model, *part, target, look) for part in parts])
+                writing.append([pool.submit(_finish, model, *part, target, options) for part in parts])
                 if len(writing) > AHEAD:
                     yield from (job.result() for job in writing.popleft())
             yield from (job.result() for jobs in writing for job in jobs)
@@ -184,10 +184,10 @@ def _stream(
             raise
 
 
-def _batches(sound: Sequence[tuple[Found, tuple[int, int]]], size: int) -> list[list[Found]]:
-    """Pictures of one size together, in the order of their first."""
-    open_: dict[tuple[int, int], list[Found]] = {}
-    batches: list[list[Found]] = []
+def _batches(sound: Sequence[tuple[ImageFile, tuple[int, int]]], size: int) -> list[list[ImageFile]]:
+    """Images of one size together, in the order of their first."""
+    open_: dict[tuple[int, int], list[ImageFile]] = {}
+    batches: list[list[ImageFile]] = []
     for one, shape in sound:
         batch = open_.get(shape)
         if batch is None or len(batch) >= size:
@@ -197,18 +197,20 @@ def _batches(sound: Sequence[tuple[Found, tuple[int, int]]], size: int) -> list[
     return batches
 
 
-def _finish(model: Model, one: Found, image: Image.Image, label: Labels, target: Path | None, look: Look) -> Prediction:
-    """Write a picture's files; sum up what it shows."""
+def _finish(
+    model: Model, one: ImageFile, image: Image.Image, label: Labels, target: Path | None, options: PredictOptions
+) -> Prediction:
+    """Write an image's files; sum up what it shows."""
     counts = np.bincount(label.ravel(), minlength=len(model.class_names)) / label.size
     present = sorted(np.flatnonzero(counts).tolist(), key=lambda c: -counts[c])
     shares = {model.class_names[c]: float(counts[c]) for c in present}
     files: dict[str, Path] = {}
     if target is not None:
-        legend = {c: f"{model.class_names[c]} {percent(counts[c])}" for c in present if c} if look.legend else None
-        for kind in look.write:
+        legend = {c: f"{model.class_names[c]} {percent(counts[c])}" for c in present if c} if options.legend else None
+        for kind in options.write:
             path = files[kind] = target / one.name.parent / (one.name.name + ENDINGS[kind])
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, _content(kind, model, image, label, legend, look.ids), flush=False)
+            write_atomically(path, _content(kind, model, image, label, legend, options.ids), flush=False)
     return Prediction(one.path, image.size, shares, files)
 
 
@@ -219,7 +221,7 @@ def _content(
         return encoded(index_mask(label, model.colours, model.class_ids if ids else None), "PNG")
     if kind == "colour":
         return encoded(colour_mask(label, model.display_colours), "PNG")
-    return encoded(overlay_picture(image, label, model.display_colours, legend), "JPEG", quality=92)
+    return encoded(overlay_image(image, label, model.display_colours, legend), "JPEG", quality=92)
 
 
 def percent(share: float) -> str:
@@ -227,9 +229,9 @@ def percent(share: float) -> str:
     return "<1 %" if 0 < share < 0.005 else f"{100 * share:.0f} %"
 
 
-def _explain(target: Path, model: Model, look: Look) -> None:
+def _explain(target: Path, model: Model, options: PredictOptions) -> None:
     """Write what the numbers in the masks mean."""
-    values = model.class_ids if look.ids else range(len(model.class_names))
+    values = model.class_ids if options.ids else range(len(model.class_names))
     rows = [
         {"value": value, "name": name, "colour": colour, "display_colour": shown}
         for value, name, colour, shown in zip(

@@ -23,7 +23,7 @@ from barm.ops.strips import map_views
 from barm.ops.upsampled import upsample
 from barm.weights.trained import open_trained
 
-Picture = Image.Image | NDArray[np.uint8]
+ImageLike = Image.Image | NDArray[np.uint8]
 Labels = NDArray[np.uint8]
 
 
@@ -49,7 +49,7 @@ def load(
     if runtime is None:
         given = {"device": device, "precision": precision}
         runtime = Runtime(found.runtime.model_copy(update={k: v for k, v in given.items() if v is not None}))
-    return Model(found.network, found.method, found.about, runtime)
+    return Model(found.network, found.method, found.record, runtime)
 
 
 class Model:
@@ -58,24 +58,24 @@ class Model:
     Attributes:
         class_names: by channel, background first.
         colours: those of the data set, by channel, ``(C, 3)`` uint8; masks have them.
-        display_colours: those of pictures for people, by channel, ``(C, 3)`` uint8 (`barm.data.palette`).
+        display_colours: those of images for people, by channel, ``(C, 3)`` uint8 (`barm.data.palette`).
         class_ids: by channel, the number of the class in the data set's masks; after an extension, which has several
             data sets, the place in the order of learning.
         step: index of the step it was trained in.
     """
 
-    def __init__(self, network: nn.Module, method: Method[Any, Any], about: Mapping[str, Any], rt: Runtime) -> None:
+    def __init__(self, network: nn.Module, method: Method[Any, Any], record: Mapping[str, Any], rt: Runtime) -> None:
         self._network, self._method, self._rt = rt.constant(network), method, rt
-        self.class_names = tuple(c["name"] for c in about["classes"])
-        self.colours = np.array([c["colour"] for c in about["classes"]], np.uint8)
+        self.class_names = tuple(c["name"] for c in record["classes"])
+        self.colours = np.array([c["colour"] for c in record["classes"]], np.uint8)
         self.display_colours = display_palette()[: len(self.class_names)]
-        self.class_ids = tuple(int(c["id"]) for c in about["classes"])
+        self.class_ids = tuple(int(c["id"]) for c in record["classes"])
         self.step = method.step.index
 
     @overload
     def predict(
         self,
-        image: Picture,
+        image: ImageLike,
         *,
         sizes: Sequence[float] = ...,
         flip: bool = ...,
@@ -85,7 +85,7 @@ class Model:
     @overload
     def predict(
         self,
-        image: Sequence[Picture],
+        image: Sequence[ImageLike],
         *,
         sizes: Sequence[float] = ...,
         flip: bool = ...,
@@ -94,47 +94,47 @@ class Model:
     ) -> list[Labels]: ...
     def predict(
         self,
-        image: Picture | Sequence[Picture],
+        image: ImageLike | Sequence[ImageLike],
         *,
         sizes: Sequence[float] = (1.0,),
         flip: bool = False,
         classes: Sequence[str] | None = None,
         batch: int = 8,
     ) -> Labels | list[Labels]:
-        """Label every pixel of a picture, or of several.
+        """Label every pixel of an image, or of several.
 
         Args:
-            image: a PIL picture of any mode, or an array ``(H, W, 3)`` or ``(H, W)`` uint8, at least 16 pixels a side;
+            image: a PIL image of any mode, or an array ``(H, W, 3)`` or ``(H, W)`` uint8, at least 16 pixels a side;
                 or a list of them. Pixels are taken as they stand: a photograph whose EXIF data say that it lies on its
-                side has to be turned before (`read_picture` does).
-            sizes: at which the network sees the picture. A number below 16 is a factor, one from 16 on the short side
+                side has to be turned before (`read_image` does).
+            sizes: at which the network sees the image. A number below 16 is a factor, one from 16 on the short side
                 in pixels. Of several, the mean of the classes' probabilities decides.
             flip: also look at the mirror image.
             classes: names; all others become background. Channels stay what they are.
-            batch: pictures of one size that go through the network together.
+            batch: images of one size that go through the network together.
 
         Returns:
-            Channels (positions in `class_names`) at the picture's own size, ``(H, W)`` uint8; a list of them for a
+            Channels (positions in `class_names`) at the image's own size, ``(H, W)`` uint8; a list of them for a
             list.
 
         Raises:
-            UserError: a picture that is too small or no picture, a size that is not above 0, or an unknown class.
+            UserError: an image that is too small or no image, a size that is not above 0, or an unknown class.
         """
         shown = self.shown(classes)
         if isinstance(image, Image.Image | np.ndarray):
-            return self._labels([as_picture(image)], sizes, flip, shown)[0]
-        pictures = [as_picture(one) for one in image]
+            return self._labels([as_image(image)], sizes, flip, shown)[0]
+        images = [as_image(one) for one in image]
         by_size: dict[tuple[int, int], list[int]] = {}
-        for place, picture in enumerate(pictures):
-            by_size.setdefault(picture.size, []).append(place)
+        for place, rgb in enumerate(images):
+            by_size.setdefault(rgb.size, []).append(place)
         found: dict[int, Labels] = {}
         for places in by_size.values():
             for start in range(0, len(places), max(1, batch)):
                 part = places[start : start + max(1, batch)]
-                found.update(zip(part, self._labels([pictures[i] for i in part], sizes, flip, shown), strict=True))
-        return [found[place] for place in range(len(pictures))]
+                found.update(zip(part, self._labels([images[i] for i in part], sizes, flip, shown), strict=True))
+        return [found[place] for place in range(len(images))]
 
-    def scores(self, image: Picture, *, sizes: Sequence[float] = (1.0,), flip: bool = False) -> NDArray[np.float32]:
+    def scores(self, image: ImageLike, *, sizes: Sequence[float] = (1.0,), flip: bool = False) -> NDArray[np.float32]:
         """Probabilities per class and pixel; `predict` is the channel where they are largest.
 
         Args:
@@ -146,39 +146,39 @@ class Model:
             ``(C, H, W)`` float32 in the order of `class_names`. They need not sum to 1: a method that trains with a
             binary cross-entropy asks every class by itself, and SSUL adds the unknown's share to background's.
         """
-        picture = as_picture(image)
-        views = self._views([picture], sizes, flip)
-        total = _total(self._method.decided(upsample(view, (picture.height, picture.width)))[0] for view in views)
+        rgb = as_image(image)
+        views = self._views([rgb], sizes, flip)
+        total = _total(self._method.decided(upsample(view, (rgb.height, rgb.width)))[0] for view in views)
         return np.asarray((total / len(views)).cpu().numpy(), np.float32)
 
     def _labels(
-        self, pictures: Sequence[Image.Image], sizes: Sequence[float], flip: bool, shown: Labels | None
+        self, images: Sequence[Image.Image], sizes: Sequence[float], flip: bool, shown: Labels | None
     ) -> list[Labels]:
-        """Channels of pictures of one size."""
-        size, method = (pictures[0].height, pictures[0].width), self._method
+        """Channels of images of one size."""
+        size, method = (images[0].height, images[0].width), self._method
         if tuple(sizes) == (1.0,) and not flip:
-            labels = method.predict(self._network(self._pixels(pictures, size)), size)
+            labels = method.predict(self._network(self._pixels(images, size)), size)
         else:
-            views = self._views(pictures, sizes, flip)
+            views = self._views(images, sizes, flip)
             labels = map_views(lambda *values: best_channel(_total(map(method.decided, values))), views, size)
         found = np.asarray(labels.to(torch.uint8).cpu().numpy())
         return list(found if shown is None else shown[found])
 
-    def _views(self, pictures: Sequence[Image.Image], sizes: Sequence[float], flip: bool) -> list[Tensor]:
+    def _views(self, images: Sequence[Image.Image], sizes: Sequence[float], flip: bool) -> list[Tensor]:
         """What the method upsamples, for every size and, mirrored back, for the mirror images."""
         if not sizes:
             raise UserError("no sizes: give at least one, such as 1.0")
         views = []
         for wanted in sizes:
-            pixels = self._pixels(pictures, _scaled(pictures[0].size, wanted))
+            pixels = self._pixels(images, _scaled(images[0].size, wanted))
             views.append(self._method.upsampled(self._network(pixels)))
             if flip:
                 views.append(self._method.upsampled(self._network(pixels.flip(3))).flip(3))
         return views
 
-    def _pixels(self, pictures: Sequence[Image.Image], size: tuple[int, int]) -> Tensor:
-        """Pictures of one size, resized, on the device, ``(N, 3, *size)`` uint8."""
-        planes = torch.stack([torch.from_numpy(np.array(p)).permute(2, 0, 1) for p in pictures])
+    def _pixels(self, images: Sequence[Image.Image], size: tuple[int, int]) -> Tensor:
+        """Images of one size, resized, on the device, ``(N, 3, *size)`` uint8."""
+        planes = torch.stack([torch.from_numpy(np.array(p)).permute(2, 0, 1) for p in images])
         if planes.shape[2:] != size:
             planes = F.interpolate(planes, size=size, mode="bilinear", antialias=True)
         return planes.to(self._rt.device)
@@ -200,24 +200,24 @@ class Model:
         return table
 
 
-def as_picture(image: Picture) -> Image.Image:
-    """A picture as RGB.
+def as_image(image: ImageLike) -> Image.Image:
+    """An image as RGB.
 
     Raises:
-        UserError: for an array of another shape or type, a picture below 16 pixels a side, or one whose values have no
-            defined white (`read_picture`).
+        UserError: for an array of another shape or type, an image below 16 pixels a side, or one whose values have no
+            defined white (`read_image`).
     """
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
             found = f"{'x'.join(map(str, image.shape))} {image.dtype}"
-            raise UserError(f"a picture as an array is (H, W, 3) or (H, W) uint8, found {found}: convert it")
+            raise UserError(f"an image as an array is (H, W, 3) or (H, W) uint8, found {found}: convert it")
         image = Image.fromarray(image)
-    check_size(image.size, "the picture")
+    check_size(image.size, "the image")
     return to_rgb(image)[0]
 
 
 def _scaled(size: tuple[int, int], wanted: float) -> tuple[int, int]:
-    """``(height, width)`` of a picture of ``(width, height)`` at a factor, or with a short side in pixels."""
+    """``(height, width)`` of an image of ``(width, height)`` at a factor, or with a short side in pixels."""
     if not 0 < wanted < float("inf"):
         raise UserError(f"a size is a factor such as 0.75, or the short side in pixels from 16 on, got {wanted}")
     factor = wanted if wanted < SMALLEST else wanted / min(size)

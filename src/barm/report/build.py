@@ -1,4 +1,4 @@
-"""`barm report`: the numbers of runs and the pictures that their networks are shown, as one page."""
+"""`barm report`: the numbers of runs and the images that their networks are shown, as one page."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ from barm.escaping import place
 from barm.labels import IGNORE
 from barm.methods.base import Method
 from barm.models.heads import GroupedOutput
-from barm.report.figures import best_and_worst, picture_iou
+from barm.report.figures import best_and_worst, image_iou
 from barm.report.history import read_runs
 from barm.report.page.content import Background, Gallery, Pixels, Report, RunContent, Shot, Values
 from barm.report.page.render import render
 from barm.words import count, listed, noun
 
-PICTURES = 6
-POOL = 4  # candidates per picture that is shown
-SIDE = 384  # of the pictures on the page, pixels at most
+IMAGES = 6
+POOL = 4  # candidates per image that is shown
+SIDE = 384  # of the images on the page, pixels at most
 Say = Callable[[str], None]
 
 
@@ -45,7 +45,7 @@ def write_report(
     paths: Sequence[Path | str],
     out: Path | str | None = None,
     *,
-    pictures: int = PICTURES,
+    images: int = IMAGES,
     data: Path | str | None = None,
     say: Say = lambda _: None,
 ) -> Path:
@@ -54,7 +54,7 @@ def write_report(
     Args:
         paths: folders of runs; the others are compared with the first.
         out: the file; ``report.html`` in the first run's folder by default.
-        pictures: in the gallery; 0 for none.
+        images: in the gallery; 0 for none.
         data: the data set's folder, if it is no longer where the first run found it.
         say: is told what is being done.
 
@@ -71,7 +71,7 @@ def write_report(
     if target.is_dir():
         raise UserError(f"{target} is a folder: give the name of an HTML file to --out")
     runs = read_runs(folders)
-    gallery, notes = _pictures(runs, pictures, None if data is None else Path(data), say)
+    gallery, notes = _images(runs, images, None if data is None else Path(data), say)
     command = shlex.join(["barm", "report", *(r.place for r in runs), *(["--out", place(out)] if out else [])])
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     page = render(Report(runs, gallery, notes, command, made))
@@ -80,23 +80,23 @@ def write_report(
     return target
 
 
-def _pictures(
+def _images(
     runs: Sequence[RunContent], number: int, data: Path | None, say: Say
 ) -> tuple[Gallery | None, dict[str, tuple[str, ...]]]:
     """The gallery, and a sentence on whatever is missing in it."""
     if number < 1:
-        return None, {"gallery": ("No pictures were asked for (--pictures 0).",)}
+        return None, {"gallery": ("No images were asked for (--images 0).",)}
     config = RunDirectory(Path(runs[0].path)).config()
     try:
         sources, notes = _sources(config, data)
         source, share = sources[0], -(-POOL * number // len(sources))
         pool = [shot for one in sources for shot in _pool(one, config, share)]
     except UserError as error:
-        return None, {"gallery": (f"No pictures: {error}.",)}
-    seen: dict[str, list[Seen]] = {}
+        return None, {"gallery": (f"No images: {error}.",)}
+    seen: dict[str, list[Answers]] = {}
     for run in runs:
         try:
-            seen[run.label] = look(run, source.class_names, [shot.image for shot in pool], say)
+            seen[run.label] = answers_of(run, source.class_names, [shot.image for shot in pool], say)
         except UserError as error:
             told = str(error).replace(os.path.abspath(run.path), run.place).replace(run.path, run.place)
             notes.append(f"No predictions of {run.label}: {told}.")
@@ -120,17 +120,17 @@ def _sources(config: RunConfig, data: Path | None) -> tuple[list[Source], list[s
     Raises:
         UserError: if none is there.
     """
-    about, rt = config.data, Runtime(config.runtime)
-    root = data or about.root
+    record, rt = config.data, Runtime(config.runtime)
+    root = data or record.root
     if root is None:
         raise UserError("the run was trained on data given in Python; pass --data DIR with the same classes")
     found, notes = list[Source](), list[str]()
-    for one in (PlaceConfig(root=root, layout=about.layout, names=about.names), *about.val):
+    for one in (PlaceConfig(root=root, layout=record.layout, names=record.names), *record.val):
         shown = place(one.root)
         try:
             if not one.root.is_dir():
                 raise UserError(f"the data set {shown} is not there; pass --data DIR if it was moved")
-            source = open_val(rt, one, about.classes)
+            source = open_val(rt, one, record.classes)
         except UserError as error:
             notes.append(str(error).replace(os.path.abspath(one.root), shown).replace(str(one.root), shown))
             continue
@@ -152,16 +152,16 @@ def _colours(source: Source, runs: Sequence[RunContent]) -> Pixels:
 
 
 def _pool(source: Source, config: RunConfig, number: int) -> list[Shot]:
-    """Candidates for the gallery, whole pictures; classes that the task never teaches are background."""
+    """Candidates for the gallery, whole images; classes that the task never teaches are background."""
     plan = config.task.plan(tuple(source.class_names), config.seed)
     crop, kept = config.evaluation.crop, np.zeros(256, np.uint8)
     for i in (*plan.classes, IGNORE):
         kept[i] = i
     shots = []
-    for i in telling(source, [plan[0].new, *(g for g in plan.groups[1:])], number):
+    for i in choose_scenes(source, [plan[0].new, *(g for g in plan.groups[1:])], number):
         sample = source[i]
         image, mask = sample.image.convert("RGB"), sample.mask
-        if crop:  # the size at which it is evaluated, but the whole picture
+        if crop:  # the size at which it is evaluated, but the whole image
             factor = crop / min(image.size)
             size = round(image.width * factor), round(image.height * factor)
             image = image.resize(size, Image.Resampling.BILINEAR)
@@ -170,13 +170,13 @@ def _pool(source: Source, config: RunConfig, number: int) -> list[Shot]:
     return shots
 
 
-def telling(source: Source, groups: Sequence[Sequence[int]], number: int) -> list[int]:
-    """Pictures that show classes of many steps side by side, every class in turn.
+def choose_scenes(source: Source, groups: Sequence[Sequence[int]], number: int) -> list[int]:
+    """Images that show classes of many steps side by side, every class in turn.
 
     Args:
-        source: knows the classes of its pictures.
+        source: knows the classes of its images.
         groups: class ids per step.
-        number: of pictures.
+        number: of images.
 
     Returns:
         Positions in the source, at most `number`.
@@ -201,7 +201,7 @@ def telling(source: Source, groups: Sequence[Sequence[int]], number: int) -> lis
 
 
 def _new(run: RunContent, class_names: Sequence[str]) -> tuple[list[int], str]:
-    """Dataset ids of the classes that pictures are chosen by, and what to call them.
+    """Dataset ids of the classes that images are chosen by, and what to call them.
 
     Of an extension those that it taught, of a single step all, of any other run those learned after the first step.
     """
@@ -218,23 +218,23 @@ def choose(shots: Sequence[Shot], number: int, new: Sequence[int], what: str) ->
 
     Args:
         shots: with the answers of all runs; the last answer of the first run decides.
-        number: of pictures.
+        number: of images.
         new: dataset ids of the new classes.
         what: they are called.
     """
     lasts = [next(iter(s.answers.values())) for s in shots]
-    ious = [picture_iou(last[max(last)], s.truth, new) for s, last in zip(shots, lasts, strict=True)]
+    ious = [image_iou(last[max(last)], s.truth, new) for s, last in zip(shots, lasts, strict=True)]
     chosen = best_and_worst(ious, number)
     if not chosen:
         changes = [_change(s) for s in shots]
         return [shots[i] for i in sorted(range(len(shots)), key=lambda i: -changes[i])[:number]]
     one_of = "a class" if what == "all classes" else f"a {what.split(' ')[0]} class"
-    told = [f"{what} in this picture: IoU {100 * (ious[one.place] or 0.0):.0f} %, {one.told(one_of)}" for one in chosen]
+    told = [f"{what} in this image: IoU {100 * (ious[one.place] or 0.0):.0f} %, {one.told(one_of)}" for one in chosen]
     return [replace(shots[one.place], told=words) for one, words in zip(chosen, told, strict=True)]
 
 
 def _change(shot: Shot) -> float:
-    """Share of the picture whose answer changes from one step to the next, mean over steps and runs."""
+    """Share of the image whose answer changes from one step to the next, mean over steps and runs."""
     parts = [
         float((before != after).mean())
         for answers in shot.answers.values()
@@ -243,15 +243,15 @@ def _change(shot: Shot) -> float:
     return float(np.mean(parts)) if parts else 0.0
 
 
-class Seen(NamedTuple):
-    """What a run makes of a picture: labels by step, and where the last background logit comes from, if it tells."""
+class Answers(NamedTuple):
+    """What a run makes of an image: labels by step, and where the last background logit comes from, if it tells."""
 
     answers: dict[int, Pixels]
     background: Background | None
 
 
-def look(run: RunContent, class_names: Sequence[str], images: Sequence[Pixels], say: Say) -> list[Seen]:
-    """Show pictures to the networks of all finished steps of a run.
+def answers_of(run: RunContent, class_names: Sequence[str], images: Sequence[Pixels], say: Say) -> list[Answers]:
+    """Show images to the networks of all finished steps of a run.
 
     Args:
         run: the run.
@@ -267,7 +267,7 @@ def look(run: RunContent, class_names: Sequence[str], images: Sequence[Pixels], 
     answers: list[dict[int, Pixels]] = [{} for _ in images]
     backgrounds: list[Background | None] = [None] * len(images)
     for step in run.finished:
-        say(f"{run.label}: step {step}, {count(len(images), 'pictures')}")
+        say(f"{run.label}: step {step}, {count(len(images), 'images')}")
         network, method = load_step(directory, step)
         ids = _ids(directory.read(step, METHOD), class_names)
         constant = rt.constant(network)
@@ -276,15 +276,15 @@ def look(run: RunContent, class_names: Sequence[str], images: Sequence[Pixels], 
             answers[position][step] = _labels(method, output, image, ids)
             if step == run.finished[-1] and isinstance(output, GroupedOutput) and step > 0:
                 backgrounds[position] = _background(method, output, image, ids)
-    return [Seen(a, b) for a, b in zip(answers, backgrounds, strict=True)]
+    return [Answers(a, b) for a, b in zip(answers, backgrounds, strict=True)]
 
 
-def _ids(about: Mapping[str, Any], class_names: Sequence[str]) -> Pixels:
+def _ids(record: Mapping[str, Any], class_names: Sequence[str]) -> Pixels:
     """Dataset id per channel, by the classes' names."""
-    for name in (c["name"] for c in about["classes"]):
+    for name in (c["name"] for c in record["classes"]):
         if name not in class_names:
             raise UserError(f"the data set has no class '{name}'; pass --data DIR with all classes of the run")
-    return np.array([list(class_names).index(c["name"]) for c in about["classes"]], np.uint8)
+    return np.array([list(class_names).index(c["name"]) for c in record["classes"]], np.uint8)
 
 
 def _labels(method: Method[Any, Any], output: Any, image: Pixels, ids: Pixels) -> Pixels:
@@ -311,7 +311,7 @@ def _map(head: Tensor) -> Values:
 
 
 def _small(shot: Shot) -> Shot:
-    """The shot at the page's size: the picture smoothed, labels by nearest neighbour."""
+    """The shot at the page's size: the image smoothed, labels by nearest neighbour."""
     height, width = shot.truth.shape
     factor = SIDE / max(height, width)
     if factor >= 1:

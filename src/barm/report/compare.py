@@ -49,7 +49,7 @@ class Result:
         scores: of the last step by the names in `SCORES`, fractions; None where there is no such class.
         provenance: versions, machine and commit that the run was made with.
         settings: what else decides its result; runs that differ in it are no repetitions of each other.
-        unmeasured: classes that no picture shows on which it was measured; they are in no mean.
+        unmeasured: classes that no image shows on which it was measured; they are in no mean.
         title: the task, short; empty where that is short enough.
     """
 
@@ -122,7 +122,7 @@ def read_result(path: Path) -> Result:
         ) from None
     if len(metrics) < len(stored):
         raise UserError(
-            f"{path}: a step was measured on other pictures than its last one, as older versions of `barm extend` left "
+            f"{path}: a step was measured on other images than its last one, as older versions of `barm extend` left "
             "it: extend it anew"
         )
     if silent:
@@ -216,8 +216,8 @@ def _check_measured(results: Sequence[Result]) -> None:
         for name in sorted({*result.unmeasured} ^ {*other.unmeasured}):
             known, silent = (other, result) if name in result.unmeasured else (result, other)
             raise UserError(
-                f"{silent.path} was measured on pictures that do not show '{name}', unlike {known.path}: measure both "
-                "on the same pictures"
+                f"{silent.path} was measured on images that do not show '{name}', unlike {known.path}: measure both "
+                "on the same images"
             )
 
 

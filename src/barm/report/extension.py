@@ -1,4 +1,4 @@
-"""What an extension taught and what it cost, as a table and as a picture."""
+"""What an extension taught and what it cost, as a table and as an image."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from barm.escaping import markup
 from barm.report.figures import Pixels, overlay, pyplot
 from barm.report.tables import percent
 
-WIDTH = 2.4  # of a picture, inches
-PANELS = ("picture", "labelled", "before", "after")
+WIDTH = 2.4  # of an image, inches
+PANELS = ("image", "labelled", "before", "after")
 
 
 def extension_table(result: Mapping[str, Any]) -> Table:
@@ -50,13 +50,13 @@ def extension_table(result: Mapping[str, Any]) -> Table:
 
 def extension_lines(result: Mapping[str, Any]) -> list[str]:
     """What the table's numbers are, and what to try."""
-    about = ["IoU in percent, on pictures that were not trained on."]
+    lines = ["IoU in percent, on images that were not trained on."]
     if result["agreement"] is not None:
-        about = [
-            "IoU in percent. No pictures that label the old classes are at hand: theirs is not measured (see --val).",
+        lines = [
+            "IoU in percent. No images that label the old classes are at hand: theirs is not measured (see --val).",
             "agreement: of the pixels that the old network gives a class, the share that the new one gives it too.",
         ]
-    return [*about, *(f"! {line}" for line in result["advice"])]
+    return [*lines, *(f"! {line}" for line in result["advice"])]
 
 
 def _mean(values: Mapping[str, float | None] | None) -> float | None:
@@ -65,14 +65,14 @@ def _mean(values: Mapping[str, float | None] | None) -> float | None:
 
 
 class Change(NamedTuple):
-    """A picture before and after.
+    """An image before and after.
 
     Attributes:
         image: ``(H, W, 3)`` uint8.
         truth: channels of the labelled classes, 255 where ignored, ``(H, W)`` uint8.
         before: channels, ``(H, W)`` uint8.
         after: channels, ``(H, W)`` uint8.
-        told: what the picture was chosen for.
+        told: what the image was chosen for.
     """
 
     image: Pixels
@@ -83,13 +83,13 @@ class Change(NamedTuple):
 
 
 def draw_changes(path: Path, changes: Sequence[Change], names: Sequence[str], colours: Pixels, headline: str) -> None:
-    """Write one row per picture: the picture, what is labelled, the answers before and after; a legend below.
+    """Write one row per image: the image, what is labelled, the answers before and after; a legend below.
 
-    Labels lie over the picture, and every picture keeps its shape.
+    Labels lie over the image, and every image keeps its shape.
 
     Args:
         path: PNG file.
-        changes: the pictures.
+        changes: the images.
         names: by channel, background first.
         colours: by channel, ``(C, 3)`` uint8.
         headline: above everything.

@@ -1,4 +1,4 @@
-"""Pictures: colour masks, overlays, and the story of a run in one image."""
+"""Images: colour masks, overlays, and the story of a run in one image."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from barm.data.palette import OVERLAY
 
 Pixels = NDArray[np.uint8]
 IGNORED = 255  # neither tinted nor outlined
-LINE = 300  # the short side of a picture over the width of its outlines
-RIM = 0.65  # how dark the picture is beside an object, where the outline is opaque
+LINE = 300  # the short side of an image over the width of its outlines
+RIM = 0.65  # how dark the image is beside an object, where the outline is opaque
 
 
 def colourise(label: Pixels, colours: Pixels) -> Pixels:
@@ -26,17 +26,17 @@ def colourise(label: Pixels, colours: Pixels) -> Pixels:
 
 
 def overlay(image: Pixels, label: Pixels, colours: Pixels, opacity: float = OVERLAY) -> Pixels:
-    """The picture with its labelled objects tinted and outlined, ``(H, W, 3)`` uint8.
+    """The image with its labelled objects tinted and outlined, ``(H, W, 3)`` uint8.
 
     An outline is twice as opaque as the tint, at most opaque, and lies inside the object, so that a thin part is all
-    outline; the picture is darker along it. Below the tint the picture is grey, so that the hue is the class's.
-    Background and ignored pixels are the picture's.
+    outline; the image is darker along it. Below the tint the image is grey, so that the hue is the class's.
+    Background and ignored pixels are the image's.
 
     Args:
         image: ``(H, W, 3)`` uint8.
         label: channels, ``(H, W)`` uint8.
         colours: by channel, ``(C, 3)`` uint8.
-        opacity: of the tint in 0..1; 0 is the picture alone.
+        opacity: of the tint in 0..1; 0 is the image alone.
     """
     inside = objects(label)
     edge, rim = outlines(label)
@@ -61,7 +61,7 @@ def outlines(label: Pixels, width: int | None = None) -> tuple[NDArray[np.bool_]
 
     Args:
         label: channels, ``(H, W)`` uint8.
-        width: of each in pixels; by default as the picture's size has it.
+        width: of each in pixels; by default as the image's size has it.
 
     >>> edge, rim = outlines(np.array([[0, 0, 1, 1, 1, 2]], np.uint8))
     >>> edge.astype(int).tolist(), rim.astype(int).tolist()
@@ -73,15 +73,15 @@ def outlines(label: Pixels, width: int | None = None) -> tuple[NDArray[np.bool_]
     return edge, ~inside & _extreme(inside, width, np.logical_or)
 
 
-def picture_iou(label: Pixels, truth: Pixels, classes: Iterable[int]) -> float | None:
-    """Mean IoU of those of the classes that the truth of one picture shows, in 0..1; None where it shows none.
+def image_iou(label: Pixels, truth: Pixels, classes: Iterable[int]) -> float | None:
+    """Mean IoU of those of the classes that the truth of one image shows, in 0..1; None where it shows none.
 
     Args:
         label: what was predicted, ``(H, W)``.
         truth: ids as in `label`, ``(H, W)``; 255 counts nowhere.
         classes: the ids that are asked about.
 
-    >>> picture_iou(np.array([[1, 1, 2, 0]]), np.array([[1, 0, 2, 255]]), [1, 2, 3])
+    >>> image_iou(np.array([[1, 1, 2, 0]]), np.array([[1, 0, 2, 255]]), [1, 2, 3])
     0.75
     """
     known, shares = truth != IGNORED, list[float]()
@@ -93,25 +93,25 @@ def picture_iou(label: Pixels, truth: Pixels, classes: Iterable[int]) -> float |
 
 
 class Ranked(NamedTuple):
-    """A picture among others: its place in their list, its rank by a value, 1 for the best, and how many have one."""
+    """An image among others: its place in their list, its rank by a value, 1 for the best, and how many have one."""
 
     place: int
     rank: int
     ranked: int
 
     def told(self, what: str) -> str:
-        """Such as ``best of 9 pictures``, ``rank 4 of 9 pictures``.
+        """Such as ``best of 9 images``, ``rank 4 of 9 images``.
 
         Args:
-            what: all of these pictures show, with its article.
+            what: all of these images show, with its article.
 
         >>> Ranked(0, 1, 1).told("a new class")
-        'the only picture with a new class'
+        'the only image with a new class'
         """
         if self.ranked == 1:
-            return f"the only picture with {what}"
+            return f"the only image with {what}"
         names = {1: "best", self.ranked: "worst"}
-        return f"{names.get(self.rank, f'rank {self.rank}')} of {self.ranked} pictures"
+        return f"{names.get(self.rank, f'rank {self.rank}')} of {self.ranked} images"
 
 
 def best_and_worst(values: Sequence[float | None], number: int) -> list[Ranked]:
@@ -140,8 +140,8 @@ def _extreme(values: NDArray[Any], radius: int, function: Any) -> NDArray[Any]:
     return values
 
 
-class Story(NamedTuple):
-    """One picture's way through a run.
+class SceneHistory(NamedTuple):
+    """One image's way through a run.
 
     Attributes:
         image: ``(H, W, 3)`` uint8.
@@ -163,19 +163,19 @@ def pyplot() -> Any:
     return plt
 
 
-def draw_stories(
+def draw_histories(
     path: Path,
-    stories: Sequence[Story],
+    histories: Sequence[SceneHistory],
     colours: Pixels,
     curves: Mapping[str, Sequence[float]],
     taught: Sequence[str],
     headline: str,
 ) -> None:
-    """Write the comparison: per picture the truth and every method's answer after each step; curves below.
+    """Write the comparison: per image the truth and every method's answer after each step; curves below.
 
     Args:
         path: PNG file.
-        stories: the pictures.
+        histories: the images.
         colours: per dataset id, ``(256, 3)`` uint8.
         curves: per method the mIoU over all classes seen after each step, in 0..1.
         taught: what each step taught, above its column.
@@ -183,19 +183,19 @@ def draw_stories(
     """
     plt = pyplot()
 
-    methods = list(stories[0].predictions)
-    rows, columns = len(stories) * len(methods), 2 + len(taught)
+    methods = list(histories[0].predictions)
+    rows, columns = len(histories) * len(methods), 2 + len(taught)
     figure = plt.figure(figsize=(1.35 * columns + 1.4, 1.35 * rows + 3.6), layout="constrained")
     figure.suptitle(headline, fontsize=13)
     parts: Any = figure.subfigures(2, 1, height_ratios=[1.35 * rows, 3.0])
     upper, lower = parts
     axes = np.atleast_2d(upper.subplots(rows, columns))
-    titles = ["picture", "truth", *(f"after step {s}:\n{what}" for s, what in enumerate(taught))]
+    titles = ["image", "truth", *(f"after step {s}:\n{what}" for s, what in enumerate(taught))]
     for row in range(rows):
-        story, method = stories[row // len(methods)], methods[row % len(methods)]
+        history, method = histories[row // len(methods)], methods[row % len(methods)]
         first = row % len(methods) == 0
-        panels: list[Any] = [story.image if first else None, colourise(story.truth, colours) if first else None]
-        panels += [colourise(p, colours) for p in story.predictions[method]]
+        panels: list[Any] = [history.image if first else None, colourise(history.truth, colours) if first else None]
+        panels += [colourise(p, colours) for p in history.predictions[method]]
         for column, panel in enumerate(panels):
             ax = axes[row, column]
             ax.set_xticks([])

@@ -55,7 +55,7 @@ def read_run(path: Path, label: str) -> RunContent:
     run = RunDirectory(path)
     config, last = run.config(), run.last_step()
     finished = tuple(run.finished_steps())
-    about = run.read(last, METHOD)
+    record = run.read(last, METHOD)
     try:
         content = RunContent(
             label=label,
@@ -64,9 +64,9 @@ def read_run(path: Path, label: str) -> RunContent:
             method=config.method.name,
             task=task_title(config),
             seed=config.seed,
-            num_steps=int(about.get("num_steps", len(finished))),
+            num_steps=int(record.get("num_steps", len(finished))),
             finished=finished,
-            classes=_classes(about),
+            classes=_classes(record),
             scores=tuple(_scores(run, metrics) for metrics in read_scores(run)),
             traces=_traces(path),
             settings={name: shown(value) for name, value in settings(config).items()},
@@ -94,9 +94,9 @@ def _labels(paths: Sequence[Path]) -> list[str]:
     return places(paths)
 
 
-def _classes(about: Mapping[str, Any]) -> tuple[KnownClass, ...]:
-    step_of = {i: step for step, group in enumerate(about["groups"]) for i in group}
-    return tuple(KnownClass(str(c["name"]), (0, 0, 0), step_of.get(c["id"], 0)) for c in about["classes"])
+def _classes(record: Mapping[str, Any]) -> tuple[KnownClass, ...]:
+    step_of = {i: step for step, group in enumerate(record["groups"]) for i in group}
+    return tuple(KnownClass(str(c["name"]), (0, 0, 0), step_of.get(c["id"], 0)) for c in record["classes"])
 
 
 def _coloured(runs: Sequence[RunContent]) -> tuple[RunContent, ...]:
@@ -124,7 +124,7 @@ def _scores(run: RunDirectory, metrics: Mapping[str, Any]) -> Scores:
 
 
 def _measured(values: Mapping[str, Any]) -> dict[str, float]:
-    """The scores that there are: None stands for what no picture's labels tell."""
+    """The scores that there are: None stands for what no image's labels tell."""
     return {str(name): float(value) for name, value in values.items() if value is not None}
 
 
@@ -156,20 +156,20 @@ def _again(path: Path, config: RunConfig) -> str:
     whole = path if path.name not in ("", "..") else real(path)  # "." has no name
     target = whole.with_name(whole.name + "-again")
     recipe, out = ["--recipe", place(path / "config.toml")], ["--out", place(target)]
-    about = _extension(path)
-    if about is None:
+    record = _extension(path)
+    if record is None:
         return command(["barm", "train", *recipe, *out])
     data = "" if config.data.root is None else place(config.data.root)
-    words = [place(about["from"]), "--step", str(about["step"] - 1), "--data", data, "--classes"]
+    words = [place(record["from"]), "--step", str(record["step"] - 1), "--data", data, "--classes"]
     others = [word for other in config.data.val for word in ("--val", place(other.root))]
     rest = command([*others, *recipe, "--seed", str(config.seed), *out])
-    return f"{command(['barm', 'extend', *words])} {names(about['learned'])} {rest}"
+    return f"{command(['barm', 'extend', *words])} {names(record['learned'])} {rest}"
 
 
 def _origin(path: Path) -> str:
     """The run that an extension went on from, as others may read it; empty for any other run."""
-    about = _extension(path)
-    return "" if about is None else place(about["from"])
+    record = _extension(path)
+    return "" if record is None else place(record["from"])
 
 
 def _extension(path: Path) -> Mapping[str, Any] | None:
@@ -180,8 +180,8 @@ def _extension(path: Path) -> Mapping[str, Any] | None:
     """
     if not os.path.lexists(path / EXTENSION):
         return None
-    about: Mapping[str, Any] = read_json(path / EXTENSION)
-    wrong = misfit(EXTENSION, about)
+    record: Mapping[str, Any] = read_json(path / EXTENSION)
+    wrong = misfit(EXTENSION, record)
     if wrong is not None:
         raise UserError(f"{path / EXTENSION} is damaged ({wrong}): restore the file, or remove it")
-    return about
+    return record

@@ -4,7 +4,7 @@ Softmax is the same for logits ``z`` and ``z + o``, whatever the common offset `
 the offset is free, and it is chosen such that ``sigmoid(a z_c + o)`` comes near the network's own softmax probability
 ``p_c``. With ``o = w . x + b``, linear in the input ``x`` of the last 1x1 convolution, it folds into that convolution,
 and the fit is convex: binary cross-entropy against ``p_c``. One scale ``a > 0`` and one offset for all channels leave
-the largest channel the largest, so that nothing the network says is changed; and classes that the pictures do not show
+the largest channel the largest, so that nothing the network says is changed; and classes that the images do not show
 are treated like the others, since no parameter is theirs alone. docs/teach.md has what was measured.
 """
 
@@ -22,16 +22,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from barm.data.base import Sample
-from barm.data.images import IMAGE_SUFFIXES, read_picture
+from barm.data.images import IMAGE_SUFFIXES, read_image
 from barm.data.transforms import EvalTransform, eval_transform
 from barm.engine.runtime import Runtime
 from barm.errors import UserError
 from barm.labels import Lut
 from barm.words import count
 
-MOST, FEWEST = 64, 4  # pictures
-HELD_OUT = 4  # every fourth picture measures
-PIXELS = 1024  # of a picture's feature map, drawn at random
+MOST, FEWEST = 64, 4  # images
+HELD_OUT = 4  # every fourth image measures
+PIXELS = 1024  # of an image's feature map, drawn at random
 RIDGE = 1e-6  # on the offset's weights
 BINS = 15  # of the calibration error
 MASKS = {"masks", "annotations", "SegmentationClass", "SegmentationClassAug", "SegmentationObject", "saliency_map"}
@@ -39,18 +39,18 @@ MASKS = {"masks", "annotations", "SegmentationClass", "SegmentationClassAug", "S
 
 @dataclass(frozen=True)
 class Calibration:
-    """How near the sigmoids are to the network's own softmax, on pictures that were held out.
+    """How near the sigmoids are to the network's own softmax, on images that were held out.
 
     Attributes:
-        fitted: number of pictures that the parameters were fitted on.
-        held_out: number of pictures that all else was measured on.
+        fitted: number of images that the parameters were fitted on.
+        held_out: number of images that all else was measured on.
         scale: a.
         excess_before: binary cross-entropy of sigmoid(z) against the softmax, in nats per channel and pixel, beyond the
             softmax's own entropy; 0 where both agree.
         excess_after: the same of the new scores.
         error_before: expected calibration error of sigmoid(z) against the softmax, mean over classes, in 0..1.
         error_after: the same of the new scores.
-        agreement: share of the pixels, at the pictures' size, whose class is that of the original network.
+        agreement: share of the pixels, at the images' size, whose class is that of the original network.
     """
 
     fitted: int
@@ -63,48 +63,48 @@ class Calibration:
     agreement: float
 
 
-class Seen(NamedTuple):
-    """What the network computes for one picture: inputs ``(D, h, w)`` and outputs ``(C, h, w)`` of its classifier."""
+class Activations(NamedTuple):
+    """What the network computes for one image: inputs ``(D, h, w)`` and outputs ``(C, h, w)`` of its classifier."""
 
     inputs: Tensor
     logits: Tensor
 
 
-def find_pictures(folder: Path) -> list[Path]:
-    """At most `MOST` pictures below a folder, evenly spread over their names; folders of masks are left out.
+def find_images(folder: Path) -> list[Path]:
+    """At most `MOST` images below a folder, evenly spread over their names; folders of masks are left out.
 
     Raises:
         UserError: if there are too few.
     """
     if not folder.is_dir():
-        raise UserError(f"no folder {folder}: give a folder of pictures to --calibrate")
+        raise UserError(f"no folder {folder}: give a folder of images to --calibrate")
     found = [
         p
         for p in sorted(folder.rglob("*"))
         if p.suffix.lower() in IMAGE_SUFFIXES and not MASKS & set(p.relative_to(folder).parts)
     ]
     if len(found) < FEWEST:
-        raise UserError(f"{folder} holds {count(len(found), 'pictures')}: expected at least {FEWEST} to calibrate on")
+        raise UserError(f"{folder} holds {count(len(found), 'images')}: expected at least {FEWEST} to calibrate on")
     return [found[i] for i in np.linspace(0, len(found) - 1, min(MOST, len(found))).astype(int)]
 
 
-def calibrate(network: nn.Module, pictures: Sequence[Path], rt: Runtime, *, side: int) -> Calibration:
+def calibrate(network: nn.Module, images: Sequence[Path], rt: Runtime, *, side: int) -> Calibration:
     """Fit the offset and fold it into the network's classifier, in place.
 
     Args:
         network: of step 0 of BARM, with a classifier that was trained with softmax.
-        pictures: files.
+        images: files.
         rt: where it runs.
-        side: of the pictures when the network sees them: the short side is resized to this, then cropped.
+        side: of the images when the network sees them: the short side is resized to this, then cropped.
     """
     network = network.eval().to(rt.device)
-    rng, fitting, holding = np.random.default_rng(0), list[Seen](), list[tuple[Seen, tuple[int, int]]]()
-    for i, (seen, size) in enumerate(_look(network, pictures, rt, side)):
+    rng, fitting, holding = np.random.default_rng(0), list[Activations](), list[tuple[Activations, tuple[int, int]]]()
+    for i, (seen, size) in enumerate(_activations(network, images, rt, side)):
         if i % HELD_OUT == HELD_OUT - 1:
             holding.append((seen, size))
         else:
             drawn = torch.from_numpy(rng.permutation(seen.logits[0].numel())[:PIXELS]).to(rt.device)
-            fitting.append(Seen(*(t.flatten(1)[:, drawn] for t in seen)))
+            fitting.append(Activations(*(t.flatten(1)[:, drawn] for t in seen)))
     inputs, logits = (torch.cat(parts, dim=1).T.double() for parts in zip(*fitting, strict=True))
     scale, weight, bias = fit(inputs, logits)
     new = [scale * s.logits + (torch.tensordot(weight, s.inputs.double(), 1) + bias) for s, _ in holding]
@@ -129,18 +129,18 @@ def calibrate(network: nn.Module, pictures: Sequence[Path], rt: Runtime, *, side
     )
 
 
-def _look(
-    network: nn.Module, pictures: Sequence[Path], rt: Runtime, side: int
-) -> Iterator[tuple[Seen, tuple[int, int]]]:
-    """What the network computes for every picture, and the picture's size as it was seen."""
+def _activations(
+    network: nn.Module, images: Sequence[Path], rt: Runtime, side: int
+) -> Iterator[tuple[Activations, tuple[int, int]]]:
+    """What the network computes for every image, and the image's size as it was seen."""
     nothing: Lut = np.zeros(256, np.uint8)
-    for path in pictures:
-        image = read_picture(path)
+    for path in images:
+        image = read_image(path)
         sample = Sample(image, Image.new("L", image.size), {})
         pixels, _, _ = eval_transform(sample, nothing, EvalTransform(crop=side))
         with torch.no_grad():
             out = network(pixels[None].to(rt.device))
-        yield Seen(out.branches[0], out.logits[0]), (pixels.shape[1], pixels.shape[2])
+        yield Activations(out.branches[0], out.logits[0]), (pixels.shape[1], pixels.shape[2])
 
 
 def fit(inputs: Tensor, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -194,7 +194,7 @@ def calibration_error(scores: Tensor, target: Tensor) -> float:
 
 
 def agreement(softmax: Tensor, scores: Tensor, size: tuple[int, int]) -> float:
-    """Share of a picture's pixels to which both give one class, from logits ``(C, h, w)`` at feature resolution.
+    """Share of an image's pixels to which both give one class, from logits ``(C, h, w)`` at feature resolution.
 
     The softmax network upsamples its logits, ours its probabilities.
     """

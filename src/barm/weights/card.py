@@ -19,9 +19,9 @@ from barm.words import count
 
 VERSIONS = ("barm", "torch", "torchvision", "timm", "python", "git", "precision")
 SCENARIO = {
-    "overlap": "pictures of a step may show classes of other steps, which are not labelled there",
-    "disjoint": "pictures of a step show no classes of later steps; those of earlier ones are not labelled",
-    "partitioned": "every picture belongs to one step",
+    "overlap": "images of a step may show classes of other steps, which are not labelled there",
+    "disjoint": "images of a step show no classes of later steps; those of earlier ones are not labelled",
+    "partitioned": "every image belongs to one step",
 }
 
 
@@ -35,25 +35,25 @@ def card(directory: RunDirectory, index: int, name: str, *, licence: str | None 
         licence: as the hub names licences; none is claimed by default.
         onnx: does ``model.onnx`` lie beside?
     """
-    about = directory.read(index, METHOD)
-    method, tags = about["method"]["name"], ["semantic-segmentation", "continual-learning", "class-incremental"]
+    record = directory.read(index, METHOD)
+    method, tags = record["method"]["name"], ["semantic-segmentation", "continual-learning", "class-incremental"]
     header = ModelCardData(
         license=licence, library_name="barm", pipeline_tag="image-segmentation", tags=[*tags, method]
     )
     done = [directory.read(i, METRICS) for i in range(index + 1) if directory.has(i, METRICS)]
     parts = [
         f"---\n{header.to_yaml()}\n---",
-        _head(about, index, name),
+        _head(record, index, name),
         _use(name, onnx),
         _scores(done, index),
-        _training(directory, about),
+        _training(directory, record),
         _provenance(directory),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _head(about: dict[str, Any], index: int, name: str) -> str:
-    name_of_method = about["method"]["name"]
+def _head(record: dict[str, Any], index: int, name: str) -> str:
+    name_of_method = record["method"]["name"]
     title = (METHODS[name_of_method].__doc__ or "").strip().splitlines()[0].rstrip(".")
     seen = (
         "every step saw the labels of all classes so far"
@@ -62,9 +62,9 @@ def _head(about: dict[str, Any], index: int, name: str) -> str:
     )
     return (
         f"# {name.split('/')[-1]}\n\n"
-        f"Semantic segmentation into {count(len(about['classes']) - 1, 'classes')} and background, learned in "
-        f"{index + 1} of {count(about['num_steps'], 'steps')}: {seen}. Network: DeepLab "
-        f"({about['model']['decoder']}) on {code(about['model']['backbone'])}. Method: {title}."
+        f"Semantic segmentation into {count(len(record['classes']) - 1, 'classes')} and background, learned in "
+        f"{index + 1} of {count(record['num_steps'], 'steps')}: {seen}. Network: DeepLab "
+        f"({record['model']['decoder']}) on {code(record['model']['backbone'])}. Method: {title}."
     )
 
 
@@ -72,7 +72,7 @@ def _use(name: str, onnx: bool) -> str:
     lines = [
         "## Use\n\n```python\nimport barm\n",
         f'model = barm.load("hf://{name}")',
-        'labels = model.predict(barm.read_picture("photo.jpg"))  # (H, W): positions in model.class_names\n```\n',
+        'labels = model.predict(barm.read_image("photo.jpg"))  # (H, W): positions in model.class_names\n```\n',
         f"```bash\nbarm predict hf://{name} photo.jpg --out seen\n```",
     ]
     if onnx:
@@ -92,7 +92,7 @@ def _scores(done: Sequence[dict[str, Any]], index: int) -> str:
         for m in done
     ]
     text = (
-        "## Scores\n\nmIoU in percent on the validation pictures after every step. Old: classes of step 0 with "
+        "## Scores\n\nmIoU in percent on the validation images after every step. Old: classes of step 0 with "
         "background; new: learned later; lost: mean fall of a class below its best.\n\n"
         + _table(["step", "learned", "old", "new", "all", "lost"], rows)
     )
@@ -102,25 +102,25 @@ def _scores(done: Sequence[dict[str, Any]], index: int) -> str:
     return f"{text}\n\nIoU per class after step {index}:\n\n{_table(['class', 'IoU'], by_class)}"
 
 
-def _training(directory: RunDirectory, about: dict[str, Any]) -> str:
+def _training(directory: RunDirectory, record: dict[str, Any]) -> str:
     config = directory.config()
-    names = {c["id"]: c["name"] for c in about["classes"]}
+    names = {c["id"]: c["name"] for c in record["classes"]}
     task = config.task.name or " | ".join(", ".join(g) for g in config.task.groups or ())
-    groups = [[str(i), markdown(", ".join(names[c] for c in group))] for i, group in enumerate(about["groups"])]
+    groups = [[str(i), markdown(", ".join(names[c] for c in group))] for i, group in enumerate(record["groups"])]
     root = "" if config.data.root is None else f" Data set: {code(config.data.root.name)}."
     method = tomli_w.dumps({"method": to_table(config)["method"]}).strip()
     return (
         f"## Data and method\n\n{root.strip()} Task {code(task)}, setting {config.task.setting} "
         f"({SCENARIO[config.task.setting]}). Evaluated at {config.evaluation.view}.\n\n"
         f"{_table(['step', 'classes'], groups)}\n\n```toml\n{method}\n```\n\n"
-        f"`config.toml` holds every setting: {code(_again(directory, about))} repeats it."
+        f"`config.toml` holds every setting: {code(_again(directory, record))} repeats it."
     )
 
 
-def _again(directory: RunDirectory, about: dict[str, Any]) -> str:
+def _again(directory: RunDirectory, record: dict[str, Any]) -> str:
     if not (directory.path / EXTENSION).is_file():
         return "barm train --recipe config.toml --data DIR --out RUN"
-    learned = names_word([c["name"] for c in about["classes"] if c["id"] in about["groups"][-1]])
+    learned = names_word([c["name"] for c in record["classes"] if c["id"] in record["groups"][-1]])
     return f"barm extend OLD --data DIR --classes {learned} --recipe config.toml --out RUN"
 
 

@@ -85,8 +85,8 @@ def import_checkpoint(
         directory.open(config, {"imported": str(path)}, resume=out.exists())
         if directory.is_complete(step):
             raise UserError(f"{out} has step {step} already: choose another --out")
-        about = describe_classes(config, plan, plan[step], class_names, palette)
-        directory.save_step(step, {**own, **state}, about, None, None)
+        record = describe_classes(config, plan, plan[step], class_names, palette)
+        directory.save_step(step, {**own, **state}, record, None, None)
     finally:
         directory.close()
 
@@ -100,8 +100,8 @@ def import_published(
     if model not in MODELS:
         raise UserError(f"unknown model '{model}'; known: {', '.join(MODELS)}")
     names, palette = published(dataset)
-    about = {**MODELS[model], "pretrained": False}
-    config = load_config(f"{dataset}/{task}/{method}", updates={"model": about})
+    record = {**MODELS[model], "pretrained": False}
+    config = load_config(f"{dataset}/{task}/{method}", updates={"model": record})
     plan = config.task.plan(names, config.seed)
     import_checkpoint(Path(path), Path(out), config=config, plan=plan, step=step, class_names=names, palette=palette)
 

@@ -2,7 +2,7 @@
 
 Backbone, ASPP, 3x3 convolution and classifier are ours, tensor for tensor (output stride 8, dilations 12, 24, 36). It
 was trained with softmax, while BARM's scores are a probability per class: `barm.weights.calibrate` refits the
-classifier on pictures without labels.
+classifier on images without labels.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from barm.engine.runtime import Runtime
 from barm.errors import UserError
 from barm.models.segmenter import check_names
 from barm.reading import Unfit, read_pickled, read_safetensors, state_dict_of
-from barm.weights.calibrate import Calibration, calibrate, find_pictures
+from barm.weights.calibrate import Calibration, calibrate, find_images
 from barm.words import count
 
 PREFIXES = {
@@ -59,7 +59,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return {name.removeprefix("module."): tensor for name, tensor in state_dict_of(content, path).items()}
 
 
-def looks_like_torchvision(path: Path) -> bool:
+def is_torchvision(path: Path) -> bool:
     """Has the file the tensor names of torchvision's segmentation networks?"""
     try:
         return "classifier.4.weight" in read_state(path)
@@ -122,7 +122,7 @@ def import_torchvision(
     path: Path | str,
     out: Path | str,
     *,
-    pictures: Path | str | None,
+    images: Path | str | None,
     names_file: Path | str | None = None,
     overrides: Sequence[str] = (),
 ) -> Calibration:
@@ -131,7 +131,7 @@ def import_torchvision(
     Args:
         path: the file.
         out: the run's folder, new.
-        pictures: a folder of pictures like those the network is used on; labels are not needed.
+        images: a folder of images like those the network is used on; labels are not needed.
         names_file: names of the classes, one per line; VOC's by default.
         overrides: ``table.key=value`` over BARM's recipe for VOC, by which the run is extended.
 
@@ -139,30 +139,30 @@ def import_torchvision(
         How well the new scores follow the softmax.
 
     Raises:
-        UserError: for another network, missing pictures or names; nothing is written then.
+        UserError: for another network, missing images or names; nothing is written then.
     """
     path, out, names_file = Path(path), Path(out), None if names_file is None else Path(names_file)
     state = read_state(path)
     body, names = body_of(state, path), class_names_of(state, names_file)
-    if pictures is None:
+    if images is None:
         raise UserError(
-            "a network trained with softmax needs --calibrate DIR: some tens of pictures like those it is used on, "
-            "without labels; the pictures of the new classes will do"
+            "a network trained with softmax needs --calibrate DIR: some tens of images like those it is used on, "
+            "without labels; the images of the new classes will do"
         )
     model = {"backbone": body, "output_stride": 8, "pretrained": False}
     task = {"groups": [list(names[1:])]}
     config = load_config("voc/barm", overrides, {"model": model, "task": task, "data": {"layout": "auto"}})
-    files, plan = find_pictures(Path(pictures)), config.task.plan(names, config.seed)
+    files, plan = find_images(Path(images)), config.task.plan(names, config.seed)
     module, given = config.method.build(plan[0], config.model).build_model(), own_names(state)
     own, directory = module.state_dict(), RunDirectory(out)
     check_names(own, given, {name for name in own if name.endswith("num_batches_tracked")}, str(path))
     module.load_state_dict({**own, **given})
     try:
-        directory.open(config, {"imported": str(path), "calibrated_on": str(pictures)}, resume=False)
+        directory.open(config, {"imported": str(path), "calibrated_on": str(images)}, resume=False)
         found = calibrate(module, files, Runtime(config.runtime), side=config.evaluation.crop)
-        about = describe_classes(config, plan, plan[0], names, id_palette())
-        directory.save_step(0, module.state_dict(), about, None, None)
-        directory.add(0, {REPORT: {"pictures": str(pictures), **asdict(found)}})
+        record = describe_classes(config, plan, plan[0], names, id_palette())
+        directory.save_step(0, module.state_dict(), record, None, None)
+        directory.add(0, {REPORT: {"images": str(images), **asdict(found)}})
     finally:
         directory.close()
     return found

@@ -31,14 +31,14 @@ class Trained:
     Attributes:
         network: in evaluation mode, on the CPU.
         method: says how predictions are read off.
-        about: as in ``method.json``.
+        record: as in ``method.json``.
         runtime: as the run was configured.
         origin: provenance, seed, task and setting of the run.
     """
 
     network: nn.Module
     method: Method[Any, Any]
-    about: Mapping[str, Any]
+    record: Mapping[str, Any]
     runtime: RuntimeConfig
     origin: Mapping[str, Any]
 
@@ -109,11 +109,11 @@ def _described(description: Mapping[str, Any], state: Mapping[str, Tensor], path
         raise UserError(f"{path} was written by barm {description['barm']}, which is newer: update barm to read it")
     if step not in (None, description["step"]):
         raise UserError(f"{path} holds step {description['step']} alone, asked for {step}: leave --step out")
-    about = description["trained"]
-    wrong = misfit(METHOD, about)
-    if wrong is None and len(about["groups"]) != description["step"] + 1:
-        wrong = f"{count(len(about['groups']), 'groups')} at step {description['step']}"
+    record = description["trained"]
+    wrong = misfit(METHOD, record)
+    if wrong is None and len(record["groups"]) != description["step"] + 1:
+        wrong = f"{count(len(record['groups']), 'groups')} at step {description['step']}"
     if wrong is not None:
         raise UserError(f"{path}: the description in its header does not fit ({wrong}): give another file")
-    network, method = rebuild(about, description["step"], state, str(path))
-    return Trained(network, method, about, RuntimeConfig(), description["provenance"])
+    network, method = rebuild(record, description["step"], state, str(path))
+    return Trained(network, method, record, RuntimeConfig(), description["provenance"])

@@ -1,4 +1,4 @@
-"""Decoded pictures are those of the files, as many as fit."""
+"""Decoded images are those of the files, as many as fit."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from barm.errors import UserError
 
 
 def same(a, b) -> bool:
-    pictures = [(a.image, b.image), (a.mask, b.mask), *((a.extras[k], b.extras[k]) for k in b.extras)]
+    images = [(a.image, b.image), (a.mask, b.mask), *((a.extras[k], b.extras[k]) for k in b.extras)]
     return set(a.extras) == set(b.extras) and all(
-        x.mode == y.mode and np.array_equal(np.asarray(x), np.asarray(y)) for x, y in pictures
+        x.mode == y.mode and np.array_equal(np.asarray(x), np.asarray(y)) for x, y in images
     )
 
 
 @pytest.mark.parametrize(("limit", "kept"), [(1 << 20, 24), (5 * 48 * 48 * 7, 7), (100, 0)])
-def test_the_same_pictures_up_to_the_limit(limit, kept, shapes_voc):
+def test_the_same_images_up_to_the_limit(limit, kept, shapes_voc):
     source = checked(open_source("voc", shapes_voc, "train"))
     decoded = DecodedSource(source, limit)
     assert len(decoded.places) == kept
@@ -40,7 +40,7 @@ def test_the_same_pictures_up_to_the_limit(limit, kept, shapes_voc):
     assert {f: f.stat().st_mtime_ns for f in cache_folder().glob("decoded-*.bin")} == before
 
 
-def test_a_changed_picture_is_decoded_anew(shapes_voc, tmp_path):
+def test_a_changed_image_is_decoded_anew(shapes_voc, tmp_path):
     source = checked(open_source("voc", shapes_voc, "train"))
     key = DecodedSource(source, 1 << 20)._key()
     stat = source.images[0].stat()
@@ -107,7 +107,7 @@ def test_a_map_of_another_size_is_refused_and_nothing_is_written(shapes_voc, tmp
     root = shutil.copytree(shapes_voc, tmp_path / "data")
     source = checked(open_source("voc", root, "train"))
     Image.new("L", (24, 30), 255).save(source.saliency[2])
-    with pytest.raises(UserError, match="24x30 but its picture 48x48"):
+    with pytest.raises(UserError, match="24x30 but its image 48x48"):
         DecodedSource(source, 1 << 20)
     assert not list((tmp_path / "cache").glob("decoded-*"))
 
@@ -121,7 +121,7 @@ def test_training_does_not_depend_on_it(tiny, tmp_path):
     assert files == cache
 
 
-def test_batches_at_native_size_hold_pictures_of_one_size():
+def test_batches_at_native_size_hold_images_of_one_size():
     shapes = [(5, 4), (4, 5), (5, 4), (5, 4), (4, 5)]
     batches = same_size_batches(shapes, 2)
     assert sorted(i for b in batches for i in b) == list(range(5))

@@ -1,4 +1,4 @@
-"""What the device makes of a batch is what the workers would have made: labels equal, pictures within 1/255."""
+"""What the device makes of a batch is what the workers would have made: labels equal, images within 1/255."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def sample_of(index: int, size: tuple[int, int]) -> Sample:
 
 
 def differences(samples, transform: TrainTransform) -> float:
-    """Largest difference of the pictures in grey levels; labels and maps must be equal."""
+    """Largest difference of the images in grey levels; labels and maps must be equal."""
     theirs = [train_transform(s, LUT, np.random.default_rng(i), transform) for i, s in enumerate(samples)]
     batch = finish([place(s, LUT, np.random.default_rng(i), transform) for i, s in enumerate(samples)], CPU)
     assert batch.image.dtype == torch.uint8
@@ -47,7 +47,7 @@ def differences(samples, transform: TrainTransform) -> float:
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)
-def test_the_same_pictures_of_any_size(name):
+def test_the_same_images_of_any_size(name):
     """In one batch, padded, scaled up and down."""
     sizes = [(125, 94), (60, 201), (33, 47), (96, 96), (300, 40), (64, 65), (90, 90), (200, 150)]
     assert differences([sample_of(i, s) for i, s in enumerate(sizes)], TRANSFORMS[name]) <= 1.01
@@ -75,7 +75,7 @@ def test_only_what_the_crop_needs_is_sent():
 
 @pytest.mark.parametrize(("method", "words"), [("ssul-m", ()), ("mib", ("data.cache_mb=1", "runtime.workers=2"))])
 def test_runs(method, words, tiny, tmp_path):
-    """With kept pictures and saliency, resized crops and decoded pictures; two runs end in the same weights."""
+    """With kept images and saliency, resized crops and decoded images; two runs end in the same weights."""
     found = []
     for name in ("a", "b"):
         fit(tiny(method, "3-1", "runtime.augment=device", *words), out=tmp_path / name, quiet=True)

@@ -1,4 +1,4 @@
-"""The one reader: what becomes of every kind of picture, which docs/data.md has as a table made here."""
+"""The one reader: what becomes of every kind of image, which docs/data.md has as a table made here."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from PIL import Image, TiffImagePlugin
 
 from barm.app.viewer import Limits, Refused, read_upload
 from barm.data import images
-from barm.data.images import probe, read_picture
+from barm.data.images import probe, read_image
 from barm.errors import UserError
-from barm.predict.model import as_picture
+from barm.predict.model import as_image
 
 DOCUMENT = Path(__file__).parents[3] / "docs/data.md"
 SIZE = (20, 18)
@@ -154,7 +154,7 @@ def row(case: Case, folder: Path) -> str:
     path = folder / f"x.{case.suffix}"
     case.write(path)
     try:
-        image = read_picture(path)
+        image = read_image(path)
     except UserError as error:
         with pytest.raises(UserError):
             probe(path)  # the check before training sees it, too
@@ -210,15 +210,15 @@ def test_every_orientation_in_every_format(orientation, suffix, tmp_path):
     assert found.orientation == orientation
     assert found.stored == image.size
     assert ("turned" in found.changes) == (orientation != 1)
-    assert np.abs(np.asarray(read_picture(path)).astype(int) - upright).mean() < 3
+    assert np.abs(np.asarray(read_image(path)).astype(int) - upright).mean() < 3
 
 
-def test_arrays_and_pillow_pictures_are_read_alike():
+def test_arrays_and_pillow_images_are_read_alike():
     """`Model.predict` gets what a file gives: 16 bits are scaled, numbers without a white are refused."""
     deep = Image.fromarray(np.full((20, 20), 32896, np.uint16))
-    assert as_picture(deep).getpixel((0, 0)) == (128, 128, 128)
+    assert as_image(deep).getpixel((0, 0)) == (128, 128, 128)
     with pytest.raises(UserError, match="floating-point"):
-        as_picture(Image.new("F", (20, 20), 0.5))
+        as_image(Image.new("F", (20, 20), 0.5))
 
 
 def test_the_page_reads_alike(tmp_path):
@@ -229,7 +229,7 @@ def test_the_page_reads_alike(tmp_path):
         path = tmp_path / f"x.{case.suffix}"
         case.write(path)
         try:
-            expected = np.asarray(read_picture(path))
+            expected = np.asarray(read_image(path))
         except UserError:
             with pytest.raises(Refused):
                 read_upload(path, Limits())
@@ -237,10 +237,10 @@ def test_the_page_reads_alike(tmp_path):
         assert np.array_equal(read_upload(path, Limits()).pixels, expected), case.what
 
 
-def test_what_is_no_picture(tmp_path):
-    with pytest.raises(UserError, match=r"no picture .*nowhere"):
-        read_picture(tmp_path / "nowhere.png")
-    (tmp_path / "x.png").write_bytes(b"no picture")
-    with pytest.raises(UserError, match="cannot be read as a picture") as error:
+def test_what_is_no_image(tmp_path):
+    with pytest.raises(UserError, match=r"no image .*nowhere"):
+        read_image(tmp_path / "nowhere.png")
+    (tmp_path / "x.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match="cannot be read as an image") as error:
         probe(tmp_path / "x.png")
     assert "\n" not in str(error.value)

@@ -66,7 +66,7 @@ def test_entries_of_other_types(key, value, source):
 
 
 @pytest.mark.parametrize("places", [None, "x", [[0, 1]], [[-1, 48, 48]], [["a", 1, 1]], [[0, 10**9, 10**9]], [3]])
-def test_decoded_pictures_at_impossible_places(places, source):
+def test_decoded_images_at_impossible_places(places, source):
     first = DecodedSource(checked(source), 1 << 20)
     record = next((_cache_path(source).parent).glob("decoded-*.json"))
     about = json.loads(record.read_text("utf-8"))

@@ -22,18 +22,18 @@ PLAN = TaskPlan.parse("2-1", 4)
 
 
 @pytest.fixture
-def pictures(shapes_voc):
+def images(shapes_voc):
     source = checked(open_source("voc", shapes_voc, "train"))
     return StepDataset(source, PLAN, PLAN[1], INCREMENTAL, TrainTransform(32), seed=5)
 
 
-def kept(pictures, number):
-    return [Exemplar(pictures.source.name(i), (1,)) for i in range(number)]
+def kept(images, number):
+    return [Exemplar(images.source.name(i), (1,)) for i in range(number)]
 
 
-def memory(pictures, number, **settings):
+def memory(images, number, **settings):
     policy = JOINT if settings.get("labels", "seen") == "seen" else INCREMENTAL
-    return MemoryDataset(pictures, kept(pictures, number), MemoryConfig(**settings), PLAN.train_lut(PLAN[1], policy))
+    return MemoryDataset(images, kept(images, number), MemoryConfig(**settings), PLAN.train_lut(PLAN[1], policy))
 
 
 def test_the_choice_ends_where_nothing_is_left():
@@ -42,7 +42,7 @@ def test_the_choice_ends_where_nothing_is_left():
 
 
 def test_every_candidate_is_looked_at_once():
-    """Not once per round: where few classes are shown, every round of ADE20K would go through 20 210 pictures."""
+    """Not once per round: where few classes are shown, every round of ADE20K would go through 20 210 images."""
     looks = []
 
     class Channels(tuple):
@@ -62,7 +62,7 @@ def test_every_candidate_is_looked_at_once():
 
 @given(st.integers(0, 10_000), st.integers(1, 12))
 def test_the_choice_is_the_published_search(seed, size):
-    """Round after round the first remaining picture of every class: spec/ssul.md 12.1, written as it says."""
+    """Round after round the first remaining image of every class: spec/ssul.md 12.1, written as it says."""
     rng = np.random.default_rng(seed)
     pool = [Exemplar(f"{i}", tuple(np.flatnonzero(rng.random(6) < 0.3).tolist())) for i in range(10)]
     order, left, taken = [int(c) for c in rng.permutation(range(1, 6))], list(pool), {c: [] for c in range(1, 6)}
@@ -85,14 +85,14 @@ def test_classes_are_balanced():
     )
 
 
-def test_no_picture_twice_unless_asked_for():
+def test_no_image_twice_unless_asked_for():
     pool = [Exemplar("a", (1,)), Exemplar("a", (1, 2)), Exemplar("b", (2,))]
     names = [e.name for e in draw_exemplars(pool, 3, MemoryConfig(size=3), seed=0)]
     assert sorted(names) == ["a", "b"]
     assert len(draw_exemplars(pool, 3, MemoryConfig(size=3, unique=False), seed=0)) == 3
 
 
-def test_a_picture_that_is_seen_again_shows_the_classes_of_both_records():
+def test_a_image_that_is_seen_again_shows_the_classes_of_both_records():
     pool = [Exemplar("a", (1,)), Exemplar("b", (1,)), Exemplar("a", (2,))]
     chosen = draw_exemplars(pool, 3, MemoryConfig(size=2), seed=0)
     assert {e.name: e.channels for e in chosen} == {"a": (1, 2), "b": (1,)}
@@ -103,60 +103,60 @@ def test_stored_form_is_read_back():
     assert from_json(to_json(exemplars)) == exemplars
 
 
-def test_appended_pictures_lengthen_the_epoch(pictures):
-    both = memory(pictures, 3, mix="append", labels="step")
-    assert len(both) == len(pictures) + 3
+def test_appended_images_lengthen_the_epoch(images):
+    both = memory(images, 3, mix="append", labels="step")
+    assert len(both) == len(images) + 3
     flags = [bool(both[(0, i)][2]["memory"]) for i in range(len(both))]
-    assert flags == [False] * len(pictures) + [True] * 3
+    assert flags == [False] * len(images) + [True] * 3
 
 
-def test_kept_pictures_are_labelled_as_configured(pictures):
-    first = len(pictures)
+def test_kept_images_are_labelled_as_configured(images):
+    first = len(images)
     for labels, old in (("seen", True), ("step", False)):
-        both = memory(pictures, 8, mix="append", labels=labels)
+        both = memory(images, 8, mix="append", labels=labels)
         found = {c for i in range(first, len(both)) for c in both[(0, i)][1].unique().tolist()}
         assert bool(found & {1, 2}) == old
         assert not found & {4}
 
 
 @pytest.mark.parametrize("number", [3, 20])
-def test_half_of_every_batch_is_replaced_in_place(pictures, number):
+def test_half_of_every_batch_is_replaced_in_place(images, number):
     batch, world = 4, 2
     for rank in range(world):
-        base = EpochSampler(len(pictures), batch, 3, 0, rank, world, seed=1, step=1)
-        mixed = list(ReplacingSampler(base, len(pictures), number))
+        base = EpochSampler(len(images), batch, 3, 0, rank, world, seed=1, step=1)
+        mixed = list(ReplacingSampler(base, len(images), number))
         assert len(mixed) == len(base)
         for plain, one in zip(base, mixed, strict=True):
-            old = [key[1] >= len(pictures) for key in one]
+            old = [key[1] >= len(images) for key in one]
             assert sum(old) == batch // 2
             assert all(key == own for key, own, o in zip(one, plain, old, strict=True) if not o)
-            assert all(key[1] < len(pictures) + number for key in one)
+            assert all(key[1] < len(images) + number for key in one)
 
 
-def test_copies_of_a_kept_picture_differ(pictures):
-    """Three pictures stand at eight places of a batch, none twice under one augmentation in all epochs."""
-    base = EpochSampler(len(pictures), 16, 6, 0, 0, 1, seed=1, step=1)
+def test_copies_of_a_kept_image_differ(images):
+    """Three images stand at eight places of a batch, none twice under one augmentation in all epochs."""
+    base = EpochSampler(len(images), 16, 6, 0, 0, 1, seed=1, step=1)
     keys = [key for batch in ReplacingSampler(base, 99, 3) for key in batch if key[1] >= 99]
     assert len(keys) == 8 * len(base)
     assert len(set(keys)) == len(keys)
-    both = memory(pictures, 1)
-    first = len(pictures)
+    both = memory(images, 1)
+    first = len(images)
     assert not torch.equal(both[(0, first)][0], both[(1, first)][0])
 
 
-def test_a_restart_changes_nothing(pictures):
+def test_a_restart_changes_nothing(images):
     def batches(start):
-        return list(ReplacingSampler(EpochSampler(len(pictures), 2, 4, start, 0, 1, seed=1, step=1), 99, 5))
+        return list(ReplacingSampler(EpochSampler(len(images), 2, 4, start, 0, 1, seed=1, step=1), 99, 5))
 
     assert batches(0)[3:] == batches(3)
 
 
-def test_all_kept_pictures_take_part(pictures):
+def test_all_kept_images_take_part(images):
     base = EpochSampler(40, 4, 10, 0, 0, 1, seed=1, step=1)
     seen = {key[1] for batch in ReplacingSampler(base, 40, 12) for key in batch if key[1] >= 40}
     assert seen == set(range(40, 52))
 
 
-def test_a_picture_that_is_gone(pictures):
+def test_a_image_that_is_gone(images):
     with pytest.raises(UserError, match="the memory holds 'gone'"):
-        MemoryDataset(pictures, [Exemplar("gone", (1,))], MemoryConfig(), PLAN.train_lut(PLAN[1], JOINT))
+        MemoryDataset(images, [Exemplar("gone", (1,))], MemoryConfig(), PLAN.train_lut(PLAN[1], JOINT))

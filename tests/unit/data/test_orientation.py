@@ -27,17 +27,17 @@ BACK = {6: Image.Transpose.ROTATE_90, 3: Image.Transpose.ROTATE_180, 8: Image.Tr
 
 def scene(width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
     """A bright square in one corner, and its mask, upright."""
-    picture, mask = np.full((height, width, 3), 40, np.uint8), np.zeros((height, width), np.uint8)
-    picture[4:20, 4:20], mask[4:20, 4:20] = 220, 1
-    return picture, mask
+    image, mask = np.full((height, width, 3), 40, np.uint8), np.zeros((height, width), np.uint8)
+    image[4:20, 4:20], mask[4:20, 4:20] = 220, 1
+    return image, mask
 
 
 def photographs(root: Path, orientation: int, *, size=(64, 48), raw_masks: bool = False, count: int = 4) -> Path:
     """A folder of photographs that lie on their side in the file."""
     (root / "classes.txt").parent.mkdir(parents=True, exist_ok=True)
     (root / "classes.txt").write_text("square\n")
-    picture, mask = scene(*size)
-    stored = Image.fromarray(picture).transpose(BACK[orientation])
+    image, mask = scene(*size)
+    stored = Image.fromarray(image).transpose(BACK[orientation])
     exif = Image.Exif()
     exif[274] = orientation
     for split in ("train", "val"):
@@ -55,7 +55,7 @@ def photographs(root: Path, orientation: int, *, size=(64, 48), raw_masks: bool 
 def test_training_evaluation_and_cache_see_what_prediction_sees(orientation, tmp_path):
     root = photographs(tmp_path / "own", orientation)
     train, val = (checked(open_source("folder", root, split)) for split in ("train", "val"))
-    upright = np.asarray(barm.read_picture(train.images[0]))
+    upright = np.asarray(barm.read_image(train.images[0]))
     assert upright.shape == (48, 64, 3)
     assert train.sizes[0] == (64, 48)
     for source in (train, DecodedSource(train, 1 << 20)):
@@ -73,17 +73,17 @@ def test_training_evaluation_and_cache_see_what_prediction_sees(orientation, tmp
 
 def test_a_mask_drawn_on_its_side_is_told_apart(tmp_path):
     root = photographs(tmp_path / "own", 6, raw_masks=True)
-    says = r"mask is 48x64 as the picture is stored, but upright \(EXIF orientation 6\) it is 64x48; turn the mask"
+    says = r"mask is 48x64 as the image is stored, but upright \(EXIF orientation 6\) it is 64x48; turn the mask"
     with pytest.raises(UserError, match=says):
         checked(open_source("folder", root, "train"))
     assert check_folder(root).verdict.startswith("8 problems: ")
 
 
-def test_where_sizes_do_not_tell_pictures_are_counted(tmp_path):
-    """Upside down or square, the mask is taken to lie over the upright picture, and the check says so."""
+def test_where_sizes_do_not_tell_images_are_counted(tmp_path):
+    """Upside down or square, the mask is taken to lie over the upright image, and the check says so."""
     report = check_folder(photographs(tmp_path / "a", 3))
     assert report.verdict == "no problems"
-    assert "train: 4 pictures turned upright by their EXIF data" in report.notes
+    assert "train: 4 images turned upright by their EXIF data" in report.notes
     assert any("4 do not tell by their size" in note for note in report.notes)
     square = check_folder(photographs(tmp_path / "b", 8, size=(48, 48)))
     assert any("4 do not tell by their size" in note for note in square.notes)
@@ -92,7 +92,7 @@ def test_where_sizes_do_not_tell_pictures_are_counted(tmp_path):
 
 
 def test_what_was_remembered_of_another_reader_is_found_out_anew(tmp_path, monkeypatch):
-    """An index and decoded pictures of a program that did not turn pictures are not taken up."""
+    """An index and decoded images of a program that did not turn images are not taken up."""
     monkeypatch.setenv("BARM_CACHE", str(tmp_path / "cache"))
     source = open_source("folder", photographs(tmp_path / "own", 3), "train")
     with monkeypatch.context() as older:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from barm.data.palette import GROUNDS, OVERLAY, VISIONS, contrast, display_colours, display_palette, id_palette, oklab
-from barm.report.figures import best_and_worst, overlay, picture_iou
+from barm.report.figures import best_and_worst, image_iou, overlay
 
 FIRST = 20  # classes, as many as VOC has
 LEAST = {"normal": 0.11, "protanopia": 0.059, "deuteranopia": 0.059}
@@ -15,7 +15,7 @@ TINTED[FIRST] = {"normal": 0.085, "protanopia": 0.039, "deuteranopia": 0.039}
 
 
 def over(ground: int, number: int) -> np.ndarray:
-    """The first classes' colours inside an overlay of a picture of one grey, `(number, 3)`."""
+    """The first classes' colours inside an overlay of an image of one grey, `(number, 3)`."""
     side = 24
     label = np.arange(1, number + 1, dtype=np.uint8).repeat(side)[None].repeat(side, 0)
     image = np.full((*label.shape, 3), ground, np.uint8)
@@ -25,7 +25,7 @@ def over(ground: int, number: int) -> np.ndarray:
 @pytest.mark.parametrize("ground", GROUNDS)
 @pytest.mark.parametrize("number", TINTED)
 @pytest.mark.parametrize("vision", VISIONS)
-def test_no_two_of_the_first_colours_look_alike_over_a_picture(vision, number, ground):
+def test_no_two_of_the_first_colours_look_alike_over_a_image(vision, number, ground):
     assert len(over(ground, number)) == number
     assert contrast(over(ground, number), vision) > TINTED[number][vision]
 
@@ -39,7 +39,7 @@ def test_the_first_colours_have_different_hues_or_lightness():
     assert apart[~np.eye(10, dtype=bool)].all()
 
 
-def test_the_picture_is_seen_below_a_tint():
+def test_the_image_is_seen_below_a_tint():
     assert 0.5 < OVERLAY <= 0.7
     dark, light = over(64, FIRST), over(192, FIRST)
     assert np.linalg.norm(oklab(light) - oklab(dark), axis=-1).min() > 0.06
@@ -75,7 +75,7 @@ def test_a_class_keeps_its_colour_when_others_follow():
     assert len(set(display_colours(map(str, range(300))).values())) == 255
 
 
-def test_thin_parts_are_outlined_and_the_picture_stays_visible():
+def test_thin_parts_are_outlined_and_the_image_stays_visible():
     image = np.random.default_rng(0).integers(60, 190, (240, 320, 3), np.uint8)
     label = np.zeros((240, 320), np.uint8)
     label[20:220, 100] = 1  # a pole of one pixel
@@ -92,15 +92,15 @@ def test_thin_parts_are_outlined_and_the_picture_stays_visible():
     np.testing.assert_array_equal(overlay(image, label, display_palette(), 0), image)
 
 
-def test_pictures_are_chosen_by_what_was_learned_and_missed():
+def test_images_are_chosen_by_what_was_learned_and_missed():
     truth = np.array([[1, 1, 2, 255]], np.uint8)
-    assert picture_iou(truth, truth, [1, 2]) == 1.0
-    assert picture_iou(np.zeros_like(truth), truth, [2]) == 0.0
-    assert picture_iou(truth, truth, [3]) is None
+    assert image_iou(truth, truth, [1, 2]) == 1.0
+    assert image_iou(np.zeros_like(truth), truth, [2]) == 0.0
+    assert image_iou(truth, truth, [3]) is None
     chosen = best_and_worst([0.2, 0.9, None, 0.5], 4)
     assert [(one.place, one.told("a class")) for one in chosen] == [
-        (1, "best of 3 pictures"),
-        (0, "worst of 3 pictures"),
-        (3, "rank 2 of 3 pictures"),
+        (1, "best of 3 images"),
+        (0, "worst of 3 images"),
+        (3, "rank 2 of 3 images"),
     ]
-    assert best_and_worst([None, 0.5], 4)[0].told("a new class") == "the only picture with a new class"
+    assert best_and_worst([None, 0.5], 4)[0].told("a new class") == "the only image with a new class"

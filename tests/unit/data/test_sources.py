@@ -97,7 +97,7 @@ def test_class_list_round_trip(root, tmp_path):
     (tmp_path / "short.txt").write_text("shapes_train_000001 0\n")
     with pytest.raises(UserError, match="has no line for 'shapes_train_000000'"):
         checked(source, tmp_path / "short.txt")
-    (tmp_path / "bad.txt").write_text("picture one two\n")
+    (tmp_path / "bad.txt").write_text("image one two\n")
     with pytest.raises(UserError, match=r"bad.txt:1"):
         read_class_list(tmp_path / "bad.txt")
 
@@ -116,9 +116,9 @@ def test_the_last_class_id(tmp_path):
     assert foreground(source[0].mask) == {253, 254}
     plan = TaskPlan.parse("253-1", 254)
     step = plan[1]
-    pictures = StepDataset(source, plan, step, INCREMENTAL, TrainTransform(24), seed=1)
-    assert pictures.lut[[0, 253, 254, 255]].tolist() == [0, 0, 254, 255]
-    assert {254} <= set(pictures[(0, 0)][1].unique().tolist()) <= {0, 254, 255}
+    images = StepDataset(source, plan, step, INCREMENTAL, TrainTransform(24), seed=1)
+    assert images.lut[[0, 253, 254, 255]].tolist() == [0, 0, 254, 255]
+    assert {254} <= set(images[(0, 0)][1].unique().tolist()) <= {0, 254, 255}
     measured = EvalDataset(source, plan, step, INCREMENTAL, EvalTransform(None))[0][1]
     assert measured.unique().tolist() == [0, 253, 254, 255]
     assert channels_in(measured) == (253, 254)
@@ -144,22 +144,22 @@ def colour_mask(root):
     Image.new("RGB", (40, 32)).save(mask_of(root))
 
 
-def truncated_picture(root):
+def truncated_image(root):
     path = root / "JPEGImages/shapes_train_000000.jpg"
     path.write_bytes(path.read_bytes()[:-300])
 
 
 def broken_mask(root):
-    mask_of(root).write_bytes(b"no picture")
+    mask_of(root).write_bytes(b"no image")
 
 
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
-        (wrong_size, "mask is 20x20 but its picture 40x32"),
+        (wrong_size, "mask is 20x20 but its image 40x32"),
         (unknown_id, r"unknown id 9: expected 0\.\.4"),
         (colour_mask, "mode RGB"),
-        (truncated_picture, "cannot be read as a picture"),
+        (truncated_image, "cannot be read as an image"),
         (broken_mask, "mask is not readable"),
     ],
 )
@@ -181,7 +181,7 @@ def test_missing_files(root, tmp_path):
     mask_of(root).unlink()
     (root / "JPEGImages/shapes_train_000001.jpg").unlink()
     (root / "JPEGImages/shapes_val_000000.jpg").unlink()
-    with pytest.raises(UserError, match=r"shapes_train_000000\.png: is missing.*2 such pictures"):
+    with pytest.raises(UserError, match=r"shapes_train_000000\.png: is missing.*2 such images"):
         checked(open_source("voc", root, "train"))
     report = check_folder(root)
     assert [p.name for p in report.problems] == ["shapes_train_000000", "shapes_train_000001", "shapes_val_000000"]

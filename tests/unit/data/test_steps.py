@@ -1,4 +1,4 @@
-"""The order of pictures depends on (seed, step, epoch, index) and on nothing else."""
+"""The order of images depends on (seed, step, epoch, index) and on nothing else."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_ranks_share_the_global_batch():
 
 
 def test_every_epoch_has_an_order_of_its_own():
-    """spec/barm.md section 7: published, every process saw the same half of the pictures in every epoch."""
+    """spec/barm.md section 7: published, every process saw the same half of the images in every epoch."""
     halves = []
     for rank in range(2):
         batches = list(EpochSampler(12, 3, 4, 0, rank, 2, seed=1, step=0))
@@ -59,14 +59,14 @@ def test_every_epoch_has_an_order_of_its_own():
     assert len({frozenset(half) for half in halves[0]}) > 1
 
 
-def test_few_pictures_are_repeated():
+def test_few_images_are_repeated():
     batches = list(EpochSampler(3, 4, 2, 0, 0, 2, seed=1, step=0))
     assert [len(b) for b in batches] == [4, 4]
     assert {i for _, i in batches[0]} == {0, 1, 2}
     both_ranks = [
         key for rank in (0, 1) for batch in EpochSampler(3, 4, 2, 0, rank, 2, seed=1, step=0) for key in batch
     ]
-    assert len(set(both_ranks)) == len(both_ranks) == 16  # copies of a picture have augmentations of their own
+    assert len(set(both_ranks)) == len(both_ranks) == 16  # copies of an image have augmentations of their own
 
 
 def test_labels_hide_what_the_step_does_not_teach(source):
@@ -79,16 +79,16 @@ def test_labels_hide_what_the_step_does_not_teach(source):
     assert set(seen) == {0, 1, 2, 3, 255}
 
 
-def test_a_step_without_pictures(source):
+def test_a_step_without_images(source):
     plan = TaskPlan(((1, 2, 3, 4), (200,)))
     with pytest.raises(IndexError):
         StepDataset(source, plan, plan[1], INCREMENTAL, TrainTransform(32), seed=1)
     lonely = source.with_index([ids - {3} for ids in source.index])
-    with pytest.raises(UserError, match=f"no training picture belongs to step 1 .{source.class_names[3]}"):
+    with pytest.raises(UserError, match=f"no training image belongs to step 1 .{source.class_names[3]}"):
         StepDataset(lonely, PLAN, PLAN[1], INCREMENTAL, TrainTransform(32), seed=1)
 
 
-def test_evaluation_covers_every_picture_once(shapes_voc):
+def test_evaluation_covers_every_image_once(shapes_voc):
     source = checked(open_source("voc", shapes_voc, "val"))
     dataset = EvalDataset(source, PLAN, PLAN[0], INCREMENTAL, EvalTransform(32))
     seen = [

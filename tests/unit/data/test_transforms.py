@@ -50,7 +50,7 @@ def test_same_as_step_by_step(width, height, crop, seed):
     np.testing.assert_array_equal(apply_to_map(mask, choice, crop, 255), expected)
 
 
-def test_pictures_agree_within_one_grey_level():
+def test_images_agree_within_one_grey_level():
     for index in range(12):
         rng = np.random.default_rng(index)
         image = Image.fromarray(render(index, split="train", num_classes=10, size=(125, 94), seed=0).image)
@@ -78,7 +78,7 @@ def test_padding_by_hand(size, expected):
 
 
 def test_every_offset_of_the_crop_is_drawn():
-    """Offsets are uniform up to the last one at which the crop fits: rows and columns alike, padded pictures too."""
+    """Offsets are uniform up to the last one at which the crop fits: rows and columns alike, padded images too."""
     for size, last in (((44, 42), (2, 4)), ((40, 40), (0, 0)), ((20, 22), (2, 0))):
         config = TrainTransform(40, scale=(1.0, 1.0))
         rng = np.random.default_rng(0)
@@ -88,7 +88,7 @@ def test_every_offset_of_the_crop_is_drawn():
 
 
 @pytest.mark.parametrize("upright", [True, False])
-def test_regions_as_wide_or_as_high_as_the_picture(upright):
+def test_regions_as_wide_or_as_high_as_the_image(upright):
     """spec/mib.md section 9.3: accepted where w <= W and h <= H, at any place; the fallback alone is centred.
 
     A twelfth part of a strip of 3 x 144 is 3 or 4 wide, so that only a part of the strip's whole width fits.
@@ -103,7 +103,7 @@ def test_regions_as_wide_or_as_high_as_the_picture(upright):
 
 
 @pytest.mark.parametrize("size", [(500, 375), (375, 500), (900, 300), (40, 400)])
-def test_regions_lie_in_the_picture(size):
+def test_regions_lie_in_the_image(size):
     rng, config = np.random.default_rng(0), TrainTransform(64, geometry="resized_crop")
     regions = [draw_region(rng, size, config) for _ in range(400)]
     for region in regions:

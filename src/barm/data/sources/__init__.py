@@ -1,4 +1,4 @@
-"""Data: sources, their index, transforms, and the pictures of a step."""
+"""Data: sources, their index, transforms, and the images of a step."""
 
 from __future__ import annotations
 

@@ -52,12 +52,12 @@ def open_ade(root: Path, split: str, class_names: Sequence[str] = ()) -> FileSou
         for place, suffixes in zip(found, (IMAGE_SUFFIXES, MASK_SUFFIXES), strict=True)
         if place is not None
     )
-    no_twins(images, "pictures")
+    no_twins(images, "images")
     no_twins(masks, "masks")
     names = sorted(images)
     image_files, mask_files = pairs(root, split, images, masks, names)
     known, palette = names_and_colours(root, published("ade") if _is_published(root, names) else None, class_names)
-    remarks = [*unused(masks, names, "masks", "without a picture"), *strangers(images, "pictures")]
+    remarks = [*unused(masks, names, "masks", "without an image"), *strangers(images, "images")]
     remarks += strangers(masks, "masks")
     for kind, suffixes in (("images", IMAGE_SUFFIXES), ("annotations", MASK_SUFFIXES)):
         used = [place for s in SPLITS if (place := split_folder(root / kind, s)) is not None]

@@ -1,4 +1,4 @@
-"""Pictures and masks in files: the source behind every layout on disk."""
+"""Images and masks in files: the source behind every layout on disk."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from barm.data.base import Sample
 from barm.data.fingerprint import Content
-from barm.data.images import read_picture
+from barm.data.images import read_image
 from barm.data.masks import foreground, read_mask
 from barm.data.sources.tree import Remark
 from barm.errors import UserError
@@ -19,21 +19,21 @@ from barm.errors import UserError
 
 @dataclass(frozen=True)
 class FileSource:
-    """A split whose pictures are files.
+    """A split whose images are files.
 
     Attributes:
         root: folder of the data set, for messages and the cache.
         split: ``train`` or ``val``.
-        names: unique per picture.
+        names: unique per image.
         images: their files.
         masks: single-channel PNGs of dataset ids.
         class_names: by id, background first.
         palette: colour per id.
-        saliency: map per picture, where there are any and a method uses them.
-        index: class ids per picture; filled by `barm.data.index.checked`.
-        sizes: upright ``(width, height)`` per picture, filled with it.
-        contents: digests per picture, filled with it.
-        remarks: what has to be said about files that are not used, and classes that no picture shows.
+        saliency: map per image, where there are any and a method uses them.
+        index: class ids per image; filled by `barm.data.index.checked`.
+        sizes: upright ``(width, height)`` per image, filled with it.
+        contents: digests per image, filled with it.
+        remarks: what has to be said about files that are not used, and classes that no image shows.
     """
 
     root: Path
@@ -53,21 +53,21 @@ class FileSource:
         return len(self.names)
 
     def __getitem__(self, i: int) -> Sample:
-        """Picture, mask and map.
+        """Image, mask and map.
 
         Raises:
             UserError: if one cannot be read, or they have several sizes.
         """
-        image, mask = read_picture(self.images[i]), read_mask(self.masks[i])
+        image, mask = read_image(self.images[i]), read_mask(self.masks[i])
         extras = {"saliency": read_mask(self.saliency[i])} if self.saliency else {}
         for path, values in ((self.masks[i], mask), *((self.saliency[i], v) for v in extras.values())):
             if values.size != image.size:
                 (w, h), (width, height) = values.size, image.size
-                raise UserError(f"{path} is {w}x{h} but its picture {width}x{height}: make both the same size")
+                raise UserError(f"{path} is {w}x{h} but its image {width}x{height}: make both the same size")
         return Sample(image, mask, extras)
 
     def name(self, i: int) -> str:
-        """The picture's name."""
+        """The image's name."""
         return self.names[i]
 
     def classes_in(self, i: int) -> frozenset[int]:
@@ -82,7 +82,7 @@ class FileSource:
         sizes: Sequence[tuple[int, int]] = (),
         contents: Sequence[Content] = (),
     ) -> FileSource:
-        """The same source knowing its classes, and sizes and digests, per picture."""
+        """The same source knowing its classes, and sizes and digests, per image."""
         return replace(self, index=tuple(index), sizes=tuple(sizes), contents=tuple(contents))
 
     def saying(self, *remarks: Remark) -> FileSource:
@@ -93,11 +93,11 @@ class FileSource:
 def pairs(
     root: Path, split: str, images: Mapping[str, Path], masks: Mapping[str, Path], names: Sequence[str]
 ) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
-    """Files of the named pictures; that they exist and are sound is what the index looks into.
+    """Files of the named images; that they exist and are sound is what the index looks into.
 
     Raises:
         UserError: for an empty split.
     """
     if not names:
-        raise UserError(f"the {split} split of {root} is empty: expected at least one picture with a mask")
+        raise UserError(f"the {split} split of {root} is empty: expected at least one image with a mask")
     return tuple(images[n] for n in names), tuple(masks[n] for n in names)

@@ -36,7 +36,7 @@ def open_folder(root: Path, split: str, class_names: Sequence[str] = ()) -> File
     """A split of a plain folder.
 
     The split is given by sub-folders ``images/train``, ``images/val`` (and the same below masks), or by lists of names
-    ``train.txt`` and ``val.txt``. Where nothing says what is held out, it is a fifth of the pictures, chosen by a hash
+    ``train.txt`` and ``val.txt``. Where nothing says what is held out, it is a fifth of the images, chosen by a hash
     of their names, and at least one. Other sub-folders are part of the names: ``images/a/b.jpg`` and ``masks/a/b.png``.
 
     Args:
@@ -45,22 +45,22 @@ def open_folder(root: Path, split: str, class_names: Sequence[str] = ()) -> File
         class_names: of the ids 1, 2, ..., where there is no ``classes.txt``.
 
     Raises:
-        UserError: for missing folders, lists or files, or two pictures of one name.
+        UserError: for missing folders, lists or files, or two images of one name.
     """
     root = find_root(root, LAYOUT)
     place = _place(root, split)
     images = Files(place.images, IMAGE_SUFFIXES, deep=True, without=() if place.divided else NAMED)
     masks = Files(place.masks, MASK_SUFFIXES, deep=True, without=() if place.divided else NAMED)
-    no_twins(images, "pictures")
+    no_twins(images, "images")
     no_twins(masks, "masks")
     names = sorted(images) if place.whole else _split(root, split, images)
     used = names if place.whole else {*names, *_split(root, "val" if split == "train" else "train", images)}
     image_files, mask_files = pairs(root, split, images, masks, names)
     known, palette = names_and_colours(root, None, class_names)
     remarks = [
-        *unused(images, used, "pictures", "in neither list"),
-        *unused(masks, images, "masks", "without a picture"),
-        *strangers(images, "pictures"),
+        *unused(images, used, "images", "in neither list"),
+        *unused(masks, images, "masks", "without an image"),
+        *strangers(images, "images"),
         *strangers(masks, "masks"),
         *_beside(root),
     ]
@@ -84,7 +84,7 @@ def _place(root: Path, split: str) -> _Place:
     own, train, val = images[split], images["train"], images["val"]
     if own is None and split == "val":
         own = train
-    if own is None:  # pictures beside images/val
+    if own is None:  # images beside images/val
         return _Place(root / "images", root / "masks", False, val is not None)
     of = split if images[split] is not None else "train"
     return _Place(own, masks[of] or root / "masks" / own.name, True, val is not None)
@@ -103,7 +103,7 @@ def _beside(root: Path) -> list[Remark]:
 
 
 def _split(root: Path, split: str, images: Files) -> list[str]:
-    """Those of the pictures that belong to a split by the lists, or by a hash of their names."""
+    """Those of the images that belong to a split by the lists, or by a hash of their names."""
     lists, names = {name: root / f"{name}.txt" for name in ("train", "val")}, sorted(images)
     if lists[split].is_file():
         return listed(lists[split], images)

@@ -37,12 +37,12 @@ class Named:
 
     @property
     def sizes(self) -> tuple[tuple[int, int], ...]:
-        """``(width, height)`` of every picture, where the source knows them."""
+        """``(width, height)`` of every image, where the source knows them."""
         return tuple(getattr(self.source, "sizes", ()))
 
     @property
     def contents(self) -> tuple[Content, ...]:
-        """Digests of every picture, where the source knows them."""
+        """Digests of every image, where the source knows them."""
         return tuple(getattr(self.source, "contents", ()))
 
     @property
@@ -58,11 +58,11 @@ class Named:
         return sample._replace(mask=Image.fromarray(self.table[np.asarray(sample.mask)]))
 
     def name(self, i: int) -> str:
-        """The picture's name."""
+        """The image's name."""
         return self.source.name(i)
 
     def classes_in(self, i: int) -> frozenset[int]:
-        """Foreground ids in the picture's mask."""
+        """Foreground ids in the image's mask."""
         return frozenset(int(self.table[c]) for c in self.source.classes_in(i)) - {0}
 
 

@@ -28,7 +28,7 @@ Floats = NDArray[np.float32]
 
 
 class Scene(NamedTuple):
-    """One generated picture.
+    """One generated image.
 
     Attributes:
         image: RGB, ``(H, W, 3)`` uint8.
@@ -75,25 +75,25 @@ SILHOUETTES: dict[str, Callable[[Floats, Floats], NDArray[np.bool_]]] = {
 }
 
 
-class _Look(NamedTuple):
+class _Style(NamedTuple):
     silhouette: str
     hue: str
     texture: str
 
 
 @cache
-def _looks() -> tuple[_Look, ...]:
+def _styles() -> tuple[_Style, ...]:
     """The 150 combinations, so ordered that already ten classes share five silhouettes and five hues."""
     shapes, hues = tuple(SILHOUETTES), tuple(HUES)
     half = len(shapes) // 2
-    looks = []
+    styles = []
     for k in range(MAX_SHAPES):
         block, place = divmod(k, 10)
         side, m = (block % 2, (block // 2) * 10 + place) if k < 140 else (place // half, 70 + place % half)
         s, visit = m % half, m // half
-        looks.append(_Look(shapes[side * half + s], hues[(visit + 2 * s) % 5], TEXTURES[(2 * visit + s) % 3]))
-    assert len(set(looks)) == MAX_SHAPES
-    return tuple(looks)
+        styles.append(_Style(shapes[side * half + s], hues[(visit + 2 * s) % 5], TEXTURES[(2 * visit + s) % 3]))
+    assert len(set(styles)) == MAX_SHAPES
+    return tuple(styles)
 
 
 def class_names(num_classes: int) -> tuple[str, ...]:
@@ -104,7 +104,7 @@ def class_names(num_classes: int) -> tuple[str, ...]:
     """
     if not 1 <= num_classes <= MAX_SHAPES:
         raise UserError(f"shapes has 1 to {MAX_SHAPES} classes, asked for {num_classes}; choose a number in that range")
-    return tuple(f"{look.hue}-{look.texture}-{look.silhouette}" for look in _looks()[:num_classes])
+    return tuple(f"{style.hue}-{style.texture}-{style.silhouette}" for style in _styles()[:num_classes])
 
 
 def render(
@@ -113,7 +113,7 @@ def render(
     """Draw one scene of 1 to 4 objects of distinct classes.
 
     Args:
-        index: number of the picture in its split.
+        index: number of the image in its split.
         split: ``train`` or ``val``; other splits show other scenes.
         num_classes: 1..150.
         size: ``(width, height)`` in pixels.
@@ -122,7 +122,7 @@ def render(
             those of 1..num_classes, and all have.
 
     Returns:
-        Picture, mask and saliency; the same for the same arguments on every machine.
+        Image, mask and saliency; the same for the same arguments on every machine.
     """
     width, height = size
     rng = np.random.default_rng([seed, crc32(split.encode()), index])
@@ -181,9 +181,9 @@ def _paint(rng: np.random.Generator, image: Floats, mask: NDArray[np.uint8], cla
     dy, dx = np.meshgrid(ys, xs, indexing="ij")
     u = (dx * np.cos(turn) + dy * np.sin(turn)).astype(np.float32) * stretch
     v = (-dx * np.sin(turn) + dy * np.cos(turn)).astype(np.float32) / stretch
-    look = _looks()[class_id - 1]
-    inside = SILHOUETTES[look.silhouette](u, v).astype(np.float32)
-    colour = _colour(rng, look, u, v)
+    style = _styles()[class_id - 1]
+    inside = SILHOUETTES[style.silhouette](u, v).astype(np.float32)
+    colour = _colour(rng, style, u, v)
 
     def shrink(values: Floats) -> Floats:
         shape = (y1 - y0, n, x1 - x0, n, *values.shape[2:])
@@ -198,16 +198,16 @@ def _paint(rng: np.random.Generator, image: Floats, mask: NDArray[np.uint8], cla
         mask[area][_widen(edge, band)] = IGNORE
 
 
-def _colour(rng: np.random.Generator, look: _Look, u: Floats, v: Floats) -> Floats:
+def _colour(rng: np.random.Generator, style: _Style, u: Floats, v: Floats) -> Floats:
     """The object's colour per supersampled pixel, ``(h, w, 3)``: hue, texture and soft shading."""
-    hue = (HUES[look.hue] + rng.uniform(-0.035, 0.035)) % 1
+    hue = (HUES[style.hue] + rng.uniform(-0.035, 0.035)) % 1
     saturation, value = rng.uniform(0.6, 0.95), rng.uniform(0.6, 0.95)
     front = np.array(colorsys.hsv_to_rgb(hue, saturation, value), np.float32)
     back = np.array(colorsys.hsv_to_rgb(hue, saturation * 0.45, min(1.0, value * 1.25)), np.float32)
     period = rng.uniform(0.5, 0.66)
-    if look.texture == "striped":
+    if style.texture == "striped":
         second = ((u / period) % 1) < 0.5
-    elif look.texture == "dotted":
+    elif style.texture == "dotted":
         second = np.hypot((u / period) % 1 - 0.5, (v / period) % 1 - 0.5) < 0.33
     else:
         second = np.zeros_like(u, bool)

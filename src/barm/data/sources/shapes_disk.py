@@ -43,12 +43,12 @@ def make_shapes(
         root: must not exist, or be empty.
         layout: of VOC 2012, of ADE20K, or a plain folder.
         num_classes: by default 20, 150 and 10.
-        num_train: training pictures.
-        num_val: validation pictures.
+        num_train: training images.
+        num_val: validation images.
         size: ``(width, height)`` in pixels.
         seed: of the data set.
         only: names of the classes that are labelled, with ids 1, 2, ..., be they among the `num_classes` or not; every
-            picture shows one of them, and all else is background. By default all are labelled.
+            image shows one of them, and all else is background. By default all are labelled.
         workers: processes.
 
     Raises:
@@ -67,9 +67,9 @@ def make_shapes(
                 + (f" and {MAX_SHAPES - count} more, up to {known[-1]}" if count < MAX_SHAPES else "")
             )
     if min(size) < MIN_SIDE or max(size) > MAX_SIDE:
-        raise UserError(f"pictures must be {MIN_SIDE} to {MAX_SIDE} pixels on each side, asked for {size[0]}x{size[1]}")
+        raise UserError(f"images must be {MIN_SIDE} to {MAX_SIDE} pixels on each side, asked for {size[0]}x{size[1]}")
     if num_train < 1 or num_val < 1:
-        raise UserError(f"both splits need at least one picture, asked for {num_train} and {num_val}")
+        raise UserError(f"both splits need at least one image, asked for {num_train} and {num_val}")
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise UserError(f"{root} exists and is not empty: choose another folder or remove it")
     beside = root.with_name(root.name + ".tmp")
@@ -149,12 +149,12 @@ def _write_one(
     mask = Image.fromarray(scene.mask)
     mask.putpalette(id_palette().tobytes())
     long_split = {"train": "training", "val": "validation"}[split]
-    picture_dir, mask_dir = {
+    image_dir, mask_dir = {
         "voc": ("JPEGImages", "SegmentationClassAug"),
         "ade": (f"images/{long_split}", f"annotations/{long_split}"),
         "folder": (f"images/{split}", f"masks/{split}"),
     }[layout]
-    Image.fromarray(scene.image).save(root / picture_dir / f"{stem}.jpg", quality=JPEG_QUALITY)
+    Image.fromarray(scene.image).save(root / image_dir / f"{stem}.jpg", quality=JPEG_QUALITY)
     if layout == "ade":  # grey PNG without an ignored id, as in the real data: borders are "other", 0
         scene.mask[scene.mask == 255] = 0
         mask = Image.fromarray(scene.mask)

@@ -16,7 +16,7 @@ from barm.words import count, noun
 
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")  # that keep every value
 SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation")}
-HELD_BACK = ("test", "testing")  # sub-folders of pictures that no split uses
+HELD_BACK = ("test", "testing")  # sub-folders of images that no split uses
 CLUTTER = ("thumbs.db", "desktop.ini", "__macosx")  # of operating systems, beside names that begin with a dot
 DEPTH = 2  # folders below the given one in which a data set is looked for
 Level = Literal["note", "warning"]
@@ -146,7 +146,7 @@ class Files(dict[str, Path]):
 
 
 def no_twins(files: Files, what: str) -> None:
-    """Complain about two pictures, or two masks, of one name."""
+    """Complain about two images, or two masks, of one name."""
     if files.twins:
         raise UserError(
             f"{files.folder}: two {what} are called '{files.twins[0]}' but for their endings; rename one, masks are "
@@ -159,7 +159,7 @@ def listed(path: Path, known: Mapping[str, Path]) -> list[str]:
 
     Args:
         path: of the list.
-        known: pictures by name.
+        known: images by name.
 
     Raises:
         UserError: if there is no such file, or it is no text.
@@ -187,7 +187,7 @@ def _named(line: str, known: Mapping[str, Path], short: Mapping[str, str | None]
 
 
 def _stem(name: str) -> str:
-    """A name without the suffix of a picture; other dots belong to it."""
+    """A name without the suffix of an image; other dots belong to it."""
     head, dot, suffix = name.rpartition(".")
     return head if dot and f".{suffix.lower()}" in IMAGE_SUFFIXES else name
 
@@ -195,7 +195,7 @@ def _stem(name: str) -> str:
 def unused(files: Files, names: Collection[str], what: str, why: str, level: Level = "warning") -> list[Remark]:
     """What is said about files of a folder whose names are not among those that are used.
 
-    >>> unused(Files(Path("."), (".none",)), [], "pictures", "have no mask")
+    >>> unused(Files(Path("."), (".none",)), [], "images", "have no mask")
     []
     """
     used = set(names)
@@ -204,7 +204,7 @@ def unused(files: Files, names: Collection[str], what: str, why: str, level: Lev
 
 
 def strangers(files: Files, what: str) -> list[Remark]:
-    """What is said about the files of a folder that are neither pictures nor masks."""
+    """What is said about the files of a folder that are neither images nor masks."""
     remarks = list[Remark]()
     kinds = sorted({path.suffix.lower() or "none" for path in files.others})
     if files.others:

@@ -49,7 +49,7 @@ def open_voc(root: Path, split: str, class_names: Sequence[str] = ()) -> FileSou
     augmented = (root / AUGMENTED).is_dir()
     images = Files(root / "JPEGImages", IMAGE_SUFFIXES)
     masks = Files(root / (AUGMENTED if augmented else OWN), MASK_SUFFIXES)
-    no_twins(images, "pictures")
+    no_twins(images, "images")
     no_twins(masks, "masks")
     val = listed(_list(root, "val"), images)
     train = _train(root, val, images, masks, augmented)
@@ -62,9 +62,9 @@ def open_voc(root: Path, split: str, class_names: Sequence[str] = ()) -> FileSou
     used = {*train, *val}
     remarks = [
         *([] if augmented else [_without_augmented(root, train)]),
-        *unused(images, used, "pictures", "in neither list", "note"),
+        *unused(images, used, "images", "in neither list", "note"),
         *unused(masks, used, "masks", "in neither list"),
-        *strangers(images, "pictures"),
+        *strangers(images, "images"),
         *strangers(masks, "masks"),
     ]
     return FileSource(
@@ -81,12 +81,12 @@ def _list(root: Path, name: str) -> Path:
     found = [path for place in LISTS if (path := root / place / f"{name}.txt").is_file()]
     for other in found[1:]:
         if listed(other, {}) != listed(found[0], {}):
-            raise UserError(f"{found[0]} and {other} name different pictures: keep one of them")
+            raise UserError(f"{found[0]} and {other} name different images: keep one of them")
     return found[0] if found else root / LISTS[0] / f"{name}.txt"
 
 
 def _train(root: Path, val: Sequence[str], images: Files, masks: Files, augmented: bool) -> list[str]:
-    """Names of the training pictures."""
+    """Names of the training images."""
     path = _list(root, "train_aug" if augmented else "train")
     if path.is_file():
         return listed(path, images)
@@ -102,7 +102,7 @@ def _maps(root: Path) -> Files | None:
 def _without_augmented(root: Path, train: Sequence[str]) -> Remark:
     return Remark(
         "warning",
-        f"{root} has no {AUGMENTED}: it trains on the {count(len(train), 'pictures')} of VOC's own lists, "
+        f"{root} has no {AUGMENTED}: it trains on the {count(len(train), 'images')} of VOC's own lists, "
         "published results on 10 582; docs/paper.md says where the further masks and train_aug.txt are to be had",
     )
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from barm.engine.checkpoint.atomic import save_pickled, sync, write_atomically
 from barm.engine.checkpoint.differences import AGREEING, difference, other_class, settings, to_table
-from barm.engine.checkpoint.pictures import Pictures, check_same
+from barm.engine.checkpoint.images import Images, check_same
 from barm.engine.checkpoint.provenance import continued
 from barm.engine.checkpoint.schema import misfit
 from barm.engine.config import RunConfig
@@ -27,7 +27,7 @@ from barm.models.segmenter import NetworkConfig
 from barm.reading import Unfit, read_json, read_pickled, read_safetensors, read_toml
 
 EXTENSION = "extension.json"  # in the folder of a run that `barm extend` made
-CONFIG, MODEL, METHOD, COUNTS, METRICS, MEMORY, PICTURES = (
+CONFIG, MODEL, METHOD, COUNTS, METRICS, MEMORY, IMAGES = (
     "config.toml",
     "model.safetensors",
     "method.json",
@@ -57,7 +57,7 @@ class RunDirectory:
         self.path = path
         self._lock: FileLock | None = None
         self._made, self._began = False, False  # by this process: the folder, the run
-        self.pictures: Pictures | None = None
+        self.images: Images | None = None
 
     def step_path(self, index: int) -> Path:
         """Folder of a finished step."""
@@ -111,16 +111,16 @@ class RunDirectory:
         *,
         resume: bool,
         same: Sequence[str] = AGREEING,
-        pictures: Pictures | None = None,
+        images: Images | None = None,
     ) -> None:
         """Create the folder (or take up an existing one) and lock it against a second run.
 
-        What is in it must agree in the tables `same`, and with `data` among these in the pictures of its finished
-        steps; an unfinished one always. `pictures` are stored with every step.
+        What is in it must agree in the tables `same`, and with `data` among these in the images of its finished
+        steps; an unfinished one always. `images` are stored with every step.
 
         Raises:
             UserError: if the folder has contents and `resume` is off, holds no run, another configuration or a state
-                of other pictures, or is in use.
+                of other images, or is in use.
         """
         present, existing = self.check_place(resume=resume)
         self.path.mkdir(parents=True, exist_ok=True)
@@ -136,10 +136,10 @@ class RunDirectory:
         if existing:
             self.check_same(config, same)
             self._check_classes(provenance.get("classes", ()))
-            if pictures is not None:
-                self._check_pictures(pictures, finished="data" in same)
+            if images is not None:
+                self._check_images(images, finished="data" in same)
             provenance = continued(self.provenance(), provenance)
-        self.pictures = pictures
+        self.images = images
         document = {**to_table(config), "provenance": dict(provenance)}
         write_atomically(self.path / CONFIG, tomli_w.dumps(document).encode())
 
@@ -160,12 +160,12 @@ class RunDirectory:
                 "on, or choose another --out"
             )
 
-    def _check_pictures(self, now: Pictures, *, finished: bool) -> None:
+    def _check_images(self, now: Images, *, finished: bool) -> None:
         """Steps that came from elsewhere, or from versions that kept no record, have none."""
-        steps = [i for i in self.finished_steps() if finished and self.has(i, PICTURES)]
-        states = [p.parent / PICTURES for p in self.path.glob(".step*.partial/trainer.pt")]
+        steps = [i for i in self.finished_steps() if finished and self.has(i, IMAGES)]
+        states = [p.parent / IMAGES for p in self.path.glob(".step*.partial/trainer.pt")]
         unfinished = [(self._read(path), False) for path in states if path.exists()]
-        check_same([*((self.read(i, PICTURES), self.has(i, COUNTS)) for i in steps), *unfinished], now, self.path)
+        check_same([*((self.read(i, IMAGES), self.has(i, COUNTS)) for i in steps), *unfinished], now, self.path)
 
     def forget(self, first: int) -> None:
         """Remove the finished steps from `first` on, unless one of them was stopped and can go on."""
@@ -247,7 +247,7 @@ class RunDirectory:
     ) -> None:
         """Write a finished step beside, flush it to the disk, and rename it into place.
 
-        An imported step has neither counts nor metrics until it is evaluated; few methods keep a memory of pictures.
+        An imported step has neither counts nor metrics until it is evaluated; few methods keep a memory of images.
 
         Raises:
             UserError: for tensors that hold anything but numbers; nothing is written then.
@@ -263,8 +263,8 @@ class RunDirectory:
             for name, value in files.items():
                 if value is not None:
                     (beside / name).write_text(json.dumps(value, indent=1) + "\n", "utf-8")
-            if self.pictures is not None:
-                (beside / PICTURES).write_text(json.dumps(self.pictures) + "\n", "utf-8")
+            if self.images is not None:
+                (beside / IMAGES).write_text(json.dumps(self.images) + "\n", "utf-8")
             for file in beside.iterdir():
                 sync(file)
             sync(beside)
@@ -289,7 +289,7 @@ class RunDirectory:
         try:
             beside.mkdir()
             for file in sorted(there.iterdir()):
-                if file.name not in (*changed, *leave, PICTURES):  # those of the other run, not of this one
+                if file.name not in (*changed, *leave, IMAGES):  # those of the other run, not of this one
                     _link(file, beside / file.name)
             for name, value in changed.items():
                 (beside / name).write_text(json.dumps(value, indent=1) + "\n", "utf-8")
@@ -321,7 +321,7 @@ class RunDirectory:
     def _read(self, path: Path) -> Any:
         name = path.name
         try:
-            value = read_json(path, limit=None)  # some have a line for every picture
+            value = read_json(path, limit=None)  # some have a line for every image
         except FileNotFoundError:
             if name == METHOD:
                 raise self._damaged(path, "it is missing") from None
@@ -359,10 +359,10 @@ class RunDirectory:
     def save_partial(self, index: int, state: Mapping[str, Any]) -> None:
         """Store the trainer's state of an unfinished step, and beside it what it is trained on."""
         self._partial(index).mkdir(exist_ok=True)
-        target, record = (self._partial(index) / name for name in ("trainer.pt", PICTURES))
+        target, record = (self._partial(index) / name for name in ("trainer.pt", IMAGES))
         try:
-            if self.pictures is not None and not (target.exists() and record.exists()):
-                write_atomically(record, json.dumps(self.pictures).encode())
+            if self.images is not None and not (target.exists() and record.exists()):
+                write_atomically(record, json.dumps(self.images).encode())
             save_pickled(target, dict(state))
         except BaseException:
             if not target.exists():

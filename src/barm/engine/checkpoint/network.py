@@ -22,12 +22,12 @@ from barm.models.segmenter import NetworkConfig, check_names
 
 
 def rebuild(
-    about: Mapping[str, Any], index: int, state: Mapping[str, Tensor], what: str
+    record: Mapping[str, Any], index: int, state: Mapping[str, Tensor], what: str
 ) -> tuple[nn.Module, Method[Any, Any]]:
     """The network of a step in evaluation mode, on the CPU, with its method.
 
     Args:
-        about: as in ``method.json``.
+        record: as in ``method.json``.
         index: of the step.
         state: the network's tensors.
         what: how to call them in a message.
@@ -36,13 +36,13 @@ def rebuild(
         UserError: if there is no such network or method, the tensors are not those of this
             network, or they hold anything but numbers.
     """
-    step = Step(index, tuple(tuple(g) for g in about["groups"]))
-    name = about["method"].get("name")
+    step = Step(index, tuple(tuple(g) for g in record["groups"]))
+    name = record["method"].get("name")
     if name not in METHODS:
         raise UserError(f"{what} was trained by '{name}', which is unknown; known: {', '.join(METHODS)}")
     try:
-        network = NetworkConfig.stored({**about["model"], "pretrained": False, "weights": None})
-        method = METHODS[name].model_validate(about["method"]).build(step, network)
+        network = NetworkConfig.stored({**record["model"], "pretrained": False, "weights": None})
+        method = METHODS[name].model_validate(record["method"]).build(step, network)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         told = f"{'.'.join(map(str, first['loc']))}: {str(first['msg']).removeprefix('Value error, ')}"
@@ -70,10 +70,10 @@ def describe_classes(
     }
 
 
-def renumbered(about: Mapping[str, Any], num_steps: int) -> dict[str, Any]:
+def renumbered(record: Mapping[str, Any], num_steps: int) -> dict[str, Any]:
     """What `describe_classes` said, with ids in learning order, as a step of a run with another number of steps."""
-    classes = [{**c, "id": channel} for channel, c in enumerate(about["classes"])]
-    return {**about, "groups": in_learning_order(about["groups"]), "num_steps": num_steps, "classes": classes}
+    classes = [{**c, "id": channel} for channel, c in enumerate(record["classes"])]
+    return {**record, "groups": in_learning_order(record["groups"]), "num_steps": num_steps, "classes": classes}
 
 
 def same_colours(classes: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -103,17 +103,17 @@ def load_step(
     Raises:
         UserError: if it is not there, or belongs to another task than `plan` or to classes of other names.
     """
-    about = directory.read(index, METHOD)
-    step = Step(index, tuple(tuple(g) for g in about["groups"]))
+    record = directory.read(index, METHOD)
+    step = Step(index, tuple(tuple(g) for g in record["groups"]))
     if plan is not None and plan[index] != step:
         raise UserError(
-            f"{directory.step_path(index)} learned the groups {about['groups']}, but this task's are "
+            f"{directory.step_path(index)} learned the groups {record['groups']}, but this task's are "
             f"{[list(g) for g in plan[index].groups]}; use the task it was trained with"
         )
-    found = other_class({c["id"]: c["name"] for c in about["classes"]}, class_names) if class_names else None
+    found = other_class({c["id"]: c["name"] for c in record["classes"]}, class_names) if class_names else None
     if found is not None:
         raise UserError(
             f"{directory.step_path(index)} learned other classes than these data have ({found}): give the data that it "
             "was trained on, or others with the same classes"
         )
-    return rebuild(about, index, directory.load_model_state(index), str(directory.step_path(index)))
+    return rebuild(record, index, directory.load_model_state(index), str(directory.step_path(index)))

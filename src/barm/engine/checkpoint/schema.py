@@ -71,14 +71,14 @@ class MetricsForm(_Form):
 
 
 class ExemplarForm(_Form):
-    """A line of ``memory.json``: a picture's name, which may hold what its file's name may."""
+    """A line of ``memory.json``: an image's name, which may hold what its file's name may."""
 
     name: Annotated[str, StringConstraints(strict=True, min_length=1)]
     channels: list[Byte]
 
 
-class PictureForm(_Form):
-    """A picture in ``pictures.json``; digests as the split has them."""
+class ImageForm(_Form):
+    """An image in ``pictures.json``; digests as the split has them."""
 
     size: list[Position] | None
     classes: list[Byte]
@@ -89,10 +89,10 @@ class SplitForm(_Form):
 
     names: list[Name]
     in_masks: list[Name]
-    pictures: dict[str, PictureForm]
+    pictures: dict[str, ImageForm]
 
 
-class PicturesForm(_Form):
+class ImagesForm(_Form):
     """``pictures.json``: what a step was trained on, unless another run has trained it, and measured on."""
 
     train: SplitForm | None = None
@@ -111,7 +111,7 @@ FORMS: dict[str, TypeAdapter[Any]] = {
     "method.json": TypeAdapter(MethodForm),
     "metrics.json": TypeAdapter(MetricsForm),
     "counts.json": TypeAdapter(list[list[Count]]),
-    "pictures.json": TypeAdapter(PicturesForm),
+    "pictures.json": TypeAdapter(ImagesForm),
     "memory.json": TypeAdapter(list[ExemplarForm]),
     "extension.json": TypeAdapter(ExtensionForm),
 }

@@ -52,7 +52,7 @@ class Chart:
         hover: what the script needs: per series name, slot, places and texts.
         width: of the drawing.
         height: of the drawing.
-        about: what is drawn, a sentence below the title.
+        subtitle: what is drawn, a sentence below the title.
         left: where the horizontal axis begins.
         top: where the vertical axis ends.
     """
@@ -66,7 +66,7 @@ class Chart:
     hover: list[dict[str, Any]]
     width: int
     height: int
-    about: str = ""
+    subtitle: str = ""
     left: int = LEFT
     top: int = TOP
 
@@ -92,7 +92,7 @@ def line_chart(
     rules: Sequence[float] = (),
     digits: int | None = 1,
     size: tuple[int, int] = NARROW,
-    about: str = "",
+    subtitle: str = "",
 ) -> Chart:
     """Lay a chart out.
 
@@ -106,7 +106,7 @@ def line_chart(
         rules: where vertical rules stand.
         digits: after the point in the told values; None for three significant ones.
         size: of the drawing.
-        about: a sentence below the title.
+        subtitle: a sentence below the title.
     """
     xs = [x for s in series for x in s.xs]
     ys = [y for s in series for y in s.ys]
@@ -136,7 +136,7 @@ def line_chart(
         [_hover(s, points, digits) for s, points in zip(series, places, strict=True)],
         width,
         height,
-        about,
+        subtitle,
     )
 
 

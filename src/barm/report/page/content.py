@@ -1,4 +1,4 @@
-"""What a report shows, as plain data: numbers of the runs, pictures with what the runs made of them, notes."""
+"""What a report shows, as plain data: numbers of the runs, images with what the runs made of them, notes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Scores:
     Attributes:
         step: its index.
         learned: names of the classes that it taught.
-        means: mIoU ``old``, ``new`` and ``all``, those that there are: pictures that label only some of the classes
+        means: mIoU ``old``, ``new`` and ``all``, those that there are: images that label only some of the classes
             give only some of the scores.
         average: of ``all`` over the steps so far; None where that is not known.
         lost: forgetting; None where that is not known.
@@ -124,7 +124,7 @@ class RunContent:
 
 @dataclass(frozen=True)
 class Background:
-    """How a network comes to its background logit in one picture; maps are ``(h, w)`` at feature resolution.
+    """How a network comes to its background logit in one image; maps are ``(h, w)`` at feature resolution.
 
     Attributes:
         step: of the network.
@@ -145,7 +145,7 @@ class Background:
 
 @dataclass(frozen=True)
 class Shot:
-    """A picture with its truth and what the runs made of it, in dataset ids.
+    """An image with its truth and what the runs made of it, in dataset ids.
 
     Attributes:
         name: in the data set.
@@ -153,7 +153,7 @@ class Shot:
         truth: ``(H, W)``; 255 is unlabelled.
         answers: per run's label and step, ``(H, W)``.
         background: per run's label, for methods with residual background channels.
-        told: what the picture was chosen for.
+        told: what the image was chosen for.
     """
 
     name: str
@@ -166,10 +166,10 @@ class Shot:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Pictures of the validation split.
+    """Images of the validation split.
 
     Attributes:
-        shots: the pictures.
+        shots: the images.
         class_names: by dataset id.
         colours: by dataset id, ``(256, 3)``.
         split: where they are from, for the caption.
@@ -187,7 +187,7 @@ class Report:
 
     Attributes:
         runs: the first is the one that others are compared with.
-        gallery: None where no pictures are to be had.
+        gallery: None where no images are to be had.
         notes: why something is missing, a sentence each, by section (``scores``, ``gallery``, ``background``,
             ``training``, ``speed``, ``compare``).
         command: that wrote the report.

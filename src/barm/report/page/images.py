@@ -25,10 +25,10 @@ def photograph(pixels: Pixels) -> str:
 
 
 def labels(ids: Pixels, colours: Pixels) -> str:
-    """Ids ``(H, W)`` in the classes' colours as PNG that lies over the picture, small ones enlarged.
+    """Ids ``(H, W)`` in the classes' colours as PNG that lies over the image, small ones enlarged.
 
     Id 0 is transparent, the others are as opaque as in `overlay`, with an opaque outline and a dark rim around them.
-    Without outlines where a picture shows more classes than a palette has room for.
+    Without outlines where an image shows more classes than a palette has room for.
     """
     times = max(1, round(LEAST / max(ids.shape)))
     used, small = np.unique(ids.repeat(times, 0).repeat(times, 1), return_inverse=True)

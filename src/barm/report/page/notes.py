@@ -13,7 +13,7 @@ Notes = dict[str, tuple[str, ...]]
 
 
 def notes(report: Report) -> Notes:
-    """By section; those of the pictures come with the report."""
+    """By section; those of the images come with the report."""
     runs, several = report.runs, len(report.runs) > 1
     found: Notes = {
         "scores": tuple(note for run in runs for note in _scores(run)),

@@ -103,7 +103,7 @@
     image.addEventListener("pointerleave", hideTip);
   }
 
-  // the step that pictures and confusion show
+  // the step that images and confusion show
   function paint(matrix, step) {
     const data = confusions[matrix.dataset.matrix];
     const shown = Object.keys(data.steps).map(Number).filter(s => s <= step).pop() ?? Math.min(...Object.keys(data.steps));

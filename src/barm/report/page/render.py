@@ -8,15 +8,16 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from barm.report.page import pictures, training, views
+from barm.report.page import training, views
 from barm.report.page.colours import mixed_rules, sequential_rules
 from barm.report.page.content import Report
+from barm.report.page.gallery import scenes, steps_shown, tales
 from barm.report.page.notes import notes
 from barm.words import count, listed
 
 
 def render(report: Report) -> str:
-    """The page as HTML: styles, script and pictures are in it, and whatever users named is escaped."""
+    """The page as HTML: styles, script and images are in it, and whatever users named is escaped."""
     environment = Environment(
         loader=PackageLoader("barm.report.page", "."),
         autoescape=True,
@@ -30,7 +31,7 @@ def render(report: Report) -> str:
 def _context(report: Report) -> dict[str, Any]:
     runs = [run for run in report.runs if run.scores]
     gallery = report.gallery
-    tales = pictures.tales(gallery) if gallery else []
+    residuals = tales(gallery) if gallery else []
     charts = views.miou_charts(runs) if runs else []
     confusions = [c for c in map(views.confusion, runs) if c is not None]
     return {
@@ -45,12 +46,12 @@ def _context(report: Report) -> dict[str, Any]:
         "heats": [views.heat(run) for run in runs],
         "differences": views.differences(runs),
         "confusions": confusions,
-        "scenes": pictures.scenes(gallery) if gallery else [],
-        "steps": pictures.steps_shown(gallery) if gallery else [],
-        "tales": tales,
+        "scenes": scenes(gallery) if gallery else [],
+        "steps": steps_shown(gallery) if gallery else [],
+        "tales": residuals,
         "cards": views.cards(runs[0]) if len(report.runs) == 1 and runs else [],
         "confusion_data": [{"steps": c.steps, "last": c.last} for c in confusions],
-        "sections": _sections(report, bool(runs), bool(charts), bool(confusions), bool(tales)),
+        "sections": _sections(report, bool(runs), bool(charts), bool(confusions), bool(residuals)),
         "curves": training.curves(report.runs),
         "speed": training.speed(report.runs),
         "settings": views.differing_settings(report.runs) if len(report.runs) > 1 else [],
@@ -69,7 +70,7 @@ def _sections(report: Report, scored: bool, charts: bool, confusion: bool, backg
     present = {
         "miou": ("Steps", charts),
         "classes": ("Classes", scored),
-        "pictures": ("Pictures", bool(report.gallery or report.notes.get("gallery"))),
+        "images": ("Images", bool(report.gallery or report.notes.get("gallery"))),
         "background": ("Background", background),
         "confusion": ("Confusion", confusion),
         "training": ("Training", True),

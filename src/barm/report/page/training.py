@@ -19,7 +19,7 @@ ENGINE = {
 
 
 class Speed(NamedTuple):
-    """What a step's training cost: updates, pictures per second, and most memory in MB (0 where it was not logged)."""
+    """What a step's training cost: updates, images per second, and most memory in MB (0 where it was not logged)."""
 
     label: str
     step: int
@@ -55,13 +55,13 @@ def curves(runs: Sequence[RunContent]) -> list[Chart]:
                 x_range=(first, last),
                 rules=range(first + 1, last) if several else (),
                 digits=None,
-                about=" ".join(dict.fromkeys(_about(run, name) for run in runs)).strip(),
+                subtitle=" ".join(dict.fromkeys(_explanation(run, name) for run in runs)).strip(),
             )
         )
     return charts
 
 
-def _about(run: RunContent, name: str) -> str:
+def _explanation(run: RunContent, name: str) -> str:
     """What a logged value is: the method says it of its terms, the engine logs the others."""
     return ENGINE.get(name) or run.terms.get(name, "")
 

@@ -77,7 +77,7 @@ def sentence(run: RunContent) -> str:
         told += f"; the classes of step {first.step} went from"
         told += f" {percent(first.means['old'])} to {percent(last.means['old'])} % ({signed(change)} points)"
     elif "old" not in last.means:
-        told += "; the first step's are not measured (no picture labels them)"
+        told += "; the first step's are not measured (no image labels them)"
     return told + (f", those learned since stand at {percent(last.means['new'])} %." if "new" in last.means else ".")
 
 

@@ -24,7 +24,7 @@ from barm.words import count
 Predict = Callable[[NDArray[np.uint8]], tuple[NDArray[Any], NDArray[Any]]]
 EQUAL, DIFFERENCE, RELATIVE = 0.999, 1e-3, 1e-2  # what a file has to reach: share of equal labels, scores
 LEAST_SCORE = 1e-3  # below it, a difference is taken relative to this
-OWN, LONGEST = 6, 640  # pictures of the run's own validation split that are looked at, and their longest side
+OWN, LONGEST = 6, 640  # images of the run's own validation split that are looked at, and their longest side
 TELLING = 3  # classes in the labels, with background, from which on equal labels tell something
 SIZES = (  # batch, height, width: the least, odd and even, flat and tall; the last is beyond the window of `neck.POOL`
     (1, LEAST_SIDE, LEAST_SIDE),
@@ -43,9 +43,9 @@ class Agreement:
     A score is the largest probability of a class at a pixel, the file's ``confidence``.
 
     Attributes:
-        pictures: that were compared.
-        sizes: different ones of the generated pictures.
-        own: of the pictures, those of the run's own validation split.
+        images: that were compared.
+        sizes: different ones of the generated images.
+        own: of the images, those of the run's own validation split.
         classes: that occur in PyTorch's labels, with background.
         equal: share of pixels with the same label.
         difference: largest one between the scores of a pixel.
@@ -53,7 +53,7 @@ class Agreement:
         scores: PyTorch's lowest and highest one.
     """
 
-    pictures: int
+    images: int
     sizes: int
     own: int
     classes: int
@@ -63,7 +63,7 @@ class Agreement:
     scores: tuple[float, float]
 
     def __str__(self) -> str:
-        own = f", {self.own} of them the run's own validation pictures," if self.own else f" of {self.sizes} sizes"
+        own = f", {self.own} of them the run's own validation images," if self.own else f" of {self.sizes} sizes"
         low, high = self.scores
         classes = count(self.classes, "classes")
         few = (
@@ -73,38 +73,38 @@ class Agreement:
             "and the scores alone count"
         )
         return (
-            f"{count(self.pictures, 'pictures')}{own} with {classes}: {100 * self.equal:.3f} % "
+            f"{count(self.images, 'images')}{own} with {classes}: {100 * self.equal:.3f} % "
             f"of the labels equal PyTorch's, scores from {low:.2f} to {high:.2f} differ by at most "
             f"{self.difference:.1e} ({100 * self.relative:.1g} % of the score){few}"
         )
 
 
 def compare(trained: Trained, predict: Predict, what: str, own: Sequence[NDArray[np.uint8]] = ()) -> Agreement:
-    """Compare a file with the network as it was trained: on pictures of its own data, generated ones and noise.
+    """Compare a file with the network as it was trained: on images of its own data, generated ones and noise.
 
     Args:
         trained: the network; used as it is, with batch norm, in fp32.
         predict: the file's way: ``(N, H, W, 3)`` uint8 -> labels and confidences, ``(N, H, W)`` each.
         what: how to call the file in a message.
-        own: pictures like those that the network was trained on, ``(H, W, 3)`` uint8 each.
+        own: images like those that the network was trained on, ``(H, W, 3)`` uint8 each.
 
     Raises:
         UserError: if they agree less than an exported file has to.
     """
-    equal = pixels = pictures = 0
+    equal = pixels = images = 0
     difference = relative = 0.0
     seen, scores = set[int](), list[float]()
-    for image in (*(picture[None] for picture in own), *_batches(trained.method.step.num_seen)):
+    for image in (*(one[None] for one in own), *_batches(trained.method.step.num_seen)):
         labels, confidence = (np.asarray(t) for t in predict(image))
         expected, best = in_pytorch(trained, image)
         equal, pixels = equal + int((labels == expected).sum()), pixels + expected.size
-        pictures, seen = pictures + len(image), seen | set(np.unique(expected).tolist())
+        images, seen = images + len(image), seen | set(np.unique(expected).tolist())
         apart = np.abs(confidence - best)
         difference = float(np.maximum(difference, apart.max()))  # NaN stays
         relative = float(np.maximum(relative, (apart / np.maximum(best, LEAST_SCORE)).max()))
         scores += [float(best.min()), float(best.max())]
     found = Agreement(
-        pictures, len(SIZES), len(own), len(seen), equal / pixels, difference, relative, (min(scores), max(scores))
+        images, len(SIZES), len(own), len(seen), equal / pixels, difference, relative, (min(scores), max(scores))
     )
     if not (found.equal >= EQUAL and found.difference <= DIFFERENCE and found.relative <= RELATIVE):
         raise UserError(
@@ -115,11 +115,11 @@ def compare(trained: Trained, predict: Predict, what: str, own: Sequence[NDArray
     return found
 
 
-def own_pictures(run: Path | str) -> list[NDArray[np.uint8]]:
-    """Some pictures of the validation split that a run was measured on, ``(H, W, 3)`` uint8; none if it is not there.
+def own_images(run: Path | str) -> list[NDArray[np.uint8]]:
+    """Some images of the validation split that a run was measured on, ``(H, W, 3)`` uint8; none if it is not there.
 
     Args:
-        run: a run's folder; a file or a hub's model has no pictures.
+        run: a run's folder; a file or a hub's model has no images.
     """
     if is_address(run) or not Path(run).is_dir():
         return []
@@ -129,12 +129,12 @@ def own_pictures(run: Path | str) -> list[NDArray[np.uint8]]:
     try:
         source = open_source(config.layout, config.root, "val", config.names)
         chosen = np.linspace(0, len(source) - 1, min(OWN, len(source))).round().astype(int)
-        pictures = [source[i].image for i in chosen.tolist()]
+        images = [source[i].image for i in chosen.tolist()]
     except (UserError, OSError):
         return []
-    for picture in pictures:
-        picture.thumbnail((LONGEST, LONGEST))
-    return [np.asarray(picture) for picture in pictures if min(picture.size) >= LEAST_SIDE]
+    for one in images:
+        one.thumbnail((LONGEST, LONGEST))
+    return [np.asarray(one) for one in images if min(one.size) >= LEAST_SIDE]
 
 
 @torch.no_grad()
@@ -147,7 +147,7 @@ def in_pytorch(trained: Trained, image: NDArray[np.uint8]) -> tuple[NDArray[Any]
 
 
 def _batches(num_classes: int) -> Iterator[NDArray[np.uint8]]:
-    """Generated scenes, the last picture of a batch of several noise, and areas of random colours in every size.
+    """Generated scenes, the last image of a batch of several noise, and areas of random colours in every size.
 
     Noise looks the same everywhere to a network, so that its labels are mostly one class; large areas vary.
     """

@@ -20,7 +20,7 @@ from torch import nn
 from barm.engine.checkpoint.atomic import write_atomically
 from barm.engine.checkpoint.network import rebuild
 from barm.errors import UserError
-from barm.weights.export.agreement import Agreement, Predict, compare, in_pytorch, own_pictures
+from barm.weights.export.agreement import Agreement, Predict, compare, in_pytorch, own_images
 from barm.weights.export.portable import Portable, describe, trace
 from barm.weights.export.stages import stage
 from barm.weights.trained import KEY, Trained, open_trained
@@ -121,11 +121,11 @@ def to_torch_export(trained: Trained, part: Part = unbounded) -> Made:
 
 def to_safetensors(trained: Trained, part: Part = unbounded) -> Made:
     """For ``barm.load``: the tensors as they were trained, the description and the method in the header."""
-    description = {**describe(trained), "trained": dict(trained.about)}
+    description = {**describe(trained), "trained": dict(trained.record)}
     state = {name: t.contiguous() for name, t in trained.network.state_dict().items()}
     content = save(state, {KEY: json.dumps(description)})
-    network, method = rebuild(trained.about, trained.method.step.index, load(content), "the file")
-    again = Trained(network, method, trained.about, trained.runtime, trained.origin)
+    network, method = rebuild(trained.record, trained.method.step.index, load(content), "the file")
+    again = Trained(network, method, trained.record, trained.runtime, trained.origin)
     return Made(content, lambda image: in_pytorch(again, image))
 
 
@@ -168,8 +168,8 @@ def export_step(
         raise UserError(f"{target} is a folder: give a file, such as {target / ('model' + FORMATS[name][0])}")
     trained = open_trained(run, step)
     convolutions = sum(isinstance(module, nn.Conv2d) for module in trained.network.modules())
-    what = f"{trained.about['model']['backbone']}, {convolutions} convolutions"
-    progress(f"making the {name} file of step {trained.method.step.index} ({trained.about['method']['name']}, {what})")
+    what = f"{trained.record['model']['backbone']}, {convolutions} convolutions"
+    progress(f"making the {name} file of step {trained.method.step.index} ({trained.record['method']['name']}, {what})")
 
     def bounded(title: str) -> AbstractContextManager[None]:
         return stage(progress, title, limit, REMEDY)
@@ -180,11 +180,11 @@ def export_step(
         raise
     except Exception as error:  # torch raises its own and Python's, for layers that it cannot trace
         raise UserError(
-            f"'{trained.about['model']['backbone']}' cannot be exported as {name} "
+            f"'{trained.record['model']['backbone']}' cannot be exported as {name} "
             f"({' '.join(str(error).split())[:160]}): try another format"
         ) from error
     with bounded("comparing it with PyTorch"):
-        found = compare(trained, made.predict, f"the {name} file", own_pictures(run))
+        found = compare(trained, made.predict, f"the {name} file", own_images(run))
     target.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(target, made.content)
     return found

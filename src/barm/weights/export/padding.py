@@ -1,4 +1,4 @@
-"""Padding that follows the picture's size, written so that a graph for any size is made in seconds.
+"""Padding that follows the image's size, written so that a graph for any size is made in seconds.
 
 TensorFlow's "same" padding (timm's networks ``tf_*``) depends on the size of what is padded. In timm's form every
 layer's size becomes a longer formula with maxima and roundings, which torch.export simplifies again and again: minutes

@@ -1,4 +1,4 @@
-"""The whole way from a picture to labels as one module, and what a user of its file has to know."""
+"""The whole way from an image to labels as one module, and what a user of its file has to know."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from barm.ops.upsampled import computed_by
 from barm.weights.export.padding import pad_simply
 from barm.weights.trained import FORMAT, Trained
 
-EXAMPLE = (2, 80, 112)  # batch, height and width of the picture that is traced
+EXAMPLE = (2, 80, 112)  # batch, height and width of the image that is traced
 LEAST_SIDE = 32  # pixels; of smaller ones the features may be one pixel, which a traced graph treats as a constant
 LARGEST = 1 << 16
 KEPT = ("torch", "timm", "python", "git", "device", "precision", "seed", "task", "setting")  # of the provenance
 
 
 class Portable(nn.Module):
-    """Pictures to labels: normalisation, network, and the method's own rule of prediction.
+    """Images to labels: normalisation, network, and the method's own rule of prediction.
 
     Args:
         network: in evaluation mode; a copy with folded batch norm is taken.
@@ -70,18 +70,18 @@ def trace(portable: Portable) -> ExportedProgram:
 
 def describe(trained: Trained) -> dict[str, Any]:
     """What the file says about itself, as JSON can hold it (docs/export.md)."""
-    step, names = trained.method.step, [c["name"] for c in trained.about["classes"]]
-    network = NetworkConfig.stored(trained.about["model"])
-    by_id = {c["id"]: c["name"] for c in trained.about["classes"]}
+    step, names = trained.method.step, [c["name"] for c in trained.record["classes"]]
+    network = NetworkConfig.stored(trained.record["model"])
+    by_id = {c["id"]: c["name"] for c in trained.record["classes"]}
     return {
         "format": FORMAT,
         "barm": version("barm"),
-        "method": trained.about["method"]["name"],
-        "backbone": trained.about["model"]["backbone"],
+        "method": trained.record["method"]["name"],
+        "backbone": trained.record["model"]["backbone"],
         "step": step.index,
-        "num_steps": trained.about["num_steps"],
+        "num_steps": trained.record["num_steps"],
         "class_names": names,
-        "colours": [c["colour"] for c in trained.about["classes"]],
+        "colours": [c["colour"] for c in trained.record["classes"]],
         "learned": [[by_id[i] for i in group] for group in step.groups],
         "input": {
             "name": "image",

@@ -1,4 +1,4 @@
-"""Pictures as the template shows them: the gallery, and where the background logit comes from."""
+"""Images as the template shows them: the gallery, and where the background logit comes from."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 from barm.report.page import images
 from barm.report.page.content import Background, Gallery, Pixels, Shot, Values
 
-STORIES = 3  # pictures per run whose background is explained
+STORIES = 3  # images per run whose background is explained
 UNLABELLED = 255
 
 
 class Frame(NamedTuple):
-    """What stands in a place of the gallery after one step: an image over the picture, and its text."""
+    """What stands in a place of the gallery after one step: an image over the image, and its text."""
 
     step: int
     uri: str
@@ -23,14 +23,14 @@ class Frame(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """A run's answers to one picture."""
+    """A run's answers to one image."""
 
     label: str
     frames: tuple[Frame, ...]
 
 
 class Scene(NamedTuple):
-    """A picture with its truth and the answers."""
+    """An image with its truth and the answers."""
 
     name: str
     photo: str
@@ -43,7 +43,7 @@ class Scene(NamedTuple):
 
 
 class Map(NamedTuple):
-    """One picture of the background's story."""
+    """One image of the background's story."""
 
     title: str
     uri: str
@@ -53,7 +53,7 @@ class Map(NamedTuple):
 
 
 class Tale(NamedTuple):
-    """How the last network comes to the background in one picture."""
+    """How the last network comes to the background in one image."""
 
     label: str
     name: str
@@ -65,7 +65,7 @@ class Tale(NamedTuple):
 
 
 def scenes(gallery: Gallery) -> list[Scene]:
-    """The gallery's pictures."""
+    """The gallery's images."""
     return [_scene(shot, gallery) for shot in gallery.shots]
 
 
@@ -90,12 +90,12 @@ def _scene(shot: Shot, gallery: Gallery) -> Scene:
     }
     chips = tuple((gallery.class_names[i], _hex(gallery.colours[i])) for i in sorted(seen))
     truth = Frame(-1, _labels(shot.truth, gallery), f"the truth: {_names(shot.truth, gallery)}")
-    told = f"picture {shot.name}, which shows {_names(shot.truth, gallery)}"
+    told = f"image {shot.name}, which shows {_names(shot.truth, gallery)}"
     return Scene(shot.name, images.photograph(shot.image), told, truth, panels, chips, _ratio(shot.truth), shot.told)
 
 
 def tales(gallery: Gallery) -> list[Tale]:
-    """Per run with residual background channels the pictures in which they matter most."""
+    """Per run with residual background channels the images in which they matter most."""
     runs = dict.fromkeys(label for shot in gallery.shots for label in shot.background)
     told = []
     for label in runs:

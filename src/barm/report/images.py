@@ -14,12 +14,12 @@ from barm.report.figures import colourise, overlay
 Pixels = NDArray[np.uint8]
 FONT, LINE, SWATCH, GAP = 14, 20, 12, 8  # pixels
 PAPER, INK, EDGE = (255, 255, 255), (20, 20, 20), (140, 140, 140)
-LARGE = 640  # the side from which the legend's letters grow with the picture
-TINY, ENLARGED = 240, 320  # a picture with a smaller long side is enlarged in its overlay, in whole steps
+LARGE = 640  # the side from which the legend's letters grow with the image
+TINY, ENLARGED = 240, 320  # an image with a smaller long side is enlarged in its overlay, in whole steps
 
 
 def index_mask(label: Pixels, colours: Pixels, values: Sequence[int] | None = None) -> Image.Image:
-    """A palette picture of channels, or of other numbers of the classes.
+    """A palette image of channels, or of other numbers of the classes.
 
     Args:
         label: channels, ``(H, W)``.
@@ -41,17 +41,17 @@ def colour_mask(label: Pixels, colours: Pixels) -> Image.Image:
     return Image.fromarray(colourise(label, colours))
 
 
-def overlay_picture(
+def overlay_image(
     image: Image.Image, label: Pixels, colours: Pixels, names: Mapping[int, str] | None = None
 ) -> Image.Image:
-    """The picture with its objects tinted and outlined, and below it what the colours mean.
+    """The image with its objects tinted and outlined, and below it what the colours mean.
 
     Args:
-        image: the picture.
+        image: the image.
         label: channels, ``(H, W)``.
         colours: by channel, ``(C, 3)``.
-        names: what the legend says by channel; no legend without them, and the overlay then has the picture's
-            size; above a legend tiny pictures are enlarged.
+        names: what the legend says by channel; no legend without them, and the overlay then has the image's
+            size; above a legend tiny images are enlarged.
     """
     times = max(1, ENLARGED // max(image.size)) if names and max(image.size) < TINY else 1
     large = image.convert("RGB").resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
@@ -60,7 +60,7 @@ def overlay_picture(
 
 
 def with_legend(image: Image.Image, entries: Sequence[tuple[str, tuple[int, ...]]]) -> Image.Image:
-    """A picture with names and colours below it, as many beside each other as fit."""
+    """An image with names and colours below it, as many beside each other as fit."""
     unit = max(1.0, min(image.size) / LARGE)
     font = ImageFont.load_default(round(FONT * unit))
     line, swatch, gap = (round(v * unit) for v in (LINE, SWATCH, GAP))

@@ -1,4 +1,4 @@
-"""On which pictures a run was trained and measured, and whether these are still the same."""
+"""On which images a run was trained and measured, and whether these are still the same."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from barm.data.fingerprint import Fingerprint, changed, fingerprint
 from barm.engine.datasets import Data
 from barm.errors import UserError
 
-Pictures = Mapping[str, Any]  # fingerprints of the training split and of all that is measured on, as JSON keeps them
+Images = Mapping[str, Any]  # fingerprints of the training split and of all that is measured on, as JSON keeps them
 
 
-def pictures_of(data: Data) -> Pictures:
+def images_of(data: Data) -> Images:
     """What a run is trained and measured on."""
     return {"train": fingerprint(data.train), "measured": [fingerprint(source) for source in data.measured]}
 
 
-def other_pictures(theirs: Pictures, ours: Pictures, *, trained: bool = True, measured: bool = True) -> str | None:
+def other_images(theirs: Images, ours: Images, *, trained: bool = True, measured: bool = True) -> str | None:
     """The first difference, described; None where there is none.
 
     Args:
@@ -41,11 +41,11 @@ def other_measured(theirs: Sequence[Fingerprint], ours: Sequence[Fingerprint]) -
     return next((f"validation split: {what}" for what in found if what is not None), None)
 
 
-def check_same(records: Iterable[tuple[Pictures, bool]], now: Pictures, where: Path) -> None:
-    """Complain unless a run goes on with the pictures that it has.
+def check_same(records: Iterable[tuple[Images, bool]], now: Images, where: Path) -> None:
+    """Complain unless a run goes on with the images that it has.
 
     Args:
-        records: of its steps, each with whether scores were stored, which then were measured on the same pictures too.
+        records: of its steps, each with whether scores were stored, which then were measured on the same images too.
         now: what is there now.
         where: the run's folder, for the message.
 
@@ -53,9 +53,9 @@ def check_same(records: Iterable[tuple[Pictures, bool]], now: Pictures, where: P
         UserError: says what is different.
     """
     for record, measured in records:
-        found = other_pictures(record, now, measured=measured)
+        found = other_images(record, now, measured=measured)
         if found is not None:
             raise UserError(
-                f"{where} was started on other pictures ({found}): resume with the data it was started on, or choose "
+                f"{where} was started on other images ({found}): resume with the data it was started on, or choose "
                 "another --out"
             )

@@ -1,4 +1,4 @@
-"""A run goes on with the pictures that it was started on, wherever they lie, and says what has changed."""
+"""A run goes on with the images that it was started on, wherever they lie, and says what has changed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from barm.data.fingerprint import changed, fingerprint
 from barm.data.index import checked
 from barm.data.sources import open_source
 from barm.data.sources.shapes_disk import make_shapes
-from barm.engine.checkpoint.directory import COUNTS, METRICS, MODEL, PICTURES, RunDirectory
+from barm.engine.checkpoint.directory import COUNTS, IMAGES, METRICS, MODEL, RunDirectory
 from barm.engine.config import RunConfig
 from barm.engine.monitor import Monitor
 from barm.errors import Stopped, UserError
@@ -84,7 +84,7 @@ def cut(data: Path) -> None:
 
 
 def add(data: Path) -> None:
-    """A copy of every picture, under a new name."""
+    """A copy of every image, under a new name."""
     for name in names(data):
         for folder, suffix in (("JPEGImages", "jpg"), ("SegmentationClassAug", "png"), ("saliency_map", "png")):
             if (data / folder).is_dir():
@@ -93,7 +93,7 @@ def add(data: Path) -> None:
 
 
 def swap_one_for_another(data: Path) -> None:
-    """The same number of pictures, one of them under another name."""
+    """The same number of images, one of them under another name."""
     listed, extra = names(data), "renamed"
     shutil.copy(data / f"JPEGImages/{listed[3]}.jpg", data / f"JPEGImages/{extra}.jpg")
     shutil.copy(data / f"SegmentationClassAug/{listed[3]}.png", data / f"SegmentationClassAug/{extra}.png")
@@ -137,10 +137,10 @@ def reverse(data: Path) -> None:
 
 
 CHANGES: list[tuple[Callable[[Path], None], str]] = [
-    (cut, r"training split: 24 pictures there, 8 here: 'shapes_train_000008' is gone"),
-    (add, r"training split: 24 pictures there, 48 here: 'shapes_train_000000_copy' is new"),
-    (swap_one_for_another, r"24 pictures there, 24 here: 'shapes_train_000003' is gone and 'renamed' is new"),
-    (permute, r"training split: 'shapes_train_000000' shows [a-z, -]+ there, [a-z, -]+ here \(\d+ such pictures\)"),
+    (cut, r"training split: 24 images there, 8 here: 'shapes_train_000008' is gone"),
+    (add, r"training split: 24 images there, 48 here: 'shapes_train_000000_copy' is new"),
+    (swap_one_for_another, r"24 images there, 24 here: 'shapes_train_000003' is gone and 'renamed' is new"),
+    (permute, r"training split: 'shapes_train_000000' shows [a-z, -]+ there, [a-z, -]+ here \(\d+ such images\)"),
     (mirror_a_mask, r"training split: 'shapes_train_000000' has another mask\)"),
     (brighten, r"training split: 'shapes_train_000005' has another image\)"),
     (resize, r"training split: 'shapes_train_000002' is 48x48 there, 40x44 here\)"),
@@ -150,11 +150,11 @@ CHANGES: list[tuple[Callable[[Path], None], str]] = [
 
 @pytest.mark.parametrize("name", ["whole", "early"])
 @pytest.mark.parametrize(("change", "says"), CHANGES, ids=lambda c: getattr(c, "__name__", ""))
-def test_other_training_pictures_are_refused(change, says, name, run, data, configured):
+def test_other_training_images_are_refused(change, says, name, run, data, configured):
     change(data)
     path = run(name)
     before = {p: p.read_bytes() for p in path.rglob("*") if p.is_file()}
-    with pytest.raises(UserError, match=rf"was started on other pictures \(.*{says}.*resume with the data") as error:
+    with pytest.raises(UserError, match=rf"was started on other images \(.*{says}.*resume with the data") as error:
         fit(configured(data), out=path, resume=True, quiet=True)
     assert "\n" not in str(error.value)
     assert {p: p.read_bytes() for p in path.rglob("*") if p.is_file()} == before
@@ -169,13 +169,13 @@ def written_anew(data: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["later", "early"])
-def test_the_same_pictures_elsewhere_are_accepted(name, run, runs, data, configured):
+def test_the_same_images_elsewhere_are_accepted(name, run, runs, data, configured):
     written_anew(data)
     moved = data.rename(data.with_name("elsewhere"))
     path = run(name)
     fit(configured(moved), out=path, steps=[0, 1], resume=True, quiet=True)
     for step in ("step00", "step01"):
-        for file in (MODEL, METRICS, PICTURES):
+        for file in (MODEL, METRICS, IMAGES):
             assert (path / step / file).read_bytes() == (runs / "whole" / step / file).read_bytes()
 
 
@@ -186,16 +186,16 @@ def other_validation(data: Path) -> None:
 def test_the_validation_split_counts_once_scores_are_stored(run, data, configured):
     other_validation(data)
     for name in ("whole", "later"):
-        with pytest.raises(UserError, match=r"validation split: 6 pictures there, 5 here: 'shapes_val_000000' is gone"):
+        with pytest.raises(UserError, match=r"validation split: 6 images there, 5 here: 'shapes_val_000000' is gone"):
             fit(configured(data), out=run(name), resume=True, quiet=True)
     early = run("early")
     fit(configured(data), out=early, steps=[0], resume=True, quiet=True)
-    assert len(RunDirectory(early).read(0, PICTURES)["measured"][0]["pictures"]) == 5
+    assert len(RunDirectory(early).read(0, IMAGES)["measured"][0]["pictures"]) == 5
 
 
 def forget(path: Path) -> Path:
     """Make a run of a version that kept no record."""
-    for file in path.rglob(PICTURES):
+    for file in path.rglob(IMAGES):
         file.unlink()
     return path
 
@@ -205,7 +205,7 @@ def test_runs_without_a_record_resume(name, run, runs, configured):
     path = forget(run(name))
     fit(configured(), out=path, steps=[0, 1], resume=True, quiet=True)
     assert (path / "step01" / MODEL).read_bytes() == (runs / "whole/step01" / MODEL).read_bytes()
-    assert RunDirectory(path).has(1, PICTURES)
+    assert RunDirectory(path).has(1, IMAGES)
 
 
 def test_more_updates_than_the_step_has_are_refused(run, data, configured):
@@ -220,30 +220,28 @@ def test_more_updates_than_the_step_has_are_refused(run, data, configured):
 
 def test_a_damaged_record_is_one_line(run, configured):
     path = run("later")
-    (path / ".step01.partial" / PICTURES).write_text("{}")
-    with pytest.raises(UserError, match=r"pictures\.json is damaged \(it holds something else"):
+    (path / ".step01.partial" / IMAGES).write_text("{}")
+    with pytest.raises(UserError, match=r"images\.json is damaged \(it holds something else"):
         fit(configured(), out=path, resume=True, quiet=True)
 
 
-def test_a_step_0_is_taken_over_from_the_same_pictures_alone(run, data, configured, tmp_path):
+def test_a_step_0_is_taken_over_from_the_same_images_alone(run, data, configured, tmp_path):
     written_anew(data)
     first = run("whole")
     config = configured(data, "finetune")
     fit(config, out=tmp_path / "moved", start_from=first, steps=[0], quiet=True)
     assert (tmp_path / "moved/step00" / MODEL).read_bytes() == (first / "step00" / MODEL).read_bytes()
-    assert RunDirectory(tmp_path / "moved").has(0, PICTURES)
+    assert RunDirectory(tmp_path / "moved").has(0, IMAGES)
     with pytest.raises(UserError, match=r"trained with another \[data\] \(data\.root is .* there"):
         fit(config, out=tmp_path / "other", start_from=forget(run("later")), steps=[0], quiet=True)
     mirror_a_mask(data)
-    with pytest.raises(
-        UserError, match=r"step 0 of .* was trained on other pictures \(.* has another mask\): train it"
-    ):
+    with pytest.raises(UserError, match=r"step 0 of .* was trained on other images \(.* has another mask\): train it"):
         fit(config, out=tmp_path / "other", start_from=first, steps=[0], quiet=True)
     assert not (tmp_path / "other").exists()
 
 
-def test_scores_on_other_pictures_stand_alone(run, data, shapes_voc):
-    """Means over the steps and forgetting compare with counts of the earlier steps: only on the same pictures."""
+def test_scores_on_other_images_stand_alone(run, data, shapes_voc):
+    """Means over the steps and forgetting compare with counts of the earlier steps: only on the same images."""
     path = run("whole")
     stored = RunDirectory(path).read(1, METRICS)
     written_anew(data)
@@ -255,7 +253,7 @@ def test_scores_on_other_pictures_stand_alone(run, data, shapes_voc):
     assert barm.evaluate(forget(path), data=data, quiet=True)["average_miou"] is None  # nobody knows
 
 
-def test_another_saliency_map_is_another_picture_to_methods_that_use_one(data):
+def test_another_saliency_map_is_another_image_to_methods_that_use_one(data):
     source = open_source("voc", data, "train")
     before, without = (fingerprint(checked(s)) for s in (source, replace(source, saliency=())))
     mirror_saliency(data)
@@ -266,7 +264,7 @@ def test_another_saliency_map_is_another_picture_to_methods_that_use_one(data):
 
 @pytest.fixture
 def extendable(shapes_voc, tiny_settings, tmp_path, data):
-    """A finished run on the data, and pictures of one more class."""
+    """A finished run on the data, and images of one more class."""
     overrides = [*tiny_settings, *SETTINGS]
     fit("shapes/offline/barm", data=data, out=tmp_path / "known", overrides=overrides, quiet=True)
     more = tmp_path / "more"
@@ -276,11 +274,11 @@ def extendable(shapes_voc, tiny_settings, tmp_path, data):
     return tmp_path / "known", more
 
 
-def test_an_extension_measures_again_where_the_pictures_changed(extendable, data, tmp_path):
+def test_an_extension_measures_again_where_the_images_changed(extendable, data, tmp_path):
     known, more = extendable
     first = barm.extend(known, more, ["new"], out=tmp_path / "same", quiet=True)
     assert first["notes"] == []
-    taken, trained = (RunDirectory(tmp_path / "same").read(i, PICTURES) for i in (0, 1))
+    taken, trained = (RunDirectory(tmp_path / "same").read(i, IMAGES) for i in (0, 1))
     assert taken == {"measured": trained["measured"]}  # another run has trained it
     other_validation(data)
     second = barm.extend(known, more, ["new"], out=tmp_path / "changed", quiet=True)
@@ -289,7 +287,7 @@ def test_an_extension_measures_again_where_the_pictures_changed(extendable, data
     assert same != again
     for file in (more / "masks/train").glob("*.png"):
         ImageOps.mirror(Image.fromarray(np.array(Image.open(file)))).save(file)
-    with pytest.raises(UserError, match=r"was started on other pictures \(training split: .* has another mask"):
+    with pytest.raises(UserError, match=r"was started on other images \(training split: .* has another mask"):
         barm.extend(known, more, ["new"], out=tmp_path / "changed", resume=True, quiet=True)
 
 
@@ -329,11 +327,11 @@ class Own:
 def test_sources_of_one_s_own_are_known_by_names_and_classes(configured, tmp_path):
     fit(configured(), data=(Own(16), Own(4)), out=tmp_path / "run", steps=[0], quiet=True)
     fit(configured(), data=(Own(16), Own(4)), out=tmp_path / "run", steps=[1], resume=True, quiet=True)
-    with pytest.raises(UserError, match=r"16 pictures there, 12 here: 'own 12' is gone"):
+    with pytest.raises(UserError, match=r"16 images there, 12 here: 'own 12' is gone"):
         fit(configured(), data=(Own(12), Own(4)), out=tmp_path / "run", resume=True, quiet=True)
 
 
-def test_runs_of_a_grid_have_the_same_pictures(shapes_voc, data, tiny_settings, tmp_path):
+def test_runs_of_a_grid_have_the_same_images(shapes_voc, data, tiny_settings, tmp_path):
     def grid(*methods: str) -> GridConfig:
         return GridConfig(recipes="shapes", methods=methods, tasks=("3-1",), overrides=(*tiny_settings,))
 
@@ -343,7 +341,7 @@ def test_runs_of_a_grid_have_the_same_pictures(shapes_voc, data, tiny_settings, 
     finished, failed = run_grid(grid("barm", "finetune"), tmp_path / "grid", data, said.append, quiet=True)
     assert [p.name for p in finished] == ["barm"]
     assert len(failed) == 1
-    assert "was trained on other pictures than" in failed[0]
+    assert "was trained on other images than" in failed[0]
     assert "'shapes_train_000000' has another mask" in failed[0]
 
 
