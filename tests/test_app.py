@@ -44,10 +44,10 @@ def saved(path: Path, image: Image.Image, **options: object) -> Path:
 
 def test_the_whole_image_is_taken_as_it_is(tmp_path):
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8))
-    image = read_upload(saved(tmp_path / "a.png", image), Limits())
-    assert np.array_equal(image.pixels, np.asarray(image))
-    assert image.remarks == ()
-    assert image.key != read_upload(saved(tmp_path / "b.png", image.rotate(180)), Limits()).key
+    taken = read_upload(saved(tmp_path / "a.png", image), Limits())
+    assert np.array_equal(taken.pixels, np.asarray(image))
+    assert taken.remarks == ()
+    assert taken.key != read_upload(saved(tmp_path / "b.png", image.rotate(180)), Limits()).key
 
 
 @pytest.mark.parametrize(

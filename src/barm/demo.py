@@ -1,4 +1,4 @@
-"""`barm demo`: the whole story on generated images: make data, train three methods, compare, draw."""
+"""`barm demo`: all of it on generated images: make data, train three methods, compare, draw."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from barm.words import count
 METHODS_SHOWN = {"barm": "BARM", "finetune": "fine-tuning", "joint": "joint training"}
 TASK = "6-1"
 NUM_CLASSES, NUM_TRAIN, NUM_VAL, SIDE = 10, 1200, 200, 96
-NUM_STORIES = 3
+NUM_SCENES = 3
 MARK, PAGE = ".demo", "report.html"  # what a demo leaves at its beginning (its seed stands in it) and at its end
 SHORTER = {"joint": ["increment.epochs=2"]}  # sees every image in every step; the demo is to take minutes
 
@@ -147,4 +147,4 @@ def _choose_scenes(source: Source) -> list[int]:
         ids = source.classes_in(i)
         return min(len([c for c in ids if c <= 6]), len([c for c in ids if c > 6])), len(ids)
 
-    return sorted(range(len(source)), key=value, reverse=True)[:NUM_STORIES]
+    return sorted(range(len(source)), key=value, reverse=True)[:NUM_SCENES]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import io
 import re
+import tokenize
 from pathlib import Path
 
 import pytest
@@ -17,12 +19,12 @@ from barm.words import count, duration, listed, noun, step_title, verb
 ROOT = Path(barm.__file__).parent
 NOUNS = re.compile(
     r" (?:[a-z]+ )?(?:steps|classes|problems|warnings|updates|others|runs|epochs|rows|columns|outputs|tensors|"
-    r"processes|colours|groups|frames|files|masks|pictures|images)\b"
+    r"processes|colours|groups|frames|files|masks|images)\b"
 )
 SEVERAL = {  # numbers that are never 1 where they stand, words, and speeds
     "' / '.join(suffixes)",
     "', '.join(SUFFIXES)",
-    "1 / picture",
+    "1 / image",
     "BRANCHES[-1]",
     "MAX_SHAPES",
     "NUM_CLASSES",
@@ -43,7 +45,7 @@ SEVERAL = {  # numbers that are never 1 where they stand, words, and speeds
 
 def test_one_or_several():
     assert [count(n, "classes") for n in (0, 1, 2)] == ["0 classes", "1 class", "2 classes"]
-    assert count(1, "validation pictures") == "1 validation picture"
+    assert count(1, "validation images") == "1 validation image"
     assert [noun(1, w) for w in ("losses", "batches", "processes", "others")] == ["loss", "batch", "process", "other"]
     assert verb(1, "are") == "is"
     assert (step_title(0, 1), step_title(0, 3)) == ("the only step", "step 0 of 2")
@@ -74,3 +76,36 @@ def test_the_page_of_a_run_with_one_step():
     assert "Knows 1 class," in told
     assert "1 of the 1 class it knows" in told
     assert "step 0" not in told.lower()
+
+
+OUT = re.compile(r"(?<![a-z])(pictures?|story|stories|lessons?|tellings?)(?![a-z])", re.IGNORECASE)
+STORED = re.compile(r"pictures\.json|[\"']pictures?[\"']|\bpictures: dict|--pictures")  # in older runs; an older option
+NAMES = re.compile(r"_?(looks?|looked|ways?|about|telling)(_.*)?")
+TYPES = re.compile(r"_?(Given|Found|Seen|Look|Looked|Story|Way|About)")
+
+
+def sources() -> list[Path]:
+    return sorted(ROOT.rglob("*.py"))
+
+
+@pytest.mark.parametrize("file", sources(), ids=lambda f: str(f.relative_to(ROOT)))
+def test_words_that_are_out(file):
+    """The glossary (docs/glossary.md) has the words of the field for them."""
+    text = file.read_text("utf-8")
+    lines = [line for line in text.splitlines() if OUT.search(STORED.sub("", line))]
+    assert not lines, lines
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    names = {t.string for t in tokens if t.type == tokenize.NAME}
+    assert not [n for n in names if TYPES.fullmatch(n)]
+    functions = [n.name for n in ast.walk(ast.parse(text)) if isinstance(n, ast.FunctionDef | ast.ClassDef)]
+    assert not [n for n in functions if NAMES.fullmatch(n)]
+
+
+DOCUMENTS = [p for p in (ROOT.parents[1].glob("*.md")) if p.name != "CHANGELOG.md"]
+DOCUMENTS += sorted((ROOT.parents[1] / "docs").rglob("*.md"))
+
+
+@pytest.mark.parametrize("file", DOCUMENTS, ids=lambda f: f.name)
+def test_words_that_are_out_of_the_documents(file):
+    lines = [line for line in file.read_text("utf-8").splitlines() if OUT.search(STORED.sub("", line))]
+    assert file.name == "glossary.md" or not lines, lines

@@ -15,7 +15,7 @@ def report(
     file: Annotated[
         Path | None, typer.Option("--out", help="The HTML file; report.html in the first run by default.")
     ] = None,
-    images: Annotated[int, typer.Option(min=0, help="Images in the gallery.")] = 6,
+    images: Annotated[int, typer.Option("--images", "--pictures", min=0, help="Images in the gallery.")] = 6,
     data: Annotated[Path | None, typer.Option(help="The data set's folder, if it was moved.")] = None,
     quiet: Quiet = False,
 ) -> None:

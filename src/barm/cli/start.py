@@ -25,7 +25,7 @@ WITH_RUN = {  # command: its words and what they do; shown as far as the command
     "extend": (" {run} --data DIR --classes NAME", "teach it another class"),
 }
 WITHOUT_RUN = {
-    "demo": ("", "the whole story on generated images, about five minutes"),
+    "demo": ("", "all of it on generated images, about five minutes"),
     "data check": (" DIR", "look at every file of a data set of your own"),
     "train": (" --recipe folder/barm --data DIR --task 5-1", "5 classes, then one at a time"),
 }

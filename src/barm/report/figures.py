@@ -1,4 +1,4 @@
-"""Images: colour masks, overlays, and the story of a run in one image."""
+"""Images: colour masks, overlays, and what a run learned and forgot in one image."""
 
 from __future__ import annotations
 

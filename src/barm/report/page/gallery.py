@@ -10,7 +10,7 @@ import numpy as np
 from barm.report.page import images
 from barm.report.page.content import Background, Gallery, Pixels, Shot, Values
 
-STORIES = 3  # images per run whose background is explained
+EXPLAINED = 3  # images per run whose background is explained
 UNLABELLED = 255
 
 
@@ -43,7 +43,7 @@ class Scene(NamedTuple):
 
 
 class Map(NamedTuple):
-    """One image of the background's story."""
+    """One image of what becomes of the background."""
 
     title: str
     uri: str
@@ -101,7 +101,7 @@ def tales(gallery: Gallery) -> list[Tale]:
     for label in runs:
         shots = [s for s in gallery.shots if label in s.background]
         shots.sort(key=lambda s: _changed(s.background[label]), reverse=True)
-        told += [_tale(shot, label, gallery) for shot in shots[:STORIES]]
+        told += [_tale(shot, label, gallery) for shot in shots[:EXPLAINED]]
     return told
 
 

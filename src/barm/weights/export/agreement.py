@@ -25,7 +25,7 @@ Predict = Callable[[NDArray[np.uint8]], tuple[NDArray[Any], NDArray[Any]]]
 EQUAL, DIFFERENCE, RELATIVE = 0.999, 1e-3, 1e-2  # what a file has to reach: share of equal labels, scores
 LEAST_SCORE = 1e-3  # below it, a difference is taken relative to this
 OWN, LONGEST = 6, 640  # images of the run's own validation split that are looked at, and their longest side
-TELLING = 3  # classes in the labels, with background, from which on equal labels tell something
+INFORMATIVE = 3  # classes in the labels, with background, from which on equal labels tell something
 SIZES = (  # batch, height, width: the least, odd and even, flat and tall; the last is beyond the window of `neck.POOL`
     (1, LEAST_SIDE, LEAST_SIDE),
     (3, 64, 64),
@@ -68,7 +68,7 @@ class Agreement:
         classes = count(self.classes, "classes")
         few = (
             ""
-            if self.classes >= TELLING
+            if self.classes >= INFORMATIVE
             else f"; only {classes} in PyTorch's labels, so that the equal labels prove little "
             "and the scores alone count"
         )
