@@ -14,7 +14,7 @@ demo = importlib.import_module("barm.demo")
 @pytest.fixture
 def small(monkeypatch, tiny_settings):
     """The demo with few, small images and one epoch per step."""
-    for name, value in {"NUM_TRAIN": 48, "NUM_VAL": 8, "SIDE": 32, "NUM_STORIES": 1}.items():
+    for name, value in {"NUM_TRAIN": 48, "NUM_VAL": 8, "SIDE": 32, "NUM_SCENES": 1}.items():
         monkeypatch.setattr(demo, name, value)
     monkeypatch.setattr(demo, "SHORTER", dict.fromkeys(demo.METHODS_SHOWN, tiny_settings))
 

@@ -35,7 +35,7 @@ from barm.labels import Step
 from barm.methods import METHODS
 from barm.models.segmenter import NetworkConfig
 from barm.weights.export import agreement
-from barm.weights.export.agreement import DIFFERENCE, EQUAL, OWN, RELATIVE, TELLING, compare, in_pytorch
+from barm.weights.export.agreement import DIFFERENCE, EQUAL, INFORMATIVE, OWN, RELATIVE, compare, in_pytorch
 from barm.weights.export.agreement import SIZES as COMPARED
 from barm.weights.export.formats import FORMATS, export_step
 from barm.weights.export.portable import Portable
@@ -221,7 +221,7 @@ def test_what_is_compared_before_it_is_written(name, files):
     limits = f"Below {100 * EQUAL} % of equal labels, or where a score differs by more than {DIFFERENCE} or "
     assert f"{limits}{100 * RELATIVE:.0f} % of itself" in " ".join(DOCUMENT.split())
     assert found.own == OWN
-    assert found.classes >= TELLING
+    assert found.classes >= INFORMATIVE
     assert found.equal >= EQUAL
     assert found.difference <= DIFFERENCE
     assert found.relative <= RELATIVE
