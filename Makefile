@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-long lint bench bench-gpu docs gpu clean
+.PHONY: demo test test-long lint bench bench-gpu docs gpu gpu-day clean
 
 demo: $(STAMP)  ## train BARM, fine-tuning and joint training on generated data; print and draw the comparison
 	$(BIN)/barm demo
@@ -31,6 +31,9 @@ docs: $(STAMP)  ## the documentation as a site, to be opened at runs/site/index.
 
 gpu: $(STAMP)  ## the tests that need a CUDA device; two of them need two
 	$(BIN)/python -m pytest -m gpu -rs
+
+gpu-day: $(STAMP)  ## all that one GPU can show in nine minutes: tests, speed, memory, training; results in runs/gpu-day
+	$(BIN)/python benchmarks/gpu_day.py $(GPU_DAY)
 
 clean:  ## remove what was built and trained, keep the environment
 	rm -rf build dist runs/demo .pytest_cache .mypy_cache .ruff_cache src/*.egg-info

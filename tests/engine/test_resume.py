@@ -118,10 +118,13 @@ def test_a_disk_that_fills_up_ends_the_run_at_once(command, tmp_path):
 
 @pytest.mark.gpu
 def test_resume_on_a_gpu(command, tmp_path):
+    """Deterministic there: killed and resumed, it ends in the same weights."""
     _, start = command
-    out = tmp_path / "run"
-    interrupt(start(out, "--device", "cuda"), out, 1, 3, signal.SIGKILL)
-    process = start(out, "--device", "cuda", "--resume")
-    process.communicate(timeout=120)
-    assert process.returncode == 0
-    assert RunDirectory(out).finished_steps() == [0, 1, 2]
+    words = ("--device", "cuda", "--set", "runtime.deterministic=true")
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    interrupt(start(broken, *words), broken, 1, 3, signal.SIGKILL)
+    for process in (start(broken, *words, "--resume"), start(whole, *words)):
+        _, err = process.communicate(timeout=180)
+        assert process.returncode == 0, err
+    assert RunDirectory(broken).finished_steps() == [0, 1, 2]
+    assert weights(broken) == weights(whole)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils._pytree import tree_leaves
 from torchvision.models import mobilenet_v2
 
 from barm.errors import UserError
 from barm.labels import Step
 from barm.methods import METHODS
 from barm.models.frozen import fold_batch_norm
+from barm.models.frozen_norm import take_in_frozen_norms
 from barm.models.neck import AddedPoolNeck
 from barm.models.segmenter import MODELS, NetworkConfig
 
@@ -113,3 +115,18 @@ def test_unknown_published_name():
     with pytest.raises(UserError, match="did you mean 'deeplabv3plus_mobilenet'"):
         NetworkConfig.from_name("deeplabv3plus_mobilnet")
     assert len(MODELS) == 9
+
+
+@pytest.mark.parametrize("name", ["barm", "dkd", "plop", "ssul"])
+def test_traced_by_the_compiler(name):
+    """Every kind of classifier, the frozen batch norm inside the convolutions: what `runtime.compile` compiles."""
+    network = NetworkConfig(backbone="test_resnet", channels=8, pretrained=False, dropout=0)
+    method = METHODS[name](name=name, freeze_bn=True).build(STEP, network)
+    model = method.build_model()
+    method.train_mode(model)
+    take_in_frozen_norms(model)
+    image = torch.randn(2, 3, 48, 48)
+    leaves = [tree_leaves(run(image)) for run in (model, torch.compile(model, backend="eager"))]
+    assert all(torch.equal(a, b) for a, b in zip(*leaves, strict=True))
+    leaves[1][0].sum().backward()
+    assert any(p.grad is not None for p in model.parameters())

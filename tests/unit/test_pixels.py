@@ -22,6 +22,7 @@ from barm.ops import strips
 from barm.ops.upsampled import computed_by, map_pixels, path_of, sum_all, sum_pixels, upsample
 
 SIZES = [(2, 5, 7, 9, 50, 61), (1, 3, 4, 4, 4, 4), (2, 4, 9, 9, 5, 6), (1, 2, 1, 1, 8, 8), (3, 6, 5, 3, 33, 17)]
+FULL = [(4, 17, 33, 33, 513, 513), (24, 21, 33, 33, 513, 513), (12, 151, 33, 33, 513, 513), (2, 1001, 65, 65, 513, 513)]
 FORMULAS = [
     binary_cross_entropy,
     cross_entropy,
@@ -265,7 +266,7 @@ def test_kernels_compile_for_a_gpu():
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("size", [*SIZES, (4, 17, 33, 33, 513, 513)], ids=str)
+@pytest.mark.parametrize("size", [*SIZES, *FULL], ids=str)
 def test_kernels_on_a_gpu(size):
     logits, label = (t.cuda() for t in case(size, elsewhere=True))
     made: dict[str, list[torch.Tensor]] = {}

@@ -129,7 +129,12 @@ def our_update(setting: Setting, report_every: int = 10) -> Work:
     teacher = None if old is None else rt.constant(old)
     trainer = StepTrainer(method, model, teacher, _recipe(setting), 10**6, rt, seed=0)
     batch = random_batch(setting, rt)
-    return lambda: trainer.update(batch, report=trainer.iteration % report_every == 0)
+
+    def work() -> None:
+        with rt.one_shape():
+            trainer.update(batch, report=trainer.iteration % report_every == 0)
+
+    return work
 
 
 def _plain_update(setting: Setting) -> Work:
@@ -164,12 +169,13 @@ def _bare_network(setting: Setting) -> Work:
     batch = random_batch(setting, rt)
 
     def work() -> None:
-        if teacher is not None:
-            teacher(batch.image)
-        with rt.fabric.autocast():
-            out = model(rt.image(batch.image))
-        (sum(h.float().mean() for h in out.heads) + out.branches.float().mean()).backward()
-        model.zero_grad(set_to_none=True)
+        with rt.one_shape():
+            if teacher is not None:
+                teacher(batch.image)
+            with rt.fabric.autocast():
+                out = model(rt.image(batch.image))
+            (sum(h.float().mean() for h in out.heads) + out.branches.float().mean()).backward()
+            model.zero_grad(set_to_none=True)
 
     return work
 

@@ -29,6 +29,7 @@ from barm.engine.signals import on_stop
 from barm.errors import UserError
 from barm.models.batch_norm import synchronised
 from barm.models.frozen import Constant
+from barm.models.frozen_norm import take_in_frozen_norms
 
 T = TypeVar("T")
 MALLOC = {  # options of glibc's malloc.h: what it comes to by itself, and to keep what is freed
@@ -115,12 +116,14 @@ class Runtime:
         """Wrap a network and its optimiser for training.
 
         Args:
-            module: on the device; what is wrapped may be another network with the same tensors (see `unwrap`).
+            module: on the device; what is wrapped may be another network with the same tensors.
             optimizer: of its parameters.
             trains_bn: does its batch norm use batch statistics?
         """
         if trains_bn and self.shares_statistics:
             module = synchronised(module)
+        if not trains_bn:
+            take_in_frozen_norms(module)
         if self.compile:
             module = torch.compile(module)  # type: ignore[assignment]
         wrapped, wrapped_optimizer = self.fabric.setup(module, optimizer)

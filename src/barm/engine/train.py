@@ -15,7 +15,7 @@ from barm.engine.runtime import Runtime, unwrap
 from barm.engine.schedule import scheduled
 from barm.errors import UserError
 from barm.methods.base import Method
-from barm.models.batch_norm import ordinary
+from barm.models.batch_norm import ordinary, refresh
 from barm.models.frozen import Constant
 from barm.words import count
 from barm.words import verb as verb_of
@@ -181,7 +181,7 @@ class StepTrainer:
         Raises:
             UserError: says which step, after how many updates, and what to change.
         """
-        state = unwrap(self.model).state_dict()
+        state = self.network.state_dict()
         found = not_finite(state)
         if int(self.rt.all_sum(torch.tensor(len(found), device=self.rt.device))):
             index, updates = self.method.step.index, count(self.total, "updates")
@@ -241,6 +241,7 @@ class StepTrainer:
         self._skipped.fill_(state["skipped"])
         self._in_a_row.fill_(state["skipped_in_a_row"])
         unwrap(self.model).load_state_dict(state["model"])
+        refresh(self.model)
         self.optimizer.load_state_dict(state["optimizer"])
         self.rt.load_scaler_state(state["scaler"])
         self.method.load_state_dict(state["method"])

@@ -1,9 +1,12 @@
-"""Batch norm that shares its statistics between processes while it trains, and the way back to an ordinary network."""
+"""Batch norm that shares its statistics between processes, or is frozen into a convolution, while a network trains.
+
+And the way back to an ordinary network (`ordinary`).
+"""
 
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, cast
 
 import torch
 from timm.layers.norm_act import BatchNormAct2d, FrozenBatchNormAct2d, SyncBatchNormAct, convert_sync_batchnorm
@@ -47,15 +50,92 @@ def ordinary(network: nn.Module) -> nn.Module:
     Returns:
         The network itself where it is ordinary, else a copy that has its parameters and buffers.
     """
-    if not any(isinstance(module, nn.SyncBatchNorm) for module in network.modules()):
+    if not any(isinstance(module, nn.SyncBatchNorm | NormedConv) for module in network.modules()):
         return network
     tensors = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
     return _ordinary(copy.deepcopy(network, tensors))  # a copy that takes these as they are
 
 
+def affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Scale and shift per channel that a batch norm with running statistics applies in evaluation mode, ``(C,)``."""
+    mean, variance = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
+    scale = torch.rsqrt(variance + norm.eps)
+    if norm.weight is not None:
+        scale = scale * norm.weight
+    shift = -mean * scale
+    return scale, shift if norm.bias is None else shift + norm.bias
+
+
+class NormedConv(nn.Conv2d):
+    """A convolution without bias that also does what the frozen batch norm behind it would: ``a (w * x) + b``.
+
+    As one convolution, with the weight ``a w`` and the bias b; the gradient reaches w. In the backward pass nothing of
+    the size of a feature map is left to do (docs/speed.md says what that saves).
+    """
+
+    scale: Tensor
+    shift: Tensor
+    norm: tuple[nn.BatchNorm2d]  # in a tuple, since it is not a part of this module
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Take over what the batch norm holds."""
+        for name, value in zip(("scale", "shift"), affine(self.norm[0]), strict=True):
+            self.register_buffer(name, value, persistent=False)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``(N, B, H, W)`` -> ``(N, C, h, w)``."""
+        result: Tensor = self._conv_forward(input, self.weight * self.scale.view(-1, 1, 1, 1), self.shift)
+        return result
+
+
+class PassedNorm(nn.BatchNorm2d):
+    """The frozen batch norm behind a `NormedConv`: nothing is left to do."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The input."""
+        return input
+
+
+class PassedNormAct(BatchNormAct2d):
+    """The same with timm's activation, which is left."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The activation of the input."""
+        activated: Tensor = self.act(self.drop(x))
+        return activated
+
+
+PASSED: dict[type[nn.Module], type[nn.Module]] = {nn.BatchNorm2d: PassedNorm, BatchNormAct2d: PassedNormAct}
+
+
+def take_in(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+    """Let a convolution do what the frozen batch norm behind it does, both changed in place; `ordinary` takes it back.
+
+    Tensors, their names, and what `isinstance` says stay the same.
+    """
+    merged, passed = cast(Any, conv), cast(Any, norm)
+    merged.__class__, passed.__class__ = NormedConv, PASSED[type(norm)]
+    merged.norm = (norm,)
+    merged.refresh()
+
+
+def refresh(network: nn.Module) -> None:
+    """See the batch norm that another state brought."""
+    for module in network.modules():
+        if isinstance(module, NormedConv):
+            module.refresh()
+
+
 def _ordinary(module: nn.Module) -> nn.Module:
     for name, child in module.named_children():
         setattr(module, name, _ordinary(child))
+    if isinstance(module, NormedConv):
+        for name in ("scale", "shift", "norm"):
+            delattr(module, name)
+        module.__class__ = nn.Conv2d  # type: ignore[assignment]
+    elif isinstance(module, PassedNorm | PassedNormAct):
+        module.__class__ = type(module).__mro__[1]
     return _unshared(module) if isinstance(module, nn.SyncBatchNorm) else module
 
 

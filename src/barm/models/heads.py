@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from barm.models.batch_norm import affine
 from barm.models.neck import Neck
 
 
@@ -130,12 +131,11 @@ class GroupedHead(nn.Module):
         if len(blocks) == 1 or not plain or any(n.training for n in norms):
             return torch.cat([block(feature) for block in blocks], dim=1)
         weight = torch.cat([cast(nn.Conv2d, b[0]).weight for b in blocks])
-        mean, var, scale, shift = (
-            torch.cat([cast(Tensor, getattr(n, name)) for n in norms])
-            for name in ("running_mean", "running_var", "weight", "bias")
-        )
-        wide = nn.functional.conv2d(feature, weight, padding=1)
-        return torch.relu(nn.functional.batch_norm(wide, mean, var, scale, shift, eps=norms[0].eps))
+        scale, shift = (torch.cat(values) for values in zip(*map(affine, norms), strict=True))
+        if weight.dtype != scale.dtype:  # in whose range the scale may not be
+            wide = nn.functional.conv2d(feature, weight, padding=1)
+            return torch.relu(wide * scale.view(-1, 1, 1) + shift.view(-1, 1, 1)).to(wide.dtype)
+        return torch.relu(nn.functional.conv2d(feature, weight * scale.view(-1, 1, 1, 1), shift, padding=1))
 
     def _heads(self, branches: Tensor) -> tuple[Tensor, ...]:
         """Every head on its branch; those of later steps as one product where they have equal sizes."""

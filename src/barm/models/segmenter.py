@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
@@ -154,7 +155,11 @@ class Segmenter(nn.Module):
     def forward(self, image: Tensor) -> Any:
         """RGB ``(N, 3, H, W)``, uint8 or normalised already -> the head's output at feature resolution."""
         out = self.classifier(self.backbone(self.normalise(image)))
-        return out._replace(levels=tuple(s.take() for s in self._stages)) if self._stages else out
+        return self._with_levels(out) if self._stages else out
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch 2.11 cannot compile what a module hands out aside
+    def _with_levels(self, out: Any) -> Any:
+        return out._replace(levels=tuple(stage.take() for stage in self._stages))
 
 
 def hand_over(model: nn.Module, previous: nn.Module, *, new: Sequence[str]) -> None:

@@ -81,3 +81,17 @@ def test_runs(method, words, tiny, tmp_path):
         fit(tiny(method, "3-1", "runtime.augment=device", *words), out=tmp_path / name, quiet=True)
         found.append((RunDirectory(tmp_path / name).step_path(1) / "model.safetensors").read_bytes())
     assert found[0] == found[1]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_a_gpu_makes_the_same(name):
+    sizes = [(125, 94), (60, 201), (33, 47), (500, 375)]
+    samples = [sample_of(i, s) for i, s in enumerate(sizes)]
+    made = [
+        finish([place(s, LUT, np.random.default_rng(i), TRANSFORMS[name]) for i, s in enumerate(samples)], device)
+        for device in (CPU, torch.device("cuda"))
+    ]
+    assert torch.equal(made[0].label, made[1].label.cpu())
+    assert torch.equal(made[0].extras["saliency"], made[1].extras["saliency"].cpu())
+    assert float((made[0].image.float() - made[1].image.cpu().float()).abs().max()) <= 1

@@ -1,0 +1,48 @@
+"""Which frozen batch norms of a network that trains are computed by the convolutions before them."""
+
+from __future__ import annotations
+
+import copy
+from typing import cast
+
+import torch
+from torch import nn
+from torch.utils._pytree import tree_leaves
+
+from barm.models.batch_norm import PASSED, take_in
+from barm.models.frozen import EXAMPLE, TOLERANCE, watched
+
+
+def take_in_frozen_norms(network: nn.Module) -> None:
+    """Let convolutions compute the frozen batch norm that directly follows them, in place.
+
+    Nothing is changed where the result would be another. `barm.models.batch_norm.ordinary` takes it back.
+
+    Args:
+        network: whose batch norm is in evaluation mode while it trains, and has no parameter that trains.
+    """
+    modules = dict(network.named_modules())
+    for conv, norm in _pairs(network):
+        take_in(cast(nn.Conv2d, modules[conv]), cast(nn.BatchNorm2d, modules[norm]))
+
+
+@torch.no_grad()
+def _pairs(network: nn.Module) -> list[tuple[str, str]]:
+    """Names of convolutions and of the batch norms that follow them, seen on a forward pass of a copy on the CPU."""
+    seen = copy.deepcopy(network).cpu().float().eval()
+    example = torch.randn(EXAMPLE, generator=torch.Generator().manual_seed(0))
+    names = {module: name for name, module in seen.named_modules()}
+    found = [
+        (conv, cast(nn.BatchNorm2d, takers[0]))
+        for conv, takers in watched(seen, example).items()
+        if type(conv) is nn.Conv2d and conv.bias is None and len(takers) == 1 and type(takers[0]) in PASSED
+    ]
+    found = [(conv, norm) for conv, norm in found if norm.running_var is not None]
+    before = tree_leaves(seen(example))
+    for conv, norm in found:
+        take_in(conv, norm)
+    same = all(
+        float((a - b).abs().max()) <= TOLERANCE * float(b.abs().max())
+        for a, b in zip(tree_leaves(seen(example)), before, strict=True)
+    )
+    return [(names[conv], names[norm]) for conv, norm in found] if same else []
