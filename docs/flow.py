@@ -12,6 +12,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
+import textwrap
 from functools import cache
 from pathlib import Path
 
@@ -136,11 +137,8 @@ def drawing(outline: str) -> str:
 
 
 def _cut(sentence: str, width: int) -> str:
-    """A sentence up to a break where it still fits."""
-    sentence = sentence.split(": ")[0].split("; ")[0].rstrip(".")
-    while len(sentence) > width and ", " in sentence:
-        sentence = sentence.rpartition(", ")[0]
-    return sentence if len(sentence) <= width else sentence[: width - 1] + "…"
+    """A sentence, or as many of its words as fit."""
+    return textwrap.shorten(sentence.rstrip("."), width, placeholder=" …")
 
 
 def written(text: str) -> str:

@@ -26,7 +26,7 @@ def test_they_are_up_to_date(flow):
 @pytest.mark.parametrize(
     ("outline", "message"),
     [
-        ("api.fit\n  engine.run.walk", "the package has no engine.run.walk"),
+        ("engine.run.walk", "the package has no engine.run.walk"),
         ("api.fit\n  engine.train.train_step", "api.fit does not name train_step"),
     ],
 )
