@@ -3,17 +3,24 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+OLDEST := .venv-oldest
 
-.PHONY: demo test test-long lint bench bench-gpu docs gpu gpu-day clean
+.PHONY: demo check test test-long test-oldest lint bench bench-gpu docs gpu gpu-day clean
 
 demo: $(STAMP)  ## train BARM, fine-tuning and joint training on generated data; print and draw the comparison
 	$(BIN)/barm demo
+
+check: lint  ## before every commit: style, types and the fast tests
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow and not long' tests/unit tests/golden
 
 test: $(STAMP)  ## the whole test suite
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-long: $(STAMP)  ## what takes minutes each: documented results at full length
 	$(BIN)/python -m pytest -n 2 -m long
+
+test-oldest: $(OLDEST)/.installed  ## the suite on the oldest releases of constraints-oldest.txt, in an environment of its own
+	$(OLDEST)/bin/python -m pytest -n 2 --dist worksteal --ignore tests/docs --ignore tests/test_app.py
 
 lint: $(STAMP)  ## style, types
 	$(BIN)/ruff check .
@@ -42,4 +49,10 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV); it takes a minute or two"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+$(OLDEST)/.installed: pyproject.toml constraints-oldest.txt
+	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	@echo "Installing into $(OLDEST); it takes a few minutes"
+	$(OLDEST)/bin/python -m pip install --quiet --editable . --requirement constraints-oldest.txt
 	touch $@

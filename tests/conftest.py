@@ -17,6 +17,7 @@ from barm.api import fit
 from barm.config import load_config
 from barm.data.sources.shapes_disk import make_shapes
 from barm.engine.config import RunConfig
+from barm.weights.export.portable import LEAST_TORCH
 
 settings.register_profile("same", derandomize=True)  # the same examples in every run; "search" looks for others
 settings.register_profile("search", derandomize=False)
@@ -48,11 +49,16 @@ TINY = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked ``gpu`` run where there is a CUDA device and are skipped, visibly, elsewhere."""
+    """Tests marked ``gpu`` or ``graph`` are skipped, visibly, without a CUDA device or where torch is too old."""
+    lacking = {}
     if not torch.cuda.is_available():
-        for item in items:
-            if item.get_closest_marker("gpu"):
-                item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+        lacking["gpu"] = "no CUDA device"
+    if torch.__version__ < LEAST_TORCH:
+        lacking["graph"] = f"graphs need torch >= {LEAST_TORCH}"
+    for item in items:
+        for marker, reason in lacking.items():
+            if item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(autouse=True)

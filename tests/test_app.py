@@ -152,7 +152,7 @@ def test_ports_and_gradio(monkeypatch):
     with pytest.raises(barm.UserError, match=r"no address for --host nowhere\.invalid"):
         choose_port("nowhere.invalid", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(barm.UserError, match=r"pip install 'barm\[app\]'"):
+    with pytest.raises(barm.UserError, match=r"pip install 'barm-seg\[app\]'"):
         check_installed()
 
 

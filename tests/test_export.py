@@ -38,12 +38,12 @@ from barm.weights.export import agreement
 from barm.weights.export.agreement import DIFFERENCE, EQUAL, INFORMATIVE, OWN, RELATIVE, compare, in_pytorch
 from barm.weights.export.agreement import SIZES as COMPARED
 from barm.weights.export.formats import FORMATS, export_step
-from barm.weights.export.portable import Portable
-from barm.weights.trained import FORMAT, Trained, open_trained
+from barm.weights.export.portable import LEAST_TORCH, Portable
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT = (ROOT / "docs/export.md").read_text("utf-8")
 TINY = {"backbone": "test_resnet", "channels": 16, "pretrained": False}
+NAMES = [name if name == "safetensors" else pytest.param(name, marks=pytest.mark.graph) for name in FORMATS]
 SIZES = [(48 + 13 * i, 160 - 5 * i) for i in range(20)]
 SMALL = (
     "model.backbone=test_resnet",
@@ -91,12 +91,17 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def files(run, tmp_path_factory):
-    """The run's last step in every format, by the ending of the file, and what the comparison found."""
+    """The run's last step in every format that this torch can write, and what the comparison found."""
     folder = tmp_path_factory.mktemp("files")
-    paths = {name: folder / name / f"barm{ending}" for name, (ending, _) in FORMATS.items()}
+    paths = {
+        name: folder / name / f"barm{ending}"
+        for name, (ending, _) in FORMATS.items()
+        if name == "safetensors" or torch.__version__ >= LEAST_TORCH
+    }
     return {name: (path, export_step(run, path)) for name, path in paths.items()}
 
 
+@pytest.mark.graph
 def test_the_example_draws_pytorch_s_labels(run, files, images, exact, tmp_path):
     """Acceptance: the ONNX file under onnxruntime, through examples/onnx_predict.py, on 20 sizes."""
     shutil.copytree(files["onnx"][0].parent, tmp_path / "deep")
@@ -147,7 +152,7 @@ def contents(path: Path) -> bytes:
         return b"".join(archive.read(n) for n in archive.namelist())
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", NAMES)
 def test_what_a_file_says_about_itself(name, run, files):
     """docs/export.md: the table of keys, the description's place, no path of this machine."""
     path, _ = files[name]
@@ -172,6 +177,7 @@ def test_what_a_file_says_about_itself(name, run, files):
     assert named <= set(about)
 
 
+@pytest.mark.graph
 def test_what_the_onnx_file_holds(files):
     """docs/export.md: opset, names, types and shapes; the whole way in fp32, without batch norm."""
     model = onnx.load(files["onnx"][0])
@@ -191,6 +197,7 @@ def test_what_the_onnx_file_holds(files):
     assert {i.data_type for i in model.graph.initializer} & floats == {onnx.TensorProto.FLOAT}
 
 
+@pytest.mark.graph
 def test_what_the_torch_export_file_holds(files):
     """The same, with torch alone."""
     program = torch.export.load(files["torch-export"][0])
@@ -212,7 +219,7 @@ def test_what_the_safetensors_file_holds(run, files):
     assert any("running_var" in n for n in found)
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", NAMES)
 def test_what_is_compared_before_it_is_written(name, files):
     """docs/export.md: own images, six sizes, several batch sizes, generated images and noise, and all limits."""
     _, found = files[name]
@@ -239,8 +246,10 @@ def test_batch_norm_is_folded_for_every_method(name):
 
 def test_what_onnx_needs():
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert [re.split("[>=]", word)[0] for word in extras["export"]] == ["onnx", "onnxruntime", "onnxscript"]
-    assert "ONNX needs three more packages: `pip install '.[export]'`" in DOCUMENT
+    assert [re.split("[>=]", word)[0] for word in extras["export"]] == ["onnx", "onnxruntime", "onnxscript", "torch"]
+    assert f"torch>={LEAST_TORCH}" in extras["export"]
+    assert f"needs torch {LEAST_TORCH} or newer" in DOCUMENT
+    assert "ONNX needs three more packages: `pip install 'barm-seg[export]'`, or `pip install '.[export]'`" in DOCUMENT
     assert any("export" in word for word in extras["dev"])  # which `make demo` installs
 
 
@@ -295,6 +304,7 @@ class Stem(nn.Module):
         return [self.conv(image).relu()]
 
 
+@pytest.mark.graph
 @pytest.mark.parametrize("name", ["finetune", "mib", "dkd", "ssul"])
 def test_every_rule_of_prediction(name):
     """As ONNX, with the real classifier on a stand-in for the backbone; BARM's is in the run."""
@@ -306,6 +316,7 @@ def test_every_rule_of_prediction(name):
     assert found.equal >= 0.999
 
 
+@pytest.mark.graph
 def test_a_body_with_a_window_of_any_size(tmp_path):
     """MiB's and PLOP's body, whose pooling depends on the image's size, with torch alone."""
     trained = tiny("plop", decoder="added_pool", activation="leaky_relu", output_stride=8)
@@ -378,6 +389,7 @@ def test_labels_of_one_class_prove_little():
     assert "prove little" not in str(compare(varied, lambda image: in_pytorch(varied, image), "the file"))
 
 
+@pytest.mark.graph
 def test_the_command_says_what_it_does(run, cli):
     status, _, err = cli("export", run, "--format", "onnx", "--out", "barm.onnx")
     assert status == 0
@@ -424,6 +436,6 @@ def test_errors(run, cli, tmp_path, monkeypatch):
     monkeypatch.setattr(
         "barm.weights.export.formats.find_spec", lambda name: None if name == "onnxscript" else real(name)
     )
-    one_line(cli("export", run, "--out", "x.onnx"), "onnxscript", "pip install 'barm[export]'")
+    one_line(cli("export", run, "--out", "x.onnx"), "onnxscript", "pip install 'barm-seg[export]'")
     assert not (tmp_path / "x.onnx").exists()
     assert open_trained(run).method.step.index == 2

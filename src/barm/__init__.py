@@ -130,7 +130,10 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module, metadata
 
     if name == "__version__":
-        return metadata.version("barm")
+        try:
+            return metadata.version("barm-seg")
+        except metadata.PackageNotFoundError:  # a source tree that nobody installed, or only under an older name
+            return "unknown"
     if name not in _HOMES:
         raise AttributeError(f"module 'barm' has no attribute '{name}'")
     value = globals()[name] = getattr(import_module(_HOMES[name]), name)

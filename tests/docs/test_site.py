@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import pytest
 
 import barm
+from barm.catalogue import methods_of
 from barm.config import load_config
 from barm.data.sampler import iterations_per_epoch
 
@@ -183,3 +184,19 @@ def test_updates_of_the_published_schedules():
             about = load_config(recipe).recipe(step)
             assert (epochs, batch) == (about.epochs, about.batch_size)
             assert updates == [epochs * iterations_per_epoch(images, batch, world) for world in (1, 2)]
+
+
+def test_batches_and_crops_of_the_published_recipes():
+    """The table of docs/paper.md, and that no recipe is missing in it."""
+    text = (DOCS / "paper.md").read_text("utf-8")
+    listed = {}
+    for line in text[text.index("| recipe | batch, step 0 ") :].split("\n\n")[0].splitlines()[2:]:
+        names, *numbers = line.strip("| ").split(" | ")
+        listed |= {name: [int(number) for number in numbers] for name in re.findall("`(.*?)`", names)}
+    published = {f"{data}/{method}" for data in ("voc", "ade") for method in methods_of(data)}
+    assert {name for name in published if not name.endswith("-published")} == set(listed)
+    for name, numbers in listed.items():
+        data, method = name.split("/")
+        config = load_config(f"{data}/{'15-1' if data == 'voc' else '100-10'}/{method}")
+        assert numbers == [config.base.batch_size, config.increment.batch_size, config.base.crop]
+        assert (config.model.backbone, config.model.output_stride) == ("resnet101.tv_in1k", 16)

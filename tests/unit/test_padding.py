@@ -51,6 +51,7 @@ def test_nothing_is_written_into_its_argument():
     assert not any(getattr(module, "inplace", False) for module in portable("tf_efficientnet_lite0").modules())
 
 
+@pytest.mark.graph
 def test_sizes_stay_short_where_padding_follows_the_size():
     """With timm's form of the padding this took minutes, and the sizes were formulas of thousands of signs."""
     began = time.monotonic()

@@ -93,7 +93,7 @@ def serving(viewer: Viewer, options: Options, examples: Sequence[ShownImage]) ->
 def check_installed() -> None:
     """Complain in one line if gradio is not there."""
     if importlib.util.find_spec("gradio") is None:
-        raise UserError("`barm serve` needs gradio, which is not installed: pip install 'barm[app]'")
+        raise UserError("`barm serve` needs gradio, which is not installed: pip install 'barm-seg[app]'")
 
 
 def choose_port(host: str, port: int | None) -> int:

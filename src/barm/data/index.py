@@ -138,6 +138,7 @@ def scan(source: FileSource, *, cache: bool = True) -> Index:
     found: list[_Scan] = []
     console = Console(stderr=True)
     show = console.is_terminal and len(source) >= BAR_FROM
+    console.quiet = not show  # a bar that is not shown ends with an empty line before rich 14.3
     with (
         Progress(console=console, transient=True, disable=not show) as bar,
         ThreadPoolExecutor(cores()) as pool,

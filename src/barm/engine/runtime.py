@@ -334,9 +334,11 @@ def _precision(config: RuntimeConfig, accelerator: str) -> Any:
 
 def _set_arithmetic(precision: str, deterministic: bool) -> None:
     """Make 32-true mean it: torch lets cuDNN round the factors of fp32 convolutions to 10 bits unless told not to."""
-    torch.backends.cudnn.allow_tf32 = precision != "32-true"
-    if precision == "32-true":
-        torch.backends.cuda.matmul.allow_tf32 = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch 2.9 prefers other names, which older releases lack
+        torch.backends.cudnn.allow_tf32 = precision != "32-true"
+        if precision == "32-true":
+            torch.backends.cuda.matmul.allow_tf32 = False
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by cuBLAS at its first product
         torch.use_deterministic_algorithms(True, warn_only=True)

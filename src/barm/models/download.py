@@ -26,8 +26,7 @@ FILES = ("model.safetensors", "pytorch_model.bin")  # of a hub's repository, as 
 OLD_CACHE = "TIMM_USE_OLD_CACHE"  # of timm: its former cache goes before the hub
 HUB = ("hf-hub:", "hf_hub:")  # before a repository in a backbone's name
 CONFIG = "config.json"  # of such a repository
-FOLDER = "local-dir:"  # before a folder in a backbone's name, which older releases of timm do not know
-FOLDERS = hasattr(timm.models._hub, "load_model_config_from_path")
+FOLDER = "local-dir:"  # before a folder in a backbone's name
 
 
 class Origin(NamedTuple):
@@ -89,7 +88,7 @@ def cached_source(name: str, pretrained: bool) -> tuple[str, dict[str, Any]]:
         found = [_in_cache(name[len(HUB[0]) :], file) for file in files]
         folders = {path.parent for path in found if path is not None}
         whole = found[0] is not None and (not pretrained or any(found[1:])) and len(folders) == 1
-        return (f"{FOLDER}{folders.pop()}", {}) if whole and FOLDERS else (name, {})
+        return (f"{FOLDER}{folders.pop()}", {}) if whole else (name, {})
     origin = find_origin(name) if pretrained else None
     if origin is None or not origin.hub or origin.cached is None:
         return name, {}

@@ -16,6 +16,7 @@ from torchvision.models.segmentation.deeplabv3 import ASPP
 LOW_LEVEL_CHANNELS = 48
 LEAK = 0.01  # slope of the leaky ReLU
 POOL = 32  # side of the window of the image-level branch in evaluation
+is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)  # older releases of torch export no graph here
 
 
 class Neck(nn.Module):
@@ -111,7 +112,7 @@ class AddedPoolNeck(Neck):
     def _pool(self, x: Tensor) -> Tensor:
         """The global mean in training; in evaluation that of a window, padded back by its border."""
         h, w = x.shape[2:]
-        if torch.compiler.is_exporting() and not self.training:
+        if is_exporting() and not self.training:
             return torch.einsum("ip,ncpq,jq->ncij", _windows(h, x), x, _windows(w, x))
         if self.training or max(h, w) <= POOL:
             return x.mean(dim=(2, 3), keepdim=True)

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from barm import __version__
 from barm.engine.runtime import Runtime
 
 WHOLE = ("classes", "chosen")  # tables and lists, which are no part of a line
@@ -27,7 +28,8 @@ def provenance(
     classes = {"classes": list(class_names)} if class_names else {}
     decided = {"chosen": dict(chosen)} if chosen else {}
     return {
-        **{name: version(name) for name in ("barm", "torch", "torchvision", "timm", "lightning", "pillow", "numpy")},
+        "barm": __version__,
+        **{name: version(name) for name in ("torch", "torchvision", "timm", "lightning", "pillow", "numpy")},
         "python": platform.python_version(),
         "platform": platform.platform(),
         "git": _git_state(),

@@ -51,7 +51,7 @@ def to_onnx(trained: Trained, part: Part = unbounded) -> Made:
     """Opset 18, for onnxruntime and whatever else reads ONNX; the description is in ``metadata_props["barm"]``."""
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
     if missing:
-        raise UserError(f"ONNX export needs {', '.join(missing)}: pip install 'barm[export]'")
+        raise UserError(f"ONNX export needs {', '.join(missing)}: pip install 'barm-seg[export]'")
     size = sum(t.numel() * t.element_size() for t in trained.network.state_dict().values())
     if size > LIMIT:
         raise UserError(f"the network has {size >> 20} MiB, an ONNX file holds 2 GiB: export as torch-export instead")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Mapping
-from importlib.metadata import version
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from barm import __version__
+from barm.errors import UserError
 from barm.methods.base import Method
 from barm.models.frozen import fold_batch_norm
 from barm.models.segmenter import NetworkConfig
@@ -22,6 +23,7 @@ from barm.weights.trained import FORMAT, Trained
 EXAMPLE = (2, 80, 112)  # batch, height and width of the image that is traced
 LEAST_SIDE = 32  # pixels; of smaller ones the features may be one pixel, which a traced graph treats as a constant
 LARGEST = 1 << 16
+LEAST_TORCH = "2.11"  # older releases do not trace every network for any size
 KEPT = ("torch", "timm", "python", "git", "device", "precision", "seed", "task", "setting")  # of the provenance
 
 
@@ -50,7 +52,16 @@ class Portable(nn.Module):
 
 
 def trace(portable: Portable) -> ExportedProgram:
-    """The module as a graph for any batch and any size of at least `LEAST_SIDE` pixels a side."""
+    """The module as a graph for any batch and any size of at least `LEAST_SIDE` pixels a side.
+
+    Raises:
+        UserError: if torch is older than `LEAST_TORCH`.
+    """
+    if torch.__version__ < LEAST_TORCH:
+        raise UserError(
+            f"a graph needs torch >= {LEAST_TORCH}, found {torch.__version__}: update torch and "
+            "torchvision, or export with --format safetensors, which needs no graph"
+        )
     example = torch.zeros(*EXAMPLE, 3, dtype=torch.uint8)
     least = {"batch": 1, "height": LEAST_SIDE, "width": LEAST_SIDE}
     dims = {i: Dim(name, min=size, max=LARGEST) for i, (name, size) in enumerate(least.items())}
@@ -75,7 +86,7 @@ def describe(trained: Trained) -> dict[str, Any]:
     by_id = {c["id"]: c["name"] for c in trained.record["classes"]}
     return {
         "format": FORMAT,
-        "barm": version("barm"),
+        "barm": __version__,
         "method": trained.record["method"]["name"],
         "backbone": trained.record["model"]["backbone"],
         "step": step.index,
