@@ -39,6 +39,7 @@ from barm.weights.export.agreement import DIFFERENCE, EQUAL, INFORMATIVE, OWN, R
 from barm.weights.export.agreement import SIZES as COMPARED
 from barm.weights.export.formats import FORMATS, export_step
 from barm.weights.export.portable import LEAST_TORCH, Portable
+from barm.weights.trained import FORMAT, Trained, open_trained
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT = (ROOT / "docs/export.md").read_text("utf-8")
