@@ -1,8 +1,8 @@
-"""Write the tables of docs/reference/config.md from the models of the configuration.
+"""Write the tables of docs/reference/config.md and the terms in docs/method.md from the code.
 
     python docs/settings.py
 
-What stands above the mark in the page is written by hand and stays.
+What stands above the mark in config.md, and outside of the marks in method.md, is written by hand and stays.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from barm.settings import explained, summary, to_toml
 
 PAGE = Path(__file__).parent / "reference/config.md"
 MARK = "<!-- What follows is written by `python docs/settings.py` from the code; change the docstrings there. -->\n"
+TERMS = Path(__file__).parent / "method.md"
+BEGIN, END = "<!-- terms: written by docs/settings.py -->\n", "<!-- end of terms -->"
 PLAIN: dict[Any, str] = {bool: "true or false", int: "whole number", float: "number", str: "text", Path: "path"}
 PLURAL = {"whole number": "whole numbers", "number": "numbers", "text": "texts", "path": "paths", "table": "tables"}
 BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
@@ -162,5 +164,18 @@ def page(text: str) -> str:
     return text.partition(MARK)[0] + MARK + "\n" + "\n\n".join(tables()) + "\n"
 
 
+def terms(text: str) -> str:
+    """The page on methods with its table of terms written anew; methods of the same terms share their rows."""
+    sharing: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    for name, model in METHODS.items():
+        sharing.setdefault(tuple(model.terms.items()), []).append(name)
+    lines = ["| method | term | what it is |", "|---|---|---|"]
+    for rows_, names in sharing.items():
+        lines += [f"| {'' if i else ', '.join(names)} | `{term}` | {what} |" for i, (term, what) in enumerate(rows_)]
+    before, rest = text.split(BEGIN)
+    return before + BEGIN + "\n".join(lines) + "\n" + END + rest.split(END)[1]
+
+
 if __name__ == "__main__":
     PAGE.write_text(page(PAGE.read_text("utf-8")), "utf-8")
+    TERMS.write_text(terms(TERMS.read_text("utf-8")), "utf-8")

@@ -85,6 +85,12 @@ def test_the_contract_tests_pick_it_up(package):
     assert re.search(r"[1-9]\d* passed", shown), shown
 
 
+def test_so_do_the_recipes(package):
+    """Whatever goes through all methods or all recipes."""
+    words = ("pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", "memories or forgotten")
+    assert "failed" not in run(package, *words, "tests/test_recipes.py", cwd=ROOT)
+
+
 def test_it_trains_from_its_recipe(package, shapes_voc, tiny_settings, tmp_path):
     overrides = [word for setting in tiny_settings for word in ("--set", setting)]
     words = ["barm.cli", "train", "--recipe", "shapes/3-1/keep", "--data", str(shapes_voc), "--out", "run", "--quiet"]

@@ -30,6 +30,11 @@ def test_the_page_is_what_the_code_says(script):
     assert same, HOW
 
 
+def test_the_terms_are_those_of_the_code(script):
+    text = script["TERMS"].read_text("utf-8")
+    assert script["terms"](text) == text, "run `python docs/settings.py`"
+
+
 def test_a_page_made_from_other_code_is_noticed(script, monkeypatch):
     text = script["page"](PAGE.read_text("utf-8"))
     assert script["page"](text.replace("passes over the step's images", "rounds")) == text

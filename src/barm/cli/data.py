@@ -12,6 +12,7 @@ import typer
 from rich.table import Table
 
 from barm.cli.common import NAMES, Json, names_in, out, print_json, say
+from barm.data.sources import LayoutName
 from barm.errors import UserError
 from barm.escaping import markup
 from barm.words import count
@@ -60,7 +61,7 @@ def make(
 
 def check(
     root: Annotated[Path, typer.Argument(help="The data set's folder.")],
-    layout: Annotated[Literal["auto", "voc", "ade", "folder"], typer.Option()] = "auto",
+    layout: Annotated[LayoutName, typer.Option()] = "auto",
     class_lists: Annotated[
         Path | None, typer.Option(help="Also write train.txt and val.txt in the published class list format there.")
     ] = None,

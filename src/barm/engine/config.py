@@ -16,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from barm.data.sources import LayoutName
 from barm.data.transforms import Geometry
 from barm.errors import UserError, nearest
 from barm.escaping import normal
@@ -35,7 +36,6 @@ class _Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-Layout = Literal["auto", "voc", "ade", "folder"]
 ClassName = Annotated[str, AfterValidator(normal)]  # as `classes.txt` is read
 
 
@@ -44,12 +44,12 @@ class PlaceConfig(_Config):
 
     Attributes:
         root: the data set's folder (or its parent).
-        layout: how its files lie: `voc`, `ade` or `folder`; `auto` looks.
+        layout: how its files lie; `auto` finds out.
         names: class names of the mask values 1, 2, ..., where the folder has no ``classes.txt``.
     """
 
     root: Path
-    layout: Layout = "auto"
+    layout: LayoutName = "auto"
     names: tuple[ClassName, ...] = ()
 
 
@@ -58,7 +58,7 @@ class DataConfig(_Config):
 
     Attributes:
         root: the data set's folder (or its parent); ``--data`` gives it.
-        layout: how its files lie: `voc`, `ade` or `folder`; `auto` looks.
+        layout: how its files lie; `auto` finds out.
         names: class names of the mask values 1, 2, ..., where the folder has no ``classes.txt``.
         classes: the run's class names for the ids 1, 2, ...; masks are then matched by name, and a data set may know
             only some of the classes. By default the data set's own.
@@ -70,7 +70,7 @@ class DataConfig(_Config):
     """
 
     root: Path | None = Field(None, examples=["VOC2012"])
-    layout: Layout = "auto"
+    layout: LayoutName = "auto"
     names: tuple[ClassName, ...] = ()
     classes: tuple[ClassName, ...] = ()
     val: tuple[PlaceConfig, ...] = ()

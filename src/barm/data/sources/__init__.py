@@ -1,9 +1,10 @@
-"""Data: sources, their index, transforms, and the images of a step."""
+"""Layouts of data sets on disk: the function that opens each, and the folders by which it is known."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from barm.data.sources import ade, folder, voc
 from barm.data.sources.files import FileSource
@@ -16,13 +17,17 @@ SOURCES: dict[str, Callable[[Path, str, Sequence[str]], FileSource]] = {
     "folder": folder.open_folder,
 }
 LAYOUTS: dict[str, Layout] = {"voc": voc.LAYOUT, "ade": ade.LAYOUT, "folder": folder.LAYOUT}
+if TYPE_CHECKING:
+    LayoutName = str
+else:
+    LayoutName = Literal[("auto", *SOURCES)]  # what `data.layout` and ``--layout`` take
 
 
 def open_source(layout: str, root: Path | str, split: str, names: Sequence[str] = ()) -> FileSource:
     """Open a split (``train`` or ``val``) of the data set at `root`.
 
     Args:
-        layout: ``voc``, ``ade`` or ``folder``; ``auto`` looks which one it is.
+        layout: a name in `SOURCES`; ``auto`` finds out which one it is.
         root: the data set's folder, or one that holds it, up to two levels higher.
         split: ``train`` or ``val``.
         names: of the ids 1, 2, ..., where the data set has no ``classes.txt``.

@@ -47,7 +47,7 @@ STATE = {  # of a step that is not finished: what `save_partial` is given
 
 
 class RunDirectory:
-    """The folder of one run; see DESIGN of the layout in docs/runs.md.
+    """The folder of one run; docs/runs.md says what lies where.
 
     Args:
         path: ``runs/<name>``.
