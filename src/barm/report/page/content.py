@@ -1,4 +1,4 @@
-"""What a report shows, as plain data: numbers of the runs, images with what the runs made of them, notes."""
+"""Content of a report as plain data: numbers of the runs, images with predictions, notes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class KnownClass:
     Attributes:
         name: as in the data set.
         colour: red, green, blue.
-        step: that taught it; 0 for background too.
+        step: in which it was learned; 0 for background too.
     """
 
     name: str
@@ -29,11 +29,11 @@ class KnownClass:
 
 @dataclass(frozen=True)
 class Scores:
-    """What a run reached after one step, fractions.
+    """Scores of a run after one step, as fractions.
 
     Attributes:
         step: its index.
-        learned: names of the classes that it taught.
+        learned: names of the classes that it added.
         means: mIoU ``old``, ``new`` and ``all``, those that there are: images that label only some of the classes
             give only some of the scores.
         average: of ``all`` over the steps so far; None where that is not known.
@@ -70,7 +70,7 @@ class Trace:
 
 @dataclass(frozen=True)
 class RunContent:
-    """A run's numbers.
+    """Numbers of one run.
 
     Attributes:
         label: short and different from the other runs' in the report.
@@ -112,19 +112,19 @@ class RunContent:
 
     @property
     def untrained(self) -> tuple[int, ...]:
-        """Finished steps of which there is no log: they were taken over, or imported."""
+        """Finished steps without a log, since they were taken over or imported."""
         logged = {trace.step for trace in self.traces}
         return tuple(step for step in self.finished if step not in logged)
 
     @property
     def single(self) -> bool:
-        """Does the task have one step alone, so that nothing comes after another?"""
+        """Whether the task has only one step."""
         return self.num_steps == 1
 
 
 @dataclass(frozen=True)
 class Background:
-    """How a network comes to its background logit in one image; maps are ``(h, w)`` at feature resolution.
+    """Parts of the background logit in one image; maps are ``(h, w)`` at feature resolution.
 
     Attributes:
         step: of the network.
@@ -145,7 +145,7 @@ class Background:
 
 @dataclass(frozen=True)
 class Shot:
-    """An image with its truth and what the runs made of it, in dataset ids.
+    """An image with its ground truth and the runs' predictions, in dataset ids.
 
     Attributes:
         name: in the data set.
