@@ -36,8 +36,8 @@ def make_train_loader(
 ) -> DataLoader[Any]:
     """Load the sampler's batches: images and labels uint8, extras by name.
 
-    With `on_device` they are lists of items. `pin` puts them into pinned memory, from which a GPU copies while it computes. A batch with an image that cannot
-    be read is an `Unread`.
+    With `on_device` they are lists of items. `pin` puts them into pinned memory, from which a GPU copies while it
+    computes. A batch with an image that cannot be read is an `Unread`.
     """
     options = _options(workers, pin, list if on_device else None)
     return DataLoader(_Reporting(dataset), batch_sampler=sampler, **options)

@@ -87,8 +87,9 @@ def draw(rng: np.random.Generator, size: tuple[int, int], config: TrainTransform
 def apply_to_image(image: Image.Image, choice: Draw, crop: int) -> Pixels:
     """Scale, pad with black, crop and flip, ``(crop, crop, 3)`` uint8.
 
-    The result is a view of planes. torch resizes 8-bit images three times as fast as Pillow, so the whole is resized where the crop is a fair part of
-    it; of a large image Pillow reads the box that is needed. Both equal Pillow's resize-then-crop within 1/255.
+    The result is a view of planes. torch resizes 8-bit images three times as fast as Pillow, so the whole is resized
+    where the crop is a fair part of it; of a large image Pillow reads the box that is needed. Both equal Pillow's
+    resize-then-crop within 1/255.
     """
     window = _window(choice, crop)
     (x0, x1), (y0, y1) = window.x, window.y
