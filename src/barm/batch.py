@@ -32,7 +32,7 @@ class Batch(NamedTuple):
 
 
 class Output(Protocol):
-    """What a network returns: a NamedTuple with logits and whatever its method needs besides."""
+    """Output of a network: a NamedTuple with logits and whatever else its method needs."""
 
     @property
     def logits(self) -> Tensor:

@@ -41,7 +41,7 @@ class ShapesConfig(_Table):
 
 
 class GridConfig(_Table):
-    """What is compared.
+    """The runs of a grid.
 
     Attributes:
         recipes: folder of the recipes, such as ``shapes`` or ``voc``.
@@ -135,7 +135,7 @@ def run_grid(
     """Train the missing runs. A run that fails is reported and left out.
 
     Args:
-        grid: what to run.
+        grid: the runs.
         out: folder for the runs, and for generated data.
         data: the data set's folder, unless the grid generates one.
         say: called with a line on every run.

@@ -142,8 +142,8 @@ class TaskPlan:
         Args:
             spec: ``<first>-<increment>``: the first step learns `first` classes, each later one `increment`.
             num_classes: classes of the data set, background not counted.
-            setting: see the class.
-            seed: see the class.
+            setting: as in `TaskPlan`.
+            seed: as in `TaskPlan`.
             order: 0 learns the classes as the data set lists them, any other number shuffles them by that seed.
 
         Raises:
@@ -190,8 +190,8 @@ class TaskPlan:
         Args:
             groups: class names per step.
             class_names: names by class id, background first.
-            setting: see the class.
-            seed: see the class.
+            setting: as in `TaskPlan`.
+            seed: as in `TaskPlan`.
 
         Raises:
             UserError: for a name that the data set does not have.

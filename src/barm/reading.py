@@ -40,7 +40,7 @@ class Unfit(UserError):
 
     Args:
         path: of the file.
-        what: is wrong with it, in a few words.
+        what: the error, in a few words.
         remedy: how to mend it.
 
     Attributes:

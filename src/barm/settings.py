@@ -36,7 +36,7 @@ class Line(NamedTuple):
 
     Attributes:
         entry: in TOML; a comment where it is not set.
-        words: what it is.
+        words: its explanation.
     """
 
     entry: str
@@ -133,9 +133,9 @@ def _tables(model: BaseModel, given: Any, path: str, words: str) -> Iterator[tup
 
     Args:
         model: the table.
-        given: what the recipe itself says in it.
+        given: the table in the recipe itself.
         path: its dotted name; nothing for the whole configuration.
-        words: what it is.
+        words: its explanation.
     """
     kind, explanations = type(model), explained(type(model))
     values = json.loads(model.model_dump_json())

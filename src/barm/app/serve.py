@@ -32,7 +32,7 @@ POLICY = (  # the browser itself refuses what the page must not do: talk to anot
 
 @dataclass(frozen=True)
 class Options:
-    """How the page is served.
+    """Options of the server.
 
     Attributes:
         host: address to listen on.

@@ -89,8 +89,8 @@ class Viewer:
         paths: folders of one or two runs.
 
     Attributes:
-        runs: what is shown of them.
-        predictions: how often a network ran.
+        runs: the runs as they are shown.
+        predictions: number of times a network ran.
 
     Raises:
         UserError: if one is no run, or has no finished step that can be loaded.
@@ -256,7 +256,7 @@ def read_upload(path: Path, limits: Limits) -> ShownImage:
 
     Args:
         path: the file; its content decides the format, not its name.
-        limits: what is taken.
+        limits: limits of an upload.
 
     Raises:
         Refused: if it is too large, too small, damaged, or none of `FORMATS`.

@@ -43,11 +43,11 @@ class Setting:
     """Settings of the measured update.
 
     Attributes:
-        network: which network.
-        step: what it learns.
+        network: configuration of the network.
+        step: classes of the step that is trained.
         batch: images at a time.
         crop: side in pixels.
-        device: where; `auto` takes a GPU where there is one.
+        device: on which it runs; `auto` takes a GPU where there is one.
         precision: of our version and of the bare network.
     """
 

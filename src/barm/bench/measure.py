@@ -20,7 +20,7 @@ Work = Callable[[], object]
 
 @dataclass(frozen=True)
 class Cost:
-    """What one call costs.
+    """Cost of one call.
 
     Attributes:
         median: seconds.

@@ -108,7 +108,7 @@ def finish(items: Sequence[Placed], device: torch.device) -> Batch:
 
     Args:
         items: results of `place`, with scalars among the maps; of any sizes, on the CPU.
-        device: where the batch is made; nothing here waits for it.
+        device: on which the batch is made; nothing here waits for it.
 
     Returns:
         Images, labels in channels, maps by name. Labels and maps equal those of

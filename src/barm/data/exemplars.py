@@ -21,7 +21,7 @@ from barm.errors import UserError
 
 
 class MemoryConfig(BaseModel):
-    """How many old images a method may keep, and how it uses them.
+    """Size and use of an exemplar memory.
 
     Attributes:
         size: how many images are kept.
@@ -70,7 +70,7 @@ class MemoryDataset(Dataset[Item | Placed]):
     Args:
         current: the step's images.
         exemplars: the kept ones.
-        config: how they are labelled and mixed.
+        config: labels and mixing of the exemplars.
         lut: dataset id -> channel for kept images, where it is another than the step's.
 
     Raises:

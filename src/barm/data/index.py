@@ -79,7 +79,7 @@ def checked(source: FileSource, class_list: Path | None = None) -> FileSource:
 
     Args:
         source: every one of its files is checked.
-        class_list: says which classes stand in which image, instead of the masks (the published lists of ADE20K
+        class_list: the classes in every image, used instead of the masks' (the published lists of ADE20K
             leave out a few that the masks hold: spec/ssul.md section 2.1).
 
     Raises:

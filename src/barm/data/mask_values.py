@@ -58,7 +58,7 @@ def absent(names: Sequence[str], images: Mapping[int, int]) -> str | None:
 
     Args:
         names: of the classes, background first.
-        images: that hold each value of a mask.
+        images: number of images with each mask value.
     """
     limit = len(names) - 1
     missing = [i for i in range(1, limit + 1) if not images.get(i)]

@@ -202,7 +202,7 @@ def train_transform(
         sample: image, mask, extras.
         lut: dataset id -> channel, ``(256,)``.
         rng: source of all random choices.
-        config: what to do.
+        config: the augmentation.
 
     Returns:
         Image ``(3, crop, crop)``, label ``(crop, crop)`` and extras ``(crop, crop)``, all uint8.

@@ -20,7 +20,7 @@ def check_adoptable(config: RunConfig, other: RunDirectory, images: Images | Non
     Args:
         config: of the run that would take it over.
         other: the other run.
-        images: that this one trains on.
+        images: record of the images that this one trains on.
 
     Raises:
         UserError: says what is different.

@@ -54,7 +54,7 @@ class PlaceConfig(_Config):
 
 
 class DataConfig(_Config):
-    """Where the images are.
+    """Data sets of a run.
 
     Attributes:
         root: the data set's folder (or its parent); ``--data`` gives it.
@@ -86,7 +86,7 @@ class DataConfig(_Config):
 
 
 class TaskConfig(_Config):
-    """Which classes come when.
+    """The task: which classes are learned at which step.
 
     Attributes:
         name: ``<first>-<increment>`` such as ``15-1``, a published order such as ``15-1_b``, or ``offline``.
@@ -115,7 +115,7 @@ class TaskConfig(_Config):
 
 
 class StepRecipe(_Config):
-    """How a step is optimised: SGD with a schedule per iteration. Source: spec/barm.md section 4.
+    """Optimisation of a step: SGD with a schedule per iteration. Source: spec/barm.md section 4.
 
     Attributes:
         epochs: passes over the step's images.
@@ -187,7 +187,7 @@ class StepRecipe(_Config):
 
 
 class EvaluationConfig(_Config):
-    """How a step is evaluated.
+    """Evaluation of a step.
 
     Attributes:
         crop: short side resized to this and centre crop (the published form), at least 16 pixels; 0 evaluates at native
@@ -261,13 +261,13 @@ class RunConfig(_Config):
 
     Attributes:
         seed: of weights, order and augmentation; below 2^32, as numpy's generators want it.
-        data: where the images are.
-        task: which classes come when.
-        model: which network.
-        method: which method, with its hyper-parameters.
-        base: how step 0 is optimised.
-        increment: how later steps are optimised.
-        evaluation: how steps are evaluated.
+        data: data sets.
+        task: classes of each step.
+        model: architecture of the network.
+        method: the method and its hyper-parameters.
+        base: optimisation of step 0.
+        increment: optimisation of later steps.
+        evaluation: evaluation of every step.
         runtime: device, precision and logging.
     """
 

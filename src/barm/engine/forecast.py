@@ -32,7 +32,7 @@ class StepForecast(NamedTuple):
 
     Attributes:
         step: the step.
-        images: that it trains on, exemplars apart.
+        images: number of training images, without exemplars.
         crop: side of the crop in pixels.
         updates: of the optimiser.
         training: seconds of them all.

@@ -99,7 +99,7 @@ class Monitor:
         main: whether this is the main process.
         quiet: show nothing (files are written all the same).
         tensorboard: write event files.
-        console: where to show; stderr by default.
+        console: for the output; stderr by default.
     """
 
     def __init__(self, main: bool, *, quiet: bool = False, tensorboard: bool = True, console: Console | None = None):

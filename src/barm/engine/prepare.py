@@ -19,7 +19,7 @@ class Prepared(NamedTuple):
     Attributes:
         config: the configuration, with every crop settled.
         data: its images.
-        steps: those that are to be done.
+        steps: indices of the steps to do.
         chosen: reasons for settings that the data decided, by key.
         warnings: about sizes that differ much from the data's.
     """

@@ -35,7 +35,7 @@ def choose_exemplars(
     Args:
         config: of the run.
         rt: the runtime.
-        memory: how much is kept.
+        memory: configuration of the memory.
         earlier: the memory of the step that has ended.
         images: images of the step that has ended.
         network: as that step left it.

@@ -47,7 +47,7 @@ class StepTrainer:
         method: at its step.
         model: the network to train, placed on the device.
         teacher: the previous step's network, or None.
-        recipe: how the step is optimised.
+        recipe: the step's optimisation.
         total: number of updates.
         rt: the runtime.
         seed: of dropout; the generator is a function of (seed, step, iteration, rank), so a resumed step is the same.

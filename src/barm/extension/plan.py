@@ -49,7 +49,7 @@ class Known:
     Attributes:
         directory: the run.
         step: index of the step that is extended.
-        config: what it was trained with.
+        config: its configuration.
         groups: class names per step.
     """
 

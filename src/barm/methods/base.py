@@ -72,7 +72,7 @@ class MethodConfig(BaseModel):
         memory: old images that later steps may see again; none where it is not set.
         maps: names of the maps, beside images and labels, that the method uses where the data set has them; what it
             does not name is neither read nor checked.
-        terms: what each term of the loss is, a sentence each by its name in the log.
+        terms: explanation of each loss term in a sentence, by its name in the log.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -104,8 +104,8 @@ class Method(ABC, Generic[Out, Config]):
 
     Args:
         config: its hyper-parameters.
-        step: what the step learns.
-        network: which network.
+        step: classes of the step.
+        network: configuration of the network.
 
     A subclass names what its network returns and its configuration, ``Method[PlainOutput, MyConfig]``, and then has the
     latter as `self.config`.
@@ -133,8 +133,8 @@ class Method(ABC, Generic[Out, Config]):
         """Compute the terms of the objective.
 
         Args:
-            new: what the network returned for the batch.
-            old: what the previous step's network returned; None at step 0 or for methods that use no teacher.
+            new: the network's output for the batch.
+            old: output of the previous step's network; None at step 0 or for methods without a teacher.
             batch: images and labels; not changed.
         """
 
@@ -207,7 +207,7 @@ class Method(ABC, Generic[Out, Config]):
         These labels decide which classes an image shows when an exemplar memory chooses images.
 
         Args:
-            out: what this step's network, trained, returned for the batch.
+            out: output of this step's trained network for the batch.
             batch: images of this step with its training labels.
             threshold: on the probability; 1 leaves the labels as they are.
 

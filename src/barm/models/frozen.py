@@ -119,8 +119,8 @@ class Constant:
 
     Args:
         module: the network; a copy is taken.
-        dtype: what it computes in.
-        device: where it runs.
+        dtype: type of the computation.
+        device: on which it runs.
         layout: of its tensors in memory.
     """
 

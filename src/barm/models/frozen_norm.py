@@ -19,7 +19,7 @@ def take_in_frozen_norms(network: nn.Module) -> None:
     Pairs for which the result would change are left as they are. `barm.models.batch_norm.ordinary` reverts it.
 
     Args:
-        network: whose batch norm is in evaluation mode while it trains, and has no parameter that trains.
+        network: a network whose batch norm is in evaluation mode during training and has no trainable parameter.
     """
     modules = dict(network.named_modules())
     for conv, norm in _pairs(network):

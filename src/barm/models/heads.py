@@ -21,7 +21,7 @@ class PlainOutput(NamedTuple):
         logits: ``(N, C, h, w)``.
         feature: the backbone's last feature map, ``(N, B, h, w)``.
         branch: the classifier's input, ``(N, D, h, w)``.
-        levels: where the network reveals them, the backbone's stages from shallow to deep before their last
+        levels: the backbone's stages if the network returns them, from shallow to deep before their last
             activation, ``(N, B_i, h_i, w_i)`` each.
     """
 

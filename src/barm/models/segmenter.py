@@ -110,7 +110,7 @@ class Segmenter(nn.Module):
     """Backbone, ASPP and head.
 
     Args:
-        config: which network.
+        config: configuration of the network.
         head: builds the classifier from the neck, the width of its branches and the group sizes.
         group_sizes: classes per step without background.
         pretrained: honour the configuration's ImageNet weights (step 0 only; later steps take the previous step's).
@@ -184,7 +184,7 @@ def check_names(own: dict[str, Tensor], given: dict[str, Tensor], fresh: set[str
 
     Args:
         own: the network's.
-        given: what is to be loaded.
+        given: the state dict to be loaded.
         fresh: names that may be missing from `given`.
         what: name of `given` in the message.
 

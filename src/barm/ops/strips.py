@@ -34,8 +34,8 @@ class Strip(NamedTuple):
     """A range of rows in some images.
 
     Attributes:
-        images: which images.
-        rows: which rows of the labels.
+        images: range of the images.
+        rows: range of the labels' rows.
         taps: rows of the logits that they are interpolated from, counted from the last.
         weights: of the taps, ``(rows, taps)``.
     """

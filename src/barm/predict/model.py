@@ -57,10 +57,10 @@ class Model:
 
     Attributes:
         class_names: by channel, background first.
-        colours: those of the data set, by channel, ``(C, 3)`` uint8; masks have them.
-        display_colours: those of images for people, by channel, ``(C, 3)`` uint8 (`barm.data.palette`).
+        colours: the data set's colours by channel, for masks, ``(C, 3)`` uint8.
+        display_colours: colours for display by channel, ``(C, 3)`` uint8 (`barm.data.palette`).
         class_ids: by channel, the number of the class in the data set's masks; after an extension, which has several
-            data sets, the place in the order of learning.
+            data sets, the position in learning order.
         step: index of the step it was trained in.
     """
 

@@ -257,7 +257,7 @@ def answers_of(run: RunContent, class_names: Sequence[str], images: Sequence[Pix
         run: the run.
         class_names: of the data set, by id.
         images: ``(H, W, 3)`` each.
-        say: called for every step.
+        say: called with a line for every step.
 
     Raises:
         UserError: if the data set lacks a class of the run, or a network does not load.

@@ -84,7 +84,7 @@ class Row:
     Attributes:
         task: as in `Result`.
         method: its name, and in brackets what tells it from other rows of that method and task.
-        runs: how many.
+        runs: number of runs.
         scores: by the names in `SCORES`; None where a run has no such score.
         curve: mean mIoU over the classes seen after each step.
         title: of the task, short; as long as `task` where another task has the same.

@@ -72,7 +72,7 @@ class Change(NamedTuple):
         truth: channels of the labelled classes, 255 where ignored, ``(H, W)`` uint8.
         before: channels, ``(H, W)`` uint8.
         after: channels, ``(H, W)`` uint8.
-        told: what the image was chosen for.
+        told: why the image was chosen.
     """
 
     image: Pixels

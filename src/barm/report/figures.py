@@ -77,9 +77,9 @@ def image_iou(label: Pixels, truth: Pixels, classes: Iterable[int]) -> float | N
     """Mean IoU over the given classes that are in the image's ground truth, in 0..1; None if there are none.
 
     Args:
-        label: what was predicted, ``(H, W)``.
+        label: the prediction, ``(H, W)``.
         truth: ids as in `label`, ``(H, W)``; 255 counts nowhere.
-        classes: the ids that are asked about.
+        classes: the ids over which the mean runs.
 
     >>> image_iou(np.array([[1, 1, 2, 0]]), np.array([[1, 0, 2, 255]]), [1, 2, 3])
     0.75
@@ -178,7 +178,7 @@ def draw_histories(
         histories: the images.
         colours: per dataset id, ``(256, 3)`` uint8.
         curves: per method the mIoU over all classes seen after each step, in 0..1.
-        taught: what each step taught, above its column.
+        taught: the new classes of each step, above its column.
         headline: above everything.
     """
     plt = pyplot()

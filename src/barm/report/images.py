@@ -50,8 +50,8 @@ def overlay_image(
         image: the image.
         label: channels, ``(H, W)``.
         colours: by channel, ``(C, 3)``.
-        names: what the legend says by channel; no legend without them, and the overlay then has the image's
-            size; above a legend tiny images are enlarged.
+        names: names for the legend by channel. Without them there is no legend, and the overlay has the image's size;
+            with a legend, tiny images are enlarged.
     """
     times = max(1, ENLARGED // max(image.size)) if names and max(image.size) < TINY else 1
     large = image.convert("RGB").resize((image.width * times, image.height * times), Image.Resampling.NEAREST)

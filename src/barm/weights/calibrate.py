@@ -94,7 +94,7 @@ def calibrate(network: nn.Module, images: Sequence[Path], rt: Runtime, *, side: 
     Args:
         network: of step 0 of BARM, with a classifier that was trained with softmax.
         images: files.
-        rt: where it runs.
+        rt: the runtime.
         side: of the images when the network sees them: the short side is resized to this, then cropped.
     """
     network = network.eval().to(rt.device)

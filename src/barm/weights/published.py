@@ -111,7 +111,7 @@ def export_checkpoint(run: Path | str, target: Path | str, *, step: int | None =
 
     Args:
         run: the run's folder.
-        target: the ``.pth``; written beside and renamed.
+        target: the ``.pth``; written to a temporary file and renamed.
         step: which step; the last by default.
     """
     directory = RunDirectory(Path(run))

@@ -111,7 +111,7 @@ class Files(dict[str, Path]):
 
     Args:
         folder: must exist.
-        suffixes: that count, the expected one first.
+        suffixes: accepted suffixes, the expected one first.
         deep: include sub-folders, which are then part of the names: ``city/street``.
         without: sub-folders of the first level that are left out.
 

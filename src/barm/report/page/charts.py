@@ -49,7 +49,7 @@ class Chart:
         y_ticks: place and text.
         x_label: below the axis.
         rules: places of vertical rules.
-        hover: what the script needs: per series name, slot, places and texts.
+        hover: data for the script: per series name, slot, places and texts.
         width: of the drawing.
         height: of the drawing.
         subtitle: what is drawn, a sentence below the title.

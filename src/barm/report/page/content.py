@@ -73,7 +73,7 @@ class RunContent:
     """Numbers of one run.
 
     Attributes:
-        label: short and different from the other runs' in the report.
+        label: a short name, unique in the report.
         path: its folder; the page shows `place` instead.
         place: its folder as others may read it, without the rest of an absolute path.
         method: its name.
@@ -84,11 +84,11 @@ class RunContent:
         classes: by channel of the last finished step.
         scores: of the steps that are evaluated.
         traces: the training log.
-        settings: what decides the result, by dotted names.
+        settings: settings that decide the result, by dotted names.
         config: resolved configuration as TOML.
         provenance: versions, machine, commit.
-        command: trains the same again.
-        terms: what each logged term of the loss is, by name.
+        command: the command that repeats the run.
+        terms: explanation of each logged loss term, by name.
         origin: the run whose steps this one took over, where it is an extension; else empty.
     """
 
@@ -153,7 +153,7 @@ class Shot:
         truth: ``(H, W)``; 255 is unlabelled.
         answers: per run's label and step, ``(H, W)``.
         background: per run's label, for methods with residual background channels.
-        told: what the image was chosen for.
+        told: why the image was chosen.
     """
 
     name: str
@@ -172,7 +172,7 @@ class Gallery:
         shots: the images.
         class_names: by dataset id.
         colours: by dataset id, ``(256, 3)``.
-        split: where they are from, for the caption.
+        split: origin of the images, for the caption.
     """
 
     shots: tuple[Shot, ...]
@@ -190,7 +190,7 @@ class Report:
         gallery: None where no images are to be had.
         notes: why something is missing, a sentence each, by section (``scores``, ``gallery``, ``background``,
             ``training``, ``speed``, ``compare``).
-        command: that wrote the report.
+        command: the command that wrote the report.
         made: date and time, for the foot of the page.
     """
 

@@ -43,14 +43,14 @@ class Agreement:
     A score is the largest probability of a class at a pixel, the file's ``confidence``.
 
     Attributes:
-        images: that were compared.
-        sizes: different ones of the generated images.
-        own: of the images, those of the run's own validation split.
-        classes: that occur in PyTorch's labels, with background.
+        images: number of compared images.
+        sizes: number of sizes of the generated images.
+        own: number of images from the run's own validation split.
+        classes: number of classes in PyTorch's labels, with background.
         equal: share of pixels with the same label.
-        difference: largest one between the scores of a pixel.
+        difference: largest difference between the scores of a pixel.
         relative: the same as a share of PyTorch's score.
-        scores: PyTorch's lowest and highest one.
+        scores: PyTorch's lowest and highest score.
     """
 
     images: int

@@ -19,9 +19,9 @@ def stage(progress: Callable[[str], None], title: str, limit: float, remedy: str
 
     Args:
         progress: called with the title, and every 10 seconds with the time so far.
-        title: what is done, such as "tracing the network".
+        title: name of the work, such as "tracing the network".
         limit: seconds.
-        remedy: what to do when they are over.
+        remedy: advice for when the limit is reached.
 
     Raises:
         UserError: when the limit is reached.
