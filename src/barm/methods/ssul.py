@@ -60,7 +60,7 @@ class SSULConfig(MethodConfig):
 
 
 class SSULMConfig(SSULConfig):
-    """SSUL-M: SSUL with an exemplar memory. Half of every batch are exemplars, fully labelled."""
+    """SSUL-M: SSUL with an exemplar memory; exemplars are half of every batch, fully labelled."""
 
     name: Literal["ssul-m"] = "ssul-m"  # type: ignore[assignment]
     memory: MemoryConfig | None = MemoryConfig(size=100, unique=False)
