@@ -22,9 +22,9 @@ def suggests(values: Collection[int], limit: int) -> str:
         values: found in any of the masks.
         limit: the highest id of a class.
 
-    >>> looks_like({0, 255}, 1)
+    >>> suggests({0, 255}, 1)
     'they hold only 0 and 255, as a binary export does: 255 is ignored here, the class is 1'
-    >>> looks_like({0, 50, 100}, 2)
+    >>> suggests({0, 50, 100}, 2)
     'they are multiples of 50: divide by it, so that the classes are 1 to 2'
     """
     labels = sorted(LABELS & set(values))

@@ -1,8 +1,8 @@
 """Sums and maps over the labels' pixels without a tensor of logits at the labels' size.
 
 Bilinear resizing is two small matrix products, one along each axis. A strip of rows is interpolated and a formula is
-applied to it. Only the result is kept: a sum, the gradient at the logits' own size, or one number per pixel.
- The formulas are those of `barm.losses`; which path is taken is decided in `barm.ops.upsampled`.
+applied to it. Only the result is kept: a sum, the gradient at the logits' own size, or one number per pixel. The
+formulas are those of `barm.losses`; which path is taken is decided in `barm.ops.upsampled`.
 """
 
 from __future__ import annotations
