@@ -121,7 +121,7 @@ class BARM(Method[GroupedOutput, BARMConfig]):
         }
 
     def param_groups(self, model: nn.Module, rates: Rates) -> list[ParamGroup]:
-        """Parameter groups: newest head and ear at `new`, ASPP at `aspp`, older heads and ears at `old`."""
+        """Parameter groups: newest head and ear at `new`, older ones at `old`, ASPP and backbone at theirs."""
         head, take = _head(model), self.trainable
         backbone = cast(nn.Module, model.backbone)
         if self.step.index == 0:

@@ -122,7 +122,7 @@ class DKD(Method[DecomposedOutput, DKDConfig]):
         return out.logits[:, 1:]
 
     def decided(self, values: Tensor) -> Tensor:
-        """Probabilities of the classes, and for background the rest of the likeliest class, ``(N, C, H, W)``."""
+        """Probabilities of the classes, and for background 1 minus the largest, ``(N, C, H, W)``."""
         return _with_background(torch.sigmoid(values))
 
     def confidence(self, out: DecomposedOutput, size: tuple[int, int]) -> tuple[Tensor, Tensor]:

@@ -80,7 +80,7 @@ def _walk(folder: Path, out: Path | None) -> Iterator[Path]:
 
 
 def check_there(found: Sequence[ImageFile], refused: Callable[[str], None] | None = None) -> None:
-    """Refuse missing images early, together with all other unusable ones; only the folder is read.
+    """Refuse missing images early, together with all other unusable ones. If none is missing, no file is read.
 
     Args:
         found: the images.

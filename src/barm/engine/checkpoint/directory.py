@@ -176,7 +176,7 @@ class RunDirectory:
                 shutil.rmtree(self.step_path(index))
 
     def close(self) -> None:
-        """Release the lock, and remove a new folder that never got a saved state."""
+        """Release the lock. What a new run has written is removed if it never got as far as a saved state."""
         if self._lock is None:
             return
         self._lock.release()
