@@ -120,7 +120,7 @@ def evaluate(
 
 
 def view_of(path: Path | str, overrides: Sequence[str] = (), *, native: bool = False) -> str:
-    """How `evaluate` sees the images with these arguments, in words."""
+    """Describe in words how `evaluate` sees the images with these arguments."""
     return evaluated_as(read_config(path), overrides, native=native).evaluation.view
 
 
@@ -157,7 +157,7 @@ def compare(runs: Sequence[Path | str], out: Path | str | None = None) -> list[R
 
 
 def _where(config: RunConfig, data: Where | None) -> tuple[RunConfig, Data | None]:
-    """The configuration with a folder put in, or the sources with the plan on their classes."""
+    """Put a folder into the configuration, or make the data from two sources."""
     if data is None:
         return config, None
     if isinstance(data, tuple):

@@ -1,4 +1,4 @@
-"""What flows between data, networks and methods. Legend of the shape letters used everywhere:
+"""The data that flows between data sets, networks and methods. Legend of the shape letters used everywhere:
 
 N batch, C channels of the current model, K channels of the previous one (both with background),
 H W label size, h w feature size, T steps.
@@ -32,7 +32,7 @@ class Batch(NamedTuple):
 
 
 class Output(Protocol):
-    """What a network returns: a NamedTuple with logits and whatever its method needs besides."""
+    """Output of a network: a NamedTuple with logits and whatever else its method needs."""
 
     @property
     def logits(self) -> Tensor:
@@ -40,7 +40,7 @@ class Output(Protocol):
 
 
 class Term(NamedTuple):
-    """One term of a loss as a ratio, so that several processes can agree on one divisor.
+    """One term of a loss: a sum and a count, which processes can add up.
 
     The term's value is ``weight * (total + rest) / max(number, 1)``. With data parallelism the engine sums `number`
     over all processes before it divides: two processes with batch b then do exactly what one does with batch 2b,
@@ -48,7 +48,7 @@ class Term(NamedTuple):
 
     Attributes:
         total: sum over everything that the mean runs over, scalar with gradient.
-        number: of things summed (pixels, elements), scalar without gradient.
+        number: how many things were summed (pixels, elements), scalar without gradient.
         weight: factor in the objective.
         rest: a further part of the sum that has no gradient; computed only where the value is to be shown.
     """
@@ -60,7 +60,7 @@ class Term(NamedTuple):
 
     @property
     def whole(self) -> Tensor:
-        """The whole sum without gradient, scalar."""
+        """The sum with the part that has no gradient, detached, scalar."""
         return self.total.detach() if self.rest is None else self.total.detach() + self.rest()
 
     @property

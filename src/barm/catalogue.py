@@ -1,4 +1,4 @@
-"""Names of recipes and published tasks, known without loading anything heavy: for listings and completion."""
+"""Names of recipes and published tasks, available without heavy imports, for listings and completion."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def recipe_names() -> list[str]:
 
 
 def methods_of(data: str) -> list[str]:
-    """Last parts of the names of a data set's recipes, such as ``barm`` or ``mib-published``.
+    """Method names of a data set's recipes, such as ``barm`` or ``mib-published``.
 
     Raises:
         UserError: if there are no recipes for it.

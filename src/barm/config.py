@@ -51,11 +51,11 @@ def validate(table: Mapping[str, Any]) -> RunConfig:
 def read_recipe(recipe: str | Path, below: Sequence[str] = ()) -> Table:
     """A recipe as a table, with what it extends merged in.
 
-    A recipe may have tables such as ``[tasks."10-1".increment]``, laid over it where its name carries that task.
+    A recipe may have tables such as ``[tasks."10-1".increment]``, merged over it where its name has that task.
 
     Args:
         recipe: name or file.
-        below: recipes that extend this one, from the first.
+        below: recipes that extend this one, in that order, to detect a circle.
     """
     path = Path(recipe)
     if str(recipe) in below:
@@ -95,7 +95,10 @@ def _packaged(name: str) -> tuple[str, str | None]:
 
 
 def merge(base: Table, over: Mapping[str, Any]) -> Table:
-    """`over` laid over `base`, table by table; a [method] of another name, or a task of another kind, replaces."""
+    """Merge `over` into `base`, table by table.
+
+    A [method] of another name, or a task of another kind, replaces the whole table.
+    """
     result = dict(base)
     for key, value in over.items():
         old = result.get(key)
@@ -131,7 +134,7 @@ def parse_override(text: str) -> Table:
 
 
 def _explain(error: ValidationError, table: Mapping[str, Any]) -> str:
-    """The first problem of a validation error in one line."""
+    """Describe the first problem of a validation error in one line."""
     first = error.errors(include_url=False)[0]
     place = [str(p) for p in first["loc"]]
     key = ".".join(place)

@@ -1,4 +1,4 @@
-"""`barm demo`: all of it on generated images: make data, train three methods, compare, draw."""
+"""`barm demo`: make generated data, train three methods, compare them and draw the result."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def demo(out: Path, *, seed: int = 1, quiet: bool = False) -> dict[str, list[dic
 
 
 def _begin(out: Path, seed: int, console: Console) -> Path:
-    """The folder of the data: as it lies there if a demo was stopped, else drawn."""
+    """The folder of the data: as a stopped demo left it, or newly drawn."""
     data, mark = out / "data", out / MARK
     if mark.is_file() and mark.read_text("utf-8") == str(seed) and not (out / PAGE).exists():
         console.print(f"[bold]1.[/bold] Going on with the demo in {markup(str(out))} that was stopped")
@@ -90,7 +90,7 @@ def _begin(out: Path, seed: int, console: Console) -> Path:
 
 
 def _learn(name: str, out: Path, data: Path, seed: int, *, quiet: bool) -> list[dict[str, Any]]:
-    """Train a method, or go on with it; its metrics of every step."""
+    """Train a method, or resume it; returns the metrics of every step."""
     config = load_config(
         f"shapes/{TASK}/{name}",
         [f"seed={seed}", "runtime.tensorboard=false", *SHORTER.get(name, [])],
@@ -104,7 +104,7 @@ def _learn(name: str, out: Path, data: Path, seed: int, *, quiet: bool) -> list[
 
 
 def summary(results: dict[str, list[dict[str, Any]]]) -> str:
-    """The outcome in a sentence."""
+    """Summarise the outcome in a sentence."""
     final = {name: metrics[-1]["miou"]["all"] for name, metrics in results.items()}
     first, last = (100 * results["BARM"][step]["miou"]["old"] for step in (0, -1))
     return (
@@ -141,7 +141,7 @@ def draw(path: Path, out: Path, results: dict[str, list[dict[str, Any]]], source
 
 
 def _choose_scenes(source: Source) -> list[int]:
-    """Images that show the first step's classes beside later ones."""
+    """Choose images that show the first step's classes beside later ones."""
 
     def value(i: int) -> tuple[int, int]:
         ids = source.classes_in(i)

@@ -1,4 +1,4 @@
-"""The one exception that is shown to users as a single line."""
+"""The exceptions that are shown to users as a single line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class UserError(ValueError):
 
 
 class Failed(UserError):
-    """What was sound when the work began failed in its midst: a file is gone, a process was killed.
+    """Work that failed after a good start: a file is gone, or a process was killed.
 
     The message says what it was and how to go on; the command line prints it as one line and exits with status 1.
     """

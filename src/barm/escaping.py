@@ -1,4 +1,4 @@
-"""Names that people chose, made safe for where they are written: one function per language, used wherever one is.
+"""Make names that users chose safe for where they are written, with one function per language.
 
 HTML is not here: the pages' templates escape by themselves, and `html.escape` does the rest.
 """
@@ -42,7 +42,7 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # with which a spreadsheet begins a
 
 
 def latex(text: str) -> str:
-    r"""Text in LaTeX's text mode.
+    r"""Escape text for LaTeX's text mode.
 
     >>> print(latex("50 % of {a_b}"))
     50 \% of \{a\_b\}
@@ -51,7 +51,7 @@ def latex(text: str) -> str:
 
 
 def markdown(text: str) -> str:
-    r"""Text in a cell of a Markdown table: neither an end of the cell, nor emphasis, a link, code or HTML.
+    r"""Escape text for a cell of a Markdown table: no end of the cell, emphasis, link, code or HTML.
 
     >>> print(markdown("a|b *c* <d>"))
     a\|b \*c\* &lt;d>
@@ -61,7 +61,7 @@ def markdown(text: str) -> str:
 
 
 def csv_cell(text: str) -> str:
-    """Text in a CSV file that a spreadsheet may open: what would be a formula there becomes text by an apostrophe.
+    """Escape text for a CSV file: an apostrophe keeps a spreadsheet from reading it as a formula.
 
     >>> csv_cell("=1+1"), csv_cell("cat")
     ("'=1+1", 'cat')
@@ -70,7 +70,7 @@ def csv_cell(text: str) -> str:
 
 
 def word(text: object) -> str:
-    """One word of a shell's command line.
+    """Quote one word of a shell's command line.
 
     >>> word("a dog's bed"), word("runs/a")
     ('\\'a dog\\'"\\'"\\'s bed\\'', 'runs/a')
@@ -79,7 +79,7 @@ def word(text: object) -> str:
 
 
 def command(words: Iterable[object]) -> str:
-    """A command line that a reader may copy into a shell.
+    """Join words to a command line that can be copied into a shell.
 
     >>> command(["barm", "report", "my run"])
     "barm report 'my run'"
@@ -98,7 +98,7 @@ def names(words: Sequence[str]) -> str:
 
 
 def place(path: Path | str) -> str:
-    """A path as others may read it: as seen from the current folder, of what lies elsewhere the last name alone.
+    """A path that does not reveal the machine: relative to the current folder, or the last name alone.
 
     >>> place("runs/a"), place(Path.cwd() / "runs/a"), place("/elsewhere/data")
     ('runs/a', 'runs/a', '.../data')
@@ -107,7 +107,7 @@ def place(path: Path | str) -> str:
 
 
 def places(paths: Sequence[Path | str]) -> list[str]:
-    """Several paths as `place` has them; of those that lie elsewhere as many names as tell them apart.
+    """Several paths as `place` gives them, with as many names as it takes to tell them apart.
 
     >>> places(["runs/a", "/elsewhere/x/data", "/elsewhere/y/data"])
     ['runs/a', '.../x/data', '.../y/data']
@@ -124,7 +124,7 @@ def places(paths: Sequence[Path | str]) -> list[str]:
 
 
 def told_apart(values: Sequence[Any]) -> list[Any]:
-    """Values of one setting as others may read them: paths as `places` has them, so that no two become alike.
+    """Values of one setting for display: paths as `places` gives them, so that no two become alike.
 
     >>> told_apart(["/a/w.pth", "/b/w.pth", "/a/w.pth", None])
     ['.../a/w.pth', '.../b/w.pth', '.../a/w.pth', None]
@@ -139,7 +139,7 @@ def _is_path(value: Any) -> bool:
 
 
 def placeless(value: Any) -> Any:
-    """A table of settings, and tables in it, with every absolute path as `place` has it.
+    """A table of settings, with its sub-tables, in which every absolute path is as `place` gives it.
 
     >>> placeless({"data": {"root": "/elsewhere/data", "names": ["a/b"]}})
     {'data': {'root': '.../data', 'names': ['a/b']}}
@@ -152,7 +152,10 @@ def placeless(value: Any) -> Any:
 
 
 def normal(text: str) -> str:
-    """Text in Unicode's composed form: macOS writes an accent behind its letter, keyboards write one sign."""
+    """Normalise text to Unicode's composed form.
+
+    macOS writes an accent behind its letter; keyboards write one character.
+    """
     return unicodedata.normalize("NFC", text)
 
 

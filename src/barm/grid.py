@@ -1,4 +1,4 @@
-"""A grid of runs: methods x tasks x settings x class orders x seeds, trained as far as they are missing."""
+"""A grid of runs: methods x tasks x settings x class orders x seeds. Only missing runs are trained."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class ShapesConfig(_Table):
 
 
 class GridConfig(_Table):
-    """What is compared.
+    """The runs of a grid.
 
     Attributes:
         recipes: folder of the recipes, such as ``shapes`` or ``voc``.
@@ -93,7 +93,7 @@ class Cell(NamedTuple):
     seed: int
 
     def name(self, method: str | None = None) -> str:
-        """Its folder; with another method, that of the same cell there."""
+        """The name of the run's folder; with another method, that of the same cell there."""
         order = f"-o{self.order}" if self.order else ""
         return f"{self.task}-{self.setting}{order}-s{self.seed}/{method or self.method}"
 
@@ -120,7 +120,7 @@ def read_grid(path: Path | str) -> GridConfig:
 
 
 def cells(grid: GridConfig) -> list[Cell]:
-    """All runs, the methods of one task beside each other."""
+    """All runs of the grid, with the methods of one task next to each other."""
     return [
         Cell(method, task, setting, order, seed)
         for task, setting, order, seed, method in product(
@@ -132,13 +132,13 @@ def cells(grid: GridConfig) -> list[Cell]:
 def run_grid(
     grid: GridConfig, out: Path | str, data: Path | str | None, say: Callable[[str], None], *, quiet: bool = False
 ) -> tuple[list[Path], list[str]]:
-    """Train what is missing; a run that fails is reported and left out.
+    """Train the missing runs. A run that fails is reported and left out.
 
     Args:
-        grid: what to run.
+        grid: the runs.
         out: folder for the runs, and for generated data.
         data: the data set's folder, unless the grid generates one.
-        say: is told about every run.
+        say: called with a line on every run.
         quiet: no progress bars.
 
     Returns:
@@ -179,7 +179,7 @@ def _config(grid: GridConfig, cell: Cell, root: Path) -> RunConfig:
 
 
 def _check_same(path: Path, config: RunConfig, *, generated: bool) -> None:
-    """Refuse a finished run that is not the one that the grid asks for; generated data is compared by itself."""
+    """Refuse a finished run that is not the one that the grid asks for. Generated data is compared by itself."""
     stored = RunDirectory(path).config()
     theirs = settings(stored)
     found = difference(theirs, agreeing(theirs, settings(config)))
@@ -189,7 +189,7 @@ def _check_same(path: Path, config: RunConfig, *, generated: bool) -> None:
 
 
 def _check_images(path: Path, first: Path) -> None:
-    """Refuse a run that was trained or measured on other images than the first: they cannot be compared."""
+    """Refuse a run that was trained or measured on other images than the first run: their scores are not comparable."""
     runs = [RunDirectory(p) for p in (first, path)]
     if not all(run.has(0, IMAGES) for run in runs):  # of a version that kept no record
         return
@@ -202,7 +202,7 @@ def _check_images(path: Path, first: Path) -> None:
 
 
 def _same_start(groups: Sequence[Sequence[str]], cell: Cell, out: Path) -> Path | None:
-    """Another run of the same cell that has done the same step 0."""
+    """Find another run of the same cell whose step 0 is the same training."""
     alike = [name for group in groups if cell.method in group for name in group if name != cell.method]
     return next((out / cell.name(n) for n in alike if (out / cell.name(n) / "step00").is_dir()), None)
 
@@ -239,7 +239,7 @@ def _data(grid: GridConfig, out: Path, data: Path | None) -> Path:
 
 
 def _check_generated(made: Path, record: Path, wanted: dict[str, Any]) -> None:
-    """Refuse data that another [shapes] table has made."""
+    """Refuse data that was generated with another [shapes] table."""
     try:
         there = read_json(record)
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Class ids: which step learns what, which image belongs to which step, and the tables from dataset ids to channels.
+"""Class ids: the classes of each step, the images of each step, and the tables from dataset ids to channels.
 
 This is the only file that does arithmetic on class ids. A *class id* is the number in a dataset's mask (0 =
 background, 255 = ignore); a *channel* is a position in a network's output and in every label after loading (0 =
@@ -33,7 +33,7 @@ Lut = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class LabelPolicy:
-    """What the label tables do with ids that a model is not to be told about.
+    """How the label tables treat class ids that the model is not shown.
 
     Attributes:
         hidden: label in training of every class that the step does not learn (the background shift).
@@ -54,7 +54,7 @@ JOINT = LabelPolicy(supervision="seen")
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one step knows about classes.
+    """The classes of one step.
 
     Attributes:
         index: 0 for the base training.
@@ -96,7 +96,7 @@ class Step:
 
 
 class Place(NamedTuple):
-    """Where a class stands: its position in the order of learning, and its step."""
+    """The place of a class: its position in learning order, and its step."""
 
     position: int
     step: int
@@ -142,8 +142,8 @@ class TaskPlan:
         Args:
             spec: ``<first>-<increment>``: the first step learns `first` classes, each later one `increment`.
             num_classes: classes of the data set, background not counted.
-            setting: see the class.
-            seed: see the class.
+            setting: as in `TaskPlan`.
+            seed: as in `TaskPlan`.
             order: 0 learns the classes as the data set lists them, any other number shuffles them by that seed.
 
         Raises:
@@ -190,8 +190,8 @@ class TaskPlan:
         Args:
             groups: class names per step.
             class_names: names by class id, background first.
-            setting: see the class.
-            seed: see the class.
+            setting: as in `TaskPlan`.
+            seed: as in `TaskPlan`.
 
         Raises:
             UserError: for a name that the data set does not have.
@@ -222,7 +222,7 @@ class TaskPlan:
         return tuple(i for group in self.groups for i in group)
 
     def selects(self, step: Step, present: Iterable[int], key: str = "") -> bool:
-        """Does an image belong to the step?
+        """Whether an image belongs to the step.
 
         Args:
             step: one of this plan's steps.
@@ -234,11 +234,14 @@ class TaskPlan:
         return step.index in self._belongs(present, key)
 
     def selects_seen(self, step: Step, present: Iterable[int], key: str = "") -> bool:
-        """Does an image belong to this step or to one before it? (What joint training uses.)"""
+        """Whether an image belongs to this step or an earlier one, as joint training uses them."""
         return any(index <= step.index for index in self._belongs(present, key))
 
     def _belongs(self, present: Iterable[int], key: str) -> set[int]:
-        """Indices of the steps that an image belongs to; asked for every image, so in time with its own classes."""
+        """Indices of the steps that an image belongs to.
+
+        Called for every image, so its cost depends on the image's own classes alone.
+        """
         shown = [self._learned[i] for i in set(present) if i in self._learned]
         if self.setting == "overlap":
             return {place.step for place in shown}
@@ -259,7 +262,10 @@ class TaskPlan:
         return lut
 
     def eval_lut(self, step: Step, policy: LabelPolicy = INCREMENTAL) -> Lut:
-        """Table from dataset id to channel for evaluation, ``(256,)`` uint8: all seen classes, later ones `unseen`."""
+        """Table from dataset id to channel for evaluation, ``(256,)`` uint8.
+
+        All classes seen so far have their channel; later ones are `unseen`.
+        """
         lut = self._lut(step, set(step.seen), 0)
         for class_id in set(self.classes) - set(step.seen):
             lut[class_id] = policy.unseen
@@ -275,7 +281,7 @@ class TaskPlan:
 
 
 def in_learning_order(groups: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
-    """The groups with ids 1, 2, ... in the order in which the classes are learned: an id is then its channel.
+    """Renumber the groups to 1, 2, ... in learning order, so that an id equals its channel.
 
     >>> in_learning_order([[4, 2], [9]])
     ((1, 2), (3,))
@@ -285,13 +291,13 @@ def in_learning_order(groups: Sequence[Sequence[int]]) -> tuple[tuple[int, ...],
 
 
 def _draw(shown: Sequence[Place], key: str) -> Place:
-    """One of the classes, uniformly, as a function of the key alone."""
+    """Draw one of the classes uniformly, as a function of the key alone."""
     digest = blake2b(key.encode(), digest_size=8).digest()
     return shown[int.from_bytes(digest, "big") % len(shown)]
 
 
 def _either(numbers: Sequence[int]) -> str:
-    """``[1, 5]`` -> ``"1 or 5"``."""
+    """Join numbers by "or": ``[1, 5]`` -> ``"1 or 5"``."""
     return " or ".join(map(str, numbers[:6]))
 
 

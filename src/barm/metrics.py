@@ -38,7 +38,7 @@ def confusion_counts(prediction: Tensor, label: Tensor, num_classes: int) -> Ten
 
 
 def certain(counts: Tensor, known: Sequence[bool]) -> Tensor:
-    """The counts of a data set that labels only some of the classes, without the pixels whose truth nobody knows.
+    """Drop from the counts of a partly labelled data set the pixels whose truth is unknown.
 
     A pixel that is labelled background is left out where a class is predicted that the data set does not label: it may
     be right. Everything else counts: a pixel of a labelled class that is missed, and background that is called one.
@@ -63,13 +63,13 @@ def class_iou(counts: ArrayLike) -> Scores:
 
 
 def class_accuracy(counts: ArrayLike) -> Scores:
-    """Share of a class's pixels that are found, ``(C,)``: ``TP / (row + 1e-6)``."""
+    """Share of a class's pixels that are predicted correctly, ``(C,)``: ``TP / (row + 1e-6)``."""
     matrix = np.asarray(counts, np.float64)
     return np.asarray(np.diag(matrix) / (matrix.sum(1) + EPSILON))
 
 
 def overall_accuracy(counts: ArrayLike) -> float:
-    """Share of all pixels that are right."""
+    """Share of all pixels that are predicted correctly."""
     matrix = np.asarray(counts, np.float64)
     return float(np.trace(matrix) / max(matrix.sum(), 1.0))
 
@@ -92,17 +92,17 @@ def group_means(values: ArrayLike, num_base: int) -> dict[str, float]:
 
 
 def mean(values: Scores) -> float:
-    """Mean over what is not NaN; NaN where nothing is left."""
+    """Mean over the values that are not NaN; NaN if there are none."""
     return float(np.mean(values[~np.isnan(values)])) if not np.isnan(values).all() else float("nan")
 
 
 def harmonic_mean(a: float, b: float) -> float:
-    """``2 a b / (a + b)``, 0 where both are 0: of old and new mIoU, the hIoU of DKD (spec/dkd.md section 9.2)."""
+    """``2 a b / (a + b)``, 0 where both are 0. Of old and new mIoU it is the hIoU of DKD (spec/dkd.md section 9.2)."""
     return 2 * a * b / (a + b) if a + b else 0.0
 
 
 def average_miou(per_step: Sequence[ArrayLike]) -> float:
-    """Mean over the steps so far of the mIoU over the classes seen at each (each item: class IoU, ``(C_t,)``).
+    """Mean over the steps of the mIoU over the classes seen at each step (each item: class IoU, ``(C_t,)``).
 
     NaN marks classes that were not measured: they are left out. NaN where a step has none that was measured.
     """
@@ -110,7 +110,7 @@ def average_miou(per_step: Sequence[ArrayLike]) -> float:
 
 
 def forgetting(per_step: Sequence[ArrayLike]) -> float:
-    """How much of the best earlier IoU was lost, mean over the classes known before the last step.
+    """Drop from the best earlier IoU to the last one, mean over the classes known before the last step.
 
     ``mean_c( max_{t < T} IoU[t, c] - IoU[T, c] )``; 0 at the first step, negative where classes improved. Classes that
     were not measured (NaN) at the last step or at any earlier one are left out; NaN where none is left.

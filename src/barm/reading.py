@@ -1,4 +1,4 @@
-"""How files are opened that somebody else may have written: whatever is wrong with one is a line, and nothing hangs.
+"""Open files that somebody else may have written: every defect is reported in one line, and nothing blocks.
 
 A named pipe, a socket or a device in the place of a file is refused at once, since opening or reading it may never end.
 Images have their own reader, which opens them here.
@@ -40,7 +40,7 @@ class Unfit(UserError):
 
     Args:
         path: of the file.
-        what: is wrong with it, in a few words.
+        what: the error, in a few words.
         remedy: how to mend it.
 
     Attributes:
@@ -54,7 +54,7 @@ class Unfit(UserError):
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a file for reading; does not wait, whatever the path leads to.
+    """Open a file for reading without blocking, whatever the path leads to.
 
     Raises:
         FileNotFoundError: if there is none (a link may point nowhere).
@@ -74,7 +74,7 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def check_regular(path: Path) -> None:
-    """Complain about what is no regular file; for libraries that open a path by themselves.
+    """Refuse a path that is no regular file, for libraries that open paths themselves.
 
     Raises:
         FileNotFoundError: if there is none.
@@ -91,11 +91,11 @@ def check_regular(path: Path) -> None:
 
 
 def read_bytes(path: Path, limit: int | None = None) -> bytes:
-    """The content of a file.
+    """Read a file's bytes.
 
     Args:
         path: of the file.
-        limit: bytes that it may have.
+        limit: largest size in bytes.
 
     Raises:
         FileNotFoundError: if there is none.
@@ -112,7 +112,7 @@ def read_bytes(path: Path, limit: int | None = None) -> bytes:
 
 
 def read_text(path: Path, limit: int | None = TEXT_LIMIT) -> str:
-    """Text in UTF-8, or in UTF-16 or -32 with a byte order mark, which is left out.
+    """Read text in UTF-8, or in UTF-16 or -32 with a byte order mark, which is left out.
 
     Raises:
         FileNotFoundError: if there is none.
@@ -132,7 +132,7 @@ def read_text(path: Path, limit: int | None = TEXT_LIMIT) -> str:
 
 
 def read_json(path: Path, limit: int | None = TEXT_LIMIT) -> Any:
-    """The value in a JSON file, of at most so many bytes.
+    """Read a JSON file of limited size.
 
     Raises:
         FileNotFoundError: if there is none.
@@ -142,7 +142,7 @@ def read_json(path: Path, limit: int | None = TEXT_LIMIT) -> Any:
 
 
 def parse_json(text: str, path: Path) -> Any:
-    """The value of JSON that came from a file.
+    """Parse JSON that came from a file.
 
     Raises:
         Unfit: if it is no JSON.
@@ -157,7 +157,7 @@ def parse_json(text: str, path: Path) -> Any:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The table in a TOML file.
+    """Read a TOML file.
 
     Raises:
         FileNotFoundError: if there is none.
@@ -167,7 +167,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def parse_toml(text: str, path: Path) -> dict[str, Any]:
-    """The table of TOML that came from a file.
+    """Parse TOML that came from a file.
 
     Raises:
         Unfit: if it is no TOML.
@@ -183,7 +183,7 @@ def parse_toml(text: str, path: Path) -> dict[str, Any]:
 
 
 def too_deep(value: Any, limit: int = DEPTH) -> bool:
-    """Are there more than `limit` lists and tables in each other?
+    """Whether more than `limit` lists and tables are nested.
 
     >>> too_deep([[[]]], limit=2), too_deep({"a": [1]}, limit=2)
     (True, False)
@@ -199,7 +199,7 @@ def too_deep(value: Any, limit: int = DEPTH) -> bool:
 
 
 def read_pickled(path: Path, allowed: list[Any] | None = None) -> Any:
-    """Tensors and plain values that `torch.save` wrote, on the CPU; nothing in the file is executed.
+    """Read tensors and plain values that `torch.save` wrote, on the CPU. Nothing in the file is executed.
 
     Args:
         path: of the file.
@@ -223,7 +223,7 @@ def read_pickled(path: Path, allowed: list[Any] | None = None) -> Any:
 
 
 def read_safetensors(path: Path) -> dict[str, Any]:
-    """The tensors of a safetensors file by name, on the CPU.
+    """Read a safetensors file: tensors by name, on the CPU.
 
     Raises:
         FileNotFoundError: if there is none.
@@ -242,7 +242,7 @@ def read_safetensors(path: Path) -> dict[str, Any]:
 
 
 def state_dict_of(content: Any, path: Path) -> dict[str, Any]:
-    """A table of tensors by name, or a complaint.
+    """Check that a value is a table of tensors by name, and return it.
 
     Raises:
         Unfit: if it is something else.
@@ -261,12 +261,12 @@ def state_dict_of(content: Any, path: Path) -> dict[str, Any]:
 
 
 def short(error: BaseException, limit: int = 120) -> str:
-    """What an error says, in a line of at most so many characters."""
+    """The message of an error, cut to one line of limited length."""
     return " ".join(str(error).split())[:limit] or type(error).__name__
 
 
 def real(path: Path) -> Path:
-    """The absolute path behind links; a circle of links is left as it is (`Path.resolve` raises there)."""
+    """The absolute path with links resolved; a circle of links is left as it is (`Path.resolve` raises there)."""
     return Path(os.path.realpath(path))
 
 

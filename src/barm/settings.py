@@ -1,4 +1,4 @@
-"""The keys of the configuration in words, and a recipe shown whole with them.
+"""Explanations of the configuration's keys, and recipes shown with them.
 
 The words stand once, under `Attributes:` in the docstrings of the models; docs/settings.py writes the reference from
 them.
@@ -32,11 +32,11 @@ _SPEC = re.compile(r"\s*\(spec/[^)]*\)")  # sources of the formulas, for whoever
 
 
 class Line(NamedTuple):
-    """A key or a table's head, and what it is.
+    """A key or a table's header, with its explanation.
 
     Attributes:
         entry: in TOML; a comment where it is not set.
-        words: what it is.
+        words: its explanation.
     """
 
     entry: str
@@ -44,7 +44,7 @@ class Line(NamedTuple):
 
 
 def explained(model: type[BaseModel]) -> dict[str, str]:
-    """What the docstrings of a model, and of those it extends, say of every key.
+    """Explanations of every key, from the docstrings of a model and its base classes.
 
     Args:
         model: with ``Attributes:`` in its docstring; the nearest docstring that names a key counts.
@@ -57,17 +57,17 @@ def explained(model: type[BaseModel]) -> dict[str, str]:
 
 
 def summary(model: type[BaseModel]) -> str:
-    """First paragraph of a model's docstring."""
+    """The first paragraph of a model's docstring."""
     return _plain(inspect.cleandoc(model.__doc__ or "").partition("\n\n")[0])
 
 
 def _plain(text: str) -> str:
-    """Words of a docstring in one line, without its references to specifications."""
+    """A docstring's text on one line, without references to specifications."""
     return _SPEC.sub("", " ".join(text.split())).replace("``", "`")
 
 
 def to_toml(value: Any) -> str:
-    """A value as TOML on one line.
+    """Format a value as TOML on one line.
 
     >>> to_toml([0.5, 2]), to_toml({"size": 7, "labels": "seen"}), to_toml(False)
     ('[0.5, 2]', '{ size = 7, labels = "seen" }', 'false')
@@ -85,7 +85,7 @@ def _toml_key(key: str) -> str:
 
 
 def recipe_text(recipe: str | Path) -> str:
-    """A recipe as TOML with every key resolved and explained; given again as a file it is the same recipe.
+    """A recipe as TOML with every key resolved and explained. Given again as a file, it is the same recipe.
 
     Without a task, both ways to give one stand there as comments.
 
@@ -105,7 +105,7 @@ def recipe_text(recipe: str | Path) -> str:
 
 
 def recipe_values(recipe: str | Path) -> dict[str, Any]:
-    """Every value of a recipe, for JSON; None where there is none.
+    """Every value of a recipe for JSON; None for a key without a value.
 
     Raises:
         UserError: as `barm.load_config`.
@@ -115,7 +115,10 @@ def recipe_values(recipe: str | Path) -> dict[str, Any]:
 
 
 def _resolved(recipe: str | Path) -> tuple[RunConfig, dict[str, Any], bool]:
-    """The configuration, without a task where the recipe has none; the recipe's own table; has it a task?"""
+    """Resolve a recipe: the configuration, the recipe's own table, and whether it has a task.
+
+    Without a task in the recipe the configuration has none either.
+    """
     given = read_recipe(recipe)
     task = given.get("task", {})
     has_task = not isinstance(task, Mapping) or bool({"name", "groups"} & set(task))
@@ -126,13 +129,13 @@ def _resolved(recipe: str | Path) -> tuple[RunConfig, dict[str, Any], bool]:
 
 
 def _tables(model: BaseModel, given: Any, path: str, words: str) -> Iterator[tuple[str, list[Line]]]:
-    """The name of a table and its lines, then those of the tables in it.
+    """The name of a table and its lines, then those of its sub-tables.
 
     Args:
         model: the table.
-        given: what the recipe itself says in it.
+        given: the table in the recipe itself.
         path: its dotted name; nothing for the whole configuration.
-        words: what it is.
+        words: its explanation.
     """
     kind, explanations = type(model), explained(type(model))
     values = json.loads(model.model_dump_json())
@@ -156,7 +159,7 @@ def _tables(model: BaseModel, given: Any, path: str, words: str) -> Iterator[tup
 
 
 def _shown(line: Line) -> str:
-    """A line with its words beside it, or below where it is long."""
+    """A line with its explanation beside it, or below it where the entry is long."""
     rows = textwrap.wrap(line.words, WIDTH - COLUMN - 2, break_long_words=False, break_on_hyphens=False)
     beside = bool(rows) and len(line.entry) <= COLUMN - 2
     first = f"{line.entry:<{COLUMN}}# {rows[0]}" if beside else line.entry

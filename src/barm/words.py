@@ -1,4 +1,4 @@
-"""Numbers and names in sentences: one or several, a few names or how many."""
+"""Wording of numbers and names in sentences: singular or plural, a few names or their number."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _VERBS = {"are": "is", "have": "has", "do": "does", "were": "was", "hold": "hold
 
 
 def count(number: int, what: str) -> str:
-    """A number with its noun, which is given in the plural.
+    """A number with its noun; the noun is given in the plural.
 
     >>> count(1, "masks"), count(2, "masks"), count(1, "classes"), count(1, "validation images")
     ('1 mask', '2 masks', '1 class', '1 validation image')
@@ -19,7 +19,7 @@ def count(number: int, what: str) -> str:
 
 
 def noun(number: int, what: str) -> str:
-    """The noun that fits a number, given in the plural.
+    """The form of a noun that fits a number; the noun is given in the plural.
 
     >>> noun(1, "steps"), noun(0, "steps"), noun(1, "processes")
     ('step', 'steps', 'process')
@@ -31,7 +31,7 @@ def noun(number: int, what: str) -> str:
 
 
 def verb(number: int, plural: str) -> str:
-    """The verb that fits a number.
+    """The form of a verb that fits a number.
 
     >>> verb(1, "have"), verb(2, "have"), verb(1, "are")
     ('has', 'have', 'is')
@@ -40,7 +40,7 @@ def verb(number: int, plural: str) -> str:
 
 
 def listed(names: Sequence[str], what: str = "classes") -> str:
-    """A few names, or how many.
+    """A few names, or how many they are.
 
     >>> listed(["cat", "dog"]), listed(["cat"] * 5)
     ('cat, dog', '5 classes')
@@ -49,7 +49,7 @@ def listed(names: Sequence[str], what: str = "classes") -> str:
 
 
 def step_title(index: int, number: int) -> str:
-    """A step of a task; of a task with one step there is nothing to count.
+    """Name a step of a task; the single step of a task has no number.
 
     >>> step_title(1, 6), step_title(0, 1)
     ('step 1 of 5', 'the only step')
@@ -58,7 +58,7 @@ def step_title(index: int, number: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time to wait, in the largest unit that tells enough.
+    """A duration in the largest unit that is exact enough.
 
     >>> duration(42), duration(95), duration(754), duration(7500)
     ('42 s', '95 s', '13 min', '2 h 5 min')

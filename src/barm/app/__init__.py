@@ -1,1 +1,1 @@
-"""A page on this machine to try a run on images of one's own (`barm serve`)."""
+"""A web page on this machine that shows what a run predicts for your own images (`barm serve`)."""

@@ -1,4 +1,4 @@
-"""What the page says, as HTML with every name escaped, and what it draws, as arrays without a network."""
+"""The texts of the page as HTML with every name escaped, and its drawings as arrays. No network runs here."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Pixels = NDArray[np.uint8]
 
 
 def percent(value: float) -> str:
-    """``0.0312`` -> ``3.1 %``; what is there is never 0.0."""
+    """Format a share: ``0.0312`` -> ``3.1 %``; a share above 0 never reads 0.0 %."""
     return "<0.1 %" if 0 < value < 0.0005 else f"{100 * value:.1f} %"
 
 
@@ -36,7 +36,7 @@ def title(runs: Sequence[Run]) -> str:
 
 
 def header(runs: Sequence[Run], step: int) -> str:
-    """The top of the page: the runs, and what the slider's step has taught them."""
+    """The top of the page: the runs, and the classes learned at the slider's step."""
     head = f"<h1>{escape(title(runs))}</h1>"
     shown = runs[0].at(step)
     when = f"After step {shown.step} of {runs[0].planned - 1}:" if runs[0].planned > 1 else "In one step:"
@@ -51,7 +51,7 @@ def header(runs: Sequence[Run], step: int) -> str:
 
 
 def taught(shown: ShownStep, most: int) -> str:
-    """The classes of a step with their colours; the ones above `most` as a number."""
+    """The classes of a step with their colours; those above `most` are only counted."""
     colours = dict(zip(shown.names, shown.colours, strict=True))
     words = [f'<span class="class">{swatch(colours[n])}{escape(n)}</span>' for n in shown.learned[:most]]
     rest = len(shown.learned) - most
@@ -59,7 +59,7 @@ def taught(shown: ShownStep, most: int) -> str:
 
 
 def strip(run: Run, step: int) -> str:
-    """All steps in a row; those still to come are faint, and the slider's is marked. Nothing of a single step."""
+    """All steps in a row, the slider's marked and later ones faint. Empty for a run of one step."""
     now = run.at(step)
     if run.planned == 1:
         return ""
@@ -85,7 +85,7 @@ def pane(run: Run, shown: ShownStep, note: str = "") -> str:
 
 
 def found(shares: Mapping[str, float]) -> str:
-    """What was found in an image, from the shares of all known classes, background first."""
+    """List the classes found in an image, from the shares of all known classes, background first."""
     background, *objects = shares.values()
     return (
         f"Found {sum(v > 0 for v in objects)} of the {count(len(objects), 'classes')} it knows; "
@@ -94,12 +94,12 @@ def found(shares: Mapping[str, float]) -> str:
 
 
 def hint(place: int) -> str:
-    """Where an image will be."""
+    """Placeholder above an image that is not there yet."""
     return "<h2><small>Drop an image to see what the model finds in it.</small></h2>" if place == 0 else ""
 
 
 def choices(names: Sequence[str], columns: Sequence[Mapping[str, float]]) -> list[tuple[str, str]]:
-    """The toggles: per class its share of the pixels of every image shown, in percent, then its name.
+    """Labels of the class checkboxes: the class's share of the pixels in every image shown, in percent, then its name.
 
     Args:
         names: of all classes.
@@ -113,7 +113,7 @@ def choices(names: Sequence[str], columns: Sequence[Mapping[str, float]]) -> lis
 
 
 def class_style(names: Sequence[str], colours: Mapping[str, Pixels], known: set[str], seen: set[str]) -> str:
-    """CSS of the toggles: the n-th has the n-th class's swatch; those not in the image are faint."""
+    """CSS of the class checkboxes: each has its class's swatch; classes that are not in the image are faint."""
     rules = []
     for place, name in enumerate(names, 1):
         red, green, blue = (int(v) for v in colours[name])
@@ -127,7 +127,7 @@ def class_style(names: Sequence[str], colours: Mapping[str, Pixels], known: set[
 
 
 def notice(message: str, kind: str = "remark") -> str:
-    """A line under the image to drop: a remark, or why something was not done."""
+    """A line below the upload: a remark, or why something was not done."""
     return (
         f'<p class="{kind}" role="{"alert" if kind == "refusal" else "status"}">{escape(message)}</p>'
         if message
@@ -136,7 +136,7 @@ def notice(message: str, kind: str = "remark") -> str:
 
 
 def hide(label: Pixels, names: Sequence[str], shown: Collection[str]) -> Pixels:
-    """The labels with the classes that are not shown turned into background (channel 0).
+    """Turn the labels of hidden classes into background (channel 0).
 
     Args:
         label: channels, ``(H, W)``.
@@ -156,7 +156,7 @@ def shares(label: Pixels, names: Sequence[str]) -> dict[str, float]:
 
 
 def enlargement(shape: Sequence[int]) -> int:
-    """By which whole number an image of this shape is enlarged to be seen."""
+    """The whole number by which an image of this shape is enlarged on the page."""
     return max(1, VIEW // max(shape[0], shape[1]))
 
 
@@ -186,7 +186,7 @@ def draw(
 
 
 def agreement(first: Pixels, first_names: Sequence[str], second: Pixels, second_names: Sequence[str]) -> float:
-    """Share of the pixels to which both give a class of the same name, in 0..1."""
+    """Share of the pixels to which two networks give a class of the same name, in 0..1."""
     known = {name: i for i, name in enumerate(dict.fromkeys((*first_names, *second_names)))}
     left = np.array([known[n] for n in first_names])[first]
     right = np.array([known[n] for n in second_names])[second]

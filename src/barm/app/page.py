@@ -1,4 +1,4 @@
-"""The page: Gradio's parts, and what happens at each of them."""
+"""The layout of the page in Gradio, and what happens on each of its events."""
 
 from __future__ import annotations
 
@@ -137,7 +137,10 @@ class Page:
         self.style = gr.HTML(content.class_style(self.names, self.colours, known, seen), elem_id="style")
 
     def _connect(self, page: Any) -> None:
-        """One thing at a time, in the order it was asked for; images are drawn last, by what is set then."""
+        """Connect events with handlers, one at a time in the order they came.
+
+        The images are drawn last, with the settings of that moment.
+        """
         settings = [self.current, self.step, self.before, self.classes, self.opacity]
         around = [
             self.current,
@@ -172,7 +175,10 @@ class Page:
             connect(toggle.input, self._draw, settings, "always_last")
 
     def _answer(self, handler: Callable[..., Answer]) -> Callable[..., Answer]:
-        """A refusal becomes a sentence on the page; anything else goes to the terminal, and the page says so."""
+        """Turn an exception of a handler into a sentence on the page.
+
+        The message of a refusal is shown as it is; anything else goes to the terminal.
+        """
 
         @functools.wraps(handler)
         def guarded(*values: Any) -> Answer:
@@ -210,7 +216,7 @@ class Page:
     def _labelled(
         self, current: ShownImage | None, step: float, before: bool, shown: list[str], opacity: float
     ) -> Answer:
-        """Everything around the images; after it the labels of what is shown are there."""
+        """Update everything around the images, and compute the labels of what is shown."""
         runs, index = self.viewer.runs, int(step)
         panes = self._panes(index, before)
         notes = ["Before:", "After:"] if len(panes) > len(runs) else [""] * len(panes)
@@ -233,7 +239,7 @@ class Page:
         }
 
     def _draw(self, current: ShownImage | None, step: float, before: bool, shown: list[str], opacity: float) -> Answer:
-        """The images alone: no network runs where the labels are there."""
+        """Draw the images from labels that are computed already."""
         answer: Answer = dict.fromkeys(self.views)
         if current is None:
             return answer
@@ -243,7 +249,7 @@ class Page:
         return answer
 
     def _panes(self, step: int, before: bool) -> list[tuple[int, ShownStep]]:
-        """Which run and step each image shows."""
+        """The run and the step that each image shows."""
         runs = self.viewer.runs
         panes = [(i, run.at(step)) for i, run in enumerate(runs)]
         earlier = [x for x in runs[0].steps if x.step < panes[0][1].step]

@@ -1,4 +1,4 @@
-"""Starting the page: port, addresses that may ask, headers, a folder for uploads that ends with the server."""
+"""Start the page: port, allowed addresses, headers, and a folder for uploads that is removed with the server."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ POLICY = (  # the browser itself refuses what the page must not do: talk to anot
 
 @dataclass(frozen=True)
 class Options:
-    """How the page is served.
+    """Options of the server.
 
     Attributes:
         host: address to listen on.
@@ -59,8 +59,8 @@ def serve(paths: Sequence[Path | str], options: Options = DEFAULT, say: Callable
 
     Args:
         paths: the runs' folders.
-        options: see there; the defaults without.
-        say: tells where the page is.
+        options: how it is served; the defaults of `Options` if not given.
+        say: called with the address of the page.
 
     Raises:
         UserError: without gradio, for a folder that is no run, or a port that is taken.
@@ -79,7 +79,7 @@ def serve(paths: Sequence[Path | str], options: Options = DEFAULT, say: Callable
 
 @contextmanager
 def serving(viewer: Viewer, options: Options, examples: Sequence[ShownImage]) -> Iterator[tuple[Any, str]]:
-    """Serve from a thread of its own: the `gradio.Blocks` and the address; afterwards nothing is left."""
+    """Serve from a thread of its own; yields the `gradio.Blocks` and the address, and cleans up afterwards."""
     port = options.port or choose_port(options.host, None)
     host = f"[{options.host}]" if ":" in options.host else options.host
     with _private_environment(), _tunnels(port):
@@ -91,13 +91,13 @@ def serving(viewer: Viewer, options: Options, examples: Sequence[ShownImage]) ->
 
 
 def check_installed() -> None:
-    """Complain in one line if gradio is not there."""
+    """Complain in one line if gradio is not installed."""
     if importlib.util.find_spec("gradio") is None:
         raise UserError("`barm serve` needs gradio, which is not installed: pip install 'barm-seg[app]'")
 
 
 def choose_port(host: str, port: int | None) -> int:
-    """The port if it can be had, or any free one.
+    """The port if it is free, or any free one by default.
 
     Raises:
         UserError: if it is taken, or the host is none of this machine's.
@@ -160,7 +160,7 @@ def _start(viewer: Viewer, options: Options, port: int, examples: Sequence[Shown
 
 @contextmanager
 def _tunnels(port: int) -> Iterator[None]:
-    """End the processes that lead a public address to the port: gradio leaves them to the end of the interpreter."""
+    """End the tunnel processes of a public address, which gradio would keep until the interpreter ends."""
     from gradio import tunneling
 
     known: list[Any] = tunneling.CURRENT_TUNNELS
@@ -174,7 +174,7 @@ def _tunnels(port: int) -> Iterator[None]:
 
 
 def _wait() -> None:
-    """Until Ctrl-C or SIGTERM."""
+    """Wait for Ctrl-C or SIGTERM."""
     stop = threading.Event()
     with on_stop(lambda _: stop.set()):
         while not stop.wait(3600):
@@ -182,7 +182,7 @@ def _wait() -> None:
 
 
 class _Headers:
-    """Adds the policy to every answer, and tells browsers to pass no address on."""
+    """Add the content security policy to every answer, and keep browsers from passing the address on."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
@@ -203,7 +203,7 @@ class _Headers:
 
 @contextmanager
 def _private_environment() -> Iterator[None]:
-    """Gradio without telemetry, without other people's settings, and with a temporary folder of its own."""
+    """Run gradio without telemetry, without other people's settings, and with a temporary folder of its own."""
     before = dict(os.environ)
     loopback = ",".join(LOOPBACK)
     with tempfile.TemporaryDirectory(prefix="barm-serve-") as folder:

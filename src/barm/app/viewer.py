@@ -1,4 +1,4 @@
-"""What stands behind the page: uploads within limits, runs and their steps, networks and labels that are kept."""
+"""The state behind the page: uploads within limits, runs and their steps, and caches of networks and labels."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class ShownStep:
 
     Attributes:
         step: its index.
-        learned: names of the classes that it taught.
+        learned: names of the classes that it added.
         names: by channel, background first.
         colours: by channel, ``(C, 3)`` uint8.
         miou: over all classes known, in 0..1; None where not all of them were measured.
@@ -61,7 +61,7 @@ class ShownStep:
 
 @dataclass(frozen=True)
 class Run:
-    """A run as it is shown.
+    """A run as the page shows it.
 
     Attributes:
         path: its folder; never shown.
@@ -78,19 +78,19 @@ class Run:
     planned: int
 
     def at(self, step: int) -> ShownStep:
-        """The newest finished step up to `step`, or the first there is."""
+        """The newest finished step up to `step`, or else the first finished one."""
         return next((x for x in reversed(self.steps) if x.step <= step), self.steps[0])
 
 
 class Viewer:
-    """Answers for images, from any thread: one network runs at a time, and never twice for the same question.
+    """Predict for images from any thread: one network runs at a time, and never twice for the same image.
 
     Args:
         paths: folders of one or two runs.
 
     Attributes:
-        runs: what is shown of them.
-        predictions: how often a network ran.
+        runs: the runs as they are shown.
+        predictions: number of times a network ran.
 
     Raises:
         UserError: if one is no run, or has no finished step that can be loaded.
@@ -123,7 +123,7 @@ class Viewer:
 
 
 def _recent(kept: OrderedDict[K, V], key: K, most: int) -> V:
-    """Mark as used last, and let go what has not been used for longest."""
+    """Mark an entry as used last, and drop those that have not been used for longest."""
     kept.move_to_end(key)
     while len(kept) > most:
         kept.popitem(last=False)
@@ -131,7 +131,7 @@ def _recent(kept: OrderedDict[K, V], key: K, most: int) -> V:
 
 
 def open_runs(paths: Sequence[Path]) -> tuple[Run, ...]:
-    """Read what the page tells of the runs, without their networks.
+    """Read what the page shows of the runs, without loading their networks.
 
     Equal names of runs get their parent's in front; a class has one colour in all runs, and no other class has it.
     """
@@ -174,7 +174,7 @@ def find_examples(run: Run, limits: Limits, data: Path | None = None) -> list[Sh
     """Images of the validation split that show the most classes, of the first step and of later ones.
 
     Args:
-        run: whose data.
+        run: the run whose data are used.
         limits: as for uploads; what they refuse is left out.
         data: the data set's folder; by default where the run's configuration says.
 
@@ -213,12 +213,12 @@ def _variety(source: Source, i: int, run: Run) -> tuple[int, int]:
 
 
 class Refused(UserError):
-    """An image that is not taken; the message is for the page and names no file of this machine."""
+    """An image that is refused. The message is for the page and names no file of this machine."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What is taken.
+    """Limits of an upload.
 
     Attributes:
         megabytes: of the file, in 2**20 bytes.
@@ -233,7 +233,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class ShownImage:
-    """What the network is given.
+    """An image as the network is given it.
 
     Attributes:
         pixels: ``(H, W, 3)`` uint8.
@@ -247,7 +247,7 @@ class ShownImage:
 
     @property
     def image(self) -> Image.Image:
-        """As a PIL image."""
+        """The pixels as a PIL image."""
         return Image.fromarray(self.pixels)
 
 
@@ -256,7 +256,7 @@ def read_upload(path: Path, limits: Limits) -> ShownImage:
 
     Args:
         path: the file; its content decides the format, not its name.
-        limits: what is taken.
+        limits: limits of an upload.
 
     Raises:
         Refused: if it is too large, too small, damaged, or none of `FORMATS`.
@@ -286,7 +286,7 @@ def read_upload(path: Path, limits: Limits) -> ShownImage:
 
 
 def prepare(image: Image.Image, limits: Limits) -> ShownImage:
-    """Upright 8-bit RGB of at most ``limits.shrink_to`` pixels, with remarks on what that took."""
+    """Convert to upright 8-bit RGB of at most ``limits.shrink_to`` pixels, with remarks on what was changed."""
     remarks = []
     if getattr(image, "is_animated", False):
         remarks.append(f"Only the first of its {count(getattr(image, 'n_frames', 0), 'frames')} is looked at.")

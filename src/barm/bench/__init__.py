@@ -1,1 +1,1 @@
-"""`barm bench`: what an update, an evaluation and the data path cost, against the plain way and the bare network."""
+"""`barm bench`: cost of an update, an evaluation and the data path, against a plain version and the bare network."""

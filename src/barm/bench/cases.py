@@ -1,4 +1,4 @@
-"""What is measured: an update, its losses, an evaluation, a constant network, the data path."""
+"""The measured cases: an update, its losses, an evaluation, a constant network, the data path."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ AUTOCAST, FP32 = "plain autocast", "plain fp32"
 
 @dataclass(frozen=True)
 class Setting:
-    """What an update looks like.
+    """Settings of the measured update.
 
     Attributes:
-        network: which network.
-        step: what it learns.
+        network: configuration of the network.
+        step: classes of the step that is trained.
         batch: images at a time.
         crop: side in pixels.
-        device: where; `auto` takes a GPU where there is one.
-        precision: of ours and of the bare network.
+        device: on which it runs; `auto` takes a GPU where there is one.
+        precision: of our version and of the bare network.
     """
 
     network: NetworkConfig
@@ -69,11 +69,11 @@ class Setting:
         return BARMConfig().build(Step(self.step.index - 1, self.step.groups[:-1]), self.network)
 
     def fast(self) -> Runtime:
-        """As barm trains."""
+        """Runtime settings with which barm trains."""
         return Runtime(RuntimeConfig(device=self.device, precision=self.precision))
 
     def slow(self) -> Runtime:
-        """As the published code trains: fp32 on a processor, fp16 autocast on a GPU, NCHW."""
+        """Runtime settings with which the published code trains. fp32 on a processor, fp16 autocast on a GPU, NCHW."""
         cuda = self.device != "cpu" and torch.cuda.is_available()
         return Runtime(
             RuntimeConfig(device=self.device, precision="16-mixed" if cuda else "32-true", channels_last=False)
@@ -81,7 +81,7 @@ class Setting:
 
 
 def random_batch(setting: Setting, rt: Runtime) -> Batch:
-    """Noise, with labels of the step in blocks, most of them background."""
+    """A batch of noise, with labels of the step in blocks, most of them background."""
     generator = torch.Generator().manual_seed(0)
     step, size, number = setting.step, setting.crop, setting.batch
     pixels = torch.randint(0, 256, (number, size, size, 3), generator=generator, dtype=torch.uint8)
@@ -93,12 +93,12 @@ def random_batch(setting: Setting, rt: Runtime) -> Batch:
 
 
 def update_work(setting: Setting) -> dict[str, Work]:
-    """A whole update ours and plain, and the bare network: student forward and backward, teacher forward."""
+    """A whole update in three versions: ours, plain, and the bare network (student both ways, teacher forward)."""
     return {OURS: our_update(setting), PLAIN: _as_usual(_plain_update(setting)), BARE: _bare_network(setting)}
 
 
 def _as_usual(work: Work) -> Work:
-    """The work under glibc's own rules for memory, which it has without barm."""
+    """Run the work under glibc's default memory settings, which barm changes."""
 
     def run() -> None:
         keep_freed_memory(False)
@@ -123,7 +123,7 @@ def _recipe(setting: Setting) -> StepRecipe:
 
 
 def our_update(setting: Setting, report_every: int = 10) -> Work:
-    """A whole update as barm trains; every n-th gives the values of the loss."""
+    """A whole update as barm trains it; every n-th one returns the values of the loss."""
     rt = setting.fast()
     method, model, old = _networks(setting, rt)
     teacher = None if old is None else rt.constant(old)
@@ -181,7 +181,7 @@ def _bare_network(setting: Setting) -> Work:
 
 
 def losses_work(setting: Setting) -> dict[str, Work]:
-    """All losses of an update from given outputs of the networks to the gradient at these, ours and plain."""
+    """All losses of an update, ours and plain, from given network outputs to the gradient at these outputs."""
     rt = Runtime(RuntimeConfig(device=setting.device, precision="32-true"))
     method, batch = setting.method, random_batch(setting, rt)
     side = -(-setting.crop // setting.network.output_stride)
@@ -209,12 +209,12 @@ def losses_work(setting: Setting) -> dict[str, Work]:
 
 
 def _trained(terms: dict[str, Any]) -> Tensor:
-    """What the engine differentiates: the terms without what only the log shows."""
+    """The sum that the engine differentiates, without the parts that only the log shows."""
     return total_loss({name: term._replace(rest=None) for name, term in terms.items()})
 
 
 def evaluation_work(setting: Setting) -> tuple[dict[str, Work], Callable[[], dict[str, str]]]:
-    """Prediction and counts of a batch, ours and plain; and a function that says how far both agree."""
+    """Prediction and counts of a batch, ours and plain, and a function that measures how far both agree."""
     fast, slow = setting.fast(), setting.slow()
     method, step = setting.method, setting.step
     model = method.build_model().eval()
@@ -254,7 +254,7 @@ def evaluation_work(setting: Setting) -> tuple[dict[str, Work], Callable[[], dic
 
 
 def constant_work(setting: Setting) -> tuple[dict[str, Work], Callable[[], dict[str, str]]]:
-    """A network that does not train, ours and under autocast alone; and a function that says how far both agree."""
+    """A network that does not train, ours and under autocast alone, and a function that measures how far both agree."""
     rt, exact = setting.fast(), Runtime(RuntimeConfig(device=setting.device, precision="32-true"))
     model = setting.method.build_model().eval().requires_grad_(False)
     image = random_batch(setting, rt).image
@@ -279,7 +279,7 @@ def constant_work(setting: Setting) -> tuple[dict[str, Work], Callable[[], dict[
 
 
 class LoaderCost(NamedTuple):
-    """The data path of one process: costs per image ours (without and with decoded cache) and plain."""
+    """Costs of the data path of one process, per image: ours (without and with the decoded cache) and plain."""
 
     costs: dict[str, Cost]
     images: int
@@ -296,13 +296,15 @@ def _one_thread() -> Iterator[None]:
 
 
 def loader_cost(root: Path, crop: int, rounds: int, images: int = 64) -> LoaderCost:
-    """Seconds per image on one core: decode, scale, crop, flip, labels; plain also normalises in the loader.
+    """Measure the data path on one core, in seconds per image.
+
+    Decode, scale, crop, flip, labels; the plain version also normalises in the loader.
 
     Args:
         root: a data set in any layout; generated VOC-sized images where it does not exist.
         crop: side in pixels.
-        rounds: that count.
-        images: how many of it are used.
+        rounds: measured rounds, after a warm-up.
+        images: number of its images that are used.
     """
     if not root.exists():
         make_shapes(root, layout="voc", num_classes=20, num_train=images, num_val=4, size=(500, 375), seed=1)

@@ -1,4 +1,4 @@
-"""Findings that explain the times: what this machine multiplies, where the time goes, what kept memory saves."""
+"""Measurements that explain the times: multiplication rates, profile of operations, effect of kept memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TOP = 10
 
 
 def product_rates(setting: Setting) -> dict[str, str]:
-    """Products per second of a matrix and of two typical convolutions, in fp32 and in the precision of ours.
+    """Multiplications per second of a matrix product and two typical convolutions, in fp32 and in our precision.
 
     Their ratio is the most that a change of precision alone can bring on this machine.
     """
@@ -42,7 +42,7 @@ def product_rates(setting: Setting) -> dict[str, str]:
 
 
 def _product(name: str, setting: Setting, device: torch.device, dtype: torch.dtype) -> tuple[Work, float]:
-    """A product, and its floating point operations."""
+    """A function that computes one product, and its number of floating point operations."""
 
     def noise(*shape: int) -> Tensor:
         values = torch.randn(*shape, device=device, dtype=dtype)
@@ -60,7 +60,7 @@ def _product(name: str, setting: Setting, device: torch.device, dtype: torch.dty
 
 @torch.inference_mode()
 def _rate(work: Work, operations: float, device: torch.device) -> float:
-    """Operations per second, median of some calls after two."""
+    """Operations per second: the median of some calls, after two warm-up calls."""
     seconds = []
     for _ in range(CALLS + 2):
         finish(device)
@@ -72,7 +72,7 @@ def _rate(work: Work, operations: float, device: torch.device) -> float:
 
 
 def profiled(works: dict[str, Work], device: torch.device) -> dict[str, str]:
-    """The share of the convolutions in every work, and the ten dearest operations of the first, on the device."""
+    """The convolutions' share of the time in every case, and the ten most expensive operations of the first case."""
     facts: dict[str, str] = {}
     for number, (name, work) in enumerate(works.items()):
         events = _events(work, device)
@@ -89,7 +89,10 @@ def profiled(works: dict[str, Work], device: torch.device) -> dict[str, str]:
 
 
 def _events(work: Work, device: torch.device) -> list[tuple[float, str, int, bool]]:
-    """Time of its own, name, calls; does it count? On a GPU kernels do, and operations repeat the time of theirs."""
+    """Profile a function: per operation its own time, its name, its calls, and whether it counts.
+
+    On a GPU only kernels count, since operations repeat their kernels' time.
+    """
     cuda = device.type == "cuda"
     work()
     with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]) as prof:
@@ -104,9 +107,9 @@ def _events(work: Work, device: torch.device) -> list[tuple[float, str, int, boo
 
 
 def kept_memory(few: Setting, many: Setting, rounds: int) -> str:
-    """What an update with many branches costs against one with few, with and without keeping freed memory.
+    """Compare updates with many and with few branches, with and without keeping freed memory.
 
-    Each in a process of its own, since what was kept once stays.
+    Each runs in a process of its own, since memory that was kept once stays kept.
     """
     context = multiprocessing.get_context("spawn")
     found = {}
@@ -118,7 +121,7 @@ def kept_memory(few: Setting, many: Setting, rounds: int) -> str:
 
 
 def _medians(few: Setting, many: Setting, rounds: int, keep: bool) -> tuple[float, float]:
-    """Median seconds of both updates in turn, after a warm-up."""
+    """Median seconds of two updates that run in turn, after a warm-up."""
     works = [our_update(s) for s in (few, many)]
     keep_freed_memory(keep)
     seconds: list[list[float]] = [[], []]

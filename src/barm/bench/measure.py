@@ -1,4 +1,4 @@
-"""Time and memory of functions side by side: in turn, after a warm-up, medians with the smallest and the largest."""
+"""Time and memory of functions that run in turn, after a warm-up: medians, minima and maxima."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ Work = Callable[[], object]
 
 @dataclass(frozen=True)
 class Cost:
-    """What one call costs.
+    """Cost of one call.
 
     Attributes:
         median: seconds.
         least: seconds.
         most: seconds.
-        memory: most bytes in use at a time beyond those before; None where it cannot be told.
-        processor: median seconds that this process computed; what others do on the machine adds little to it.
+        memory: peak bytes beyond those in use before; None where it cannot be measured.
+        processor: median processor seconds of this process; other work on the machine adds little to it.
     """
 
     median: float
@@ -37,20 +37,20 @@ class Cost:
     processor: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The values as a dict for JSON."""
         return asdict(self)
 
 
 def side_by_side(
     work: Mapping[str, Work], device: torch.device, rounds: int, say: Callable[[str], None] = lambda _: None
 ) -> dict[str, Cost]:
-    """Call every function once per round, in turn: what disturbs the machine meanwhile disturbs all.
+    """Call every function once per round, in turn, so that a disturbance of the machine hits all of them.
 
     Args:
         work: functions by name.
-        device: that they work on.
-        rounds: that count; one before them warms up, one after them measures memory.
-        say: is told what is being done.
+        device: on which they work.
+        rounds: measured rounds; one more before them warms up, one after them measures memory.
+        say: called with what is being done.
     """
     seconds: dict[str, list[float]] = {name: [] for name in work}
     processor: dict[str, list[float]] = {name: [] for name in work}
@@ -72,13 +72,13 @@ def side_by_side(
 
 
 def finish(device: torch.device) -> None:
-    """Wait until the device has done what it was given."""
+    """Wait until the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def peak_memory(function: Work, device: torch.device) -> int | None:
-    """Bytes that a call needs beyond those in use before it: of the GPU's memory, else of this process (Linux)."""
+    """Bytes that a call needs beyond those in use before it, of the GPU's memory or else of this process (Linux)."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)

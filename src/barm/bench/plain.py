@@ -1,4 +1,4 @@
-"""BARM the way the published code computes it: the yardstick of the benchmarks, and a second oracle of the tests.
+"""BARM computed as the published code does: the baseline of the benchmarks, and a second reference of the tests.
 
 Everything at the labels' size, for every channel: interpolated logits of student and teacher, sigmoid and argmax of all
 of the teacher's, one-hot targets, a loss of every channel although most are detached; networks in NCHW with batch norm
@@ -87,7 +87,7 @@ def counts(prediction: Tensor, label: Tensor, num_classes: int) -> NDArray[np.in
 
 
 def augment(sample: Sample, lut: NDArray[np.uint8], choice: Draw, crop: int) -> tuple[Tensor, Tensor]:
-    """Resize the whole, pad, crop, flip one after the other; normalised floats and int64 labels."""
+    """Resize the whole image, pad, crop and flip one after the other; returns normalised floats and int64 labels."""
     image = sample.image.resize(choice.size, Image.Resampling.BILINEAR)
     mask = sample.mask.resize(choice.size, Image.Resampling.NEAREST)
     pad, box = padding(*choice.size, crop), (choice.left, choice.top, choice.left + crop, choice.top + crop)

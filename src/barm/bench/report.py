@@ -1,4 +1,4 @@
-"""What `barm bench` shows and writes."""
+"""Tables and files that `barm bench` makes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from barm.report.figures import draw_lines
 
 
 def print_result(console: Console, result: Result) -> None:
-    """Tables of what was measured, and the findings line by line."""
+    """Print the measurements as tables, and the findings line by line."""
     if result.rows:
         table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
         table.add_column("")
@@ -37,7 +37,7 @@ def print_result(console: Console, result: Result) -> None:
 
 
 def write_result(folder: Path, result: Result) -> list[Path]:
-    """Write ``bench.json`` and, where growth was measured, ``growth.png``; returns their paths."""
+    """Write ``bench.json`` and, if growth was measured, ``growth.png``; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / "bench.json"]
     paths[0].write_text(result.to_json(), "utf-8")

@@ -1,4 +1,4 @@
-"""The parts of `barm bench` put together, and what is made of them: rows, ratios, JSON, a plot."""
+"""Run the parts of `barm bench` and collect rows, ratios, JSON and a plot."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: what, its cost, and its time as a multiple of ours."""
+    """One line of the table: name, cost, and time as a multiple of our version's."""
 
     part: str
     name: str
@@ -50,12 +50,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Result:
-    """What was measured.
+    """All measurements of one call.
 
     Attributes:
         rows: in the order of the table.
         facts: further findings by name, each one line.
-        growth: seconds and bytes of ours by quantity and its value.
+        growth: seconds and bytes of our update, by the varied quantity and its value.
         setup: settings and provenance.
     """
 
@@ -65,7 +65,7 @@ class Result:
     setup: Mapping[str, Any]
 
     def to_json(self) -> str:
-        """Everything, numbers in seconds and bytes."""
+        """The result as JSON, with times in seconds and sizes in bytes."""
         rows = [{"part": r.part, "name": r.name, **r.cost.as_dict(), "ratio": r.ratio} for r in self.rows]
         growth = {q: {str(v): c.as_dict() for v, c in costs.items()} for q, costs in self.growth.items()}
         whole = {"rows": rows, "facts": dict(self.facts), "growth": growth, **self.setup}
@@ -75,14 +75,14 @@ class Result:
 def run_bench(
     setting: Setting, parts: Sequence[str], rounds: int, data: Path | str, say: Say = lambda _: None
 ) -> Result:
-    """Measure.
+    """Run the chosen parts of the benchmark.
 
     Args:
         setting: of the update.
         parts: names in `PARTS`.
         rounds: of every comparison.
         data: data set of the part `loader`; generated where it does not exist.
-        say: is told what is being done.
+        say: called with what is being done.
     """
     for part in parts:
         if part not in PARTS:
@@ -154,14 +154,14 @@ def _part(
 
 
 def _on_the_processor(costs: Mapping[str, Cost]) -> dict[str, str]:
-    """Processor time of every work, as a multiple of ours."""
+    """Processor time of every function, as a multiple of our version's."""
     ours = costs[OURS].processor or 1.0
     shown = (f"{n} {c.processor:.4f} ({c.processor / ours:.2f} x)" for n, c in costs.items() if c.processor is not None)
     return {"processor seconds, median": ", ".join(shown)}
 
 
 def _rates(work: Callable[[], object], cost: Cost, device: torch.device) -> dict[str, str]:
-    """Floating point operations of an update, and which share of the GPU's matrix rate they reach."""
+    """Floating point operations of an update, and the share of the GPU's matrix rate that they reach."""
     with FlopCounterMode(display=False) as counter:
         work()
     flops = counter.get_total_flops()
@@ -172,7 +172,7 @@ def _rates(work: Callable[[], object], cost: Cost, device: torch.device) -> dict
 
 
 def _ahead(rows: Sequence[Row], setting: Setting) -> str:
-    """Does one loader process deliver faster than the step takes?"""
+    """Whether one loader process is faster than the training step."""
     step = next(r.cost.median for r in rows if r.part == "step" and r.name == OURS)
     image = next(r.cost.median for r in rows if r.part == "loader" and r.name == OURS)
     need = setting.batch / step
@@ -180,7 +180,7 @@ def _ahead(rows: Sequence[Row], setting: Setting) -> str:
 
 
 def measure_growth(setting: Setting, rounds: int, say: Say) -> dict[str, dict[int, Cost]]:
-    """Cost of our update against the number of classes, of later steps and of pixels; the rest as in the setting."""
+    """Measure our update with more classes, more later steps and more pixels, everything else as in the setting."""
     settings = {
         "classes": {n: replace(setting, step=step_of((n - 2, 1))) for n in CLASSES},
         "steps": {n: replace(setting, step=step_of((15, *[1] * n))) for n in BRANCHES},
@@ -196,13 +196,13 @@ def measure_growth(setting: Setting, rounds: int, say: Say) -> dict[str, dict[in
 
 
 def step_of(sizes: Sequence[int]) -> Step:
-    """The last step of groups of these sizes; more than the 254 classes that an 8-bit mask can hold are fine here."""
+    """The last step of groups of these sizes; here more than the 254 classes of an 8-bit mask are allowed."""
     ends = list(accumulate(sizes, initial=1))
     return Step(len(sizes) - 1, tuple(tuple(range(a, b)) for a, b in pairwise(ends)))
 
 
 def processor(device: torch.device) -> str:
-    """Name of the GPU or the processor."""
+    """The name of the GPU, or else of the processor."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:
@@ -215,7 +215,7 @@ def processor(device: torch.device) -> str:
 def setting_of(
     model: str, task: str, classes: int, step: int, batch: int, crop: int, device: Any, precision: Precision
 ) -> Setting:
-    """A setting by names.
+    """Make a setting from names.
 
     Args:
         model: a published name, or a timm backbone.
@@ -225,7 +225,7 @@ def setting_of(
         batch: images at a time.
         crop: side in pixels.
         device: `auto`, `cpu` or `cuda`.
-        precision: of ours and of the bare network.
+        precision: of our version and of the bare network.
 
     Raises:
         UserError: for a task that does not fit, or an unknown network.

@@ -1,4 +1,4 @@
-"""The command line: parses, calls, prints. The commands stand in the modules beside; here is what they are called."""
+"""The command line: parse, call, print. The commands are in the modules beside this one; here are their names."""
 
 from __future__ import annotations
 

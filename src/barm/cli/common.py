@@ -1,4 +1,4 @@
-"""What the commands share: options, the guard that turns errors into one line, what is shown and printed."""
+"""Shared parts of the commands: options, one-line errors, progress and printing."""
 
 from __future__ import annotations
 
@@ -52,7 +52,10 @@ Precision = Annotated[
 
 
 def guarded(command: Callable[[], Any]) -> None:
-    """Run a command: bad input or an output that cannot be written is one line and status 2; a stop is 128 + signal."""
+    """Run a command and turn errors into one line and an exit status.
+
+    Bad input, or an output that cannot be written, has status 2; a stop has 128 + signal.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names of files need not be text, and a terminal may lack letters
             stream.reconfigure(errors="backslashreplace")
@@ -84,7 +87,7 @@ def guarded(command: Callable[[], Any]) -> None:
 
 
 def gone(error: OSError) -> str:
-    """What the machine says about a file that was there, or should be."""
+    """Describe a file that was there, or should be, as the operating system does."""
     if error.errno is None:
         return short(error)
     names = " and ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
@@ -93,13 +96,13 @@ def gone(error: OSError) -> str:
 
 
 def no_memory(error: BaseException) -> bool:
-    """Does an error mean that memory was asked for that there is not?"""
+    """Whether an error means that there was not enough memory."""
     known = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     return known or any(words in str(error) for words in NO_MEMORY)
 
 
 def _fail(message: str, status: int) -> NoReturn:
-    """One line on stderr, once for what all processes found, and the exit status."""
+    """Print one line on stderr, once for an error that all processes have, and exit with a status."""
     line = " ".join(message.split())
     _end(line, status, shown=watch.fail(line, status))
 
@@ -112,19 +115,19 @@ def _end(message: str, status: int, *, shown: bool) -> NoReturn:
 
 
 def progress(quiet: bool) -> Callable[[str], None]:
-    """Tells what a long command is doing, on stderr."""
+    """A function that prints what a long command is doing, on stderr."""
     console = Console(stderr=True, quiet=quiet)
     return lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def warning(quiet: bool) -> Callable[[str], None]:
-    """Tells in one line, on stderr, what is likely a mistake."""
+    """Print a likely mistake in one line, on stderr."""
     console = Console(stderr=True, quiet=quiet, emoji=False)
     return lambda line: console.print(f"[yellow]warning:[/yellow] {markup(line)}", highlight=False, soft_wrap=True)
 
 
 def counting(quiet: bool) -> Any:
-    """Shows how many of something are done, on stderr: ``with counting(quiet)(title, total) as done: done()``."""
+    """A progress display on stderr: ``with counting(quiet)(title, total) as done: done()``."""
     console = Console(stderr=True, quiet=quiet)
 
     @contextmanager
@@ -138,7 +141,7 @@ def counting(quiet: bool) -> Any:
 
 
 def say(line: str) -> None:
-    """A line of the result, as it is, however narrow the terminal; above a bar where one is on the same screen."""
+    """Print a line of the result unwrapped, however narrow the terminal, and above a progress bar if one is shown."""
     screen = getattr(sys.stdout, "rich_proxied_file", None)  # rich's stand-in for stdout while it draws a bar
     if screen is not None and screen.isatty():
         print(line)
@@ -147,15 +150,15 @@ def say(line: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    """A result for a script."""
+    """Print a result as JSON for a script."""
     print(json.dumps(value, indent=1))
 
 
 def names_in(text: str, option: str) -> list[str]:
-    """Class names of an option: separated by commas, as a TOML array, or ``@file`` with one a line.
+    """Class names of an option: separated by commas, as a TOML array, or ``@file`` with one name per line.
 
     Args:
-        text: what was given.
+        text: the option's value.
         option: for messages.
 
     Raises:
@@ -205,12 +208,12 @@ def groups_in(given: Iterable[str]) -> list[list[str]]:
 
 
 def words(text: str | None) -> list[str] | None:
-    """``"a, b"`` -> ``["a", "b"]``; None stays."""
+    """Split words at commas: ``"a, b"`` -> ``["a", "b"]``; None stays None."""
     return None if text is None else [word.strip() for word in text.split(",") if word.strip()]
 
 
 def numbers(text: str, option: str) -> list[float]:
-    """``"0.75,1"`` -> ``[0.75, 1.0]``.
+    """Split numbers at commas: ``"0.75,1"`` -> ``[0.75, 1.0]``.
 
     Raises:
         UserError: if something in it is no number.

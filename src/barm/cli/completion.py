@@ -1,4 +1,4 @@
-"""What the shell offers after a Tab. Runs at every Tab, so it reads names and small files and loads nothing heavy."""
+"""Completions of the shell. They run at every Tab, so they read names and small files and import nothing heavy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STATIC: dict[str, tuple[str, ...]] = {
 
 
 def recipes(incomplete: str) -> list[str]:
-    """Recipes, and TOML files, that begin like this; without a task where other tasks are meant."""
+    """Recipes and TOML files that begin with the word; without a task where any other task is meant."""
     from barm.catalogue import recipe_names
 
     files = [p for p in _beside(incomplete) if p.endswith((".toml", "/"))]
@@ -26,19 +26,19 @@ def recipes(incomplete: str) -> list[str]:
 
 
 def runs(incomplete: str) -> list[str]:
-    """Folders of runs below the place where the word points."""
+    """Run folders below the path typed so far."""
     base = Path(incomplete).parent if "/" in incomplete else Path()
     start = Path(incomplete) if incomplete.endswith("/") else base
     return sorted(p for p in (str(run) for run in find_runs(start)) if p.startswith(incomplete))
 
 
 def steps(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Finished steps of the run that the line names."""
+    """Finished steps of the run on the command line."""
     return [n for n in map(str, finished(_run_of(ctx))) if n.startswith(incomplete)]
 
 
 def classes(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Classes that the named run's last step, or the step asked for, knows; of a list, the last is completed."""
+    """Classes that the run knows at its last or the given step; of a list, the last word is completed."""
     run, done = _run_of(ctx), finished(_run_of(ctx))
     if not done:
         return []
@@ -53,12 +53,12 @@ def parts(incomplete: str) -> list[str]:
 
 
 def kinds(incomplete: str) -> list[str]:
-    """Kinds of files that a prediction is written as."""
+    """Kinds of files that `barm predict` writes."""
     return _listed(STATIC["write"], incomplete)
 
 
 def find_runs(start: Path) -> Iterator[Path]:
-    """Folders with a run's configuration, at most some levels below `start`."""
+    """Folders with a run's configuration, at most a few levels below `start`."""
     for visited, (place, folders, files) in enumerate(os.walk(start, followlinks=True)):
         here = Path(place)
         if "config.toml" in files:
@@ -75,21 +75,21 @@ def finished(run: Path) -> list[int]:
 
 
 def _run_of(ctx: typer.Context) -> Path:
-    """The run that stands on the line: an option without its value keeps click from assigning the words before it."""
+    """The run on the command line. An option without its value keeps click from assigning the words before it."""
     params: dict[str, Any] = ctx.params
     found = params.get("run") or next((word for word in ctx.args if Path(word, "config.toml").is_file()), ".")
     return Path(found)
 
 
 def _listed(names: list[str] | tuple[str, ...], incomplete: str) -> list[str]:
-    """Completions of the last word of a list with commas."""
+    """Completions of the last word of a list separated by commas."""
     before, comma, last = incomplete.rpartition(",")
     taken = before.split(",")
     return [f"{before}{comma}{name}" for name in names if name.startswith(last) and name not in taken]
 
 
 def _beside(incomplete: str) -> list[str]:
-    """Files and folders (with a slash) that begin like this."""
+    """Files and folders (with a slash) that begin with the word."""
     folder = Path(incomplete).parent if not incomplete.endswith("/") else Path(incomplete)
     if not folder.is_dir():
         return []

@@ -96,7 +96,7 @@ def check(
 
 
 def _lines(report: Report) -> None:
-    """What was found, one thing a line; of many problems of one kind the first few."""
+    """The report line by line; of many problems of one kind only the first few."""
     kinds = Counter[str]()
     for problem in report.problems:
         kinds[problem.kind] += 1
@@ -120,7 +120,7 @@ def _line(colour: str, sign: str, text: str) -> None:
 
 
 def _classes(root: Path, report: Report) -> Table:
-    """Images, and share of the area, per value of the masks: background, classes, what is ignored or unknown."""
+    """Number of images and share of the area per value of the masks: background, classes, ignored or unknown."""
     from barm.labels import IGNORE
 
     table = Table(title=markup(f"{root} ({report.layout}): images by class"), title_justify="left")
@@ -148,7 +148,7 @@ def _classes(root: Path, report: Report) -> Table:
 
 
 def _share(pixels: int, of: Mapping[int, int]) -> str:
-    """The share of a class's pixels in all masks; a class that is there is never 0.
+    """Share of a class's pixels in all masks; a class with pixels never reads 0.
 
     >>> _share(50, {0: 50, 1: 50}), _share(1, {0: 10**6, 1: 1}), _share(0, {0: 5})
     ('50.0 %', '< 0.1 %', '')

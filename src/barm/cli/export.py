@@ -1,4 +1,4 @@
-"""Commands that take a trained step elsewhere: export, push."""
+"""Commands that make a trained step usable elsewhere: export, push."""
 
 from __future__ import annotations
 

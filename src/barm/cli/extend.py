@@ -1,4 +1,4 @@
-"""`barm extend`: a finished network learns a class of one's own."""
+"""`barm extend`: teach a finished network a new class."""
 
 from __future__ import annotations
 

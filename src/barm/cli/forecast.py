@@ -1,4 +1,4 @@
-"""`barm train --dry-run`: what a run would be, without a file being written."""
+"""`barm train --dry-run`: show what a run would do and take, without writing a file."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ def show_forecast(
     start_from: Path | None,
     quiet: bool,
 ) -> None:
-    """Print the configuration with every choice made, and what each step would take.
+    """Print the configuration with every setting resolved, and the cost of each step.
 
     Args:
         config: of the run.
         target: the run's folder, which is not touched.
-        resume: would it be gone on with?
+        resume: whether the run would be resumed.
         only: indices of the steps; all by default.
         start_from: another run whose step 0 would be taken over.
-        quiet: do not tell what is tried.
+        quiet: do not print which step is being tried.
 
     Raises:
-        UserError: for whatever would keep the run from starting.
+        UserError: for anything that would keep the run from starting.
     """
     rt = Runtime(config.runtime)
     run = SharedDirectory(target, rt)

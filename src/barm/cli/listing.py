@@ -1,4 +1,4 @@
-"""Commands that list what there is."""
+"""Commands that list recipes and methods."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``train.py`` and ``eval.py`` with the flags of the method's published code: flags -> `RunConfig` -> the same engine.
+"""``train.py`` and ``eval.py`` with the flags of the published code: flags -> `RunConfig` -> the same engine.
 
 Results go to ``checkpoints/<subpath>/<task>/<overlap|disjoint>/``: ``step<k>/`` holds the checkpoint under its official
 name and format, ``run/`` the run in our own.
@@ -123,7 +123,7 @@ def to_config(options: argparse.Namespace, device: str = "auto") -> RunConfig:
 
 
 class Place:
-    """Where the published code keeps the results of a run."""
+    """Paths of a run's results in the layout of the published code."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
@@ -175,7 +175,7 @@ def train_main(arguments: Sequence[str] | None = None) -> None:
 
 
 def eval_main(arguments: Sequence[str] | None = None) -> None:
-    """``eval.py``: scores of the checkpoint of ``--curr_step``."""
+    """``eval.py``: print the scores of the checkpoint of ``--curr_step``."""
     options = parser("eval.py").parse_args(arguments)
     _choose_gpus(options)
     _evaluate(options)
@@ -198,7 +198,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _previous(config: RunConfig, place: Place, data: Data, first: int) -> None:
-    """Make sure that the model before `first` is there, from ``--ckpt`` or the official checkpoint in its place."""
+    """Make sure that the network before step `first` exists, from ``--ckpt`` or the official checkpoint at its path."""
     if first == 0:
         return
     given = place.options.ckpt
@@ -234,7 +234,7 @@ def _publish(place: Place, step: int) -> None:
 
 
 def _print_scores(metrics: dict[str, Any]) -> None:
-    """The scores in the order in which the published code prints them."""
+    """Print the scores in the order of the published code."""
     ious, accuracies = metrics["class_iou"], metrics["class_accuracy"]
     print(f"... step {metrics['step']}: {len(ious)} classes")
     print(f"Overall Acc: {metrics['overall_accuracy']:.6f}\nMean Acc: {metrics['accuracy']['all']:.6f}")
@@ -248,7 +248,7 @@ def _print_scores(metrics: dict[str, Any]) -> None:
 
 
 def _shown(value: float | None, digits: int) -> str:
-    """A score; nan for a class that no image shows."""
+    """Format a score; nan for a class that no image shows."""
     return f"{float('nan') if value is None else value:.{digits}f}"
 
 

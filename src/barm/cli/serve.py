@@ -1,4 +1,4 @@
-"""The command that serves a page."""
+"""The command `barm serve`."""
 
 from __future__ import annotations
 

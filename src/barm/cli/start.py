@@ -1,4 +1,4 @@
-"""`barm` alone: what to do next, from what lies in ./runs."""
+"""`barm` alone: suggest the next command, from the runs in ./runs."""
 
 from __future__ import annotations
 
@@ -58,11 +58,11 @@ def start(
 
 
 def advice(runs: Path, commands: Collection[str]) -> list[str]:
-    """What to do next, line by line.
+    """Suggest what to do next, line by line.
 
     Args:
         runs: folder in which runs are looked for.
-        commands: that there are.
+        commands: names of all commands.
     """
     found = list(find_runs(runs))
     newest = max(found, key=_changed, default=None)
@@ -88,7 +88,7 @@ def advice(runs: Path, commands: Collection[str]) -> list[str]:
 
 
 def _going_on(run: Path) -> str:
-    """The command that goes on with a run that was stopped."""
+    """The command that resumes a stopped run."""
     with suppress(OSError, ValueError):
         seed = int((run.parent / ".demo").read_text("utf-8"))
         if not (run.parent / "report.html").exists():
@@ -98,7 +98,7 @@ def _going_on(run: Path) -> str:
 
 
 def _listed(run: str, table: dict[str, tuple[str, str]], commands: Collection[str]) -> list[str]:
-    """Commands and what they do, beside each other where the terminal is wide enough."""
+    """Commands with their summaries, side by side where the terminal is wide enough."""
     rows = [
         (f"  barm {name}{words.replace('{run}', word(run))}", what)
         for name, (words, what) in table.items()
@@ -111,12 +111,12 @@ def _listed(run: str, table: dict[str, tuple[str, str]], commands: Collection[st
 
 
 def _changed(run: Path) -> float:
-    """When something was last written into a run."""
+    """Time of the last change in a run's folder."""
     return max(p.stat().st_mtime for p in (run, run / "config.toml", *run.glob("step*")))
 
 
 def _details(run: Path) -> str:
-    """Its method and score, as far as they are there."""
+    """A run's method and score, if they are stored."""
     with suppress(OSError, ValueError, KeyError, IndexError):
         step = run / f"step{finished(run)[-1]:02d}"
         method = json.loads((step / "method.json").read_text("utf-8"))
@@ -128,7 +128,7 @@ def _details(run: Path) -> str:
 
 
 def _total(run: Path) -> int | None:
-    """Steps of its task, once one is finished."""
+    """Number of steps of a run's task, once one is finished."""
     with suppress(OSError, ValueError, KeyError, IndexError):
         step = run / f"step{finished(run)[-1]:02d}"
         return int(json.loads((step / "method.json").read_text("utf-8"))["num_steps"])

@@ -97,7 +97,7 @@ def train(
 
 
 def _updates(seed: int | None, given: Iterable[tuple[str, str, Any]]) -> dict[str, Any]:
-    """Tables of the configuration from the options that were given, each with its table, key and value."""
+    """Tables of the configuration for the options that were given, each with its table, key and value."""
     updates: dict[str, Any] = {} if seed is None else {"seed": seed}
     for table, key, value in given:
         if value is not None:

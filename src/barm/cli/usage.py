@@ -1,4 +1,4 @@
-"""What was typed wrong, in one line: unknown commands and options, missing and unfit values."""
+"""Errors in the command line, in one line each: unknown commands and options, missing and invalid values."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ USAGE: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name_
 
 
 class Commands(TyperGroup):
-    """A group of commands that knows the nearest name of an unknown one, also where that stands in another group."""
+    """A group of commands that suggests the nearest name for an unknown one, also from other groups."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Name, command and the rest of the words.
+        """Resolve the command: its name, the command, and the remaining words.
 
         Raises:
             UserError: for an unknown command.
@@ -39,14 +39,14 @@ class Commands(TyperGroup):
 
 
 def _below(group: Any, before: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
-    """All commands of a group with their paths, groups too."""
+    """All commands below a group with their paths, groups included."""
     for name, command in getattr(group, "commands", {}).items():
         yield " ".join([*before, name]), command
         yield from _below(command, (*before, name))
 
 
 def run(app: typer.Typer) -> None:
-    """Parse the command line and call; ends with the status.
+    """Parse the command line and call the command; ends with the exit status.
 
     Raises:
         UserError: for what was typed wrong.
@@ -67,7 +67,7 @@ def run(app: typer.Typer) -> None:
 
 
 def explain(error: Any) -> str:
-    """A usage error in one line: what was expected, what was found, how to mend it."""
+    """Describe a usage error in one line: what was expected, what was found, how to mend it."""
     context = getattr(error, "ctx", None)
     command, kind = getattr(context, "command", None), type(error).__name__
     path = getattr(context, "command_path", "barm")
@@ -96,7 +96,7 @@ def explain(error: Any) -> str:
 
 
 def _name(param: Any) -> str:
-    """``--step``, or ``RUN`` for an argument."""
+    """The name of a parameter: ``--step``, or ``RUN`` for an argument."""
     options = [name for name in param.opts if name.startswith("--")]
     return options[0] if options else str(param.name).upper()
 

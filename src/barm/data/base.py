@@ -1,4 +1,4 @@
-"""What a data set is. A source knows images and masks; it knows nothing about steps."""
+"""The interface of a data set. A source knows images and masks; it knows nothing about steps."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ class Source(Protocol):
         """The image's unique name in its split."""
 
     def classes_in(self, i: int, /) -> frozenset[int]:
-        """Foreground ids in the image's mask (neither 0 nor 255), without loading it anew."""
+        """Foreground ids in the image's mask (neither 0 nor 255), without reading the mask again."""
 
 
 def load(source: Source, i: int) -> Sample:
-    """One image of a source that was checked when it was opened.
+    """Load one image of a source that was checked when it was opened.
 
     Raises:
         Failed: if it can no longer be read.

@@ -1,4 +1,4 @@
-"""`barm data check`: everything that is wrong with a data set, or may be, in one go."""
+"""`barm data check`: report every error and every likely mistake of a data set at once."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CHANGED = {  # what the reader does to images
 
 @dataclass(frozen=True)
 class SizesReport:
-    """Sizes of images, ``(width, height)``, in the order of the longer side: the least, the middle, the largest."""
+    """Smallest, median and largest ``(width, height)`` of images, by the longer side."""
 
     smallest: tuple[int, int]
     middle: tuple[int, int]
@@ -52,7 +52,7 @@ class SplitReport:
         per_class: images per class, in the order of `Report.class_names`, without background.
         values: images per value found in the masks, background and unknown values included.
         pixels: pixels per value.
-        sizes: of the images.
+        sizes: of this split's images.
     """
 
     split: str
@@ -65,7 +65,7 @@ class SplitReport:
 
 @dataclass(frozen=True)
 class Report:
-    """What was found.
+    """Everything that the check found.
 
     Attributes:
         layout: the data set's.
@@ -75,7 +75,7 @@ class Report:
         broken: of the data set as a whole; training refuses them.
         warnings: what is likely a mistake.
         notes: what is worth knowing.
-        reasons: what the problems of masks have in common.
+        reasons: the common cause of the masks' problems.
     """
 
     layout: str
@@ -89,7 +89,7 @@ class Report:
 
     @property
     def verdict(self) -> str:
-        """One line: how many problems and warnings, and the first of what matters most."""
+        """Summarise in one line: number of problems and warnings, and the most important one."""
         wrong = len(self.broken) + len(self.problems)
         warned = count(len(self.warnings), "warnings")
         if wrong:
@@ -149,9 +149,9 @@ def check_folder(root: Path | str, layout: str = "auto") -> Report:
 
 
 def leak(train: FileSource, val: FileSource) -> str | None:
-    """A line on images that are in both splits; None where there are none.
+    """Report images that are in both splits in one line; None if there are none.
 
-    Two files of one name in two folders are the same image if their bytes are.
+    Two files of one name in two folders are the same image if their bytes are equal.
     """
     theirs = dict(zip(val.names, val.images, strict=True))
     both = [n for n, path in zip(train.names, train.images, strict=True) if n in theirs and _same(path, theirs[n])]
@@ -175,7 +175,7 @@ def _split_report(split: str, source: FileSource, index: Index) -> SplitReport:
 
 
 def sizes_report(sizes: Iterable[tuple[int, int]]) -> SizesReport | None:
-    """What is told of the sizes of images; those of unsound ones, (0, 0), do not count. None where there are none.
+    """Summarise the sizes of images; None if none is known. Unsound images have the size (0, 0) and do not count.
 
     >>> str(sizes_report([(160, 120), (80, 60), (0, 0), (640, 480)]))
     '80x60 to 640x480, the median 160x120'
@@ -199,7 +199,7 @@ def _changed(split: str, index: Index) -> list[str]:
 
 
 def _map_lines(opened: Mapping[str, FileSource], maps: Sequence[Problem]) -> list[Remark]:
-    """What is said about saliency maps that a method which uses them would refuse."""
+    """Report saliency maps that a method which uses them would refuse."""
     if not maps:
         return []
     number = sum(len(source.saliency) for source in opened.values())
@@ -208,7 +208,7 @@ def _map_lines(opened: Mapping[str, FileSource], maps: Sequence[Problem]) -> lis
 
 
 def _class_lines(names: Sequence[str], found: Mapping[str, Index]) -> list[Remark]:
-    """What is said about classes that no image shows, or none of one split."""
+    """Report classes that no image shows, or none of one split."""
     values = {split: index.values for split, index in found.items()}
     total: Counter[int] = Counter()
     for counts in values.values():

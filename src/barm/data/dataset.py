@@ -1,4 +1,4 @@
-"""The images of one step, as a data set of torch.
+"""The images of one step as a `torch.utils.data.Dataset`.
 
 Every random choice is a function of (seed, step, epoch, index): neither the number of workers nor a restart changes it.
 """
@@ -29,10 +29,10 @@ class StepDataset(Dataset[Item | Placed]):
         source: the training split.
         plan: the scenario.
         step: one of its steps.
-        policy: what hidden classes look like, and whose images count (joint training uses those of all steps so far).
+        policy: label of hidden classes, and which images are used (joint training uses those of all steps so far).
         transform: augmentation.
         seed: of the augmentation.
-        on_device: items are what `barm.data.device_transforms` finishes, instead of augmented images.
+        on_device: return items that `barm.data.device_transforms` augments, instead of augmented images.
 
     Raises:
         UserError: if no image belongs to the step.
@@ -67,7 +67,7 @@ class StepDataset(Dataset[Item | Placed]):
         return self.load(self.images[key[1]], key, self.lut, {})
 
     def load(self, index: int, key: Key, lut: Lut, marks: dict[str, Tensor]) -> Item | Placed:
-        """One image of the source under the augmentation that belongs to the key, with further scalars by name."""
+        """Load an image and augment it as its key says, with further scalars by name."""
         rng = np.random.default_rng([self.seed, self.step.index, *key])
         marks = {"index": torch.tensor(index), **marks}
         if self.on_device:
@@ -78,7 +78,7 @@ class StepDataset(Dataset[Item | Placed]):
 
 
 class StepView(Dataset[Item]):
-    """A step's images with its training labels, seen as in evaluation, in order."""
+    """A step's images with its training labels, cropped as in evaluation, in order."""
 
     def __init__(self, step: StepDataset, transform: EvalTransform) -> None:
         self.step, self.transform = step, transform
@@ -92,7 +92,7 @@ class StepView(Dataset[Item]):
         return image, label, {**extras, "index": torch.tensor(index)}
 
     def shapes(self) -> list[Hashable]:
-        """Equal for images that fit into one batch."""
+        """One value per image; images with equal values fit into one batch."""
         return _shapes(self.step.source, self.step.images, self.transform)
 
 
@@ -114,12 +114,12 @@ class EvalDataset(Dataset[Item]):
         return image, label, {"index": torch.tensor(index)}
 
     def shapes(self) -> list[Hashable]:
-        """Equal for images that fit into one batch."""
+        """One value per image; images with equal values fit into one batch."""
         return _shapes(self.source, range(len(self)), self.transform)
 
 
 def _shapes(source: Source, images: Sequence[int], transform: EvalTransform) -> list[Hashable]:
-    """What the evaluation makes of the images' shapes: one where it crops, else their sizes where they are known."""
+    """One value per image: None where all are cropped to one size, else the image's size if the source knows it."""
     if transform.crop is not None:
         return [None] * len(images)
     sizes = getattr(source, "sizes", ())

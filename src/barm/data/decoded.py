@@ -1,4 +1,4 @@
-"""Decoded images in one memory-mapped file: a small data set is decoded once, not in every epoch."""
+"""A memory-mapped cache of decoded images: a small data set is decoded once, not in every epoch."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ AHEAD = 64  # images decoded at a time while the file is written
 
 
 class DecodedSource:
-    """A source whose first images, as many as a limit allows, lie decoded in one file.
+    """A source that keeps its first images decoded in one file, as many as a size limit allows.
 
-    The file is found again by what it was made of: names, sizes and times of images, masks and maps. There is one per
-    split of a data set: a new one takes the place of the last.
+    The file's name depends on the names, sizes and times of images, masks and maps. There is one file per split
+    of a data set: a new one replaces the last.
 
     Args:
         source: with its index.
-        limit: bytes that the file may have.
+        limit: largest size of the file in bytes.
 
     Raises:
         OSError: if the file cannot be written; nothing half-written stays.
@@ -56,7 +56,7 @@ class DecodedSource:
             self.places = []
 
     def __getstate__(self) -> dict[str, Any]:
-        """The file's name instead of its content, for loaders that are not forked."""
+        """Pickle the file's name instead of its content, for loaders that are not forked."""
         return {**vars(self), "pixels": getattr(self.pixels, "filename", None)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -64,12 +64,12 @@ class DecodedSource:
         vars(self).update(state, pixels=np.empty(0, np.uint8) if path is None else np.memmap(path, np.uint8, mode="r"))
 
     def _place(self) -> str:
-        """Which split of which data set."""
+        """Digest of the data set's folder and the split: the first part of the cache file's name."""
         source = self.source
         return blake2b(f"{source.root.resolve()}:{source.split}".encode(), digest_size=8).hexdigest()
 
     def _key(self) -> str:
-        """Its content."""
+        """Digest of the names, sizes and times of all files: the second part of the cache file's name."""
         source = self.source
         digest = blake2b(f"{READER}:{self.limit}".encode(), digest_size=12)
         for path in (*source.images, *source.masks, *source.saliency):
@@ -123,7 +123,7 @@ class DecodedSource:
 
 
 def _read(path: Path) -> Places | None:
-    """Where the images lie in a file that is there and whole."""
+    """Read the positions of the images from a cache file that is complete."""
     try:
         check_regular(path)
         header, size = read_json(path.with_suffix(".json")), path.stat().st_size
@@ -136,7 +136,7 @@ def _read(path: Path) -> Places | None:
 
 
 def _is_place(place: Any, size: int) -> bool:
-    """Can an image with its mask lie there?"""
+    """Whether an image with its mask can be at this position."""
     if not isinstance(place, list) or len(place) != 3 or not all(type(n) is int and n >= 0 for n in place):
         return False
     start, width, height = place
@@ -144,7 +144,7 @@ def _is_place(place: Any, size: int) -> bool:
 
 
 def _write(source: FileSource, limit: int, path: Path) -> Places:
-    """Decode images until the limit is reached, into files beside, and rename them into place."""
+    """Decode images until the limit is reached, write them to temporary files, and rename these into place."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside, places, at = path.with_suffix(f".{os.getpid()}.tmp"), Places(), 0
     try:
@@ -169,7 +169,10 @@ def _write(source: FileSource, limit: int, path: Path) -> Places:
 
 
 def _remove_others(path: Path, place: str) -> None:
-    """Remove what earlier states of the split, or other limits, left; who still reads such a file keeps it."""
+    """Remove cache files of earlier states of the split or of other limits.
+
+    A process that still reads such a file keeps it.
+    """
     for other in path.parent.glob(f"decoded-{place}-*"):
         if other.stem != path.stem and other.suffix in (".bin", ".json"):
             with suppress(PermissionError):  # Windows leaves a file that is read
@@ -177,7 +180,7 @@ def _remove_others(path: Path, place: str) -> None:
 
 
 def _in_order(source: FileSource) -> Iterator[Any]:
-    """The images in order, decoded by several threads."""
+    """Decode the images in order with several threads."""
     with ThreadPoolExecutor(cores()) as pool:
         for first in range(0, len(source), AHEAD):
             yield from pool.map(source.__getitem__, range(first, min(first + AHEAD, len(source))))

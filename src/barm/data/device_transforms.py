@@ -1,4 +1,4 @@
-"""Augmentation on the device: workers decode and choose; the device scales, pads, crops, flips and labels.
+"""Augmentation on the device: workers decode and draw random numbers; the device scales, pads, crops, flips and labels.
 
 Scaling with antialiasing is one product of matrices per axis. A matrix has a row per pixel of the crop, so that
 only the crop is computed; padding is a row of zeros, a flip the reverse order of rows. Images keep their own sizes.
@@ -22,13 +22,13 @@ FAR = -1e6  # place of padding: no pixel of an image is near
 
 
 class Axis(NamedTuple):
-    """What a crop shows along one axis, in pixels of the part of an image that is sent to the device.
+    """Positions of a crop along one axis, in pixels of the part of an image that is sent to the device.
 
     Attributes:
-        at: place of every pixel of the crop, ``(crop,)`` float32; `FAR` in the padding.
-        nearest: the pixel there, ``(crop,)`` int64; -1 in the padding.
-        reach: distance in which pixels count, at least 1.
-        part: of the image, which is sent.
+        at: position of every pixel of the crop, ``(crop,)`` float32; `FAR` in the padding.
+        nearest: the nearest pixel, ``(crop,)`` int64; -1 in the padding.
+        reach: distance up to which pixels have a weight, at least 1.
+        part: the range of the image that is sent.
     """
 
     at: Tensor
@@ -38,7 +38,7 @@ class Axis(NamedTuple):
 
 
 class Placing(NamedTuple):
-    """All that the device does to an image: both axes, dataset id -> channel ``(256,)``, label of the padding."""
+    """Instructions to the device for one image: both axes, dataset id -> channel ``(256,)``, label of the padding."""
 
     rows: Axis
     columns: Axis
@@ -50,7 +50,7 @@ Placed = tuple[Tensor, Tensor, dict[str, Tensor], Placing]  # (H, W, 3), (H, W) 
 
 
 def axis(source: int, target: int, crop: int, *, first: int = 0, flip: bool = False, offset: int = 0) -> Axis:
-    """One axis of a crop.
+    """Compute the positions of a crop along one axis.
 
     Args:
         source: pixels of the image (or of the part that is stretched).
@@ -58,7 +58,7 @@ def axis(source: int, target: int, crop: int, *, first: int = 0, flip: bool = Fa
         crop: side of the result.
         first: pixel of the scaled image with which the crop begins; negative where it begins with padding.
         flip: reverse it.
-        offset: where the part begins in the image.
+        offset: position of the part in the image.
     """
     shown = np.arange(first, first + crop)[:: -1 if flip else 1]
     inside = (shown >= 0) & (shown < target)
@@ -76,9 +76,9 @@ def axis(source: int, target: int, crop: int, *, first: int = 0, flip: bool = Fa
 
 
 def place(sample: Sample, lut: Pixels, rng: np.random.Generator, config: TrainTransform) -> Placed:
-    """The workers' half of `train_transform`, with the same random choices: the parts that are needed, and where to.
+    """The workers' half of `train_transform`, with the same random choices.
 
-    Arguments as there.
+    Returns the needed part of the image and the instructions to the device. Arguments as in `train_transform`.
     """
     (width, height), crop, choice = sample.image.size, config.crop, choose(rng, sample.image.size, config)
     if isinstance(choice, Region):
@@ -104,11 +104,11 @@ def _axes(choice: Draw, width: int, height: int, crop: int) -> tuple[Axis, Axis]
 
 
 def finish(items: Sequence[Placed], device: torch.device) -> Batch:
-    """The device's half: images and labels of a batch.
+    """The device's half of `train_transform`: images and labels of a batch.
 
     Args:
-        items: what `place` gave, with scalars among the maps; of any sizes, on the CPU.
-        device: where the batch is made; nothing here waits for it.
+        items: results of `place`, with scalars among the maps; of any sizes, on the CPU.
+        device: on which the batch is made; nothing here waits for it.
 
     Returns:
         Images, labels in channels, maps by name. Labels and maps equal those of

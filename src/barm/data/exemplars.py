@@ -1,4 +1,4 @@
-"""Exemplar memory: which old images are kept, and how they come back into training.
+"""Exemplar memory: the images of earlier steps that are kept, and how they are mixed into training.
 
 A memory holds names of images, not images: it is a wrapper of a data set, stored with the run. Source: spec/ssul.md
 section 12, spec/dkd.md section 8.
@@ -21,7 +21,7 @@ from barm.errors import UserError
 
 
 class MemoryConfig(BaseModel):
-    """How many old images a method may keep, and how it uses them.
+    """Size and use of an exemplar memory.
 
     Attributes:
         size: how many images are kept.
@@ -55,22 +55,22 @@ class Exemplar(NamedTuple):
 
 
 def to_json(exemplars: Sequence[Exemplar]) -> list[dict[str, Any]]:
-    """The form of ``memory.json``."""
+    """Convert exemplars to the form of ``memory.json``."""
     return [{"name": e.name, "channels": list(e.channels)} for e in exemplars]
 
 
 def from_json(records: Sequence[Mapping[str, Any]]) -> list[Exemplar]:
-    """Back from `to_json`."""
+    """Convert from the form of ``memory.json`` to exemplars."""
     return [Exemplar(r["name"], tuple(r["channels"])) for r in records]
 
 
 class MemoryDataset(Dataset[Item | Placed]):
-    """A step's images with kept ones behind them; ``extras["memory"]`` tells them apart.
+    """A step's images followed by exemplars; ``extras["memory"]`` marks the exemplars.
 
     Args:
         current: the step's images.
         exemplars: the kept ones.
-        config: how they are labelled and mixed.
+        config: labels and mixing of the exemplars.
         lut: dataset id -> channel for kept images, where it is another than the step's.
 
     Raises:
@@ -90,7 +90,7 @@ class MemoryDataset(Dataset[Item | Placed]):
         self.step = current.step
 
     def __len__(self) -> int:
-        """Images of an epoch."""
+        """Number of images of an epoch."""
         return len(self.current) + (len(self.kept) if self.mix == "append" else 0)
 
     def __getitem__(self, key: Key) -> Item | Placed:

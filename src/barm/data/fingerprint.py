@@ -1,4 +1,4 @@
-"""What a split consists of, short enough to be kept with a run: which images, in which order, with which contents."""
+"""A short record of a split, kept with a run: names, order and contents of its images."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ Fingerprint = Mapping[str, Any]  # plain values, as JSON keeps them
 
 
 class Content(NamedTuple):
-    """Digests of what an image consists of: its file, the ids of its mask, the files of its further maps ('': none).
+    """Digests of an image's file, of its mask's ids, and of the files of its further maps ('' if there are none).
 
-    Of the mask the ids and not the file: a mask that is only written anew is the same.
+    The mask's digest is of its ids, not of the file: a mask that was only saved again is the same.
     """
 
     image: str
@@ -24,7 +24,7 @@ class Content(NamedTuple):
 
 
 def digest(content: bytes) -> str:
-    """Eight bytes as text: equal for equal contents, and for others but once in 10^19.
+    """Digest of 8 bytes as text. Different contents have the same digest once in 10^19.
 
     >>> digest(b"")
     'e4a6a0577479b2b4'
@@ -33,10 +33,10 @@ def digest(content: bytes) -> str:
 
 
 def fingerprint(source: Source) -> Fingerprint:
-    """A split's class names, those of its masks' ids, and by name in its order every image's size, classes, content.
+    """Record of a split: its class names, those of its masks' ids, and by image name the size, classes and content.
 
-    Sizes and contents are those that the index has found (`barm.data.index.checked`); a source of one's own that has
-    none is known by the names and classes of its images. Nothing is read here.
+    Sizes and contents are those that the index has found (`barm.data.index.checked`); a user's own source without
+    them is recorded by the names and classes of its images. Nothing is read here.
     """
     sizes: Sequence[Sequence[int]] = getattr(source, "sizes", ())
     contents: Sequence[Content] = getattr(source, "contents", ())
@@ -53,7 +53,7 @@ def fingerprint(source: Source) -> Fingerprint:
 
 
 def changed(theirs: Fingerprint, ours: Fingerprint) -> str | None:
-    """What is different in a split, described by its first difference; None where nothing is.
+    """Describe the first difference between two records of a split; None if there is none.
 
     >>> one = {"in_masks": ["background", "cat"], "images": {"a": {"classes": [1]}, "b": {"classes": [1]}}}
     >>> changed(one, {**one, "images": {"a": {"classes": [1]}}})
@@ -86,7 +86,7 @@ def _classes(there: Sequence[str], here: Sequence[str], what: str) -> str:
 
 
 def _image(name: str, there: Mapping[str, Any], here: Mapping[str, Any], classes: Sequence[str]) -> str:
-    """The first thing that is different in an image."""
+    """Describe the first difference between two records of an image."""
     key = next(k for k in ("size", "classes", "mask", "image", "maps") if there.get(k) != here.get(k))
     if key == "size":
         sizes = ["x".join(map(str, one["size"] or ["unknown"])) for one in (there, here)]
@@ -98,7 +98,7 @@ def _image(name: str, there: Mapping[str, Any], here: Mapping[str, Any], classes
 
 
 def _differs(there: Mapping[str, Any], here: Mapping[str, Any]) -> bool:
-    """Is an image another one? Its map counts where both have looked at it: only some methods use one."""
+    """Whether the image differs. Its map counts only if both records have it, since only some methods read maps."""
     both = bool(there.get("maps")) and bool(here.get("maps"))
     one, other = ({k: v for k, v in record.items() if both or k != "maps"} for record in (there, here))
     return one != other

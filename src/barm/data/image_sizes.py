@@ -12,7 +12,7 @@ LOOKED_AT = 64  # images of a source that does not know their sizes
 
 
 def image_sizes(source: Source) -> list[Size]:
-    """Of all images; of a source that does not know their sizes, of some, evenly spread.
+    """Sizes of all images; of a source that does not know them, sizes of some images, evenly spread.
 
     Raises:
         UserError: for a source without images.
@@ -26,12 +26,12 @@ def image_sizes(source: Source) -> list[Size]:
 
 
 def by_side(sizes: Iterable[Size]) -> list[Size]:
-    """In the order of the longer side, then of the shorter."""
+    """Sort sizes by the longer side, then by the shorter."""
     return sorted(sizes, key=lambda size: (max(size), min(size), size))
 
 
 def middle(sizes: Iterable[Size]) -> Size:
-    """The size in the middle of that order.
+    """The median size in that order.
 
     >>> middle([(160, 120), (500, 375), (120, 160)])
     (160, 120)

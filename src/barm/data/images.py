@@ -36,11 +36,11 @@ SIDEWAYS = 5  # orientations from this on swap width and height
 
 
 class Unreadable(UserError):
-    """An image that cannot be taken.
+    """An image that cannot be used.
 
     Attributes:
-        what: is wrong with it, without its name.
-        remedy: what to do.
+        what: the defect, without the image's name.
+        remedy: how to mend it.
     """
 
     def __init__(self, what: str, remedy: str, path: Path | None = None) -> None:
@@ -49,12 +49,12 @@ class Unreadable(UserError):
 
 
 class Probe(NamedTuple):
-    """What is known of an image without its pixels.
+    """Facts about an image that are known without its pixels.
 
     Attributes:
         size: upright ``(width, height)``.
         orientation: EXIF's, 1 where the file is upright.
-        changes: what reading it changes.
+        changes: names of the changes that reading it makes.
     """
 
     size: tuple[int, int]
@@ -68,7 +68,7 @@ class Probe(NamedTuple):
 
 
 def read_image(path: Path | str) -> Image.Image:
-    """An image as 8-bit RGB, turned upright where its EXIF data say so, as viewers show it.
+    """Read an image as 8-bit RGB, turned upright as its EXIF data say.
 
     Raises:
         UserError: if there is no such file, it is no image, or nothing says how its values become 8-bit RGB.
@@ -78,7 +78,7 @@ def read_image(path: Path | str) -> Image.Image:
 
 
 def probe_image(path: Path | str) -> tuple[int, int]:
-    """Upright width and height of an image; its file is read to the end, a JPEG at an eighth of its size.
+    """Upright width and height of an image. Its file is read to the end, a JPEG at an eighth of its size.
 
     Raises:
         UserError: as `read_image`.
@@ -87,7 +87,7 @@ def probe_image(path: Path | str) -> tuple[int, int]:
 
 
 def probe(path: Path | str) -> Probe:
-    """Look into an image: everything that `read_image` would complain about is found.
+    """Check an image for everything that `read_image` would refuse.
 
     Raises:
         UserError: as `read_image`.
@@ -109,7 +109,7 @@ def probe(path: Path | str) -> Probe:
 
 
 def upright(image: Image.Image) -> tuple[Image.Image, int]:
-    """An image turned as its EXIF data say, and the orientation that they had (1: it was upright)."""
+    """Turn an image upright as its EXIF data say; returns it with the orientation that they had (1: upright)."""
     tags = getattr(image, "tag_v2", None)  # Pillow turns a TIFF by itself when it loads it, and forgets how
     orientation = int(tags.get(ExifTags.Base.Orientation, 1)) if tags is not None else 1
     image.load()
@@ -121,13 +121,15 @@ def upright(image: Image.Image) -> tuple[Image.Image, int]:
 
 
 def check_size(size: tuple[int, int], what: str) -> None:
-    """Complain about an image, of ``(width, height)``, that is too small to be labelled."""
+    """Refuse an image of this ``(width, height)`` that is too small."""
     if min(size) < SMALLEST:
         raise UserError(f"{what} is {size[0]}x{size[1]}: expected at least {SMALLEST} pixels on each side")
 
 
 def to_rgb(image: Image.Image, kind: str | None = None) -> tuple[Image.Image, tuple[Change, ...]]:
-    """8-bit RGB of an image of any mode, and what that changed: transparent parts are `white`, `deep` grey is scaled.
+    """Convert an image of any mode to 8-bit RGB; returns it with what that changed.
+
+    Transparent parts become `white`, `deep` grey is scaled.
 
     16 bits are scaled from their full range, as PNG, TIFF and PGM define it. Nothing is guessed: what has no defined
     white is refused.
@@ -172,7 +174,7 @@ def _from_16_bits(image: Image.Image) -> Image.Image:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """An image's file; whatever is wrong with it becomes one line."""
+    """Open an image file and turn any error into one line."""
     if not path.is_file():
         raise UserError(f"no image {path}: give existing image files")
     try:

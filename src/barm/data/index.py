@@ -1,4 +1,4 @@
-"""Which classes stand in which image, and whether every file is sound: one parallel scan, remembered by content."""
+"""The index of a split: classes of every image, defects of its files. One parallel scan, cached by content."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Kind = Literal["missing", "mask", "colour", "id", "picture", "size", "map"]
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong with one image: its name, the file, what it is and how to mend it."""
+    """A defect of one image: the image's name, the file, what is wrong and how to mend it."""
 
     name: str
     path: Path
@@ -51,7 +51,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Index:
-    """What a split holds.
+    """Classes, sizes and defects of a split's images.
 
     Attributes:
         classes: class ids per image, in the source's order; empty for unsound ones.
@@ -75,11 +75,11 @@ class Index:
 
 
 def checked(source: FileSource, class_list: Path | None = None) -> FileSource:
-    """The source with its index.
+    """The source with its index; a source with defects is refused.
 
     Args:
-        source: every file of it is looked into.
-        class_list: says which classes stand in which image, instead of the masks (the published lists of ADE20K
+        source: every one of its files is checked.
+        class_list: the classes in every image, used instead of the masks' (the published lists of ADE20K
             leave out a few that the masks hold: spec/ssul.md section 2.1).
 
     Raises:
@@ -105,13 +105,13 @@ def checked(source: FileSource, class_list: Path | None = None) -> FileSource:
 
 
 def nothing_shown(source: FileSource, index: Index) -> str:
-    """What is said where no mask of a split holds a class."""
+    """Explain that no mask of a split holds a class."""
     found = suggests(index.values, len(source.class_names) - 1)
     return f"no image of the {source.split} split of {source.root} shows a class; of the values in its masks: {found}"
 
 
 def explained(source: FileSource, index: Index) -> str | None:
-    """What the masks with problems look like, where all of a kind have the same."""
+    """Explain the defects of masks by their likely common cause; None if there is no such explanation."""
     kinds = {p.kind for p in index.problems}
     if "id" in kinds:
         return f"of the values in the masks: {suggests(index.values, len(source.class_names) - 1)}"
@@ -132,7 +132,7 @@ def _refusal(source: FileSource, index: Index) -> str:
 
 
 def scan(source: FileSource, *, cache: bool = True) -> Index:
-    """Look into every mask, image and map, in parallel; what did not change since the last scan is remembered."""
+    """Scan every mask, image and map in parallel; files that did not change since the last scan come from the cache."""
     path = _cache_path(source)
     known: dict[str, Any] = _load(path) if cache else {}
     found: list[_Scan] = []
@@ -162,14 +162,14 @@ def scan(source: FileSource, *, cache: bool = True) -> Index:
 
 
 def _content(source: FileSource, scanned: _Scan) -> Content:
-    """Digests of an image in which nothing is wrong."""
+    """Digests of an image without defects."""
     if scanned.entry is None or scanned.problem is not None:
         return Content("", "")
     return Content(scanned.entry["image"], scanned.entry["mask"], scanned.entry["map"][2] if source.saliency else "")
 
 
 def _summed(entries: Iterable[Mapping[str, Any]]) -> Counter[int]:
-    """Pixels of each value in all masks together."""
+    """Number of pixels of each value in all masks together."""
     pixels: Counter[int] = Counter()
     for entry in entries:
         pixels.update(dict(zip(entry["values"], entry["pixels"], strict=True)))
@@ -177,12 +177,12 @@ def _summed(entries: Iterable[Mapping[str, Any]]) -> Counter[int]:
 
 
 def foreground_of(values: Iterable[int]) -> frozenset[int]:
-    """Class ids among the values of a mask."""
+    """Class ids among the values of a mask: neither 0 nor 255."""
     return LABELS & frozenset(values)
 
 
 class _Scan(NamedTuple):
-    """What was found of an image: an entry of the cache where its files are sound, and the first thing wrong."""
+    """Result of a scan: a cache entry if the image's files are sound, and the first defect."""
 
     entry: dict[str, Any] | None
     problem: Problem | None
@@ -191,7 +191,7 @@ class _Scan(NamedTuple):
 
 
 def _scan_image(source: FileSource, i: int, known: Any) -> _Scan:
-    """Look into the files of an image that are not remembered."""
+    """Scan the files of an image that are not in the cache."""
     name, image_path, mask_path, limit = source.names[i], source.images[i], source.masks[i], len(source.class_names) - 1
     try:
         content = read_bytes(mask_path)
@@ -221,7 +221,7 @@ def _scan_image(source: FileSource, i: int, known: Any) -> _Scan:
 
 
 def _is_entry(known: Any, key: list[Any]) -> bool:
-    """Is it what was remembered of these very files, and whole? Whatever else lies there is found out anew."""
+    """Whether a value read from the cache is a complete entry for these files; if not, they are scanned again."""
     fields = {
         "values": list,
         "pixels": list,
@@ -244,7 +244,7 @@ def _is_entry(known: Any, key: list[Any]) -> bool:
 
 
 def _scan_anew(source: FileSource, i: int, content: bytes, key: list[Any]) -> _Scan:
-    """An entry of the cache from the files themselves, or what is wrong with them."""
+    """Scan all files of an image: a cache entry, or the first defect."""
     name, image_path, mask_path = source.names[i], source.images[i], source.masks[i]
     try:
         mask = read_mask(BytesIO(content))
@@ -281,7 +281,7 @@ def _scan_anew(source: FileSource, i: int, content: bytes, key: list[Any]) -> _S
 
 
 def _other_size(name: str, path: Path, size: tuple[int, int], seen: Probe) -> Problem:
-    """A mask that does not fit its image, or fits it as it is stored but not as it is seen."""
+    """Describe a mask whose size does not fit its image, or fits it only before EXIF turns the image."""
     (w, h), (width, height) = size, seen.size
     if size == seen.stored:
         what = f"the mask is {w}x{h} as the image is stored, but upright (EXIF orientation {seen.orientation}) it is "
@@ -292,7 +292,7 @@ def _other_size(name: str, path: Path, size: tuple[int, int], seen: Probe) -> Pr
 
 
 def _scan_map(name: str, path: Path, size: tuple[int, int], entry: dict[str, Any]) -> Problem | None:
-    """What is wrong with an image's saliency map; a sound one is remembered in the entry."""
+    """Describe the defect of an image's saliency map; a sound map is recorded in the entry."""
     try:
         check_regular(path)
         stat = path.stat()
@@ -316,7 +316,7 @@ def _scan_map(name: str, path: Path, size: tuple[int, int], entry: dict[str, Any
 
 
 def _told(entry: Mapping[str, Any]) -> bool:
-    """Does the mask's size tell that it was drawn on the turned image?"""
+    """Whether the mask's size shows that it was drawn on the turned image."""
     return bool(entry["orientation"] >= SIDEWAYS and entry["size"][0] != entry["size"][1])
 
 
@@ -326,13 +326,13 @@ def _cache_path(source: FileSource) -> Path:
 
 
 def cache_folder() -> Path:
-    """Where things are remembered between runs: ``$BARM_CACHE``, by default ``~/.cache/barm``."""
+    """The folder of the caches: ``$BARM_CACHE``, by default ``~/.cache/barm``."""
     base = os.environ.get("BARM_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "barm"
     return Path(base)
 
 
 def cores() -> int:
-    """Processors that this process may use."""
+    """Number of processors that this process may use."""
     if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -347,7 +347,7 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _store(path: Path, entries: dict[str, Any]) -> None:
-    """Write the cache; a run does not fail because it cannot be remembered (read-only or full home)."""
+    """Write the cache. A run does not fail if that is impossible (read-only or full home)."""
     beside = path.with_suffix(f".{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -375,7 +375,7 @@ def read_class_list(path: Path, names: Collection[str] = ()) -> dict[str, frozen
 
     Args:
         path: of the list.
-        names: that may stand in it; needed where they hold spaces.
+        names: names that may be in it; needed if they contain spaces.
 
     Raises:
         UserError: for a line that is not a name and numbers.

@@ -1,4 +1,4 @@
-"""Class names that tell left from right: a mirrored image shows the one where its mask says the other."""
+"""Class names that tell left from right. Flipping an image swaps the two sides, but not the classes in its mask."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def sided(names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
 
 
 def flip_warning(names: Sequence[str], tables: Sequence[str]) -> str | None:
-    """A line on class names that a horizontal flip mixes up; None where there are none.
+    """Warn of class names that a horizontal flip mixes up, in one line; None if there are none.
 
     Args:
         names: of the classes.
@@ -69,7 +69,7 @@ def flip_warning(names: Sequence[str], tables: Sequence[str]) -> str | None:
 
 
 def mirror_warning(names: Sequence[str]) -> str | None:
-    """The same for mirrored images at prediction."""
+    """Warn of class names that flipping at prediction mixes up, in one line; None if there are none."""
     told = _told(names)
     return None if told is None else f"{told}, and --flip averages them with each other: leave --flip out"
 
@@ -85,7 +85,7 @@ def _told(names: Sequence[str]) -> str | None:
 
 
 def _counterpart(name: str, by_key: dict[tuple[str, ...], str], by_text: dict[str, str]) -> str | None:
-    """The name in which left and right are exchanged, if it is there."""
+    """The name with left and right exchanged, if it is among the names."""
     tokens = _tokens(name)
     for pair in (*WORDS, *LETTERS):
         swap = {pair[0]: pair[1], pair[1]: pair[0]}
@@ -101,5 +101,5 @@ def _counterpart(name: str, by_key: dict[tuple[str, ...], str], by_text: dict[st
 
 
 def _tokens(name: str) -> tuple[str, ...]:
-    """Words of a name: ``frontLeft_door 2`` -> ``front``, ``left``, ``door``, ``2``."""
+    """Split a name into words: ``frontLeft_door 2`` -> ``front``, ``left``, ``door``, ``2``."""
     return tuple(token.lower() for token in _TOKENS.split(name) if token)

@@ -1,4 +1,4 @@
-"""Loaders of samples: their processes, and what becomes of an image that cannot be read."""
+"""Data loaders: their processes, and the handling of images that cannot be read."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ START_METHOD = "fork" if sys.platform.startswith("linux") else "spawn"  # of loa
 
 
 class Unread(NamedTuple):
-    """In the place of a batch: why one of its images could not be read."""
+    """A placeholder for a batch with an image that could not be read, and the reason."""
 
     message: str
 
@@ -34,10 +34,10 @@ def make_train_loader(
     on_device: bool = False,
     pin: bool = False,
 ) -> DataLoader[Any]:
-    """The sampler's batches: images and labels uint8, extras by name; with `on_device` lists of items.
+    """Load the sampler's batches: images and labels uint8, extras by name.
 
-    `pin` puts them where a GPU can fetch them while it computes. A batch with an image that cannot be read is an
-    `Unread`.
+    With `on_device` they are lists of items. `pin` puts them into pinned memory, from which a GPU copies while it
+    computes. A batch with an image that cannot be read is an `Unread`.
     """
     options = _options(workers, pin, list if on_device else None)
     return DataLoader(_Reporting(dataset), batch_sampler=sampler, **options)
@@ -46,13 +46,13 @@ def make_train_loader(
 def make_eval_loader(
     dataset: EvalDataset | StepView, *, batch_size: int, rank: int, world: int, workers: int, pin: bool = False
 ) -> DataLoader[Item]:
-    """This process's share of the images, in batches of one size; `Unread` as in `make_train_loader`."""
+    """Load this process's share of the images, in batches of one size; `Unread` as in `make_train_loader`."""
     batches = same_size_batches(dataset.shapes(), batch_size)[rank::world]
     return DataLoader(_Reporting(dataset), batch_sampler=batches, **_options(workers, pin))
 
 
 def same_size_batches(shapes: Sequence[Hashable], batch_size: int) -> list[list[int]]:
-    """Positions in batches whose images have one shape, in the order in which the batches begin.
+    """Group positions into batches of images with one shape, ordered by each batch's first image.
 
     >>> same_size_batches(["a", "b", "a", "a"], 2)
     [[0, 2], [1], [3]]
@@ -65,7 +65,10 @@ def same_size_batches(shapes: Sequence[Hashable], batch_size: int) -> list[list[
 
 
 def lost_worker(iterator: Any) -> bool:
-    """Did a process of a loader's iterator end by itself? What it had sent then cannot be received, in many ways."""
+    """Whether a process of a loader's iterator ended by itself.
+
+    What it had sent then cannot be received, which shows as one of many errors.
+    """
     workers = getattr(iterator, "_workers", ())
     for worker in workers:
         worker.join(0.2)
@@ -73,9 +76,9 @@ def lost_worker(iterator: Any) -> bool:
 
 
 def end_workers(iterator: Any) -> None:
-    """End the processes of a loader's iterator, however the work ended; without any it does nothing.
+    """End the processes of a loader's iterator, however the work ended.
 
-    They leave stop signals to the main process, and torch asks the last ones by such a signal.
+    The processes ignore stop signals, and torch ends the last ones by such a signal.
     """
     workers = getattr(iterator, "_workers", ())
     if workers:
@@ -87,7 +90,7 @@ def end_workers(iterator: Any) -> None:
 
 
 class _Reporting(Dataset[Any]):
-    """A data set whose unreadable images are values: as an exception a worker would send its whole traceback."""
+    """A data set that returns unreadable images as values. As an exception a worker would send its whole traceback."""
 
     def __init__(self, dataset: Dataset[Any]) -> None:
         self.dataset = dataset
@@ -103,7 +106,7 @@ class _Reporting(Dataset[Any]):
 
 
 def _collate(collate: Callable[[list[Any]], Any], items: list[Any]) -> Any:
-    """The items as a batch, or the first that could not be read."""
+    """Collate the items to a batch, or return the first one that could not be read."""
     return next((item for item in items if isinstance(item, Unread)), None) or collate(items)
 
 
@@ -119,7 +122,7 @@ def _options(workers: int, pin: bool, collate: Callable[[list[Any]], Any] | None
 
 
 def _start_worker(_worker: int) -> None:
-    """Leave stop signals to the main process, which saves first and then ends the workers; one thread per worker."""
+    """Prepare a worker: ignore stop signals, since the main process saves first and then ends it; use one thread."""
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.SIG_IGN)
     torch.set_num_threads(1)
@@ -127,6 +130,6 @@ def _start_worker(_worker: int) -> None:
 
 
 def _tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Show what went wrong in a worker, but not that the main process ended while something was handed over."""
+    """Show errors of a worker, except that the main process ended while something was sent."""
     if not issubclass(kind, ConnectionError | EOFError):
         sys.__excepthook__(kind, error, trace)

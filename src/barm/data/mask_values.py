@@ -1,4 +1,4 @@
-"""What the values in masks look like, where they are not the ids that they should be: said, never acted upon."""
+"""Explanations of mask values that are not the expected ids. They are only reported, never acted upon."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ LABELS = frozenset(range(1, 255))  # neither background nor ignored
 
 
 def suggests(values: Collection[int], limit: int) -> str:
-    """A sentence on values that are not, or not only, ids of classes.
+    """Explain values that are not, or not only, ids of classes, in a sentence.
 
     Args:
         values: found in any of the masks.
         limit: the highest id of a class.
 
-    >>> looks_like({0, 255}, 1)
+    >>> suggests({0, 255}, 1)
     'they hold only 0 and 255, as a binary export does: 255 is ignored here, the class is 1'
-    >>> looks_like({0, 50, 100}, 2)
+    >>> suggests({0, 50, 100}, 2)
     'they are multiples of 50: divide by it, so that the classes are 1 to 2'
     """
     labels = sorted(LABELS & set(values))
@@ -54,11 +54,11 @@ def suggests(values: Collection[int], limit: int) -> str:
 
 
 def absent(names: Sequence[str], images: Mapping[int, int]) -> str | None:
-    """A sentence on the classes that stand in no image, and the likely reason; None if all do.
+    """Name the classes that no image shows, and the likely reason, in a sentence; None if there are none.
 
     Args:
         names: of the classes, background first.
-        images: that hold each value of a mask.
+        images: number of images with each mask value.
     """
     limit = len(names) - 1
     missing = [i for i in range(1, limit + 1) if not images.get(i)]
@@ -83,7 +83,7 @@ def absent(names: Sequence[str], images: Mapping[int, int]) -> str | None:
 
 
 def colours(mask: Image.Image) -> str:
-    """What a mask in colour looks like, as the end of a sentence."""
+    """Describe a mask in colour, as the end of a sentence."""
     pixels = np.asarray(mask.convert("RGB")).reshape(-1, 3)
     found = np.unique(pixels, axis=0)
     if (found == found[:, :1]).all():
@@ -97,7 +97,7 @@ def colours(mask: Image.Image) -> str:
 
 
 def listing(things: Iterable[object]) -> str:
-    """``1, 2 and 3``; of many the first ones and how many more.
+    """List numbers: ``1, 2 and 3``; of many the first ones and how many more.
 
     >>> listing([1]), listing([1, 2, 3]), listing(range(20))
     ('1', '1, 2 and 3', '0, 1, 2, 3, 4, 5, 6, 7 and 12 more')

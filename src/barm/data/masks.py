@@ -1,4 +1,4 @@
-"""The one reader of masks: whatever the file's depth, what comes out are the ids that are written in it."""
+"""The one reader of masks: it returns the ids that are written in the file, whatever the file's bit depth."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SPREAD = {"L;2": 85, "L;4": 17}  # what Pillow multiplies grey values of so few 
 
 
 def read_mask(path: Path | IO[bytes]) -> Image.Image:
-    """A mask as ids: the palette index or grey value itself, mode ``L``.
+    """Read a mask as ids: the palette index or grey value itself, mode ``L``.
 
     Grey values of 2 and 4 bits are not scaled, and 16 bits are taken where all values fit into 8.
 
@@ -51,7 +51,7 @@ def foreground(mask: Image.Image) -> frozenset[int]:
 
 
 def _raw_mode(image: Image.Image) -> str:
-    """How the values lie in the file, as Pillow's decoder is told; before loading."""
+    """The raw mode of the file's values for Pillow's decoder, before loading."""
     tiles: list[Any] = getattr(image, "tile", [])
     arguments = tiles[0][3] if tiles else ""
     return str(arguments[0]) if isinstance(arguments, tuple) and arguments else str(arguments)

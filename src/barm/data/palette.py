@@ -1,4 +1,4 @@
-"""Names and colours of classes: those of the data sets, and those that are shown to people."""
+"""Names and colours of classes: those of the data sets, and those for display."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def published(table: str) -> tuple[tuple[str, ...], Palette]:
 
 
 def oklab(colours: NDArray[Any], vision: str = "normal") -> NDArray[np.float64]:
-    """Colours in OKLab, where distances are as large as they look, ``(..., 3)``; 1 is from black to white.
+    """Convert colours to OKLab, where distances match perception, ``(..., 3)``; black to white is 1.
 
     Args:
         colours: red, green, blue in 0..255, ``(..., 3)``.
@@ -96,14 +96,14 @@ def oklab(colours: NDArray[Any], vision: str = "normal") -> NDArray[np.float64]:
 
 
 def contrast(colours: NDArray[Any], vision: str = "normal") -> float:
-    """Distance of the two colours that look most alike, as in `oklab`; of at least two colours ``(C, 3)``."""
+    """Smallest distance between two of the colours, as in `oklab`; for at least two colours ``(C, 3)``."""
     seen = oklab(colours, vision)
     apart = np.linalg.norm(seen[:, None] - seen[None], axis=-1)
     return float(apart[~np.eye(len(seen), dtype=bool)].min())
 
 
 def tint(colours: NDArray[Any], ground: float, opacity: float = OVERLAY) -> NDArray[np.float64]:
-    """Colours as they appear over a grey image, ``(..., 3)`` in 0..255.
+    """Blend colours over a grey image, ``(..., 3)`` in 0..255.
 
     Args:
         colours: red, green, blue in 0..255, ``(..., 3)``.
@@ -117,32 +117,32 @@ def tint(colours: NDArray[Any], ground: float, opacity: float = OVERLAY) -> NDAr
 
 
 def _seen(colours: NDArray[Any]) -> NDArray[np.float64]:
-    """Colours ``(..., 3)`` in every vision, weighted, ``(3, visions, ...)``."""
+    """Weighted OKLab colours ``(..., 3)`` for every kind of vision, ``(3, visions, ...)``."""
     weights = [_NORMAL if vision == "normal" else 1.0 for vision in VISIONS]
     seen = [weight * oklab(colours, vision) for weight, vision in zip(weights, VISIONS, strict=True)]
     return np.ascontiguousarray(np.moveaxis(np.stack(seen), -1, 0))
 
 
 def _tinted(colours: NDArray[Any]) -> NDArray[np.float64]:
-    """As `_seen`, over every ground, ``(3, visions and grounds, ...)``."""
+    """As `_seen`, for the colours as a tint over every grey, ``(3, visions and greys, ...)``."""
     return np.concatenate([_seen(tint(colours, ground)) for ground in GROUNDS], axis=1)
 
 
 def _named(colours: NDArray[Any]) -> NDArray[np.float64]:
-    """Lightness and hue, the direction of the hue besides, ``(5, 1, ...)``: what a colour is called depends on it."""
+    """Weighted lightness, hue and direction of hue, ``(5, 1, ...)``, on which the name of a colour depends."""
     lightness, *ab = np.moveaxis(oklab(colours), -1, 0)
     direction = np.asarray(ab) / np.maximum(np.hypot(*ab), 1e-6)
     return np.stack([_NAMED[0] * lightness, *(_NAMED[1] * np.asarray(ab)), *(_NAMED[2] * direction)])[:, None]
 
 
 def _least(several: NDArray[np.float64], one: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The smallest distance over all appearances, ``(D, A, C)`` and ``(D, A)`` -> ``(C,)``."""
+    """Smallest distance over all kinds of vision and greys, ``(D, A, C)`` and ``(D, A)`` -> ``(C,)``."""
     return np.asarray(np.sqrt(np.square(several - one[..., None]).sum(axis=0).min(axis=0)))
 
 
 @cache
 def display_palette() -> Palette:
-    """Colours to show classes in, ``(256, 3)`` uint8, by the order in which they are learned.
+    """Colours for display, ``(256, 3)`` uint8, in the order in which classes are learned.
 
     Black for the background, white for 255. Each class has the colour that is farthest from those before it, as it is
     and as a tint over black, grey and white, and that is far from these three; for normal vision, protanopia and
@@ -171,7 +171,7 @@ def display_palette() -> Palette:
 
 
 def display_colours(names: Iterable[str]) -> dict[str, tuple[int, int, int]]:
-    """The colour that each class is shown in, by name; a name that comes again keeps its colour.
+    """The display colour of each class by name; a repeated name keeps its colour.
 
     Args:
         names: in the order of learning, background first; of several runs one after the other.

@@ -1,4 +1,4 @@
-"""The order in which every process sees the images of a step.
+"""Samplers: the order in which every process sees the images of a step.
 
 Every random choice is a function of (seed, step, epoch, index): neither the number of workers nor a restart changes it.
 """
@@ -16,12 +16,15 @@ Key = tuple[int, int]  # epoch (of `numbered`), position in the step's images
 
 
 def iterations_per_epoch(num_images: int, batch_size: int, world: int) -> int:
-    """Updates per epoch: whole global batches only, but at least one (a small step's images are then repeated)."""
+    """Updates per epoch: whole global batches only, but at least one.
+
+    If a step has fewer images than a global batch, they are repeated.
+    """
     return max(1, num_images // (batch_size * world))
 
 
 def numbered(epoch: int, places: NDArray[np.intp], count: int, copies: int) -> list[Key]:
-    """Keys of an epoch in which images are repeated: every copy of an image has a number, so that no two are alike.
+    """Number the copies of an epoch with repeated images, so that each copy has a key of its own.
 
     Args:
         epoch: number of the pass.
@@ -36,7 +39,7 @@ def numbered(epoch: int, places: NDArray[np.intp], count: int, copies: int) -> l
 
 
 class EpochSampler(Sampler[list[Key]]):
-    """One process's batches for the iterations ``start .. epochs * iterations_per_epoch``, over all epochs in one pass.
+    """Batches of one process over all epochs, from iteration `start` on.
 
     Args:
         num_images: of the step.
@@ -74,15 +77,15 @@ class EpochSampler(Sampler[list[Key]]):
 
 
 class ReplacingSampler(Sampler[list[Key]]):
-    """Batches of the step in which kept images stand at half of the places.
+    """Batches of the step in which exemplars take half of the places.
 
-    The kept images come in an order of their own, batch by batch as large as the step's and at the same places; where
-    there are fewer than a batch they are doubled, each copy with its own augmentation. Source: spec/ssul.md 12.2.
+    The exemplars come in an order of their own, batch by batch as large as the step's and at the same places. If
+    there are fewer than a batch, they are repeated, each copy with its own augmentation. Source: spec/ssul.md 12.2.
 
     Args:
         base: the step's batches.
-        first: position of the first kept image in its data set.
-        count: of kept images.
+        first: position of the first exemplar in the data set.
+        count: number of exemplars.
     """
 
     def __init__(self, base: EpochSampler, first: int, count: int) -> None:
@@ -107,7 +110,7 @@ class ReplacingSampler(Sampler[list[Key]]):
 
 
 def replaced(batch: Sequence[Any], kept: Sequence[Any], places: Sequence[int] | np.ndarray[Any, Any]) -> list[Any]:
-    """The batch with the kept items at some places.
+    """The batch with exemplars at the given places.
 
     >>> replaced("abcd", "WXYZ", [3, 0])
     ['W', 'b', 'c', 'Z']

@@ -1,4 +1,4 @@
-"""Text files that people write: lists of names, class names."""
+"""Read text files that people write: lists of names, class names."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from barm.escaping import normal
 
 
 def composed_text(path: Path) -> str:
-    """The text of a file, without its byte order mark, in Unicode's composed form.
+    """Read the text of a file, without its byte order mark, in Unicode's composed form.
 
     Raises:
         UserError: if it is no regular file, cannot be read, or is neither UTF-8 nor UTF-16 with its mark.
@@ -22,7 +22,7 @@ def composed_text(path: Path) -> str:
 
 
 def read_lines(path: Path) -> list[str]:
-    """Lines of a list file that are not empty, without white space around them.
+    """Read the lines of a list file that are not empty, without white space around them.
 
     Raises:
         UserError: as `composed_text`.

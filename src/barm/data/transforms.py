@@ -1,4 +1,4 @@
-"""What happens to an image between file and network. Random choices are drawn first and applied by pure functions."""
+"""Augmentation and evaluation transforms. Random choices are drawn first and applied by pure functions."""
 
 from __future__ import annotations
 
@@ -60,13 +60,13 @@ class Region(NamedTuple):
 
 
 class EvalTransform(NamedTuple):
-    """Short side to `crop` and centre crop, or native size where `crop` is None."""
+    """Evaluation transform: short side to `crop` and centre crop, or native size where `crop` is None."""
 
     crop: int | None
 
 
 def padding(width: int, height: int, crop: int) -> int:
-    """Pixels added on all four sides: ``ceil(missing / 2)`` for the width, then for the height that results.
+    """Pixels added on all four sides: ``ceil(missing / 2)`` for the width, then for the height after that.
 
     Source: spec/ssul.md section 11.
     """
@@ -85,10 +85,11 @@ def draw(rng: np.random.Generator, size: tuple[int, int], config: TrainTransform
 
 
 def apply_to_image(image: Image.Image, choice: Draw, crop: int) -> Pixels:
-    """Scale, pad with black, crop and flip, ``(crop, crop, 3)`` uint8 (a view of planes).
+    """Scale, pad with black, crop and flip, ``(crop, crop, 3)`` uint8.
 
-    torch resizes 8-bit images three times as fast as Pillow, so the whole is resized where the crop is a fair part of
-    it; of a large image Pillow reads the box that is needed. Both equal Pillow's resize-then-crop within 1/255.
+    The result is a view of planes. torch resizes 8-bit images three times as fast as Pillow, so the whole is resized
+    where the crop is a fair part of it; of a large image Pillow reads the box that is needed. Both equal Pillow's
+    resize-then-crop within 1/255.
     """
     window = _window(choice, crop)
     (x0, x1), (y0, y1) = window.x, window.y
@@ -105,7 +106,7 @@ def apply_to_image(image: Image.Image, choice: Draw, crop: int) -> Pixels:
 
 
 def resized(pixels: Pixels, size: tuple[int, int]) -> Tensor:
-    """Bilinear with Pillow's antialiasing, ``(H, W, 3)`` -> ``(3, height, width)`` uint8 of ``(width, height)``."""
+    """Resize bilinearly with Pillow's antialiasing, ``(H, W, 3)`` -> ``(3, height, width)`` uint8."""
     return F.interpolate(_planes(pixels)[None], size=size[::-1], mode="bilinear", antialias=True)[0]
 
 
@@ -120,7 +121,7 @@ def _pixels(planes: Tensor) -> Pixels:
 
 
 def apply_to_map(values: Pixels, choice: Draw, crop: int, pad: int) -> Pixels:
-    """The same for a map of ids, nearest neighbour, ``(H, W)`` -> ``(crop, crop)`` uint8; only the crop is read."""
+    """Scale, pad, crop and flip a map of ids, nearest neighbour, ``(H, W)`` -> ``(crop, crop)`` uint8."""
     window = _window(choice, crop)
     height, width = values.shape
     result = np.full((crop, crop), pad, np.uint8)
@@ -131,7 +132,7 @@ def apply_to_map(values: Pixels, choice: Draw, crop: int, pad: int) -> Pixels:
 
 
 class _Window(NamedTuple):
-    """Part of the scaled image that the crop shows, and where it lies in the crop."""
+    """The part of the scaled image that the crop shows, and its position in the crop."""
 
     x: tuple[int, int]
     y: tuple[int, int]
@@ -149,7 +150,7 @@ def _window(choice: Draw, crop: int) -> _Window:
 
 
 def draw_region(rng: np.random.Generator, size: tuple[int, int], config: TrainTransform) -> Region:
-    """Choose a part of an image of this ``(width, height)``.
+    """Choose a part of an image of this ``(width, height)`` for a resized crop.
 
     Area and aspect ratio are drawn up to ten times until the part fits; else it is the largest centred one whose ratio
     is within bounds. Shares above 1 never fit: they only make that more frequent. Source: spec/mib.md section 9.3, Q7.
@@ -168,7 +169,7 @@ def draw_region(rng: np.random.Generator, size: tuple[int, int], config: TrainTr
 
 
 def choose(rng: np.random.Generator, size: tuple[int, int], config: TrainTransform) -> Draw | Region:
-    """All random choices for an image of this ``(width, height)``, by the configured geometry."""
+    """Draw all random choices for an image of this ``(width, height)``."""
     return draw_region(rng, size, config) if config.geometry == "resized_crop" else draw(rng, size, config)
 
 
@@ -180,14 +181,14 @@ def stretch_image(image: Image.Image, region: Region, crop: int) -> Pixels:
 
 
 def stretch_map(values: Pixels, region: Region, crop: int) -> Pixels:
-    """The same for a map of ids, nearest neighbour, ``(H, W)`` -> ``(crop, crop)`` uint8."""
+    """Stretch a part of a map of ids to the crop, nearest neighbour, ``(H, W)`` -> ``(crop, crop)`` uint8."""
     x, y, w, h, flip = region
     result = values[y + nearest_sources(h, crop)].take(x + nearest_sources(w, crop), axis=1)
     return result[:, ::-1] if flip else result
 
 
 def nearest_sources(source: int, target: int) -> NDArray[np.intp]:
-    """Source index per target pixel as Pillow's nearest neighbour takes it: one row resized by Pillow itself."""
+    """Source index per target pixel of Pillow's nearest neighbour, taken from one row that Pillow resizes."""
     ramp = Image.fromarray(np.arange(source, dtype=np.int32)[None])
     return np.asarray(ramp.resize((target, 1), Image.Resampling.NEAREST), dtype=np.intp).reshape(target)
 
@@ -201,7 +202,7 @@ def train_transform(
         sample: image, mask, extras.
         lut: dataset id -> channel, ``(256,)``.
         rng: source of all random choices.
-        config: what to do.
+        config: the augmentation.
 
     Returns:
         Image ``(3, crop, crop)``, label ``(crop, crop)`` and extras ``(crop, crop)``, all uint8.
@@ -230,7 +231,7 @@ def eval_transform(sample: Sample, lut: Pixels, config: EvalTransform) -> tuple[
 
 
 def centre_crop(image: Image.Image, crop: int, resampling: Image.Resampling) -> Image.Image:
-    """Short side to `crop`, the other to ``floor(crop * long / short)``, centre of both (half to even).
+    """Resize the short side to `crop`, the other to ``floor(crop * long / short)``, and crop the centre (half to even).
 
     Source: spec/ssul.md section 11.
     """

@@ -1,1 +1,1 @@
-"""The engine: it trains, evaluates and stores any method, and knows none by name."""
+"""The engine: train, evaluate and store any method, without knowing one by name."""

@@ -1,4 +1,4 @@
-"""Step 0 of another run, taken over where it is the same training."""
+"""Take over step 0 of another run if it was the same training."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from barm.models.segmenter import check_names
 
 
 def check_adoptable(config: RunConfig, other: RunDirectory, images: Images | None) -> None:
-    """Complain unless another run's step 0 is the same training.
+    """Refuse another run's step 0 unless it was the same training.
 
     Args:
         config: of the run that would take it over.
         other: the other run.
-        images: that this one trains on.
+        images: record of the images that this one trains on.
 
     Raises:
         UserError: says what is different.
@@ -47,7 +47,7 @@ def check_adoptable(config: RunConfig, other: RunDirectory, images: Images | Non
 
 
 def adopt(config: RunConfig, directory: RunDirectory, other: RunDirectory, data: Data) -> None:
-    """Take over another run's step 0 where it is the same training."""
+    """Take over another run's step 0 if it was the same training."""
     if directory.is_complete(0):
         return
     check_adoptable(config, other, directory.images)

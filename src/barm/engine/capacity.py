@@ -1,4 +1,4 @@
-"""Is there memory for what a configuration asks for? Estimates that are lower bounds: what works is never refused.
+"""Check whether memory suffices for a configuration. The estimates are lower bounds: what works is never refused.
 
 A network is built without memory (torch's meta device) and shown a small image there. What its training would keep
 for the gradient grows with the pixels of a batch; the rest are its weights.
@@ -37,18 +37,18 @@ ANY = Rates(new=1, aspp=1, old=1, backbone=1)  # what trains does not depend on 
 
 
 class Need(NamedTuple):
-    """Bytes that a network takes: once, and per pixel of a batch."""
+    """Bytes that a network needs: a fixed number, and a number per pixel of a batch."""
 
     once: float
     per_pixel: float
 
 
 def check_training(config: RunConfig, rt: Runtime, index: int) -> None:
-    """Complain about a step's optimisation that cannot fit into memory.
+    """Refuse a step's training that cannot fit into memory.
 
     Args:
         config: of the run.
-        rt: says which memory.
+        rt: the runtime, whose device decides which memory counts.
         index: of the step.
 
     Raises:
@@ -69,7 +69,7 @@ def check_training(config: RunConfig, rt: Runtime, index: int) -> None:
 
 
 def check_evaluation(config: RunConfig, rt: Runtime, sources: Sequence[Source]) -> None:
-    """Complain about an evaluation whose largest batch cannot fit into memory.
+    """Refuse an evaluation whose largest batch cannot fit into memory.
 
     Raises:
         UserError: with an estimate of what it would need.
@@ -86,9 +86,9 @@ def check_evaluation(config: RunConfig, rt: Runtime, sources: Sequence[Source]) 
 
 
 def skeleton(method: Method[Any, Any]) -> nn.Module | None:
-    """The network of a method without memory: names, shapes and types of its tensors.
+    """A method's network without memory: names, shapes and types of its tensors.
 
-    None for one that cannot be built so, since its backbone reads values while it is built, or does not exist.
+    None for a network that cannot be built without memory, since its backbone reads values or does not exist.
 
     Raises:
         UserError: if the sizes are beyond all bounds.
@@ -105,7 +105,7 @@ def skeleton(method: Method[Any, Any]) -> nn.Module | None:
 
 
 def machine_memory() -> int | None:
-    """Bytes of memory that this machine, or the container on it, has; None where it cannot be told."""
+    """Memory of this machine, or of the container on it, in bytes; None if unknown."""
     found = []
     if "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {}):
         found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
@@ -120,7 +120,7 @@ def machine_memory() -> int | None:
 
 
 def shown(size: float) -> str:
-    """A number of bytes in words.
+    """Format a number of bytes.
 
     >>> shown(2.4e10), shown(3e15), shown(5e7)
     ('24 GB', '3000 TB', '0.05 GB')
@@ -140,13 +140,13 @@ def _check(rt: Runtime, size: float, what: str, remedy: str) -> None:
 
 
 def _key(config: RunConfig) -> tuple[str, str]:
-    """What the need depends on: network and method, as text."""
+    """A text key of what the need depends on: network and method."""
     unloaded = config.model.model_copy(update={"pretrained": False, "weights": None})
     return unloaded.model_dump_json(), config.method.model_dump_json()
 
 
 def _method(network: str, method: str, increment: bool) -> Method[Any, Any]:
-    """The method with as few classes as there can be."""
+    """The method with the smallest possible number of classes."""
     table = json.loads(method)
     step = Step(1, ((1,), (2,))) if increment else Step(0, ((1,),))
     return METHODS[table["name"]].model_validate(table).build(step, NetworkConfig.model_validate_json(network))
@@ -185,7 +185,7 @@ def _evaluation_need(network: str, config: str) -> Need:
 
 
 def _kept(model: nn.Module) -> int:
-    """Bytes that a forward pass keeps for the gradient, weights apart, each storage once."""
+    """Bytes that a forward pass keeps for the gradient, without weights; each storage counts once."""
     own = {p.untyped_storage()._cdata for p in (*model.parameters(), *model.buffers())}
     kept: dict[int, Tensor] = {}  # holds them, so that no number comes twice
 
@@ -205,12 +205,12 @@ def _size(tensor: Tensor) -> int:
 
 
 def _share(rt: Runtime) -> float:
-    """Of what is kept in fp32; less in half precision, and where the compiler computes some of it twice."""
+    """Share of the fp32 need that is kept: less in half precision, and with the compiler, which recomputes some."""
     return (0.5 if str(rt.precision) != "32-true" else 1.0) * (0.25 if rt.compile else 1.0)
 
 
 def _largest_batch(source: Source, crop: int, batch: int) -> int:
-    """Pixels of the largest batch; at native size that of one image at least, where sizes are known."""
+    """Pixels of the largest evaluation batch; at native size at least those of one image, if sizes are known."""
     if crop:
         return min(batch, len(source)) * crop**2
     sizes = Counter(getattr(source, "sizes", ()))

@@ -44,7 +44,7 @@ class PlaceConfig(_Config):
 
     Attributes:
         root: the data set's folder (or its parent).
-        layout: how its files lie; `auto` finds out.
+        layout: arrangement of its files; `auto` detects it.
         names: class names of the mask values 1, 2, ..., where the folder has no ``classes.txt``.
     """
 
@@ -54,17 +54,17 @@ class PlaceConfig(_Config):
 
 
 class DataConfig(_Config):
-    """Where the images are.
+    """Data sets of a run.
 
     Attributes:
         root: the data set's folder (or its parent); ``--data`` gives it.
-        layout: how its files lie; `auto` finds out.
+        layout: arrangement of its files; `auto` detects it.
         names: class names of the mask values 1, 2, ..., where the folder has no ``classes.txt``.
         classes: the run's class names for the ids 1, 2, ...; masks are then matched by name, and a data set may know
             only some of the classes. By default the data set's own.
-        val: further data sets, whose validation splits are measured on beside that of `root`.
-        class_list: published per-image class list of the training split, which then decides which image is in which
-            step; by default the masks do.
+        val: further data sets, whose validation splits are measured in addition to that of `root`.
+        class_list: published list of the classes in every training image, which then decides the images of each step;
+            by default the masks do.
         allow_shared: images may be in the training and in a validation split; an error by default.
         cache_mb: MiB of training images that are kept decoded, in one file in ``$BARM_CACHE`` (0: none).
     """
@@ -86,7 +86,7 @@ class DataConfig(_Config):
 
 
 class TaskConfig(_Config):
-    """Which classes come when.
+    """The task: which classes are learned at which step.
 
     Attributes:
         name: ``<first>-<increment>`` such as ``15-1``, a published order such as ``15-1_b``, or ``offline``.
@@ -115,7 +115,7 @@ class TaskConfig(_Config):
 
 
 class StepRecipe(_Config):
-    """How a step is optimised: SGD with a schedule per iteration. Source: spec/barm.md section 4.
+    """Optimisation of a step: SGD with a schedule per iteration. Source: spec/barm.md section 4.
 
     Attributes:
         epochs: passes over the step's images.
@@ -187,7 +187,7 @@ class StepRecipe(_Config):
 
 
 class EvaluationConfig(_Config):
-    """How a step is evaluated.
+    """Evaluation of a step.
 
     Attributes:
         crop: short side resized to this and centre crop (the published form), at least 16 pixels; 0 evaluates at native
@@ -202,7 +202,7 @@ class EvaluationConfig(_Config):
 
     @property
     def view(self) -> str:
-        """What is measured, in words."""
+        """What is measured, in words: cropped or native size."""
         return f"centre crops of {self.crop} pixels" if self.crop else "native size"
 
     @field_validator("crop")
@@ -214,7 +214,7 @@ class EvaluationConfig(_Config):
 
 
 class RuntimeConfig(_Config):
-    """On what it runs; changes no result but for rounding.
+    """Device, precision and logging of a run. They change results only by rounding.
 
     Attributes:
         device: `auto` takes a GPU where there is one.
@@ -224,8 +224,8 @@ class RuntimeConfig(_Config):
         workers: loader processes; -1 chooses by the number of processors.
         channels_last: memory layout of the networks.
         compile: `torch.compile` the network that trains.
-        deterministic: on a GPU, take algorithms that give the same bits every time, where torch has such, and name
-            the others; slower. On a processor every run does.
+        deterministic: on a GPU, use algorithms that give the same bits every time, where torch has them, and name
+            the others; slower. A processor always does.
         save_every: iterations between two saved trainer states.
         log_every: iterations between two values of the loss in the log; between them nothing waits for the device.
         tensorboard: write event files.
@@ -261,14 +261,14 @@ class RunConfig(_Config):
 
     Attributes:
         seed: of weights, order and augmentation; below 2^32, as numpy's generators want it.
-        data: where the images are.
-        task: which classes come when.
-        model: which network.
-        method: which method, with its hyper-parameters.
-        base: how step 0 is optimised.
-        increment: how later steps are optimised.
-        evaluation: how steps are evaluated.
-        runtime: on what it runs.
+        data: data sets.
+        task: classes of each step.
+        model: architecture of the network.
+        method: the method and its hyper-parameters.
+        base: optimisation of step 0.
+        increment: optimisation of later steps.
+        evaluation: evaluation of every step.
+        runtime: device, precision and logging.
     """
 
     seed: int = Field(1, ge=0, lt=2**32, strict=True)

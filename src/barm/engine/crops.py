@@ -1,4 +1,4 @@
-"""The sides of crops against those of the images: chosen where the recipe leaves them open, else compared."""
+"""Crop sizes and image sizes: a crop of `auto` is chosen by the images, a given one is compared with them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Sized(NamedTuple):
 
     Attributes:
         config: the configuration.
-        chosen: why a crop is what it is, by the key of the configuration; empty where the recipe said it.
+        chosen: reasons for the crops that were chosen here, by key of the configuration.
         warnings: on crops that are far from the images, a line each.
     """
 
@@ -55,7 +55,7 @@ def sized(config: RunConfig, data: Data, steps: Sequence[int] = (0, 1)) -> Sized
 
 
 def chosen_lines(chosen: Mapping[str, str]) -> list[str]:
-    """The choices in words, those of one reason together.
+    """Describe the choices, one line per reason.
 
     >>> chosen_lines({"base.crop": "161", "increment.crop": "161"})
     ['base.crop and increment.crop are 161']
@@ -89,7 +89,7 @@ def _reason(crop: int, size: Size, stride: int) -> str:
 
 
 def _far(table: str, crop: int, geometry: Geometry, size: Size, best: int) -> list[str]:
-    """What is said of a training crop that is much larger or smaller than the images."""
+    """Warn of a training crop that is much larger or smaller than the images."""
     (width, height), instead = size, f"--set {table}.crop={best}"
     if crop > FAR * max(size):
         what = f"{table}.crop={crop} is far larger than the training images (the median one is {width}x{height})"
@@ -107,7 +107,7 @@ def _far(table: str, crop: int, geometry: Geometry, size: Size, best: int) -> li
 
 
 def _far_evaluation(crop: int, size: Size) -> list[str]:
-    """What is said of an evaluation that sees the images at another size than prediction does."""
+    """Warn of an evaluation at another image size than that of prediction."""
     factor = crop / min(size)
     if not crop or 1 / FAR <= factor <= FAR:
         return []

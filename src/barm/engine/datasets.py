@@ -1,4 +1,4 @@
-"""The images of a run, opened and checked: what trains, what measures, and the plan on their classes."""
+"""Open and check the images of a run: training, validation, and the plan on their classes."""
 
 from __future__ import annotations
 
@@ -43,21 +43,21 @@ class Data:
 
     @property
     def measured(self) -> tuple[Source, ...]:
-        """All that is measured on."""
+        """All sources that are measured on."""
         return (self.val, *self.others)
 
     @property
     def labelled(self) -> frozenset[int]:
-        """Class ids that at least one of them labels."""
+        """Class ids that at least one of the measured sources labels."""
         return frozenset().union(*(labelled(source) for source in self.measured))
 
     def known(self, source: Source, step: Step) -> tuple[bool, ...]:
-        """Which of a step's channels a source labels, background always, ``(C,)``."""
+        """The channels of a step that a source labels, background always, ``(C,)`` bool."""
         ids = labelled(source)
         return (True, *(i in ids for i in step.seen))
 
     def warned(self, config: RunConfig, steps: Sequence[Step]) -> tuple[str, ...]:
-        """The warnings on the data, and on class names that the flips of these steps' training would mix up."""
+        """The warnings on the data, and on class names that flips in these steps' training would mix up."""
         tables = dict.fromkeys("base" if s.index == 0 else "increment" for s in steps if config.recipe(s.index).flip)
         mixed = flip_warning(self.train.class_names[1:], tuple(tables))
         return self.warnings if mixed is None else (*self.warnings, mixed)
@@ -88,7 +88,7 @@ def open_data(config: RunConfig, rt: Runtime) -> Data:
 
 
 def open_val(rt: Runtime, place: PlaceConfig, classes: Sequence[str] = ()) -> Source:
-    """The validation split of a data set, checked; under the run's `classes` where they are given."""
+    """Open and check a validation split, mapped to the run's `classes` if they are given."""
     source = _checked_val(rt, place)
     return Named(source, classes) if classes else source
 
@@ -98,13 +98,13 @@ def _checked_val(rt: Runtime, place: PlaceConfig) -> FileSource:
 
 
 def _checked_train(data_config: DataConfig, root: Path, maps: frozenset[str]) -> FileSource:
-    """The training split, checked, with the maps that the method uses."""
+    """Open and check the training split, with the method's maps."""
     source = open_source(data_config.layout, root, "train", data_config.names)
     return checked(source if "saliency" in maps else replace(source, saliency=()), data_config.class_list)
 
 
 def _held(source: FileSource, data_config: DataConfig) -> Source:
-    """The training split, decoded as far as the cache may hold it, under the run's classes where they are given."""
+    """The training split with the cache of decoded images, mapped to the run's classes, as configured."""
     held: Source = DecodedSource(source, data_config.cache_mb << 20) if data_config.cache_mb else source
     return Named(held, data_config.classes) if data_config.classes else held
 
@@ -120,14 +120,14 @@ def train_dataset(config: RunConfig, data: Data, step: Step) -> StepDataset:
 
 
 def eval_dataset(config: RunConfig, data: Data, source: Source, step: Step, policy: LabelPolicy) -> EvalDataset:
-    """One of the data sets that are measured on, as the configuration has it evaluated, with a step's labels."""
+    """A data set for evaluation, transformed as configured, with a step's labels."""
     return EvalDataset(source, data.plan, step, policy, EvalTransform(crop=config.evaluation.crop or None))
 
 
 def with_exemplars(
     config: RunConfig, data: Data, dataset: StepDataset, step: Step, exemplars: Sequence[Exemplar]
 ) -> StepDataset | MemoryDataset:
-    """The step's images, with the kept ones where there are any."""
+    """The step's images, with exemplars if there are any."""
     memory = config.method.memory
     if memory is None or not exemplars:
         return dataset

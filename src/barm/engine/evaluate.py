@@ -1,4 +1,4 @@
-"""Confusion counts of a network over a data set, on the device, shared by all processes."""
+"""Count the confusions of a network over a data set, on the device and over all processes."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def evaluate(
     rt: Runtime,
     progress: Callable[[], None] = lambda: None,
 ) -> Tensor:
-    """Confusion counts of all processes together.
+    """Count confusions over the batches of all processes.
 
     Args:
-        method: says how predictions are read off.
+        method: turns the network's output into predictions.
         network: as a constant.
         batches: this process's share; labels in channels, 255 is left out.
         rt: the runtime.
-        progress: is called after every batch.
+        progress: called after every batch.
 
     Returns:
         ``(C, C)`` int64 on the CPU, row = truth.
@@ -70,7 +70,7 @@ def count_source(
     data: Data,
     monitor: Monitor,
 ) -> Tensor:
-    """Confusion counts of a step's network on one data set, ``(C, C)`` int64, every labelled pixel counted."""
+    """Confusion counts of a step's network on one data set, ``(C, C)`` int64; every labelled pixel counts."""
     policy = replace(method.policy, unseen=0) if config.evaluation.unseen == "background" else method.policy
     dataset = eval_dataset(config, data, source, method.step, policy)
     loading, number = ordered_batches(config, rt, dataset)

@@ -1,4 +1,4 @@
-"""Are a network's numbers numbers? Asked before they are stored, handed on or measured."""
+"""Check networks for infinity and NaN before they are stored, handed on or measured."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from barm.words import count, verb
 
 
 def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
-    """Names of the floating tensors in which infinity or no number (NaN) stands; the device is waited for once.
+    """Names of the floating point tensors that hold infinity or NaN. The device is waited for once.
 
     >>> not_finite({"a": torch.tensor([1.0, float("nan")]), "b": torch.ones(2), "c": torch.tensor(3)})
     ['a']
@@ -25,11 +25,11 @@ def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
 
 
 def check_finite(tensors: Mapping[str, Tensor], what: str) -> None:
-    """Complain about a network that holds anything but numbers.
+    """Refuse a network that holds infinity or NaN.
 
     Args:
         tensors: by name.
-        what: how to call them in the message.
+        what: name of the network in the message.
 
     Raises:
         UserError: naming the first such tensor, and how many there are.

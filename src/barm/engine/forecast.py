@@ -1,4 +1,4 @@
-"""What a run would take: updates, minutes and memory, from a few real updates whose results are thrown away."""
+"""Estimate a run's updates, minutes and memory from a few real updates, whose results are discarded."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ LONG = 20.0  # seconds after which no further one is tried
 
 
 class StepForecast(NamedTuple):
-    """What a step would take.
+    """Estimated cost of a step.
 
     Attributes:
         step: the step.
-        images: that it trains on, exemplars apart.
+        images: number of training images, without exemplars.
         crop: side of the crop in pixels.
         updates: of the optimiser.
         training: seconds of them all.
         evaluation: seconds of the evaluation after it.
-        memory: most bytes in use while it was tried; None where it cannot be told.
+        memory: peak of the bytes in use during the trial; None where it cannot be measured.
     """
 
     step: Step
@@ -50,14 +50,14 @@ class StepForecast(NamedTuple):
 
 
 def forecast(ready: Prepared, rt: Runtime, say: Callable[[str], None] = lambda _: None) -> list[StepForecast]:
-    """Try the first step and, for the increments, the last one, which has the largest network.
+    """Try the first step and the last one, which has the largest network.
 
     Networks have random weights: nothing is fetched, nothing is written.
 
     Args:
         ready: as `barm.engine.prepare.prepare` returned it.
         rt: the runtime.
-        say: is told what is tried.
+        say: called with the step that is tried.
     """
     config = _without_weights(ready.config)
     datasets = {step.index: train_dataset(config, ready.data, step) for step in ready.steps}
@@ -69,7 +69,7 @@ def forecast(ready: Prepared, rt: Runtime, say: Callable[[str], None] = lambda _
 
 
 class _Cost(NamedTuple):
-    """Seconds per update, per batch that a method is shown before, and per pixel of the evaluation; the most bytes."""
+    """Seconds per update, per batch of a calibration, and per pixel of the evaluation; peak memory in bytes."""
 
     update: float
     shown: float
@@ -89,7 +89,7 @@ def _forecast(
 
 
 def _length(config: RunConfig, ready: Prepared, step: Step, dataset: StepDataset) -> int:
-    """Images of an epoch, with the exemplars that a memory appends, as far as the steps before have any."""
+    """Images of an epoch, including exemplars that are appended."""
     memory = config.method.memory
     if memory is None or memory.mix != "append":
         return len(dataset)
@@ -98,7 +98,7 @@ def _length(config: RunConfig, ready: Prepared, step: Step, dataset: StepDataset
 
 
 def _pixels(config: RunConfig, source: Any) -> float:
-    """Pixels of an evaluation on a source."""
+    """Number of pixels of an evaluation on a source."""
     crop = config.evaluation.crop
     sizes = getattr(source, "sizes", ())
     return float(len(source) * crop**2 if crop or not sizes else sum(width * height for width, height in sizes))
@@ -109,7 +109,7 @@ def _without_weights(config: RunConfig) -> RunConfig:
 
 
 def _try(config: RunConfig, rt: Runtime, ready: Prepared, step: Step, dataset: StepDataset) -> _Cost:
-    """Some updates of a step, and an evaluation of the last batch."""
+    """Run some updates of a step, and evaluate the last batch."""
     torch.manual_seed(config.seed)
     method, recipe, teacher = config.method.build(step, config.model), config.recipe(step.index), None
     model = method.build_model()
@@ -144,7 +144,7 @@ def _try(config: RunConfig, rt: Runtime, ready: Prepared, step: Step, dataset: S
 
 
 def _largest(config: RunConfig, rt: Runtime, data: Data) -> Batch:
-    """A batch of the evaluation's largest size, without a label."""
+    """A batch of the evaluation's largest size, without labels."""
     crop, most = config.evaluation.crop, config.evaluation.batch_size
     sizes = Counter((crop, crop) if crop else size for source in data.measured for size in image_sizes(source))
     (width, height), number = max(sizes.items(), key=lambda item: min(item[1], most) * item[0][0] * item[0][1])

@@ -1,7 +1,7 @@
-"""Batches on the device: of a step's training, with or without exemplars, and of any images in order.
+"""Batches on the device: for a step's training, with or without exemplars, or for any images in order.
 
-Whatever ends a pass, its loader's processes end with it; an image that is gone, or a process that was killed, is one
-line. In passes that train nothing a request to stop is obeyed before the next batch, by all processes together.
+The processes of a loader end with its pass, however that ends. A missing image or a killed process is one line. In
+passes without training all processes together obey a request to stop before the next batch.
 """
 
 from __future__ import annotations
@@ -39,7 +39,10 @@ def train_batches(
     start: int = 0,
     trains: bool = True,
 ) -> Batches:
-    """The batches of a step from iteration `start` on; one that `trains` hears of a request to stop by itself."""
+    """Batches of a step from iteration `start` on.
+
+    With `trains` the caller handles a request to stop; otherwise it ends the pass here.
+    """
     step = dataset.step.index
     base = EpochSampler(len(dataset), batch_size, epochs, start, rt.rank, rt.world, config.seed, step)
     sampler = (
@@ -55,7 +58,7 @@ def train_batches(
 
 
 def ordered_batches(config: RunConfig, rt: Runtime, dataset: EvalDataset | StepView) -> tuple[Batches, int]:
-    """This process's share of the images as in evaluation, and the number of batches."""
+    """Batches of this process's share of the images as in evaluation, and the number of batches."""
     batch_size = config.evaluation.batch_size
     loader = make_eval_loader(
         dataset,
@@ -70,14 +73,14 @@ def ordered_batches(config: RunConfig, rt: Runtime, dataset: EvalDataset | StepV
 
 
 def num_workers(config: RunConfig, rt: Runtime) -> int:
-    """Loader processes of this process."""
+    """Number of loader processes of this process."""
     if config.runtime.workers >= 0:
         return config.runtime.workers
     return max(1, min(MAX_WORKERS, cores() // rt.processes_per_node - 1))
 
 
 def _finished(loader: DataLoader[Any], rt: Runtime) -> Generator[Batch, None, None]:
-    """Augment on the device."""
+    """Augment batches on the device."""
     with closing(_items(loader)) as several:
         for items in several:
             yield finish(items, rt.device)
@@ -93,7 +96,7 @@ def _to_device(loader: DataLoader[Item], rt: Runtime) -> Generator[Batch, None, 
 
 
 def _items(loader: DataLoader[Any]) -> Generator[Any, None, None]:
-    """What the loader gives, until an image cannot be read; its processes end with this."""
+    """Yield what the loader gives until an image cannot be read; then end the loader's processes."""
     iterator = iter(loader)
     try:
         while True:
@@ -120,7 +123,10 @@ def _killed(error: BaseException) -> Failed:
 
 
 def _stoppable(batches: Generator[Batch, None, None], rt: Runtime, rounds: int) -> Generator[Batch, None, None]:
-    """The batches, until any process was asked to stop; `rounds` is the same in all, each of which may have fewer."""
+    """Yield batches until any process is asked to stop.
+
+    `rounds` is the same in all processes, although each may have fewer batches.
+    """
     with closing(batches):
         for _ in range(rounds):
             if rt.stopping():
@@ -132,7 +138,10 @@ def _stoppable(batches: Generator[Batch, None, None], rt: Runtime, rounds: int) 
 
 @contextmanager
 def _ended(batches: Generator[Batch, None, None]) -> Iterator[Generator[Batch, None, None]]:
-    """Close the batches at the end; torch tells of a killed loader process wherever the main process just is."""
+    """Close the batches at the end.
+
+    torch reports a killed loader process wherever the main process is at that moment.
+    """
     try:
         with closing(batches):
             yield batches

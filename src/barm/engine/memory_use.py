@@ -1,4 +1,4 @@
-"""The most memory in use: a GPU's by tensors, else that of this process (Linux)."""
+"""Peak memory: of the tensors on a GPU, or else of this process (Linux)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MEGABYTE = 1 << 20
 
 
 def forget_peak(device: torch.device) -> None:
-    """Let the peak begin anew."""
+    """Reset the peak."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
@@ -21,14 +21,14 @@ def forget_peak(device: torch.device) -> None:
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """Most bytes since `forget_peak`; None where it cannot be told."""
+    """Peak in bytes since `forget_peak`; None where it cannot be measured."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     return resident("VmHWM")
 
 
 def resident(field: str) -> int | None:
-    """Bytes of this process that are (``VmRSS``) or were at most (``VmHWM``) in memory."""
+    """Resident bytes of this process, now (``VmRSS``) or at most (``VmHWM``)."""
     with suppress(OSError):
         for line in STATUS.read_text().splitlines():
             if line.startswith(field):

@@ -1,4 +1,4 @@
-"""What a run shows and logs while it trains: progress bar, log.csv, TensorBoard."""
+"""Progress and logs of a training run: progress bar, log.csv, TensorBoard."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class LogRow(NamedTuple):
 
 
 def read_log(directory: Path) -> list[LogRow]:
-    """What a run has logged; nothing where it has no log, and without the lines that are cut short or no numbers."""
+    """Read the log of a run; empty if there is none. Lines that are cut short or hold no numbers are left out."""
     rows = list[LogRow]()
     for line in _log_lines(directory / LOG):
         with suppress(ValueError):
@@ -43,7 +43,7 @@ def read_log(directory: Path) -> list[LogRow]:
 
 
 def _log_lines(path: Path) -> Iterator[list[str]]:
-    """Cells of the lines of a log; one that cannot be read as CSV is left out."""
+    """Cells of a log's lines; a line that cannot be read as CSV is left out."""
     if not path.is_file():
         return
     with path.open(newline="", encoding="utf-8", errors="replace") as file:
@@ -58,7 +58,7 @@ def _log_lines(path: Path) -> Iterator[list[str]]:
 
 
 class Pace:
-    """When a log file is to hear of work in equal parts, and how long the rest takes.
+    """Timing of progress lines in a log file for work in equal parts, and an estimate of the time left.
 
     The first line comes within `FIRST_LINE` seconds of the first part, the gaps then double up to `LONGEST`.
 
@@ -74,7 +74,7 @@ class Pace:
         self.due, self.gap = 0.0, FIRST_LINE
 
     def is_due(self, done: int) -> bool:
-        """Is a line to be written, now that so many parts are done? Early rather than late, where parts take long."""
+        """Whether to write a line now that this many parts are done; early rather than late if parts take long."""
         now = time.monotonic()
         if self.first is None:
             self.first, self.due = (now, done), now + FIRST_LINE
@@ -86,20 +86,20 @@ class Pace:
         return due
 
     def left(self, done: int) -> str:
-        """The rest in words; the first part, which takes longer than others, counts only while it is alone."""
+        """The time left in words. The first part takes longer than others and counts only while it is the only one."""
         now, (when, first) = time.monotonic(), self.first or (self.began, self.start)
         spent, parts = (now - when, done - first) if done > first else (now - self.began, done - self.start)
         return f"about {duration((self.total - done) * spent / max(parts, 1))} left"
 
 
 class Monitor:
-    """Shows and logs one run; silent in all but the main process.
+    """Show and log one run; silent in all but the main process.
 
     Args:
-        main: is this the main process?
+        main: whether this is the main process.
         quiet: show nothing (files are written all the same).
         tensorboard: write event files.
-        console: where to show; stderr by default.
+        console: for the output; stderr by default.
     """
 
     def __init__(self, main: bool, *, quiet: bool = False, tensorboard: bool = True, console: Console | None = None):
@@ -124,11 +124,11 @@ class Monitor:
             self.log.close()
 
     def say(self, text: str) -> None:
-        """One line for the reader, in rich's markup: names in it are escaped (`barm.escaping.markup`)."""
+        """Print one line in rich's markup; names in it must be escaped (`barm.escaping.markup`)."""
         self.console.print(text, highlight=False, soft_wrap=True)
 
     def open(self, directory: Path, memory: Callable[[], int | None] = lambda: None) -> None:
-        """Begin to write into a run's folder; `memory` says how many bytes the step has needed at most."""
+        """Begin to write into a run's folder; `memory` returns the step's peak of memory in bytes."""
         self.path, self.memory = directory / LOG, memory
         if self.main and self.tensorboard:
             from torch.utils.tensorboard import SummaryWriter  # slow to import
@@ -136,7 +136,7 @@ class Monitor:
             self.writer = SummaryWriter(str(directory / "tensorboard"))
 
     def start_step(self, title: str, step: int, start: int, total: int, per_epoch: int, images: int) -> None:
-        """A step's training begins at iteration `start` of `total`; `images` are seen per iteration."""
+        """Begin a step's training at iteration `start` of `total`; `images` is the number per iteration."""
         self.step, self.title, self.per_epoch, self.images, self.total = step, title, per_epoch, images, total
         self.began, self.start, self._note = time.monotonic(), start, ""
         self.pace = Pace(start, total)
@@ -150,7 +150,7 @@ class Monitor:
             self.task = self.bar.add_task(title, total=total, completed=start, note="")
 
     def progress(self, iteration: int, values: dict[str, float] | None, lr: float) -> None:
-        """An update is done; most bring no values."""
+        """Report an update; most updates bring no values."""
         if not self.main:
             return
         due = self.bar is None and self.pace.is_due(iteration)
@@ -178,12 +178,12 @@ class Monitor:
             self._tell(iteration)
 
     def _tell(self, iteration: int) -> None:
-        """A line for a log file: how far the step is, the last values, and the rest of the time."""
+        """Print a line for a log file: progress of the step, last values, time left."""
         rest = [] if iteration == self.total else [self.pace.left(iteration)]
         self.say(" · ".join(filter(None, [f"{self.title}: {iteration}/{self.total}", self._note, *rest])))
 
     def end_step(self) -> None:
-        """A step's training is done."""
+        """End a step's training."""
         self._stop_bar()
         if self.log is not None:
             self.log.close()
@@ -191,12 +191,12 @@ class Monitor:
 
     @contextmanager
     def evaluation(self, step: int, total: int) -> Iterator[Callable[[], None]]:
-        """Show the evaluation of a step; gives the function that is called after each of `total` batches."""
+        """Show the evaluation of a step; returns the function to call after each of `total` batches."""
         with track(self.console, f"step {step}: evaluation", total) as advance:
             yield advance
 
     def metrics(self, step: int, means: dict[str, float]) -> None:
-        """A step was evaluated."""
+        """Report the scores of a step."""
         if self.writer is not None:
             for name, value in means.items():
                 self.writer.add_scalar(f"miou/{name}", value, step)
@@ -208,14 +208,17 @@ class Monitor:
 
 
 def is_live(console: Console) -> bool:
-    """Can a bar be drawn, that is, is somebody watching a terminal? Colours may be forced elsewhere, a bar never is."""
+    """Whether a bar can be drawn, that is, whether the output is a terminal.
+
+    Colours may be forced elsewhere, a bar never is.
+    """
     watched = console.file.isatty() and console.is_terminal and not console.is_dumb_terminal
     return watched and not console.quiet
 
 
 @contextmanager
 def track(console: Console, title: str, total: int) -> Iterator[Callable[[], None]]:
-    """Show how many of `total` things are done; gives the function that is called after each.
+    """Show how many of `total` things are done; returns the function to call after each.
 
     On a terminal as a bar, elsewhere as plain lines: the first soon, later ones less often.
     """
@@ -259,7 +262,7 @@ def _truncate_log(path: Path, step: int, start: int) -> None:
 
 
 def _goes_before(row: list[str], step: int, start: int) -> bool:
-    """Was a row written before an iteration of a step?"""
+    """Whether a row was written before an iteration of a step."""
     try:
         return (int(row[0]), int(row[2])) <= (step, start)
     except ValueError:  # the header, or a line that was cut short

@@ -1,4 +1,4 @@
-"""What comes before a run: the data opened, the sizes settled, the memory looked at; nothing is written."""
+"""Preparation of a run: open the data, choose sizes, check memory. Nothing is written."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from barm.labels import Step
 
 
 class Prepared(NamedTuple):
-    """A run that can begin.
+    """A run that is ready to begin.
 
     Attributes:
         config: the configuration, with every crop settled.
         data: its images.
-        steps: those that are to be done.
-        chosen: why a setting is what it is, by its key, where the data decided it.
-        warnings: on sizes that are far from the data's.
+        steps: indices of the steps to do.
+        chosen: reasons for settings that the data decided, by key.
+        warnings: about sizes that differ much from the data's.
     """
 
     config: RunConfig
@@ -32,7 +32,7 @@ class Prepared(NamedTuple):
 
 
 def prepare(config: RunConfig, rt: Runtime, only: Sequence[int] | None = None, data: Data | None = None) -> Prepared:
-    """Open the data and settle what depends on them.
+    """Open the data and resolve the settings that depend on them.
 
     Args:
         config: the whole configuration.
@@ -41,7 +41,7 @@ def prepare(config: RunConfig, rt: Runtime, only: Sequence[int] | None = None, d
         data: as `open_data` returned it; opened here by default.
 
     Raises:
-        UserError: for data that cannot be used, or what there is no memory for.
+        UserError: for data that cannot be used, or too little memory.
     """
     if only is None or 0 in only:
         check_training(config, rt, 0)  # as far as it can be told before the data are open

@@ -1,4 +1,4 @@
-"""A whole run: for every step build, take over, train, evaluate, store; resume where it stopped."""
+"""A whole run: build, initialise, train, evaluate and store every step; resume where it stopped."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Adopted(NamedTuple):
 
     Attributes:
         steps: their indices.
-        place: puts those that are missing into the run's folder; called by every process.
+        place: a function that puts missing steps into the run's folder; every process calls it.
     """
 
     steps: tuple[int, ...]
@@ -83,7 +83,7 @@ def run(
 
     Raises:
         UserError: for bad input; nothing is left on the disk.
-        Failed: an image is gone, or a process of the loader was killed; what was saved before can be resumed.
+        Failed: an image is missing, or a process of the loader was killed; the last saved state can be resumed.
         Stopped: someone asked to stop; the state is saved.
     """
     config, data, steps, chosen, warnings = prepare(config, rt, only, data)
@@ -112,7 +112,7 @@ def run(
 
 
 def _check_order(directory: RunDirectory, wanted: Sequence[int], placed: set[int]) -> None:
-    """Every step follows one that is finished, is trained before it, or is `placed` there."""
+    """Check that every step follows one that is finished, is trained before it, or is `placed` there."""
     there = {*directory.finished_steps(), *wanted, *placed}
     for index in wanted:
         if index > 0 and index not in directory.finished_steps() and index - 1 not in there:
@@ -185,7 +185,7 @@ def _train(
     per_epoch: int,
     save: Callable[[], None],
 ) -> bool:
-    """The remaining updates of a step; False when someone asked to stop, the state is then saved."""
+    """Run a step's remaining updates; returns False if stopped and saved."""
     recipe = trainer.recipe
     loading = train_batches(
         config, rt, images, epochs=recipe.epochs, batch_size=recipe.batch_size, start=trainer.iteration
@@ -212,7 +212,7 @@ def _exemplars(
     before: Method[Any, Any],
     partial: Mapping[str, Any] | None,
 ) -> list[Exemplar]:
-    """The kept images for the step after `before`, or those that the interrupted step has used; mostly none."""
+    """Exemplars for the step after `before`, or those that the interrupted step has used; empty for most methods."""
     memory, index = config.method.memory, before.step.index
     if memory is None:
         return []
@@ -233,7 +233,7 @@ def _store(
     counts: Tensor,
     exemplars: Sequence[Exemplar],
 ) -> None:
-    """Write the step and tell what it reached."""
+    """Store the finished step and report its scores."""
     metrics = scores_of(directory, step, counts, data)
     record = describe_classes(config, data.plan, step, data.train.class_names, data.train.palette)
     if step.index > 0:
@@ -250,7 +250,7 @@ def _store(
 def saving(
     rt: Runtime, directory: RunDirectory, trainer: StepTrainer, exemplars: Sequence[Exemplar]
 ) -> Callable[[], None]:
-    """A function that saves the state of a step that is not finished; all processes call it together."""
+    """A function that saves the state of an unfinished step; all processes call it together."""
 
     def save() -> None:
         trainer.check_finite()
@@ -262,7 +262,7 @@ def saving(
 
 @contextmanager
 def saved(rt: Runtime, save: Callable[[], None]) -> Iterator[None]:
-    """Save first where a pass is stopped, or an image fails between two batches, so that nothing is lost.
+    """Save the state if a pass is stopped, or if an image fails between two batches.
 
     A failure is that of one process: the others do not know of it, and where there are several nothing can be saved.
     """
@@ -279,7 +279,7 @@ def saved(rt: Runtime, save: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def told(path: Path) -> Iterator[None]:
-    """Add to what has ended a run early how it goes on; `path` is the run's folder."""
+    """Add to the message of a stop or a failure how to resume; `path` is the run's folder."""
     try:
         yield
     except Stopped as stopped:

@@ -1,4 +1,4 @@
-"""The hardware behind a handful of verbs: a thin layer over Lightning Fabric.
+"""Device, precision and processes behind a few methods: a thin layer over Lightning Fabric.
 
 One process, torchrun and SLURM start the same code; gradients are averaged over all processes.
 """
@@ -50,7 +50,7 @@ class Runtime:
     """Device, precision and processes.
 
     Args:
-        config: what was asked for; ``auto`` values are resolved here.
+        config: the requested settings; ``auto`` values are resolved here.
 
     Attributes:
         device: of this process.
@@ -91,7 +91,7 @@ class Runtime:
 
     @property
     def is_main(self) -> bool:
-        """Does this process write files and talk?"""
+        """Whether this process writes files and prints."""
         return self.rank == 0
 
     def place(self, module: nn.Module) -> nn.Module:
@@ -102,12 +102,15 @@ class Runtime:
 
     @property
     def layout(self) -> torch.memory_format:
-        """Of the networks and their images in memory."""
+        """Memory layout of the networks and their images."""
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
     @property
     def shares_statistics(self) -> bool:
-        """Are batch statistics shared between processes? (between GPUs; torch has nothing for it on processors)"""
+        """Whether batch statistics are shared between processes.
+
+        They are between GPUs; torch cannot share them on processors.
+        """
         return self.world > 1 and self.device.type == "cuda"
 
     def setup(
@@ -118,7 +121,7 @@ class Runtime:
         Args:
             module: on the device; what is wrapped may be another network with the same tensors.
             optimizer: of its parameters.
-            trains_bn: does its batch norm use batch statistics?
+            trains_bn: whether its batch norm uses batch statistics.
         """
         if trains_bn and self.shares_statistics:
             module = synchronised(module)
@@ -139,9 +142,9 @@ class Runtime:
 
     @contextmanager
     def one_shape(self, one: bool = True) -> Iterator[None]:
-        """Within it all batches have one shape (if `one`): cuDNN may then try which of its algorithms is fastest.
+        """Context in which all batches have one shape (if `one`), so that cuDNN may search its fastest algorithm.
 
-        Which one that is can differ from run to run, so it tries none where the run is deterministic.
+        The fastest algorithm can differ from run to run, so there is no search in a deterministic run.
         """
         before = torch.backends.cudnn.benchmark
         torch.backends.cudnn.benchmark = one and not self.deterministic
@@ -155,7 +158,7 @@ class Runtime:
         self.fabric.backward(loss)
 
     def enter(self) -> None:
-        """All processes come to this place together; one that has left is missed here, not in a collective.
+        """Announce that this process enters a collective. A process that has left is reported here, not there.
 
         Raises:
             Died: if a process died, or has left before this.
@@ -172,20 +175,23 @@ class Runtime:
         return tensor
 
     def share_buffers(self, module: nn.Module) -> None:
-        """Give every process the main process's buffers, in place: running statistics that were not shared differ."""
+        """Copy the main process's buffers to every process, in place.
+
+        Running statistics that were not shared differ between processes.
+        """
         if self.watch is not None:
             self.watch.enter()
             for buffer in module.buffers():
                 torch.distributed.broadcast(buffer, src=0)
 
     def stopping(self) -> bool:
-        """Was any process asked to stop? All processes call it together."""
+        """Whether any process was asked to stop. All processes call it together."""
         if self.world == 1:
             return bool(self.stop_signal)
         return bool(self.all_sum(torch.tensor(float(bool(self.stop_signal)), device=self.device)))
 
     def on_main(self, action: Callable[[], object]) -> None:
-        """Do something in the main process alone, while the others wait; if it fails there, it fails everywhere.
+        """Run an action in the main process alone, while the others wait. If it fails there, it fails everywhere.
 
         The others wait as long as the main process lives.
         """
@@ -201,7 +207,7 @@ class Runtime:
                 raise watch.Died(message)
 
     def _for_all(self, keeper: watch.Watch, action: Callable[[], object]) -> None:
-        """The main process's part of `on_main`."""
+        """Run the main process's part of `on_main`."""
         try:
             with self.alone():
                 action()
@@ -216,7 +222,7 @@ class Runtime:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Within, `on_main` and `from_main` are for this process by itself."""
+        """Context in which `on_main` and `from_main` act in this process alone."""
         before, self._alone = self._alone, True
         try:
             yield
@@ -224,7 +230,7 @@ class Runtime:
             self._alone = before
 
     def from_main(self, action: Callable[[], T]) -> T:
-        """What the main process finds, in every process, so that all decide alike."""
+        """Compute a value in the main process and return it in every process, so that all decide alike."""
         if self.watch is None or self._alone:
             return action()
         results: list[T] = []
@@ -233,7 +239,7 @@ class Runtime:
         return found[0]
 
     def main_first(self, action: Callable[[], T]) -> T:
-        """Do something in the main process (fill a cache), then in the others; all wait for all."""
+        """Run an action in the main process (fill a cache), then in the others; all wait for all."""
         results: list[T] = []
         self.on_main(lambda: results.append(action()))
         found = results[0] if results else self._as_main(action)
@@ -242,7 +248,7 @@ class Runtime:
         return found
 
     def _as_main(self, action: Callable[[], T]) -> T:
-        """What the main process could do; who cannot do it too must not go on by itself."""
+        """Run an action that the main process has done; a process in which it fails must not go on alone."""
         try:
             return action()
         except UserError as error:
@@ -252,7 +258,7 @@ class Runtime:
     def catch_signals(self) -> Iterator[None]:
         """Turn Ctrl-C and SIGTERM into `stop_signal`; a second Ctrl-C ends the process at once.
 
-        In another than the main thread signals stay what they are.
+        Outside the main thread signals are not changed.
         """
 
         def note(signum: int) -> None:
@@ -265,7 +271,7 @@ class Runtime:
 
     @property
     def scales(self) -> bool:
-        """Are gradients scaled, and updates that overflow left out by the scaler? (fp16)"""
+        """Whether gradients are scaled, and updates that overflow skipped by the scaler (fp16)."""
         return str(self.precision) == "16-mixed"
 
     def scaler_state(self) -> dict[str, Any]:
@@ -278,25 +284,25 @@ class Runtime:
 
 
 def constant_type(precision: str, device: torch.device) -> torch.dtype:
-    """What a constant network computes in: the precision's type, but fp32 on a processor without bf16 convolutions.
+    """The type in which a constant network computes.
 
-    There torch's own loops would take the place of oneDNN's (ten to twenty times as long: docs/speed.md).
+    It is the precision's type, but fp32 on a processor without bf16 convolutions. There torch's own loops would replace
+    oneDNN's (ten to twenty times as long: docs/speed.md).
     """
     dtype = DTYPES.get(precision, torch.float32)
     return torch.float32 if dtype == torch.bfloat16 and device.type == "cpu" and not _convolves_bf16() else dtype
 
 
 def unwrap(module: nn.Module) -> nn.Module:
-    """The network inside Fabric's wrapper, as it trains: batch norm may share its statistics (see `ordinary`)."""
+    """The network inside Fabric's wrapper, as it trains. Its batch norm may share statistics (see `ordinary`)."""
     inner = getattr(module, "module", module)
     return inner if isinstance(inner, nn.Module) else module
 
 
 def keep_freed_memory(keep: bool = True) -> None:
-    """Let glibc keep what is freed: else every large tensor is had from the kernel anew, page by page.
+    """Let glibc keep freed memory; otherwise every large tensor is fetched from the kernel anew, page by page.
 
-    Measured in docs/speed.md; elsewhere than under glibc nothing happens. Without `keep` large
-    tensors come from the kernel again, as glibc has it by itself.
+    Measured in docs/speed.md. Without glibc nothing happens. With `keep` off glibc's default is restored.
     """
     allocate = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform.startswith("linux") else None
     if allocate is not None:
@@ -305,7 +311,7 @@ def keep_freed_memory(keep: bool = True) -> None:
 
 
 def _leave_group() -> None:
-    """End the process group before the interpreter ends, or its threads may abort the process."""
+    """End the process group before the interpreter ends; otherwise its threads may abort the process."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
@@ -317,8 +323,10 @@ def _accelerator(device: str) -> str:
 
 
 def _data_parallel(accelerator: str) -> DDPStrategy:
-    """Averaged gradients. Buffers stay where they are: running statistics are shared on GPUs by themselves, and
-    elsewhere the main process's count, which `Runtime.share_buffers` hands out once.
+    """Average gradients over the processes.
+
+    Buffers are not synchronised: on GPUs running statistics are shared by themselves; elsewhere those of the main
+    process count, and `Runtime.share_buffers` copies them once.
     """
     options: dict[str, Any] = {SENDS_BUFFERS: False}
     return DDPStrategy(process_group_backend="nccl" if accelerator == "cuda" else "gloo", **options)
@@ -333,7 +341,7 @@ def _precision(config: RuntimeConfig, accelerator: str) -> Any:
 
 
 def _set_arithmetic(precision: str, deterministic: bool) -> None:
-    """Make 32-true mean it: torch lets cuDNN round the factors of fp32 convolutions to 10 bits unless told not to."""
+    """Make 32-true exact: by default torch lets cuDNN round the factors of fp32 convolutions to 10 bits."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch 2.9 prefers other names, which older releases lack
         torch.backends.cudnn.allow_tf32 = precision != "32-true"
@@ -345,7 +353,7 @@ def _set_arithmetic(precision: str, deterministic: bool) -> None:
 
 
 def _has_bf16(accelerator: str) -> bool:
-    """Does the processor multiply bf16 in hardware?"""
+    """Whether the processor multiplies bf16 in hardware."""
     if accelerator == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
@@ -353,7 +361,10 @@ def _has_bf16(accelerator: str) -> bool:
 
 
 def _convolves_bf16() -> bool:
-    """Are convolutions of bf16 oneDNN's on this processor? It may convert, where `_has_bf16` asks for products."""
+    """Whether oneDNN computes bf16 convolutions on this processor.
+
+    It may convert them, while `_has_bf16` is about multiplication.
+    """
     probe = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
     return bool(probe and probe())
 

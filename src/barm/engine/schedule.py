@@ -48,7 +48,7 @@ def learning_rate(
 
 
 def scheduled(recipe: StepRecipe, base: float, iteration: int, total: int) -> float:
-    """`learning_rate` as a step's recipe says."""
+    """The learning rate of an iteration by a step's recipe."""
     return learning_rate(
         recipe.policy, base, iteration, total, recipe.step_size, recipe.warm_up, whole=recipe.warm_up_whole
     )

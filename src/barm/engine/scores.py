@@ -1,4 +1,4 @@
-"""What a step reached: every score of ``metrics.json``, derived from confusion counts."""
+"""Scores of ``metrics.json``, derived from confusion counts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from barm.metrics import (
 def step_metrics(
     counts: Sequence[Any], step: Step, class_names: Sequence[str], labelled: Container[int] | None = None
 ) -> dict[str, Any]:
-    """Every score of a step from the counts of all steps so far.
+    """Compute every score of a step from the counts of all steps so far.
 
     Args:
         counts: per step, the last one's last.
@@ -62,12 +62,12 @@ def step_metrics(
 
 
 def unmeasured(metrics: Mapping[str, Any]) -> list[str]:
-    """Names of the classes that no image labels, of which `step_metrics` has no score."""
+    """Names of the classes that no image labels, for which `step_metrics` has no score."""
     return [name for name, iou in metrics["class_iou"].items() if iou is None]
 
 
 def _means(values: NDArray[np.float64], unlabelled: NDArray[np.bool_], num_base: int) -> dict[str, float]:
-    """`group_means`; the one over all classes leaves out a group that no image shows, but not one without labels."""
+    """`group_means` whose mean over all classes leaves out a group without pixels, but not one without labels."""
     means = group_means(values, num_base)
     if not any(group.all() for group in (unlabelled[:num_base], unlabelled[num_base:]) if len(group)):
         means["all"] = mean(values)
@@ -75,7 +75,7 @@ def _means(values: NDArray[np.float64], unlabelled: NDArray[np.bool_], num_base:
 
 
 def _unknown(step: Step, labelled: Container[int] | None) -> NDArray[np.bool_]:
-    """Which channels have no truth, ``(C,)``."""
+    """The channels without ground truth, ``(C,)`` bool."""
     if labelled is None:
         return np.zeros(step.num_seen, bool)
     old, new = ([i in labelled for i in ids] for ids in (step.old, step.new))
@@ -83,12 +83,12 @@ def _unknown(step: Step, labelled: Container[int] | None) -> NDArray[np.bool_]:
 
 
 def _without(values: NDArray[np.float64], unknown: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """The values of an earlier or this step, NaN where there is no truth."""
+    """The values of this or an earlier step, NaN where there is no ground truth."""
     return np.where(unknown[: len(values)], np.nan, values)
 
 
 def _none_for_nan(value: Any) -> Any:
-    """NaN, which JSON does not have, as None, in dicts too."""
+    """Replace NaN by None, also in dicts, since JSON has no NaN."""
     if isinstance(value, dict):
         return {key: _none_for_nan(v) for key, v in value.items()}
     return None if isinstance(value, float) and np.isnan(value) else value
@@ -97,15 +97,15 @@ def _none_for_nan(value: Any) -> Any:
 def scores_of(
     directory: RunDirectory, step: Step, counts: Tensor, data: Data, *, others: bool = False, same_view: bool = True
 ) -> dict[str, Any]:
-    """Every score of a step.
+    """Compute every score of a step.
 
     Args:
         directory: of the run, for the steps before.
         step: the step.
         counts: its confusion counts, ``(C, C)``.
         data: the images that it was measured on.
-        others: these may be others than the run's, so that steps without a record of theirs are not comparable.
-        same_view: it was measured in the way in which the run was.
+        others: the images may be others than the run's; steps without a record of their images are then not comparable.
+        same_view: whether it was measured in the same way as the run.
 
     Returns:
         As ``metrics.json``; without average mIoU and forgetting where a step before was measured on other images or
@@ -117,12 +117,12 @@ def scores_of(
 
 
 def earlier_counts(directory: RunDirectory, index: int, now: Images, *, others: bool = False) -> list[Any] | None:
-    """Confusion counts of the steps before, of those that have some.
+    """Confusion counts of the earlier steps that have some.
 
     Args:
         directory: of the run.
         index: of the step.
-        now: what the step is measured on.
+        now: record of the images on which the step is measured.
         others: as in `scores_of`.
 
     Returns:
@@ -138,7 +138,7 @@ def earlier_counts(directory: RunDirectory, index: int, now: Images, *, others: 
 
 
 def measured_alike(run: RunDirectory, index: int, last: int) -> bool:
-    """Was a finished step measured on the images on which a later one was?"""
+    """Whether a finished step was measured on the same images as a later one."""
     if index == last or not run.has(last, IMAGES):
         return True
     if not run.has(index, IMAGES):
@@ -147,15 +147,15 @@ def measured_alike(run: RunDirectory, index: int, last: int) -> bool:
 
 
 def _kept_elsewhere(run: RunDirectory, last: int) -> bool:
-    """May steps without a record have been measured elsewhere? So it is in extensions that older versions made."""
+    """Whether steps without a record may have been measured on other images, as in extensions by older versions."""
     return run.has(last, IMAGES) and run.is_extension()
 
 
 def read_scores(run: RunDirectory) -> list[dict[str, Any]]:
-    """The scores of every step that was measured on the images of the last one, as ``metrics.json`` has them.
+    """Read the scores of every step that was measured on the last one's images, in the form of ``metrics.json``.
 
-    A class that no image shows has none: older versions counted 0. Nor are there an average and forgetting where a
-    step before was measured on other images.
+    A class that no image shows has no score; older versions counted 0. If an earlier step was measured on other images,
+    there is no average and no forgetting.
     """
     steps = [i for i in run.finished_steps() if run.has(i, METRICS)]
     found = []
@@ -167,7 +167,7 @@ def read_scores(run: RunDirectory) -> list[dict[str, Any]]:
 
 
 def _as_counted_now(run: RunDirectory, index: int) -> dict[str, Any]:
-    """A step's scores, from its counts where a class without pixels has one."""
+    """A step's stored scores, recomputed if a class has no pixels, which older versions scored as 0."""
     metrics: dict[str, Any] = run.read(index, METRICS)
     known = [i for i in range(index + 1) if run.has(i, COUNTS)]
     if index not in known or None in metrics["class_iou"].values():

@@ -1,4 +1,4 @@
-"""Choosing the exemplar memory before a step: what the last step's images show, and which of them stay."""
+"""Selection of the exemplar memory between two steps: find the classes in the images, and choose the images to keep."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def choose_exemplars(
     network: Constant,
     method: Method[Any, Any],
 ) -> list[Exemplar]:
-    """The memory of the step that follows.
+    """Select the memory of the next step.
 
     Args:
         config: of the run.
         rt: the runtime.
-        memory: how much is kept.
+        memory: configuration of the memory.
         earlier: the memory of the step that has ended.
-        images: of the step that has ended.
+        images: images of the step that has ended.
         network: as that step left it.
         method: at that step.
 
@@ -58,7 +58,7 @@ def presence(
     network: Constant,
     method: Method[Any, Any],
 ) -> torch.Tensor:
-    """Which classes each image shows in the evaluation's view, ``(images, C)`` bool on the CPU; no background.
+    """Find the classes in every image as evaluation crops it, ``(images, C)`` bool on the CPU; no background.
 
     After step 0 these are the labels; later the network adds old classes that it surely sees.
     """
@@ -78,7 +78,7 @@ def presence(
 
 
 def channels_in(label: Tensor) -> tuple[int, ...]:
-    """The classes in a label map of any shape, ascending; neither background nor 255.
+    """The classes in a label map of any shape, ascending, without background and 255.
 
     >>> channels_in(torch.tensor([0, 2, 2, 255, 1]))
     (1, 2)
@@ -89,7 +89,7 @@ def channels_in(label: Tensor) -> tuple[int, ...]:
 def draw_exemplars(
     candidates: Sequence[Exemplar], num_channels: int, config: MemoryConfig, seed: int
 ) -> list[Exemplar]:
-    """Choose the memory: candidates and classes are shuffled, then every class in turn takes an image.
+    """Select the memory: shuffle candidates and classes, then let every class in turn take an image.
 
     Args:
         candidates: the last memory, then the images of the step that has ended; an image that is in both shows the
@@ -111,7 +111,7 @@ def draw_exemplars(
 
 
 def _merged(pool: Sequence[Exemplar]) -> list[Exemplar]:
-    """Every image once, at its last place, with all the classes that its records name."""
+    """Merge records of the same image: each image once, at its last place, with all its classes."""
     channels: dict[str, set[int]] = {}
     for exemplar in reversed(pool):
         channels.setdefault(exemplar.name, set()).update(exemplar.channels)
@@ -119,9 +119,9 @@ def _merged(pool: Sequence[Exemplar]) -> list[Exemplar]:
 
 
 def take_in_turn(pool: Sequence[Exemplar], order: Sequence[int], size: int) -> list[Exemplar]:
-    """Round after round, every class takes the first remaining image that shows it, until `size` are taken.
+    """Let every class in turn take the first remaining image that shows it, until `size` are taken.
 
-    Ends, other than the published loops, where a round finds nothing. Source: spec/ssul.md 12.1, spec/dkd.md section 8.
+    Unlike the published loops it ends when a round finds nothing. Source: spec/ssul.md 12.1, spec/dkd.md section 8.
 
     >>> a, b = Exemplar("a", (1, 2)), Exemplar("b", (1,))
     >>> [e.name for e in take_in_turn([a, b], order=[2, 1], size=2)]

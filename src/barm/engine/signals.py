@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, in the one thread in which python takes them."""
+"""Handle Ctrl-C and SIGTERM, in the main thread, where Python delivers them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from contextlib import contextmanager
 
 @contextmanager
 def on_stop(note: Callable[[int], None]) -> Iterator[None]:
-    """Within, Ctrl-C and SIGTERM call `note` with the signal's number.
+    """Context in which Ctrl-C and SIGTERM call `note` with the signal's number.
 
-    In another than the main thread, such as a notebook's, nothing is changed: python allows it nowhere else.
+    Outside the main thread, as in some notebooks, nothing is changed, since Python allows handlers only there.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -1,4 +1,4 @@
-"""The optimisation of one step: any method, any number of processes."""
+"""The optimisation of one step, for any method and any number of processes."""
 
 from __future__ import annotations
 
@@ -24,14 +24,17 @@ MAX_SKIPPED = 20  # updates in a row whose loss is not finite
 
 
 class Progress(Protocol):
-    """Is told what every iteration did."""
+    """Interface of the function that reports an iteration."""
 
     def __call__(self, iteration: int, values: dict[str, float] | None, lr: float) -> None:
-        """Args: finished iterations, weighted terms with their sum as ``loss`` or None, rate of the first group."""
+        """Report an iteration: finished iterations, weighted loss terms, learning rate.
+
+        The terms include their sum as ``loss``; they are None for most iterations. The rate is that of the first group.
+        """
 
 
 class Outcome(NamedTuple):
-    """What an update did: weighted terms over all processes where they were asked for; does someone want to stop?"""
+    """Result of an update: weighted terms over all processes if requested, and whether a stop was requested."""
 
     values: dict[str, float] | None
     stop: bool
@@ -44,7 +47,7 @@ class StepTrainer:
         method: at its step.
         model: the network to train, placed on the device.
         teacher: the previous step's network, or None.
-        recipe: how the step is optimised.
+        recipe: the step's optimisation.
         total: number of updates.
         rt: the runtime.
         seed: of dropout; the generator is a function of (seed, step, iteration, rank), so a resumed step is the same.
@@ -92,15 +95,15 @@ class StepTrainer:
 
     @property
     def network(self) -> nn.Module:
-        """What has been trained, to be evaluated, stored and handed on: an ordinary network, not wrapped."""
+        """The trained network without wrappers, to be evaluated, stored and handed on."""
         return ordinary(unwrap(self.model))
 
     def update(self, batch: Batch, *, report: bool = True) -> Outcome:
-        """One optimiser update on this process's part of the global batch.
+        """Run one optimiser update on this process's part of the batch.
 
         Args:
             batch: images and labels, on the device.
-            report: give the values of the loss; without them nothing here waits for the device.
+            report: return the values of the loss; without them nothing here waits for the device.
         """
         rt = self.rt
         rt.enter()
@@ -121,7 +124,7 @@ class StepTrainer:
         )
 
     def _agree(self, terms: dict[str, Term]) -> tuple[Tensor, Tensor | bool, Tensor]:
-        """What all processes have in common: counts, the wish to stop, whether the loss is finite.
+        """Agree between processes on counts, a request to stop, and a finite loss.
 
         DDP averages gradients, so a process contributes ``world * total / (sum of counts)``: then the average is the
         gradient of the mean over the global batch, whatever each process's own count. One reduction carries all.
@@ -138,11 +141,11 @@ class StepTrainer:
         return everyone[size:-1].clamp(min=1), everyone[-1], torch.isfinite(everyone).all()
 
     def _statistics(self) -> Tensor:
-        """All that a forward pass may change, side by side; a copy."""
+        """A copy of all buffers that a forward pass may change, side by side."""
         return torch.cat([b.flatten() for b in self._moving]) if self._moving else torch.empty(0)
 
     def _apply(self, finite: Tensor, before: Tensor) -> None:
-        """Update the parameters; unless the loss is finite, all is as `before`. Decided on the device."""
+        """Update the parameters, or restore `before` if the loss is not finite. This is decided on the device."""
         if not self.rt.scales:  # a gradient scaler finds that out by itself
             self._sgd.found_inf = (~finite).float()  # type: ignore[attr-defined]
         self.optimizer.step()
@@ -163,12 +166,12 @@ class StepTrainer:
 
     @property
     def skipped(self) -> int:
-        """Updates left out because the loss was not finite."""
+        """Number of updates that were skipped since the loss was not finite."""
         return int(self._skipped)
 
     @property
     def skipped_in_a_row(self) -> int:
-        """How many of them came last, one after the other."""
+        """Number of skipped updates at the end, one after the other."""
         return int(self._in_a_row)
 
     def _set_rates(self) -> None:
@@ -176,7 +179,7 @@ class StepTrainer:
             param_group["lr"] = scheduled(self.recipe, base, self.iteration, self.total)
 
     def check_finite(self) -> None:
-        """Complain, in every process alike, if any of them holds weights that are not finite.
+        """Refuse weights that are not finite, in every process alike.
 
         Raises:
             UserError: says which step, after how many updates, and what to change.
@@ -193,7 +196,7 @@ class StepTrainer:
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a later process needs to go on with the next iteration."""
+        """The state from which a later process goes on with the next iteration."""
         return {
             "iteration": self.iteration,
             "world": self.rt.world,
@@ -206,7 +209,7 @@ class StepTrainer:
         }
 
     def misfit(self, state: dict[str, Any]) -> str | None:
-        """What in a state is not of this network and this step, or None."""
+        """Describe what in a state does not fit this network and this step, or None."""
         own = self.state_dict()
         if min(state["iteration"], state["skipped"], state["skipped_in_a_row"]) < 0:
             return "it counts below 0"
@@ -249,7 +252,7 @@ class StepTrainer:
 
 
 def unlike(own: Any, given: Any, name: str) -> str | None:
-    """The first place where two nested tables have other keys, or tensors of other shapes; None where they agree.
+    """Describe the first difference in keys or tensor shapes between two nested tables; None if there is none.
 
     >>> unlike({"a": torch.zeros(2)}, {"a": torch.zeros(3)}, "model")
     'model.a is (3,), expected (2,)'
@@ -271,13 +274,13 @@ def unlike(own: Any, given: Any, name: str) -> str | None:
 
 
 def _sizes(groups: Any) -> list[int] | None:
-    """Numbers of parameters of an optimiser's groups, or None for something else."""
+    """Numbers of parameters of an optimiser's groups, or None for anything else."""
     known = isinstance(groups, list) and all(isinstance(g, dict) and isinstance(g.get("params"), list) for g in groups)
     return [len(g["params"]) for g in groups] if known else None
 
 
 def calibrate(method: Method[Any, Any], teacher: Constant, batches: Iterable[Batch], rt: Runtime) -> None:
-    """Show a method the previous step's network on the step's images, once, before the training."""
+    """Run a method's calibration: the previous step's network over the step's images, once, before the training."""
     counts = torch.zeros((), dtype=torch.int64, device=rt.device)
     for batch in batches:
         counts = counts + method.observe(teacher(batch.image), batch)
@@ -301,7 +304,7 @@ def train_step(
         trainer: fresh or restored.
         batches: exactly the remaining batches.
         iterations_per_epoch: the training mode is renewed at each epoch's start.
-        progress: is told about every update.
+        progress: called after every update.
         save: stores the trainer's state.
         save_every: iterations between two calls of `save`.
         log_every: iterations between two values of the loss.
@@ -334,7 +337,7 @@ def train_step(
 
 
 def _mix(*numbers: int) -> int:
-    """One generator seed from several numbers."""
+    """Mix several numbers to one seed."""
     seed = 0
     for number in numbers:
         seed = (seed * 1_000_003 + number + 1) % 2**63

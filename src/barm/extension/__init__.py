@@ -1,1 +1,1 @@
-"""`barm extend`: a finished network learns a new class from images in which only that class is labelled."""
+"""`barm extend`: teach a finished network a new class from images in which only that class is labelled."""

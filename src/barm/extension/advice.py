@@ -1,4 +1,4 @@
-"""What to try when an extension has cost too much or taught too little."""
+"""Advice after an extension that forgot too much or learned too little."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ UPDATES = 60  # fewer teach little
 
 
 def advice(result: Mapping[str, Any], recipe: StepRecipe) -> list[str]:
-    """Lines for the reader, the gravest first.
+    """Lines of advice, the most serious first.
 
     Args:
         result: of `barm.extension.run.extend`.
-        recipe: by which the step was trained.
+        recipe: recipe of the step's training.
     """
     return [*_lost(result, recipe), *_mistaken(result, recipe), *_few(result, recipe), *_claimed(result)]
 

@@ -1,4 +1,4 @@
-"""An image of what changed: new images before and after."""
+"""Draw new images with the predictions before and after an extension."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ LOOKED_AT = 24  # images among which the best and the worst are chosen
 
 
 def draw(plan: Plan, rt: Runtime, directory: RunDirectory, path: Path) -> None:
-    """Write images that were not trained on: their labels, and what the network said before and says now.
+    """Write an image of held-out examples: labels, prediction before, prediction after.
 
-    Of the images in which a new class is labelled, at most 24 of them, those that are shown have the highest and the
-    lowest IoU of the new classes.
+    At most 24 images in which a new class is labelled are predicted. Those with the highest and the lowest IoU of the
+    new classes are shown.
     """
     source = plan.data.val
     models = [load(directory.path, step, rt) for step in (plan.known.step, plan.step)]
@@ -39,7 +39,7 @@ def draw(plan: Plan, rt: Runtime, directory: RunDirectory, path: Path) -> None:
 
 
 def choose(source: Source, model: Model, new: Sequence[int]) -> list[tuple[int, str]]:
-    """Images in which new classes are found best and worst in turn, by their place, with what each was chosen for.
+    """Choose images in which new classes are found best and worst in turn: positions, and why each was chosen.
 
     Args:
         source: its ids are the model's channels.

@@ -1,4 +1,4 @@
-"""Before and after: what a network knew, what the extended one knows, on the same images."""
+"""Measurements before and after an extension, on the same images."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ Scores = dict[str, float | None]
 
 
 def count_step(plan: Plan, rt: Runtime, directory: RunDirectory, step: int, monitor: Monitor) -> Tensor:
-    """Confusion counts of a finished step on the images of the plan."""
+    """Count confusions of a finished step on the images of the plan."""
     network, method = load_step(directory, step, plan.data.plan, plan.data.train.class_names)
     return evaluate_step(plan.config, rt, method, network, plan.data, method.step, monitor)
 
 
 def measure_again(plan: Plan, rt: Runtime, directory: RunDirectory, monitor: Monitor) -> None:
-    """Give the earlier steps counts and scores on the images of the plan, where they have none of these.
+    """Measure the earlier steps on the images of the plan, if they have no counts on these.
 
     The run that they come from has measured them on other images, and perhaps in another view. An extension that an
     older version began has kept those scores, without a record; they go, and what a finished step derived from them.
@@ -51,7 +51,7 @@ def measure_again(plan: Plan, rt: Runtime, directory: RunDirectory, monitor: Mon
 
 
 def taken_for(plan: Plan, counts: Tensor) -> dict[str, dict[str, float]]:
-    """What the new classes are called: per new class the share of its pixels by the name that they are given."""
+    """Confusion of the new classes: for each, the share of its pixels by predicted name."""
     step, names = plan.data.plan[plan.step], plan.data.train.class_names
     called = [names[i] for i in (0, *step.seen)]
     return {
@@ -61,7 +61,7 @@ def taken_for(plan: Plan, counts: Tensor) -> dict[str, dict[str, float]]:
 
 
 def claimed(plan: Plan, rt: Runtime, directory: RunDirectory, monitor: Monitor) -> float | None:
-    """Share of the background that is called a new class in images in which no new class is labelled."""
+    """Share of the background that is predicted as a new class, in images in which no new class is labelled."""
     new = set(plan.data.plan[plan.step].new)
     silent = [source for source in plan.data.measured if not new & labelled(source)]
     if not silent:
@@ -75,10 +75,10 @@ def claimed(plan: Plan, rt: Runtime, directory: RunDirectory, monitor: Monitor) 
 
 
 def agreement(plan: Plan, rt: Runtime, directory: RunDirectory) -> Scores:
-    """For every old class: of the pixels that the old network gives it, the share that the new one gives it too.
+    """For every old class, the share of the old network's pixels that the new network gives the same class.
 
-    On the images kept for measuring, without the pixels labelled as a new class; None for a class that the old
-    network sees nowhere. This is no accuracy: where the old network errs, the new one may be right.
+    Measured on validation images, without the pixels labelled as a new class; None for a class that the old network
+    predicts nowhere. This is no accuracy: where the old network errs, the new one may be right.
     """
     old, new = (load_step(directory, step, plan.data.plan) for step in (plan.known.step, plan.step))
     networks = [rt.constant(old[0]), rt.constant(new[0])]
@@ -103,6 +103,6 @@ def agreement(plan: Plan, rt: Runtime, directory: RunDirectory) -> Scores:
 
 
 def mean(values: Scores) -> float | None:
-    """Mean over what was measured; None where nothing was."""
+    """Mean over the measured values; None if there are none."""
     found = [v for v in values.values() if v is not None]
     return float(np.mean(found)) if found else None

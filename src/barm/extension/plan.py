@@ -1,4 +1,4 @@
-"""What an extension will do: every question is asked, and answered in one line, before anything is trained."""
+"""Plan of an extension: every error in the request is found, and reported in one line, before training."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CHANGEABLE = ("increment", "method", "evaluation", "runtime")  # tables; the res
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for; see `barm.extension.run.extend`."""
+    """The requested extension; see `barm.extension.run.extend`."""
 
     run: Path
     data: Path
@@ -44,12 +44,12 @@ class Request:
 
 @dataclass(frozen=True)
 class Known:
-    """A run at the step that is extended.
+    """A run up to the step that is extended.
 
     Attributes:
         directory: the run.
-        step: index of its last step that counts.
-        config: what it was trained with.
+        step: index of the step that is extended.
+        config: its configuration.
         groups: class names per step.
     """
 
@@ -65,7 +65,7 @@ class Known:
 
 
 def read_known(run: Path, step: int | None) -> Known:
-    """What a run knows.
+    """Read the run that is extended.
 
     Raises:
         UserError: if it is no run, or not finished and no `step` says where to extend it.
@@ -85,13 +85,13 @@ def read_known(run: Path, step: int | None) -> Known:
 
 
 def choose_classes(wanted: Sequence[str], known: Known, folder: Sequence[str], data: Path) -> tuple[str, ...]:
-    """The new classes: those asked for, or all of the folder that the run does not know.
+    """Choose the new classes: the requested ones, or all classes of the folder that the run does not know.
 
     Args:
         wanted: names; none for all.
         known: the run.
         folder: names that the data set labels, without background.
-        data: the data set's folder, for messages.
+        data: the data set's folder, for error messages.
 
     Raises:
         UserError: for a class that is known already, is not in the folder or stands there twice, or if none is left.
@@ -116,7 +116,7 @@ def choose_classes(wanted: Sequence[str], known: Known, folder: Sequence[str], d
 
 
 def new_place(data: Path, wanted: Sequence[str]) -> tuple[PlaceConfig, tuple[str, ...]]:
-    """Where the new images are, and the classes that they label.
+    """The new images' place and the classes that they label.
 
     A plain folder without ``classes.txt`` has the wanted classes as its mask values 1, 2, ....
     """
@@ -133,9 +133,9 @@ def new_place(data: Path, wanted: Sequence[str]) -> tuple[PlaceConfig, tuple[str
 
 
 def old_places(request: Request, known: Known, rt: Runtime) -> tuple[list[PlaceConfig], list[str]]:
-    """Data sets that label old classes, and what has to be said about them.
+    """Data sets that label old classes, and notes on them.
 
-    Those of `--val`, or else those that the run was trained on, where they are still there.
+    They are those of `--val`, or else those that the run was trained on, if they are still there.
     """
     if request.val:
         places = [PlaceConfig(root=real(path)) for path in request.val]
@@ -159,7 +159,7 @@ def old_places(request: Request, known: Known, rt: Runtime) -> tuple[list[PlaceC
 
 
 def _changed_since(known: Known, places: Sequence[PlaceConfig], rt: Runtime) -> list[str]:
-    """What has changed in the data sets since the run was measured on them, as a note; nothing where nothing has."""
+    """Describe as notes what has changed in the data sets since the run was measured on them; empty if nothing has."""
     run, step = known.directory, known.step
     if not run.has(step, IMAGES):
         return []
@@ -172,7 +172,7 @@ def _changed_since(known: Known, places: Sequence[PlaceConfig], rt: Runtime) -> 
 def extended_config(
     request: Request, known: Known, place: PlaceConfig, new: Sequence[str], old: Sequence[PlaceConfig]
 ) -> RunConfig:
-    """The new run's configuration: the old one with one more step, on the new images.
+    """Configuration of the new run: the old one with one more step, on the new images.
 
     Raises:
         UserError: for a setting that the run has settled, or a method that cannot go on from it.
@@ -208,7 +208,7 @@ def extended_config(
 
 
 def check_method(config: RunConfig, known: Known, data: Data) -> None:
-    """Complain unless the method can go on from the run with the new images alone."""
+    """Refuse a method that cannot extend the run with the new images alone."""
     run, method, step = known.directory.path, config.method, data.plan[known.step]
     name, old = method.name, known.config.method
     if method.memory is not None:
@@ -232,7 +232,7 @@ def check_method(config: RunConfig, known: Known, data: Data) -> None:
 
 
 def check_images(data: Data, new: Iterable[int], folder: Path) -> list[str]:
-    """Complain if a new class stands in no training image; notes about those that are not measured."""
+    """Refuse a new class that is in no training image; returns notes on new classes that are not measured."""
     notes = []
     for i in new:
         name = data.train.class_names[i]
@@ -252,21 +252,21 @@ def _show(source: Source, class_id: int) -> int:
 
 
 def _held(source: Source) -> str:
-    """The classes in any of the masks."""
+    """List the classes in the masks."""
     ids = set[int]().union(*(source.classes_in(i) for i in range(len(source))))
     return ", ".join(source.class_names[i] for i in sorted(ids)) or "nothing but 0 and 255"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """An extension, checked.
+    """A checked extension.
 
     Attributes:
         known: the run.
         config: of the new run; a crop that the data decided in the old one is left to the new data.
         data: its images.
         new: names of the new classes.
-        notes: what has to be said.
+        notes: remarks for the user.
     """
 
     known: Known
@@ -282,10 +282,10 @@ class Plan:
 
 
 def make_plan(request: Request) -> tuple[Plan, Runtime]:
-    """Check an extension.
+    """Check an extension and make its plan.
 
     Raises:
-        UserError: for anything that would keep it from working.
+        UserError: for anything that would make it fail.
     """
     known = read_known(request.run, request.step)
     place, folder = new_place(request.data, request.classes)

@@ -81,7 +81,7 @@ def extend(
 
 
 def default_out(path: Path, new: Sequence[str]) -> Path:
-    """Where an extension goes: beside the run, named by what is learned."""
+    """Default folder of an extension: beside the run, named after the new classes."""
     whole = path if path.name not in ("", "..") else real(path)  # "." has no name
     return whole.with_name(f"{whole.name}+{'+'.join(new)}".replace("/", "-")[:100])
 
@@ -108,7 +108,7 @@ def _extend(plan: Plan, rt: Runtime, target: Path, monitor: Monitor, resume: boo
 
 
 def _take_steps(plan: Plan, directory: RunDirectory) -> None:
-    """The run's steps as the new run's, with class ids in learning order, without what was measured there."""
+    """Copy the run's steps to the new run, with class ids in learning order, without its measurements."""
     source = plan.known.directory
     for index in [i for i in source.finished_steps() if i < plan.step]:
         if not directory.is_complete(index):
@@ -117,7 +117,7 @@ def _take_steps(plan: Plan, directory: RunDirectory) -> None:
 
 
 def _result(plan: Plan, rt: Runtime, directory: RunDirectory, monitor: Monitor, images: int) -> dict[str, Any]:
-    """The stored scores of the step before and of the new one, side by side."""
+    """Compare the stored scores of the previous step and the new one."""
     then, now = (directory.read(step, METRICS)["class_iou"] for step in (plan.known.step, plan.step))
     old = {name: now[name] if then[name] is not None else None for name in then}
     agreed = None if any(then[name] is not None for name in plan.known.classes) else agreement(plan, rt, directory)

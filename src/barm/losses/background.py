@@ -18,7 +18,7 @@ from barm.losses.common import count, sigmoid_distillation, where_counted
 
 
 def step_masks(label: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Where the step's classes are annotated, and where its background is, at feature resolution.
+    """Masks of the step's labelled classes and of its background, at feature resolution.
 
     Args:
         label: channels of the step's ground truth (before pseudo-labels), ``(N, H, W)`` int64.
@@ -33,7 +33,7 @@ def step_masks(label: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
 
 
 def residual_cross_entropy(residual: Tensor, positive: Tensor, *, weight: float = 1.0) -> Term:
-    """BgA cross-entropy: where a new class stands, the background residual is to be negative.
+    """BgA cross-entropy: the residual is trained to be negative on new classes.
 
     ``sum(P * BCE(a, 0)) / sum(P)``; 0 without a positive pixel.
 
@@ -46,7 +46,7 @@ def residual_cross_entropy(residual: Tensor, positive: Tensor, *, weight: float 
 
 
 def residual_triplet(residual: Tensor, negative: Tensor, *, weight: float = 5.0) -> Term:
-    """BgA triplet: on background the residual's probability s is to be nearer to 1 than to 0.
+    """BgA triplet: on background the residual's probability s is trained to be nearer to 1 than to 0.
 
     ``sum(max(N (s - 1)^2 - N s^2, 0)) / sum(N)``; defined as 0 without a negative pixel (the official code divides
     0 by 0 there: spec/barm.md section 7).
@@ -63,7 +63,7 @@ def residual_triplet(residual: Tensor, negative: Tensor, *, weight: float = 5.0)
 def background_distillation(
     new: Tensor, old: Tensor, negative: Tensor, *, num_branches: int, weight: float = 4.0
 ) -> Term:
-    """Background feature distillation: on background the branches keep the features of the previous model.
+    """Background feature distillation: on background the branches keep the previous model's features.
 
     Mean over all elements of ``(f N - f_old N)^2``, summed over the branches (which have equal shapes).
 

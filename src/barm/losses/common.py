@@ -18,7 +18,7 @@ ELSEWHERE = -1  # a label that is valid and none of the logits' channels
 
 
 def count(number: int, like: Tensor) -> Tensor:
-    """A number of things as a term wants it, scalar int64 on that tensor's device; made there, so that nothing waits.
+    """The number of summed things as a term needs it: scalar int64, made on the tensor's device without waiting for it.
 
     >>> count(3, torch.zeros(2))
     tensor(3)
@@ -27,7 +27,7 @@ def count(number: int, like: Tensor) -> Tensor:
 
 
 def where_counted(mask: Tensor, values: Tensor) -> Tensor:
-    """The values where a mask of zeros and ones is 1, else 0, also where a value has overflowed: 0 x inf is no number.
+    """The values where a mask of zeros and ones is 1, else 0, even where a value has overflowed (0 x inf is NaN).
 
     >>> where_counted(torch.tensor([0.0, 1.0]), torch.tensor([float("inf"), 2.0]))
     tensor([0., 2.])
@@ -93,7 +93,7 @@ def sigmoid_distillation(logits: Tensor, old: Tensor, *, weight: float = 1.0) ->
 
 
 def probabilities(logits: Tensor, loss: str) -> Tensor:
-    """What the logits mean under a training loss: sigmoid for ``bce``, softmax over channels otherwise."""
+    """Convert logits to probabilities as the training loss defines them: sigmoid for ``bce``, else softmax."""
     return torch.sigmoid(logits) if loss == "bce" else torch.softmax(logits, dim=1)
 
 
@@ -103,7 +103,7 @@ def best_channel(scores: Tensor) -> Tensor:
 
 
 def pseudo_labels(logits: Tensor, label: Tensor, *, threshold: float, softmax: bool = False, first: int = 1) -> Tensor:
-    """Background pixels that the previous model knows well take its class.
+    """Replace background labels by the previous model's class where its probability is high.
 
     A pixel gets channel k where its label is below `first`, k >= `first` is the previous model's best channel and that
     channel's probability is at least `threshold`.
@@ -131,7 +131,7 @@ def pseudo_labels(logits: Tensor, label: Tensor, *, threshold: float, softmax: b
 
 
 def accepted(score: Tensor, channel: Tensor, label: Tensor, *, threshold: float, first: int) -> Tensor:
-    """Labels in which background gives way to classes that score high, ``(N, H, W)`` each; see `pseudo_labels`.
+    """Replace background labels by classes whose score is high, ``(N, H, W)`` each; see `pseudo_labels`.
 
     A threshold of 1 accepts nothing: no probability is 1, though those of large logits round to it.
 
@@ -160,13 +160,13 @@ def _binary_cross_entropy_on_strip(logits: Tensor, rest: Sequence[Tensor], wante
 
 
 def _log1p(small: Tensor) -> Tensor:
-    """``log(1 + x)`` for x in 0..1 by Kahan's correction of the logarithm, twice as fast as torch's on a processor."""
+    """``log(1 + x)`` for x in 0..1 by Kahan's corrected logarithm, twice as fast as torch's on a processor."""
     above = 1 + small
     return torch.where(above == 1, small, torch.log(above) * (small / (above - 1)))
 
 
 def _fused_best_channel(scores: Tensor, *, size: tuple[int, int]) -> Tensor:
-    """`best_channel` of scores at feature resolution, in a kernel."""
+    """`best_channel` of scores at feature resolution, in one Triton kernel."""
     return triton.best(scores, size)[1]
 
 
@@ -179,7 +179,7 @@ def _fused_pseudo_labels(
     softmax: bool = False,
     first: int = 1,
 ) -> Tensor:
-    """`pseudo_labels` of logits at feature resolution, in a kernel."""
+    """`pseudo_labels` of logits at feature resolution, in one Triton kernel."""
     best, channel, total = triton.best(logits, size)
     score = torch.exp(best - total) if softmax else torch.sigmoid(best)
     return accepted(score, channel, label, threshold=threshold, first=first)

@@ -1,4 +1,4 @@
-"""DKD's own losses: binary problems of the new classes, and the auxiliary classifier that they start from.
+"""DKD's losses: binary cross-entropy of the new classes and of the auxiliary classifier that they start from.
 
 Means run over all pixels, ignored ones included, sums over classes (spec/dkd.md sections 1 and 4, Q1, Q2).
 Source: DKD, Baek et al., NeurIPS 2022, arXiv 2210.05941. The distillations are `common.sigmoid_distillation`.
@@ -15,7 +15,7 @@ from barm.losses.common import count
 
 
 def multiple_binary_cross_entropy(logits: Tensor, label: Tensor, *, first: int, positive_weight: float) -> Term:
-    """One binary problem per new class; whatever is not the class is its negative, ignored pixels too.
+    """Binary cross-entropy per new class. Pixels of anything else are negatives, ignored pixels too.
 
     Args:
         logits: of the new classes, ``(N, K, H, W)``.
@@ -31,5 +31,5 @@ def multiple_binary_cross_entropy(logits: Tensor, label: Tensor, *, first: int, 
 
 
 def auxiliary_loss(logits: Tensor) -> Term:
-    """Everything in a step's images is a negative of the auxiliary classifier, ``(N, H, W)``."""
+    """Loss of the auxiliary classifier, for which every pixel is a negative, ``(N, H, W)``."""
     return Term(F.softplus(logits).sum(), count(logits.numel(), logits))

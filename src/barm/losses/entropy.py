@@ -1,4 +1,4 @@
-"""Pseudo-labels by entropy: which of the previous model's predictions PLOP believes, and how much an image counts.
+"""Pseudo-labels by entropy, as in PLOP: thresholds on the previous model's entropy, and factors per image.
 
 K is the number of channels of the previous model, C that of this step's, background included in both.
 Source: PLOP, Douillard et al., CVPR 2021, arXiv 2011.11390; spec/plop.md sections 2 to 4.
@@ -22,14 +22,14 @@ NUM_BINS = 100
 
 
 class Belief(NamedTuple):
-    """What the previous model believes: its best channel and the normalised entropy, ``(N, H, W)`` each."""
+    """The previous model's best channel and its normalised entropy, ``(N, H, W)`` each."""
 
     channel: Tensor
     entropy: Tensor
 
 
 def belief(old: Tensor, num_seen: int) -> Belief:
-    """Prediction and entropy of the previous model.
+    """Compute prediction and entropy of the previous model.
 
     The entropy is divided by ``K ln K ln C``, as published: it lies within ``0..1 / (K ln C)`` (spec/plop.md P1).
 
@@ -85,17 +85,17 @@ def median_thresholds(histogram: Tensor, floor: float) -> Tensor:
 
 
 class Targets(NamedTuple):
-    """New labels ``(N, H, W)`` int64 and one factor per image ``(N,)``."""
+    """New labels ``(N, H, W)`` int64, and one factor per image ``(N,)``."""
 
     label: Tensor
     factor: Tensor
 
 
 def believed_labels(seen: Belief, label: Tensor, thresholds: Tensor, *, num_old: int) -> Targets:
-    """Background takes the previous model's prediction where it is confident, and is ignored elsewhere.
+    """Replace background labels by the previous model's prediction where it is confident, and ignore them elsewhere.
 
-    The factor is the share of confident pixels among an image's background; an image without background counts
-    nothing, its new classes included (spec/plop.md section 3, P5).
+    The factor is the share of confident pixels among an image's background; an image without background has
+    the factor 0, new classes included (spec/plop.md section 3, P5).
 
     Args:
         seen: `belief` of the previous model.

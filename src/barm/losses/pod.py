@@ -1,4 +1,4 @@
-"""Local POD: what PLOP keeps of the previous model's feature maps.
+"""Local POD: PLOP's distillation of feature maps.
 
 Source: PLOP, Douillard et al., CVPR 2021, arXiv 2011.11390; spec/plop.md section 5.
 """
@@ -27,7 +27,7 @@ def local_pod(
     weight_last: float = 0.0005,
     scales: Sequence[int] = SCALES,
 ) -> Term:
-    r"""Distance of the profiles of squared feature maps, per level and image.
+    r"""Distance between pooled profiles of squared feature maps, per level and image.
 
     .. math::
         \frac1L \sum_\ell w_\ell \sqrt{C / N} \, \frac1B \sum_n
@@ -75,7 +75,7 @@ def embedding(x: Tensor, scales: Sequence[int] = SCALES) -> Tensor:
 
 
 def _fold(x: Tensor, channels: int) -> Tensor:
-    """Add the channels beyond the teacher's to channel 0."""
+    """Add the channels that the teacher does not have to channel 0."""
     if x.shape[1] == channels:
         return x
     return torch.cat([x[:, :1] + x[:, channels:].sum(dim=1, keepdim=True), x[:, 1:channels]], dim=1)

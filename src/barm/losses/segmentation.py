@@ -1,4 +1,4 @@
-"""The segmentation loss of a method, by its name: binary cross-entropy, cross-entropy or focal loss."""
+"""Segmentation losses by name: binary cross-entropy, cross-entropy or focal loss."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SEGMENTATION_LOSSES = {"bce": binary_cross_entropy, "ce": cross_entropy, "focal"
 
 
 def segmentation(loss: str, logits: Tensor, label: Tensor, *, trained: Sequence[int] | None = None) -> Term:
-    """The segmentation loss of the labels.
+    """Compute the segmentation loss of the labels.
 
     Args:
         loss: a name in `SEGMENTATION_LOSSES`.
@@ -42,13 +42,13 @@ def segmentation(loss: str, logits: Tensor, label: Tensor, *, trained: Sequence[
 
 
 def renumbered(label: Tensor, channels: Sequence[int], total: int) -> Tensor:
-    """Labels for logits that hold these of `total` channels alone: others are `ELSEWHERE`, 255 stays."""
+    """Map labels to logits that hold only some of `total` channels; the others become `ELSEWHERE`, 255 stays."""
     return numbering(tuple(channels), total, label.device)[label.long()]
 
 
 @lru_cache(maxsize=32)
 def numbering(channels: tuple[int, ...], total: int, device: torch.device) -> Tensor:
-    """The table of `renumbered`, and where it says `ELSEWHERE`; made once, since a copy to a GPU waits for it."""
+    """The table of `renumbered`, with `ELSEWHERE` for absent channels. Cached, since a copy to a GPU waits for it."""
     with torch.inference_mode(False):
         table = torch.full((max(IGNORE + 1, total),), ELSEWHERE)
         table[IGNORE] = IGNORE
@@ -63,5 +63,5 @@ def _positions(channels: tuple[int, ...], device: torch.device) -> Tensor:
 
 
 def _channels(logits: Tensor, channels: tuple[int, ...]) -> Tensor:
-    """Some channels of ``(N, C, h, w)``."""
+    """Select channels of ``(N, C, h, w)``."""
     return logits.index_select(1, _positions(channels, logits.device))

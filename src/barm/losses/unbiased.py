@@ -66,7 +66,7 @@ def unbiased_distillation(
 def distillation(
     logits: Tensor, old: Tensor, *, alpha: float = 1.0, mask: Tensor | None = None, weight: float = 1.0
 ) -> Term:
-    """Distillation over the old channels alone (LwF): the new ones are cut off before the softmax.
+    """Distillation over the old channels alone (LwF). The new channels are cut off before the softmax.
 
     Arguments as in `unbiased_distillation`. Source: spec/mib.md section 4.
     """

@@ -1,4 +1,4 @@
-"""The methods. `METHODS` is, beside the data layouts, the only place where names become classes."""
+"""The methods. Except for data layouts, `METHODS` is the only place that maps names to classes."""
 
 from barm.methods.barm import BARMConfig
 from barm.methods.base import MethodConfig

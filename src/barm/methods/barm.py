@@ -1,7 +1,7 @@
 """BARM: background adaptation with residual modelling (Zhang & Gao, ECCV 2024, arXiv 2407.09838).
 
 Every step adds a branch whose first channel a_t corrects the background logit of the model before it. Old classifiers
-keep still: their classes get no gradient from the labels, only from distillation. Source: spec/barm.md.
+are stable: their classes get no gradient from the labels, only from distillation. Source: spec/barm.md.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from barm.ops.upsampled import map_pixels
 
 
 class BARMConfig(MethodConfig):
-    """BARM (ECCV 2024): the background is adapted by residuals, knowledge is distilled in groups.
+    """BARM (ECCV 2024): residuals adapt the background, and knowledge is distilled in groups.
 
     Attributes:
         pseudo: label confident old pixels with the previous model's class.
@@ -85,7 +85,7 @@ class BARM(Method[GroupedOutput, BARMConfig]):
         return Segmenter(self.network, GroupedHead, self.step.group_sizes, pretrained=self.step.index == 0)
 
     def init_from(self, model: nn.Module, previous: nn.Module) -> None:
-        """Copy equal names; the new ear starts as head_pre, the new head stays random."""
+        """Copy tensors of equal names. The new ear starts as head_pre; the new head stays random."""
         newest = self.step.index
         hand_over(model, previous, new=[f"classifier.ear.{newest - 1}.", f"classifier.head.{newest}."])
         head = _head(model)
@@ -99,7 +99,7 @@ class BARM(Method[GroupedOutput, BARMConfig]):
                 target.load_state_dict(source.state_dict())
 
     def loss(self, new: GroupedOutput, old: GroupedOutput | None, batch: Batch) -> dict[str, Term]:
-        """The five terms of section 3; at step 0 the first alone, against the ground truth."""
+        """The five terms of spec/barm.md section 3; at step 0 only the segmentation loss."""
         config, label = self.config, batch.label
         if old is None:
             return {"pb_bce": segmentation(config.loss, new.logits, label)}
@@ -121,7 +121,7 @@ class BARM(Method[GroupedOutput, BARMConfig]):
         }
 
     def param_groups(self, model: nn.Module, rates: Rates) -> list[ParamGroup]:
-        """The newest head and ear fast, ASPP medium, everything older slow."""
+        """Parameter groups: newest head and ear at `new`, older ones at `old`, ASPP and backbone at theirs."""
         head, take = _head(model), self.trainable
         backbone = cast(nn.Module, model.backbone)
         if self.step.index == 0:

@@ -1,7 +1,7 @@
-"""What a method of class-incremental segmentation is, as far as the engine knows.
+"""The interface of a method of class-incremental segmentation.
 
-A method says how a step's network looks, how it starts from the previous one, what is minimised, what trains at which
-rate, and how predictions are read off. It does not load data, run networks, or know about devices and processes.
+A method defines a step's network, its initialisation from the previous one, the loss, the learning rate of each part,
+and the prediction. It does not load data, run networks, or know about devices and processes.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Rates(BaseModel):
 
 
 class ParamGroup(TypedDict):
-    """Parameters that train at one rate; what is in no group is frozen."""
+    """Parameters that train at one rate. A parameter in no group is frozen."""
 
     name: str
     params: list[nn.Parameter]
@@ -72,7 +72,7 @@ class MethodConfig(BaseModel):
         memory: old images that later steps may see again; none where it is not set.
         maps: names of the maps, beside images and labels, that the method uses where the data set has them; what it
             does not name is neither read nor checked.
-        terms: what each term of the loss is, a sentence each by its name in the log.
+        terms: explanation of each loss term in a sentence, by its name in the log.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -87,7 +87,7 @@ class MethodConfig(BaseModel):
 
     @property
     def base_training(self) -> dict[str, Any]:
-        """What step 0 minimises: loss function, how it is averaged, and those hyper-parameters that matter at step 0.
+        """Description of what step 0 minimises: loss, its mean, and the hyper-parameters that matter at step 0.
 
         Two methods that agree in this, and in network, data and recipe, train the same step 0, so that one may take it
         over from the other. Unless a method says it, only the same method with the same hyper-parameters agrees.
@@ -104,8 +104,8 @@ class Method(ABC, Generic[Out, Config]):
 
     Args:
         config: its hyper-parameters.
-        step: what the step learns.
-        network: which network.
+        step: classes of the step.
+        network: configuration of the network.
 
     A subclass names what its network returns and its configuration, ``Method[PlainOutput, MyConfig]``, and then has the
     latter as `self.config`.
@@ -122,46 +122,46 @@ class Method(ABC, Generic[Out, Config]):
 
     @abstractmethod
     def build_model(self) -> nn.Module:
-        """The step's network with fresh weights (ImageNet's at step 0, where configured)."""
+        """Build the step's network with fresh weights (ImageNet's at step 0, if configured)."""
 
     @abstractmethod
     def init_from(self, model: nn.Module, previous: nn.Module) -> None:
-        """Take over the previous step's weights, in place; called at steps >= 1."""
+        """Initialise from the previous step's network, in place (steps >= 1)."""
 
     @abstractmethod
     def loss(self, new: Out, old: Out | None, batch: Batch) -> dict[str, Term]:
-        """The objective's terms.
+        """Compute the terms of the objective.
 
         Args:
-            new: what the network returned for the batch.
-            old: what the previous step's network returned; None at step 0 or for methods that use no teacher.
+            new: the network's output for the batch.
+            old: output of the previous step's network; None at step 0 or for methods without a teacher.
             batch: images and labels; not changed.
         """
 
     @abstractmethod
     def param_groups(self, model: nn.Module, rates: Rates) -> list[ParamGroup]:
-        """What trains, and how fast."""
+        """Parameter groups with their learning rates."""
 
     def observe(self, old: Out, batch: Batch) -> Tensor:
-        """Counts from one batch of the calibration, where the method `calibrates`; the engine adds them up.
+        """Count over one batch of the calibration, if the method `calibrates`. The engine adds up the counts.
 
         The calibration is one pass of the previous step's network over the step's images, before the training.
         """
         raise NotImplementedError
 
     def calibrate(self, counts: Tensor) -> None:
-        """Take over the counts of all batches and processes."""
+        """Receive the counts of all batches and processes."""
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What the method itself found out, so that a resumed step need not find it out again."""
+        """The method's own state, which a resumed step loads instead of computing it again."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restore `state_dict`."""
 
     def train_mode(self, model: nn.Module) -> None:
-        """Put the network into training mode; batch norm stays in evaluation mode where it is frozen."""
+        """Put the network into training mode; frozen batch norm stays in evaluation mode."""
         model.train()
         if self.bn_frozen:
             for module in model.modules():
@@ -170,7 +170,7 @@ class Method(ABC, Generic[Out, Config]):
 
     @property
     def bn_frozen(self) -> bool:
-        """Is batch norm frozen at this step?"""
+        """Whether batch norm is frozen at this step."""
         return self.config.freeze_bn and self.step.index > 0
 
     def scores(self, out: Out) -> Tensor:
@@ -178,18 +178,18 @@ class Method(ABC, Generic[Out, Config]):
         return probabilities(out.logits, self.config.loss)
 
     def upsampled(self, out: Out) -> Tensor:
-        """What the method upsamples to the images' size before it decides, ``(N, K, h, w)``."""
+        """The values that are upsampled to the images' size before the prediction, ``(N, K, h, w)``."""
         return self.scores(out)
 
     def decided(self, values: Tensor) -> Tensor:
-        """Probabilities per class of upsampled values, ``(N, K, H, W)`` -> ``(N, C, H, W)``, pixel by pixel.
+        """Convert upsampled values to probabilities per class, ``(N, K, H, W)`` -> ``(N, C, H, W)``, pixel by pixel.
 
-        The channel where they are largest is `predict`'s; so the mean over several views of an image can be taken.
+        `predict` returns the channel where they are largest. They can be averaged over several views of an image.
         """
         return values
 
     def predict(self, out: Out, size: tuple[int, int]) -> Tensor:
-        """Channels per pixel, ``(N, H, W)`` int64: probabilities first, then upsampling, then argmax.
+        """Predict channels per pixel, ``(N, H, W)`` int64: probabilities, then upsampling, then argmax.
 
         Source: spec/barm.md section 2 (upsampling the logits first is not the same).
         """
@@ -202,12 +202,12 @@ class Method(ABC, Generic[Out, Config]):
         return best, channel
 
     def annotate(self, out: Out, batch: Batch, threshold: float) -> Tensor:
-        """The labels with what this network surely knows in their background, ``(N, H, W)`` int64.
+        """Label the background with old classes of which this network is sure, ``(N, H, W)`` int64.
 
-        Says which classes an image shows that an exemplar memory may keep.
+        These labels decide which classes an image shows when an exemplar memory chooses images.
 
         Args:
-            out: what this step's network, trained, returned for the batch.
+            out: output of this step's trained network for the batch.
             batch: images of this step with its training labels.
             threshold: on the probability; 1 leaves the labels as they are.
 
@@ -229,6 +229,6 @@ class Method(ABC, Generic[Out, Config]):
 
 
 def group(name: str, params: list[nn.Parameter], lr: float, *, decay: bool = True) -> ParamGroup:
-    """One parameter group, with the recipe's weight decay or without any."""
+    """One parameter group, with or without the recipe's weight decay."""
     plain: ParamGroup = {"name": name, "params": params, "lr": lr}
     return plain if decay else {**plain, "weight_decay": 0.0}

@@ -1,8 +1,8 @@
 """DKD: decomposed knowledge distillation (Baek et al., NeurIPS 2022, arXiv 2210.05941).
 
-Every class is a binary problem and background is what is left. The old classes keep their logits, and separately what
-speaks for and against them; new classes start from an auxiliary classifier that has learned to say no. Source:
-spec/dkd.md.
+Every class is a binary problem, and background is the absence of all. Distillation keeps the old classes' logits, and
+separately their positive and negative parts. New classes start from an auxiliary classifier that was trained on
+negatives alone. Source: spec/dkd.md.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from barm.ops.upsampled import map_pixels, sum_all
 
 
 class DKDConfig(MethodConfig):
-    """DKD (NeurIPS 2022): logits and what speaks for and against a class are distilled; no background classifier.
+    """DKD (NeurIPS 2022): distils logits and the scores for and against each class; no background classifier.
 
     Attributes:
         kd_weight: of the distillation of the logits.
@@ -54,7 +54,7 @@ class DKDConfig(MethodConfig):
 
     @property
     def base_training(self) -> dict[str, Any]:
-        """A binary cross-entropy per class and the auxiliary classifier's, with their weights at step 0."""
+        """Binary cross-entropy per class and that of the auxiliary classifier, with their weights at step 0."""
         weights = {"base_pos_weight": self.base_pos_weight, "auxiliary_weight": self.auxiliary_weight}
         return {"objective": "binary problems with an auxiliary classifier", **weights}
 
@@ -64,7 +64,7 @@ class DKDConfig(MethodConfig):
 
 
 class DKDMConfig(DKDConfig):
-    """DKD-M: DKD with an exemplar memory, appended to the step's images and labelled as they are."""
+    """DKD-M: DKD with an exemplar memory, whose images are added to the step's and labelled like them."""
 
     name: Literal["dkd-m"] = "dkd-m"  # type: ignore[assignment]
     memory: MemoryConfig | None = MemoryConfig(size=100, labels="step", mix="append", threshold=0.9)
@@ -80,7 +80,7 @@ class DKD(Method[DecomposedOutput, DKDConfig]):
         return Segmenter(self.network, DecomposedHead, self.step.group_sizes, pretrained=self.step.index == 0)
 
     def init_from(self, model: nn.Module, previous: nn.Module) -> None:
-        """Copy equal names; every new class starts as the auxiliary classifier (section 5)."""
+        """Copy tensors of equal names. Every new class starts as the auxiliary classifier (section 5)."""
         hand_over(model, previous, new=[f"classifier.head.{self.step.index}."])
         head = cast(DecomposedHead, model.classifier)
         newest = cast(nn.Conv2d, head.head[-1])
@@ -89,7 +89,7 @@ class DKD(Method[DecomposedOutput, DKDConfig]):
             cast(Tensor, newest.bias).copy_(cast(Tensor, head.aux.bias).expand(newest.out_channels))
 
     def loss(self, new: DecomposedOutput, old: DecomposedOutput | None, batch: Batch) -> dict[str, Term]:
-        """The terms of section 4; the scores are compared at feature resolution, all else at the label's."""
+        """The terms of section 4. Scores are compared at feature resolution, everything else at the labels' size."""
         config, count = self.config, self.step.num_old - 1
         if old is None:
             return sum_all(self._base_objective, new.logits, batch.label)
@@ -100,7 +100,7 @@ class DKD(Method[DecomposedOutput, DKDConfig]):
         }
 
     def _base_objective(self, logits: Tensor, label: Tensor) -> dict[str, Term]:
-        """The terms of the labels at their size."""
+        """Terms of the labels at their size."""
         config, known = self.config, self.step.num_old
         weight = config.pos_weight if self.step.index else config.base_pos_weight
         return {
@@ -109,7 +109,7 @@ class DKD(Method[DecomposedOutput, DKDConfig]):
         }
 
     def _objective(self, logits: Tensor, old: Tensor, label: Tensor) -> dict[str, Term]:
-        """These, and the distillation of the logits."""
+        """Terms of the labels, and the distillation of the logits."""
         kept = sigmoid_distillation(logits[:, 1 : self.step.num_old], old, weight=self.config.kd_weight)
         return {**self._base_objective(logits, label), "kd": kept}
 
@@ -122,23 +122,23 @@ class DKD(Method[DecomposedOutput, DKDConfig]):
         return out.logits[:, 1:]
 
     def decided(self, values: Tensor) -> Tensor:
-        """Probabilities of the classes, and of background what the likeliest leaves, ``(N, C, H, W)``."""
+        """Probabilities of the classes, and for background 1 minus the largest, ``(N, C, H, W)``."""
         return _with_background(torch.sigmoid(values))
 
     def confidence(self, out: DecomposedOutput, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Upsampling first, then probabilities."""
+        """Largest probability per pixel and its channel. Logits are upsampled first."""
         best, channel = map_pixels(
             lambda logits: tuple(self.decided(logits).max(dim=1)), self.upsampled(out), size=size
         )
         return best, channel
 
     def predict(self, out: DecomposedOutput, size: tuple[int, int]) -> Tensor:
-        """The likeliest class where its probability is above a half, else background (section 9.1)."""
+        """Predict the likeliest class where its probability is above a half, else background (section 9.1)."""
         labels: Tensor = map_pixels(_likeliest, out.logits[:, 1:], size=size)
         return labels
 
     def param_groups(self, model: nn.Module, rates: Rates) -> list[ParamGroup]:
-        """From step 1 on, only the newest classifier decays (section 6)."""
+        """Parameter groups. From step 1 on, only the newest classifier has weight decay (section 6)."""
         head, take, first = cast(DecomposedHead, model.classifier), self.trainable, self.step.index == 0
         return [
             group("new_head", take(head.head[-1]), rates.new),
@@ -148,7 +148,7 @@ class DKD(Method[DecomposedOutput, DKDConfig]):
         ]
 
     def train_mode(self, model: nn.Module) -> None:
-        """From step 1 on dropout is off, as batch norm is."""
+        """Put the network into training mode. From step 1 on, dropout is off and batch norm frozen."""
         super().train_mode(model)
         if self.step.index:
             for module in model.modules():
@@ -157,7 +157,7 @@ class DKD(Method[DecomposedOutput, DKDConfig]):
 
 
 def _with_background(probability: Tensor) -> Tensor:
-    """Background is what the likeliest class leaves, ``(N, C - 1, h, w)`` -> ``(N, C, h, w)``."""
+    """Prepend background as 1 minus the likeliest class, ``(N, C - 1, h, w)`` -> ``(N, C, h, w)``."""
     return torch.cat([1 - probability.amax(dim=1, keepdim=True), probability], dim=1)
 
 

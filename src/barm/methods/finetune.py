@@ -1,4 +1,4 @@
-"""The two bounds of every table: fine-tuning (nothing against forgetting) and joint training (nothing to forget).
+"""Lower and upper bound of every table: fine-tuning (nothing against forgetting) and joint training (all labels).
 
 Fine-tuning is also what the methods with one growing classifier are built on.
 """
@@ -22,7 +22,7 @@ from barm.ops.upsampled import map_pixels
 
 
 class FineTuneConfig(MethodConfig):
-    """Fine-tuning: every step trains on its own labels alone, in which old objects are background."""
+    """Fine-tuning: every step trains on its own labels only, in which old objects are background."""
 
     terms: ClassVar[Mapping[str, str]] = SEGMENTATION
 
@@ -57,14 +57,14 @@ class JointConfig(MethodConfig):
 
 
 class FineTune(Method[PlainOutput, Config]):
-    """One classifier that grows; at step 0 the same training as every method on this body."""
+    """Fine-tuning with one growing classifier. Step 0 is the same training as that of every method on this network."""
 
     def build_model(self) -> Segmenter:
         """Backbone, ASPP, one branch."""
         return Segmenter(self.network, PlainHead, self.step.group_sizes, pretrained=self.step.index == 0)
 
     def init_from(self, model: nn.Module, previous: nn.Module) -> None:
-        """Copy equal names; the new classifier rows stay random."""
+        """Copy tensors of equal names. The new classifier rows stay random."""
         hand_over(model, previous, new=[f"classifier.head.{self.step.index}."])
 
     def loss(self, new: PlainOutput, old: PlainOutput | None, batch: Batch) -> dict[str, Term]:
@@ -72,7 +72,7 @@ class FineTune(Method[PlainOutput, Config]):
         return {self.config.loss: segmentation(self.config.loss, new.logits, batch.label)}
 
     def param_groups(self, model: nn.Module, rates: Rates) -> list[ParamGroup]:
-        """The newest classifier at `new`, the older ones and the branch at `old`."""
+        """Parameter groups: the newest classifier at `new`, older classifiers and the branch at `old`."""
         head, take = cast(PlainHead, model.classifier), self.trainable
         rest = rates.old if self.step.index else rates.new
         return [
@@ -84,7 +84,7 @@ class FineTune(Method[PlainOutput, Config]):
 
 
 class SoftmaxConfig(MethodConfig):
-    """What MiB and its relatives share: softmax over all channels, batch norm trained in every step (spec/mib.md 7)."""
+    """Settings of MiB and its relatives: softmax over all channels, batch norm always trained (spec/mib.md 7)."""
 
     loss: Literal["ce"] = "ce"
     freeze_bn: bool = False
@@ -96,7 +96,7 @@ class SoftmaxConfig(MethodConfig):
 
 
 class SoftmaxMethod(FineTune[Config]):
-    """A growing classifier whose channels compete; the prediction is the largest upsampled logit (spec/mib.md 10)."""
+    """A growing classifier with softmax over all channels. It predicts the largest upsampled logit (spec/mib.md 10)."""
 
     def upsampled(self, out: PlainOutput) -> Tensor:
         """The logits, ``(N, C, h, w)``."""
@@ -107,12 +107,12 @@ class SoftmaxMethod(FineTune[Config]):
         return torch.softmax(values, dim=1)
 
     def predict(self, out: PlainOutput, size: tuple[int, int]) -> Tensor:
-        """Channels per pixel, ``(N, H, W)`` int64: upsampled logits, then argmax."""
+        """Predict channels per pixel, ``(N, H, W)`` int64: upsampled logits, then argmax."""
         labels: Tensor = map_pixels(best_channel, out.logits, size=size)
         return labels
 
 
 class Joint(FineTune[JointConfig]):
-    """Fine-tuning's network with the images and labels of all steps so far."""
+    """Joint training: fine-tuning's network with the images and labels of all steps so far."""
 
     policy = JOINT

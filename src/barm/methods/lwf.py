@@ -18,7 +18,7 @@ from barm.ops.upsampled import sum_all, sum_pixels
 
 
 class DistillationConfig(SoftmaxConfig):
-    """What LwF and ILT share.
+    """Settings that LwF and ILT share.
 
     Attributes:
         distillation_weight: of the distillation of the outputs.
@@ -68,7 +68,7 @@ class LwF(SoftmaxMethod[DistillationConfig]):
         return {**terms, "features": feature_distillation(new.feature, old.feature, weight=weight)} if weight else terms
 
     def _objective(self, logits: Tensor, old: Tensor, label: Tensor) -> dict[str, Term]:
-        """The terms at the labels' size."""
+        """Terms at the labels' size."""
         config = self.config
         return {
             "ce": unbiased_cross_entropy(logits, label),

@@ -1,7 +1,7 @@
 """MiB: modelling the background (Cermelli et al., CVPR 2020, arXiv 2002.00718).
 
-The label "background" may hide old classes, the previous model's "background" new ones: both losses say so,
-and the new classes start where the background was. Source: spec/mib.md.
+The label "background" may hide old classes, and the previous model's "background" new ones. Both losses model this,
+and the new classifier rows start from the background's. Source: spec/mib.md.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from barm.ops.upsampled import sum_all, sum_pixels
 
 
 class MiBConfig(SoftmaxConfig):
-    """MiB (CVPR 2020): cross-entropy and distillation that model what "background" hides.
+    """MiB (CVPR 2020): cross-entropy and distillation that model the classes hidden in "background".
 
     Attributes:
         distillation_weight: lambda of the distillation.
@@ -50,7 +50,7 @@ class BackgroundInitialised(SoftmaxMethod[Config]):
     """A growing classifier whose new rows start from the background's."""
 
     def init_from(self, model: nn.Module, previous: nn.Module) -> None:
-        """Copy equal names; background and new classes share the probability that the background had (section 6)."""
+        """Copy tensors of equal names. New classes share the background's former probability with it (section 6)."""
         super().init_from(model, previous)
         head = cast(PlainHead, model.classifier).head
         first, new = cast(nn.Conv2d, head[0]), cast(nn.Conv2d, head[-1])

@@ -1,4 +1,4 @@
-"""PLOP: pooled features of all levels are kept, and the background takes the old model's confident predictions.
+"""PLOP: distils pooled features of all levels, and labels background by the old model's confident predictions.
 
 Douillard et al., CVPR 2021, arXiv 2011.11390. Source: spec/plop.md; head and initialisation are MiB's.
 """
@@ -37,13 +37,14 @@ THRESHOLDS = {"published": published_thresholds, "median": median_thresholds}
 
 
 class PLOPConfig(SoftmaxConfig):
-    """PLOP (CVPR 2021): local pooled features are kept, confident old predictions become labels.
+    """PLOP (CVPR 2021): local pooled features are distilled, confident old predictions become labels.
 
     Attributes:
         pod_weight: of the backbone's and the ASPP's features.
         pod_weight_last: of the logits.
         threshold_floor: lower bound of the thresholds on the entropy.
-        thresholds: found by the `published` search, which is not the median it is meant to be, or by the `median`.
+        thresholds: how they are found: by the `published` search, which misses the median that it is meant to find, or
+            as the `median`.
     """
 
     terms: ClassVar[Mapping[str, str]] = {
@@ -73,7 +74,7 @@ class PLOP(BackgroundInitialised[PLOPConfig]):
         self.thresholds = torch.full((step.num_seen,), config.threshold_floor)
 
     def build_model(self) -> Segmenter:
-        """Fine-tuning's network, which also hands out the backbone's stages."""
+        """Build fine-tuning's network, which also returns the backbone's stages."""
         sizes = self.step.group_sizes
         return Segmenter(self.network, PlainHead, sizes, pretrained=self.step.index == 0, levels=True)
 
@@ -83,12 +84,12 @@ class PLOP(BackgroundInitialised[PLOPConfig]):
         return entropy_histogram(seen, batch.label, self.step.num_seen)
 
     def calibrate(self, counts: Tensor) -> None:
-        """Thresholds per class; where the published search finds no number, the floor (P4)."""
+        """Compute thresholds per class, or the floor where the published search finds none (P4)."""
         found = THRESHOLDS[self.config.thresholds](counts, self.config.threshold_floor)
         self.thresholds = torch.nan_to_num(found, nan=self.config.threshold_floor, posinf=float("inf"))
 
     def loss(self, new: PlainOutput, old: PlainOutput | None, batch: Batch) -> dict[str, Term]:
-        """Cross-entropy against believed labels, and local POD (sections 3 to 5)."""
+        """Cross-entropy against pseudo-labels, and local POD (sections 3 to 5)."""
         if old is None:
             return {"ce": sum_pixels(unbiased_cross_entropy, new.logits, batch.label)}
         config, step = self.config, self.step
@@ -119,5 +120,5 @@ class PLOP(BackgroundInitialised[PLOPConfig]):
 
 
 def _weighted(logits: Tensor, label: Tensor, factor: Tensor) -> Term:
-    """`adaptive_cross_entropy` with the images' factors as a map."""
+    """`adaptive_cross_entropy` with the images' factors as a map per pixel."""
     return adaptive_cross_entropy(logits, Targets(label, factor[:, 0, 0]))

@@ -27,13 +27,13 @@ UNKNOWN, BACKGROUND, FIRST = 0, 1, 2  # private labels
 
 
 class SSULConfig(MethodConfig):
-    """SSUL (NeurIPS 2021): salient unlabelled objects are a class of their own, and only new heads train.
+    """SSUL (NeurIPS 2021): unlabelled salient objects are a class of their own, and only new heads train.
 
     Attributes:
         pseudo: label confident old pixels with the previous model's class.
         pseudo_threshold: on the previous model's probability; 1 accepts none.
-        weight_transfer: a new head starts as the unknown's.
-        shift_memory: kept images get the private labels that all others get; the released code forgot
+        weight_transfer: initialise a new head from the unknown's.
+        shift_memory: give exemplars labels with the unknown like all other images, which the released code does not
             (spec/ssul.md Q1).
     """
 
@@ -60,7 +60,7 @@ class SSULConfig(MethodConfig):
 
 
 class SSULMConfig(SSULConfig):
-    """SSUL-M: SSUL with an exemplar memory; half of every batch are kept images, fully labelled."""
+    """SSUL-M: SSUL with an exemplar memory; exemplars are half of every batch, fully labelled."""
 
     name: Literal["ssul-m"] = "ssul-m"  # type: ignore[assignment]
     memory: MemoryConfig | None = MemoryConfig(size=100, unique=False)
@@ -79,7 +79,7 @@ class SSUL(Method[UnknownOutput, SSULConfig]):
         )
 
     def init_from(self, model: nn.Module, previous: nn.Module) -> None:
-        """Copy equal names; the new head starts as the unknown's, every class alike (section 8)."""
+        """Copy tensors of equal names. Every class of the new head starts as the unknown's (section 8)."""
         hand_over(model, previous, new=[f"classifier.head.{FIRST + self.step.index}."])
         if self.config.weight_transfer:
             heads = cast(UnknownHead, model.classifier).head
@@ -93,14 +93,14 @@ class SSUL(Method[UnknownOutput, SSULConfig]):
         return {config.loss: segmentation(config.loss, new.logits, label)}
 
     def private_labels(self, batch: Batch) -> Tensor:
-        """Labels with the unknown, ``(N, H, W)`` int64; those of kept images as released where configured (Q1)."""
+        """Labels with the unknown class, ``(N, H, W)`` int64. Those of exemplars are as released if configured (Q1)."""
         label = unknown_labels(batch.label, batch.extras.get("saliency"))
         if self.config.shift_memory or "memory" not in batch.extras:
             return label
         return torch.where(batch.extras["memory"].view(-1, 1, 1).bool(), batch.label, label)
 
     def annotate(self, out: UnknownOutput, batch: Batch, threshold: float) -> Tensor:
-        """Labels with pseudo-labels of this network (section 12.1)."""
+        """Labels with this network's pseudo-labels (section 12.1)."""
         label = self._pseudo(out.logits, self.private_labels(batch), threshold)
         return torch.where(label == IGNORE, IGNORE, (label - 1).clamp(min=0))
 
@@ -110,7 +110,7 @@ class SSUL(Method[UnknownOutput, SSULConfig]):
         return labels
 
     def scores(self, out: UnknownOutput) -> Tensor:
-        """Probabilities with the unknown's added to background, ``(N, C, h, w)``; for BCE that sum may exceed 1."""
+        """Probabilities with the unknown's added to background's, ``(N, C, h, w)``. For BCE that sum may exceed 1."""
         share = probabilities(out.logits, self.config.loss)
         return torch.cat([share[:, :1] + share[:, 1:2], share[:, 2:]], dim=1)
 
@@ -119,16 +119,20 @@ class SSUL(Method[UnknownOutput, SSULConfig]):
         return out.logits
 
     def decided(self, values: Tensor) -> Tensor:
-        """Probabilities of upsampled logits, the unknown's with background's, ``(N, C, H, W)``."""
+        """Probabilities of upsampled logits, the unknown's added to background's, ``(N, C, H, W)``."""
         return self.scores(UnknownOutput(values))
 
     def predict(self, out: UnknownOutput, size: tuple[int, int]) -> Tensor:
-        """Upsampling first, then probabilities, merged (section 13)."""
+        """Predict channels: upsampling, then probabilities, then the unknown is added to background (section 13)."""
         labels: Tensor = map_pixels(lambda logits: best_channel(self.decided(logits)), out.logits, size=size)
         return labels
 
     def param_groups(self, model: nn.Module, rates: Rates) -> list[ParamGroup]:
-        """From step 1 on the newest and the unknown head, and background's at `old`; all else is frozen (section 9)."""
+        """Parameter groups.
+
+        From step 1 on the newest head and the unknown's train, background's at `old`, and all else is frozen (section
+        9).
+        """
         classifier, take = cast(UnknownHead, model.classifier), self.trainable
         heads = classifier.head
         if self.step.index:
@@ -145,7 +149,7 @@ class SSUL(Method[UnknownOutput, SSULConfig]):
 
 
 def unknown_labels(label: Tensor, saliency: Tensor | None) -> Tensor:
-    """Canonical labels -> private ones, ``(N, H, W)`` int64: background where nothing salient is, else unknown.
+    """Convert canonical labels to SSUL's own, ``(N, H, W)`` int64: background is unknown where an image is salient.
 
     Args:
         label: channels, ``(N, H, W)`` int64.
@@ -158,7 +162,7 @@ def unknown_labels(label: Tensor, saliency: Tensor | None) -> Tensor:
 
 
 def transfer(source: nn.Sequential, target: nn.Sequential) -> None:
-    """Fill a head from the unknown's: the branch is copied, every class is its one row; in place."""
+    """Initialise a head from the unknown's, in place: its branch is copied, and so is its one row for every class."""
     counter = "num_batches_tracked"
     own, given = target.state_dict(), source.state_dict()
     filled = {name: value if name.endswith(counter) else given[name].expand_as(value) for name, value in own.items()}

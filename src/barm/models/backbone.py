@@ -1,4 +1,4 @@
-"""Any timm backbone at output stride 8 or 16, and where its weights come from."""
+"""Build a backbone: any timm model at output stride 8 or 16, with its weights."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def create_backbone(
     low_level: bool = False,
     leaky: bool = False,
 ) -> nn.Module:
-    """A network that returns a list with its last feature map, ``(N, 3, H, W)`` -> ``[(N, D, h, w)]``.
+    """Build a network that returns a list with its last feature map, ``(N, 3, H, W)`` -> ``[(N, D, h, w)]``.
 
     Tensor names are timm's own; for ``resnet101.tv_in1k`` they are those of the official checkpoints.
     Number of channels D: `num_channels`.
@@ -61,7 +61,7 @@ def create_backbone(
 
 
 class Revealed(nn.Module):
-    """An activation that hands out what it was given.
+    """An activation that keeps its input for a later reader.
 
     Args:
         slope: of its negative side: 0 is ReLU.
@@ -74,12 +74,12 @@ class Revealed(nn.Module):
         self.slope = slope
 
     def forward(self, x: Tensor) -> Tensor:
-        """``max(x, slope x)``; `x` is kept until it is taken."""
+        """``max(x, slope x)``; `x` is kept until `take` is called."""
         self.given = x
         return nn.functional.leaky_relu(x, self.slope) if self.slope else torch.relu(x)
 
     def take(self) -> Tensor:
-        """What the last call was given; once."""
+        """Return the input of the last call, once."""
         given, self.given = self.given, None
         if given is None:
             raise RuntimeError("nothing to take: the backbone has not run")
@@ -87,7 +87,7 @@ class Revealed(nn.Module):
 
 
 def reveal_stages(backbone: nn.Module) -> list[Revealed]:
-    """Make the last activation of every stage reveal its input, from shallow to deep; tensor names stay the same.
+    """Let the last activation of every stage keep its input, from shallow to deep. Tensor names stay the same.
 
     Source: spec/plop.md section 5.1 (features before the final activation of the stage).
 
@@ -146,7 +146,7 @@ def _create(name: str, output_stride: int, pretrained: bool, low_level: bool, le
 
 
 def _check_weights(build: Callable[[], nn.Module], name: str, output_stride: int) -> None:
-    """Weights that cannot be had are told at once, but not of a network that has no such output stride anyway."""
+    """Check early that weights are available, unless the network does not have this output stride anyway."""
     try:
         check_reachable(name)
     except UserError:
@@ -163,7 +163,7 @@ def _check_stride(body: nn.Module, name: str, output_stride: int) -> None:
 
 
 def _low_level(body: nn.Module, name: str) -> int:
-    """Position of the low level among all feature maps: the deepest at stride 4."""
+    """Position of the low-level features among all feature maps: the deepest at stride 4."""
     info = cast(FeatureInfo, body.feature_info)
     strides: list[int] = info.reduction(list(range(len(info.info))))
     if LOW_LEVEL_STRIDE not in strides:
@@ -176,7 +176,7 @@ def _low_level(body: nn.Module, name: str) -> int:
 
 
 def _check_dilation(build: Callable[[], nn.Module], name: str, output_stride: int) -> None:
-    """A network that cannot be built even without weights has no such output stride."""
+    """Refuse an output stride with which the network cannot be built even without weights."""
     try:
         build()
     except Exception as error:  # whatever a constructor raises
@@ -186,7 +186,7 @@ def _check_dilation(build: Callable[[], nn.Module], name: str, output_stride: in
 
 
 def _load_local(body: nn.Module, path: Path, name: str) -> None:
-    """Load a classification or feature state dict; the classifier's tensors are left out, all else must fit."""
+    """Load a classification or feature state dict without its classifier; everything else must fit."""
     if not path.is_file():
         raise UserError(f"no weights at {path}: give an existing .pth or .safetensors file in model.weights")
     try:

@@ -1,6 +1,6 @@
-"""Batch norm that shares its statistics between processes, or is frozen into a convolution, while a network trains.
+"""Batch norm in training: with statistics shared between processes, or frozen into a convolution.
 
-And the way back to an ordinary network (`ordinary`).
+`ordinary` converts back to a plain network.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ NO_BATCH = (FrozenBatchNorm2d, FrozenBatchNormAct2d, nn.modules.instancenorm._In
 
 
 def synchronised(network: nn.Module) -> nn.Module:
-    """The network with every batch norm computing its statistics over the batches of all processes; changed in place.
+    """Let every batch norm compute its statistics over the batches of all processes, in place.
 
     timm's converter does it, since torch's loses the activation inside timm's `BatchNormAct2d`.
 
@@ -42,7 +42,7 @@ def synchronised(network: nn.Module) -> nn.Module:
 
 
 def ordinary(network: nn.Module) -> nn.Module:
-    """The network as any program knows it, whatever trained it: batch norm that shares nothing.
+    """Convert to an ordinary network with plain batch norm, whatever wrappers training used.
 
     Args:
         network: not changed.
@@ -67,7 +67,7 @@ def affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 
 
 class NormedConv(nn.Conv2d):
-    """A convolution without bias that also does what the frozen batch norm behind it would: ``a (w * x) + b``.
+    """A convolution without bias that includes the frozen batch norm after it: ``a (w * x) + b``.
 
     As one convolution, with the weight ``a w`` and the bias b; the gradient reaches w. In the backward pass nothing of
     the size of a feature map is left to do (docs/speed.md says what that saves).
@@ -79,7 +79,7 @@ class NormedConv(nn.Conv2d):
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Take over what the batch norm holds."""
+        """Update scale and shift from the batch norm."""
         for name, value in zip(("scale", "shift"), affine(self.norm[0]), strict=True):
             self.register_buffer(name, value, persistent=False)
 
@@ -90,18 +90,18 @@ class NormedConv(nn.Conv2d):
 
 
 class PassedNorm(nn.BatchNorm2d):
-    """The frozen batch norm behind a `NormedConv`: nothing is left to do."""
+    """Placeholder for a frozen batch norm whose work a `NormedConv` does."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """The input."""
+        """Return the input."""
         return input
 
 
 class PassedNormAct(BatchNormAct2d):
-    """The same with timm's activation, which is left."""
+    """Placeholder for a frozen `BatchNormAct2d` whose batch norm a `NormedConv` computes; the activation is left."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """The activation of the input."""
+        """Apply the activation."""
         activated: Tensor = self.act(self.drop(x))
         return activated
 
@@ -110,7 +110,7 @@ PASSED: dict[type[nn.Module], type[nn.Module]] = {nn.BatchNorm2d: PassedNorm, Ba
 
 
 def take_in(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
-    """Let a convolution do what the frozen batch norm behind it does, both changed in place; `ordinary` takes it back.
+    """Let a convolution compute the frozen batch norm after it, both changed in place. `ordinary` reverts it.
 
     Tensors, their names, and what `isinstance` says stay the same.
     """
@@ -121,7 +121,7 @@ def take_in(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
 
 
 def refresh(network: nn.Module) -> None:
-    """See the batch norm that another state brought."""
+    """Update a network's `NormedConv`s after a state was loaded into it."""
     for module in network.modules():
         if isinstance(module, NormedConv):
             module.refresh()

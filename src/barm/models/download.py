@@ -1,4 +1,4 @@
-"""Are ImageNet weights at hand, or is there somebody to ask for them? One quick question before long retries."""
+"""Check that ImageNet weights are cached or can be downloaded, with one quick request before long retries."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ FOLDER = "local-dir:"  # before a folder in a backbone's name
 
 
 class Origin(NamedTuple):
-    """Where a backbone's weights come from.
+    """The origin of a backbone's weights.
 
     Attributes:
-        address: that has to answer.
+        address: the server that must answer.
         cached: the file of the cache that holds them; None without.
-        hub: is it the Hugging Face Hub?
+        hub: whether it is the Hugging Face Hub.
     """
 
     address: str
@@ -44,7 +44,7 @@ class Origin(NamedTuple):
 
 
 def check_reachable(name: str) -> None:
-    """Complain within `patience` seconds if pretrained weights are neither in the cache nor to be had.
+    """Check within `patience` seconds that pretrained weights are cached or can be downloaded.
 
     Args:
         name: of the backbone, as in `create_backbone`; of an unknown one nothing is said.
@@ -63,7 +63,7 @@ def check_reachable(name: str) -> None:
 
 
 def find_origin(name: str) -> Origin | None:
-    """Where a backbone's weights come from; None where that is not known."""
+    """Find the origin of a backbone's weights; None if it is unknown."""
     if name == "deeplab_mobilenetv2":
         return _from_url(MobileNet_V2_Weights.IMAGENET1K_V1.url)
     if name.startswith(HUB):
@@ -77,11 +77,11 @@ def find_origin(name: str) -> Origin | None:
 
 
 def cached_source(name: str, pretrained: bool) -> tuple[str, dict[str, Any]]:
-    """A name and options for `timm.create_model` with which it takes what is cached, and asks nobody whether it is new.
+    """Name and options for `timm.create_model` with which it uses the cache without asking for a newer version.
 
     Args:
         name: of the backbone, as in `create_backbone`.
-        pretrained: are weights loaded?
+        pretrained: whether weights are loaded.
     """
     if name.startswith(HUB):
         files = (CONFIG, *FILES) if pretrained else (CONFIG,)
@@ -96,19 +96,19 @@ def cached_source(name: str, pretrained: bool) -> tuple[str, dict[str, Any]]:
 
 
 def patience() -> float:
-    """Seconds that an address has for its answer: `PATIENCE`, or HF_HUB_ETAG_TIMEOUT where it is set to more."""
+    """Time limit for an answer in seconds: `PATIENCE`, or HF_HUB_ETAG_TIMEOUT if it is larger."""
     asked = constants.HF_HUB_ETAG_TIMEOUT
     return PATIENCE if asked == constants.DEFAULT_ETAG_TIMEOUT else max(PATIENCE, float(asked))
 
 
 def ask(address: str, head: Callable[[str, float], int]) -> str | None:
-    """Ask an address for a sign of life: None, or why there is none.
+    """Ask whether an address answers: None, or the reason why not.
 
     In a thread, since the look-up of a name has no limit of its own.
 
     Args:
         address: ``http`` or ``https``.
-        head: asks it, and returns the status; the second argument is a limit in seconds.
+        head: sends the request and returns the status; its second argument is a limit in seconds.
     """
     outcome: list[str | None] = []
     limit = patience()
@@ -146,7 +146,7 @@ def _from_url(url: str) -> Origin:
 
 
 def head_hub(address: str, limit: float) -> int:
-    """Ask as the hub's own library does, which knows proxies and certificates; the status of the answer."""
+    """Send the request with the hub's own library, which knows proxies and certificates; returns the status."""
     return int(get_session().head(address, timeout=limit).status_code)
 
 

@@ -1,4 +1,4 @@
-"""A network that no longer trains: batch norm folded into the convolutions before it, in the type it computes in."""
+"""Constant networks: batch norm folded into convolutions, weights converted to the type of the computation."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ TOLERANCE = 1e-3  # of the largest value; folding changes the rounding alone, ab
 
 @torch.no_grad()
 def fold_batch_norm(network: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """The network with every batch norm folded that directly follows a convolution; parts that can be merged are.
+    """Fold every batch norm that directly follows a convolution, and merge parallel branches.
 
-    Which follows which is seen on a forward pass of noise, so that it holds for any architecture. What cannot be seen,
-    such as a sum outside of any module, shows in the result: the network is then given back as it was.
+    A forward pass of noise shows which module follows which, for any architecture. What it cannot show, such as a sum
+    outside of any module, changes the result: the network is then returned without folding.
 
     Args:
         network: in evaluation mode, float32, on the CPU; its forward takes ``(N, 3, H, W)``. Not changed.
-        dtype: in which the copy will compute; what would overflow there is not folded.
+        dtype: type of the computation; what would overflow in it is not folded.
 
     Returns:
         A copy, in float32.
@@ -47,7 +47,7 @@ def fold_batch_norm(network: nn.Module, dtype: torch.dtype = torch.float32) -> n
 
 
 def lower_precision(network: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Compute in another type, in place; batch norm that is left keeps its float32 statistics, scale and shift.
+    """Convert to another type, in place. Batch norm that is left keeps float32 statistics, scale and shift.
 
     A variance above 65504 would be infinite in fp16, and bf16 keeps three digits of it. torch computes batch norm of
     tensors in a lower precision with float32 statistics.
@@ -71,7 +71,7 @@ def _fold(network: nn.Module, example: Tensor, dtype: torch.dtype) -> None:
 
 
 def _followers(network: nn.Module, example: Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-    """Convolutions whose result goes into one batch norm and nowhere else, with that batch norm."""
+    """Pairs of a convolution and the one batch norm that alone uses its result."""
     return [
         (conv, takers[0])
         for conv, takers in watched(network, example).items()
@@ -80,9 +80,9 @@ def _followers(network: nn.Module, example: Tensor) -> list[tuple[nn.Conv2d, nn.
 
 
 def watched(network: nn.Module, example: Tensor) -> dict[nn.Conv2d, list[nn.Module]]:
-    """Which modules take the result of every convolution, in order, as seen on one forward pass.
+    """Record on one forward pass which modules use the result of each convolution, in order.
 
-    `nn.Identity` hands its input on. What was changed outside of any module is not the convolution's result any more.
+    `nn.Identity` hands its input on. A result that was changed outside of any module no longer counts.
     """
     made: dict[int, tuple[nn.Conv2d, Tensor, int]] = {}  # by the identity of the result, which is kept alive
     takers: dict[nn.Conv2d, list[nn.Module]] = {}
@@ -112,15 +112,15 @@ def watched(network: nn.Module, example: Tensor) -> dict[nn.Conv2d, list[nn.Modu
 
 
 class Constant:
-    """A network as a function: batch norm folded, weights in the type it computes in, no gradient.
+    """A constant network as a function: batch norm folded, weights in the type of the computation, no gradient.
 
-    It runs the operations of the network under autocast, without those that folding and a fixed type save, so that it
-    is never the slower of both, whatever the kinds of its convolutions (docs/speed.md).
+    It runs the operations of the network under autocast, except those that folding and a fixed type save. So it is
+    never slower than that network, whatever the kinds of its convolutions (docs/speed.md).
 
     Args:
         module: the network; a copy is taken.
-        dtype: what it computes in.
-        device: where it runs.
+        dtype: type of the computation.
+        device: on which it runs.
         layout: of its tensors in memory.
     """
 
@@ -138,7 +138,7 @@ class Constant:
         self.network = network.to(memory_format=layout).to(device)
 
     def __call__(self, image: Tensor) -> Any:
-        """Run it: ``(N, 3, H, W)``, uint8 or normalised already -> the network's output in fp32."""
+        """Apply the network to ``(N, 3, H, W)``, uint8 or normalised; output in fp32."""
         image = self.normalise(image.contiguous(memory_format=self.layout)).to(self.dtype)
         with torch.inference_mode():
             out = self.network(image)

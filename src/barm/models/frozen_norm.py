@@ -1,4 +1,4 @@
-"""Which frozen batch norms of a network that trains are computed by the convolutions before them."""
+"""Choose which frozen batch norms of a training network are computed by the convolutions before them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from barm.models.frozen import EXAMPLE, TOLERANCE, watched
 
 
 def take_in_frozen_norms(network: nn.Module) -> None:
-    """Let convolutions compute the frozen batch norm that directly follows them, in place.
+    """Let convolutions compute the frozen batch norms that directly follow them, in place.
 
-    Nothing is changed where the result would be another. `barm.models.batch_norm.ordinary` takes it back.
+    Pairs for which the result would change are left as they are. `barm.models.batch_norm.ordinary` reverts it.
 
     Args:
-        network: whose batch norm is in evaluation mode while it trains, and has no parameter that trains.
+        network: a network whose batch norm is in evaluation mode during training and has no trainable parameter.
     """
     modules = dict(network.named_modules())
     for conv, norm in _pairs(network):
@@ -28,7 +28,7 @@ def take_in_frozen_norms(network: nn.Module) -> None:
 
 @torch.no_grad()
 def _pairs(network: nn.Module) -> list[tuple[str, str]]:
-    """Names of convolutions and of the batch norms that follow them, seen on a forward pass of a copy on the CPU."""
+    """Names of convolutions and of the batch norms after them, recorded on a forward pass of a copy on the CPU."""
     seen = copy.deepcopy(network).cpu().float().eval()
     example = torch.randn(EXAMPLE, generator=torch.Generator().manual_seed(0))
     names = {module: name for name, module in seen.named_modules()}

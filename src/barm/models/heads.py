@@ -15,13 +15,13 @@ from barm.models.neck import Neck
 
 
 class PlainOutput(NamedTuple):
-    """What the growing classifier computes.
+    """Output of the growing classifier.
 
     Attributes:
         logits: ``(N, C, h, w)``.
         feature: the backbone's last feature map, ``(N, B, h, w)``.
         branch: the classifier's input, ``(N, D, h, w)``.
-        levels: where the network reveals them, the backbone's stages from shallow to deep before their last
+        levels: the backbone's stages if the network returns them, from shallow to deep before their last
             activation, ``(N, B_i, h_i, w_i)`` each.
     """
 
@@ -32,7 +32,7 @@ class PlainOutput(NamedTuple):
 
 
 class GroupedOutput(NamedTuple):
-    """What the grouped classifier computes.
+    """Output of the grouped classifier.
 
     Attributes:
         heads: raw outputs of the heads, ``(N, 1 + group, h, w)`` each; channel 0 is the background logit (step 0) or
@@ -45,23 +45,23 @@ class GroupedOutput(NamedTuple):
 
     @property
     def logits(self) -> Tensor:
-        """Aggregated as in evaluation, ``(N, C, h, w)``."""
+        """Logits aggregated as in evaluation, ``(N, C, h, w)``."""
         return aggregate(self.heads)
 
     @property
     def training_logits(self) -> Tensor:
-        """Aggregated as in training, ``(N, C, h, w)``."""
+        """Logits aggregated as in training, ``(N, C, h, w)``."""
         return aggregate_for_training(self.heads)
 
 
 def aggregate(heads: Sequence[Tensor]) -> Tensor:
-    """Background ``z_0[0] + sum_t min(a_t, 0)``, then the classes of all steps, ``(N, C, h, w)``."""
+    """Aggregate the heads: background ``z_0[0] + sum_t min(a_t, 0)``, then the classes, ``(N, C, h, w)``."""
     background = heads[0][:, :1] + sum(h[:, :1].clamp(max=0) for h in heads[1:])
     return torch.cat([background, *(h[:, 1:] for h in heads)], dim=1)
 
 
 def aggregate_for_training(heads: Sequence[Tensor]) -> Tensor:
-    """As `aggregate`, but the newest residual is not clamped and the only one with a gradient.
+    """Aggregate as `aggregate`, but the newest residual is not clamped and alone has a gradient.
 
     ``sg(z_0[0]) + sum_{1 <= t < T} sg(min(a_t, 0)) + a_T`` with sg = stop-gradient; ``z_0[0]`` at step 0.
     """
@@ -79,10 +79,10 @@ def conv_block(in_channels: int, out_channels: int) -> nn.Sequential:
 
 
 def fold_into(conv: nn.Conv2d, norm: nn.BatchNorm2d, dtype: torch.dtype = torch.float32) -> bool:
-    """Give a convolution the weights with which it does what it and the batch norm behind it did, in place.
+    """Fold the batch norm after a convolution into it, in place.
 
     Returns:
-        False where these weights are beyond the range of `dtype`; the convolution is then left as it was.
+        False if the folded weights are beyond the range of `dtype`; the convolution is then unchanged.
     """
     weight, bias = fuse_conv_bn_weights(
         conv.weight,
@@ -118,13 +118,13 @@ class GroupedHead(nn.Module):
         self.merged: nn.Module | None = None
 
     def forward(self, features: Sequence[Tensor]) -> GroupedOutput:
-        """Backbone features ``(N, B, h, w)`` -> heads and branches."""
+        """Compute heads and branches from backbone features ``(N, B, h, w)``."""
         feature = self.aspp(features)
         branches: Tensor = self._branches(feature) if self.merged is None else self.merged(feature)
         return GroupedOutput(self._heads(branches), branches)
 
     def _branches(self, feature: Tensor) -> Tensor:
-        """All branches; plain convolutions with settled batch norm as one, since they have equal shapes."""
+        """Compute all branches. Plain convolutions with folded batch norm run as one, since they have equal shapes."""
         blocks = [cast(nn.Sequential, b) for b in (self.head_pre, *self.ear)]
         norms = [cast(nn.BatchNorm2d, b[1]) for b in blocks]
         plain = all(isinstance(b[0], nn.Conv2d) for b in blocks)
@@ -138,7 +138,7 @@ class GroupedHead(nn.Module):
         return torch.relu(nn.functional.conv2d(feature, weight * scale.view(-1, 1, 1, 1), shift, padding=1))
 
     def _heads(self, branches: Tensor) -> tuple[Tensor, ...]:
-        """Every head on its branch; those of later steps as one product where they have equal sizes."""
+        """Compute every head on its branch. Heads of later steps run as one product if they have equal sizes."""
         heads = [cast(nn.Conv2d, h) for h in self.head]
         parts = branches.chunk(len(heads), dim=1)
         sizes = {h.out_channels for h in heads[1:]}
@@ -152,9 +152,9 @@ class GroupedHead(nn.Module):
         return (heads[0](parts[0]), *later.unbind(0))
 
     def merge(self, dtype: torch.dtype = torch.float32) -> None:
-        """Make one convolution of all branches, batch norm included: for a network that no longer trains.
+        """Merge all branches into one convolution, batch norm included, for a constant network.
 
-        Nothing is done where the branches are no plain convolutions, or would overflow in `dtype`.
+        Nothing is done if the branches are not plain convolutions, or would overflow in `dtype`.
         """
         blocks = [cast(nn.Sequential, b) for b in (self.head_pre, *self.ear)]
         if not all(isinstance(b[0], nn.Conv2d) for b in blocks):
@@ -172,7 +172,7 @@ class GroupedHead(nn.Module):
 
 
 class PlainHead(nn.Module):
-    """One branch, and a 1x1 classifier that gets new rows with every step (kept as one tensor pair per step).
+    """One branch, and a 1x1 classifier that gets new rows with every step (stored as one tensor pair per step).
 
     At step 0 its tensors have the names and shapes of `GroupedHead`'s.
 
@@ -190,13 +190,13 @@ class PlainHead(nn.Module):
         self.head = nn.ModuleList(nn.Conv2d(channels, size, 1) for size in sizes)
 
     def forward(self, features: Sequence[Tensor]) -> PlainOutput:
-        """Backbone features ``(N, B, h, w)`` -> logits."""
+        """Compute logits from backbone features ``(N, B, h, w)``."""
         branch = self.head_pre(self.aspp(features))
         return PlainOutput(torch.cat([head(branch) for head in self.head], dim=1), features[-1], branch)
 
 
 class DecomposedOutput(NamedTuple):
-    """What DKD's classifier computes.
+    """Output of DKD's classifier.
 
     Attributes:
         logits: ``(N, 1 + classes, h, w)``; channel 0 is the auxiliary classifier, not background.
@@ -226,11 +226,11 @@ class DecomposedHead(nn.Module):
         self.head = nn.ModuleList(nn.Conv2d(channels, size, 1) for size in group_sizes)
 
     def forward(self, features: Sequence[Tensor]) -> DecomposedOutput:
-        """Backbone features ``(N, B, h, w)`` -> logits and scores."""
+        """Compute logits and scores from backbone features ``(N, B, h, w)``."""
         return self.classify(self.head_pre(self.aspp(features)))
 
     def classify(self, branch: Tensor) -> DecomposedOutput:
-        """The classifier's input ``(N, D, h, w)``, which is not negative -> logits and scores."""
+        """Compute logits and scores from the classifier's input ``(N, D, h, w)``, which is not negative."""
         logits = torch.cat([self.aux(branch.detach()), *(head(branch) for head in self.head)], dim=1)
         weight = torch.cat([cast(nn.Conv2d, head).weight for head in self.head])
         positive = nn.functional.conv2d(branch, weight * (weight > 0))
@@ -239,7 +239,7 @@ class DecomposedHead(nn.Module):
 
 
 class UnknownOutput(NamedTuple):
-    """What SSUL's classifier computes: logits with the unknown class first, ``(N, 1 + C, h, w)``."""
+    """Output of SSUL's classifier: logits with the unknown class first, ``(N, 1 + C, h, w)``."""
 
     logits: Tensor
 
@@ -264,6 +264,6 @@ class UnknownHead(nn.Module):
         )
 
     def forward(self, features: Sequence[Tensor]) -> UnknownOutput:
-        """Backbone features ``(N, B, h, w)`` -> logits."""
+        """Compute logits from backbone features ``(N, B, h, w)``."""
         feature = self.aspp(features)
         return UnknownOutput(torch.cat([head(feature) for head in self.head], dim=1))

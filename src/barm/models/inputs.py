@@ -1,4 +1,4 @@
-"""What a network wants of an image: which mean and deviation, and which order of colours."""
+"""Normalisation of images: mean, deviation and order of colours that a network's weights need."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class InputRule(NamedTuple):
-    """How images are normalised.
+    """Rule by which images are normalised.
 
     Attributes:
         mean: per channel of the network's input, of values in 0..1.
@@ -30,7 +30,7 @@ class InputRule(NamedTuple):
 
 
 def timm_rule(backbone: str) -> InputRule:
-    """The rule that timm's weights of a backbone were trained with; ImageNet's for names that timm does not know.
+    """Rule with which timm's weights of a backbone were trained; ImageNet's for names that timm does not know.
 
     Raises:
         UserError: for a model on a hub, whose rule is not known before it is fetched.
@@ -45,7 +45,7 @@ def timm_rule(backbone: str) -> InputRule:
 
 
 class Normalise(nn.Module):
-    """A network's first layer: images as they are stored -> what its weights were trained with.
+    """Normalise stored images for the network's weights, as its first layer.
 
     The numbers are no tensors of the state dict; they are kept with the configuration (``method.json``).
 
@@ -63,7 +63,7 @@ class Normalise(nn.Module):
             self.register_buffer(name, 255 * torch.tensor(values).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
-        """RGB ``(N, 3, H, W)`` uint8 -> normalised float32; floating point is normalised already."""
+        """Normalise RGB ``(N, 3, H, W)`` uint8 to float32. Floating point input is normalised already."""
         if image.is_floating_point():
             return image
         if self.rule.order == "bgr":

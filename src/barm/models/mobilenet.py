@@ -1,4 +1,4 @@
-"""MobileNetV2 as the public DeepLab code base has it: dilated, and padded before the expansion.
+"""MobileNetV2 of the public DeepLab code base: dilated, and padded before the expansion.
 
 Source: spec/deeplab.md section 2.2. The blocks are torchvision's; what differs is where they pad.
 """
@@ -20,7 +20,7 @@ LAST = 17
 
 
 class PaddedResidual(nn.Module):
-    """An inverted residual whose input is padded, so that the border passes through the expansion.
+    """An inverted residual whose input is padded, so that the padding passes through the expansion.
 
     Args:
         block: torchvision's; its depthwise convolution is changed.
@@ -87,7 +87,7 @@ class MobileNetV2(nn.Module):
 
 
 def own_name(name: str) -> str:
-    """torchvision's name of a tensor -> ours: ``features.5.x`` -> ``high_level_features.5.x``."""
+    """Convert torchvision's name of a tensor to ours: ``features.5.x`` -> ``high_level_features.5.x``."""
     head, _, rest = name.partition(".")
     index = rest.split(".")[0]
     if head != "features" or not index.isdigit():

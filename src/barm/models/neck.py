@@ -1,4 +1,4 @@
-"""Between backbone and classifier: ASPP, alone, with the decoder of DeepLabV3+, or as MiB and PLOP have it.
+"""Necks between backbone and classifier: ASPP, alone, with the decoder of DeepLabV3+, or as MiB and PLOP have it.
 
 Source: spec/deeplab.md section 3, spec/mib.md section 7.
 """
@@ -20,19 +20,19 @@ is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)  # older r
 
 
 class Neck(nn.Module):
-    """What stands between backbone and classifier.
+    """Base class of what joins the backbone's feature maps for the classifier.
 
     Attributes:
         width: channels of its result.
-        refine: does a growing classifier put one more 3x3 convolution behind it, all drawn by Kaiming's rule? Otherwise
-            the neck has drawn its own weights, and the classifier's stay at the framework's default.
+        refine: whether a growing classifier adds one more 3x3 convolution after it, all initialised by Kaiming's rule.
+            Otherwise the neck initialises itself, and the classifier's weights stay at the framework's default.
     """
 
     width: int
     refine: bool = True
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Feature maps, the last the deepest -> ``(N, width, h, w)``."""
+        """Join feature maps, the last the deepest -> ``(N, width, h, w)``."""
         raise NotImplementedError
 
 
@@ -52,13 +52,13 @@ class AtrousNeck(ASPP, Neck):  # type: ignore[misc]  # torchvision is not typed
         self.width = channels
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Feature maps -> ``(N, width, h, w)`` at the last one's size."""
+        """Join feature maps -> ``(N, width, h, w)`` at the last one's size."""
         result: Tensor = ASPP.forward(self, features[-1])
         return result
 
 
 class DecoderNeck(Neck):
-    """DeepLabV3+: that, resized to the features at stride 4 and beside them; arguments as for `AtrousNeck`."""
+    """DeepLabV3+: `AtrousNeck` resized and joined with the features at stride 4. Arguments as there."""
 
     def __init__(self, in_channels: Sequence[int], rates: Sequence[int], channels: int, dropout: float) -> None:
         super().__init__()
@@ -69,14 +69,14 @@ class DecoderNeck(Neck):
         self.width = LOW_LEVEL_CHANNELS + channels
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Feature maps, the first at stride 4 -> ``(N, width, h, w)`` at that one's size."""
+        """Join feature maps, the first at stride 4 -> ``(N, width, h, w)`` at that one's size."""
         low = self.low(features[0])
         high = F.interpolate(self.aspp(features), low.shape[2:], mode="bilinear", align_corners=False)
         return torch.cat([low, high], dim=1)
 
 
 class AddedPoolNeck(Neck):
-    """MiB's and PLOP's: the image-level branch is added to the others, leaky ReLU, nothing behind; arguments as above.
+    """ASPP of MiB and PLOP: the image-level branch is added to the others; leaky ReLU. Arguments as for `AtrousNeck`.
 
     Source: spec/mib.md section 7.
     """
@@ -102,7 +102,7 @@ class AddedPoolNeck(Neck):
                 nn.init.xavier_normal_(module.weight, nn.init.calculate_gain("leaky_relu", LEAK))
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Feature maps -> ``(N, width, h, w)`` at the last one's size."""
+        """Join feature maps -> ``(N, width, h, w)`` at the last one's size."""
         x = features[-1]
         branches = self.reduce(self.norm(torch.cat([conv(x) for conv in self.convs], dim=1)))
         pooled = self.pool_reduce(self.pool_norm(self.pool_conv(self._pool(x))))
@@ -110,7 +110,7 @@ class AddedPoolNeck(Neck):
         return result
 
     def _pool(self, x: Tensor) -> Tensor:
-        """The global mean in training; in evaluation that of a window, padded back by its border."""
+        """Mean of the image-level branch: global in training, over a window in evaluation, padded by its border."""
         h, w = x.shape[2:]
         if is_exporting() and not self.training:
             return torch.einsum("ip,ncpq,jq->ncij", _windows(h, x), x, _windows(w, x))
@@ -123,7 +123,7 @@ class AddedPoolNeck(Neck):
 
 
 def _windows(length: int, like: Tensor) -> Tensor:
-    """What `AddedPoolNeck` takes the mean of along one axis, ``(length, length)``: the same in a form without branches.
+    """Averaging matrix of `AddedPoolNeck` along one axis, ``(length, length)``, in a form without branches.
 
     >>> _windows(3, torch.zeros(1))[0]
     tensor([0.3333, 0.3333, 0.3333])
@@ -140,7 +140,7 @@ def _norm_act(channels: int) -> nn.Sequential:
 
 
 class SeparableConv(nn.Module):
-    """A depthwise and then a pointwise convolution, nothing in between (section 3.1)."""
+    """A depthwise convolution followed directly by a pointwise one (section 3.1)."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
@@ -163,7 +163,7 @@ class SeparableConv(nn.Module):
 
 
 def make_separable(module: nn.Module) -> None:
-    """Replace every convolution with a kernel above 1 inside a module, in place."""
+    """Replace every convolution in a module whose kernel is larger than 1 by a `SeparableConv`, in place."""
     for name, child in list(module.named_children()):
         if isinstance(child, nn.Conv2d) and child.kernel_size[0] > 1:
             setattr(module, name, SeparableConv(child))

@@ -1,4 +1,4 @@
-"""Backbone + ASPP + head, its configuration, and the hand-over of weights from one step to the next."""
+"""The network: backbone, ASPP and head; its configuration; copying weights from one step to the next."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ MODELS: dict[str, dict[str, Any]] = {  # published names
 
 
 class NetworkConfig(BaseModel):
-    """Which network.
+    """Architecture of the network and its initial weights.
 
     Attributes:
         backbone: a timm model name, or ``deeplab_mobilenetv2``.
-        output_stride: images' side over that of the feature map.
+        output_stride: ratio of an image's side to that of the feature map.
         decoder: `v3` classifies ASPP's result, `v3plus` refines it with the features at stride 4, `added_pool` is the
             body of MiB and PLOP (spec/mib.md section 7).
         activation: of the backbone; `leaky_relu` has the slope 0.01 of MiB's and PLOP's in-place batch norm.
@@ -84,12 +84,12 @@ class NetworkConfig(BaseModel):
 
     @classmethod
     def stored(cls, values: Mapping[str, Any]) -> NetworkConfig:
-        """The configuration in a file of a run; those from before the rule was stored were trained with ImageNet's."""
+        """Read a network's configuration from a run's file. Files without a normalisation rule used ImageNet's."""
         return cls.model_validate({**InputRule()._asdict(), **values})
 
     @property
     def rule(self) -> InputRule:
-        """How images are normalised."""
+        """Rule by which images are normalised."""
         return InputRule(self.mean, self.std, self.order)
 
     @model_validator(mode="after")
@@ -100,7 +100,7 @@ class NetworkConfig(BaseModel):
 
     @classmethod
     def from_name(cls, name: str, **options: Any) -> NetworkConfig:
-        """The configuration behind a published model name such as ``deeplabv3plus_resnet101``."""
+        """The configuration of a published model name such as ``deeplabv3plus_resnet101``."""
         if name not in MODELS:
             raise UserError(f"unknown model '{name}'{nearest(name, MODELS) or '; known: ' + ', '.join(MODELS)}")
         return cls(**MODELS[name], **options)
@@ -110,7 +110,7 @@ class Segmenter(nn.Module):
     """Backbone, ASPP and head.
 
     Args:
-        config: which network.
+        config: configuration of the network.
         head: builds the classifier from the neck, the width of its branches and the group sizes.
         group_sizes: classes per step without background.
         pretrained: honour the configuration's ImageNet weights (step 0 only; later steps take the previous step's).
@@ -153,7 +153,7 @@ class Segmenter(nn.Module):
                         nn.init.normal_(module.weight, std=init_std)
 
     def forward(self, image: Tensor) -> Any:
-        """RGB ``(N, 3, H, W)``, uint8 or normalised already -> the head's output at feature resolution."""
+        """Apply the network: RGB ``(N, 3, H, W)``, uint8 or normalised -> the head's output at feature resolution."""
         out = self.classifier(self.backbone(self.normalise(image)))
         return self._with_levels(out) if self._stages else out
 
@@ -184,9 +184,9 @@ def check_names(own: dict[str, Tensor], given: dict[str, Tensor], fresh: set[str
 
     Args:
         own: the network's.
-        given: what is to be loaded.
-        fresh: names that may be absent from `given`.
-        what: how to call `given` in the message.
+        given: the state dict to be loaded.
+        fresh: names that may be missing from `given`.
+        what: name of `given` in the message.
 
     Raises:
         UserError: naming the first tensor that is missing, extra or of the wrong shape.

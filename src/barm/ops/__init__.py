@@ -1,1 +1,1 @@
-"""The numerical engine under the losses: interpolated logits, strip by strip or in a kernel."""
+"""Numerical operations under the losses: formulas over interpolated logits, strip by strip or in a kernel."""

@@ -11,7 +11,7 @@ import triton.language as tl
 
 @triton.jit
 def _cell(starts_y, share_y, starts_x, share_x, k, j, BY: tl.constexpr, BX: tl.constexpr):
-    """Pixels of a cell, which of them exist, and their shares of the second corner along both axes."""
+    """Coordinates of a cell's pixels, which of them exist, and their weights of the second corner along both axes."""
     top, bottom = tl.load(starts_y + k), tl.load(starts_y + k + 1)
     left, right = tl.load(starts_x + j), tl.load(starts_x + j + 1)
     y, x = top + tl.arange(0, BY), left + tl.arange(0, BX)
@@ -23,7 +23,7 @@ def _cell(starts_y, share_y, starts_x, share_x, k, j, BY: tl.constexpr, BX: tl.c
 
 @triton.jit
 def _interpolated(plane, k, j, h, w, fy, fx):
-    """The values of a cell, ``(BY, BX)``."""
+    """Interpolate the values of a cell, ``(BY, BX)``."""
     y0, y1 = tl.maximum(k - 1, 0), tl.minimum(k, h - 1)
     x0, x1 = tl.maximum(j - 1, 0), tl.minimum(j, w - 1)
     upper = tl.load(plane + y0 * w + x0) * (1 - fx) + tl.load(plane + y0 * w + x1) * fx
@@ -51,7 +51,7 @@ def sums(
     BY: tl.constexpr,
     BX: tl.constexpr,
 ):
-    """Binary cross-entropy of a cell over all channels, and its gradient at the four corners."""
+    """Sum the binary cross-entropy of a cell over all channels, with its gradient at the four corners."""
     n, k, j = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     y, x, inside, fy, fx = _cell(starts_y, share_y, starts_x, share_x, k, j, BY, BX)
     wanted = tl.load(label + (n.to(tl.int64) * height + y) * width + x, mask=inside, other=IGNORE)
@@ -93,7 +93,7 @@ def best(
     BY: tl.constexpr,
     BX: tl.constexpr,
 ):
-    """Largest score of every pixel, its channel, and the logarithm of the sum of exponentials."""
+    """Find the largest score of every pixel and its channel, and the logarithm of the sum of exponentials."""
     n, k, j = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     y, x, inside, fy, fx = _cell(starts_y, share_y, starts_x, share_x, k, j, BY, BX)
     peak = tl.full((BY, BX), float("-inf"), tl.float32)

@@ -1,8 +1,8 @@
 """Sums and maps over the labels' pixels without a tensor of logits at the labels' size.
 
-Bilinear resizing is two small matrix products, one along each axis. A strip of rows is interpolated, a formula is
-applied to it, and of the strip only what the formula made stays: a sum, the gradient at the logits' own size, or one
-number per pixel. The formulas are those of `barm.losses`; which path is taken is decided in `barm.ops.upsampled`.
+Bilinear resizing is two small matrix products, one along each axis. A strip of rows is interpolated and a formula is
+applied to it. Only the result is kept: a sum, the gradient at the logits' own size, or one number per pixel. The
+formulas are those of `barm.losses`; which path is taken is decided in `barm.ops.upsampled`.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ Evaluate = Callable[[Tensor, Sequence[Tensor], bool], "Evaluated"]
 
 
 class Evaluated(NamedTuple):
-    """A formula on one strip: its terms, and per term the gradient of the total by the first logits (or None)."""
+    """Result of a formula on one strip: its terms, and the gradient of each total by the logits (or None)."""
 
     terms: Mapping[str, Term]
     gradients: Sequence[Tensor | None]
 
 
 class Strip(NamedTuple):
-    """Rows of some images.
+    """A range of rows in some images.
 
     Attributes:
-        images: which images.
-        rows: which rows of the labels.
+        images: range of the images.
+        rows: range of the labels' rows.
         taps: rows of the logits that they are interpolated from, counted from the last.
         weights: of the taps, ``(rows, taps)``.
     """
@@ -46,11 +46,11 @@ class Strip(NamedTuple):
     weights: Tensor
 
     def interpolate(self, wide: Tensor) -> Tensor:
-        """``(n, C, h, W)`` -> ``(n, C, rows, W)``."""
+        """Interpolate ``(n, C, h, W)`` -> ``(n, C, rows, W)``."""
         return torch.matmul(self.weights, wide[:, :, self.taps])
 
     def add_gradient(self, wide: Tensor, gradient: Tensor) -> None:
-        """The reverse: add a gradient ``(n, C, rows, W)`` to that of `wide`, in place."""
+        """Add a gradient ``(n, C, rows, W)`` to that of the strip's source rows `wide`, in place."""
         wide[:, :, self.taps] += torch.matmul(self.weights.T, gradient)
 
 
@@ -77,12 +77,12 @@ def interpolation(source: int, target: int, dtype: torch.dtype, device: torch.de
 
 
 def strips(logits: Tensor, size: Size, channels: int) -> Iterator[Strip]:
-    """The strips of a batch, image by image on a processor, all images at once on a GPU.
+    """Split a batch into strips: image by image on a processor, all images at once on a GPU.
 
     Args:
         logits: ``(N, C, h, w)``; device, type and shape count.
         size: of the labels.
-        channels: interpolated at a time, by which the strips are made small.
+        channels: number that is interpolated at a time; the more, the smaller the strips.
     """
     number, _, source, _ = logits.shape
     height, width = size
@@ -99,24 +99,24 @@ def strips(logits: Tensor, size: Size, channels: int) -> Iterator[Strip]:
 
 
 def _tap(row: int, source: int, target: int) -> int:
-    """The first row that a row is interpolated from, or the one before: rounding may differ from the weights'."""
+    """First source row of a row, or the one before it, since rounding may differ from that of the weights."""
     return max(0, int((row + 0.5) * source / target - 0.5) - 1)
 
 
 def widen(tensor: Tensor, width: int) -> Tensor:
-    """Interpolate along the rows alone, ``(n, C, h, w)`` -> ``(n, C, h, W)``, the last row first."""
+    """Interpolate along the rows only, ``(n, C, h, w)`` -> ``(n, C, h, W)``, the last row first."""
     weights = interpolation(tensor.shape[3], width, tensor.dtype, tensor.device)
     return torch.matmul(tensor.flip((2, 3)), weights.T)
 
 
 def narrow(gradient: Tensor, source: int) -> Tensor:
-    """The reverse of `widen` for gradients, ``(n, C, h, W)`` -> ``(n, C, h, w)``."""
+    """Reverse `widen` for gradients, ``(n, C, h, W)`` -> ``(n, C, h, w)``."""
     weights = interpolation(source, gradient.shape[3], gradient.dtype, gradient.device)
     return torch.matmul(gradient, weights).flip((2, 3))
 
 
 def by_autograd(formula: Pixels) -> Evaluate:
-    """A formula as it is written, differentiated by autograd within the strip."""
+    """Evaluate a formula on a strip with autograd."""
 
     def evaluate(logits: Tensor, rest: Sequence[Tensor], wanted: bool) -> Evaluated:
         with torch.set_grad_enabled(wanted):
@@ -136,7 +136,7 @@ def by_autograd(formula: Pixels) -> Evaluate:
 
 
 def sum_strips(evaluate: Evaluate, logits: Tensor, old: Sequence[Tensor], maps: Sequence[Tensor]) -> dict[str, Term]:
-    """The terms of a formula, summed over all pixels; the gradient reaches `logits` alone.
+    """Sum the terms of a formula over all pixels. The gradient reaches `logits` alone.
 
     Args:
         evaluate: the formula, as `by_autograd` or by hand.
@@ -152,7 +152,10 @@ def sum_strips(evaluate: Evaluate, logits: Tensor, old: Sequence[Tensor], maps: 
 
 
 class _StripSums(torch.autograd.Function):
-    """Totals of all terms, then their numbers; the gradients are made on the way and only scaled afterwards."""
+    """Autograd function that returns totals, then counts.
+
+    Gradients are computed in the forward pass and only scaled in the backward pass.
+    """
 
     @staticmethod
     def forward(
@@ -201,7 +204,7 @@ class _StripSums(torch.autograd.Function):
 
 
 def _collect(gradients: list[Tensor], wide: list[Tensor], images: slice | None, logits: Tensor) -> None:
-    """Bring the gradients of some images to the logits' size."""
+    """Reduce the gradients of some images to the logits' size."""
     if wide and not gradients:
         gradients.extend(torch.zeros_like(logits) for _ in wide)
     for whole, part in zip(gradients, wide, strict=False):
@@ -212,7 +215,7 @@ def _collect(gradients: list[Tensor], wide: list[Tensor], images: slice | None, 
 def map_strips(
     formula: Callable[..., Any], logits: Tensor, maps: Sequence[Tensor], size: Size
 ) -> Tensor | tuple[Tensor, ...]:
-    """What a formula makes of every pixel, without gradient.
+    """Apply a formula to every pixel, without gradient.
 
     Args:
         formula: on ``(n, C, rows, W)`` logits and ``(n, rows, W)`` maps; gives one map or a tuple of them.
@@ -239,7 +242,7 @@ def map_strips(
 
 @torch.no_grad()
 def map_views(formula: Callable[..., Tensor], views: Sequence[Tensor], size: Size) -> Tensor:
-    """What a formula makes of every pixel of several maps that show the same images at resolutions of their own.
+    """Apply a formula to every pixel of several maps of the same images at different resolutions.
 
     Args:
         formula: called with all maps interpolated, ``(n, C, rows, W)`` each; gives one map ``(n, rows, W)``.

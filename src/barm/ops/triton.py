@@ -24,12 +24,12 @@ CORNERS = 4
 
 
 def usable(tensor: Tensor) -> bool:
-    """Is this tensor on a device for which Triton compiles?"""
+    """Whether Triton compiles for the device of this tensor."""
     return tensor.is_cuda and find_spec("triton") is not None
 
 
 class Axis(NamedTuple):
-    """The cells along one axis: pixel at which each begins, with the end, and every pixel's share of the second corner.
+    """Cells along one axis: the first pixel of each, with the end, and every pixel's weight of the second corner.
 
     Cell k lies between the logits ``max(k - 1, 0)`` and ``min(k, source - 1)``.
     """
@@ -99,13 +99,13 @@ class _BinaryCrossEntropy(torch.autograd.Function):
 
 
 def _at_corners(sums: Tensor) -> Tensor:
-    """Sums per cell and corner ``(N, C, h + 1, w + 1, 4)`` -> their sums per logit ``(N, C, h, w)``."""
+    """Add up sums per cell and corner ``(N, C, h + 1, w + 1, 4)`` to sums per logit ``(N, C, h, w)``."""
     top, bottom = (_meet(sums[..., k], sums[..., k + 1], 3) for k in (0, 2))
     return _meet(top, bottom, 2)
 
 
 def _meet(first: Tensor, second: Tensor, axis: int) -> Tensor:
-    """Along one axis of cells: logit i is the first corner of cell i + 1 and the second of cell i; ends count twice."""
+    """Add up along one axis: logit i is the first corner of cell i + 1 and the second of cell i; ends count twice."""
     cells = first.shape[axis]
     result = first.narrow(axis, 1, cells - 1) + second.narrow(axis, 0, cells - 1)
     result.narrow(axis, 0, 1).add_(first.narrow(axis, 0, 1))
@@ -140,7 +140,7 @@ def best(scores: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]
 
 @lru_cache(maxsize=1)
 def _kernels() -> Any:
-    """The kernels' module; imported when first used, since only CUDA builds of torch bring Triton."""
+    """Import the kernels when they are first used, since only CUDA builds of torch include Triton."""
     from barm.ops import kernels
 
     return kernels

@@ -1,4 +1,4 @@
-"""How a formula over the labels' pixels is computed: the one place that decides it.
+"""Choose how a formula over the labels' pixels is computed: plain, strip by strip, or by a Triton kernel.
 
 A formula is written for logits at the labels' size (`barm.losses`). Three paths give the same numbers:
 
@@ -31,7 +31,7 @@ _forced: ContextVar[Path] = ContextVar("path", default="auto")
 
 
 class _Forms(NamedTuple):
-    """Faster forms of a formula, see `accelerate`."""
+    """Faster versions of a formula, see `accelerate`."""
 
     analytic: Callable[..., Any] | None
     fused: Callable[..., Any] | None
@@ -44,7 +44,7 @@ _NONE = _Forms(None, None)
 def accelerate(
     formula: Callable[..., Any], *, analytic: Callable[..., Any] | None = None, fused: Callable[..., Any] | None = None
 ) -> None:
-    """Register faster forms of a formula, which give the same numbers.
+    """Register faster versions of a formula, which must give the same numbers.
 
     Args:
         formula: as `sum_pixels` or `map_pixels` is called with it.
@@ -56,7 +56,7 @@ def accelerate(
 
 @contextmanager
 def computed_by(path: Path) -> Iterator[None]:
-    """Compute all formulas by one path (tests and benchmarks)."""
+    """Force one path for all formulas (tests and benchmarks)."""
     token = _forced.set(path)
     try:
         yield
@@ -65,7 +65,7 @@ def computed_by(path: Path) -> Iterator[None]:
 
 
 def path_of(formula: object, tensor: Tensor) -> Path:
-    """The path by which a formula on this tensor is computed."""
+    """The path that is used for a formula on this tensor."""
     forced = _forced.get()
     if forced in ("auto", "fused"):
         able = _forms(formula).fused is not None and tensor.dtype == torch.float32
@@ -78,14 +78,14 @@ def _forms(formula: object) -> _Forms:
 
 
 def upsample(logits: Tensor, size: Size) -> Tensor:
-    """Bilinear resize, corners not aligned: ``(N, C, h, w)`` -> ``(N, C, H, W)``. Source: spec/barm.md section 3."""
+    """Resize bilinearly, corners not aligned: ``(N, C, h, w)`` -> ``(N, C, H, W)``. Source: spec/barm.md section 3."""
     return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
 
 
 def sum_pixels(
     formula: Callable[..., Term], logits: Tensor, *maps: Tensor, old: Sequence[Tensor] = (), **options: Any
 ) -> Term:
-    """A formula's sum over all pixels of the labels.
+    """Sum a formula over all pixels of the labels.
 
     Args:
         formula: called with the interpolated logits, the interpolated `old`, the maps and the options.
@@ -107,7 +107,7 @@ def sum_pixels(
 def sum_all(
     formula: Callable[..., Mapping[str, Term]], logits: Tensor, *maps: Tensor, old: Sequence[Tensor] = ()
 ) -> dict[str, Term]:
-    """The same for a formula of several terms, which share the interpolation; arguments as for `sum_pixels`."""
+    """Sum a formula of several terms, which share the interpolation. Arguments as for `sum_pixels`."""
     if path_of(formula, logits) == "plain":
         size = (maps[0].shape[1], maps[0].shape[2])
         return dict(formula(upsample(logits, size), *(upsample(o.detach(), size) for o in old), *maps))
@@ -116,7 +116,7 @@ def sum_all(
 
 @torch.no_grad()
 def map_pixels(formula: Any, logits: Tensor, *maps: Tensor, size: Size | None = None, **options: Any) -> Any:
-    """What a formula makes of every pixel, without gradient.
+    """Apply a formula to every pixel, without gradient.
 
     Args:
         formula: called with the interpolated logits, the maps and the options; gives one map or a tuple of maps.

@@ -1,1 +1,1 @@
-"""Prediction: a trained network as a function of images, and of files of images."""
+"""Prediction with a trained network, for images and for image files."""

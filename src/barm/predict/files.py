@@ -1,4 +1,4 @@
-"""Images that are named on the command line: found and looked at before anything heavy is loaded."""
+"""Find and check the images named on the command line, before heavy imports."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ THREADS = 4  # that read
 
 
 class ImageFile(NamedTuple):
-    """An image, and the name of its results below the output folder, without ending."""
+    """An image file, and the name of its results below the output folder, without suffix."""
 
     path: Path
     name: Path
 
 
 def find_images(given: Sequence[Path | str], out: Path | str | None = None) -> list[ImageFile]:
-    """The images that files, folders and patterns stand for, each once, in the order given.
+    """Find the images of files, folders and patterns, each once, in the given order.
 
-    Hidden files are left out, and so is `out` where it lies below a folder or a pattern's, so that a second call does
-    not take the first one's masks for images. A file that does not exist is found too: `check_images` names it.
+    Hidden files are left out. So is `out` if it lies below a given folder or pattern; otherwise a second call would
+    take the first one's masks for images. A file that does not exist is found too: `check_images` names it.
 
     Raises:
         UserError: nothing there, `out` is itself one of the folders, or two images' results would have one name.
@@ -48,7 +48,7 @@ def find_images(given: Sequence[Path | str], out: Path | str | None = None) -> l
 
 
 def _members(given: str, out: Path | None) -> Iterator[ImageFile]:
-    """Images of one word of the command line, with the names of their results."""
+    """Images of one argument of the command line, with the names of their results."""
     path = Path(given)
     if not given.strip():  # an empty variable of a shell is not the folder where it runs
         raise UserError("no images at '': give files, folders or patterns; . is the folder here")
@@ -72,7 +72,7 @@ def _members(given: str, out: Path | None) -> Iterator[ImageFile]:
 
 
 def _walk(folder: Path, out: Path | None) -> Iterator[Path]:
-    """All images below a folder."""
+    """Find all images below a folder."""
     for place, folders, files in os.walk(folder):
         here = Path(place)
         folders[:] = [f for f in folders if not f.startswith(".") and real(here / f) != out]
@@ -80,7 +80,7 @@ def _walk(folder: Path, out: Path | None) -> Iterator[Path]:
 
 
 def check_there(found: Sequence[ImageFile], refused: Callable[[str], None] | None = None) -> None:
-    """Complain at once where an image is missing, about all that are of no use; a look at the folder is enough.
+    """Refuse missing images early, together with all other unusable ones. If none is missing, no file is read.
 
     Args:
         found: the images.
@@ -97,12 +97,12 @@ def check_there(found: Sequence[ImageFile], refused: Callable[[str], None] | Non
 def check_images(
     found: Sequence[ImageFile], refused: Callable[[str], None] | None = None, done: Callable[[], None] = lambda: None
 ) -> list[tuple[ImageFile, tuple[int, int]]]:
-    """Look into images, several at a time.
+    """Check images, several at a time.
 
     Args:
         found: the images.
         refused: see `predict_files`.
-        done: is called after each.
+        done: called after each.
 
     Returns:
         The sound ones with their upright ``(width, height)``.
@@ -128,7 +128,7 @@ def check_images(
 
 
 def _size(path: Path) -> tuple[int, int] | UserError:
-    """Upright width and height of an image whose every byte was looked at, or what is wrong with it."""
+    """Read the upright width and height of an image and check all of its bytes; returns the error if there is one."""
     try:
         size = probe_image(path)
         check_size(size, str(path))

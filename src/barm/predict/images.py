@@ -1,4 +1,4 @@
-"""Images on disk -> masks and overlays on disk: found, checked, then labelled and written one batch after another."""
+"""Predict image files and write masks and overlays: find, check, then predict and write batch by batch."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Progress = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
 
 @dataclass(frozen=True)
 class Prediction:
-    """What an image shows.
+    """Result for one image.
 
     Attributes:
         image: its file.
@@ -48,7 +48,7 @@ class Prediction:
     files: dict[str, Path]
 
     def as_json(self) -> dict[str, Any]:
-        """The same in plain values."""
+        """The result in plain values for JSON."""
         return {
             "image": str(self.image),
             "size": list(self.size),
@@ -59,7 +59,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """How a model looks at images, and what is written.
+    """Options of the prediction and of the files that are written.
 
     Attributes:
         sizes: see `Model.predict`.
@@ -103,7 +103,7 @@ def predict_files(
     each: Callable[[Prediction], None] = lambda _: None,
     warn: Callable[[str], None] = warnings.warn,
 ) -> list[Prediction]:
-    """Label images and write what was asked for; thousands of them need no more memory than some batches.
+    """Predict images and write the requested files. The memory needed does not depend on the number of images.
 
     Args:
         run: a run's folder, or a loaded model.
@@ -113,13 +113,13 @@ def predict_files(
             ``classes.json``, which says what a mask's numbers mean; without it nothing is written.
         step: which step; the last by default.
         options: how, and what is written.
-        refused: is told what is wrong with each image that is of no use, and the others are done; without it one such
-            image stops everything.
-        device: where it runs, and
-        precision: how; by default as the run was configured.
+        refused: called with the error of each unusable image, while the others are predicted; without it one such image
+            stops everything.
+        device: device of the prediction; by default as the run was configured.
+        precision: precision of the prediction; by default as the run was configured.
         progress: given a title and a number of images, shows how many are done; nothing by default.
-        each: is called with every result as soon as its files are written.
-        warn: is told in one line what is likely a mistake.
+        each: called with every result as soon as its files are written.
+        warn: called with one line on a likely mistake.
 
     Returns:
         One result per image, in the order in which the images were found.
@@ -158,7 +158,7 @@ def _silent(_title: str, _total: int) -> Iterator[Callable[[], None]]:
 def _stream(
     model: Model, sound: Sequence[tuple[ImageFile, tuple[int, int]]], target: Path | None, options: PredictOptions
 ) -> Iterator[Prediction]:
-    """Read, predict and write in batches of one size; while one is in the network, others are read and written."""
+    """Read, predict and write in batches of one size; reading and writing overlap with prediction."""
     batches = _batches(sound, options.batch)
     reading: deque[list[Future[Image.Image]]] = deque()
     writing: deque[list[Future[Prediction]]] = deque()
@@ -185,7 +185,7 @@ def _stream(
 
 
 def _batches(sound: Sequence[tuple[ImageFile, tuple[int, int]]], size: int) -> list[list[ImageFile]]:
-    """Images of one size together, in the order of their first."""
+    """Group images by size, in the order of each group's first image."""
     open_: dict[tuple[int, int], list[ImageFile]] = {}
     batches: list[list[ImageFile]] = []
     for one, shape in sound:
@@ -200,7 +200,7 @@ def _batches(sound: Sequence[tuple[ImageFile, tuple[int, int]]], size: int) -> l
 def _finish(
     model: Model, one: ImageFile, image: Image.Image, label: Labels, target: Path | None, options: PredictOptions
 ) -> Prediction:
-    """Write an image's files; sum up what it shows."""
+    """Write an image's files and summarise its prediction."""
     counts = np.bincount(label.ravel(), minlength=len(model.class_names)) / label.size
     present = sorted(np.flatnonzero(counts).tolist(), key=lambda c: -counts[c])
     shares = {model.class_names[c]: float(counts[c]) for c in present}
@@ -225,12 +225,12 @@ def _content(
 
 
 def percent(share: float) -> str:
-    """``0.123`` -> ``12 %``; what is there is never 0."""
+    """Format a share: ``0.123`` -> ``12 %``; a share above 0 never reads 0 %."""
     return "<1 %" if 0 < share < 0.005 else f"{100 * share:.0f} %"
 
 
 def _explain(target: Path, model: Model, options: PredictOptions) -> None:
-    """Write what the numbers in the masks mean."""
+    """Write ``classes.json``, which explains the numbers in the masks."""
     values = model.class_ids if options.ids else range(len(model.class_names))
     rows = [
         {"value": value, "name": name, "colour": colour, "display_colour": shown}

@@ -1,4 +1,4 @@
-"""A trained network as a function from images to labels."""
+"""Load a trained network and predict labels from images."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ def load(
     device: str | None = None,
     precision: str | None = None,
 ) -> Model:
-    """Load the network of a run, of a file, or of a hub.
+    """Load the network of a run, a file, or a hub.
 
     Args:
         path: the run's folder, a file that ``barm export --format safetensors`` wrote, or
             ``hf://owner/name[@revision]``.
         step: which step of a run; the last by default.
-        runtime: device and precision; by default as the run was configured, but for
-        device: where one is given here, and
-        precision: likewise.
+        runtime: device and precision; by default as the run was configured.
+        device: overrides the device of the run.
+        precision: overrides the precision of the run.
     """
     found = open_trained(path, step)
     if runtime is None:
@@ -53,14 +53,14 @@ def load(
 
 
 class Model:
-    """A trained network with its classes.
+    """A trained network with its classes, as a function from images to labels.
 
     Attributes:
         class_names: by channel, background first.
-        colours: those of the data set, by channel, ``(C, 3)`` uint8; masks have them.
-        display_colours: those of images for people, by channel, ``(C, 3)`` uint8 (`barm.data.palette`).
+        colours: the data set's colours by channel, for masks, ``(C, 3)`` uint8.
+        display_colours: colours for display by channel, ``(C, 3)`` uint8 (`barm.data.palette`).
         class_ids: by channel, the number of the class in the data set's masks; after an extension, which has several
-            data sets, the place in the order of learning.
+            data sets, the position in learning order.
         step: index of the step it was trained in.
     """
 
@@ -109,7 +109,7 @@ class Model:
                 side has to be turned before (`read_image` does).
             sizes: at which the network sees the image. A number below 16 is a factor, one from 16 on the short side
                 in pixels. Of several, the mean of the classes' probabilities decides.
-            flip: also look at the mirror image.
+            flip: also predict the mirrored image, and average.
             classes: names; all others become background. Channels stay what they are.
             batch: images of one size that go through the network together.
 
@@ -135,7 +135,7 @@ class Model:
         return [found[place] for place in range(len(images))]
 
     def scores(self, image: ImageLike, *, sizes: Sequence[float] = (1.0,), flip: bool = False) -> NDArray[np.float32]:
-        """Probabilities per class and pixel; `predict` is the channel where they are largest.
+        """Compute probabilities per class and pixel; `predict` is the channel where they are largest.
 
         Args:
             image: as for `predict`.
@@ -154,7 +154,7 @@ class Model:
     def _labels(
         self, images: Sequence[Image.Image], sizes: Sequence[float], flip: bool, shown: Labels | None
     ) -> list[Labels]:
-        """Channels of images of one size."""
+        """Predict channels of images of one size."""
         size, method = (images[0].height, images[0].width), self._method
         if tuple(sizes) == (1.0,) and not flip:
             labels = method.predict(self._network(self._pixels(images, size)), size)
@@ -165,7 +165,7 @@ class Model:
         return list(found if shown is None else shown[found])
 
     def _views(self, images: Sequence[Image.Image], sizes: Sequence[float], flip: bool) -> list[Tensor]:
-        """What the method upsamples, for every size and, mirrored back, for the mirror images."""
+        """The values that the method upsamples, for every size, and for flipped images (flipped back)."""
         if not sizes:
             raise UserError("no sizes: give at least one, such as 1.0")
         views = []
@@ -184,7 +184,7 @@ class Model:
         return planes.to(self._rt.device)
 
     def shown(self, classes: Sequence[str] | None) -> Labels | None:
-        """Table from channel to channel, ``(256,)``, that turns all but these classes into background; None for all.
+        """Table from channel to channel, ``(256,)``, in which all but these classes become background; None for all.
 
         Raises:
             UserError: for a name that the model does not know.
@@ -201,7 +201,7 @@ class Model:
 
 
 def as_image(image: ImageLike) -> Image.Image:
-    """An image as RGB.
+    """Convert an image to RGB.
 
     Raises:
         UserError: for an array of another shape or type, an image below 16 pixels a side, or one whose values have no
@@ -217,7 +217,7 @@ def as_image(image: ImageLike) -> Image.Image:
 
 
 def _scaled(size: tuple[int, int], wanted: float) -> tuple[int, int]:
-    """``(height, width)`` of an image of ``(width, height)`` at a factor, or with a short side in pixels."""
+    """``(height, width)`` for an image of ``(width, height)``, from a factor or from a short side in pixels."""
     if not 0 < wanted < float("inf"):
         raise UserError(f"a size is a factor such as 0.75, or the short side in pixels from 16 on, got {wanted}")
     factor = wanted if wanted < SMALLEST else wanted / min(size)

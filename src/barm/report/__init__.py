@@ -1,1 +1,1 @@
-"""Tables and images, made from result files."""
+"""Tables, figures and the report page, made from the files of runs."""

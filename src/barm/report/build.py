@@ -1,4 +1,4 @@
-"""`barm report`: the numbers of runs and the images that their networks are shown, as one page."""
+"""`barm report`: write one page with the scores of runs and the predictions of their networks."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def write_report(
         out: the file; ``report.html`` in the first run's folder by default.
         images: in the gallery; 0 for none.
         data: the data set's folder, if it is no longer where the first run found it.
-        say: is told what is being done.
+        say: called with what is being done.
 
     Returns:
         The file's path.
@@ -83,7 +83,7 @@ def write_report(
 def _images(
     runs: Sequence[RunContent], number: int, data: Path | None, say: Say
 ) -> tuple[Gallery | None, dict[str, tuple[str, ...]]]:
-    """The gallery, and a sentence on whatever is missing in it."""
+    """The gallery, and a note on everything that is missing in it."""
     if number < 1:
         return None, {"gallery": ("No images were asked for (--images 0).",)}
     config = RunDirectory(Path(runs[0].path)).config()
@@ -115,7 +115,7 @@ def _images(
 
 
 def _sources(config: RunConfig, data: Path | None) -> tuple[list[Source], list[str]]:
-    """The validation splits that the first run was evaluated on, by its classes, and a sentence on each that is gone.
+    """The validation splits on which the first run was evaluated, by its classes, and a note on each missing one.
 
     Raises:
         UserError: if none is there.
@@ -144,7 +144,7 @@ def _sources(config: RunConfig, data: Path | None) -> tuple[list[Source], list[s
 
 
 def _colours(source: Source, runs: Sequence[RunContent]) -> Pixels:
-    """Colour per dataset id, ``(256, 3)``: those that the runs' classes have elsewhere on the page."""
+    """Colour per dataset id, ``(256, 3)``: the colours that the classes have elsewhere on the page."""
     colours = np.full((256, 3), 255, np.uint8)
     for known in (c for run in reversed(runs) for c in run.classes if c.name in source.class_names):
         colours[list(source.class_names).index(known.name)] = known.colour
@@ -152,7 +152,7 @@ def _colours(source: Source, runs: Sequence[RunContent]) -> Pixels:
 
 
 def _pool(source: Source, config: RunConfig, number: int) -> list[Shot]:
-    """Candidates for the gallery, whole images; classes that the task never teaches are background."""
+    """Candidates for the gallery, uncropped. Classes that the task never teaches are background."""
     plan = config.task.plan(tuple(source.class_names), config.seed)
     crop, kept = config.evaluation.crop, np.zeros(256, np.uint8)
     for i in (*plan.classes, IGNORE):
@@ -171,7 +171,7 @@ def _pool(source: Source, config: RunConfig, number: int) -> list[Shot]:
 
 
 def choose_scenes(source: Source, groups: Sequence[Sequence[int]], number: int) -> list[int]:
-    """Images that show classes of many steps side by side, every class in turn.
+    """Choose images that show classes of many steps, every class in turn.
 
     Args:
         source: knows the classes of its images.
@@ -201,9 +201,9 @@ def choose_scenes(source: Source, groups: Sequence[Sequence[int]], number: int) 
 
 
 def _new(run: RunContent, class_names: Sequence[str]) -> tuple[list[int], str]:
-    """Dataset ids of the classes that images are chosen by, and what to call them.
+    """Dataset ids of the classes by which images are chosen, and a name for these classes.
 
-    Of an extension those that it taught, of a single step all, of any other run those learned after the first step.
+    For an extension these are its new classes, for a single step all, for any other run those after the first step.
     """
     first = 0 if run.single else run.finished[-1] if run.origin else 1
     names = [c.name for c in run.classes[1:] if c.step >= first]
@@ -212,15 +212,15 @@ def _new(run: RunContent, class_names: Sequence[str]) -> tuple[list[int], str]:
 
 
 def choose(shots: Sequence[Shot], number: int, new: Sequence[int], what: str) -> list[Shot]:
-    """Of the candidates those in which new classes are found best and worst, in turn, with what each was chosen for.
+    """Choose the candidates in which new classes are found best and worst, in turn, and why each was chosen.
 
-    Where none shows a new class, those in which the answers change most over the steps.
+    If none shows a new class, choose those in which the predictions change most over the steps.
 
     Args:
         shots: with the answers of all runs; the last answer of the first run decides.
         number: of images.
         new: dataset ids of the new classes.
-        what: they are called.
+        what: name of the new classes.
     """
     lasts = [next(iter(s.answers.values())) for s in shots]
     ious = [image_iou(last[max(last)], s.truth, new) for s, last in zip(shots, lasts, strict=True)]
@@ -234,7 +234,7 @@ def choose(shots: Sequence[Shot], number: int, new: Sequence[int], what: str) ->
 
 
 def _change(shot: Shot) -> float:
-    """Share of the image whose answer changes from one step to the next, mean over steps and runs."""
+    """Share of the image whose prediction changes from one step to the next, mean over steps and runs."""
     parts = [
         float((before != after).mean())
         for answers in shot.answers.values()
@@ -244,20 +244,20 @@ def _change(shot: Shot) -> float:
 
 
 class Answers(NamedTuple):
-    """What a run makes of an image: labels by step, and where the last background logit comes from, if it tells."""
+    """A run's predictions for an image: labels by step, and the parts of the last background logit if it has parts."""
 
     answers: dict[int, Pixels]
     background: Background | None
 
 
 def answers_of(run: RunContent, class_names: Sequence[str], images: Sequence[Pixels], say: Say) -> list[Answers]:
-    """Show images to the networks of all finished steps of a run.
+    """Predict images with the networks of all finished steps of a run.
 
     Args:
         run: the run.
         class_names: of the data set, by id.
         images: ``(H, W, 3)`` each.
-        say: is told of every step.
+        say: called with a line for every step.
 
     Raises:
         UserError: if the data set lacks a class of the run, or a network does not load.
@@ -280,7 +280,7 @@ def answers_of(run: RunContent, class_names: Sequence[str], images: Sequence[Pix
 
 
 def _ids(record: Mapping[str, Any], class_names: Sequence[str]) -> Pixels:
-    """Dataset id per channel, by the classes' names."""
+    """Dataset id per channel, matched by the classes' names."""
     for name in (c["name"] for c in record["classes"]):
         if name not in class_names:
             raise UserError(f"the data set has no class '{name}'; pass --data DIR with all classes of the run")
@@ -293,7 +293,7 @@ def _labels(method: Method[Any, Any], output: Any, image: Pixels, ids: Pixels) -
 
 
 def _background(method: Method[Any, Any], output: GroupedOutput, image: Pixels, ids: Pixels) -> Background:
-    """Take the aggregated background logit apart."""
+    """Split the aggregated background logit into its parts."""
     first, *later = output.heads
     alone = [torch.cat([torch.zeros_like(h[:, :1]), h[:, 1:]], dim=1) for h in later]
     return Background(
@@ -311,7 +311,7 @@ def _map(head: Tensor) -> Values:
 
 
 def _small(shot: Shot) -> Shot:
-    """The shot at the page's size: the image smoothed, labels by nearest neighbour."""
+    """Shrink a shot to the page's size: the image smoothed, labels by nearest neighbour."""
     height, width = shot.truth.shape
     factor = SIDE / max(height, width)
     if factor >= 1:

@@ -1,4 +1,4 @@
-"""Runs against each other: scores of the last step as mean and deviation over seeds and class orders."""
+"""Compare runs: scores of the last step as mean and deviation over seeds and class orders."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ MEANING = (
 
 @dataclass(frozen=True)
 class Result:
-    """What is compared of one run.
+    """One run's values for the comparison.
 
     Attributes:
         path: its folder; of several results as `barm.escaping.places` has it.
@@ -48,7 +48,7 @@ class Result:
         steps: mIoU over the classes seen after each step, fractions.
         scores: of the last step by the names in `SCORES`, fractions; None where there is no such class.
         provenance: versions, machine and commit that the run was made with.
-        settings: what else decides its result; runs that differ in it are no repetitions of each other.
+        settings: other settings that decide its result; runs with different settings are not repetitions of each other.
         unmeasured: classes that no image shows on which it was measured; they are in no mean.
         title: the task, short; empty where that is short enough.
     """
@@ -68,7 +68,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean and standard deviation (n - 1; 0 of a single value), fractions."""
+    """Mean and standard deviation (n - 1; 0 for a single value), as fractions."""
 
     mean: float
     deviation: float
@@ -84,7 +84,7 @@ class Row:
     Attributes:
         task: as in `Result`.
         method: its name, and in brackets what tells it from other rows of that method and task.
-        runs: how many.
+        runs: number of runs.
         scores: by the names in `SCORES`; None where a run has no such score.
         curve: mean mIoU over the classes seen after each step.
         title: of the task, short; as long as `task` where another task has the same.
@@ -99,7 +99,7 @@ class Row:
 
 
 def read_result(path: Path) -> Result:
-    """The scores of a finished run.
+    """Read the scores of a finished run.
 
     Raises:
         UserError: if it is not a run, or not all of its steps are trained and evaluated.
@@ -146,19 +146,19 @@ def read_result(path: Path) -> Result:
 
 
 def task_name(config: RunConfig) -> str:
-    """A run's task with its setting, such as ``15-1 overlap``."""
+    """A task with its setting, such as ``15-1 overlap``."""
     groups = " / ".join(",".join(g) for g in config.task.groups or ())
     return f"{config.task.name or groups} {config.task.setting}"
 
 
 def task_title(config: RunConfig) -> str:
-    """The same for a title: of steps with many classes their number."""
+    """A task for a title: steps with many classes are given by their number."""
     groups = " / ".join(listed(group) for group in config.task.groups or ())
     return f"{config.task.name or groups} {config.task.setting}"
 
 
 def _named(metrics: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
-    """The last step's scores by the names in `SCORES`."""
+    """Scores of the last step by the names in `SCORES`."""
     last = metrics[-1]
     return {
         "old": last["miou"]["old"],
@@ -170,7 +170,7 @@ def _named(metrics: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
 
 
 def read_results(paths: Sequence[Path]) -> list[Result]:
-    """The scores of several runs; a folder that is given twice counts once."""
+    """Read the scores of several runs. A folder that is given twice counts once."""
     results = [read_result(path) for path in {real(path): path for path in reversed(paths)}.values()][::-1]
     return [
         replace(result, path=place) for result, place in zip(results, places([r.path for r in results]), strict=True)
@@ -178,7 +178,7 @@ def read_results(paths: Sequence[Path]) -> list[Result]:
 
 
 def summarise(results: Sequence[Result]) -> list[Row]:
-    """One row per task, method and configuration, in the order in which they first appear.
+    """Summarise runs to one row per task, method and configuration, in the order in which they first appear.
 
     Raises:
         UserError: if runs of one row have different numbers of steps, or those of one task means over other classes.
@@ -209,7 +209,7 @@ def summarise(results: Sequence[Result]) -> list[Row]:
 
 
 def _check_measured(results: Sequence[Result]) -> None:
-    """Complain about runs of one task that were not measured on the same classes."""
+    """Refuse runs of one task that were not measured on the same classes."""
     first: dict[str, Result] = {}
     for result in results:
         other = first.setdefault(result.task, result)
@@ -222,7 +222,7 @@ def _check_measured(results: Sequence[Result]) -> None:
 
 
 def _labels(results: Sequence[Result]) -> list[str]:
-    """The method of every run; where runs of a method and task have several configurations, with what differs."""
+    """Label every run by its method, and by its settings if runs of one method and task have several configurations."""
     variants: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for r in results:
         known = variants.setdefault((r.task, r.method), [])
@@ -232,7 +232,7 @@ def _labels(results: Sequence[Result]) -> list[str]:
 
 
 def _label(result: Result, variants: Sequence[Mapping[str, Any]]) -> str:
-    """Such as ``barm (method.pseudo=false)``; of many differences the first few and the variant's number."""
+    """A label such as ``barm (method.pseudo=false)``; of many differences the first few and the variant's number."""
     names = differing(*variants)
     if not names:
         return result.method
@@ -263,9 +263,9 @@ def _spread(values: Sequence[float | None]) -> Spread | None:
 
 
 def tables(rows: Sequence[Row]) -> list[Text | Table]:
-    """Title and table of every task for the terminal, at the end what the columns mean.
+    """Title and table of every task for the terminal, followed by the meaning of the columns.
 
-    Deviations of several runs stand there where there is room for them. Titles and meaning may be wider than a table.
+    Deviations over several runs are included if there is room. Titles and meanings may be wider than a table.
     """
     made: list[Text | Table] = []
     wide = get_terminal_size().columns >= WIDE
@@ -287,7 +287,7 @@ def _cells(row: Row) -> list[str]:
 
 
 def to_markdown(rows: Sequence[Row]) -> str:
-    """A table that GitHub and MkDocs show."""
+    """Format rows as a table in Markdown for GitHub and MkDocs."""
     head = ["task", "method", "runs", *SCORES]
     lines = [head, ["---", "---", *["---:"] * (len(head) - 2)]]
     lines += [[markdown(r.title), markdown(r.method), str(r.runs), *_cells(r)] for r in rows]
@@ -295,7 +295,7 @@ def to_markdown(rows: Sequence[Row]) -> str:
 
 
 def to_latex(rows: Sequence[Row]) -> str:
-    """A ``tabular`` for booktabs, a rule between tasks."""
+    """Format rows as a ``tabular`` for booktabs, with a rule between tasks."""
     lines = [r"\begin{tabular}{ll" + "r" * (1 + len(SCORES)) + "}", r"\toprule"]
     lines += [" & ".join(["task", "method", "runs", *SCORES]) + r" \\", r"\midrule"]
     for before, row in zip([None, *rows], rows, strict=False):
@@ -307,7 +307,7 @@ def to_latex(rows: Sequence[Row]) -> str:
 
 
 def to_csv(results: Sequence[Result]) -> str:
-    """One line per run, scores as fractions."""
+    """Format runs as CSV, one line per run, scores as fractions."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["task", "method", "seed", "order", *SCORES, "path"])
@@ -318,7 +318,7 @@ def to_csv(results: Sequence[Result]) -> str:
 
 
 def to_json(results: Sequence[Result], rows: Sequence[Row]) -> str:
-    """Everything: the rows, and every run with its provenance."""
+    """Format everything as JSON: the rows, and every run with its provenance."""
     runs = [{**asdict(r), "settings": placeless(r.settings)} for r in results]
     return json.dumps({"rows": [asdict(r) for r in rows], "runs": runs}, indent=1) + "\n"
 

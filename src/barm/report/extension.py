@@ -1,4 +1,4 @@
-"""What an extension taught and what it cost, as a table and as an image."""
+"""Scores of an extension, gains and losses, as a table and as an image."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PANELS = ("image", "labelled", "before", "after")
 
 
 def extension_table(result: Mapping[str, Any]) -> Table:
-    """IoU of every class before and after an extension, in percent, and the means; agreement where nothing is known."""
+    """IoU of every class before and after an extension, in percent, and the means; agreement if nothing is measured."""
     agreed, new = result["agreement"], result["learned"]
     table = Table(
         title=markup(result["run"]), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
@@ -49,7 +49,7 @@ def extension_table(result: Mapping[str, Any]) -> Table:
 
 
 def extension_lines(result: Mapping[str, Any]) -> list[str]:
-    """What the table's numbers are, and what to try."""
+    """Explanations of the table's numbers, and advice."""
     lines = ["IoU in percent, on images that were not trained on."]
     if result["agreement"] is not None:
         lines = [
@@ -65,14 +65,14 @@ def _mean(values: Mapping[str, float | None] | None) -> float | None:
 
 
 class Change(NamedTuple):
-    """An image before and after.
+    """Predictions for one image before and after an extension.
 
     Attributes:
         image: ``(H, W, 3)`` uint8.
         truth: channels of the labelled classes, 255 where ignored, ``(H, W)`` uint8.
         before: channels, ``(H, W)`` uint8.
         after: channels, ``(H, W)`` uint8.
-        told: what the image was chosen for.
+        told: why the image was chosen.
     """
 
     image: Pixels

@@ -1,4 +1,4 @@
-"""Images: colour masks, overlays, and what a run learned and forgot in one image."""
+"""Figures: colour masks, overlays, and predictions and curves of a whole run."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ RIM = 0.65  # how dark the image is beside an object, where the outline is opaqu
 
 
 def colourise(label: Pixels, colours: Pixels) -> Pixels:
-    """``(H, W)`` channels -> ``(H, W, 3)`` by a table of colours; 255 is white."""
+    """Colour channels ``(H, W)`` by a table -> ``(H, W, 3)``; 255 is white."""
     table = np.full((256, 3), 255, np.uint8)
     table[: len(colours)] = colours
     return table[label]
 
 
 def overlay(image: Pixels, label: Pixels, colours: Pixels, opacity: float = OVERLAY) -> Pixels:
-    """The image with its labelled objects tinted and outlined, ``(H, W, 3)`` uint8.
+    """Tint and outline the labelled objects in an image, ``(H, W, 3)`` uint8.
 
     An outline is twice as opaque as the tint, at most opaque, and lies inside the object, so that a thin part is all
     outline; the image is darker along it. Below the tint the image is grey, so that the hue is the class's.
@@ -51,13 +51,13 @@ def overlay(image: Pixels, label: Pixels, colours: Pixels, opacity: float = OVER
 
 
 def objects(label: Pixels) -> NDArray[np.bool_]:
-    """Where a class is labelled, ``(H, W)``: neither background nor ignored."""
+    """Pixels of labelled objects, ``(H, W)`` bool: neither background nor ignored."""
     there: NDArray[np.bool_] = (label > 0) & (label != IGNORED)
     return there
 
 
 def outlines(label: Pixels, width: int | None = None) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Pixels of objects that another label is near, and those beside objects, ``(H, W)`` each.
+    """Outlines of objects: their pixels beside another label, and the pixels around them, ``(H, W)`` each.
 
     Args:
         label: channels, ``(H, W)`` uint8.
@@ -74,12 +74,12 @@ def outlines(label: Pixels, width: int | None = None) -> tuple[NDArray[np.bool_]
 
 
 def image_iou(label: Pixels, truth: Pixels, classes: Iterable[int]) -> float | None:
-    """Mean IoU of those of the classes that the truth of one image shows, in 0..1; None where it shows none.
+    """Mean IoU over the given classes that are in the image's ground truth, in 0..1; None if there are none.
 
     Args:
-        label: what was predicted, ``(H, W)``.
+        label: the prediction, ``(H, W)``.
         truth: ids as in `label`, ``(H, W)``; 255 counts nowhere.
-        classes: the ids that are asked about.
+        classes: the ids over which the mean runs.
 
     >>> image_iou(np.array([[1, 1, 2, 0]]), np.array([[1, 0, 2, 255]]), [1, 2, 3])
     0.75
@@ -93,14 +93,14 @@ def image_iou(label: Pixels, truth: Pixels, classes: Iterable[int]) -> float | N
 
 
 class Ranked(NamedTuple):
-    """An image among others: its place in their list, its rank by a value, 1 for the best, and how many have one."""
+    """A ranked image: position in its list, rank by a value, 1 for the best, and how many images have a value."""
 
     place: int
     rank: int
     ranked: int
 
     def told(self, what: str) -> str:
-        """Such as ``best of 9 images``, ``rank 4 of 9 images``.
+        """Describe the rank, such as ``best of 9 images``, ``rank 4 of 9 images``.
 
         Args:
             what: all of these images show, with its article.
@@ -115,7 +115,7 @@ class Ranked(NamedTuple):
 
 
 def best_and_worst(values: Sequence[float | None], number: int) -> list[Ranked]:
-    """The largest values and the smallest in turn, the largest first; equal ones as they stand.
+    """Alternate between the largest and the smallest values, the largest first. Ties keep their order.
 
     >>> [one.place for one in best_and_worst([0.5, None, 0.9, 0.1, 0.7], 3)]
     [2, 3, 4]
@@ -126,7 +126,7 @@ def best_and_worst(values: Sequence[float | None], number: int) -> list[Ranked]:
 
 
 def _extreme(values: NDArray[Any], radius: int, function: Any) -> NDArray[Any]:
-    """A function of all pixels of the square around each, such as the largest; in few passes however large it is."""
+    """Apply a function such as the maximum to the square around each pixel, in few passes for any radius."""
     for axis in (0, 1):
         values = np.moveaxis(
             np.pad(values, [(radius, radius) if a == axis else (0, 0) for a in (0, 1)], "edge"), axis, 0
@@ -141,7 +141,7 @@ def _extreme(values: NDArray[Any], radius: int, function: Any) -> NDArray[Any]:
 
 
 class SceneHistory(NamedTuple):
-    """One image's way through a run.
+    """Predictions for one image over the steps of a run.
 
     Attributes:
         image: ``(H, W, 3)`` uint8.
@@ -155,7 +155,7 @@ class SceneHistory(NamedTuple):
 
 
 def pyplot() -> Any:
-    """matplotlib's pyplot, drawing into files, and names as they are: a dollar sign begins no formula."""
+    """matplotlib's pyplot for drawing into files, with names as they are: a dollar sign begins no formula."""
     mpl.use("Agg")
     mpl.rcParams["text.parse_math"] = False
     import matplotlib.pyplot as plt
@@ -171,14 +171,14 @@ def draw_histories(
     taught: Sequence[str],
     headline: str,
 ) -> None:
-    """Write the comparison: per image the truth and every method's answer after each step; curves below.
+    """Write a comparison: per image the ground truth and every method's predictions by step, with curves below.
 
     Args:
         path: PNG file.
         histories: the images.
         colours: per dataset id, ``(256, 3)`` uint8.
         curves: per method the mIoU over all classes seen after each step, in 0..1.
-        taught: what each step taught, above its column.
+        taught: the new classes of each step, above its column.
         headline: above everything.
     """
     plt = pyplot()
@@ -225,7 +225,7 @@ def _draw_curves(ax: Any, curves: Mapping[str, Sequence[float]]) -> None:
 
 
 def draw_comparison(path: Path, curves: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
-    """Write one panel per task with the curve of every method.
+    """Write one panel per task with a curve for every method.
 
     Args:
         path: PNG file.
@@ -255,7 +255,7 @@ def draw_comparison(path: Path, curves: Mapping[str, Mapping[str, Sequence[float
 
 
 def draw_lines(path: Path, panels: Mapping[str, Mapping[int, float]]) -> None:
-    """Write one small panel per title: values by abscissa, which is logarithmic."""
+    """Write one small panel per title with values over a logarithmic axis."""
     plt = pyplot()
 
     columns = (len(panels) + 1) // 2

@@ -1,4 +1,4 @@
-"""The numbers of a run, finished or not, from the files of its folder."""
+"""Read the numbers of a run, finished or not, from the files in its folder."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from barm.report.page.content import KnownClass, RunContent, Scores, Trace
 
 
 def read_runs(paths: Sequence[Path]) -> tuple[RunContent, ...]:
-    """Runs that are to stand on one page, each under its own label; a folder that is given twice counts once.
+    """Read the runs of one page, each with its own label. A folder that is given twice counts once.
 
     Raises:
         UserError: if one is no run or has no finished step, or if they have no class in common.
@@ -47,7 +47,7 @@ def read_runs(paths: Sequence[Path]) -> tuple[RunContent, ...]:
 
 
 def read_run(path: Path, label: str) -> RunContent:
-    """The numbers of one run.
+    """Read the numbers of one run.
 
     Raises:
         UserError: if it is no run, has no finished step, or a file of it is damaged.
@@ -86,7 +86,7 @@ def read_run(path: Path, label: str) -> RunContent:
 
 
 def _labels(paths: Sequence[Path]) -> list[str]:
-    """Methods where they differ, else folders' names, else paths."""
+    """Labels of runs: their methods if they differ, else their folders' names, else their paths."""
     methods = [RunDirectory(path).config().method.name for path in paths]
     for candidates in (methods, [real(path).name for path in paths]):
         if len(set(candidates)) == len(paths):
@@ -100,7 +100,7 @@ def _classes(record: Mapping[str, Any]) -> tuple[KnownClass, ...]:
 
 
 def _coloured(runs: Sequence[RunContent]) -> tuple[RunContent, ...]:
-    """The runs with a colour for every class, the same in all of them."""
+    """Give every class of the runs one colour, the same in all runs."""
     colours = display_colours(known.name for run in runs for known in run.classes)
     return tuple(
         replace(run, classes=tuple(replace(known, colour=colours[known.name]) for known in run.classes)) for run in runs
@@ -124,12 +124,12 @@ def _scores(run: RunDirectory, metrics: Mapping[str, Any]) -> Scores:
 
 
 def _measured(values: Mapping[str, Any]) -> dict[str, float]:
-    """The scores that there are: None stands for what no image's labels tell."""
+    """Keep the scores that were measured, and leave out those that are None."""
     return {str(name): float(value) for name, value in values.items() if value is not None}
 
 
 def _traces(path: Path) -> tuple[Trace, ...]:
-    """The log by step and name, in the order in which they appear."""
+    """Group the log by step and name, in the order in which they appear."""
     points: dict[tuple[int, str], list[tuple[int, float]]] = {}
     for row in read_log(path):
         points.setdefault((row.step, row.name), []).append((row.iteration, row.value))
@@ -140,19 +140,19 @@ def _traces(path: Path) -> tuple[Trace, ...]:
 
 
 def _plain(provenance: Mapping[str, Any]) -> dict[str, str]:
-    """Text by name; the classes stand elsewhere."""
+    """Convert a record to text by name, without the classes, which are shown elsewhere."""
     return {name: _text(value) for name, value in provenance.items() if name != "classes"}
 
 
 def _text(value: Any) -> str:
-    """A value of the provenance on one line."""
+    """Format a value of the provenance on one line."""
     if isinstance(value, Mapping):
         return "; ".join(f"{key} {what}" for key, what in value.items())
     return "; ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _again(path: Path, config: RunConfig) -> str:
-    """The command that trains the same once more."""
+    """The command that repeats the run."""
     whole = path if path.name not in ("", "..") else real(path)  # "." has no name
     target = whole.with_name(whole.name + "-again")
     recipe, out = ["--recipe", place(path / "config.toml")], ["--out", place(target)]
@@ -167,13 +167,13 @@ def _again(path: Path, config: RunConfig) -> str:
 
 
 def _origin(path: Path) -> str:
-    """The run that an extension went on from, as others may read it; empty for any other run."""
+    """Place of the run that was extended, as `barm.escaping.place` gives it; empty for any other run."""
     record = _extension(path)
     return "" if record is None else place(record["from"])
 
 
 def _extension(path: Path) -> Mapping[str, Any] | None:
-    """What `barm extend` wrote; None where it did not write the run.
+    """Read what `barm extend` wrote; None for any other run.
 
     Raises:
         UserError: if the file is damaged.

@@ -1,4 +1,4 @@
-"""Predictions as files: indexed masks, colour masks, overlays with a legend."""
+"""Write predictions as images: indexed masks, colour masks, overlays with a legend."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TINY, ENLARGED = 240, 320  # an image with a smaller long side is enlarged in it
 
 
 def index_mask(label: Pixels, colours: Pixels, values: Sequence[int] | None = None) -> Image.Image:
-    """A palette image of channels, or of other numbers of the classes.
+    """Make a palette image of channels, or of other numbers of the classes.
 
     Args:
         label: channels, ``(H, W)``.
@@ -37,21 +37,21 @@ def index_mask(label: Pixels, colours: Pixels, values: Sequence[int] | None = No
 
 
 def colour_mask(label: Pixels, colours: Pixels) -> Image.Image:
-    """Every class in its colour."""
+    """Make an image in which every class has its colour."""
     return Image.fromarray(colourise(label, colours))
 
 
 def overlay_image(
     image: Image.Image, label: Pixels, colours: Pixels, names: Mapping[int, str] | None = None
 ) -> Image.Image:
-    """The image with its objects tinted and outlined, and below it what the colours mean.
+    """Make an overlay: the image with tinted and outlined objects, and a legend of the colours below.
 
     Args:
         image: the image.
         label: channels, ``(H, W)``.
         colours: by channel, ``(C, 3)``.
-        names: what the legend says by channel; no legend without them, and the overlay then has the image's
-            size; above a legend tiny images are enlarged.
+        names: names for the legend by channel. Without them there is no legend, and the overlay has the image's size;
+            with a legend, tiny images are enlarged.
     """
     times = max(1, ENLARGED // max(image.size)) if names and max(image.size) < TINY else 1
     large = image.convert("RGB").resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
@@ -60,7 +60,7 @@ def overlay_image(
 
 
 def with_legend(image: Image.Image, entries: Sequence[tuple[str, tuple[int, ...]]]) -> Image.Image:
-    """An image with names and colours below it, as many beside each other as fit."""
+    """Add a legend of names and colours below an image, as many side by side as fit."""
     unit = max(1.0, min(image.size) / LARGE)
     font = ImageFont.load_default(round(FONT * unit))
     line, swatch, gap = (round(v * unit) for v in (LINE, SWATCH, GAP))
@@ -84,7 +84,7 @@ def with_legend(image: Image.Image, entries: Sequence[tuple[str, tuple[int, ...]
 
 
 def encoded(image: Image.Image, kind: str, **options: int) -> bytes:
-    """The bytes of a file of kind ``PNG`` or ``JPEG``."""
+    """Encode an image as ``PNG`` or ``JPEG``."""
     content = BytesIO()
     image.save(content, kind, **options)
     return content.getvalue()

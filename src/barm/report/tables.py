@@ -20,14 +20,14 @@ SHORT_CAPTION = "mIoU in percent: the mean of all classes and background"
 
 
 def percent(value: float | None) -> str:
-    """``0.7004`` -> ``70.0``; a dash for what does not exist."""
+    """Format a fraction as percent: ``0.7004`` -> ``70.0``; a dash for None."""
     return "–" if value is None else f"{100 * value:.1f}"
 
 
 def steps_table(title: str, runs: Mapping[str, Sequence[Metrics]]) -> Table:
-    """mIoU after every step of one or several runs: old classes, new classes, all; one row per step and run.
+    """mIoU after every step of one or more runs: old, new and all classes; one row per step and run.
 
-    Where nothing but a first step is shown there is one mean.
+    If only first steps are shown, there is only the mean over all classes.
     """
     first = all(m["step"] == 0 for metrics in runs.values() for m in metrics)
     columns = ("all",) if first else ("old", "new", "all", "average", "lost")

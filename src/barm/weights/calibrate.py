@@ -1,4 +1,4 @@
-"""From the scores of a softmax network to one probability per class, without labels.
+"""Convert the scores of a softmax network to one probability per class, without labels.
 
 Softmax is the same for logits ``z`` and ``z + o``, whatever the common offset ``o``; a sigmoid per channel is not. So
 the offset is free, and it is chosen such that ``sigmoid(a z_c + o)`` comes near the network's own softmax probability
@@ -39,11 +39,11 @@ MASKS = {"masks", "annotations", "SegmentationClass", "SegmentationClassAug", "S
 
 @dataclass(frozen=True)
 class Calibration:
-    """How near the sigmoids are to the network's own softmax, on images that were held out.
+    """Distance of the sigmoids from the network's own softmax, on held-out images.
 
     Attributes:
         fitted: number of images that the parameters were fitted on.
-        held_out: number of images that all else was measured on.
+        held_out: number of images on which everything else was measured.
         scale: a.
         excess_before: binary cross-entropy of sigmoid(z) against the softmax, in nats per channel and pixel, beyond the
             softmax's own entropy; 0 where both agree.
@@ -64,7 +64,7 @@ class Calibration:
 
 
 class Activations(NamedTuple):
-    """What the network computes for one image: inputs ``(D, h, w)`` and outputs ``(C, h, w)`` of its classifier."""
+    """Inputs ``(D, h, w)`` and outputs ``(C, h, w)`` of the network's classifier for one image."""
 
     inputs: Tensor
     logits: Tensor
@@ -94,7 +94,7 @@ def calibrate(network: nn.Module, images: Sequence[Path], rt: Runtime, *, side: 
     Args:
         network: of step 0 of BARM, with a classifier that was trained with softmax.
         images: files.
-        rt: where it runs.
+        rt: the runtime.
         side: of the images when the network sees them: the short side is resized to this, then cropped.
     """
     network = network.eval().to(rt.device)
@@ -132,7 +132,7 @@ def calibrate(network: nn.Module, images: Sequence[Path], rt: Runtime, *, side: 
 def _activations(
     network: nn.Module, images: Sequence[Path], rt: Runtime, side: int
 ) -> Iterator[tuple[Activations, tuple[int, int]]]:
-    """What the network computes for every image, and the image's size as it was seen."""
+    """Compute the classifier's inputs and outputs for every image, and the size at which the image was seen."""
     nothing: Lut = np.zeros(256, np.uint8)
     for path in images:
         image = read_image(path)
@@ -144,7 +144,7 @@ def _activations(
 
 
 def fit(inputs: Tensor, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The scale, and the weights and bias of the common offset, that bring the sigmoids nearest to the softmax.
+    """Fit the scale, and the weights and bias of the common offset, so that the sigmoids are nearest to the softmax.
 
     Args:
         inputs: of the classifier, ``(N, D)`` float64.
@@ -194,7 +194,7 @@ def calibration_error(scores: Tensor, target: Tensor) -> float:
 
 
 def agreement(softmax: Tensor, scores: Tensor, size: tuple[int, int]) -> float:
-    """Share of an image's pixels to which both give one class, from logits ``(C, h, w)`` at feature resolution.
+    """Share of an image's pixels to which both networks give one class, from logits ``(C, h, w)``.
 
     The softmax network upsamples its logits, ours its probabilities.
     """

@@ -1,4 +1,4 @@
-"""The model card: what a visitor of the repository reads."""
+"""The model card of a repository."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ SCENARIO = {
 
 
 def card(directory: RunDirectory, index: int, name: str, *, licence: str | None = None, onnx: bool = False) -> str:
-    """README.md of a repository: header, scores after every step, classes, data, method, use, provenance.
+    """Write the README.md of a repository: header, scores by step, classes, data, method, use, provenance.
 
     Args:
         directory: of the run.
         index: of the step that is pushed.
         name: ``owner/name``.
         licence: as the hub names licences; none is claimed by default.
-        onnx: does ``model.onnx`` lie beside?
+        onnx: whether the repository has ``model.onnx``.
     """
     record = directory.read(index, METHOD)
     method, tags = record["method"]["name"], ["semantic-segmentation", "continual-learning", "class-incremental"]
@@ -138,7 +138,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def code(text: str) -> str:
-    """Text as code within a line of Markdown, whatever ticks it holds.
+    """Format text as code within a line of Markdown, whatever backticks it holds.
 
     >>> code("a"), code("a`b")
     ('`a`', '`` a`b ``')

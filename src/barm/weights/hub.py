@@ -1,4 +1,4 @@
-"""Fetch a model from a hub, and one line for whatever a hub answers."""
+"""Fetch a model from a hub, and report any error of the hub in one line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ UNREACHABLE = ("Connect", "Timeout", "LocalEntryNotFound", "NetworkError", "Prox
 
 
 def is_address(where: Path | str) -> bool:
-    """Does it name a repository of a hub?
+    """Whether an address is that of a repository on a hub.
 
     >>> is_address("hf://owner/name"), is_address(Path("hf://owner/name")), is_address("runs/demo")
     (True, True, False)
@@ -25,7 +25,7 @@ def is_address(where: Path | str) -> bool:
 
 
 def fetch(address: Path | str) -> Path:
-    """The model file of a repository, from the cache of huggingface_hub where it is there already.
+    """Fetch the model file of a repository, or take it from the cache of huggingface_hub.
 
     Args:
         address: ``hf://owner/name`` or ``hf://owner/name@revision`` (a branch, a tag or a commit).
@@ -51,7 +51,7 @@ def fetch(address: Path | str) -> Path:
 
 @contextmanager
 def told(name: str, revision: str = "") -> Iterator[None]:
-    """Turn what huggingface_hub raises into one line."""
+    """Turn exceptions of huggingface_hub into one line."""
     from huggingface_hub import constants
 
     try:

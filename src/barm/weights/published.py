@@ -1,4 +1,4 @@
-"""Official checkpoints, both ways.
+"""Import and export official checkpoints.
 
 The official format is a pickled dict with ``model_state``, ``optimizer_state`` and ``best_score``; tensor names are
 those of our networks (spec/barm.md section 2), so conversion is checking. Pickles are loaded with ``weights_only``.
@@ -30,7 +30,7 @@ def file_name(model: str, dataset: str, task: str, step: int, setting: str) -> s
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The tensors of an official checkpoint.
+    """Read the tensors of an official checkpoint.
 
     Raises:
         UserError: if it is no readable checkpoint with a ``model_state``.
@@ -51,7 +51,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
 
 
 def _numpy_scalars() -> list[Any]:
-    """What a pickled numpy scalar is made of, under the names of old and new numpy."""
+    """Types of which a pickled numpy scalar consists, under the names of old and new numpy."""
     from numpy.dtypes import Float32DType, Float64DType
 
     scalar = np.float64(0).__reduce__()[0]
@@ -94,7 +94,7 @@ def import_checkpoint(
 def import_published(
     path: Path | str, out: Path | str, *, dataset: str, task: str, step: int, model: str, method: str = "barm"
 ) -> None:
-    """`import_checkpoint` with the published classes: of BARM, of SSUL, or of a DeepLab with one classifier."""
+    """`import_checkpoint` with the published classes, for BARM, SSUL, or a DeepLab with one classifier."""
     from barm.config import load_config
 
     if model not in MODELS:
@@ -111,7 +111,7 @@ def export_checkpoint(run: Path | str, target: Path | str, *, step: int | None =
 
     Args:
         run: the run's folder.
-        target: the ``.pth``; written beside and renamed.
+        target: the ``.pth``; written to a temporary file and renamed.
         step: which step; the last by default.
     """
     directory = RunDirectory(Path(run))

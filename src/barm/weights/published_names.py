@@ -25,7 +25,7 @@ SINGLE_V3 = {
 
 
 def published_names(own: Iterable[str], *, single_head: bool, v3plus: bool) -> dict[str, str]:
-    """Our names of a network's tensors -> the published ones, in our order.
+    """Map our names of a network's tensors to the published ones, in our order.
 
     Args:
         own: names in our network.
@@ -41,7 +41,7 @@ def published_names(own: Iterable[str], *, single_head: bool, v3plus: bool) -> d
 
 
 def own_names(state: Mapping[str, T], own: Iterable[str]) -> dict[str, T]:
-    """A published state dict under our names; names that say nothing of a layout stay as they are.
+    """Rename a published state dict to our names. Names from which the layout cannot be told stay as they are.
 
     Args:
         state: by published names.

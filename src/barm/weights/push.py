@@ -1,4 +1,4 @@
-"""Put a trained step on a hub."""
+"""Push a trained step to a hub."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def push(
     dry_run: Path | str | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> str:
-    """Put a trained step on a hub, with a model card made from the run.
+    """Push a trained step to a hub, with a model card made from the run.
 
     Args:
         run: the run's folder.
@@ -42,12 +42,12 @@ def push(
         private: for a new repository; one that is public already is refused.
         token: to log in with; by default what ``hf auth login`` has stored, or ``HF_TOKEN``.
         licence: of the weights, as the hub names licences, such as ``mit``; none is claimed by default.
-        onnx: put the ONNX file beside.
+        onnx: add the ONNX file.
         dry_run: write what would be pushed into this folder instead.
-        progress: is told what is being done.
+        progress: called with what is being done.
 
     Returns:
-        Where it is now: an address on the hub, or the folder.
+        Address on the hub, or the folder.
 
     Raises:
         UserError: bad input, not logged in, no permission, no network.
@@ -81,7 +81,7 @@ def _fill(
     onnx: bool,
     progress: Callable[[str], None],
 ) -> None:
-    """Write everything that a repository holds."""
+    """Write the files of a repository."""
     export_step(directory.path, folder / MODEL, "safetensors", index, progress)
     if onnx:
         export_step(directory.path, folder / ONNX, "onnx", index, progress)
@@ -92,7 +92,7 @@ def _fill(
 
 
 def without_places(config: RunConfig) -> RunConfig:
-    """A configuration without the paths of the machine it was used on."""
+    """Remove the paths of the machine from a configuration."""
     data = config.data.model_copy(update={"root": None, "class_list": None, "val": ()})
     return config.model_copy(update={"data": data, "model": config.model.model_copy(update={"weights": None})})
 

@@ -1,4 +1,4 @@
-"""DeepLabV3 of torchvision as step 0 of a run.
+"""Import DeepLabV3 of torchvision as step 0 of a run.
 
 Backbone, ASPP, 3x3 convolution and classifier are ours, tensor for tensor (output stride 8, dilations 12, 24, 36). It
 was trained with softmax, while BARM's scores are a probability per class: `barm.weights.calibrate` refits the
@@ -37,7 +37,7 @@ REPORT = "calibration.json"
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file that torchvision users write: a state dict, or a checkpoint that holds one.
+    """Read the tensors of a torchvision user's file: a state dict, or a checkpoint that holds one.
 
     Raises:
         UserError: if it is not readable, or holds no tensors.
@@ -60,7 +60,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def is_torchvision(path: Path) -> bool:
-    """Has the file the tensor names of torchvision's segmentation networks?"""
+    """Whether a state dict has the tensor names of torchvision's segmentation networks."""
     try:
         return "classifier.4.weight" in read_state(path)
     except UserError:
@@ -68,7 +68,7 @@ def is_torchvision(path: Path) -> bool:
 
 
 def own_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict of torchvision's DeepLabV3 under our names; the auxiliary classifier is left out."""
+    """Rename a state dict of torchvision's DeepLabV3 to our names, without the auxiliary classifier."""
     result = {}
     for name, tensor in state.items():
         if not name.startswith("aux_classifier."):
@@ -78,7 +78,7 @@ def own_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def body_of(state: Mapping[str, Tensor], path: Path) -> str:
-    """The backbone's name.
+    """Name of the network's backbone.
 
     Raises:
         UserError: unless it is DeepLabV3 on a ResNet-50 or -101.

@@ -1,4 +1,4 @@
-"""A trained network, wherever it lies: in a run, in a file, on a hub."""
+"""Load a trained network from a run, a file or a hub."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ FORMAT = 1  # of the description; grows when a reader of old files would misunde
 
 @dataclass(frozen=True)
 class Trained:
-    """A network with what is known about it.
+    """A trained network with its record.
 
     Attributes:
         network: in evaluation mode, on the CPU.
-        method: says how predictions are read off.
+        method: turns the network's output into predictions.
         record: as in ``method.json``.
         runtime: as the run was configured.
         origin: provenance, seed, task and setting of the run.

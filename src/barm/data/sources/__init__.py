@@ -37,7 +37,7 @@ def open_source(layout: str, root: Path | str, split: str, names: Sequence[str] 
 
 
 def detect_layout(root: Path) -> str:
-    """Which layout a folder has, or the one data set up to two levels below it.
+    """Detect the layout of a folder, or of the one data set up to two levels below it.
 
     Raises:
         UserError: if it has none, which says what each layout lacks, or if several fit.

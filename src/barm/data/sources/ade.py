@@ -32,7 +32,7 @@ MARK = "objectInfo150.txt"  # lies in the published archive
 
 
 def open_ade(root: Path, split: str, class_names: Sequence[str] = ()) -> FileSource:
-    """A split of ADEChallengeData2016; id 0 (other) takes the place of the background.
+    """Open a split of ADEChallengeData2016. Id 0 (other) serves as background.
 
     Args:
         root: holds images/ and annotations/ with training/ and validation/, or is up to two levels above.
@@ -68,5 +68,5 @@ def open_ade(root: Path, split: str, class_names: Sequence[str] = ()) -> FileSou
 
 
 def _is_published(root: Path, names: Sequence[str]) -> bool:
-    """Is it ADE20K itself, so that its 150 names are those of the masks?"""
+    """Whether it is ADE20K itself, so that its 150 names are those of the masks."""
     return (root / MARK).is_file() or all(re.fullmatch(r"ADE_(train|val)_\d{8}", Path(name).name) for name in names)

@@ -1,4 +1,4 @@
-"""Class names from ``classes.txt``: what its lines mean is recognised or asked for, never guessed."""
+"""Class names from ``classes.txt``. An ambiguous file is refused, never guessed at."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Line = tuple[int, str]  # number in the file, text
 def names_and_colours(
     root: Path, default: tuple[tuple[str, ...], Palette] | None, given: Sequence[str] = ()
 ) -> tuple[tuple[str, ...], Palette]:
-    """Class names, background first, from ``classes.txt``.
+    """Read class names, background first, from ``classes.txt``.
 
     Args:
         root: of the data set.
@@ -50,7 +50,7 @@ def names_and_colours(
 
 
 def parse_classes(text: str, path: Path) -> tuple[str, ...]:
-    """Names of the ids 1, 2, ... from the text of a ``classes.txt``.
+    """Parse the text of a ``classes.txt`` into the names of the ids 1, 2, ....
 
     One name per line; line 1 is id 1, unless it names the background (``background``, ``_background_``,
     ``unlabeled``, or LabelMe's ``__ignore__`` and then ``_background_``). All lines may carry their ids (``1: cat``,
@@ -80,12 +80,12 @@ def parse_classes(text: str, path: Path) -> tuple[str, ...]:
 
 
 def plain(name: str) -> str:
-    """A name as it is compared with the words for the background: ``__Background__`` -> ``background``."""
+    """Normalise a name for comparison with the names of the background: ``__Background__`` -> ``background``."""
     return name.lower().strip("_-<>[]() ")
 
 
 def _lines(text: str, path: Path) -> list[Line]:
-    """The lines that count; complains about those that may or may not."""
+    """The lines that hold names; an ambiguous line is refused."""
     lines = [(i, line.strip()) for i, line in enumerate(re.split(r"\r\n|\r|\n", text), 1)]
     lines = [(i, line) for i, line in lines if line != "#" and not re.match(r"#\s", line)]
     while lines and not lines[-1][1]:
@@ -101,7 +101,7 @@ def _lines(text: str, path: Path) -> list[Line]:
 
 
 def _numbered(lines: Sequence[Line], path: Path) -> list[Line] | None:
-    """The lines in the order of the ids that they carry, without background; None where they carry none."""
+    """The lines ordered by the ids in front of the names, without background; None if they have none."""
     head = lines[0]
     for pattern, place, name in ((_BEFORE, 1, 2), (_AFTER, 2, 1)):
         found = [pattern.fullmatch(line) for _, line in lines]
@@ -122,7 +122,7 @@ def _numbered(lines: Sequence[Line], path: Path) -> list[Line] | None:
 
 
 def _numbered_behind(lines: Sequence[Line], path: Path) -> list[Line] | None:
-    """The same for numbers behind names with a space alone: ``grade 1`` and ``grade 2`` are names."""
+    """The same for ids that a space separates from the names; otherwise ``grade 1`` and ``grade 2`` are names."""
     counted = [(i, m) for i, m in ((i, _BEHIND.fullmatch(line)) for i, line in lines) if m is not None]
     names, numbers = {m[1] for _, m in counted}, [int(m[2]) for _, m in counted]
     if len(counted) == len(lines) and numbers[0] == 0 and plain(counted[0][1][1]) in BACKGROUND:
@@ -137,7 +137,7 @@ def _numbered_behind(lines: Sequence[Line], path: Path) -> list[Line] | None:
 
 
 def _by_number(entries: Sequence[tuple[int, int, str]], path: Path) -> list[Line]:
-    """Entries of (id, line number, name) as lines in the order of the ids 1, 2, ...."""
+    """Order entries of (id, line number, name) by the ids 1, 2, ...."""
     ids: dict[int, tuple[int, str]] = {}
     for number, i, name in entries:
         if number in ids:
@@ -164,7 +164,7 @@ def _by_number(entries: Sequence[tuple[int, int, str]], path: Path) -> list[Line
 
 
 def _without_background(lines: Sequence[Line], path: Path) -> list[Line]:
-    """The lines without a first one that names the background."""
+    """Drop a first line that names the background."""
     i, first = lines[0]
     head = _AFTER.fullmatch(first) or _BEHIND.fullmatch(first)
     tail = _BEFORE.fullmatch(first)
@@ -190,7 +190,7 @@ def _without_background(lines: Sequence[Line], path: Path) -> list[Line]:
 
 
 def _checked(lines: Sequence[Line], path: Path) -> tuple[str, ...]:
-    """Names that are different, of a possible number, and none of them the background's."""
+    """Check names: all different, not too many, and none of them the background's."""
     seen: dict[str, int] = {}
     for i, name in lines:
         if plain(name) == "background":

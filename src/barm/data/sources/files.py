@@ -33,7 +33,7 @@ class FileSource:
         index: class ids per image; filled by `barm.data.index.checked`.
         sizes: upright ``(width, height)`` per image, filled with it.
         contents: digests per image, filled with it.
-        remarks: what has to be said about files that are not used, and classes that no image shows.
+        remarks: notes on files that are not used, and on classes that no image shows.
     """
 
     root: Path
@@ -53,7 +53,7 @@ class FileSource:
         return len(self.names)
 
     def __getitem__(self, i: int) -> Sample:
-        """Image, mask and map.
+        """Load image, mask and map.
 
         Raises:
             UserError: if one cannot be read, or they have several sizes.
@@ -82,18 +82,18 @@ class FileSource:
         sizes: Sequence[tuple[int, int]] = (),
         contents: Sequence[Content] = (),
     ) -> FileSource:
-        """The same source knowing its classes, and sizes and digests, per image."""
+        """A copy of the source that knows the classes, sizes and digests of its images."""
         return replace(self, index=tuple(index), sizes=tuple(sizes), contents=tuple(contents))
 
     def saying(self, *remarks: Remark) -> FileSource:
-        """The same source with further remarks."""
+        """A copy of the source with further remarks."""
         return replace(self, remarks=(*self.remarks, *remarks))
 
 
 def pairs(
     root: Path, split: str, images: Mapping[str, Path], masks: Mapping[str, Path], names: Sequence[str]
 ) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
-    """Files of the named images; that they exist and are sound is what the index looks into.
+    """Pair the files of the named images. Whether they exist and are sound is checked by the index.
 
     Raises:
         UserError: for an empty split.

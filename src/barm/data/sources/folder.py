@@ -1,4 +1,4 @@
-"""A data set of one's own: images/, masks/ and classes.txt."""
+"""The layout of a user's own data set: images/, masks/ and classes.txt."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ NAMED = (*SPLITS["train"], *SPLITS["val"], *HELD_BACK)  # sub-folders that are n
 
 
 def open_folder(root: Path, split: str, class_names: Sequence[str] = ()) -> FileSource:
-    """A split of a plain folder.
+    """Open a split of a plain folder.
 
     The split is given by sub-folders ``images/train``, ``images/val`` (and the same below masks), or by lists of names
     ``train.txt`` and ``val.txt``. Where nothing says what is held out, it is a fifth of the images, chosen by a hash
@@ -70,7 +70,7 @@ def open_folder(root: Path, split: str, class_names: Sequence[str] = ()) -> File
 
 
 class _Place(NamedTuple):
-    """Where a split lies: its folders, whether they are those of a split, and whether all in them belongs to it."""
+    """The folders of a split, whether they are the split's own, and whether all of their files belong to it."""
 
     images: Path
     masks: Path
@@ -79,7 +79,7 @@ class _Place(NamedTuple):
 
 
 def _place(root: Path, split: str) -> _Place:
-    """Sub-folders of the split, or what is divided by lists or by the hash."""
+    """Find the split's sub-folders, or the folders that lists or a hash divide."""
     images, masks = ({s: split_folder(root / kind, s) for s in SPLITS} for kind in ("images", "masks"))
     own, train, val = images[split], images["train"], images["val"]
     if own is None and split == "val":
@@ -91,7 +91,7 @@ def _place(root: Path, split: str) -> _Place:
 
 
 def _beside(root: Path) -> list[Remark]:
-    """What lies beside the sub-folders of the splits."""
+    """Files beside the sub-folders of the splits."""
     remarks = list[Remark]()
     for kind, suffixes in (("images", IMAGE_SUFFIXES), ("masks", MASK_SUFFIXES)):
         used = [place for s in SPLITS if (place := split_folder(root / kind, s)) is not None]
@@ -103,7 +103,7 @@ def _beside(root: Path) -> list[Remark]:
 
 
 def _split(root: Path, split: str, images: Files) -> list[str]:
-    """Those of the images that belong to a split by the lists, or by a hash of their names."""
+    """Select the images of a split by the lists, or by a hash of their names."""
     lists, names = {name: root / f"{name}.txt" for name in ("train", "val")}, sorted(images)
     if lists[split].is_file():
         return listed(lists[split], images)
@@ -116,5 +116,5 @@ def _split(root: Path, split: str, images: Files) -> list[str]:
 
 
 def _share(name: str) -> float:
-    """A number in 0..1 that depends on the name alone."""
+    """Hash a name to a number in 0..1."""
     return int.from_bytes(blake2b(name.encode(), digest_size=4).digest(), "big") / 2**32

@@ -1,4 +1,4 @@
-"""A data set seen through a run's classes, matched by their names; it may know only some of them."""
+"""A data set mapped to a run's classes by their names; it may label only some of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Named:
 
     Args:
         source: any data set.
-        classes: the run's class names for the ids 1, 2, ...; what else the source labels becomes background.
+        classes: the run's class names for the ids 1, 2, ...; other classes of the source become background.
 
     Attributes:
         labelled: the run's class ids that the source knows. Pixels of the others are background in it.

@@ -1,4 +1,4 @@
-"""The built-in data: scenes of coloured, textured silhouettes, a pure function of (seed, split, index).
+"""The built-in data: scenes of coloured, textured silhouettes as a pure function of (seed, split, index).
 
 A class is a silhouette with its own range of hues and its own texture. Several classes share every silhouette and
 several share every hue, so that neither decides alone. It stands in for real data in the demo, the tests and the
@@ -83,7 +83,7 @@ class _Style(NamedTuple):
 
 @cache
 def _styles() -> tuple[_Style, ...]:
-    """The 150 combinations, so ordered that already ten classes share five silhouettes and five hues."""
+    """The 150 combinations, ordered so that the first ten classes already share five silhouettes and five hues."""
     shapes, hues = tuple(SILHOUETTES), tuple(HUES)
     half = len(shapes) // 2
     styles = []
@@ -118,8 +118,8 @@ def render(
         num_classes: 1..150.
         size: ``(width, height)`` in pixels.
         seed: of the whole data set.
-        tops: ids of the classes that go round on top of the others, and alone have ignored borders then; by default
-            those of 1..num_classes, and all have.
+        tops: ids of the classes that are drawn on top in turn, and then alone have ignored borders. By default all
+            classes are, and all have such borders.
 
     Returns:
         Image, mask and saliency; the same for the same arguments on every machine.
@@ -137,7 +137,10 @@ def render(
 
 
 def _draw_classes(rng: np.random.Generator, index: int, num_classes: int, tops: Sequence[int]) -> list[int]:
-    """Distinct class ids; the last (drawn on top) goes round `tops`, so that each of them is equally frequent."""
+    """Draw distinct class ids.
+
+    The last one, drawn on top, cycles through `tops`, so that each of them is equally frequent.
+    """
     count = min(int(rng.choice([1, 2, 3, 4], p=[0.25, 0.35, 0.25, 0.15])), num_classes)
     top = tops[index % len(tops)] if tops else index % num_classes + 1
     others = [i for i in range(1, num_classes + 1) if i != top]
@@ -145,7 +148,7 @@ def _draw_classes(rng: np.random.Generator, index: int, num_classes: int, tops: 
 
 
 def _background(rng: np.random.Generator, height: int, width: int) -> Floats:
-    """Muted, uneven, textured: two scales of smooth noise around two dull colours."""
+    """A muted, uneven, textured background: two scales of smooth noise around two dull colours."""
     a, b = (
         np.array(colorsys.hsv_to_rgb(rng.random(), rng.uniform(0.03, 0.2), rng.uniform(0.3, 0.8))) for _ in range(2)
     )

@@ -1,4 +1,4 @@
-"""Writes generated scenes in the folder layouts of the real data sets."""
+"""Write generated scenes in the folder layouts of the real data sets."""
 
 from __future__ import annotations
 

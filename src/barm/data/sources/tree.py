@@ -1,4 +1,4 @@
-"""Folders on disk: which layout they have, where it begins, which files belong together, and which to nothing."""
+"""Folders on disk: recognise their layout, find its root, and pair files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Level = Literal["note", "warning"]
 
 
 class Remark(NamedTuple):
-    """Something about a data set that keeps nobody from training: a `warning` is likely a mistake, a `note` is not."""
+    """A remark about a data set that can still be used: a `warning` is likely a mistake, a `note` is not."""
 
     level: Level
     text: str
@@ -31,7 +31,7 @@ class Remark(NamedTuple):
 
 @dataclass(frozen=True)
 class Layout:
-    """How a layout is recognised.
+    """Description of a layout, by which a folder is recognised.
 
     Attributes:
         title: as people call it.
@@ -42,17 +42,17 @@ class Layout:
     parts: tuple[tuple[str, ...], ...]
 
     def lacks(self, folder: Path) -> list[str]:
-        """What a folder does not have."""
+        """The parts of the layout that a folder lacks."""
         return [" or ".join(names) for names in self.parts if not any((folder / name).is_dir() for name in names)]
 
 
 def is_clutter(name: str) -> bool:
-    """Is it what an operating system leaves behind, and nobody's data?"""
+    """Whether it is a file or folder that an operating system leaves behind."""
     return name.startswith(".") or name.lower() in CLUTTER
 
 
 def levels(root: Path) -> Iterator[list[Path]]:
-    """The folder, then those in it, then those in them.
+    """The folder itself, its sub-folders, and theirs.
 
     Raises:
         UserError: if it is none, or may not be read.
@@ -67,7 +67,7 @@ def levels(root: Path) -> Iterator[list[Path]]:
 
 
 def find_root(root: Path, layout: Layout) -> Path:
-    """The folder that has a layout: `root` itself, or one of those up to two levels down.
+    """Find the folder that has a layout: `root` itself, or one up to two levels below.
 
     Raises:
         UserError: if there is none, or several fit.
@@ -83,7 +83,7 @@ def find_root(root: Path, layout: Layout) -> Path:
 
 
 def lacking(root: Path, layout: Layout) -> str:
-    """What the folder that comes nearest to a layout lacks."""
+    """Describe what is missing from the folder that is nearest to a layout."""
     folders = [folder for level in levels(root) for folder in level]
     best = min(folders, key=lambda folder: len(layout.lacks(folder)))  # of equals the highest
     missing = layout.lacks(best)
@@ -92,7 +92,7 @@ def lacking(root: Path, layout: Layout) -> str:
 
 
 def split_folder(parent: Path, split: str) -> Path | None:
-    """The sub-folder of a split, whichever of its names it has.
+    """The sub-folder of a split, under any of its possible names.
 
     Raises:
         UserError: if there are several.
@@ -105,18 +105,20 @@ def split_folder(parent: Path, split: str) -> Path | None:
 
 
 class Files(dict[str, Path]):
-    """Files of a folder by their name without suffix, sorted; a name that is not there gives the path it should have.
+    """Files of a folder by their name without suffix, sorted.
+
+    For a name that is not there, the path that the file should have.
 
     Args:
         folder: must exist.
-        suffixes: that count, the expected one first.
-        deep: sub-folders count too, and stand in the names: ``city/street``.
-        without: sub-folders of the first level that do not.
+        suffixes: accepted suffixes, the expected one first.
+        deep: include sub-folders, which are then part of the names: ``city/street``.
+        without: sub-folders of the first level that are left out.
 
     Attributes:
         twins: names that several files have.
         others: files with other suffixes.
-        clutter: number of files that operating systems left.
+        clutter: number of files that operating systems left behind.
 
     Raises:
         UserError: if there is no such folder.
@@ -146,7 +148,7 @@ class Files(dict[str, Path]):
 
 
 def no_twins(files: Files, what: str) -> None:
-    """Complain about two images, or two masks, of one name."""
+    """Refuse two images, or two masks, of one name."""
     if files.twins:
         raise UserError(
             f"{files.folder}: two {what} are called '{files.twins[0]}' but for their endings; rename one, masks are "
@@ -155,7 +157,7 @@ def no_twins(files: Files, what: str) -> None:
 
 
 def listed(path: Path, known: Mapping[str, Path]) -> list[str]:
-    """Names in a list, each once: one per line, with or without a suffix or folders, or a pair of paths.
+    """Read the names in a list, each once: one per line, with or without suffix and folders, or a pair of paths.
 
     Args:
         path: of the list.
@@ -172,7 +174,7 @@ def listed(path: Path, known: Mapping[str, Path]) -> list[str]:
 
 
 def _named(line: str, known: Mapping[str, Path], short: Mapping[str, str | None]) -> str:
-    """The name that a line means: the longest that is known, else what it would be."""
+    """The name that a line means: the longest known one, or else the line's own."""
     line = line.replace("\\", "/").removeprefix("./").lstrip("/")
     tried = [_stem(text) for text in (line, line.split()[0])]
     for text in tried:
@@ -187,13 +189,13 @@ def _named(line: str, known: Mapping[str, Path], short: Mapping[str, str | None]
 
 
 def _stem(name: str) -> str:
-    """A name without the suffix of an image; other dots belong to it."""
+    """A file's name without the suffix of an image; other dots stay."""
     head, dot, suffix = name.rpartition(".")
     return head if dot and f".{suffix.lower()}" in IMAGE_SUFFIXES else name
 
 
 def unused(files: Files, names: Collection[str], what: str, why: str, level: Level = "warning") -> list[Remark]:
-    """What is said about files of a folder whose names are not among those that are used.
+    """Report the files of a folder whose names are not used.
 
     >>> unused(Files(Path("."), (".none",)), [], "images", "have no mask")
     []
@@ -204,7 +206,7 @@ def unused(files: Files, names: Collection[str], what: str, why: str, level: Lev
 
 
 def strangers(files: Files, what: str) -> list[Remark]:
-    """What is said about the files of a folder that are neither images nor masks."""
+    """Report the files of a folder that are neither images nor masks."""
     remarks = list[Remark]()
     kinds = sorted({path.suffix.lower() or "none" for path in files.others})
     if files.others:
@@ -224,7 +226,7 @@ def strangers(files: Files, what: str) -> list[Remark]:
 
 
 def other_folders(parent: Path, used: Collection[Path]) -> list[Remark]:
-    """What is said about sub-folders that no split uses."""
+    """Report sub-folders that no split uses."""
     left = sorted(Path(e.path) for e in _entries(parent) if e.is_dir() and not is_clutter(e.name))
     left = [folder for folder in left if folder not in used]
     return [
@@ -234,7 +236,7 @@ def other_folders(parent: Path, used: Collection[Path]) -> list[Remark]:
 
 
 def loose(parent: Path, suffixes: Sequence[str]) -> list[Remark]:
-    """What is said about files that lie beside the sub-folders of the splits."""
+    """Report files beside the sub-folders of the splits."""
     files = Files(parent, suffixes)
     return unused(files, (), "files", "not used, since the splits are sub-folders")
 

@@ -31,7 +31,7 @@ SALIENCY = "saliency_map"
 
 
 def open_voc(root: Path, split: str, class_names: Sequence[str] = ()) -> FileSource:
-    """A split of VOC 2012.
+    """Open a split of VOC 2012.
 
     Training is ``train_aug.txt`` where it exists, else every mask of SegmentationClassAug that is not in val.txt.
     Without that folder it is VOC's own ``train.txt`` with the masks of SegmentationClass.
@@ -73,7 +73,7 @@ def open_voc(root: Path, split: str, class_names: Sequence[str] = ()) -> FileSou
 
 
 def _list(root: Path, name: str) -> Path:
-    """The list of that name, wherever it lies; the official place where it lies nowhere.
+    """Find the list of that name; the official path if there is none.
 
     Raises:
         UserError: if several places have lists that differ.
@@ -95,7 +95,7 @@ def _train(root: Path, val: Sequence[str], images: Files, masks: Files, augmente
 
 
 def _maps(root: Path) -> Files | None:
-    """Saliency maps, where the folder is there."""
+    """Saliency maps, if their folder exists."""
     return Files(root / SALIENCY, (".png",)) if (root / SALIENCY).is_dir() else None
 
 
@@ -108,5 +108,5 @@ def _without_augmented(root: Path, train: Sequence[str]) -> Remark:
 
 
 def _is_published(names: Sequence[str]) -> bool:
-    """Is it VOC itself, so that its 20 names are those of the masks?"""
+    """Whether it is VOC itself, so that its 20 names are those of the masks."""
     return all(re.fullmatch(r"\d{4}_\d{6}", name) for name in names)

@@ -1,1 +1,1 @@
-"""All that a run writes into its folder, and how it is read again."""
+"""Everything that a run writes into its folder, and how it is read again."""

@@ -1,4 +1,4 @@
-"""How files of a run are written: complete or not at all, also where the power fails."""
+"""Write files of a run completely or not at all, even if the power fails."""
 
 from __future__ import annotations
 
@@ -11,14 +11,20 @@ import torch
 
 
 def save_pickled(path: Path, value: dict[str, Any]) -> None:
-    """`torch.save`, complete or not at all; a full disk is an `OSError` (torch by itself says RuntimeError)."""
+    """Call `torch.save`, completely or not at all.
+
+    A full disk raises `OSError`; `torch.save` alone raises RuntimeError.
+    """
     content = BytesIO()
     torch.save(value, content)
     write_atomically(path, content.getbuffer())
 
 
 def write_atomically(path: Path, content: bytes | memoryview, *, flush: bool = True) -> None:
-    """Write a file beside and rename it into place; without `flush` faster, but a loss of power may still cost it."""
+    """Write a temporary file and rename it into place.
+
+    Without `flush` it is faster, but a loss of power may still destroy the file.
+    """
     beside = path.with_name(path.name + ".tmp")
     beside.unlink(missing_ok=True)  # whatever lay there: writing into a pipe would wait for ever
     try:
@@ -32,7 +38,7 @@ def write_atomically(path: Path, content: bytes | memoryview, *, flush: bool = T
 
 
 def sync(path: Path) -> None:
-    """Flush a file, or on Unix a folder; Windows opens no folders, and flushes only what may be written."""
+    """Flush a file, or on Unix a folder, to the disk. Windows cannot open folders, and flushes only writable files."""
     folder = path.is_dir()
     if folder and os.name == "nt":
         return

@@ -1,4 +1,4 @@
-"""What decides the result of a run, in contrast to where and how fast it runs, and in what two runs differ there."""
+"""The settings that decide a run's result, as opposed to where and how fast it runs, and their differences."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def _without_none(value: Any) -> Any:
 
 
 def settings(config: RunConfig, tables: Sequence[str] = AGREEING) -> dict[str, Any]:
-    """What decides the result, by dotted names such as ``base.lr.new``.
+    """Settings that decide the result, by dotted names such as ``base.lr.new``.
 
     Args:
         config: of a run.
-        tables: of the configuration that are asked about.
+        tables: tables of the configuration that are included.
     """
     table = to_table(config)
     flat = _flat({name: table[name] for name in tables if name in table})
@@ -38,7 +38,7 @@ def settings(config: RunConfig, tables: Sequence[str] = AGREEING) -> dict[str, A
 
 
 def agreeing(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
-    """The `settings` asked for, with those that are left to the data as they were decided for a stored run.
+    """Settings in which values that are left to the data are replaced by those decided for a stored run.
 
     >>> agreeing({"base.crop": 161}, {"base.crop": "auto", "seed": 1})
     {'base.crop': 161, 'seed': 1}
@@ -54,7 +54,7 @@ def _flat(table: Mapping[str, Any], before: str = "") -> dict[str, Any]:
 
 
 def differing(*several: Mapping[str, Any]) -> list[str]:
-    """Names that do not have one value in all of several `settings`, in their order.
+    """Names of settings that differ between several runs, in their order.
 
     >>> differing({"seed": 1, "base.epochs": 2}, {"seed": 1, "base.epochs": 3})
     ['base.epochs']
@@ -64,7 +64,7 @@ def differing(*several: Mapping[str, Any]) -> list[str]:
 
 
 def shown(value: Any) -> str:
-    """A value as in a recipe, text without quotes.
+    """Format a value as in a recipe, text without quotes.
 
     >>> shown(False), shown("v3"), shown(None)
     ('false', 'v3', 'none')
@@ -73,7 +73,7 @@ def shown(value: Any) -> str:
 
 
 def difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Table and description of the first of two `settings` that differs, or None where they agree.
+    """Table and description of the first setting that differs, or None if both agree.
 
     >>> difference({"base.epochs": 2}, {"base.epochs": 3})
     ('base', 'base.epochs is 2 there, 3 here')
@@ -86,7 +86,7 @@ def difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> tuple[str,
 
 
 def other_class(theirs: Mapping[int, str], ours: Sequence[str]) -> str | None:
-    """The first class that has another name in a data set, described; None where all agree.
+    """Describe the first class that has another name in a data set; None if all agree.
 
     Args:
         theirs: names by dataset id, of some or all classes.

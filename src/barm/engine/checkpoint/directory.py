@@ -1,4 +1,4 @@
-"""A run on disk: steps appear complete or not at all, one process writes, results are counts."""
+"""The folder of a run: steps appear complete or not at all, one process writes, results are counts."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ STATE = {  # of a step that is not finished: what `save_partial` is given
 
 
 class RunDirectory:
-    """The folder of one run; docs/runs.md says what lies where.
+    """The folder of one run; docs/runs.md describes its layout.
 
     Args:
         path: ``runs/<name>``.
@@ -64,11 +64,11 @@ class RunDirectory:
         return self.path / f"step{index:02d}"
 
     def is_complete(self, index: int) -> bool:
-        """Is the step finished?"""
+        """Whether the step is finished."""
         return self.step_path(index).is_dir()
 
     def is_extension(self) -> bool:
-        """Did `barm extend` make the run?"""
+        """Whether `barm extend` made the run."""
         return os.path.lexists(self.path / EXTENSION)
 
     def finished_steps(self) -> list[int]:
@@ -84,10 +84,10 @@ class RunDirectory:
         return steps[-1]
 
     def check_place(self, *, resume: bool) -> tuple[bool, bool]:
-        """Can a run be written here, or gone on with? Nothing is changed.
+        """Check whether a run can be written or resumed here. Nothing is changed.
 
         Returns:
-            Is the folder there, and is anything in it?
+            Whether the folder exists, and whether anything is in it.
 
         Raises:
             UserError: if the folder has contents and `resume` is off, is none, or there is no run to resume.
@@ -113,7 +113,7 @@ class RunDirectory:
         same: Sequence[str] = AGREEING,
         images: Images | None = None,
     ) -> None:
-        """Create the folder (or take up an existing one) and lock it against a second run.
+        """Create or reopen the folder, and lock it against a second run.
 
         What is in it must agree in the tables `same`, and with `data` among these in the images of its finished
         steps; an unfinished one always. `images` are stored with every step.
@@ -144,7 +144,7 @@ class RunDirectory:
         write_atomically(self.path / CONFIG, tomli_w.dumps(document).encode())
 
     def check_same(self, config: RunConfig, same: Sequence[str] = AGREEING) -> None:
-        """Complain about a configuration other than the stored one in the tables `same`."""
+        """Refuse a configuration that differs from the stored one in the tables `same`."""
         found = difference(settings(self.config(), same), settings(config, same))
         if found is not None:
             raise UserError(
@@ -161,7 +161,7 @@ class RunDirectory:
             )
 
     def _check_images(self, now: Images, *, finished: bool) -> None:
-        """Steps that came from elsewhere, or from versions that kept no record, have none."""
+        """Refuse other images than those of steps that have a record; imported steps and older versions have none."""
         steps = [i for i in self.finished_steps() if finished and self.has(i, IMAGES)]
         states = [p.parent / IMAGES for p in self.path.glob(".step*.partial/trainer.pt")]
         unfinished = [(self._read(path), False) for path in states if path.exists()]
@@ -176,7 +176,7 @@ class RunDirectory:
                 shutil.rmtree(self.step_path(index))
 
     def close(self) -> None:
-        """Release the lock; what was begun here is removed if it never got as far as a saved state."""
+        """Release the lock. What a new run has written is removed if it never got as far as a saved state."""
         if self._lock is None:
             return
         self._lock.release()
@@ -223,7 +223,7 @@ class RunDirectory:
             raise self._damaged(path, error.what) from None
 
     def _instead(self) -> str:
-        """What the folder is, which holds no run; the runs in it or beside it that may be meant."""
+        """Describe a folder that holds no run, and the runs in it or beside it that may be meant."""
         if not self.path.exists():
             beside = (p.parent.name for p in self.path.parent.glob(f"*/{CONFIG}"))
             meant = nearest(self.path.name, beside)
@@ -245,9 +245,9 @@ class RunDirectory:
         metrics: Mapping[str, Any] | None,
         memory: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
-        """Write a finished step beside, flush it to the disk, and rename it into place.
+        """Write a finished step atomically: temporary folder, flush, rename.
 
-        An imported step has neither counts nor metrics until it is evaluated; few methods keep a memory of images.
+        An imported step has no counts and no metrics until it is evaluated. Few methods keep a memory of images.
 
         Raises:
             UserError: for tensors that hold anything but numbers; nothing is written then.
@@ -276,13 +276,13 @@ class RunDirectory:
         shutil.rmtree(self._partial(index), ignore_errors=True)
 
     def take_step(self, index: int, other: RunDirectory, changed: Mapping[str, Any], leave: Sequence[str] = ()) -> None:
-        """Take over another run's finished step: its tensors by a hard link where that can be had, else by a copy.
+        """Take over another run's finished step. Tensors are hard links if the file system allows it, else copies.
 
         Args:
             index: of the step, in both runs.
             other: the other run.
             changed: JSON files with other contents than there, by name.
-            leave: names of files that are not taken over.
+            leave: names of files that are left out.
         """
         beside, there = self.path / f".step{index:02d}.tmp", other._finished(index)
         shutil.rmtree(beside, ignore_errors=True)
@@ -300,12 +300,12 @@ class RunDirectory:
             raise
 
     def add(self, index: int, files: Mapping[str, Any]) -> None:
-        """Write further JSON files of a finished step, by name."""
+        """Add further JSON files to a finished step, by name."""
         for name, value in files.items():
             write_atomically(self._finished(index) / name, (json.dumps(value, indent=1) + "\n").encode())
 
     def load_model_state(self, index: int) -> dict[str, Tensor]:
-        """The tensors of a finished step."""
+        """Load the tensors of a finished step."""
         path = self._finished(index) / MODEL
         try:
             return read_safetensors(path)
@@ -315,7 +315,7 @@ class RunDirectory:
             raise self._damaged(path, error.what) from None
 
     def read(self, index: int, name: str) -> Any:
-        """One of a finished step's JSON files."""
+        """Read one of a finished step's JSON files."""
         return self._read(self._finished(index) / name)
 
     def _read(self, path: Path) -> Any:
@@ -336,11 +336,11 @@ class RunDirectory:
         return value
 
     def has(self, index: int, name: str) -> bool:
-        """Does a finished step have this file? Whatever lies there under its name is what `read` complains about."""
+        """Whether a finished step has this file, sound or not; `read` reports a file that is not."""
         return os.path.lexists(self.step_path(index) / name)
 
     def require(self, index: int) -> None:
-        """Complain unless the step is finished."""
+        """Refuse a step that is not finished."""
         self._finished(index)
 
     def _finished(self, index: int) -> Path:
@@ -353,11 +353,11 @@ class RunDirectory:
         return self.path / f".step{index:02d}.partial"
 
     def has_partial(self) -> bool:
-        """Is there a saved state of a step that is not finished?"""
+        """Whether there is a saved state of an unfinished step."""
         return any(self.path.glob(".step*.partial"))
 
     def save_partial(self, index: int, state: Mapping[str, Any]) -> None:
-        """Store the trainer's state of an unfinished step, and beside it what it is trained on."""
+        """Store the trainer's state of an unfinished step, and its images' record."""
         self._partial(index).mkdir(exist_ok=True)
         target, record = (self._partial(index) / name for name in ("trainer.pt", IMAGES))
         try:
@@ -370,7 +370,7 @@ class RunDirectory:
             raise
 
     def load_partial(self, index: int) -> dict[str, Any] | None:
-        """The trainer's state of an unfinished step, or None."""
+        """Load the trainer's state of an unfinished step, or None."""
         path = self._partial(index) / "trainer.pt"
         try:
             state = read_pickled(path)
@@ -387,13 +387,13 @@ class RunDirectory:
         return dict(state)
 
     def damaged_partial(self, index: int, what: str) -> UserError:
-        """A complaint about the state of an unfinished step."""
+        """An error about the state of an unfinished step."""
         path = self._partial(index) / "trainer.pt"
         return UserError(f"{path} is damaged ({what[:160]}): remove {path.parent} to train this step from its start")
 
 
 def _link(file: Path, target: Path) -> None:
-    """The file under another name; a copy where the file system has no hard links to it."""
+    """Link the file under another name, or copy it if the file system has no hard links to it."""
     try:
         target.hardlink_to(file)
     except (OSError, NotImplementedError):

@@ -1,4 +1,4 @@
-"""On which images a run was trained and measured, and whether these are still the same."""
+"""Records of the images on which a run was trained and measured, and the check that they are still the same."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ Images = Mapping[str, Any]  # fingerprints of the training split and of all that
 
 
 def images_of(data: Data) -> Images:
-    """What a run is trained and measured on."""
+    """Record of the images on which a run is trained and measured."""
     return {"train": fingerprint(data.train), "measured": [fingerprint(source) for source in data.measured]}
 
 
 def other_images(theirs: Images, ours: Images, *, trained: bool = True, measured: bool = True) -> str | None:
-    """The first difference, described; None where there is none.
+    """Describe the first difference between two records; None if there is none.
 
     Args:
         theirs: of a finished step or of an unfinished one; without the training split where another run trained it.
@@ -34,7 +34,7 @@ def other_images(theirs: Images, ours: Images, *, trained: bool = True, measured
 
 
 def other_measured(theirs: Sequence[Fingerprint], ours: Sequence[Fingerprint]) -> str | None:
-    """The first difference in what is measured on, described."""
+    """Describe the first difference between the images that two records measure on."""
     if len(theirs) != len(ours):
         return f"measured on {len(theirs)} data sets there, on {len(ours)} here"
     found = (changed(*both) for both in zip(theirs, ours, strict=True))
@@ -42,11 +42,11 @@ def other_measured(theirs: Sequence[Fingerprint], ours: Sequence[Fingerprint]) -
 
 
 def check_same(records: Iterable[tuple[Images, bool]], now: Images, where: Path) -> None:
-    """Complain unless a run goes on with the images that it has.
+    """Refuse to resume a run on other images than its own.
 
     Args:
-        records: of its steps, each with whether scores were stored, which then were measured on the same images too.
-        now: what is there now.
+        records: of its steps, each with whether scores were stored, which must have been measured on the same images.
+        now: record of the images that are there now.
         where: the run's folder, for the message.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A trained network from its description and its tensors, wherever they lay."""
+"""Build a trained network from its description and its tensors."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from barm.models.segmenter import NetworkConfig, check_names
 def rebuild(
     record: Mapping[str, Any], index: int, state: Mapping[str, Tensor], what: str
 ) -> tuple[nn.Module, Method[Any, Any]]:
-    """The network of a step in evaluation mode, on the CPU, with its method.
+    """Build the network of a step in evaluation mode, on the CPU, with its method.
 
     Args:
         record: as in ``method.json``.
         index: of the step.
         state: the network's tensors.
-        what: how to call them in a message.
+        what: name of the tensors in messages.
 
     Raises:
         UserError: if there is no such network or method, the tensors are not those of this
@@ -60,7 +60,7 @@ def rebuild(
 def describe_classes(
     config: RunConfig, plan: TaskPlan, step: Step, class_names: Sequence[str], palette: Any
 ) -> dict[str, Any]:
-    """What it takes to load a step again: method, network, groups, names and colours by channel."""
+    """The record from which a step is loaded again: method, network, groups, names and colours by channel."""
     return {
         "method": config.method.model_dump(mode="json"),
         "model": config.model.model_dump(mode="json"),
@@ -71,13 +71,13 @@ def describe_classes(
 
 
 def renumbered(record: Mapping[str, Any], num_steps: int) -> dict[str, Any]:
-    """What `describe_classes` said, with ids in learning order, as a step of a run with another number of steps."""
+    """A record of `describe_classes` with ids in learning order, for a run with another number of steps."""
     classes = [{**c, "id": channel} for channel, c in enumerate(record["classes"])]
     return {**record, "groups": in_learning_order(record["groups"]), "num_steps": num_steps, "classes": classes}
 
 
 def same_colours(classes: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Classes as `describe_classes` has them: those of the step before keep their colours, and no two have one.
+    """Carry over the colours of the previous step's classes, so that no two classes have the same colour.
 
     >>> same_colours([{"colour": [0, 0, 0]}, {"colour": [9, 9, 9]}], [{"colour": [9, 9, 9]}])[1]["colour"]
     [128, 0, 0]
@@ -92,7 +92,7 @@ def same_colours(classes: Sequence[Mapping[str, Any]], before: Sequence[Mapping[
 def load_step(
     directory: RunDirectory, index: int, plan: TaskPlan | None = None, class_names: Sequence[str] = ()
 ) -> tuple[nn.Module, Method[Any, Any]]:
-    """The network of a finished step in evaluation mode, on the CPU, with its method.
+    """Load the network of a finished step in evaluation mode, on the CPU, with its method.
 
     Args:
         directory: of the run.

@@ -1,4 +1,4 @@
-"""With what a run was made: versions, machine, commit, device."""
+"""Provenance of a run: versions, machine, commit, device."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ WHOLE = ("classes", "chosen")  # tables and lists, which are no part of a line
 def provenance(
     rt: Runtime, class_names: Sequence[str] = (), chosen: Mapping[str, str] | None = None
 ) -> Mapping[str, Any]:
-    """Versions, machine, code state, resolved runtime and, of a run, its data's classes and what they decided.
+    """Versions, machine, code state and resolved runtime; of a run also its data's classes and what the data decided.
 
     Args:
         rt: the runtime.
         class_names: of the data, background first.
-        chosen: why a setting is what it is, by its key, where the data decided it.
+        chosen: reasons for settings that the data decided, by key.
     """
     classes = {"classes": list(class_names)} if class_names else {}
     decided = {"chosen": dict(chosen)} if chosen else {}
@@ -42,7 +42,7 @@ def provenance(
 
 
 def continued(first: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's provenance when it is gone on with: as at first, and a line in ``resumed`` for how it is now."""
+    """The provenance of a resumed run: as at first, and a line in ``resumed`` for the current state."""
     line = ", ".join(f"{k} {v}" for k, v in now.items() if k not in WHOLE)
     lines = list(first.get("resumed", []))
     classes = {"classes": now["classes"]} if "classes" in now else {}
@@ -50,7 +50,7 @@ def continued(first: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any
 
 
 def _git_state() -> str:
-    """Commit of the code, with ``+`` where files were changed; ``unknown`` outside a checkout."""
+    """Commit of the code, with ``+`` if files were changed; ``unknown`` outside a checkout."""
     here = Path(__file__).parent
     try:
         commit = subprocess.run(

@@ -1,4 +1,4 @@
-"""What the JSON files of a run hold: whoever reads one knows that it is whole, however it came there."""
+"""Forms of a run's JSON files, against which they are checked when they are read, whoever wrote them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class ClassForm(_Form):
 
 
 class MethodForm(_Form):
-    """``method.json``: what it takes to load a step again; a class per channel, in learning order."""
+    """``method.json``: the record from which a step is loaded again; a class per channel, in learning order."""
 
     method: dict[str, Any]
     model: dict[str, Any]
@@ -54,7 +54,7 @@ class MethodForm(_Form):
 
 
 class MetricsForm(_Form):
-    """``metrics.json``: fractions, None for what was not measured."""
+    """``metrics.json``: scores as fractions, None for those that were not measured."""
 
     step: Position
     learned: list[Name]
@@ -71,7 +71,7 @@ class MetricsForm(_Form):
 
 
 class ExemplarForm(_Form):
-    """A line of ``memory.json``: an image's name, which may hold what its file's name may."""
+    """A line of ``memory.json``: an image's name, which may be any file's name, and its channels."""
 
     name: Annotated[str, StringConstraints(strict=True, min_length=1)]
     channels: list[Byte]
@@ -93,14 +93,14 @@ class SplitForm(_Form):
 
 
 class ImagesForm(_Form):
-    """``pictures.json``: what a step was trained on, unless another run has trained it, and measured on."""
+    """``pictures.json``: images on which a step was trained, unless another run trained it, and measured."""
 
     train: SplitForm | None = None
     measured: list[SplitForm]
 
 
 class ExtensionForm(_Form):
-    """``extension.json``, as far as it is read again."""
+    """``extension.json``, in the part that is read again."""
 
     origin: Name = Field(alias="from")
     step: Position
@@ -118,7 +118,7 @@ FORMS: dict[str, TypeAdapter[Any]] = {
 
 
 def misfit(name: str, value: Any) -> str | None:
-    """What is wrong with a value that was read from a file of this name, or None.
+    """Describe the error in a value that was read from a file of this name, or None.
 
     >>> misfit("counts.json", [[1, 0], [2]])
     '2 rows, but row 1 has 1 column'

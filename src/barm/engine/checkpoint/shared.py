@@ -1,4 +1,4 @@
-"""A run's folder under several processes: what the main process sees there counts for all."""
+"""A run's folder for several processes: the main process reads it, and all use its result."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from barm.engine.runtime import Runtime
 
 
 class SharedDirectory(RunDirectory):
-    """A run's folder that the main process alone reads and writes; the others are told what it finds.
+    """A run's folder that only the main process reads and writes; the others receive what it reads.
 
     A shared file system may show another machine an older state for a minute (NFS keeps attributes), and processes that
     decide differently wait for each other for ever. So every reading method is one that all processes call together.
@@ -29,11 +29,11 @@ class SharedDirectory(RunDirectory):
         self._rt = rt
 
     def is_complete(self, index: int) -> bool:
-        """Is the step finished?"""
+        """Whether the step is finished."""
         return self._rt.from_main(partial(super().is_complete, index))
 
     def is_extension(self) -> bool:
-        """Did `barm extend` make the run?"""
+        """Whether `barm extend` made the run."""
         return self._rt.from_main(super().is_extension)
 
     def finished_steps(self) -> list[int]:
@@ -41,19 +41,19 @@ class SharedDirectory(RunDirectory):
         return self._rt.from_main(super().finished_steps)
 
     def has(self, index: int, name: str) -> bool:
-        """Does a finished step have this file?"""
+        """Whether a finished step has this file."""
         return self._rt.from_main(partial(super().has, index, name))
 
     def read(self, index: int, name: str) -> Any:
-        """One of a finished step's JSON files."""
+        """Read one of a finished step's JSON files."""
         return self._rt.from_main(partial(super().read, index, name))
 
     def load_model_state(self, index: int) -> dict[str, Tensor]:
-        """The tensors of a finished step, on the CPU."""
+        """Load the tensors of a finished step, on the CPU."""
         return self._rt.from_main(partial(super().load_model_state, index))
 
     def load_partial(self, index: int) -> dict[str, Any] | None:
-        """The trainer's state of an unfinished step, or None."""
+        """Load the trainer's state of an unfinished step, or None."""
         return self._rt.from_main(partial(super().load_partial, index))
 
     def config(self) -> RunConfig:
@@ -65,6 +65,6 @@ class SharedDirectory(RunDirectory):
         return self._rt.from_main(super().provenance)
 
     def close(self) -> None:
-        """Release the lock, in the process that holds it; the others may have ended."""
+        """Release the lock in the process that holds it; the others may have ended."""
         with self._rt.alone():
             super().close()

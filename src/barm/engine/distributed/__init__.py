@@ -1,1 +1,1 @@
-"""The processes of a run: what started them, how they are connected, how they watch each other."""
+"""The processes of a run: their launcher, their connections, and how they watch each other."""

@@ -1,4 +1,4 @@
-"""What the launcher says about this process: torchrun's variables, or SLURM's. Nothing here needs torch."""
+"""Read what the launcher, torchrun or SLURM, says about this process. Nothing here needs torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ NO_JOBS = (None, "bash", "interactive")  # SLURM's names for a shell, in which a
 
 
 def processes() -> tuple[int, int]:
-    """Processes per node and number of nodes as torchrun or SLURM announces them; 1, 1 without a launcher."""
+    """Number of processes per node and of nodes, from torchrun or SLURM; 1, 1 without a launcher."""
     if "LOCAL_WORLD_SIZE" in os.environ and "WORLD_SIZE" in os.environ:
         local = int(os.environ["LOCAL_WORLD_SIZE"])
         return local, int(os.environ["WORLD_SIZE"]) // local
@@ -19,12 +19,12 @@ def processes() -> tuple[int, int]:
 
 
 def rank() -> int:
-    """Number of this process among all; 0 without a launcher."""
+    """Rank of this process; 0 without a launcher."""
     return int(os.environ.get("RANK") or (_by_slurm() and os.environ.get("SLURM_PROCID")) or 0)
 
 
 def local_rank() -> int:
-    """Number of this process among those of its machine; 0 without a launcher."""
+    """Rank of this process on its machine; 0 without a launcher."""
     return int(os.environ.get("LOCAL_RANK") or (_by_slurm() and os.environ.get("SLURM_LOCALID")) or 0)
 
 

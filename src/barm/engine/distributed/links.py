@@ -1,4 +1,4 @@
-"""Connections of the processes of a run to the first one, made once at the start."""
+"""Connections of a run's processes to the main process, made once at the start."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Share = Callable[[Any], Any]  # gives every process what the first one puts in
 
 @dataclass(eq=False)
 class Link:
-    """A connection: the socket, who is at the other end, what has arrived of a line, seconds without any sign."""
+    """A connection: socket, peer, the incomplete line received so far, seconds since the last sign of life."""
 
     socket: socket.socket
     rank: int
@@ -34,7 +34,7 @@ class Link:
 
 
 def accept(world: int, one_machine: bool, share: Share) -> list[Link]:
-    """The connections of all other processes to this one."""
+    """Accept the connections of all other processes."""
     links, token, until = list[Link](), secrets.token_hex(16), time.monotonic() + JOIN
     with _listener(one_machine) as listener:
         port = listener.getsockname()[1]
@@ -61,7 +61,7 @@ def accept(world: int, one_machine: bool, share: Share) -> list[Link]:
 
 
 def connect(rank: int, one_machine: bool, share: Share) -> Link:
-    """The connection to the main process."""
+    """Connect to the main process."""
     port, token = share(None)
     host = LOOPBACK if one_machine else os.environ["MASTER_ADDR"]
     try:
@@ -85,7 +85,7 @@ def _listener(one_machine: bool) -> socket.socket:
 
 
 def _read_line(connection: socket.socket) -> bytes:
-    """A line and nothing of what follows it."""
+    """Read a line and nothing after it."""
     line = b""
     while not line.endswith(b"\n") and len(line) < LONGEST:
         byte = connection.recv(1)
@@ -96,14 +96,17 @@ def _read_line(connection: socket.socket) -> bytes:
 
 
 def place() -> str:
-    """The machine, and on Linux the numbering of processes, which a container has for itself."""
+    """Identify the machine and, on Linux, the process namespace, since containers number their processes themselves."""
     with suppress(OSError, AttributeError):
         return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
     return socket.gethostname()
 
 
 def end_stopped(link: Link) -> None:
-    """A process that was stopped cannot end by itself; one on another machine does when it wakes."""
+    """Kill a suspended process of this machine, which cannot end itself.
+
+    One on another machine ends when it wakes up.
+    """
     if link.place == place():
         with suppress(OSError):
             os.kill(link.pid, getattr(signal, "SIGKILL", signal.SIGTERM))

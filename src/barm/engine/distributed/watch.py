@@ -1,4 +1,4 @@
-"""The processes of a run watch each other: one that dies, for whatever reason, ends all of them, with its message.
+"""Watch the processes of a run: if one dies, for whatever reason, all end with its message.
 
 The main process listens, and each of the others holds a connection to it. Both ends send a beat in regular intervals.
 A connection that closes without a farewell is a process that was killed; one that stays silent is a process that was
@@ -37,11 +37,11 @@ USER, OTHER = "user", "other"  # kinds of failures of the main process
 
 
 class Died(RuntimeError):
-    """Another process of this run has died; the message says which."""
+    """The error that another process of this run has died; the message says which."""
 
 
 class Farewell(NamedTuple):
-    """The last word of a process: who it is, why it failed (None: it did not), collectives it had entered."""
+    """The last message of a process: who it is, its error or None, and how many collectives it had entered."""
 
     who: str
     why: str | None
@@ -49,7 +49,7 @@ class Farewell(NamedTuple):
 
 
 class Watch:
-    """One process's part in the watch.
+    """The watch of one process over the others.
 
     Args:
         rank: of this process.
@@ -58,7 +58,7 @@ class Watch:
         limit: seconds of silence after which a process counts as dead.
 
     Attributes:
-        cause: the line about a process whose death ends this one, or None.
+        cause: a line about the process whose death ends this one, or None.
     """
 
     def __init__(self, rank: int, world: int, links: Sequence[Link], limit: float) -> None:
@@ -80,7 +80,7 @@ class Watch:
         self._thread.start()
 
     def enter(self) -> int:
-        """This process begins something that all do together; its number.
+        """Announce that this process enters the next collective; returns its number.
 
         Raises:
             Died: if a process died, or has left without having begun it.
@@ -93,13 +93,13 @@ class Watch:
             return self._entered
 
     def tell(self, kind: str, text: str) -> None:
-        """The main process's word to the others, which `hear` it: a kind of failure or nothing, and a message."""
+        """Send a message from the main process to the others, which `hear` it: kind of failure or nothing, and text."""
         number = self.enter()
         for link in self._open():
             self._send(link, "told", number, kind, text[:LONGEST])
 
     def hear(self) -> tuple[str, str]:
-        """Wait for what the main process tells, as long as it lives.
+        """Wait for the message of the main process, as long as that lives.
 
         Raises:
             Died: if a process died.
@@ -111,7 +111,7 @@ class Watch:
         return self._told.pop(number)
 
     def meet(self) -> None:
-        """Wait until all are here, as long as they live.
+        """Wait until all processes are here, as long as they live.
 
         Raises:
             Died: if a process died.
@@ -129,10 +129,10 @@ class Watch:
             self._told.pop(number)
 
     def fail(self, message: str, status: int) -> bool:
-        """Tell the others that this process ends with an error; within seconds it has ended, whatever it does.
+        """Announce that this process ends with an error, and make sure that it ends within seconds.
 
         Returns:
-            Is the message to be shown? Not where the main process has failed by itself, most likely with the same.
+            Whether to print the message: not if the main process failed by itself, most likely with the same error.
         """
         with self._changed:
             again, self.failed = self.failed is not None, message
@@ -147,7 +147,7 @@ class Watch:
             return 0 not in self._gone or self._gone[0].why in (None, KILLED)
 
     def explain(self, error: BaseException) -> str | None:
-        """The line about the process whose death this error comes from, or None if it has its cause here.
+        """The line about the process whose death caused this error, or None if the cause is here.
 
         A collective fails where a process is gone, perhaps a moment before its connection here closes.
         """
@@ -159,7 +159,7 @@ class Watch:
             return self.cause
 
     def leave(self) -> None:
-        """Say farewell; the others go on with what they do alone."""
+        """Say farewell, so that the others go on alone."""
         if self.failed is None and self.cause is None:
             self._over = True
             self._bid_farewell(None)
@@ -170,7 +170,7 @@ class Watch:
             self._changed.wait_for(lambda: not self.links, 1.0)
 
     def forget(self) -> None:
-        """In a child that was forked: its copies of the sockets must not outlive this process."""
+        """Close a forked child's copies of the sockets, which must not outlive this process."""
         self._selector.close()
         for link in self.links:
             link.socket.close()
@@ -203,7 +203,7 @@ class Watch:
             link.socket.sendall(json.dumps(message).encode() + b"\n")
 
     def _keep(self) -> None:
-        """The thread: beats, what arrives, who is silent, and the end of this process where one has died."""
+        """Run the thread: send beats, read messages, detect silence, and end this process if another one died."""
         last = beaten = time.monotonic()
         while self.links or self._deadline < float("inf"):
             ready = self._selector.select(min(self.beat, max(0.0, self._deadline - last)))
@@ -259,7 +259,7 @@ class Watch:
         self._close(link)
 
     def _note(self, rank: int, farewell: Farewell) -> None:
-        """Keep the last word of a process, and let the others know."""
+        """Record the last message of a process, and forward it to the others."""
         self._gone.setdefault(rank, farewell)
         for link in self.links if self.rank == 0 else ():
             if link.rank != rank:
@@ -275,7 +275,7 @@ class Watch:
             self._changed.notify_all()
 
     def _accuse(self) -> None:
-        """Has a process died that this one needs?"""
+        """Record the death of a process that this one needs as the cause to end."""
         for left in self._gone.values() if self.cause is None and not self._over and not self.origin else ():
             if left.why is not None or left.entered < self._entered:
                 self.cause = f"{left.who} {left.why or LEFT}"
@@ -284,7 +284,7 @@ class Watch:
                 return
 
     def _end(self) -> None:
-        """End this process, whatever its main thread waits for."""
+        """End this process, whatever its main thread is waiting for."""
         if self.cause is not None and not self._said and self.failed is None:
             os.write(2, _line(self.cause).encode())
         for child in multiprocessing.active_children():
@@ -296,13 +296,13 @@ _current: Watch | None = None
 
 
 def start(rank: int, world: int, *, one_machine: bool, share: Share) -> Watch:
-    """Begin to watch; once per process, the second call gives what the first began.
+    """Start to watch, once per process; a second call returns the watch of the first.
 
     Args:
         rank: of this process.
         world: number of processes, at least two.
-        one_machine: are all on this machine?
-        share: gives every process what the first one puts in.
+        one_machine: whether all are on this machine.
+        share: returns in every process what the main process passes.
 
     Raises:
         UserError: if the processes cannot connect, or ``$BARM_SILENCE`` is no number of seconds.
@@ -336,14 +336,14 @@ def silence() -> float:
 
 
 def is_first() -> bool:
-    """Is this the process that talks?"""
+    """Whether this is the process that prints."""
     return (rank() if _current is None else _current.rank) == 0
 
 
 def fail(message: str, status: int) -> bool:
-    """This process ends with an error that all may have: the others are told. Is it this one that shows it?
+    """Announce an error with which this process ends; returns whether this process prints it.
 
-    Before the processes know each other, the first one of every machine shows it.
+    Before the processes are connected, the first one of every machine prints it.
     """
     return local_rank() == 0 if _current is None else _current.fail(message, status)
 
@@ -354,7 +354,7 @@ def _explain_or_show(
     error: BaseException,
     trace: TracebackType | None,
 ) -> None:
-    """What python does with an exception that nobody caught: one line if it comes from another process's death."""
+    """Handle an uncaught exception: one line if another process's death caused it, else Python's traceback."""
     if _current is not None and _current.failed is None:
         line = _current.explain(error) or (str(error) if isinstance(error, Died) else None)
         if line is not None:
@@ -369,7 +369,7 @@ def _line(text: str) -> str:
 
 
 def leave() -> None:
-    """Say farewell to the other processes; called at python's exit, by itself where a process ends otherwise."""
+    """Say farewell to the other processes. Called at Python's exit, and explicitly where a process ends otherwise."""
     if _current is not None:
         _current.leave()
 

@@ -1,1 +1,1 @@
-"""The page of `barm report`: from plain data to one HTML file. It reads no run, loads no network, asks no clock."""
+"""The page of `barm report`: one HTML file from plain data. It reads no run, loads no network, asks no clock."""

@@ -1,4 +1,4 @@
-"""Line charts: from values to places in a drawing. The template draws them, the script tells values on hover."""
+"""Layout of line charts: positions in a drawing. The template draws them; the script shows values on hover."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MARKED = 24  # points up to which each has a mark
 
 @dataclass(frozen=True)
 class Series:
-    """One line: its name, its points, what to call each point, and its place in the order of colours."""
+    """One line of a chart: its name, its points, a text per point, and its place in the order of colours."""
 
     name: str
     xs: Sequence[float]
@@ -40,7 +40,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart as drawn.
+    """A chart, laid out.
 
     Attributes:
         title: above it, and its text for those who do not see it.
@@ -49,7 +49,7 @@ class Chart:
         y_ticks: place and text.
         x_label: below the axis.
         rules: places of vertical rules.
-        hover: what the script needs: per series name, slot, places and texts.
+        hover: data for the script: per series name, slot, places and texts.
         width: of the drawing.
         height: of the drawing.
         subtitle: what is drawn, a sentence below the title.
@@ -94,7 +94,7 @@ def line_chart(
     size: tuple[int, int] = NARROW,
     subtitle: str = "",
 ) -> Chart:
-    """Lay a chart out.
+    """Lay out a chart.
 
     Args:
         title: of the chart.
@@ -146,7 +146,7 @@ def _line(s: Series, points: tuple[tuple[float, float], ...]) -> Line:
 
 
 def _hover(s: Series, points: Sequence[tuple[float, float]], digits: int | None) -> dict[str, Any]:
-    """What the script tells of a series."""
+    """Data that the script shows on hover over a series."""
     return {
         "name": s.name,
         "slot": s.slot % SERIES,
@@ -158,7 +158,7 @@ def _hover(s: Series, points: Sequence[tuple[float, float]], digits: int | None)
 
 
 def nice_ticks(low: float, high: float, number: int = 5) -> list[float]:
-    """Round values from at most `low` to at least `high`.
+    """Round values that cover `low` to `high`.
 
     >>> nice_ticks(0, 100)
     [0.0, 20.0, 40.0, 60.0, 80.0, 100.0]
@@ -173,7 +173,7 @@ def nice_ticks(low: float, high: float, number: int = 5) -> list[float]:
 
 
 def thinned(xs: Sequence[float], ys: Sequence[float], limit: int) -> tuple[list[float], list[float]]:
-    """At most `limit` points: neighbours are averaged, each average stands at its last point's place."""
+    """Reduce to at most `limit` points: averages of neighbours, at the place of the last of them."""
     size = -(-len(xs) // limit)
     if size <= 1:
         return list(xs), list(ys)

@@ -1,4 +1,4 @@
-"""Colours of the page: series, maps of values, and what text is readable on them."""
+"""Colours of the page: series, maps of values, and readable text on them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NEGATIVE, NEUTRAL, POSITIVE = (0xD5, 0x5E, 0x00), (0xF7, 0xF7, 0xF7), (0x00, 0x7
 
 
 def level(value: float, low: float = 0.0, high: float = 1.0) -> int:
-    """Which of the ``LEVELS + 1`` levels a value has.
+    """Index of the colour level of a value, of ``LEVELS + 1`` levels.
 
     >>> level(0), level(0.5), level(2)
     (0, 25, 50)
@@ -31,7 +31,7 @@ def sequential_rules() -> str:
 
 
 def mixed_rules() -> str:
-    """CSS of shares and differences: the page's own ground mixed with a hue, so that they fit light and dark."""
+    """CSS of shares and differences: the page's background mixed with a hue, for light and dark pages."""
     rules = []
     for i in range(LEVELS + 1):
         for letter, hue in (("k", "positive"), ("p", "positive"), ("n", "negative")):
@@ -42,7 +42,7 @@ def mixed_rules() -> str:
 
 
 def bright(red: int, green: int, blue: int) -> bool:
-    """Is black text more readable on this colour than white? By WCAG's relative luminance."""
+    """Whether black text is more readable on this colour than white, by WCAG's relative luminance."""
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (red / 255, green / 255, blue / 255)]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2] > 0.179
 

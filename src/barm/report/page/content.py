@@ -1,4 +1,4 @@
-"""What a report shows, as plain data: numbers of the runs, images with what the runs made of them, notes."""
+"""Content of a report as plain data: numbers of the runs, images with predictions, notes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class KnownClass:
     Attributes:
         name: as in the data set.
         colour: red, green, blue.
-        step: that taught it; 0 for background too.
+        step: in which it was learned; 0 for background too.
     """
 
     name: str
@@ -29,11 +29,11 @@ class KnownClass:
 
 @dataclass(frozen=True)
 class Scores:
-    """What a run reached after one step, fractions.
+    """Scores of a run after one step, as fractions.
 
     Attributes:
         step: its index.
-        learned: names of the classes that it taught.
+        learned: names of the classes that it added.
         means: mIoU ``old``, ``new`` and ``all``, those that there are: images that label only some of the classes
             give only some of the scores.
         average: of ``all`` over the steps so far; None where that is not known.
@@ -70,10 +70,10 @@ class Trace:
 
 @dataclass(frozen=True)
 class RunContent:
-    """A run's numbers.
+    """Numbers of one run.
 
     Attributes:
-        label: short and different from the other runs' in the report.
+        label: a short name, unique in the report.
         path: its folder; the page shows `place` instead.
         place: its folder as others may read it, without the rest of an absolute path.
         method: its name.
@@ -84,11 +84,11 @@ class RunContent:
         classes: by channel of the last finished step.
         scores: of the steps that are evaluated.
         traces: the training log.
-        settings: what decides the result, by dotted names.
+        settings: settings that decide the result, by dotted names.
         config: resolved configuration as TOML.
         provenance: versions, machine, commit.
-        command: trains the same again.
-        terms: what each logged term of the loss is, by name.
+        command: the command that repeats the run.
+        terms: explanation of each logged loss term, by name.
         origin: the run whose steps this one took over, where it is an extension; else empty.
     """
 
@@ -112,19 +112,19 @@ class RunContent:
 
     @property
     def untrained(self) -> tuple[int, ...]:
-        """Finished steps of which there is no log: they were taken over, or imported."""
+        """Finished steps without a log, since they were taken over or imported."""
         logged = {trace.step for trace in self.traces}
         return tuple(step for step in self.finished if step not in logged)
 
     @property
     def single(self) -> bool:
-        """Does the task have one step alone, so that nothing comes after another?"""
+        """Whether the task has only one step."""
         return self.num_steps == 1
 
 
 @dataclass(frozen=True)
 class Background:
-    """How a network comes to its background logit in one image; maps are ``(h, w)`` at feature resolution.
+    """Parts of the background logit in one image; maps are ``(h, w)`` at feature resolution.
 
     Attributes:
         step: of the network.
@@ -145,7 +145,7 @@ class Background:
 
 @dataclass(frozen=True)
 class Shot:
-    """An image with its truth and what the runs made of it, in dataset ids.
+    """An image with its ground truth and the runs' predictions, in dataset ids.
 
     Attributes:
         name: in the data set.
@@ -153,7 +153,7 @@ class Shot:
         truth: ``(H, W)``; 255 is unlabelled.
         answers: per run's label and step, ``(H, W)``.
         background: per run's label, for methods with residual background channels.
-        told: what the image was chosen for.
+        told: why the image was chosen.
     """
 
     name: str
@@ -172,7 +172,7 @@ class Gallery:
         shots: the images.
         class_names: by dataset id.
         colours: by dataset id, ``(256, 3)``.
-        split: where they are from, for the caption.
+        split: origin of the images, for the caption.
     """
 
     shots: tuple[Shot, ...]
@@ -190,7 +190,7 @@ class Report:
         gallery: None where no images are to be had.
         notes: why something is missing, a sentence each, by section (``scores``, ``gallery``, ``background``,
             ``training``, ``speed``, ``compare``).
-        command: that wrote the report.
+        command: the command that wrote the report.
         made: date and time, for the foot of the page.
     """
 

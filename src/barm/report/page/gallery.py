@@ -1,4 +1,4 @@
-"""Images as the template shows them: the gallery, and where the background logit comes from."""
+"""Images in the form that the template needs: the gallery, and the parts of the background logit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ UNLABELLED = 255
 
 
 class Frame(NamedTuple):
-    """What stands in a place of the gallery after one step: an image over the image, and its text."""
+    """A prediction in the gallery after one step: an image that lies over the photograph, and its text."""
 
     step: int
     uri: str
@@ -23,14 +23,14 @@ class Frame(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """A run's answers to one image."""
+    """A run's predictions for one image."""
 
     label: str
     frames: tuple[Frame, ...]
 
 
 class Scene(NamedTuple):
-    """An image with its truth and the answers."""
+    """An image with its ground truth and predictions."""
 
     name: str
     photo: str
@@ -43,7 +43,7 @@ class Scene(NamedTuple):
 
 
 class Map(NamedTuple):
-    """One image of what becomes of the background."""
+    """One map of the background logit's parts."""
 
     title: str
     uri: str
@@ -53,7 +53,7 @@ class Map(NamedTuple):
 
 
 class Tale(NamedTuple):
-    """How the last network comes to the background in one image."""
+    """The parts of the last network's background logit in one image."""
 
     label: str
     name: str
@@ -65,12 +65,12 @@ class Tale(NamedTuple):
 
 
 def scenes(gallery: Gallery) -> list[Scene]:
-    """The gallery's images."""
+    """Prepare the gallery's images."""
     return [_scene(shot, gallery) for shot in gallery.shots]
 
 
 def steps_shown(gallery: Gallery) -> list[int]:
-    """Steps after which any run was asked."""
+    """Steps after which any run made predictions."""
     return sorted({step for shot in gallery.shots for answers in shot.answers.values() for step in answers})
 
 
@@ -95,7 +95,7 @@ def _scene(shot: Shot, gallery: Gallery) -> Scene:
 
 
 def tales(gallery: Gallery) -> list[Tale]:
-    """Per run with residual background channels the images in which they matter most."""
+    """Choose per run with residual background channels the images in which the residuals matter most."""
     runs = dict.fromkeys(label for shot in gallery.shots for label in shot.background)
     told = []
     for label in runs:

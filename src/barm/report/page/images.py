@@ -1,4 +1,4 @@
-"""Pixels as data URIs: photographs as JPEG, labels and maps of values as palette PNG."""
+"""Encode pixels as data URIs: photographs as JPEG, labels and maps of values as palette PNG."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ EDGES = 192  # the long side over the width of the outlines
 
 
 def photograph(pixels: Pixels) -> str:
-    """``(H, W, 3)`` as JPEG."""
+    """Encode ``(H, W, 3)`` as JPEG."""
     return _uri(Image.fromarray(pixels), "jpeg", quality=QUALITY, optimize=True)
 
 
 def labels(ids: Pixels, colours: Pixels) -> str:
-    """Ids ``(H, W)`` in the classes' colours as PNG that lies over the image, small ones enlarged.
+    """Encode ids ``(H, W)`` in the classes' colours as a PNG that lies over the image; small ones are enlarged.
 
     Id 0 is transparent, the others are as opaque as in `overlay`, with an opaque outline and a dark rim around them.
     Without outlines where an image shows more classes than a palette has room for.
@@ -48,7 +48,7 @@ def labels(ids: Pixels, colours: Pixels) -> str:
 
 
 def heat(values: Values, limit: float) -> str:
-    """Values ``(h, w)`` between ``-limit`` (orange), 0 (white) and ``limit`` (blue) as PNG."""
+    """Encode values ``(h, w)`` from ``-limit`` (orange) over 0 (white) to ``limit`` (blue) as PNG."""
     scaled = np.clip(np.nan_to_num(values) / limit, -1, 1)
     image = Image.fromarray((127.5 * (1 + scaled)).round().astype(np.uint8))
     image.putpalette(diverging().flatten().tolist())
@@ -56,7 +56,7 @@ def heat(values: Values, limit: float) -> str:
 
 
 def _bits(colours: int) -> int:
-    """Smallest depth of a PNG palette."""
+    """Smallest bit depth of a PNG palette for this number of colours."""
     return next(bits for bits in (1, 2, 4, 8) if colours <= 1 << bits)
 
 

@@ -1,4 +1,4 @@
-"""What a report cannot show, and why: a sentence each."""
+"""Notes on what a report cannot show, and why, in one sentence each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Notes = dict[str, tuple[str, ...]]
 
 
 def notes(report: Report) -> Notes:
-    """By section; those of the images come with the report."""
+    """Notes by section. Those on images are part of the report."""
     runs, several = report.runs, len(report.runs) > 1
     found: Notes = {
         "scores": tuple(note for run in runs for note in _scores(run)),

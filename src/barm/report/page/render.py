@@ -1,4 +1,4 @@
-"""The page of `barm report` as HTML: its template filled with what the other modules make of a report."""
+"""Render the report as HTML: fill the template with the results of the other modules."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from barm.words import count, listed
 
 
 def render(report: Report) -> str:
-    """The page as HTML: styles, script and images are in it, and whatever users named is escaped."""
+    """Render the page as HTML with styles, script and images inside. Names that users chose are escaped."""
     environment = Environment(
         loader=PackageLoader("barm.report.page", "."),
         autoescape=True,
@@ -66,7 +66,7 @@ def _context(report: Report) -> dict[str, Any]:
 
 
 def _sections(report: Report, scored: bool, charts: bool, confusion: bool, background: bool) -> list[tuple[str, str]]:
-    """What the page has, for its table of contents."""
+    """Sections of the page for its table of contents."""
     present = {
         "miou": ("Steps", charts),
         "classes": ("Classes", scored),
@@ -80,7 +80,7 @@ def _sections(report: Report, scored: bool, charts: bool, confusion: bool, backg
 
 
 def _learned(report: Report) -> dict[int, str]:
-    """What the steps of the first run taught, by step."""
+    """Classes learned in each step of the first run."""
     learned: dict[int, list[str]] = {}
     for known in report.runs[0].classes[1:]:
         learned.setdefault(known.step, []).append(known.name)

@@ -1,4 +1,4 @@
-"""The training log as the template shows it: a chart per logged value, speed and memory per step."""
+"""The training log in the form that the template needs: a chart per logged value, speed and memory per step."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ENGINE = {
 
 
 class Speed(NamedTuple):
-    """What a step's training cost: updates, images per second, and most memory in MB (0 where it was not logged)."""
+    """Training cost of a step: updates, images per second, and peak memory in MB (0 if it was not logged)."""
 
     label: str
     step: int
@@ -29,9 +29,9 @@ class Speed(NamedTuple):
 
 
 def curves(runs: Sequence[RunContent]) -> list[Chart]:
-    """A chart per logged value with all runs; the rate of learning last, speed and memory not among them.
+    """One chart per logged value with all runs, the learning rate last, without speed and memory.
 
-    Steps of which nothing is logged have no place in it, and a value that was logged once is no curve.
+    Steps without a log are left out, and so is a value that was logged only once.
     """
     names = dict.fromkeys(t.name for run in runs for t in run.traces if t.name not in (RATE, PEAK))
     ordered = sorted(names, key=lambda name: (name != "loss", name == "lr"))
@@ -62,12 +62,12 @@ def curves(runs: Sequence[RunContent]) -> list[Chart]:
 
 
 def _explanation(run: RunContent, name: str) -> str:
-    """What a logged value is: the method says it of its terms, the engine logs the others."""
+    """Explain a logged value. The method explains its terms, the engine the others."""
     return ENGINE.get(name) or run.terms.get(name, "")
 
 
 def _series(run: RunContent, name: str, slot: int, several: bool) -> Series:
-    """All steps after one another, each as wide as the others; of one step alone by its updates."""
+    """Concatenate all steps, each of equal width; a single step is drawn by its updates."""
     xs: list[float] = []
     ys: list[float] = []
     told: list[str] = []
@@ -85,7 +85,7 @@ def _series(run: RunContent, name: str, slot: int, several: bool) -> Series:
 
 
 def speed(runs: Sequence[RunContent]) -> list[Speed]:
-    """Per run and step, from the log."""
+    """Training cost per run and step, from the log."""
     rows = []
     for run in runs:
         steps = {(t.step, t.name): t for t in run.traces}

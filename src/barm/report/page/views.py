@@ -1,4 +1,4 @@
-"""Numbers as the template shows them: headline, scores, heat maps, confusion."""
+"""Numbers in the form that the template needs: headline, scores, heat maps, confusion."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LEAST_SCALE = 0.1  # a difference map does not stretch less than this over its c
 
 
 class Cell(NamedTuple):
-    """A coloured cell: its text, its class for the colour, and what is told on hover."""
+    """A coloured cell: its text, its CSS class for the colour, and its text on hover."""
 
     text: str = ""
     style: str = "none"
@@ -39,7 +39,7 @@ class Row(NamedTuple):
 
 
 class Heat(NamedTuple):
-    """A table of coloured cells: classes by steps."""
+    """A table of coloured cells, classes by steps."""
 
     title: str
     steps: tuple[tuple[int, str], ...]
@@ -48,24 +48,24 @@ class Heat(NamedTuple):
 
 
 def signed(value: float) -> str:
-    """A difference of fractions in points: ``+1.2``, ``−0.3``, ``±0.0``."""
+    """Format a difference of fractions in percentage points: ``+1.2``, ``−0.3``, ``±0.0``."""
     text = f"{100 * abs(value):.1f}"
     return f"±{text}" if float(text) == 0 else f"{'+' if value > 0 else '−'}{text}"
 
 
 def named_scores(scores: Scores, *, first: bool) -> dict[str, float | None]:
-    """By the names of `COLUMNS`, fractions; nothing is lost after the first step."""
+    """Scores by the names of `COLUMNS`, as fractions. Nothing is lost after the first step."""
     means = {name: scores.means.get(name) for name in ("all", "old", "new")}
     return {**means, "average": scores.average, "lost": None if first else scores.lost}
 
 
 def last_scores(run: RunContent) -> dict[str, float | None]:
-    """Of the last evaluated step."""
+    """Scores of the last evaluated step."""
     return named_scores(run.scores[-1], first=len(run.scores) == 1)
 
 
 def sentence(run: RunContent) -> str:
-    """The outcome of a run in words."""
+    """Describe the outcome of a run in a sentence."""
     first, last = run.scores[0], run.scores[-1]
     known = sum(1 for c in run.classes[1:] if c.step <= last.step)
     after = "It" if run.single else f"After step {last.step} it"
@@ -82,13 +82,13 @@ def sentence(run: RunContent) -> str:
 
 
 def columns(runs: Sequence[RunContent]) -> dict[str, str]:
-    """The scores that a table has: where no run has a second step, there is nothing old or new, and nothing is lost."""
+    """Columns of the score table. If no run has a second step, there is only the mean over all classes."""
     grown = any(len(run.scores) > 1 for run in runs)
     return COLUMNS if grown else {"all": COLUMNS["all"]}
 
 
 def comparison(runs: Sequence[RunContent]) -> list[dict[str, Any]]:
-    """One line per run: scores after its last step, the difference to the first run's, and whether it is the best."""
+    """One line per run: scores after its last step, their difference to the first run, and which are the best."""
     with_scores = [run for run in runs if run.scores]
     lines: list[dict[str, Any]] = []
     every = [last_scores(run) for run in with_scores]
@@ -114,7 +114,7 @@ def comparison(runs: Sequence[RunContent]) -> list[dict[str, Any]]:
 
 
 def cards(run: RunContent) -> list[dict[str, str]]:
-    """The headline's numbers."""
+    """The numbers of the headline."""
     first, last = run.scores[0], run.scores[-1]
     grown = last.step > first.step
     known = sum(1 for c in run.classes[1:] if c.step <= last.step)
@@ -136,12 +136,12 @@ def cards(run: RunContent) -> list[dict[str, str]]:
 
 
 def share(permille: int) -> str:
-    """A cell's text: whole percent, nothing below a half or where a class was not known."""
+    """Format a cell: whole percent; empty below a half, or if a class was not known."""
     return "" if permille < 5 else f"{permille / 10:.0f}"
 
 
 def miou_charts(runs: Sequence[RunContent]) -> list[Chart]:
-    """For one run old, new and all in one chart; for several a chart of each with all runs."""
+    """Charts of mIoU. For one run old, new and all share a chart; for several each has a chart with all runs."""
     if len(runs) == 1:
         there = {group for s in runs[0].scores for group in s.means}
         lines = [(told, runs[0], group) for group, told in GROUPS.items() if group in there]
@@ -154,7 +154,7 @@ def miou_charts(runs: Sequence[RunContent]) -> list[Chart]:
 
 
 def _is_line(runs: Sequence[RunContent], groups: Collection[str]) -> bool:
-    """Is there a run that has one of the means after two steps? A single value is no curve."""
+    """Whether a run has one of the means after two steps, since a single value is no curve."""
     return any(sum(group in s.means for s in run.scores) > 1 for run in runs for group in groups)
 
 
@@ -186,7 +186,7 @@ def _miou_chart(title: str, lines: Sequence[tuple[str, RunContent, str]], size: 
 
 
 def heat(run: RunContent) -> Heat:
-    """IoU of every class after every step, and of several steps how much of its best was lost."""
+    """IoU of every class after every step, and with several steps the drop from its best."""
     steps = tuple((s.step, listed(s.learned)) for s in run.scores)
     rows = []
     for place, known in enumerate(run.classes):
@@ -219,14 +219,14 @@ def _lost_cell(name: str, values: Sequence[float | None]) -> Cell:
 
 
 def same_task(one: RunContent, other: RunContent) -> bool:
-    """Do both learn the same classes at the same steps, as far as both came?"""
+    """Whether two runs learn the same classes at the same steps, as far as both went."""
     steps = min(one.finished[-1], other.finished[-1])
     mine, theirs = ({(c.name, c.step) for c in run.classes if c.step <= steps} for run in (one, other))
     return mine == theirs
 
 
 def differences(runs: Sequence[RunContent]) -> list[Heat]:
-    """IoU of every later run minus that of the first, where both know the class, all on one scale."""
+    """IoU of every later run minus the first run's, for classes that both know, all on one scale."""
     if not runs:
         return []
     reference = runs[0]
@@ -266,7 +266,7 @@ def _difference_cell(value: float | None, name: str, step: int, scale: float) ->
 
 
 class Confusion(NamedTuple):
-    """A confusion matrix: shares of a class's pixels in per mille by step, -1 where a class was not known yet."""
+    """A confusion matrix: shares of a class's pixels in per mille by step, -1 if a class was not known yet."""
 
     label: str
     classes: tuple[KnownClass, ...]
@@ -276,12 +276,12 @@ class Confusion(NamedTuple):
     left_out: int
 
     def style(self, value: int) -> str:
-        """Class of a cell."""
+        """CSS class of a cell."""
         return "none" if value < 0 else f"k{level(value / 1000)}"
 
 
 def confusion(run: RunContent) -> Confusion | None:
-    """Of all steps that have counts; None if none has."""
+    """Confusion matrices of all steps that have counts; None if none has."""
     counts = {s.step: s.counts for s in run.scores if s.counts is not None}
     if not counts:
         return None
@@ -303,17 +303,17 @@ def confusion(run: RunContent) -> Confusion | None:
 
 
 def _shares(counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Every row divided by its sum; a class without pixels has zeros."""
+    """Divide every row by its sum. A class without pixels gets zeros."""
     return np.asarray(counts / np.maximum(counts.sum(1, keepdims=True), 1))
 
 
 def colour_bar() -> list[str]:
-    """Classes of the cells of the scale below a map."""
+    """CSS classes of the cells of the scale below a map."""
     return [f"v{i}" for i in range(0, LEVELS + 1, 2)]
 
 
 def differing_settings(runs: Sequence[RunContent]) -> list[tuple[str, list[str]]]:
-    """Settings and versions that are not the same in all runs, with the value of each."""
+    """Settings and versions that differ between runs, with the value of each."""
     tables = [{**run.settings, **run.provenance} for run in runs]
     names = dict.fromkeys(name for table in tables for name in table)
     rows = [(name, [table.get(name, "–") for table in tables]) for name in names]
@@ -321,6 +321,6 @@ def differing_settings(runs: Sequence[RunContent]) -> list[tuple[str, list[str]]
 
 
 def common_facts(runs: Sequence[RunContent]) -> dict[str, str]:
-    """Seed, versions and machine, as far as they are the same in all runs; the rest is among what differs."""
+    """Seed, versions and machine that all runs share. The rest is in `differing_settings`."""
     first, *others = [{"seed": str(run.seed), **run.provenance} for run in runs]
     return {name: value for name, value in first.items() if all(o.get(name) == value for o in others)}

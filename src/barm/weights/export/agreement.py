@@ -1,4 +1,4 @@
-"""Does a file predict what PyTorch predicts?"""
+"""Check that a file predicts the same as PyTorch."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ SIZES = (  # batch, height, width: the least, odd and even, flat and tall; the l
 
 @dataclass(frozen=True)
 class Agreement:
-    """How near a file's predictions are to those of the run's network in PyTorch, in fp32.
+    """Agreement of a file's predictions with those of the run's network in PyTorch, in fp32.
 
     A score is the largest probability of a class at a pixel, the file's ``confidence``.
 
     Attributes:
-        images: that were compared.
-        sizes: different ones of the generated images.
-        own: of the images, those of the run's own validation split.
-        classes: that occur in PyTorch's labels, with background.
+        images: number of compared images.
+        sizes: number of sizes of the generated images.
+        own: number of images from the run's own validation split.
+        classes: number of classes in PyTorch's labels, with background.
         equal: share of pixels with the same label.
-        difference: largest one between the scores of a pixel.
+        difference: largest difference between the scores of a pixel.
         relative: the same as a share of PyTorch's score.
-        scores: PyTorch's lowest and highest one.
+        scores: PyTorch's lowest and highest score.
     """
 
     images: int
@@ -80,12 +80,12 @@ class Agreement:
 
 
 def compare(trained: Trained, predict: Predict, what: str, own: Sequence[NDArray[np.uint8]] = ()) -> Agreement:
-    """Compare a file with the network as it was trained: on images of its own data, generated ones and noise.
+    """Compare a file with the trained network: on images of its own data, generated images and noise.
 
     Args:
         trained: the network; used as it is, with batch norm, in fp32.
-        predict: the file's way: ``(N, H, W, 3)`` uint8 -> labels and confidences, ``(N, H, W)`` each.
-        what: how to call the file in a message.
+        predict: the file's prediction: ``(N, H, W, 3)`` uint8 -> labels and confidences, ``(N, H, W)`` each.
+        what: name of the file in messages.
         own: images like those that the network was trained on, ``(H, W, 3)`` uint8 each.
 
     Raises:
@@ -139,7 +139,7 @@ def own_images(run: Path | str) -> list[NDArray[np.uint8]]:
 
 @torch.no_grad()
 def in_pytorch(trained: Trained, image: NDArray[np.uint8]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Labels and confidences of the network as it was trained, ``(N, H, W)`` each."""
+    """Labels and confidences of the trained network in PyTorch, ``(N, H, W)`` each."""
     out = trained.network(torch.from_numpy(image.transpose(0, 3, 1, 2).copy()))
     size = (image.shape[1], image.shape[2])
     labels, (best, _) = trained.method.predict(out, size), trained.method.confidence(out, size)
@@ -147,7 +147,7 @@ def in_pytorch(trained: Trained, image: NDArray[np.uint8]) -> tuple[NDArray[Any]
 
 
 def _batches(num_classes: int) -> Iterator[NDArray[np.uint8]]:
-    """Generated scenes, the last image of a batch of several noise, and areas of random colours in every size.
+    """Test images in many sizes: generated scenes (the last of a larger batch is noise), and areas of random colours.
 
     Noise looks the same everywhere to a network, so that its labels are mostly one class; large areas vary.
     """

@@ -1,4 +1,4 @@
-"""The formats: ONNX, torch.export, safetensors. Each is made in memory, read back, compared, and only then written."""
+"""Export formats: ONNX, torch.export, safetensors. Each file is made in memory, read back, compared, then written."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ Part = Callable[[str], AbstractContextManager[None]]  # announces a part of the 
 
 
 def unbounded(title: str) -> AbstractContextManager[None]:
-    """A part of the work that nobody watches."""
+    """Run a part of the work without announcing it."""
     return nullcontext()
 
 
 class Made(NamedTuple):
-    """A file's content, and how it predicts when it is read back."""
+    """A file's content, and its prediction when it is read back."""
 
     content: bytes
     predict: Predict
 
 
 def to_onnx(trained: Trained, part: Part = unbounded) -> Made:
-    """Opset 18, for onnxruntime and whatever else reads ONNX; the description is in ``metadata_props["barm"]``."""
+    """Make an ONNX file, opset 18; the description is in ``metadata_props["barm"]``."""
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
     if missing:
         raise UserError(f"ONNX export needs {', '.join(missing)}: pip install 'barm-seg[export]'")
@@ -90,7 +90,7 @@ def _onnx(trained: Trained, part: Part) -> bytes:
 
 
 def _tidy(model: Any) -> None:
-    """Give sizes names, and drop notes on how the graph was made, which are longer than the graph."""
+    """Name the sizes in the graph, and drop notes on how it was made, which are longer than the graph."""
     graph = model.graph
     dims = [d.dim_param for d in graph.input[0].type.tensor_type.shape.dim[:3]]
     names = dict(zip(dims, ("batch", "height", "width"), strict=True))
@@ -105,7 +105,7 @@ def _tidy(model: Any) -> None:
 
 
 def to_torch_export(trained: Trained, part: Part = unbounded) -> Made:
-    """For ``torch.export.load``, with torch alone; the description is in the extra file ``metadata.json``."""
+    """Make a file for ``torch.export.load``; the description is in the extra file ``metadata.json``."""
     with part(TRACING):
         program, content = trace(Portable(trained.network, trained.method)), io.BytesIO()
     with part("writing and reading the graph"):
@@ -120,7 +120,7 @@ def to_torch_export(trained: Trained, part: Part = unbounded) -> Made:
 
 
 def to_safetensors(trained: Trained, part: Part = unbounded) -> Made:
-    """For ``barm.load``: the tensors as they were trained, the description and the method in the header."""
+    """Make a file for ``barm.load``: the trained tensors; description and method are in the header."""
     description = {**describe(trained), "trained": dict(trained.record)}
     state = {name: t.contiguous() for name, t in trained.network.state_dict().items()}
     content = save(state, {KEY: json.dumps(description)})
@@ -151,7 +151,7 @@ def export_step(
         out: the file; overwritten where it exists.
         format: ``onnx``, ``torch-export`` or ``safetensors``; by default what the file's ending says.
         step: which step of a run; the last by default.
-        progress: is told what is being done, and every 10 seconds that it goes on.
+        progress: called with what is being done, and every 10 seconds while it goes on.
         limit: seconds that a stage may take (in python's main thread; elsewhere nothing stops it).
 
     Returns:

@@ -1,4 +1,4 @@
-"""Padding that follows the image's size, written so that a graph for any size is made in seconds.
+"""Padding that depends on the image's size, written so that torch.export traces it in seconds.
 
 TensorFlow's "same" padding (timm's networks ``tf_*``) depends on the size of what is padded. In timm's form every
 layer's size becomes a longer formula with maxima and roundings, which torch.export simplifies again and again: minutes
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 
 class SamePadding(nn.Module):
-    """Pads so that a window with a stride gives ``ceil(size / stride)`` values; less before than behind.
+    """Pad so that a window with a stride gives ``ceil(size / stride)`` values, with less before than after.
 
     Args:
         kernel: height and width of the window.
@@ -34,14 +34,14 @@ class SamePadding(nn.Module):
         self.stride, self.value = stride, value
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(N, C, H, W)`` -> the same, padded."""
+        """Pad ``(N, C, H, W)``."""
         high, wide = (_missing(x.shape[2 + i], self.reach[i], self.stride[i]) for i in (0, 1))
         sides = [wide // 2, wide - wide // 2, high // 2, high - high // 2]
         return nn.functional.pad(x, sides, value=self.value)
 
 
 def _missing(size: int, reach: int, stride: int) -> int:
-    """Values to add to `size`, an int or its symbol; timm's `get_same_padding` without a rounded fraction."""
+    """Number of values to add to `size`, an int or its symbol; timm's `get_same_padding` without a rounded fraction."""
     if stride == 1:
         return reach - 1
     missing = (size - 1) // stride * stride + reach - size
@@ -49,7 +49,7 @@ def _missing(size: int, reach: int, stride: int) -> int:
 
 
 def pad_simply(network: nn.Module) -> None:
-    """Put a `SamePadding` and the plain layer in the place of every layer that pads by itself; in place."""
+    """Replace every layer that pads by itself by a `SamePadding` and the plain layer, in place."""
     for name, module in list(network.named_modules()):
         plain = _plain(module)
         if plain is not None:
@@ -58,7 +58,7 @@ def pad_simply(network: nn.Module) -> None:
 
 
 def _plain(module: nn.Module) -> nn.Module | None:
-    """The padding and the layer; None for a layer that does not look at the size."""
+    """The padding and the plain layer; None for a layer that does not pad by its input's size."""
     layer: Any = module
     if isinstance(module, Conv2dSame):
         form = (module.in_channels, module.out_channels, layer.kernel_size, layer.stride, 0, layer.dilation)

@@ -1,4 +1,4 @@
-"""The whole way from an image to labels as one module, and what a user of its file has to know."""
+"""The whole computation from an image to labels as one module, and the description of its file."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ KEPT = ("torch", "timm", "python", "git", "device", "precision", "seed", "task",
 
 
 class Portable(nn.Module):
-    """Images to labels: normalisation, network, and the method's own rule of prediction.
+    """Module from images to labels: normalisation, network, and the method's prediction.
 
     Args:
         network: in evaluation mode; a copy with folded batch norm is taken.
-        method: says how predictions are read off.
+        method: turns the network's output into predictions.
     """
 
     def __init__(self, network: nn.Module, method: Method[Any, Any]) -> None:
@@ -43,7 +43,7 @@ class Portable(nn.Module):
         self.method = method
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """RGB ``(N, H, W, 3)`` uint8 -> labels ``(N, H, W)`` uint8 and the largest probability per pixel, float."""
+        """Predict labels ``(N, H, W)`` uint8 and the largest probability per pixel from RGB ``(N, H, W, 3)`` uint8."""
         size = (image.shape[1], image.shape[2])
         with computed_by("plain"):  # formulas on whole tensors: a graph has no strips
             out = self.network(image.permute(0, 3, 1, 2))
@@ -52,7 +52,7 @@ class Portable(nn.Module):
 
 
 def trace(portable: Portable) -> ExportedProgram:
-    """The module as a graph for any batch and any size of at least `LEAST_SIDE` pixels a side.
+    """Trace the module to a graph for any batch and any size of at least `LEAST_SIDE` pixels a side.
 
     Raises:
         UserError: if torch is older than `LEAST_TORCH`.
@@ -80,7 +80,7 @@ def trace(portable: Portable) -> ExportedProgram:
 
 
 def describe(trained: Trained) -> dict[str, Any]:
-    """What the file says about itself, as JSON can hold it (docs/export.md)."""
+    """Describe the file, in values that JSON can hold (docs/export.md)."""
     step, names = trained.method.step, [c["name"] for c in trained.record["classes"]]
     network = NetworkConfig.stored(trained.record["model"])
     by_id = {c["id"]: c["name"] for c in trained.record["classes"]}
@@ -115,12 +115,15 @@ def describe(trained: Trained) -> dict[str, Any]:
 
 
 def _write_anew(network: nn.Module) -> None:
-    """Let no activation write into its argument: what that does to sizes is checked at length, layer by layer."""
+    """Make every activation out of place.
+
+    Tracing checks at length, layer by layer, what writing in place does to sizes.
+    """
     for module in network.modules():
         if getattr(module, "inplace", False):
             module.inplace = False  # type: ignore[assignment]
 
 
 def _kept(origin: Mapping[str, Any]) -> dict[str, Any]:
-    """Of the provenance what tells about the network and not about somebody's machine."""
+    """The part of the provenance that is about the network and not about somebody's machine."""
     return {name: origin[name] for name in KEPT if name in origin}

@@ -1,4 +1,4 @@
-"""Long work in stages: each is announced, says every few seconds that it still works, and ends at a limit."""
+"""Stages of long work: each is announced, reports every few seconds, and ends at a time limit."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ BEAT = 10.0  # seconds between two signs of life
 
 @contextmanager
 def stage(progress: Callable[[str], None], title: str, limit: float, remedy: str) -> Iterator[None]:
-    """Announce some work, and end it at a limit; there is no limit outside of python's main thread.
+    """Announce a stage of work and end it at a time limit. Outside Python's main thread there is no limit.
 
     Args:
-        progress: is told the title, and every 10 seconds how long it has taken.
-        title: what is done, such as "tracing the network".
+        progress: called with the title, and every 10 seconds with the time so far.
+        title: name of the work, such as "tracing the network".
         limit: seconds.
-        remedy: what to do when they are over.
+        remedy: advice for when the limit is reached.
 
     Raises:
         UserError: when the limit is reached.
@@ -31,7 +31,7 @@ def stage(progress: Callable[[str], None], title: str, limit: float, remedy: str
     stoppable = threading.current_thread() is threading.main_thread()
 
     def pause() -> float:
-        """Seconds to the next line, or to the limit where there is one."""
+        """Seconds until the next line, or until the limit if it is sooner."""
         return min(BEAT, max(limit - (time.monotonic() - began), 0.01)) if stoppable else BEAT
 
     def watch() -> None:
