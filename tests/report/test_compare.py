@@ -27,7 +27,7 @@ from barm.report.compare import (
     write_comparison,
 )
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def result(

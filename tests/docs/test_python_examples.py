@@ -14,7 +14,7 @@ from PIL import Image
 import barm
 from barm.cli import app
 
-PAGE = (Path(__file__).parents[1] / "docs/python.md").read_text("utf-8")
+PAGE = (Path(__file__).parents[2] / "docs/python.md").read_text("utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 SHORTER = {
     "num_train=1000, num_val=100": "num_train=24, num_val=6, size=(64, 64)",

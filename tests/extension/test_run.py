@@ -379,7 +379,7 @@ BOUNDS = {"short": (0.0, 1.0, 0.0), "whole": (0.7, 0.03, 0.45)}  # known before,
 @pytest.mark.parametrize("length", ["short", pytest.param("whole", marks=pytest.mark.long)])
 def test_tutorial(length, tmp_path, monkeypatch):
     """The commands of docs/teach.md on generated data; at full length little is forgotten, the new class is learned."""
-    page = (Path(__file__).parents[1] / "docs" / "teach.md").read_text("utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "teach.md").read_text("utf-8")
     part = page.split("## In five minutes")[1].split("\n## ")[0]
     commands = [line for block in re.findall(r"```bash\n(.*?)```", part, re.S) for line in block.splitlines()]
     assert [c.split()[1] for c in commands] == ["data", "train", "data", "extend", "predict"]

@@ -20,7 +20,7 @@ from barm.data.transforms import EvalTransform, TrainTransform
 from barm.errors import UserError
 from barm.labels import INCREMENTAL, TaskPlan
 
-DOCUMENT = Path(__file__).parents[3] / "docs/data.md"
+DOCUMENT = Path(__file__).parents[2] / "docs/data.md"
 PLAN = TaskPlan.parse("offline", 1)
 BACK = {6: Image.Transpose.ROTATE_90, 3: Image.Transpose.ROTATE_180, 8: Image.Transpose.ROTATE_270}
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map
 
-from barm.api import evaluate, fit, load
+from barm.api import evaluate, fit
 from barm.batch import Batch, total_loss
 from barm.config import load_config
 from barm.data.sources.shapes_disk import make_shapes
@@ -25,6 +25,7 @@ from barm.labels import TaskPlan
 from barm.methods import METHODS
 from barm.models.batch_norm import synchronised
 from barm.models.segmenter import NetworkConfig
+from barm.predict.model import load
 
 pytestmark = pytest.mark.gpu
 

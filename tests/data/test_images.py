@@ -18,7 +18,7 @@ from barm.data.images import probe, read_image
 from barm.errors import UserError
 from barm.predict.model import as_image
 
-DOCUMENT = Path(__file__).parents[3] / "docs/data.md"
+DOCUMENT = Path(__file__).parents[2] / "docs/data.md"
 SIZE = (20, 18)
 
 

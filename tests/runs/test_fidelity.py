@@ -214,7 +214,7 @@ def test_step_views_carry_saliency(shapes_voc):
     assert int(extras["index"]) == step.images[0]
 
 
-DOC = Path(__file__).parents[1] / "docs/fidelity.md"
+DOC = Path(__file__).parents[2] / "docs/fidelity.md"
 ROWS = [[cell.strip() for cell in line.split("|")[1:-1]] for line in DOC.read_text("utf-8").splitlines() if "|" in line]
 
 

@@ -183,13 +183,13 @@ TREES: dict[str, tuple[Callable[[Path], Path], str]] = {
         lambda root: folder(root, (0, 1, 2), mode="RGB"),
         "its red, green and blue are equal (0, 1 and 2): save one channel alone",
     ),
-    # A4: orientation; more in tests/unit/data/test_orientation.py
+    # A4: orientation; more in tests/data/test_orientation.py
     "A4 masks on their side": (
         edit(folder, turn),
         "3 problems: {root}/masks/train/train0.png: the mask is 24x20 as the image is stored, but upright (EXIF "
         "orientation 6) it is 20x24; turn the mask like the image",
     ),
-    # A5: images of other kinds; more in tests/unit/data/test_images.py
+    # A5: images of other kinds; more in tests/data/test_images.py
     "A5 dark 16 bits": (edit(folder, deep), "3 problems: {root}/images/train/train0.png: has 16 bits per pixel"),
     # A6: files left out
     "A6 tif": (edit(folder, rename_all(".tif")), SOUND),

@@ -13,7 +13,7 @@ import pytest
 
 import barm
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FIXTURES = """
 import pytest
 import torch

@@ -41,7 +41,7 @@ from barm.weights.export.formats import FORMATS, export_step
 from barm.weights.export.portable import Portable
 from barm.weights.trained import FORMAT, Trained, open_trained
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 DOCUMENT = (ROOT / "docs/export.md").read_text("utf-8")
 TINY = {"backbone": "test_resnet", "channels": 16, "pretrained": False}
 SIZES = [(48 + 13 * i, 160 - 5 * i) for i in range(20)]

@@ -40,7 +40,7 @@ def test_the_papers_own_tree_trains_from_the_readmes_command(tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("BARM_BACKBONE_WEIGHTS", "none")
     monkeypatch.setitem(commands.MODELS, "deeplabv3bga_resnet101", {"backbone": "test_resnet"})  # tiny in the test
-    text = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
+    text = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
     block = text[text.index("python train.py") :].split("```")[0].split("barm weights")[0]
     words = block.replace("\\\n", " ").split()[2:]
     words[words.index("--train_epoch") + 1] = "1"
@@ -213,7 +213,7 @@ def test_a_wrong_name_for_only_is_told_the_names(tmp_path):
 
 def test_a_step_is_called_a_step():
     """One word for one thing, in what is printed, shown and written."""
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     texts = [root / "README.md", root / "CHANGELOG.md", *root.glob("docs/**/*.md"), *root.glob("docs/*.py")]
     texts += [p for p in root.glob("src/**/*") if p.suffix in (".py", ".css", ".js", ".html", ".toml")]
     assert len(texts) > 100

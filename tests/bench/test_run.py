@@ -24,7 +24,7 @@ from barm.cli import app
 from barm.errors import UserError
 from barm.metrics import confusion_counts
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def tiny(task: str = "15-1", step: int = 2):
