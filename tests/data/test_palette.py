@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from barm.data.palette import GROUNDS, OVERLAY, VISIONS, contrast, display_colours, display_palette, id_palette, oklab
-from barm.report.figures import best_and_worst, image_iou, overlay
+from barm.report.figures import overlay
 
 FIRST = 20  # classes, as many as VOC has
 LEAST = {"normal": 0.11, "protanopia": 0.059, "deuteranopia": 0.059}
@@ -90,17 +90,3 @@ def test_thin_parts_are_outlined_and_the_image_stays_visible():
     light = image[60:140, 160:290] @ np.array([0.299, 0.587, 0.114])
     assert np.corrcoef(inside.sum(-1).ravel(), light.ravel())[0, 1] > 0.99
     np.testing.assert_array_equal(overlay(image, label, display_palette(), 0), image)
-
-
-def test_images_are_chosen_by_what_was_learned_and_missed():
-    truth = np.array([[1, 1, 2, 255]], np.uint8)
-    assert image_iou(truth, truth, [1, 2]) == 1.0
-    assert image_iou(np.zeros_like(truth), truth, [2]) == 0.0
-    assert image_iou(truth, truth, [3]) is None
-    chosen = best_and_worst([0.2, 0.9, None, 0.5], 4)
-    assert [(one.place, one.told("a class")) for one in chosen] == [
-        (1, "best of 3 images"),
-        (0, "worst of 3 images"),
-        (3, "rank 2 of 3 images"),
-    ]
-    assert best_and_worst([None, 0.5], 4)[0].told("a new class") == "the only image with a new class"

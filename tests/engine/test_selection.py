@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from barm.api import fit
-from barm.data.exemplars import Exemplar
+from barm.data.exemplars import Exemplar, MemoryConfig
 from barm.engine.checkpoint.directory import MEMORY, RunDirectory
 from barm.engine.datasets import open_data, train_dataset, with_exemplars
 from barm.engine.runtime import Runtime
+from barm.engine.selection import draw_exemplars, take_in_turn
 from barm.errors import UserError
 
 
@@ -62,3 +66,59 @@ def test_a_run_uses_its_memory_as_published(name, mix, copies, old, tiny):
     labels = [both[(0, first + i)][1].unique().tolist() for i in range(len(both.kept))]
     assert {c for found in labels for c in found} - {0, 3, 255} == old
     assert len(both) == first + (len(both.kept) if mix == "append" else 0)
+
+
+def test_the_choice_ends_where_nothing_is_left():
+    pool = [Exemplar("a", (1,)), Exemplar("b", (2,)), Exemplar("c", ())]
+    assert [e.name for e in take_in_turn(pool, [2, 1, 3], 9)] == ["a", "b"]
+
+
+def test_every_candidate_is_looked_at_once():
+    """Not once per round: where few classes are shown, every round of ADE20K would go through 20 210 images."""
+    looks = []
+
+    class Channels(tuple):
+        def __contains__(self, channel):
+            looks.append(1)
+            return tuple.__contains__(self, channel)
+
+        def __iter__(self):
+            looks.append(1)
+            return tuple.__iter__(self)
+
+    pool = [Exemplar(f"{i}", Channels((1 + i % 2,))) for i in range(400)]
+    chosen = take_in_turn(pool, range(1, 50), 60)
+    assert [e.name for e in chosen] == [f"{i}" for i in (*range(0, 60, 2), *range(1, 60, 2))]
+    assert len(looks) == len(pool)
+
+
+@given(st.integers(0, 10_000), st.integers(1, 12))
+def test_the_choice_is_the_published_search(seed, size):
+    """Round after round the first remaining image of every class: spec/ssul.md 12.1, written as it says."""
+    rng = np.random.default_rng(seed)
+    pool = [Exemplar(f"{i}", tuple(np.flatnonzero(rng.random(6) < 0.3).tolist())) for i in range(10)]
+    order, left, taken = [int(c) for c in rng.permutation(range(1, 6))], list(pool), {c: [] for c in range(1, 6)}
+    for channel in order * len(pool):
+        fits = [e for e in left if channel in e.channels]
+        if fits and len(pool) - len(left) < size:
+            taken[channel].append(fits[0])
+            left.remove(fits[0])
+    assert take_in_turn(pool, order, size) == [e for group in taken.values() for e in group]
+
+
+def test_classes_are_balanced():
+    pool = [Exemplar(f"{i}", (1,)) for i in range(20)] + [Exemplar(f"x{i}", (2,)) for i in range(5)]
+    chosen = draw_exemplars(pool, 3, MemoryConfig(size=10), seed=3)
+    assert [e.channels for e in chosen] == [(1,)] * 5 + [(2,)] * 5
+    assert (
+        chosen
+        == draw_exemplars(pool, 3, MemoryConfig(size=10), seed=3)
+        != draw_exemplars(pool, 3, MemoryConfig(size=10), seed=4)
+    )
+
+
+def test_no_image_twice_unless_asked_for():
+    pool = [Exemplar("a", (1,)), Exemplar("a", (1, 2)), Exemplar("b", (2,))]
+    names = [e.name for e in draw_exemplars(pool, 3, MemoryConfig(size=3), seed=0)]
+    assert sorted(names) == ["a", "b"]
+    assert len(draw_exemplars(pool, 3, MemoryConfig(size=3, unique=False), seed=0)) == 3

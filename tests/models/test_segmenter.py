@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
-from torchvision.models import mobilenet_v2
 
 from barm.errors import UserError
 from barm.labels import Step
 from barm.methods import METHODS
 from barm.models.frozen import fold_batch_norm
 from barm.models.frozen_norm import take_in_frozen_norms
-from barm.models.neck import AddedPoolNeck
 from barm.models.segmenter import MODELS, NetworkConfig
 
 STEP = Step(1, ((1, 2), (3,)))
@@ -62,15 +59,6 @@ def test_separable_heads_are_handed_over():
     assert all(torch.equal(value, unknown[name]) for name, value in new.items())
 
 
-def test_mobilenet_takes_torchvisions_weights(tmp_path):
-    given = mobilenet_v2(weights=None).state_dict()
-    torch.save(given, tmp_path / "weights.pth")
-    network = NetworkConfig.from_name("deeplabv3_mobilenet", weights=tmp_path / "weights.pth")
-    model = METHODS["ssul"]().build(Step(0, ((1, 2),)), network).build_model()
-    found = model.backbone.state_dict()["high_level_features.17.conv.2.weight"]
-    assert torch.equal(found, given["features.17.conv.2.weight"])
-
-
 def test_the_body_of_mib_and_plop():
     network = NetworkConfig(
         backbone="test_resnet", channels=8, pretrained=False, decoder="added_pool", activation="leaky_relu", dropout=0
@@ -95,20 +83,6 @@ def test_scales_of_batch_norm_are_taken_as_they_are(tmp_path):
     found = METHODS["mib"]().build(Step(0, ((1, 2),)), told).build_model().backbone.state_dict()
     assert all(torch.equal(found[name], value) for name, value in given.items())
     assert float(found["layer1.0.bn1.weight"].max()) == -0.5
-
-
-def test_pooling_of_a_window_in_evaluation():
-    """spec/mib.md section 7: up to 32 x 32 the window is the whole map; then it slides, the border is repeated."""
-    neck = AddedPoolNeck([4], (1, 2, 3), 4, 0.0).eval()
-    small, large = torch.randn(1, 4, 32, 20), torch.randn(1, 4, 40, 33)
-    assert torch.equal(neck._pool(small), small.mean((2, 3), keepdim=True))
-    pooled = neck._pool(large)
-    assert pooled.shape == large.shape
-    inner = F.avg_pool2d(large, 32, stride=1)
-    assert torch.equal(pooled[..., 15:24, 15:17], inner)
-    assert torch.equal(pooled[..., 0, 0], inner[..., 0, 0])
-    assert torch.equal(pooled[..., -1, -1], inner[..., -1, -1])
-    assert torch.equal(neck.train()._pool(large), large.mean((2, 3), keepdim=True))
 
 
 def test_unknown_published_name():
