@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import shutil
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ import pytest
 from rich.console import Console
 
 from barm.data.sources import open_source
+from barm.data.sources.shapes_disk import make_shapes
 from barm.engine.checkpoint.directory import METHOD, RunDirectory
 from barm.report.compare import read_results, summarise, to_csv, to_latex, to_markdown, write_comparison
 from barm.report.extension import extension_table
@@ -122,3 +124,42 @@ def test_the_model_card(odd_run):
 def test_code_within_a_line():
     assert code("a`b``c") == "``` a`b``c ```"
     assert code("two\nlines") == "`two lines`"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="such names of files are not possible there")
+def test_names_are_written_safely(cli, tmp_path):
+    """Trained by TOML, with names that are markup, formulas and commands somewhere: all tables and hints hold."""
+    names = ["=1+1, [red]x", "-w & <b>|_$HOME\u00e9"]
+    root = tmp_path / "own data; echo"
+    make_shapes(root, layout="folder", num_classes=2, num_train=8, num_val=2, size=(48, 48))
+    (root / "classes.txt").write_text("\n".join(names), "utf-8")
+    settings = [word for text in barm_settings() for word in ("--set", text)]
+    out = tmp_path / "runs/my run"
+    groups = ["--group", '["=1+1, [red]x"]', "--group", '["-w & <b>|_$HOME\u00e9"]']
+    status, _, err = cli(
+        "train", "--recipe", "shapes/barm", "--data", root, "--out", out, *groups, *settings, "--quiet"
+    )
+    assert status == 0, err
+    status, text, err = cli("compare", out, "--out", tmp_path / "tables", "--quiet")
+    assert status == 0, err
+    rows = (tmp_path / "tables/compare.csv").read_text("utf-8").splitlines()
+    assert not rows[1].startswith(("=", '"=', "-", '"-'))
+    assert r"\textless{}b\textgreater{}" in (tmp_path / "tables/compare.tex").read_text("utf-8")
+    assert "&lt;b>\\|" in (tmp_path / "tables/compare.md").read_text("utf-8")
+    status, _, err = cli("report", out, "--out", tmp_path / "page.html")
+    assert status == 0, err
+    page = (tmp_path / "page.html").read_text("utf-8")
+    assert "<b>|" not in page
+    status, text, err = cli()
+    assert status == 0
+    assert "'runs/my run'" in text
+    assert " runs/my run" not in text.replace("'runs/my run'", "").replace("newest run is runs/my run", "")
+
+
+def barm_settings() -> tuple[str, ...]:
+    return (
+        "model.backbone=test_resnet", "model.channels=16", "model.output_stride=16", "base.epochs=1",
+        "increment.epochs=1", "base.batch_size=4", "increment.batch_size=4", "base.crop=48", "increment.crop=48",
+        "evaluation.crop=48", "runtime.workers=0", "runtime.precision=32-true", "runtime.device=cpu",
+        "runtime.tensorboard=false",
+    )  # fmt: skip

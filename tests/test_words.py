@@ -109,3 +109,13 @@ DOCUMENTS += sorted((ROOT.parents[1] / "docs").rglob("*.md"))
 def test_words_that_are_out_of_the_documents(file):
     lines = [line for line in file.read_text("utf-8").splitlines() if OUT.search(STORED.sub("", line))]
     assert file.name == "glossary.md" or not lines, lines
+
+
+def test_a_step_is_called_a_step():
+    """One word for one thing, in what is printed, shown and written."""
+    root = Path(__file__).parents[1]
+    texts = [root / "README.md", root / "CHANGELOG.md", *root.glob("docs/**/*.md"), *root.glob("docs/*.py")]
+    texts += [p for p in root.glob("src/**/*") if p.suffix in (".py", ".css", ".js", ".html", ".toml")]
+    texts = [p for p in texts if p.name != "glossary.md"]  # which names the words that are out
+    assert len(texts) > 100
+    assert not [str(p) for p in texts if "lesson" in p.read_text("utf-8").lower()]

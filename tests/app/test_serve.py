@@ -1,8 +1,7 @@
-"""The page of `barm serve`: limits, composition, and a browser that uses it."""
+"""The page of `barm serve`: its address, a browser that uses it, and its end."""
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
@@ -26,118 +25,15 @@ from safetensors.torch import load_file, save_file
 
 import barm
 from barm.api import read_config
-from barm.app.content import agreement, draw, enlargement, hide, shares
+from barm.app.content import agreement, draw
 from barm.app.serve import Options, check_installed, choose_port, serve, serving
-from barm.app.viewer import Limits, Refused, Viewer, find_examples, open_runs, prepare, read_upload
-from barm.data.images import to_rgb
+from barm.app.viewer import Limits, Viewer, find_examples, open_runs
 from barm.data.palette import display_colours
-
-NAMES, COLOURS = ("background", "red", "green"), np.array([[0, 0, 0], [200, 0, 0], [0, 200, 0]], np.uint8)
-LABEL = np.array([[0, 1], [2, 2]], np.uint8)
-GREY = np.full((2, 2, 3), 100, np.uint8)
 
 
 def saved(path: Path, image: Image.Image, **options: object) -> Path:
     image.save(path, **options)
     return path
-
-
-def test_the_whole_image_is_taken_as_it_is(tmp_path):
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8))
-    taken = read_upload(saved(tmp_path / "a.png", image), Limits())
-    assert np.array_equal(taken.pixels, np.asarray(image))
-    assert taken.remarks == ()
-    assert taken.key != read_upload(saved(tmp_path / "b.png", image.rotate(180)), Limits()).key
-
-
-@pytest.mark.parametrize(
-    ("limits", "size", "message"),
-    [
-        (Limits(megabytes=5e-5), (64, 64), "at most 5e-05 MB"),
-        (Limits(pixels=4000), (64, 64), "64 x 64 = 4,096 pixels; at most 4,000 are"),
-        (Limits(), (15, 64), "15 x 64 pixels; expected at least 16 on each side"),
-        (Limits(shrink_to=1000), (1000, 17), "1000 x 17 pixels, scaled 242 x 4; expected"),
-    ],
-)
-def test_refused(tmp_path, limits, size, message):
-    with pytest.raises(Refused, match=message) as caught:
-        read_upload(saved(tmp_path / "a.png", Image.new("RGB", size)), limits)
-    assert str(tmp_path) not in str(caught.value)
-
-
-def test_a_bomb_is_refused_before_it_is_decoded(tmp_path):
-    content = io.BytesIO()
-    Image.new("1", (14_000, 14_000)).save(content, "PNG")  # 196 million pixels in a few kB
-    (tmp_path / "bomb.png").write_bytes(content.getvalue())
-    with pytest.raises(Refused, match="178,000,000 pixels"):
-        read_upload(tmp_path / "bomb.png", Limits(pixels=10**9))
-
-
-@pytest.mark.parametrize("content", [b"", b"no image", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", None])
-def test_what_is_no_image_is_refused(tmp_path, content):
-    if content is None:  # an image cut short
-        whole = io.BytesIO()
-        Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(whole, "PNG")
-        content = whole.getvalue()[:2000]
-    (tmp_path / "a.png").write_bytes(content)
-    with pytest.raises(Refused, match="cannot be read as an image"):
-        read_upload(tmp_path / "a.png", Limits())
-
-
-def test_large_images_are_scaled_and_it_is_said(tmp_path):
-    image = read_upload(saved(tmp_path / "a.png", Image.new("RGB", (400, 100))), Limits(shrink_to=10_000))
-    assert image.pixels.shape == (50, 200, 3)
-    assert image.remarks == ("Scaled from 400 x 100 to 200 x 50 pixels for the network.",)
-
-
-def test_orientation_and_frames(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned: rows are columns
-    upright = read_upload(saved(tmp_path / "a.jpg", Image.new("RGB", (40, 20)), exif=exif), Limits())
-    assert upright.pixels.shape == (40, 20, 3)
-    frames = [Image.new("RGB", (20, 20), c) for c in ("red", "blue", "lime")]
-    path = saved(tmp_path / "a.gif", frames[0], save_all=True, append_images=frames[1:])
-    moving = read_upload(path, Limits())
-    assert (moving.pixels == [255, 0, 0]).all()
-    assert moving.remarks == ("Only the first of its 3 frames is looked at.",)
-
-
-@pytest.mark.parametrize(
-    ("image", "expected", "remark"),
-    [
-        (Image.fromarray(np.array([[0, 32896, 65535]], np.uint16)), [0, 128, 255], ("deep",)),
-        (Image.fromarray(np.array([[7, 8, 9]], np.uint8)), [7, 8, 9], ()),
-        (Image.fromarray(np.array([[[9, 0], [9, 255], [9, 255]]], np.uint8), "LA"), [255, 9, 9], ("white",)),
-        (Image.new("CMYK", (3, 1)), [255, 255, 255], ()),
-        (Image.new("1", (3, 1)), [0, 0, 0], ()),
-    ],
-)
-def test_all_modes_become_rgb(image, expected, remark):
-    rgb, said = to_rgb(image)
-    assert rgb.mode == "RGB"
-    assert np.asarray(rgb)[0, :, 0].tolist() == expected
-    assert said == remark
-
-
-@pytest.mark.parametrize("kind", [np.float32, np.int32])
-def test_numbers_without_a_white_are_refused(kind):
-    with pytest.raises(Refused, match="nothing says which of them is white"):
-        prepare(Image.fromarray(np.zeros((20, 20), kind)), Limits())
-
-
-def test_composition():
-    assert hide(LABEL, NAMES, ["green"]).tolist() == [[0, 0], [2, 2]]
-    assert shares(LABEL, NAMES) == {"background": 0.25, "red": 0.25, "green": 0.5}
-    assert agreement(LABEL, NAMES, np.array([[0, 2], [2, 1]], np.uint8), ("background", "green", "red")) == 0.75
-    k = enlargement(LABEL.shape)
-    half = draw(GREY, LABEL, COLOURS, NAMES, NAMES, 0.5)
-    assert half.shape == (2 * k, 2 * k, 3)
-    middle = half[k // 2 :: k, k // 2 :: k]
-    assert middle.tolist() == [[[100] * 3, [150, 50, 50]], [[50, 150, 50]] * 2]
-    assert half[0, k].tolist() == COLOURS[1].tolist()  # the outline is opaque
-    assert (half[0, k - 1] < 100).all()  # and the image dark beside it
-    assert (draw(GREY, LABEL, COLOURS, NAMES, [], 1) == 100).all()
-    assert (draw(GREY, LABEL, COLOURS, NAMES, NAMES, 0) == 100).all()
 
 
 def test_ports_and_gradio(monkeypatch):

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: what works, and one line for what does not."""
+"""Commands that train, evaluate and predict: what works, and one line for what does not."""
 
 from __future__ import annotations
 
@@ -13,12 +13,10 @@ import tomli_w
 from PIL import Image
 
 import barm
-from barm.catalogue import recipe_names
 from barm.config import load_config
 from barm.engine.checkpoint import directory as store
 from barm.engine.checkpoint.differences import to_table
 from barm.engine.checkpoint.directory import RunDirectory
-from barm.engine.schedule import learning_rate
 
 
 @pytest.fixture
@@ -98,40 +96,6 @@ def test_methods_share_step_zero(train, tmp_path):
     _, _, err = train("--start-from", "run", "--seed", 7, method="finetune", out="third")
     one_line(err, "another [seed]")
     assert not (tmp_path / "third").exists()
-
-
-def test_lists(cli):
-    assert cli("recipes")[1].split() == recipe_names()
-    assert {"voc/10-1/barm", "voc/19-1/finetune", "ade/100-5/barm", "ade/50-50/joint"} <= set(recipe_names())
-    assert all(name in cli("methods")[1] for name in ("barm", "finetune", "joint"))
-
-
-def test_every_recipe_is_valid():
-    for name in recipe_names():
-        words = [] if name.count("/") == 2 else ["task.name=2-1"]
-        assert load_config(name, words).method.name == name.split("/")[-1].removesuffix("-published")
-    voc, ade = load_config("voc/15-1/barm"), load_config("ade/100-10/barm")
-    assert (voc.base.epochs, voc.base.batch_size, voc.increment.epochs, voc.increment.batch_size) == (50, 16, 20, 8)
-    assert (ade.base.epochs, ade.base.batch_size, ade.increment.epochs, ade.increment.batch_size) == (60, 8, 100, 4)
-    assert (voc.increment.lr.new, ade.increment.lr.new) == (1e-3, 1e-2)
-
-
-def test_the_published_schedules():
-    plop = {task: load_config(f"voc/{task}/plop") for task in ("10-1", "15-1")}
-    assert {task: (c.base.epochs, c.increment.epochs) for task, c in plop.items()} == {
-        "10-1": (30, 10),
-        "15-1": (30, 30),
-    }
-    assert load_config("voc/10-1/plop-published").increment.epochs == 10
-    assert load_config("voc/10-1/mib").increment.epochs == 30
-    assert load_config("voc/10-1/plop", ["increment.epochs=7"]).increment.epochs == 7
-    assert load_config("voc/plop", ["task.name=10-1"]).increment.epochs == 30
-    for data in ("voc", "ade", "folder"):
-        for name in ("mib", "plop", "lwf", "ilt"):  # spec/mib.md section 8: the rate falls to 0, without a warm-up
-            config = load_config(f"{data}/{name}", ["task.name=2-1"])
-            assert all((s.policy, s.warm_up) == ("warm_poly", 0.0) for s in (config.base, config.increment))
-    assert learning_rate("warm_poly", 0.01, 0, 9, warm_up=0.0) == 0.01
-    assert learning_rate("warm_poly", 0.01, 9, 9, warm_up=0.0) == 0
 
 
 def damage(data: Path, kind: str) -> None:

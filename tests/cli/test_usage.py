@@ -1,4 +1,4 @@
-"""The terminal: what is offered, suggested and completed, how fast, and what reaches a log file."""
+"""The terminal: what is suggested for wrong words, how fast, and in which width and colours."""
 
 from __future__ import annotations
 
@@ -10,25 +10,17 @@ import resource
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import typer
 from PIL import Image
 from rich.console import Console
 
 import barm
-from barm.cli import app, main, results
-from barm.cli.completion import STATIC
-from barm.cli.start import advice
-from barm.engine import monitor
-from barm.engine.monitor import Monitor, track
-from barm.predict.images import KINDS
+from barm.cli import app, results
 from barm.report.tables import steps_table
 
 SOURCES = str(Path(barm.__file__).parents[1])
@@ -100,29 +92,6 @@ def test_wrong_words_are_one_line_with_the_nearest_name(words, told, cli):
     assert all(word in err for word in told), err
 
 
-def test_barm_alone_says_what_comes_next(cli, tiny_run, tmp_path):
-    status, out, err = cli()
-    assert (status, err) == (0, "")
-    assert "barm demo" in out
-    assert "barm data check DIR" in out
-    (tmp_path / "runs").mkdir()
-    shutil.copytree(tiny_run, tmp_path / "runs/mine")
-    out = cli()[1]
-    assert "newest run is runs/mine (barm, 4 classes" in out
-    assert "barm evaluate runs/mine" in out
-    assert "--resume" not in out
-    assert out.count("\n") < 20
-    shutil.rmtree(tmp_path / "runs/mine/step02")
-    lines = cli()[1]
-    assert "finished 2 of 3 steps" in lines
-    command = next(line for line in lines.splitlines() if "--resume" in line).split()
-    assert command == ["barm", "train", "--recipe", "runs/mine/config.toml", "--out", "runs/mine", "--resume"]
-    assert cli(*command[1:], "--quiet")[0] == 0
-    assert (tmp_path / "runs/mine/step02/metrics.json").is_file()
-    shutil.copytree(tmp_path / "runs/mine", tmp_path / "runs/other")
-    assert "barm compare runs/mine runs/other" in cli()[1]
-
-
 def test_what_is_no_run_is_told_the_run_that_may_be_meant(cli, tiny_run, tmp_path):
     shutil.copytree(tiny_run, tmp_path / "runs/demo/barm")
     for path, told in {
@@ -133,12 +102,6 @@ def test_what_is_no_run_is_told_the_run_that_may_be_meant(cli, tiny_run, tmp_pat
         status, out, err = cli("evaluate", path)
         assert (status, out) == (2, "")
         assert f"{path} is not a run: {told}" in err
-
-
-def test_advice_names_only_commands_that_exist(tmp_path):
-    assert not any("demo" in line for line in advice(tmp_path, {"train", "data"}))
-    named = {line.split()[1] for line in advice(tmp_path, COMMANDS["barm"].commands) if line.startswith("  barm ")}
-    assert named <= set(COMMANDS["barm"].commands)
 
 
 def test_version_and_help(cli):
@@ -162,43 +125,6 @@ def test_json_where_a_script_wants_it(cli, tiny_run, shapes_voc):
     status, out, err = cli("evaluate", tiny_run, "--json", "--quiet")
     assert (status, err) == (0, "")
     assert json.loads(out) == metrics
-
-
-@pytest.mark.parametrize(
-    ("line", "offered"),
-    [
-        ("barm tra", ["train"]),
-        ("barm train --recipe shapes/6-1/mi", ["shapes/6-1/mib"]),
-        ("barm evaluate ru", ["runs/deep/mine"]),
-        ("barm evaluate runs/deep/", ["runs/deep/mine"]),
-        ("barm compare runs/deep/mine r", ["runs/deep/mine"]),
-        ("barm evaluate runs/deep/mine --step ", ["0", "1", "2"]),
-        ("barm predict runs/deep/mine p.png --step 0 --classes ", "classes of step 0"),
-        ("barm predict runs/deep/mine p.png --write mask,o", ["mask,overlay"]),
-        ("barm bench --part lo", ["losses", "loader"]),
-        ("barm data check --layout v", ["voc"]),
-    ],
-)
-def test_completion(line, offered, tmp_path, tiny_run, monkeypatch, capsys):
-    (tmp_path / "runs/deep").mkdir(parents=True)
-    (tmp_path / "runs/deep/mine").symlink_to(tiny_run)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["barm"])
-    words = line.split(" ")
-    for name, value in (("_BARM_COMPLETE", "complete_bash"), ("COMP_WORDS", line), ("COMP_CWORD", len(words) - 1)):
-        monkeypatch.setenv(name, str(value))
-    with pytest.raises(SystemExit):
-        main()
-    if offered == "classes of step 0":
-        offered = json.loads((tiny_run / "step00/metrics.json").read_text())["learned"]
-    assert sorted(capsys.readouterr().out.split()) == sorted(offered)
-
-
-def test_completion_knows_what_there_is():
-    from barm.bench.run import PARTS
-
-    assert STATIC["write"] == KINDS
-    assert set(STATIC["part"]) == set(PARTS)
 
 
 def test_help_and_completion_are_fast_and_load_no_torch(tmp_path):
@@ -246,98 +172,6 @@ def test_a_closed_pipe_is_no_error(tmp_path):
     child.stdout.close()  # before anything is written
     assert child.stderr.read() == b""
     assert child.wait() == 1
-
-
-class Terminal(io.StringIO):
-    """A stream that says that somebody watches it."""
-
-    def isatty(self) -> bool:
-        return True
-
-
-def test_a_log_file_gets_plain_lines_and_a_terminal_a_bar(monkeypatch):
-    monkeypatch.setattr(monitor, "FIRST_LINE", 0.02)
-    log, screen = io.StringIO(), Terminal()
-    for stream, options in ((log, {"force_terminal": True}), (screen, {})):  # colours forced, as in many a CI
-        with track(Console(file=stream, width=60, **options), "predicting", 10) as done:
-            for _ in range(10):
-                time.sleep(0.005)
-                done()
-    lines = log.getvalue().splitlines()
-    assert 1 <= len(lines) <= 9
-    assert all(re.fullmatch(r"predicting: \d+/10 · about \d+ s left", line) for line in lines)
-    assert "\r" not in log.getvalue()
-    assert "\x1b[" in screen.getvalue()
-    quiet = io.StringIO()
-    with track(Console(file=quiet, quiet=True), "predicting", 10) as done:
-        time.sleep(0.03)
-        done()
-    assert quiet.getvalue() == ""
-
-
-class Clock:
-    """Stands still until it is moved."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
-def heard(monkeypatch, tmp_path, seconds: float, updates: int, log_every: int = 10):
-    """Lines of a log file with the time at which each was written, from the end of the first update on."""
-    began, clock, log, lines = 0.0, Clock(), io.StringIO(), list[tuple[float, str]]()
-    monkeypatch.setattr(monitor, "time", clock)
-    with Monitor(True, tensorboard=False, console=Console(file=log, no_color=True, width=200)) as shown:
-        shown.open(tmp_path)
-        shown.start_step("step 0 of 2", 0, 0, updates, 100, 4)
-        for update in range(1, updates + 1):
-            clock.now += max(3.0, seconds) if update == 1 else seconds
-            began = clock.now if update == 1 else began
-            shown.progress(update, {"loss": 1.0} if update % log_every == 0 or update == updates else None, 0.1)
-            if len(log.getvalue().splitlines()) > len(lines):
-                lines.append((clock.now - began, log.getvalue().splitlines()[-1]))
-        shown.end_step()
-    return lines
-
-
-@pytest.mark.parametrize(("seconds", "log_every"), [(0.3, 10), (0.3, 100_000), (4.0, 10), (25.0, 10)])
-def test_a_log_file_hears_soon_how_long_it_takes(seconds, log_every, monkeypatch, tmp_path):
-    lines = heard(monkeypatch, tmp_path, seconds, 2000, log_every)
-    assert lines[0][0] <= 10
-    for when, line in lines[:-1]:
-        found = re.search(r"(\d+)/2000 · .*about (?:(\d+) h )?(?:(\d+) min|(\d+) s) left$", line)
-        assert found, line
-        hours, minutes, rest = (int(v or 0) for v in found.groups()[1:])
-        if when:  # of the first update alone nothing better is known than its own time
-            left = (2000 - int(found[1])) * seconds
-            assert 3600 * hours + 60 * minutes + rest == pytest.approx(left, rel=0.05, abs=40)
-    gaps = np.diff([when for when, _ in lines[:-1]])
-    assert gaps[0] < 60 + seconds
-    assert gaps.max() <= 300 + seconds
-    assert all(later > 0.8 * earlier for earlier, later in pairwise(gaps))
-    assert len(lines) < 12 + 2000 * seconds / 300
-    assert lines[-1][1].startswith("step 0 of 2: 2000/2000")
-
-
-def test_a_short_training_says_its_end_alone(monkeypatch, tmp_path):
-    lines = heard(monkeypatch, tmp_path, 0.01, 100)
-    assert [line.split(" · ")[0] for _, line in lines] == ["step 0 of 2: 100/100"]
-
-
-def test_training_into_a_log_file(tiny, tmp_path, monkeypatch):
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    log = io.StringIO()
-    with Monitor(True, tensorboard=False, console=Console(file=log, no_color=True)) as shown:
-        assert not shown.live
-        shown.open(tmp_path)
-        shown.start_step("step 0 of 2", 0, 0, 2, 2, 4)
-        shown.progress(1, {"bce": 1.0}, 0.1)
-        shown.progress(2, {"bce": 0.5}, 0.1)
-        shown.end_step()
-    assert "\r" not in log.getvalue()
-    assert re.search(r"step 0 of 2: 2/2 · epoch 1 · bce 0.500", log.getvalue())
 
 
 @pytest.mark.parametrize("width", [60, 80])

@@ -9,7 +9,7 @@ import shutil
 import pytest
 
 from barm.data.decoded import DecodedSource
-from barm.data.index import _cache_path, checked, scan
+from barm.data.index import _cache_path, checked, read_class_list, scan, write_class_list
 from barm.data.sources import open_source
 
 
@@ -74,3 +74,17 @@ def test_decoded_images_at_impossible_places(places, source):
     again = DecodedSource(checked(source), 1 << 20)
     assert again.places == first.places
     assert list(again[3].image.getdata()) == list(first[3].image.getdata())
+
+
+def test_names_of_images_with_spaces_in_class_lists(shapes_voc, tmp_path):
+    """``kitchen 1 0 3`` is the image 'kitchen 1' with two classes, where there is such an image."""
+    root = shutil.copytree(shapes_voc, tmp_path / "data")
+    for folder, suffix in (("JPEGImages", "jpg"), ("SegmentationClassAug", "png"), ("saliency_map", "png")):
+        (root / folder / f"shapes_train_000000.{suffix}").rename(root / folder / f"kitchen 1.{suffix}")
+    path = root / "ImageSets/Segmentation/train_aug.txt"
+    path.write_text(path.read_text().replace("shapes_train_000000", "kitchen 1"))
+    source = checked(open_source("voc", root, "train"))
+    assert source.names[0] == "kitchen 1"
+    write_class_list(tmp_path / "list.txt", source)
+    assert read_class_list(tmp_path / "list.txt", source.names)["kitchen 1"] == source.classes_in(0)
+    assert checked(source, tmp_path / "list.txt").classes_in(0) == source.classes_in(0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
@@ -12,8 +11,7 @@ from PIL import Image
 
 from barm.api import fit
 from barm.cli import published as commands
-from barm.cli.common import groups_in, names_in
-from barm.data.index import checked, read_class_list, write_class_list
+from barm.data.index import checked
 from barm.data.sources import open_source
 from barm.data.sources.shapes_disk import make_shapes
 from barm.engine.datasets import open_data
@@ -130,91 +128,3 @@ def test_nothing_to_learn_is_refused(shapes_voc, tiny, tmp_path):
         Image.fromarray(np.where(np.asarray(Image.open(file)) > 0, 255, 0).astype(np.uint8)).save(file)
     with pytest.raises(UserError, match=r"no image of the train split .* shows a class.*only 0 and 255"):
         opened(config_on(tiny, root))
-
-
-def test_names_of_classes_on_the_command_line(tmp_path):
-    """Commas, dashes, spaces and accents in names: as TOML, or in a file."""
-    assert names_in("cat, hot dog", "--group") == ["cat", "hot dog"]
-    assert names_in('["hot dog, warm", "-x", "@y"]', "--group") == ["hot dog, warm", "-x", "@y"]
-    (tmp_path / "step.txt").write_text("\ufeffhot dog, warm\r\n# a comment\r\n-x\r\ncafe\u0301\r\n", "utf-8")
-    assert names_in(f"@{tmp_path}/step.txt", "--group") == ["hot dog, warm", "-x", "caf\u00e9"]
-    (tmp_path / "all.toml").write_text('groups = [["a, b"], ["c"]]')
-    assert groups_in(["x,y", f"@{tmp_path}/all.toml"]) == [["x", "y"], ["a, b"], ["c"]]
-    for text, says in (
-        ('["a"', r"--group is no TOML array"),
-        ("[1]", r"--group expects a TOML array of names"),
-        (f"@{tmp_path}/none.txt", r"no file"),
-    ):
-        with pytest.raises(UserError, match=says):
-            names_in(text, "--group")
-    (tmp_path / "bad.toml").write_text("groups = 3")
-    with pytest.raises(UserError, match=r"expected groups = "):
-        groups_in([f"@{tmp_path}/bad.toml"])
-
-
-def test_names_of_images_with_spaces_in_class_lists(shapes_voc, tmp_path):
-    """``kitchen 1 0 3`` is the image 'kitchen 1' with two classes, where there is such an image."""
-    root = shutil.copytree(shapes_voc, tmp_path / "data")
-    for folder, suffix in (("JPEGImages", "jpg"), ("SegmentationClassAug", "png"), ("saliency_map", "png")):
-        (root / folder / f"shapes_train_000000.{suffix}").rename(root / folder / f"kitchen 1.{suffix}")
-    path = root / "ImageSets/Segmentation/train_aug.txt"
-    path.write_text(path.read_text().replace("shapes_train_000000", "kitchen 1"))
-    source = checked(open_source("voc", root, "train"))
-    assert source.names[0] == "kitchen 1"
-    write_class_list(tmp_path / "list.txt", source)
-    assert read_class_list(tmp_path / "list.txt", source.names)["kitchen 1"] == source.classes_in(0)
-    assert checked(source, tmp_path / "list.txt").classes_in(0) == source.classes_in(0)
-
-
-@pytest.mark.skipif(os.name == "nt", reason="such names of files are not possible there")
-def test_names_are_written_safely(cli, tmp_path):
-    """Trained by TOML, with names that are markup, formulas and commands somewhere: all tables and hints hold."""
-    names = ["=1+1, [red]x", "-w & <b>|_$HOME\u00e9"]
-    root = tmp_path / "own data; echo"
-    make_shapes(root, layout="folder", num_classes=2, num_train=8, num_val=2, size=(48, 48))
-    (root / "classes.txt").write_text("\n".join(names), "utf-8")
-    settings = [word for text in barm_settings() for word in ("--set", text)]
-    out = tmp_path / "runs/my run"
-    groups = ["--group", '["=1+1, [red]x"]', "--group", '["-w & <b>|_$HOME\u00e9"]']
-    status, _, err = cli(
-        "train", "--recipe", "shapes/barm", "--data", root, "--out", out, *groups, *settings, "--quiet"
-    )
-    assert status == 0, err
-    status, text, err = cli("compare", out, "--out", tmp_path / "tables", "--quiet")
-    assert status == 0, err
-    rows = (tmp_path / "tables/compare.csv").read_text("utf-8").splitlines()
-    assert not rows[1].startswith(("=", '"=', "-", '"-'))
-    assert r"\textless{}b\textgreater{}" in (tmp_path / "tables/compare.tex").read_text("utf-8")
-    assert "&lt;b>\\|" in (tmp_path / "tables/compare.md").read_text("utf-8")
-    status, _, err = cli("report", out, "--out", tmp_path / "page.html")
-    assert status == 0, err
-    page = (tmp_path / "page.html").read_text("utf-8")
-    assert "<b>|" not in page
-    status, text, err = cli()
-    assert status == 0
-    assert "'runs/my run'" in text
-    assert " runs/my run" not in text.replace("'runs/my run'", "").replace("newest run is runs/my run", "")
-
-
-def barm_settings() -> tuple[str, ...]:
-    return (
-        "model.backbone=test_resnet", "model.channels=16", "model.output_stride=16", "base.epochs=1",
-        "increment.epochs=1", "base.batch_size=4", "increment.batch_size=4", "base.crop=48", "increment.crop=48",
-        "evaluation.crop=48", "runtime.workers=0", "runtime.precision=32-true", "runtime.device=cpu",
-        "runtime.tensorboard=false",
-    )  # fmt: skip
-
-
-def test_a_wrong_name_for_only_is_told_the_names(tmp_path):
-    with pytest.raises(UserError, match=r"no class 'heart'.*; there are crimson-plain-disc, .* and 146 more") as error:
-        make_shapes(tmp_path / "d", num_classes=4, only=["heart"])
-    assert "\n" not in str(error.value)
-
-
-def test_a_step_is_called_a_step():
-    """One word for one thing, in what is printed, shown and written."""
-    root = Path(__file__).parents[2]
-    texts = [root / "README.md", root / "CHANGELOG.md", *root.glob("docs/**/*.md"), *root.glob("docs/*.py")]
-    texts += [p for p in root.glob("src/**/*") if p.suffix in (".py", ".css", ".js", ".html", ".toml")]
-    assert len(texts) > 100
-    assert not [str(p) for p in texts if "lesson" in p.read_text("utf-8").lower()]

@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from base64 import b64decode
 from dataclasses import replace
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from barm.api import fit
 from barm.app.viewer import open_runs
@@ -26,8 +23,7 @@ from barm.methods.finetune import FineTuneConfig
 from barm.report.build import write_report
 from barm.report.compare import read_results, task_title, write_comparison
 from barm.report.history import read_run
-from barm.report.page import charts, images, views
-from barm.report.page.colours import bright
+from barm.report.page import views
 
 expect = pytest.importorskip("playwright.sync_api").expect
 MADE: dict[str, Path] = {}
@@ -278,30 +274,6 @@ def test_order_within_a_step_is_no_other_task(own):
     assert first.step == second.step == 0
     assert views.same_task(run, replace(run, classes=(background, second, first, *others)))
     assert not views.same_task(run, replace(run, classes=(background, first, replace(second, step=1), *others)))
-
-
-def test_ticks_and_thinning():
-    assert charts.nice_ticks(0, 0.07) == [0.0, 0.02, 0.04, 0.06, 0.08]
-    assert charts.nice_ticks(5, 5)[0] <= 5 <= charts.nice_ticks(5, 5)[-1]
-    assert charts.thinned([1, 2, 3, 4, 5], [1, 3, 5, 7, 9], 3) == ([2, 4, 5], [2, 6, 9])
-
-
-def test_colours_and_images():
-    assert bright(255, 255, 0)
-    assert not bright(0, 0, 128)
-    assert views.signed(-0.0004) == "±0.0"
-    ids = np.array([[0, 3], [255, 3]], np.uint8)
-    colours = np.arange(768, dtype=np.int64).reshape(256, 3).astype(np.uint8)
-    uri = images.labels(ids, colours)
-    assert uri.startswith("data:image/png;base64,")
-    seen = np.asarray(Image.open(BytesIO(b64decode(uri.partition(",")[2]))).convert("RGBA"))
-    k = len(seen) // 2  # small labels are enlarged, so that their outlines are thin
-    assert k > 100
-    assert seen[k // 2, k // 2, 3] == 0
-    assert seen[k // 2, 3 * k // 2].tolist() == [*colours[3].tolist(), images.TINT]
-    assert seen[0, k].tolist() == [*colours[3].tolist(), 255]
-    assert seen[0, k - 1].tolist() == [0, 0, 0, images.DARK]
-    assert seen[3 * k // 2, k // 2].tolist() == [*colours[255].tolist(), images.TINT]
 
 
 def words(page) -> str:

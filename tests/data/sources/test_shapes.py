@@ -84,3 +84,9 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         make_shapes(tmp_path / "data", num_train=2, num_val=1, size=(32, 32))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wrong_name_for_only_is_told_the_names(tmp_path):
+    with pytest.raises(UserError, match=r"no class 'heart'.*; there are crimson-plain-disc, .* and 146 more") as error:
+        make_shapes(tmp_path / "d", num_classes=4, only=["heart"])
+    assert "\n" not in str(error.value)

@@ -34,12 +34,11 @@ from barm.engine.runtime import Runtime
 from barm.labels import Step
 from barm.methods import METHODS
 from barm.models.segmenter import NetworkConfig
-from barm.weights.export import agreement
-from barm.weights.export.agreement import DIFFERENCE, EQUAL, INFORMATIVE, OWN, RELATIVE, compare, in_pytorch
+from barm.weights.export.agreement import DIFFERENCE, EQUAL, INFORMATIVE, OWN, RELATIVE
 from barm.weights.export.agreement import SIZES as COMPARED
 from barm.weights.export.formats import FORMATS, export_step
 from barm.weights.export.portable import Portable
-from barm.weights.trained import FORMAT, Trained, open_trained
+from barm.weights.trained import FORMAT, open_trained
 
 ROOT = Path(__file__).parents[3]
 DOCUMENT = (ROOT / "docs/export.md").read_text("utf-8")
@@ -260,72 +259,6 @@ def test_safetensors_is_a_model(run, exact, cli, tmp_path):
     assert str(run.parent) not in text
 
 
-def tiny(name: str, **options) -> Trained:
-    """A network with random weights and the statistics of images; its labels are not all one class."""
-    torch.manual_seed(0)
-    config = NetworkConfig(**{**TINY, **options})
-    step = Step(2, ((1, 2), (3,), (4,)))
-    method = METHODS[name]().build(step, config)
-    network = method.build_model().train()
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None
-    with torch.no_grad():
-        for image in (image for image in agreement._batches(4) if len(image) > 1):
-            network(torch.from_numpy(image.transpose(0, 3, 1, 2)) / 64.0 - 2)
-    about = {
-        "method": method.config.model_dump(mode="json"),
-        "model": config.model_dump(mode="json"),
-        "groups": step.groups,
-        "num_steps": 3,
-        "classes": [{"id": i, "name": f"class {i}", "colour": [i, i, i]} for i in range(5)],
-    }
-    return Trained(network.eval(), method, about, RuntimeConfig(), {})
-
-
-class Stem(nn.Module):
-    """The least that looks like a backbone."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, channels, 7, stride=8, padding=3)
-
-    def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
-        """``(N, 3, H, W)`` -> features at stride 8."""
-        return [self.conv(image).relu()]
-
-
-@pytest.mark.parametrize("name", ["finetune", "mib", "dkd", "ssul"])
-def test_every_rule_of_prediction(name):
-    """As ONNX, with the real classifier on a stand-in for the backbone; BARM's is in the run."""
-    trained = tiny(name)
-    channels = trained.network.backbone.feature_info.channels()[-1]
-    trained.network.backbone = Stem(channels)
-    found = compare(trained, FORMATS["onnx"][1](trained).predict, name)
-    assert found.classes >= 2, found
-    assert found.equal >= 0.999
-
-
-def test_a_body_with_a_window_of_any_size(tmp_path):
-    """MiB's and PLOP's body, whose pooling depends on the image's size, with torch alone."""
-    trained = tiny("plop", decoder="added_pool", activation="leaky_relu", output_stride=8)
-    made = FORMATS["torch-export"][1](trained)
-    found = compare(trained, made.predict, "the file")
-    assert found.classes >= 2
-    (tmp_path / "plop.pt2").write_bytes(made.content)
-    code = """
-import json, sys, torch
-extra = {"metadata.json": ""}
-model = torch.export.load("plop.pt2", extra_files=extra).module()
-labels, confidence = model(torch.zeros(1, 50, 61, 3, dtype=torch.uint8))
-assert "barm" not in sys.modules
-print(json.dumps([list(labels.shape), json.loads(extra["metadata.json"])["class_names"]]))
-"""
-    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    said = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, check=True).stdout
-    assert json.loads(said) == [[1, 50, 61], [f"class {i}" for i in range(5)]]
-
-
 def one_line(call: tuple[int, str, str], *words: str) -> None:
     status, _, err = call
     line = err.strip().splitlines()[-1]
@@ -347,35 +280,6 @@ def other_confidences(labels, confidence):
     changed = confidence.copy()
     changed[0, 0, 0] += 1.1e-3
     return labels, changed
-
-
-def test_faint_scores_differ_by_a_share():
-    """Scores far below 0.1 may differ little, and still be wrong."""
-    trained = tiny("finetune")
-    with torch.no_grad():
-        for head in trained.network.classifier.head:
-            head.bias.sub_(5)  # every class is unlikely
-
-    def other(image):
-        labels, best = in_pytorch(trained, image)
-        return labels, best + np.where(best < 0.05, 9e-4, 0).astype(np.float32)
-
-    with pytest.raises(barm.UserError, match=r"does not agree with PyTorch .* of the score"):
-        compare(trained, other, "the file")
-
-
-def test_labels_of_one_class_prove_little():
-    """A constant network: its labels are equal whatever the file does, and the line says so."""
-    trained = tiny("finetune")
-    with torch.no_grad():
-        for parameter in trained.network.classifier.parameters():
-            parameter.zero_()
-    found = compare(trained, lambda image: in_pytorch(trained, image), "the file")
-    assert found.classes == 1
-    assert "with 1 class:" in str(found)
-    assert "only 1 class in PyTorch's labels, so that the equal labels prove little" in str(found)
-    varied = tiny("finetune")
-    assert "prove little" not in str(compare(varied, lambda image: in_pytorch(varied, image), "the file"))
 
 
 def test_the_command_says_what_it_does(run, cli):
