@@ -174,6 +174,17 @@ def own():
     return Image.fromarray(tiles).resize((160, 120))
 
 
+def told(page: Any, label: np.ndarray, names: Sequence[str]) -> list[int]:
+    """The classes of a prediction, all of which the page names with their shares."""
+    found = [i for i in range(1, len(names)) if (label == i).any()]
+    assert len(found) > 1
+    legend = page.locator("#classes").inner_text()
+    for i in found:
+        assert re.search(rf"{100 * (label == i).mean():.1f}\s+{names[i]}", legend)
+    assert f"Found {len(found)} of the {len(names) - 1} classes" in page.locator("#status").inner_text()
+    return found
+
+
 def test_one_run_in_a_browser(served, folders, own, tmp_path):
     page, viewer = served(folders[0])
     last, middle = barm.load(folders[0]), barm.load(folders[0], 1)
@@ -189,12 +200,7 @@ def test_one_run_in_a_browser(served, folders, own, tmp_path):
     press(page, "#opacity", "End")
     wait_for_image(page, tinted(own, last, everything))
     label = last.predict(own)
-    found = [i for i in range(1, len(everything)) if (label == i).any()]
-    assert len(found) > 1
-    legend = page.locator("#classes").inner_text()
-    for i in found:
-        assert re.search(rf"{100 * (label == i).mean():.1f}\s+{everything[i]}", legend)
-    assert f"Found {len(found)} of the {len(everything) - 1} classes" in page.locator("#status").inner_text()
+    found = told(page, label, everything)
 
     ran = viewer.predictions
     gone = everything[found[0]]

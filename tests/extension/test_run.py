@@ -202,18 +202,23 @@ def test_without_labels_of_old_classes_agreement_is_told(make_run, tiny_settings
     assert RunDirectory(tmp_path / "measured").read(0, METRICS)["miou"]["all"] is not None
 
 
+def renamed(run: Path, other: Path) -> Path:
+    """A copy of an extension whose new class has another name, and an old one another colour."""
+    shutil.copytree(run, other)
+    about = RunDirectory(other).read(2, METHOD)
+    about["classes"][-1] |= {"name": "chair"}
+    about["classes"][1] |= {"colour": [1, 2, 3]}
+    RunDirectory(other).add(2, {METHOD: about})
+    return other
+
+
 def test_what_comes_after_works_on_an_extension(finished, lamp, tmp_path, monkeypatch):
     plain, new = tmp_path / "plain", tmp_path / "new"
     shutil.copytree(lamp, plain)
     (plain / "classes.txt").unlink()
     extend(finished, plain, ["lamp/light"], out=new, quiet=True, overrides=["increment.epochs=2"])
     assert len(find_examples(open_runs([new])[0], Limits())) == 6  # of the new images and of the old ones
-    other = tmp_path / "other"  # the same step learned something else: it had the same colour
-    shutil.copytree(new, other)
-    about = RunDirectory(other).read(2, METHOD)
-    about["classes"][-1] |= {"name": "chair"}
-    about["classes"][1] |= {"colour": [1, 2, 3]}
-    RunDirectory(other).add(2, {METHOD: about})
+    other = renamed(new, tmp_path / "other")  # the same step learned something else: it had the same colour
     last = [run.steps[-1] for run in open_runs([new, other])]
     colours = [dict(zip(x.names, x.colours.tolist(), strict=True)) for x in last]
     assert colours[0]["lamp/light"] != colours[1]["chair"]
@@ -365,38 +370,6 @@ def test_command_line(finished, lamp, tmp_path):
         json.loads(as_json.stdout)["class_iou"]
         == json.loads((tmp_path / "a" / "extension.json").read_text())["class_iou"]
     )
-
-
-SHORTENED = {  # words that are added to a command; of two equal options the last counts
-    "barm data make shapes known": ["--train", "120", "--val", "12"],
-    "barm train": ["--set", "base.epochs=2", "--set", "increment.epochs=1"],
-    "barm data make shapes hearts": ["--train", "64", "--val", "12"],
-}
-BOUNDS = {"short": (0.0, 1.0, 0.0), "whole": (0.7, 0.03, 0.45)}  # known before, lost at most, new
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("length", ["short", pytest.param("whole", marks=pytest.mark.long)])
-def test_tutorial(length, tmp_path, monkeypatch):
-    """The commands of docs/teach.md on generated data; at full length little is forgotten, the new class is learned."""
-    page = (Path(__file__).parents[2] / "docs" / "teach.md").read_text("utf-8")
-    part = page.split("## In five minutes")[1].split("\n## ")[0]
-    commands = [line for block in re.findall(r"```bash\n(.*?)```", part, re.S) for line in block.splitlines()]
-    assert [c.split()[1] for c in commands] == ["data", "train", "data", "extend", "predict"]
-    monkeypatch.chdir(tmp_path)
-    for command in commands:
-        more = [w for start, words in SHORTENED.items() if command.startswith(start) for w in words]
-        done = CliRunner().invoke(
-            app, [*shlex.split(command)[1:], *(more if length == "short" else [])], catch_exceptions=False
-        )
-        assert done.exit_code == 0, done.output
-    result = json.loads((tmp_path / "runs/with-hearts/extension.json").read_text("utf-8"))
-    known, lost, new = BOUNDS[length]
-    assert result["old"]["before"] > known
-    assert result["old"]["before"] - result["old"]["after"] <= lost
-    assert result["new"] >= new
-    assert (tmp_path / "runs/with-hearts/extension.png").is_file()
-    assert (tmp_path / "seen/shapes_val_000000_mask.png").is_file()
 
 
 def test_an_official_checkpoint_goes_on(lamp, tmp_path, monkeypatch):

@@ -208,7 +208,7 @@ def test_each_path_is_chosen_in_one_place():
 KERNELS = """
 import sys
 import barm, torch
-from test_pixels import *
+from test_upsampled import *
 
 print(barm.__file__)
 
