@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+FAST := $(addprefix tests/,golden losses methods ops test_batch.py test_labels.py test_layers.py test_metrics.py test_words.py)
 OLDEST := .venv-oldest
 
 .PHONY: demo check test test-long test-oldest lint bench bench-gpu docs gpu gpu-day clean
@@ -11,7 +12,7 @@ demo: $(STAMP)  ## train BARM, fine-tuning and joint training on generated data;
 	$(BIN)/barm demo
 
 check: lint  ## before every commit: style, types and the fast tests
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow and not long' tests/unit tests/golden
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow and not long' $(FAST)
 
 test: $(STAMP)  ## the whole test suite
 	$(BIN)/python -m pytest -n 2 --dist worksteal

@@ -15,7 +15,11 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-TESTS = ("tests/unit", "tests/golden", "tests/contract", "tests/engine/test_train.py", "tests/engine/test_finite.py")
+TESTS = (
+    *("tests/data", "tests/losses", "tests/methods", "tests/models", "tests/ops", "tests/golden", "tests/contract"),
+    *("tests/test_labels.py", "tests/test_metrics.py"),
+    *(f"tests/engine/test_{name}.py" for name in ("finite", "selection", "train")),
+)
 FAULTS = (  # what stands there once in the package, and what it is made
     # losses
     ("loss.masked_fill(~valid, 0.0).sum(), valid.sum(), weight)", "loss.sum(), valid.sum(), weight)"),

@@ -15,6 +15,7 @@ from barm.data.base import Sample
 from barm.data.transforms import TrainTransform
 from barm.engine.config import RunConfig, StepRecipe
 from barm.engine.datasets import Data, train_dataset
+from barm.engine.schedule import learning_rate
 from barm.errors import UserError
 from barm.labels import TaskPlan
 from barm.methods import METHODS
@@ -81,7 +82,6 @@ MEMORY = {  # labels, mix, threshold, unique
     "ssul-m": ("seen", "replace", 0.7, False),
 }
 MEMORY_SIZE = {"voc": 100, "ade": 300, "folder": 100, "shapes": 50}
-
 EVERY = [(data, name) for data in TASKS for family in (BARM, MIB, DKD, SSUL) for name in family]
 
 
@@ -210,3 +210,31 @@ def test_a_recipe_without_a_task_says_how_to_give_it():
     assert overrides
     for options in ({"updates": json.loads(updates[1])}, {"overrides": json.loads(overrides[1])}):
         assert load_config("folder/barm", **options).task.name == "15-1"
+
+
+def test_every_recipe_is_valid():
+    for name in recipe_names():
+        words = [] if name.count("/") == 2 else ["task.name=2-1"]
+        assert load_config(name, words).method.name == name.split("/")[-1].removesuffix("-published")
+    voc, ade = load_config("voc/15-1/barm"), load_config("ade/100-10/barm")
+    assert (voc.base.epochs, voc.base.batch_size, voc.increment.epochs, voc.increment.batch_size) == (50, 16, 20, 8)
+    assert (ade.base.epochs, ade.base.batch_size, ade.increment.epochs, ade.increment.batch_size) == (60, 8, 100, 4)
+    assert (voc.increment.lr.new, ade.increment.lr.new) == (1e-3, 1e-2)
+
+
+def test_the_published_schedules():
+    plop = {task: load_config(f"voc/{task}/plop") for task in ("10-1", "15-1")}
+    assert {task: (c.base.epochs, c.increment.epochs) for task, c in plop.items()} == {
+        "10-1": (30, 10),
+        "15-1": (30, 30),
+    }
+    assert load_config("voc/10-1/plop-published").increment.epochs == 10
+    assert load_config("voc/10-1/mib").increment.epochs == 30
+    assert load_config("voc/10-1/plop", ["increment.epochs=7"]).increment.epochs == 7
+    assert load_config("voc/plop", ["task.name=10-1"]).increment.epochs == 30
+    for data in ("voc", "ade", "folder"):
+        for name in ("mib", "plop", "lwf", "ilt"):  # spec/mib.md section 8: the rate falls to 0, without a warm-up
+            config = load_config(f"{data}/{name}", ["task.name=2-1"])
+            assert all((s.policy, s.warm_up) == ("warm_poly", 0.0) for s in (config.base, config.increment))
+    assert learning_rate("warm_poly", 0.01, 0, 9, warm_up=0.0) == 0.01
+    assert learning_rate("warm_poly", 0.01, 9, 9, warm_up=0.0) == 0

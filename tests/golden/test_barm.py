@@ -92,16 +92,12 @@ def test_losses_and_gradients(case, device, golden):
             assert np.abs(actual - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("device", DEVICES)
-def test_trajectory(device, golden, fill):
-    g = golden("barm/trajectory_r101_15_1_step1.npz")
-    network = NetworkConfig(pretrained=False, dropout=0)
-    step = step_of(g["group_sizes"])
+def teacher_and_student(g, network: NetworkConfig, fill):
+    """The networks of a trajectory's start, and the method."""
     scale, aspp_scale = float(g["head_weight_scale"]), float(g["aspp_project_bn_scale"])
 
     teacher = BARMConfig().build(step_of(g["group_sizes"][:-1]), network).build_model()
-    method = BARMConfig().build(step, network)
+    method = BARMConfig().build(step_of(g["group_sizes"]), network)
     model = method.build_model()
     fill(teacher)
     fresh = method.build_model()
@@ -114,6 +110,15 @@ def test_trajectory(device, golden, fill):
     with torch.no_grad():
         model.classifier.head[1].weight.copy_(fresh.classifier.head[1].weight * scale)
         model.classifier.head[1].bias.copy_(fresh.classifier.head[1].bias)
+    return method, teacher, model
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("device", DEVICES)
+def test_trajectory(device, golden, fill):
+    g = golden("barm/trajectory_r101_15_1_step1.npz")
+    network = NetworkConfig(pretrained=False, dropout=0)
+    method, teacher, model = teacher_and_student(g, network, fill)
     before = {name: value.clone() for name, value in model.state_dict().items()}
 
     lr = float(g["lr"])

@@ -1,6 +1,6 @@
 """The one reader of images: training, evaluation, prediction, checks and pages all see the same upright RGB.
 
-docs/data.md has a table of what becomes of every kind of image; `tests/unit/data/test_images.py` makes it.
+docs/data.md has a table of what becomes of every kind of image; `tests/data/test_images.py` makes it.
 """
 
 from __future__ import annotations

@@ -1,0 +1,26 @@
+"""Facts about a machine."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from barm.bench.facts import MATRIX, product_rates
+from barm.bench.run import setting_of
+
+
+def tiny(task: str = "15-1", step: int = 2):
+    return setting_of("test_resnet", task, 20, step, 2, 65, "cpu", "32-true")
+
+
+def test_product_rates_are_those_of_both_precisions(monkeypatch):
+    monkeypatch.setitem(MATRIX, "cpu", 128)  # a processor without bf16 takes a minute for the usual one
+    setting = setting_of("test_resnet", "15-1", 20, 1, 2, 65, "cpu", "bf16-mixed")
+    facts = product_rates(setting)
+    assert len(facts) == 3
+    for fact in facts.values():
+        fp32, bf16, ratio = (float(w) for w in re.findall(r"\d+\.\d+", fact))
+        assert fp32 > 0
+        assert ratio == pytest.approx(bf16 / fp32, rel=0.2, abs=0.02)  # as rounded as they are shown
+    assert all("x" not in fact for fact in product_rates(tiny()).values())  # one precision, no ratio

@@ -1,0 +1,145 @@
+"""Grids: what is missing is trained, what is there is compared, failures, and what is wrong."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from barm.cli import app
+from barm.errors import UserError
+from barm.grid import Cell, GridConfig, cells, read_grid, run_grid
+from barm.report.compare import (
+    SCORES,
+    read_result,
+    write_comparison,
+)
+
+ROOT = Path(__file__).parents[1]
+
+
+def grid(tiny_settings, methods=("finetune", "joint"), **values) -> GridConfig:
+    values = {"tasks": ("3-1",), **values}
+    return GridConfig(recipes="shapes", methods=methods, overrides=tiny_settings, **values)
+
+
+def test_a_grid_trains_what_is_missing_and_shares_the_start(shapes_voc, tiny_settings, tmp_path):
+    said: list[str] = []
+    wanted = grid(tiny_settings, seeds=(1, 2), same_start=(("finetune", "joint"),))
+    paths, failed = run_grid(wanted, tmp_path, shapes_voc, said.append, quiet=True)
+    assert not failed
+    assert len(paths) == len(said) == 4
+    for seed in (1, 2):
+        first = [(tmp_path / Cell(m, "3-1", "overlap", 0, seed).name() / "step00") for m in ("finetune", "joint")]
+        contents = {(p / "model.safetensors").read_bytes() for p in first}
+        assert len(contents) == 1
+
+    said.clear()
+    assert run_grid(wanted, tmp_path, shapes_voc, said.append, quiet=True) == (paths, [])
+    assert said == []
+
+    results = [read_result(p) for p in paths]
+    for path in write_comparison(tmp_path / "tables", results):
+        assert path.stat().st_size > 0
+    with (tmp_path / "tables/compare.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert [(x["method"], x["seed"]) for x in lines] == [(r.method, str(r.seed)) for r in results]
+    stored = json.loads((paths[0] / "step01/metrics.json").read_text())
+    assert float(lines[0]["all"]) == stored["miou"]["all"]
+    document = json.loads((tmp_path / "tables/compare.json").read_text())
+    assert document["runs"][0]["provenance"]["torch"]
+    assert set(document["rows"][0]["scores"]) == set(SCORES)
+
+
+def test_a_failed_run_does_not_lose_the_others(shapes_voc, tiny_settings, tmp_path):
+    wanted = grid(tiny_settings, methods=("finetune",), tasks=("3-1", "3-7"))
+    paths, failed = run_grid(wanted, tmp_path, shapes_voc, lambda _: None, quiet=True)
+    assert len(paths) == 1
+    assert "3-7-overlap-s1/finetune" in failed[0]
+    assert "does not divide" in failed[0]
+
+
+def test_finished_runs_with_other_settings_are_not_taken_for_the_grid_s(shapes_voc, tiny_settings, tmp_path):
+    run_grid(grid(tiny_settings, methods=("finetune",)), tmp_path / "out", shapes_voc, lambda _: None, quiet=True)
+    other = grid((*tiny_settings, "base.epochs=2"), methods=("finetune",))
+    paths, failed = run_grid(other, tmp_path / "out", shapes_voc, lambda _: None, quiet=True)
+    assert paths == []
+    assert "trained with other settings (base.epochs is 1 there, 2 here): choose another --out" in failed[0]
+    shutil.copytree(shapes_voc, tmp_path / "moved")
+    same = grid(tiny_settings, methods=("finetune",))
+    paths, failed = run_grid(same, tmp_path / "out", tmp_path / "moved", lambda _: None, quiet=True)
+    assert paths == []
+    assert "data.root" in failed[0]
+
+
+def test_generated_data_is_compared_with_the_grid(tiny_settings, tmp_path):
+    def go(**shapes):
+        about = {"classes": 4, "train": 12, "val": 4, "size": 48, **shapes}
+        wanted = grid(tiny_settings, methods=("finetune",), shapes=about)
+        return run_grid(wanted, tmp_path, None, lambda _: None, quiet=True)
+
+    paths, failed = go()
+    assert not failed
+    assert go() == (paths, [])
+    with pytest.raises(UserError, match=r"generated with another \[shapes\] \(seed is 0 there, 1 here\)"):
+        go(seed=1)
+    (tmp_path / "data.json").unlink()
+    with pytest.raises(UserError, match="which says what was generated"):
+        go()
+
+
+def test_a_grid_names_recipes():
+    assert grid(()).methods == ("finetune", "joint")
+    assert GridConfig(recipes="voc", methods=("mib-published",), tasks=("15-1",)).methods == ("mib-published",)
+
+
+def test_a_damaged_run_does_not_lose_the_others(shapes_voc, tiny_settings, tmp_path):
+    wanted = grid(tiny_settings)
+    paths, _ = run_grid(wanted, tmp_path, shapes_voc, lambda _: None, quiet=True)
+    (paths[0] / "config.toml").write_text("seed = ")
+    again, failed = run_grid(wanted, tmp_path, shapes_voc, lambda _: None, quiet=True)
+    assert again == paths[1:]
+    assert "config.toml is damaged" in failed[0]
+
+
+def test_given_runs_are_looked_at_before_a_grid_works(tmp_path, monkeypatch):
+    (tmp_path / "g.toml").write_text('recipes="shapes"\nmethods=["mib"]\ntasks=["6-1"]')
+    monkeypatch.setattr("barm.grid.run_grid", lambda *_args, **_more: pytest.fail("the grid ran"))
+    shown = CliRunner().invoke(app, ["compare", str(tmp_path / "absent"), "--grid", str(tmp_path / "g.toml")])
+    assert isinstance(shown.exception, UserError)
+    assert "absent is not a run" in str(shown.exception)
+
+
+def test_a_grid_that_is_no_text(tmp_path):
+    (tmp_path / "g.toml").write_bytes(b"recipes = 'caf\xe9'")
+    with pytest.raises(UserError, match="not UTF-8"):
+        read_grid(tmp_path / "g.toml")
+
+
+@pytest.mark.parametrize("name", ["shapes-small", "shapes"])
+def test_the_grids_of_the_benchmarks_are_valid(name):
+    found = read_grid(ROOT / f"benchmarks/{name}.toml")
+    assert len(set(cells(found))) == len(found.methods) * len(found.tasks) * len(found.settings) * 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('recipes="shapes"\nmethods=["mip"]\ntasks=["6-1"]', "unknown recipe 'mip' in 'shapes'.*mib"),
+        ('recipes="shaeps"\nmethods=["mib"]\ntasks=["6-1"]', "no recipes for 'shaeps'.*shapes"),
+        ('recipes="shapes"\nmethods=["mib"]\ntasks=["6-1"]\nseeds=[]', "seeds: .*at least 1"),
+        ('recipes="shapes"\nmethods=["mib"]\ntasks=["6-1"]\nseeds=[1, 2, 1]', "seeds: '1' stands there twice"),
+        ('recipes="shapes"\nmethods=["mib", "mib"]\ntasks=["6-1"]', "methods: 'mib' stands there twice"),
+        ('recipes="shapes"\nmethods=["mib"]\ntasks=[]', "tasks: .*at least 1"),
+        ('recipes="shapes"\nmethods=["mib"]\ntask=["6-1"]', "unknown key 'task'.*tasks|tasks: Field required"),
+        ("recipes=", "not valid TOML"),
+    ],
+)
+def test_a_grid_that_is_wrong(text, message, tmp_path):
+    (tmp_path / "g.toml").write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_grid(tmp_path / "g.toml")
