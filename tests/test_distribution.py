@@ -51,6 +51,6 @@ def test_one_version_in_all_files():
 
 @pytest.mark.parametrize("name", sorted(floors(PROJECT["dependencies"])))
 def test_every_floor_is_the_release_that_is_tested(name):
-    """`make test-oldest`: 2.5 stands for 2.5.1, the last of its patches."""
+    """`make test-oldest`; a floor without a patch stands for any of its patches."""
     floor = floors(PROJECT["dependencies"])[name]
     assert f"{OLDEST[name]}.".startswith(f"{floor}.")

@@ -73,6 +73,7 @@ def test_only_what_the_crop_needs_is_sent():
     assert max(mask.shape) <= 32 // 2 + 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "words"), [("ssul-m", ()), ("mib", ("data.cache_mb=1", "runtime.workers=2"))])
 def test_runs(method, words, tiny, tmp_path):
     """With kept images and saliency, resized crops and decoded images; two runs end in the same weights."""

@@ -44,6 +44,7 @@ def assert_close(actual: torch.Tensor, expected: np.ndarray, tolerance: float) -
     assert np.abs(actual.detach().cpu().numpy() - expected).max() <= tolerance * np.abs(expected).max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("index", [0, 1, 3])
 def test_forward(index, device, golden, fill):

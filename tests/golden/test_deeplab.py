@@ -80,6 +80,7 @@ def filled(model: nn.Module, names: dict[str, str], seed: int) -> dict[str, torc
     return result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", FORWARDS)
 def test_forward(file, golden):
     g = golden(f"deeplab/{file}.npz")

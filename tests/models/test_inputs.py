@@ -113,8 +113,8 @@ def test_the_rule_is_kept_with_the_weights(run, tmp_path):
 @pytest.mark.parametrize(
     "make",
     [
-        pytest.param(to_onnx, marks=pytest.mark.graph),
-        pytest.param(to_torch_export, marks=pytest.mark.graph),
+        pytest.param(to_onnx, marks=[pytest.mark.graph, pytest.mark.slow]),
+        pytest.param(to_torch_export, marks=[pytest.mark.graph, pytest.mark.slow]),
         to_safetensors,
     ],
 )

@@ -230,6 +230,7 @@ print("equal")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", ["some", pytest.param("all", marks=pytest.mark.long)])
 def test_kernels_by_the_interpreter(sizes):
     """The Triton kernels, run on the processor."""

@@ -52,6 +52,7 @@ def test_nothing_is_written_into_its_argument():
 
 
 @pytest.mark.graph
+@pytest.mark.slow
 def test_sizes_stay_short_where_padding_follows_the_size():
     """With timm's form of the padding this took minutes, and the sizes were formulas of thousands of signs."""
     began = time.monotonic()
