@@ -103,7 +103,7 @@ def test_partitions_are_disjoint_and_complete(plan, present, key):
         ]
 
 
-def test_partition_uses_every_class_of_a_image():
+def test_partition_uses_every_class_of_an_image():
     plan = TaskPlan.parse("2-1", 4, "partitioned")
     steps = [next(s.index for s in plan.steps() if plan.selects(s, {1, 3, 4}, f"image {i}")) for i in range(300)]
     assert all(70 < steps.count(i) < 130 for i in range(3))
@@ -129,7 +129,7 @@ def test_joint_training_sees_the_images_of_all_steps_so_far(plan, present, key):
 
 
 @pytest.mark.parametrize("setting", ["overlap", "disjoint", "partitioned"])
-def test_a_image_s_classes_are_looked_at_once(setting):
+def test_an_image_s_classes_are_looked_at_once(setting):
     """Not once per class or per step: ADE20K has 20 210 images, 150 classes and up to 11 steps."""
     looks = []
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from barm.errors import UserError, nearest
 
 VOC_TASKS = ("19-1", "15-5", "15-1", "10-1", "5-5", "5-3", "5-1", "2-2", "2-1", "offline")
 ADE_TASKS = ("100-50", "100-10", "100-5", "50-50", "50-20", "offline")
+LAYOUTS = ("voc", "ade", "folder")  # of data sets on disk: the names in `barm.data.sources`
+if TYPE_CHECKING:
+    LayoutName = str
+else:
+    LayoutName = Literal[("auto", *LAYOUTS)]  # what `data.layout` and ``--layout`` take
 PUBLISHED_TASKS = {
     "voc": VOC_TASKS[:-1],
     "ade": ADE_TASKS[:-1],

@@ -312,7 +312,7 @@ main()
 """
 
 
-def test_a_image_that_is_in_the_network_does_not_hold_up_the_end():
+def test_an_image_that_is_in_the_network_does_not_hold_up_the_end():
     done = subprocess.run([sys.executable, "-c", BUSY], capture_output=True, text=True, timeout=30, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "served\n", "")
 

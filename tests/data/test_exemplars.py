@@ -33,7 +33,7 @@ def memory(images, number, **settings):
     return MemoryDataset(images, kept(images, number), MemoryConfig(**settings), PLAN.train_lut(PLAN[1], policy))
 
 
-def test_a_image_that_is_seen_again_shows_the_classes_of_both_records():
+def test_an_image_that_is_seen_again_shows_the_classes_of_both_records():
     pool = [Exemplar("a", (1,)), Exemplar("b", (1,)), Exemplar("a", (2,))]
     chosen = draw_exemplars(pool, 3, MemoryConfig(size=2), seed=0)
     assert {e.name: e.channels for e in chosen} == {"a": (1, 2), "b": (1,)}
@@ -98,6 +98,6 @@ def test_all_kept_images_take_part(images):
     assert seen == set(range(40, 52))
 
 
-def test_a_image_that_is_gone(images):
+def test_an_image_that_is_gone(images):
     with pytest.raises(UserError, match="the memory holds 'gone'"):
         MemoryDataset(images, [Exemplar("gone", (1,))], MemoryConfig(), PLAN.train_lut(PLAN[1], JOINT))

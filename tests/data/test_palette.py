@@ -25,7 +25,7 @@ def over(ground: int, number: int) -> np.ndarray:
 @pytest.mark.parametrize("ground", GROUNDS)
 @pytest.mark.parametrize("number", TINTED)
 @pytest.mark.parametrize("vision", VISIONS)
-def test_no_two_of_the_first_colours_look_alike_over_a_image(vision, number, ground):
+def test_no_two_of_the_first_colours_look_alike_over_an_image(vision, number, ground):
     assert len(over(ground, number)) == number
     assert contrast(over(ground, number), vision) > TINTED[number][vision]
 

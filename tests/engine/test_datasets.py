@@ -93,7 +93,7 @@ def leaking(shapes_voc: Path, root: Path) -> Path:
     return root
 
 
-def test_a_image_that_trains_and_measures(shapes_voc, tiny, tmp_path):
+def test_an_image_that_trains_and_measures(shapes_voc, tiny, tmp_path):
     root = leaking(shapes_voc, tmp_path / "data")
     with pytest.raises(UserError, match=r"1 image of .* such as 'shapes_train_000003'.*data.allow_shared=true"):
         opened(config_on(tiny, root))

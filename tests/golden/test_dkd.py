@@ -247,7 +247,7 @@ def test_choice_of_the_memory(file, golden):
     assert [int(e.name) for e in taken] == by_class
 
 
-def test_classes_that_a_image_shows(golden):
+def test_classes_that_an_image_shows(golden):
     g = golden("dkd/memory_select_2.npz")
     known = g["teacher_logits"].shape[1] - 1
     config = DKDMConfig()

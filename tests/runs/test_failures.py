@@ -86,7 +86,7 @@ def weights(out: Path) -> list[bytes]:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_image_that_is_deleted_ends_the_run_and_it_can_be_resumed(workers, tmp_path, shapes_voc, tiny):
+def test_an_image_that_is_deleted_ends_the_run_and_it_can_be_resumed(workers, tmp_path, shapes_voc, tiny):
     run = Started(tmp_path, shapes_voc, tiny, f"runtime.workers={workers}", "runtime.log_every=1")
     process = run.start()
     run.wait_for(lambda out: iterations(out) >= 6, process)
@@ -107,7 +107,7 @@ def test_a_image_that_is_deleted_ends_the_run_and_it_can_be_resumed(workers, tmp
     assert weights(run.out) == weights(tmp_path / "whole")
 
 
-def test_a_image_that_is_deleted_before_the_evaluation_costs_no_training(tmp_path, shapes_voc, tiny):
+def test_an_image_that_is_deleted_before_the_evaluation_costs_no_training(tmp_path, shapes_voc, tiny):
     run = Started(tmp_path, shapes_voc, tiny, "runtime.workers=1", "runtime.save_every=1000", "runtime.log_every=1")
     process = run.start()
     run.wait_for(lambda out: iterations(out) >= 2, process)

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from barm.api import fit
-from barm.data import dataset as steps
+from barm.data import loader
 from barm.data.decoded import DecodedSource
 from barm.engine.checkpoint import atomic as writing
 from barm.engine.checkpoint import directory as store
@@ -109,7 +109,7 @@ def test_loaders_that_are_not_forked(shapes_voc, tiny, monkeypatch, tmp_path):
     """Elsewhere than on Linux everything that a loader needs is pickled."""
     config = tiny("barm", "2-1", "data.cache_mb=1")
     whole = fit(config, out=tmp_path / "fork", steps=[0], quiet=True)
-    monkeypatch.setattr(steps, "START_METHOD", "spawn")
+    monkeypatch.setattr(loader, "START_METHOD", "spawn")
     runtime = config.runtime.model_copy(update={"workers": 1})
     again = fit(config.model_copy(update={"runtime": runtime}), out=tmp_path / "spawn", steps=[0], quiet=True)
     assert again == whole

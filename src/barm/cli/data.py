@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.table import Table
 
+from barm.catalogue import LayoutName
 from barm.cli.common import NAMES, Json, names_in, out, print_json, say
-from barm.data.sources import LayoutName
 from barm.errors import UserError
 from barm.escaping import markup
 from barm.words import count

@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from barm.data.sources import LayoutName
+from barm.catalogue import LayoutName
 from barm.data.transforms import Geometry
 from barm.errors import UserError, nearest
 from barm.escaping import normal

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from barm import catalogue
 from barm.data.check import check_folder
 from barm.data.dataset import EvalDataset, StepDataset
 from barm.data.index import checked, read_class_list, scan, write_class_list
 from barm.data.masks import foreground
-from barm.data.sources import open_source
+from barm.data.sources import LAYOUTS, SOURCES, open_source
 from barm.data.sources.shapes_disk import make_shapes
 from barm.data.transforms import EvalTransform, TrainTransform
 from barm.engine.selection import channels_in
@@ -189,3 +190,7 @@ def test_missing_files(root, tmp_path):
     (root / "ImageSets/Segmentation/train_aug.txt").write_text("")
     with pytest.raises(UserError, match="empty"):
         open_source("voc", root, "train")
+
+
+def test_every_layout_has_its_name_where_the_command_line_reads_it():
+    assert set(catalogue.LAYOUTS) == set(SOURCES) == set(LAYOUTS)

@@ -221,7 +221,7 @@ def test_more_updates_than_the_step_has_are_refused(run, data, configured):
 def test_a_damaged_record_is_one_line(run, configured):
     path = run("later")
     (path / ".step01.partial" / IMAGES).write_text("{}")
-    with pytest.raises(UserError, match=r"images\.json is damaged \(it holds something else"):
+    with pytest.raises(UserError, match=r"pictures\.json is damaged \(it holds something else"):
         fit(configured(), out=path, resume=True, quiet=True)
 
 

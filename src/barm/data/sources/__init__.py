@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
 
 from barm.data.sources import ade, folder, voc
 from barm.data.sources.files import FileSource
@@ -17,10 +16,6 @@ SOURCES: dict[str, Callable[[Path, str, Sequence[str]], FileSource]] = {
     "folder": folder.open_folder,
 }
 LAYOUTS: dict[str, Layout] = {"voc": voc.LAYOUT, "ade": ade.LAYOUT, "folder": folder.LAYOUT}
-if TYPE_CHECKING:
-    LayoutName = str
-else:
-    LayoutName = Literal[("auto", *SOURCES)]  # what `data.layout` and ``--layout`` take
 
 
 def open_source(layout: str, root: Path | str, split: str, names: Sequence[str] = ()) -> FileSource:
