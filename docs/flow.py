@@ -32,6 +32,9 @@ cli.training.train
             data.index.checked
         engine.crops.sized
       engine.datasets.train_dataset
+        data.dataset.StepDataset
+          labels.TaskPlan.selects
+          labels.TaskPlan.train_lut
       engine.checkpoint.directory.RunDirectory.open
       engine.run._run_step
         methods.base.MethodConfig.build

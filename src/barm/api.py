@@ -44,7 +44,7 @@ def fit(
     start_from: Path | str | None = None,
     quiet: bool = False,
 ) -> list[dict[str, Any]]:
-    """Train and evaluate the steps of a scenario.
+    """Train and evaluate the steps of a task.
 
     Args:
         recipe: a recipe's name or file, or a whole configuration.

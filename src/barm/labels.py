@@ -104,7 +104,7 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TaskPlan:
-    """A scenario: which classes come at which step, and which images each step may use.
+    """A task: which classes come at which step, and which images each step may use.
 
     Attributes:
         groups: class ids per step in learning order, without background.

@@ -62,7 +62,7 @@ def train(
     ] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train and evaluate all steps of a scenario.
+    """Train and evaluate all steps of a task.
 
     Example: barm train --recipe voc/15-1/barm --data VOC2012
     """

@@ -27,7 +27,7 @@ class StepDataset(Dataset[Item | Placed]):
 
     Args:
         source: the training split.
-        plan: the scenario.
+        plan: of the task.
         step: one of its steps.
         policy: label of hidden classes, and which images are used (joint training uses those of all steps so far).
         transform: augmentation.

@@ -30,7 +30,7 @@ class Data:
     Attributes:
         train: the training split.
         val: the validation split.
-        plan: the scenario.
+        plan: of the task.
         others: validation splits of further data sets.
         warnings: what is likely a mistake in the data, a line each.
     """

@@ -64,7 +64,7 @@ def run(
     data: Data | None = None,
     adopted: Adopted | None = None,
 ) -> list[dict[str, Any]]:
-    """Train and evaluate the steps of a scenario.
+    """Train and evaluate the steps of a task.
 
     Args:
         config: the whole configuration.

@@ -68,7 +68,7 @@ def import_checkpoint(
         path: the ``.pth``.
         out: the run's folder, new or with earlier steps.
         config: of the run.
-        plan: its scenario.
+        plan: of its task.
         step: the step that the checkpoint was saved after.
         class_names: by dataset id.
         palette: colour per dataset id.
