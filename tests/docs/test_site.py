@@ -77,7 +77,7 @@ def test_no_page_fetches_anything_from_elsewhere(site):
 def test_the_reference_shows_the_docstrings(site):
     text = (site / "reference/api.html").read_text("utf-8")
     assert all(f'id="barm.{word}"' in text for word in ("api.fit", "api.evaluate", "predict.model.Model.predict"))
-    assert "Train and evaluate the steps of a scenario." in text
+    assert "Train and evaluate the steps of a task." in text
 
 
 @pytest.mark.slow
