@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -101,10 +100,10 @@ def _lines(report: Report) -> None:
     for problem in report.problems:
         kinds[problem.kind] += 1
         if kinds[problem.kind] <= MOST:
-            _line("red", "✗", str(problem))
+            show_line("red", "✗", str(problem))
     for kind, number in kinds.items():
         if number > MOST:
-            _line("red", "✗", f"and {number - MOST} more of the kind '{kind}': --json lists them all")
+            show_line("red", "✗", f"and {number - MOST} more of the kind '{kind}': --json lists them all")
     for lines, colour, sign in (
         (report.broken, "red", "✗"),
         (report.reasons, "red", "→"),
@@ -112,10 +111,11 @@ def _lines(report: Report) -> None:
         (report.notes, "dim", "·"),
     ):
         for text in lines:
-            _line(colour, sign, text)
+            show_line(colour, sign, text)
 
 
-def _line(colour: str, sign: str, text: str) -> None:
+def show_line(colour: str, sign: str, text: str) -> None:
+    """Print a line of a report behind a coloured sign."""
     out.print(f"[{colour}]{sign}[/{colour}] {markup(text)}", highlight=False, soft_wrap=True)
 
 
@@ -138,7 +138,7 @@ def _classes(root: Path, report: Report) -> Table:
     shown = unknown if len(unknown) <= MOST else unknown[:MOST]
     for i, name in [*names.items(), *((v, "[red]no class[/red]") for v in shown), (IGNORE, "ignored")]:
         if i not in (0, IGNORE) or i in found:
-            area = (_share(s.pixels.get(i, 0), s.pixels) for s in shares)
+            area = (share_of(s.pixels.get(i, 0), sum(s.pixels.values())) for s in shares)
             table.add_row(str(i), name, *(str(s.values.get(i, 0)) for s in report.splits), *area)
     if len(unknown) > MOST:
         table.add_row("...", f"[red]{len(unknown) - MOST} more values that are no class[/red]")
@@ -147,11 +147,11 @@ def _classes(root: Path, report: Report) -> Table:
     return table
 
 
-def _share(pixels: int, of: Mapping[int, int]) -> str:
+def share_of(pixels: int, total: int) -> str:
     """Share of a class's pixels in all masks; a class with pixels never reads 0.
 
-    >>> _share(50, {0: 50, 1: 50}), _share(1, {0: 10**6, 1: 1}), _share(0, {0: 5})
+    >>> share_of(50, 100), share_of(1, 10**6), share_of(0, 5)
     ('50.0 %', '< 0.1 %', '')
     """
-    share = 100 * pixels / sum(of.values())
+    share = 100 * pixels / total
     return f"{share:.1f} %" if share >= 0.1 else "< 0.1 %" if pixels else ""

@@ -9,7 +9,7 @@ from filecmp import cmp
 from pathlib import Path
 
 from barm.data.image_sizes import by_side, middle
-from barm.data.index import Index, Problem, explained, images_per_class, nothing_shown, scan
+from barm.data.index import Index, Problem, explained, nothing_shown, scan
 from barm.data.left_right import flip_warning
 from barm.data.mask_values import absent, listing
 from barm.data.sources import detect_layout, open_source
@@ -166,6 +166,11 @@ def leak(train: FileSource, val: FileSource) -> str | None:
 
 def _same(one: Path, other: Path) -> bool:
     return one == other or (one.is_file() and other.is_file() and cmp(one, other, shallow=False))
+
+
+def images_per_class(classes: Sequence[frozenset[int]], num_classes: int) -> list[int]:
+    """Number of images that show each class id ``1..num_classes``."""
+    return [sum(i in ids for ids in classes) for i in range(1, num_classes + 1)]
 
 
 def _split_report(split: str, source: FileSource, index: Index) -> SplitReport:

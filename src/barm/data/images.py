@@ -120,6 +120,12 @@ def upright(image: Image.Image) -> tuple[Image.Image, int]:
     return (image if turn is None else image.transpose(turn)), (orientation if orientation in _TURNS else 1)
 
 
+def turned(mask: Image.Image, orientation: int) -> Image.Image:
+    """Turn a mask that was drawn over the stored image as EXIF's `orientation` turns the image."""
+    turn = _TURNS.get(orientation)
+    return mask if turn is None else mask.transpose(turn)
+
+
 def check_size(size: tuple[int, int], what: str) -> None:
     """Refuse an image of this ``(width, height)`` that is too small."""
     if min(size) < SMALLEST:

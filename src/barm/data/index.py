@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,6 +18,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 
+from barm.data.class_values import ADD, mask_key
 from barm.data.fingerprint import Content, digest
 from barm.data.images import CHANGES, READER, SIDEWAYS, Probe, Unreadable, probe, upright
 from barm.data.mask_values import LABELS, absent, colours, suggests
@@ -205,7 +206,7 @@ def _scan_image(source: FileSource, i: int, known: Any) -> _Scan:
     except OSError as error:
         path = Path(error.filename or mask_path)
         return _Scan(None, Problem(name, path, f"cannot be read ({error.strerror})", "restore the file", "missing"))
-    key = [READER, blake2b(content, digest_size=16).hexdigest(), stat.st_size, stat.st_mtime_ns]
+    key = [READER, mask_key(content, source.values), stat.st_size, stat.st_mtime_ns]
     scanned = _Scan(dict(known), None) if _is_entry(known, key) else _scan_anew(source, i, content, key)
     if scanned.entry is None:
         return scanned
@@ -247,10 +248,10 @@ def _scan_anew(source: FileSource, i: int, content: bytes, key: list[Any]) -> _S
     """Scan all files of an image: a cache entry, or the first defect."""
     name, image_path, mask_path = source.names[i], source.images[i], source.masks[i]
     try:
-        mask = read_mask(BytesIO(content))
+        mask = read_mask(BytesIO(content), source.values)
         turned = b"eXIf" in content and upright(Image.open(BytesIO(content)))[1] != 1
     except Unfit as error:
-        return _Scan(None, Problem(name, mask_path, error.what, CONVERT, "colour"))
+        return _Scan(None, Problem(name, mask_path, error.what, ADD if source.values else CONVERT, "colour"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         what = f"the mask is not readable ({short(error, 100)})"
         return _Scan(None, Problem(name, mask_path, what, "restore the file", "mask"))
@@ -393,8 +394,3 @@ def read_class_list(path: Path, names: Collection[str] = ()) -> dict[str, frozen
             raise UserError(f"{path}:{number}: expected '<name> <number> ...', found '{line}'")
         result[name] = frozenset(int(i) + 1 for i in ids) - {255}
     return result
-
-
-def images_per_class(classes: Sequence[frozenset[int]], num_classes: int) -> list[int]:
-    """Number of images that show each class id ``1..num_classes``."""
-    return [sum(i in ids for ids in classes) for i in range(1, num_classes + 1)]

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
+from barm.data.class_values import ClassValues
 from barm.reading import Unfit
 
 ID_MODES = ("P", "L", "1")
@@ -16,32 +18,52 @@ CONVERT = "convert it to ids"
 SPREAD = {"L;2": 85, "L;4": 17}  # what Pillow multiplies grey values of so few bits by, to fill 0..255
 
 
-def read_mask(path: Path | IO[bytes]) -> Image.Image:
+def read_mask(path: Path | IO[bytes], values: ClassValues | None = None) -> Image.Image:
     """Read a mask as ids: the palette index or grey value itself, mode ``L``.
 
     Grey values of 2 and 4 bits are not scaled, and 16 bits are taken where all values fit into 8.
 
     Args:
         path: of the file, or the file, opened for reading.
+        values: what the mask's values or colours mean, where they are not the ids themselves.
 
     Raises:
-        Unfit: for a mask that is not single-channel, or holds numbers above 255.
+        Unfit: for a mask that is not single-channel (but in colour, if `values` are colours), or holds numbers above
+            255, or that `values` do not list.
         OSError: if it cannot be read; decoders raise SyntaxError, ValueError and Pillow's DecompressionBombError, too.
     """
     with Image.open(path) as mask:
+        if values is not None and values.colours:
+            return Image.fromarray(values.to_ids(rgb_of(mask, _name(path)), _name(path)))
         if mask.mode not in (*ID_MODES, *DEEP_MODES):
             what = f"a mask holds one class id per pixel (palette or grey PNG), found mode {mask.mode}"
             raise Unfit(_name(path), what, CONVERT)
         spread = SPREAD.get(_raw_mode(mask), 1)
         mask.load()
-        values = np.asarray(mask)
+        stored = np.asarray(mask)
+    if values is not None:
+        return Image.fromarray(values.to_ids(stored // stored.dtype.type(spread), _name(path)))
     if mask.mode in DEEP_MODES:
-        low, high = int(values.min()), int(values.max())
+        low, high = int(stored.min()), int(stored.max())
         if low < 0 or high > 255:
-            found, bits = (low if low < 0 else high), 8 * values.dtype.itemsize
+            found, bits = (low if low < 0 else high), 8 * stored.dtype.itemsize
             what = f"a mask holds one class id per pixel, 0 to 255, found {found} in a mask of {bits} bits"
             raise Unfit(_name(path), what, CONVERT)
-    return Image.fromarray(values.astype(np.uint8) // np.uint8(spread))
+    return Image.fromarray(stored.astype(np.uint8) // np.uint8(spread))
+
+
+def rgb_of(mask: Image.Image, path: Path) -> NDArray[np.uint8]:
+    """The colours of a mask, ``(H, W, 3)``.
+
+    Raises:
+        Unfit: for a mask whose colours are not defined, or that is partly transparent.
+    """
+    if mask.mode not in ("P", "RGB", "RGBA", "RGBX", "L", "1"):
+        raise Unfit(path, f"a mask in colour is RGB or has a palette, found mode {mask.mode}", "save it as 8-bit RGB")
+    clear = mask.mode == "RGBA" and mask.getchannel("A").getextrema() not in ((255, 255), (0, 0))
+    if clear and not set(np.unique(np.asarray(mask.getchannel("A"))).tolist()) <= {0, 255}:
+        raise Unfit(path, "is half transparent, so that its colours are mixtures", "save it as 8-bit RGB")
+    return np.asarray(mask.convert("RGB"))
 
 
 def foreground(mask: Image.Image) -> frozenset[int]:

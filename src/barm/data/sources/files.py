@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from barm.data.base import Sample
+from barm.data.class_values import ClassValues
 from barm.data.fingerprint import Content
 from barm.data.images import read_image
 from barm.data.masks import foreground, read_mask
@@ -29,6 +30,7 @@ class FileSource:
         masks: single-channel PNGs of dataset ids.
         class_names: by id, background first.
         palette: colour per id.
+        values: what the masks' values mean, where they are not the ids themselves.
         saliency: map per image, where there are any and a method uses them.
         index: class ids per image; filled by `barm.data.index.checked`.
         sizes: upright ``(width, height)`` per image, filled with it.
@@ -44,6 +46,7 @@ class FileSource:
     class_names: tuple[str, ...]
     palette: NDArray[np.uint8] = field(repr=False)
     saliency: tuple[Path, ...] = ()
+    values: ClassValues | None = field(default=None, repr=False)
     index: tuple[frozenset[int], ...] | None = field(default=None, repr=False)
     sizes: tuple[tuple[int, int], ...] = field(default=(), repr=False)
     contents: tuple[Content, ...] = field(default=(), repr=False)
@@ -58,7 +61,7 @@ class FileSource:
         Raises:
             UserError: if one cannot be read, or they have several sizes.
         """
-        image, mask = read_image(self.images[i]), read_mask(self.masks[i])
+        image, mask = read_image(self.images[i]), read_mask(self.masks[i], self.values)
         extras = {"saliency": read_mask(self.saliency[i])} if self.saliency else {}
         for path, values in ((self.masks[i], mask), *((self.saliency[i], v) for v in extras.values())):
             if values.size != image.size:
@@ -73,7 +76,7 @@ class FileSource:
     def classes_in(self, i: int) -> frozenset[int]:
         """Foreground ids in the mask."""
         if self.index is None:
-            return foreground(read_mask(self.masks[i]))
+            return foreground(read_mask(self.masks[i], self.values))
         return self.index[i]
 
     def with_index(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
 
+from barm.data.class_names import names_and_colours
+from barm.data.class_values import FILE, ClassValues, read_class_values
 from barm.data.images import IMAGE_SUFFIXES
-from barm.data.sources.classes import names_and_colours
 from barm.data.sources.files import FileSource, pairs
 from barm.data.sources.tree import (
     HELD_BACK,
@@ -26,9 +26,10 @@ from barm.data.sources.tree import (
     strangers,
     unused,
 )
+from barm.data.splits import VAL_SHARE, divide
+from barm.errors import UserError
 
 LAYOUT = Layout("folder", (("images",), ("masks",)))
-VAL_SHARE = 0.2
 NAMED = (*SPLITS["train"], *SPLITS["val"], *HELD_BACK)  # sub-folders that are no part of an undivided folder
 
 
@@ -42,7 +43,7 @@ def open_folder(root: Path, split: str, class_names: Sequence[str] = ()) -> File
     Args:
         root: holds images/, masks/ and classes.txt, or is up to two levels above.
         split: ``train`` or ``val``.
-        class_names: of the ids 1, 2, ..., where there is no ``classes.txt``.
+        class_names: of the ids 1, 2, ..., where there is neither ``classes.txt`` nor ``classes.toml``.
 
     Raises:
         UserError: for missing folders, lists or files, or two images of one name.
@@ -56,7 +57,8 @@ def open_folder(root: Path, split: str, class_names: Sequence[str] = ()) -> File
     names = sorted(images) if place.whole else _split(root, split, images)
     used = names if place.whole else {*names, *_split(root, "val" if split == "train" else "train", images)}
     image_files, mask_files = pairs(root, split, images, masks, names)
-    known, palette = names_and_colours(root, None, class_names)
+    values = _class_values(root)
+    known, palette = names_and_colours(root, None, values.names if values else class_names)
     remarks = [
         *unused(images, used, "images", "in neither list"),
         *unused(masks, images, "masks", "without an image"),
@@ -65,8 +67,47 @@ def open_folder(root: Path, split: str, class_names: Sequence[str] = ()) -> File
         *_beside(root),
     ]
     return FileSource(
-        root, split, tuple(names), image_files, mask_files, known, palette, remarks=tuple(dict.fromkeys(remarks))
+        root,
+        split,
+        tuple(names),
+        image_files,
+        mask_files,
+        known,
+        palette,
+        values=values,
+        remarks=tuple(dict.fromkeys(remarks)),
     )
+
+
+def _class_values(root: Path) -> ClassValues | None:
+    """Read the folder's ``classes.toml``, if it has one."""
+    path = root / FILE
+    if not path.exists():
+        return None
+    if (root / "classes.txt").exists():
+        raise UserError(f"{root} has classes.txt and {FILE}: keep the one that says what the masks hold")
+    return read_class_values(path)
+
+
+def write_split(root: Path, share: float = VAL_SHARE, group_by: str = "") -> dict[str, int]:
+    """Write ``train.txt`` and ``val.txt`` of a folder; returns the numbers of images.
+
+    Args:
+        root: holds images/, which must not be divided by sub-folders.
+        share: of the images for validation.
+        group_by: as in `barm.data.splits.divide`.
+
+    Raises:
+        UserError: for a folder without images, or one that is divided already.
+    """
+    folder = root / "images"
+    divided = [place for names in SPLITS.values() for name in names if (place := folder / name).is_dir()]
+    if divided:
+        raise UserError(f"{divided[0]} divides the images already: a split by lists needs all of them in {folder}")
+    parts = divide(sorted(Files(folder, IMAGE_SUFFIXES, deep=True)), share, group_by)
+    for part, names in parts.items():
+        (root / f"{part}.txt").write_text("".join(f"{name}\n" for name in names), "utf-8")
+    return {part: len(names) for part, names in parts.items()}
 
 
 class _Place(NamedTuple):
@@ -111,10 +152,4 @@ def _split(root: Path, split: str, images: Files) -> list[str]:
     if other.is_file():
         taken = set(listed(other, images))
         return [n for n in names if n not in taken]
-    held_out = {n for n in names if _share(n) < VAL_SHARE} or set(sorted(names, key=_share)[:1])
-    return [n for n in names if (n in held_out) == (split == "val")]
-
-
-def _share(name: str) -> float:
-    """Hash a name to a number in 0..1."""
-    return int.from_bytes(blake2b(name.encode(), digest_size=4).digest(), "big") / 2**32
+    return divide(names, VAL_SHARE)[split]

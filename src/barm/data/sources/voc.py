@@ -6,9 +6,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from barm.data.class_names import names_and_colours
 from barm.data.images import IMAGE_SUFFIXES
 from barm.data.palette import published
-from barm.data.sources.classes import names_and_colours
 from barm.data.sources.files import FileSource, pairs
 from barm.data.sources.tree import (
     MASK_SUFFIXES,

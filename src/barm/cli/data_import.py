@@ -1,0 +1,119 @@
+"""The command that imports what annotation tools write, and the one that divides a folder into splits."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.table import Table
+
+from barm.catalogue import FormatName
+from barm.cli.common import NAMES, Json, names_in, out, print_json, say
+from barm.cli.data import share_of, show_line
+from barm.escaping import markup
+from barm.words import count
+
+if TYPE_CHECKING:
+    from barm.data.importers.write import ImportReport
+
+GROUPS = "A regular expression; what its first group matches names the images that stay in one split."
+
+
+def import_(
+    source: Annotated[Path, typer.Argument(help="The folder that an annotation tool wrote.")],
+    root: Annotated[Path, typer.Argument(help="A new folder.")],
+    format: Annotated[FormatName, typer.Option(help="Found out by default.")] = "auto",
+    images: Annotated[Path | None, typer.Option(help="Where the images are, if not beside the annotations.")] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="The classes to keep, in the order of their ids. " + NAMES)
+    ] = None,
+    rest: Annotated[
+        Literal["background", "ignore"], typer.Option(help="What the pixels of other classes become.")
+    ] = "background",
+    overlap: Annotated[
+        Literal["later", "earlier", "smaller", "ignore"],
+        typer.Option(help="Which of several objects a pixel belongs to; ignore: to none, if their classes differ."),
+    ] = "later",
+    rings: Annotated[
+        Literal["ask", "holes", "union"], typer.Option(help="What a ring inside a ring of the same object is.")
+    ] = "ask",
+    crowd: Annotated[Literal["class", "ignore", "drop"], typer.Option(help="What COCO's crowds are.")] = "class",
+    boxes: Annotated[Literal["drop", "fill"], typer.Option(help="What objects with a box alone are.")] = "drop",
+    empty: Annotated[
+        Literal["drop", "background"], typer.Option(help="What images without any annotation are.")
+    ] = "drop",
+    values: Annotated[
+        Literal["ask", "index", "colour"], typer.Option(help="What names the class in masks with a palette.")
+    ] = "ask",
+    labels: Annotated[
+        Literal["ask", "ids", "trainids"], typer.Option(help="Which of Cityscapes' label images are read.")
+    ] = "ask",
+    colours: Annotated[Path | None, typer.Option(help="Colours and names of the classes, for masks in colour.")] = None,
+    share: Annotated[
+        float, typer.Option("--val", help="Share of the images for validation, where nothing says it.")
+    ] = 0.2,
+    group_by: Annotated[str, typer.Option(help=GROUPS)] = "",
+    link: Annotated[bool, typer.Option("--link", help="Link to the images instead of copying them.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Turn what an annotation tool wrote into a folder of images, masks and class names.
+
+    Example: barm data import export own --overlap smaller
+    """
+    from barm.data.importers import import_data
+    from barm.data.importers.annotations import ImportOptions
+    from barm.data.importers.write import Split
+
+    kept = tuple(names_in(classes, "--classes")) if classes else ()
+    options = ImportOptions(format, images, kept, rest, overlap, rings, crowd, boxes, empty, values, labels, colours)
+    report = import_data(source, root, options, split=Split(share, group_by), link=link)
+    if as_json:
+        print_json(asdict(report))
+    else:
+        _show(report, root, overlap)
+
+
+def split(
+    root: Annotated[Path, typer.Argument(help="A folder with images, masks and class names.")],
+    share: Annotated[float, typer.Option("--val", help="Share of the images for validation.")] = 0.2,
+    group_by: Annotated[str, typer.Option(help=GROUPS)] = "",
+) -> None:
+    """Divide the images of a folder into training and validation: writes train.txt and val.txt.
+
+    Example: barm data split own --val 0.25 --group-by '(.*)_frame'
+    """
+    from barm.data.sources.folder import write_split
+
+    sizes = write_split(root, share, group_by)
+    say(f"{root}: {sizes['train']} training and {count(sizes['val'], 'validation images')}, in train.txt and val.txt")
+
+
+def _show(report: ImportReport, root: Path, overlap: str) -> None:
+    """What was imported, what was left out and why, and what to type next."""
+    total = report.background + report.ignored + sum(each.pixels for each in report.classes)
+    objects = any(each.objects is not None for each in report.classes)
+    table = Table(title=markup(f"{root}, read as {report.format}"), title_justify="left")
+    for column in ("id", "class", *(["objects"] if objects else []), "images", "area"):
+        table.add_column(column, justify="left" if column == "class" else "right")
+    for i, each in enumerate(report.classes, 1):
+        number = [str(each.objects)] if objects else []
+        table.add_row(str(i), markup(each.name), *number, str(each.images), share_of(each.pixels, total))
+    table.add_section()
+    blank = [""] if objects else []
+    table.add_row("0", "background", *blank, "", share_of(report.background, total))
+    if report.ignored:
+        table.add_row("255", "ignored", *blank, "", share_of(report.ignored, total))
+    out.print(table)
+    say(", ".join(f"{images} {part}" for part, images in report.images.items()) + " images")
+    for why, left in report.left_out.items():
+        show_line("yellow", "!", f"left out: {left} {why}")
+    if report.contested[0]:
+        shown, pixels = report.contested
+        rule = "they are ignored" if overlap == "ignore" else f"the {overlap} object is on top"
+        text = f"objects of several classes cover {share_of(pixels, total)} of the area in {count(shown, 'images')}"
+        show_line("dim", "·", f"{text}: {rule} (--overlap)")
+    for note in report.notes:
+        show_line("dim", "·", note)
+    say(f"look at every file with: barm data check {root}")

@@ -1,0 +1,105 @@
+"""Importers: what annotation tools write becomes a folder of images, masks and class names.
+
+An importer is a module with a ``TITLE``, a function ``lacks(tree)`` that says what a folder lacks to be of its format,
+and a function ``read(tree, options)`` that returns `Annotations`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields, replace
+from os.path import commonpath
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from barm.data.importers import coco
+from barm.data.importers.annotations import Ambiguous, Annotations, ImportOptions, Item
+from barm.data.importers.preview import explain
+from barm.data.importers.source_tree import Tree
+from barm.data.importers.write import ImportReport, Split, write_folder, write_report
+from barm.errors import UserError
+from barm.words import count
+
+
+class Importer(NamedTuple):
+    """A format.
+
+    Attributes:
+        title: as people call it.
+        lacks: what a folder lacks to be of this format; None if it is of it.
+        read: reads it.
+    """
+
+    title: str
+    lacks: Callable[[Tree], str | None]
+    read: Callable[[Tree, ImportOptions], Annotations]
+
+
+IMPORTERS: dict[str, Importer] = {
+    "coco": Importer(coco.TITLE, coco.lacks, coco.read),
+}
+
+
+def import_data(
+    source: Path,
+    root: Path,
+    options: ImportOptions,
+    *,
+    split: Split,
+    link: bool = False,
+) -> ImportReport:
+    """Turn what an annotation tool wrote into a folder of images, masks and class names.
+
+    Args:
+        source: the folder that the tool wrote.
+        root: a new folder.
+        options: choices.
+        split: how the images are divided if the source does not divide them.
+        link: make hard links to the images instead of copies, where the disk allows it.
+
+    Raises:
+        UserError: if the format is not known, the source contradicts itself, or it can be read in several ways and no
+            option says which is meant; images beside `root` then show all of them. `root` is not made.
+    """
+    tree = Tree(source, options.images)
+    name = detect_format(tree) if options.format == "auto" else options.format
+    try:
+        found = IMPORTERS[name].read(tree, options)
+    except Ambiguous as question:
+        raise explain(question, root) from None
+    if not found.items and not found.left_out:
+        raise UserError(f"{source}: nothing to import: no image in it has an annotation")
+    counted = write_folder(replace(found, items=_shortened(found.items)), root, options, split, link=link)
+    default = ImportOptions()
+    chosen = {f.name: str(v) for f in fields(options) if (v := getattr(options, f.name)) != getattr(default, f.name)}
+    report = ImportReport(str(source), name, chosen, **counted)
+    write_report(root, asdict(report))
+    return report
+
+
+def detect_format(tree: Tree) -> str:
+    """Find out which format a folder is of.
+
+    Raises:
+        UserError: if it is of none, which says what it lacks to be of each, or of several.
+    """
+    lacks = {name: importer.lacks(tree) for name, importer in IMPORTERS.items()}
+    fits = [name for name, lack in lacks.items() if lack is None]
+    if len(fits) == 1:
+        return fits[0]
+    if fits:
+        titles = " and ".join(f"{IMPORTERS[name].title} (--format {name})" for name in fits)
+        raise UserError(f"{tree.root} can be read as {titles}: say which is meant")
+    tried = "; ".join(f"{IMPORTERS[name].title}: {lack}" for name, lack in lacks.items())
+    raise UserError(f"{tree.root} ({count(len(tree.files), 'files')}) is of no format that can be imported. {tried}")
+
+
+def _shortened(items: Sequence[Item]) -> tuple[Item, ...]:
+    """The items under names without the folders that all images of their split have in common."""
+    starts = dict[str | None, str]()
+    for split in {item.split for item in items}:
+        parents = [PurePosixPath(item.name).parent.as_posix() for item in items if item.split == split]
+        starts[split] = commonpath(parents) or "."
+    return tuple(
+        replace(item, name=PurePosixPath(item.name).relative_to(starts[item.split]).as_posix()) for item in items
+    )

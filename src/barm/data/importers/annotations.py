@@ -1,0 +1,194 @@
+"""What an importer reads: images, the regions of their classes, and the choices that a user has."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from barm.data.class_names import BACKGROUND, IGNORED, MOST, plain
+from barm.errors import UserError
+from barm.escaping import normal
+from barm.labels import IGNORE
+
+Overlap = Literal["later", "earlier", "smaller", "ignore"]
+Rings = Literal["ask", "holes", "union"]
+Crowd = Literal["class", "ignore", "drop"]
+Boxes = Literal["drop", "fill"]
+Empty = Literal["drop", "background"]
+Values = Literal["ask", "index", "colour"]
+Labels = Literal["ask", "ids", "trainids"]
+Rest = Literal["background", "ignore"]
+Size = tuple[int, int]  # width, height
+Cover = Callable[[Size], NDArray[np.bool_]]  # (H, W): the pixels of a region in an image of a size
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """The choices of an import. Where `ask` stands, an import stops if it matters and nothing decides it.
+
+    Attributes:
+        format: a name in `barm.data.importers.IMPORTERS`, or ``auto``.
+        images: a folder of images, if they are not beside the annotations.
+        classes: the names to keep, in the order of their ids; all, in the source's order, if empty.
+        rest: what the pixels of classes that are not kept become.
+        overlap: which of several objects of a pixel counts; ``ignore``: none.
+        rings: what a ring inside another ring of the same object is.
+        crowd: what a region that COCO marks as a crowd is.
+        boxes: what an object is that has a box alone.
+        empty: what an image without any annotation is.
+        values: what decides the class in masks with palettes: the index or its colour.
+        labels: which of Cityscapes' label files are read.
+        colours: a table of colours and class names, for masks in colour.
+    """
+
+    format: str = "auto"
+    images: Path | None = None
+    classes: tuple[str, ...] = ()
+    rest: Rest = "background"
+    overlap: Overlap = "later"
+    rings: Rings = "ask"
+    crowd: Crowd = "class"
+    boxes: Boxes = "drop"
+    empty: Empty = "drop"
+    values: Values = "ask"
+    labels: Labels = "ask"
+    colours: Path | None = None
+
+
+class Region(NamedTuple):
+    """One object of an image.
+
+    Attributes:
+        class_id: 1, 2, ... in `Annotations.classes`; 0 is background, 255 is ignored.
+        cover: its pixels.
+    """
+
+    class_id: int
+    cover: Cover
+
+
+class Painted(NamedTuple):
+    """A mask as an importer makes it.
+
+    Attributes:
+        ids: ``(H, W)`` uint8.
+        objects: number of objects per id; empty where a format knows pixels only.
+        contested: number of pixels that objects of several classes cover.
+    """
+
+    ids: NDArray[np.uint8]
+    objects: Mapping[int, int] = {}
+    contested: int = 0
+
+
+@dataclass(frozen=True)
+class Item:
+    """An annotated image.
+
+    Attributes:
+        name: unique among the items; the image's path below the source, without suffix.
+        image: its file, or a function that returns the file's bytes.
+        paint: makes the mask for an image of ``(width, height)``.
+        split: ``train``, ``val`` or ``test``, where the source says it.
+        size: ``(width, height)`` of the image that was annotated, where the source says it.
+    """
+
+    name: str
+    image: Path | Callable[[], bytes]
+    paint: Callable[[Size], Painted] = field(repr=False)
+    split: str | None = None
+    size: Size | None = None
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """Everything that an importer read.
+
+    Attributes:
+        classes: names of the ids 1, 2, ....
+        items: annotated images.
+        left_out: why something was left out, as often as it was.
+        notes: what a user should know about the reading.
+        values: what stood for a class in the source: a number, or a colour ``#rrggbb``, by class name; background and
+            ignored pixels under ``background`` and ``ignore``. Empty where names alone stand in it.
+    """
+
+    classes: tuple[str, ...]
+    items: tuple[Item, ...]
+    left_out: Mapping[str, int] = field(default_factory=Counter[str])
+    notes: tuple[str, ...] = ()
+    values: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+class Preview(NamedTuple):
+    """An image with the mask that one of several readings gives it."""
+
+    item: Item
+    classes: tuple[str, ...]
+
+
+class Ambiguous(Exception):
+    """A source that can be read in several ways.
+
+    Args:
+        what: the question, in a sentence without its end.
+        flag: the option that answers it, such as ``--rings``.
+        readings: an example for each answer.
+    """
+
+    def __init__(self, what: str, flag: str, readings: Mapping[str, Preview]) -> None:
+        super().__init__(what)
+        self.what, self.flag, self.readings = what, flag, readings
+
+
+class Classes:
+    """Class names of a source, which get the ids 1, 2, ... in the order in which they are given.
+
+    Names of the background get the id 0, names of ignored pixels 255.
+
+    Args:
+        names: in the order of the ids.
+        where: the file that holds them, for messages.
+
+    Raises:
+        UserError: for more than 254 classes, or a name that is empty.
+    """
+
+    def __init__(self, names: Sequence[str] = (), where: Path | None = None) -> None:
+        self.where, self.ignored = where, set[str]()
+        self._ids: dict[str, int] = {}
+        for name in names:
+            self.add(name)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the ids 1, 2, ...."""
+        return tuple(self._ids)
+
+    def add(self, name: str) -> int:
+        """The id of a name, which becomes a class if it is new."""
+        name = " ".join(normal(name).split())
+        word = plain(name)
+        if not name:
+            raise UserError(f"{self._where()}a class has no name: give every class one")
+        if word in BACKGROUND:
+            return 0
+        if word in IGNORED:
+            self.ignored.add(name)
+            return IGNORE
+        if name not in self._ids and len(self._ids) == MOST:
+            raise UserError(f"{self._where()}expected at most {MOST} classes, found more: name those to keep")
+        return self._ids.setdefault(name, len(self._ids) + 1)
+
+    def notes(self) -> tuple[str, ...]:
+        """A note on names that were taken to mean ignored pixels."""
+        return tuple(f"'{name}' is read as ignored (255)" for name in sorted(self.ignored))
+
+    def _where(self) -> str:
+        return f"{self.where}: " if self.where else ""

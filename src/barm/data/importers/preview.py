@@ -1,0 +1,50 @@
+"""Images that show how a source would be read, where it can be read in several ways."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from barm.data.images import read_image, turned, upright
+from barm.data.importers.annotations import Ambiguous, Preview
+from barm.data.palette import OVERLAY, id_palette
+from barm.errors import UserError
+from barm.escaping import place
+
+
+def explain(question: Ambiguous, root: Path) -> UserError:
+    """Draw every reading of an ambiguous source, and name the option that chooses between them.
+
+    Args:
+        question: what may be read in several ways.
+        root: the folder that would have been made; the images are written beside it.
+
+    Returns:
+        The error that stops the import.
+    """
+    folder = root.with_name(f"{root.name}-readings")
+    folder.mkdir(parents=True, exist_ok=True)
+    answers = list[str]()
+    for answer, preview in question.readings.items():
+        path = folder / f"{question.flag.lstrip('-')}-{answer}.png"
+        draw(preview).save(path)
+        answers.append(f"{question.flag} {answer} ({place(path)})")
+    return UserError(f"{question.what}: give {' or '.join(answers)}")
+
+
+def draw(preview: Preview) -> Image.Image:
+    """An image with its mask laid over it in VOC's colours."""
+    item = preview.item
+    with Image.open(item.image if isinstance(item.image, Path) else io.BytesIO(item.image())) as opened:
+        orientation = upright(opened)[1]
+    image = read_image(item.image) if isinstance(item.image, Path) else opened.convert("RGB")
+    mask = Image.fromarray(item.paint(item.size or image.size).ids)
+    if mask.size != image.size:
+        mask = turned(mask, orientation)
+    ids = np.asarray(mask)[..., None]
+    colours = id_palette()[ids[..., 0]]
+    blended = np.where(ids > 0, OVERLAY * colours + (1 - OVERLAY) * np.asarray(image), np.asarray(image))
+    return Image.fromarray(blended.astype(np.uint8))

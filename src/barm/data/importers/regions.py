@@ -1,0 +1,170 @@
+"""Pixels of polygons and run lengths, and of objects that lie over each other.
+
+pycocotools fills the polygons, so that a mask is what COCO's own tools would make of it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+from barm.data.importers.annotations import Cover, Overlap, Painted, Region, Size
+from barm.labels import IGNORE
+
+Ring = NDArray[np.float64]  # (n, 2): x, y in pixels from the image's upper left corner
+INSIDE = 0.95  # share of a ring's area that lies in another ring, from which it is inside of it
+SMALL = 8  # pixels; a smaller ring inside another is a slip of the hand, and makes no difference
+
+
+def polygon(rings: Sequence[Ring], *, holes: bool = False) -> Cover:
+    """The pixels of a polygon of one or several rings.
+
+    Args:
+        rings: each ``(n, 2)`` with at least 3 points.
+        holes: a ring inside another one is a hole in it; otherwise all rings are filled.
+    """
+    return partial(_rings, tuple(rings), holes)
+
+
+def run_lengths(rle: Mapping[str, Any]) -> Cover:
+    """The pixels of COCO's run lengths, compressed (a string) or not (a list of numbers).
+
+    Args:
+        rle: ``size`` (height, width) and ``counts``, as `check_run_lengths` accepts them.
+    """
+    return partial(_runs, dict(rle))
+
+
+def rectangle(left: float, top: float, right: float, bottom: float) -> Cover:
+    """The pixels of a box with sides parallel to the image's, in pixels."""
+    return polygon([np.array([(left, top), (right, top), (right, bottom), (left, bottom)], float)])
+
+
+def ellipse(x: float, y: float, width: float, height: float) -> Cover:
+    """The pixels of an ellipse around a point, with the half axes `width` and `height`, in pixels."""
+    turn = np.linspace(0, 2 * np.pi, 64, endpoint=False)
+    return polygon([np.stack([x + width * np.cos(turn), y + height * np.sin(turn)], 1)])
+
+
+def check_run_lengths(rle: Mapping[str, Any]) -> str | None:
+    """Describe what is wrong with COCO's run lengths; None if nothing is."""
+    size, counts = rle.get("size"), rle.get("counts")
+    if not (isinstance(size, list) and len(size) == 2 and all(type(n) is int and 0 < n < 2**15 for n in size)):
+        return f"the run lengths' size is {str(size)[:40]}, expected [height, width]"
+    total = size[0] * size[1]
+    if isinstance(counts, list):
+        if not all(type(n) is int and n >= 0 for n in counts):
+            return "the run lengths hold something other than numbers from 0"
+        covered = sum(counts)
+    elif isinstance(counts, str) and counts.isascii():
+        covered = _compressed_total(counts)
+    else:
+        return f"the run lengths' counts are {type(counts).__name__}, expected a list or a string"
+    if covered != total:
+        return f"the run lengths cover {covered} pixels, but {size[1]}x{size[0]} are {total}"
+    return None
+
+
+def nested(rings: Sequence[Ring], size: Size) -> bool:
+    """Whether a ring lies inside another one, so that it may be a hole."""
+    if len(rings) < 2:
+        return False
+    runs = [_encoded(ring, size) for ring in rings]
+    areas = [float(a) for a in coco_mask.area(runs)]
+    for i, inner in enumerate(runs):
+        for j, outer in enumerate(runs):
+            if i != j and SMALL <= areas[i] < areas[j]:
+                common = float(coco_mask.area(coco_mask.merge([inner, outer], intersect=True)))
+                if common >= INSIDE * areas[i]:
+                    return True
+    return False
+
+
+def paint(regions: Sequence[Region], overlap: Overlap, size: Size) -> Painted:
+    """Paint the objects of an image.
+
+    Args:
+        regions: in the source's order.
+        overlap: which object a pixel belongs to that several cover: the ``later`` one of the source, the ``earlier``
+            one, the one with the ``smaller`` area, or none of several classes (``ignore``: 255).
+        size: ``(width, height)``.
+    """
+    width, height = size
+    ids = np.zeros((height, width), np.uint8)
+    taken, contested = np.zeros((height, width), bool), np.zeros((height, width), bool)
+    covers = [(region.class_id, region.cover(size)) for region in regions]
+    if overlap == "smaller":
+        covers = sorted(covers, key=lambda each: -int(each[1].sum()))
+    for class_id, cover in covers if overlap != "earlier" else reversed(covers):
+        contested |= cover & taken & (ids != class_id)
+        ids[cover] = class_id
+        taken |= cover
+    if overlap == "ignore":
+        ids[contested] = IGNORE
+    return Painted(ids, Counter(region.class_id for region in regions), int(contested.sum()))
+
+
+def painter(regions: Sequence[Region], overlap: Overlap) -> partial[Painted]:
+    """`paint` for an item's regions, as `Item.paint` wants it."""
+    return partial(paint, tuple(regions), overlap)
+
+
+def _rings(rings: tuple[Ring, ...], holes: bool, size: Size) -> NDArray[np.bool_]:
+    covers = [_decoded(_encoded(ring, size)) for ring in rings]
+    if not holes:
+        return np.asarray(np.logical_or.reduce(covers))
+    result = np.zeros_like(covers[0])
+    for cover in sorted(covers, key=lambda c: -int(c.sum())):  # from outside to inside
+        area = int(cover.sum())
+        inside = area > 0 and int((cover & result).sum()) >= INSIDE * area
+        result = result & ~cover if inside else result | cover
+    return result
+
+
+def _runs(rle: dict[str, Any], size: Size) -> NDArray[np.bool_]:
+    height, width = rle["size"]
+    if (width, height) != size:
+        raise ValueError(f"its run lengths are of {width}x{height} pixels, not {size[0]}x{size[1]}")
+    if isinstance(rle["counts"], list):
+        flags = np.arange(len(rle["counts"])) % 2 == 1
+        return np.asarray(np.repeat(flags, rle["counts"]).reshape(width, height).T)
+    return _decoded({"size": rle["size"], "counts": rle["counts"].encode()})
+
+
+def _encoded(ring: Ring, size: Size) -> Any:
+    rings: Any = [ring.ravel().tolist()]
+    (runs,) = coco_mask.frPyObjects(rings, size[1], size[0])
+    return runs
+
+
+def _decoded(runs: Any) -> NDArray[np.bool_]:
+    return np.asarray(coco_mask.decode(runs)).astype(bool)
+
+
+def _compressed_total(text: str) -> int:
+    """The sum of compressed run lengths; -1 if they are damaged.
+
+    A character holds 5 bits from 48 on, the lowest first, and a length is relative to the last but one.
+    """
+    counts, value, shift = list[int](), 0, 0
+    for character in text:
+        code = ord(character) - 48
+        if not 0 <= code < 64:
+            return -1
+        value |= (code & 31) << shift
+        shift += 5
+        if code & 32:
+            if shift > 40:
+                return -1
+            continue
+        if code & 16:
+            value -= 1 << shift
+        counts.append(value + (counts[-2] if len(counts) > 2 else 0))
+        value, shift = 0, 0
+    return -1 if shift or min(counts, default=0) < 0 else sum(counts)

@@ -1,0 +1,67 @@
+"""Divide images into training and validation by a hash of their names, groups of images as one."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from hashlib import blake2b
+
+from barm.errors import UserError
+
+VAL_SHARE = 0.2
+
+
+def divide(names: Sequence[str], share: float = VAL_SHARE, group_by: str = "") -> dict[str, list[str]]:
+    """Divide images into ``train`` and ``val``.
+
+    Each group, by itself, is held out if the hash of its name falls into the share, so that an image that is added
+    later moves no other one. At least one group is held out, and one is not.
+
+    Args:
+        names: of the images.
+        share: of the groups that is held out, 0 to 1; 0 holds out none.
+        group_by: a regular expression; what its first group, or all of it, matches is the name of an image's group.
+            Without it, every image is its own group.
+
+    Raises:
+        UserError: for a share or pattern that makes no sense, or that does not match a name.
+
+    >>> divide(["film1_01", "film1_02", "film2_01"], 0.5, "(.*)_")
+    {'train': ['film2_01'], 'val': ['film1_01', 'film1_02']}
+    """
+    if not 0 <= share < 1:
+        raise UserError(f"expected a share of 0 to less than 1 for validation, got {share:g}")
+    groups = _groups(names, group_by)
+    order = sorted(groups, key=_hash)
+    held_out = {name for name in order if _hash(name) < share} or set(order[: 1 if share else 0])
+    if len(held_out) == len(order):
+        if len(order) == 1 and group_by:
+            raise UserError(f"all {len(names)} images are in one group by '{group_by}', so that it cannot be divided")
+        held_out = set(order[:-1]) or held_out
+    members = {name for group in held_out for name in groups[group]}
+    return {
+        "train": [name for name in names if name not in members],
+        "val": [name for name in names if name in members],
+    }
+
+
+def _groups(names: Sequence[str], group_by: str) -> dict[str, list[str]]:
+    if not group_by:
+        return {name: [name] for name in names}
+    try:
+        pattern = re.compile(group_by)
+    except re.error as error:
+        raise UserError(f"'{group_by}' is no regular expression: {error}") from None
+    groups = defaultdict[str, list[str]](list)
+    for name in names:
+        found = pattern.search(name)
+        if found is None:
+            raise UserError(f"'{group_by}' does not match '{name}': expected a pattern that matches every name")
+        groups[found[1] if pattern.groups and found[1] is not None else found[0]].append(name)
+    return dict(groups)
+
+
+def _hash(name: str) -> float:
+    """Hash a name to a number in 0..1."""
+    return int.from_bytes(blake2b(name.encode(), digest_size=4).digest(), "big") / 2**32
