@@ -74,6 +74,10 @@ def predict(
     ] = "1",
     flip: Annotated[bool, typer.Option("--flip", help="Mirror images count too.")] = False,
     ids: Annotated[bool, typer.Option("--ids", help="Masks hold the data set's ids, not channels.")] = False,
+    save_as: Annotated[
+        Path | None,
+        typer.Option(help="Masks hold the values or colours of this classes.toml, or of the one in this folder."),
+    ] = None,
     legend: Annotated[bool, typer.Option(help="Overlays say below what the colours mean.")] = True,
     batch: Annotated[int, typer.Option(min=1, help="Images of one size at a time.")] = 8,
     keep_going: Annotated[bool, typer.Option("--keep-going", help="Leave out files that cannot be read.")] = False,
@@ -105,7 +109,9 @@ def predict(
         images,
         folder,
         step=step,
-        options=PredictOptions(numbers(sizes, "--sizes"), flip, wanted, batch, words(write) or (), ids, legend),
+        options=PredictOptions(
+            numbers(sizes, "--sizes"), flip, wanted, batch, words(write) or (), ids, legend, save_as
+        ),
         refused=wrong.append if keep_going else None,
         device=device,
         precision=precision,

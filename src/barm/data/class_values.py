@@ -20,6 +20,7 @@ from barm.labels import IGNORE
 from barm.reading import Unfit, read_toml
 
 FILE = "classes.toml"
+ORIGINAL = "source_classes.toml"  # beside it, or beside classes.txt: what an import found in the masks
 HIGHEST = 2**16 - 1
 ADD = f"list it in {FILE}, or say there what others are"
 _TEXT_COLOUR = re.compile(r"#?([0-9a-f]{6})|(\d{1,3})\s*[, ]\s*(\d{1,3})\s*[, ]\s*(\d{1,3})", re.IGNORECASE)
@@ -70,7 +71,7 @@ class ClassValues:
             An image of mode ``L``, ``I;16`` (where a value is above 255) or ``RGB``.
         """
         values = np.zeros(256, np.int64)
-        values[: len(names)] = [self._value(name) for name in names]
+        values[: len(names)] = [self.value_of(name) for name in names]
         result = values[ids]
         if self.colours:
             channels = np.stack([result >> 16, (result >> 8) & 255, result & 255], axis=-1)
@@ -86,7 +87,8 @@ class ClassValues:
         """A value as ``classes.toml`` has it."""
         return f"#{value:06x}" if self.colours else str(value)
 
-    def _value(self, name: str) -> int:
+    def value_of(self, name: str) -> int:
+        """The first value, or colour as 0xrrggbb, of a class or the background."""
         wanted = self.names.index(name) + 1 if name in self.names else 0
         return next(value for value, class_id in self.ids if class_id == wanted)
 
@@ -119,6 +121,20 @@ def read_class_values(path: Path) -> ClassValues:
     by_name = {"background": 0, "ignore": IGNORE, **{name: i for i, name in enumerate(names, 1)}}
     ids = tuple((value, by_name[name]) for value, name in entries.items())
     return ClassValues(names, ids, kinds[0] == "colours", _other(table.get("other"), path), path)
+
+
+def find_class_values(place: Path) -> ClassValues:
+    """Read the values of a file, or of a data set's folder: those that an import found in its source come first.
+
+    Raises:
+        UserError: if there are none.
+    """
+    if not place.is_dir():
+        return read_class_values(place)
+    path = next((file for name in (ORIGINAL, FILE) if (file := place / name).is_file()), None)
+    if path is None:
+        raise UserError(f"{place} has neither {ORIGINAL} nor {FILE}: give a file with a table [values] or [colours]")
+    return read_class_values(path)
 
 
 def write_class_values(path: Path, names: Mapping[str, str], *, other: str = "") -> None:

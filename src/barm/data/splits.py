@@ -37,7 +37,7 @@ def divide(names: Sequence[str], share: float = VAL_SHARE, group_by: str = "") -
     held_out = {name for name in order if _hash(name) < share} or set(order[: 1 if share else 0])
     if len(held_out) == len(order):
         if len(order) == 1 and group_by:
-            raise UserError(f"all {len(names)} images are in one group by '{group_by}', so that it cannot be divided")
+            raise UserError(f"'{group_by}' puts all images into one group, which cannot be divided: expect several")
         held_out = set(order[:-1]) or held_out
     members = {name for group in held_out for name in groups[group]}
     return {

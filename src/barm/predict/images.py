@@ -10,11 +10,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from PIL import Image
 
+from barm.data.class_values import ClassValues, find_class_values
 from barm.data.images import read_image
 from barm.data.left_right import mirror_warning
 from barm.engine.checkpoint.atomic import write_atomically
@@ -68,6 +69,7 @@ class PredictOptions:
         batch: see `Model.predict`.
         write: kinds of files.
         ids: masks hold the data set's ids instead of channels.
+        save_as: a ``classes.toml``, or a folder with one: masks hold the values or colours that it has for the classes.
         legend: overlays have one.
     """
 
@@ -78,8 +80,11 @@ class PredictOptions:
     write: Sequence[str] = ("mask", "overlay")
     ids: bool = False
     legend: bool = True
+    save_as: Path | str | None = None
 
     def __post_init__(self) -> None:
+        if self.ids and self.save_as is not None:
+            raise UserError("masks hold either the data set's ids or the values of a file: give --ids or --save-as")
         if not self.write:
             raise UserError(f"nothing to write: name at least one of {', '.join(KINDS)}")
         for kind in self.write:
@@ -132,8 +137,10 @@ def predict_files(
     target = None if out is None else Path(out)
     found = find_images(images, target)
     check_there(found, refused)
+    values = None if options.save_as is None else find_class_values(Path(options.save_as))
     model = run if isinstance(run, Model) else load(run, step, device=device, precision=precision)
     model.shown(options.classes)
+    masks = _written_masks(model, options.ids, values)
     mixed = mirror_warning(model.class_names[1:]) if options.flip else None
     if mixed is not None:
         warn(mixed)
@@ -141,12 +148,12 @@ def predict_files(
         sound = check_images(found, refused, done)
     results: dict[Path, Prediction] = {}
     with shows("predicting", len(sound)) as done:
-        for result in _stream(model, sound, target, options):
+        for result in _stream(model, sound, target, options, masks):
             results[result.image] = result
             each(result)
             done()
     if target is not None and "mask" in options.write:
-        _explain(target, model, options)
+        _explain(target, model, masks)
     return [results[one.path] for one in found if one.path in results]
 
 
@@ -155,8 +162,33 @@ def _silent(_title: str, _total: int) -> Iterator[Callable[[], None]]:
     yield lambda: None
 
 
+class _Masks(NamedTuple):
+    """How masks are written: a function of the channels, and what stands for each channel in its image."""
+
+    image: Callable[[Labels], Image.Image]
+    values: tuple[int | str, ...]
+
+
+def _written_masks(model: Model, ids: bool, values: ClassValues | None) -> _Masks:
+    if values is None:
+        numbers = model.class_ids if ids else tuple(range(len(model.class_names)))
+        return _Masks(lambda label: index_mask(label, model.colours, numbers), numbers)
+    missing = values.missing(model.class_names)
+    if missing:
+        raise UserError(f"{values.path} has nothing for '{missing[0]}', which the network knows: add a line for it")
+    written = tuple(values.written(values.value_of(name)) for name in model.class_names)
+    return _Masks(
+        lambda label: values.from_ids(label, model.class_names),
+        written if values.colours else tuple(map(int, written)),
+    )
+
+
 def _stream(
-    model: Model, sound: Sequence[tuple[ImageFile, tuple[int, int]]], target: Path | None, options: PredictOptions
+    model: Model,
+    sound: Sequence[tuple[ImageFile, tuple[int, int]]],
+    target: Path | None,
+    options: PredictOptions,
+    masks: _Masks,
 ) -> Iterator[Prediction]:
     """Read, predict and write in batches of one size; reading and writing overlap with prediction."""
     batches = _batches(sound, options.batch)
@@ -175,7 +207,7 @@ def _stream(
                     images, sizes=options.sizes, flip=options.flip, classes=options.classes, batch=len(images)
                 )
                 parts = zip(batch, images, labels, strict=True)
-                writing.append([pool.submit(_finish, model, *part, target, options) for part in parts])
+                writing.append([pool.submit(_finish, model, *part, target, options, masks) for part in parts])
                 if len(writing) > AHEAD:
                     yield from (job.result() for job in writing.popleft())
             yield from (job.result() for jobs in writing for job in jobs)
@@ -198,7 +230,13 @@ def _batches(sound: Sequence[tuple[ImageFile, tuple[int, int]]], size: int) -> l
 
 
 def _finish(
-    model: Model, one: ImageFile, image: Image.Image, label: Labels, target: Path | None, options: PredictOptions
+    model: Model,
+    one: ImageFile,
+    image: Image.Image,
+    label: Labels,
+    target: Path | None,
+    options: PredictOptions,
+    masks: _Masks,
 ) -> Prediction:
     """Write an image's files and summarise its prediction."""
     counts = np.bincount(label.ravel(), minlength=len(model.class_names)) / label.size
@@ -210,15 +248,15 @@ def _finish(
         for kind in options.write:
             path = files[kind] = target / one.name.parent / (one.name.name + ENDINGS[kind])
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, _content(kind, model, image, label, legend, options.ids), flush=False)
+            write_atomically(path, _content(kind, model, image, label, legend, masks), flush=False)
     return Prediction(one.path, image.size, shares, files)
 
 
 def _content(
-    kind: str, model: Model, image: Image.Image, label: Labels, legend: Mapping[int, str] | None, ids: bool
+    kind: str, model: Model, image: Image.Image, label: Labels, legend: Mapping[int, str] | None, masks: _Masks
 ) -> bytes:
     if kind == "mask":
-        return encoded(index_mask(label, model.colours, model.class_ids if ids else None), "PNG")
+        return encoded(masks.image(label), "PNG")
     if kind == "colour":
         return encoded(colour_mask(label, model.display_colours), "PNG")
     return encoded(overlay_image(image, label, model.display_colours, legend), "JPEG", quality=92)
@@ -229,13 +267,12 @@ def percent(share: float) -> str:
     return "<1 %" if 0 < share < 0.005 else f"{100 * share:.0f} %"
 
 
-def _explain(target: Path, model: Model, options: PredictOptions) -> None:
-    """Write ``classes.json``, which explains the numbers in the masks."""
-    values = model.class_ids if options.ids else range(len(model.class_names))
+def _explain(target: Path, model: Model, masks: _Masks) -> None:
+    """Write ``classes.json``, which explains the numbers or colours in the masks."""
     rows = [
         {"value": value, "name": name, "colour": colour, "display_colour": shown}
         for value, name, colour, shown in zip(
-            values, model.class_names, model.colours.tolist(), model.display_colours.tolist(), strict=True
+            masks.values, model.class_names, model.colours.tolist(), model.display_colours.tolist(), strict=True
         )
     ]
     target.mkdir(parents=True, exist_ok=True)

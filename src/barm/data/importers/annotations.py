@@ -183,7 +183,7 @@ class Classes:
             self.ignored.add(name)
             return IGNORE
         if name not in self._ids and len(self._ids) == MOST:
-            raise UserError(f"{self._where()}expected at most {MOST} classes, found more: name those to keep")
+            raise UserError(f"{self._where()}expected at most {MOST} class names, found more: name fewer")
         return self._ids.setdefault(name, len(self._ids) + 1)
 
     def notes(self) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from barm.data.class_names import parse_classes
-from barm.data.class_values import write_class_values
+from barm.data.class_values import ORIGINAL, write_class_values
 from barm.data.images import probe, turned
 from barm.data.importers.annotations import Annotations, ImportOptions, Item
 from barm.data.index import BAR_FROM, cores
@@ -28,9 +28,9 @@ from barm.data.palette import id_palette
 from barm.data.splits import divide
 from barm.errors import UserError
 from barm.labels import IGNORE
+from barm.words import count, verb
 
 REPORT = "import.json"
-ORIGINAL = "source_classes.toml"
 SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "TIFF": ".tif"}
 
 
@@ -299,7 +299,7 @@ def _counted(annotations: Annotations, written: Sequence[_Written], names: Seque
     crossed = [one.contested for one in done if one.contested]
     notes = list(annotations.notes)
     if number := sum(one.turned for one in done):
-        notes.append(f"{number} masks were turned as EXIF data turn their images")
+        notes.append(f"{count(number, 'masks')} {verb(number, 'were')} turned as EXIF data turn their images")
     return {
         "classes": tuple(
             ClassCount(name, objects[i] if objects else None, int(images[i]), int(pixels[i]))

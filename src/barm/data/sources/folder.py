@@ -85,7 +85,7 @@ def _class_values(root: Path) -> ClassValues | None:
     if not path.exists():
         return None
     if (root / "classes.txt").exists():
-        raise UserError(f"{root} has classes.txt and {FILE}: keep the one that says what the masks hold")
+        raise UserError(f"{root} has a classes.txt beside {FILE}: keep the one that says what the masks hold")
     return read_class_values(path)
 
 

@@ -1,0 +1,76 @@
+"""Images are divided by a hash of their names, and those of one group stay together."""
+
+from __future__ import annotations
+
+import pytest
+from PIL import Image
+
+from barm.data.sources import open_source
+from barm.data.sources.folder import write_split
+from barm.data.splits import divide
+from barm.errors import UserError
+
+NAMES = [f"film{film}_{frame:03}" for film in range(20) for frame in range(10)]
+
+
+def test_no_group_is_divided():
+    parts = divide(NAMES, 0.25, "(.*)_")
+    films = {part: {name.split("_")[0] for name in names} for part, names in parts.items()}
+    assert not films["train"] & films["val"]
+    assert len(films["train"] | films["val"]) == 20
+    assert sorted(parts["train"] + parts["val"]) == sorted(NAMES)
+
+
+def test_the_share_is_about_what_was_asked_for():
+    assert 0.12 < len(divide(NAMES, 0.2)["val"]) / len(NAMES) < 0.28
+    assert divide(NAMES, 0)["val"] == []
+
+
+def test_an_image_that_is_added_moves_no_other():
+    before, after = divide(NAMES[:-1])["val"], divide(NAMES)["val"]
+    assert set(before) == set(after) - {NAMES[-1]}
+
+
+def test_both_splits_have_a_member():
+    assert [len(part) for part in divide(["a", "b"], 0.01).values()] == [1, 1]
+    assert [len(part) for part in divide(["a", "b"], 0.99).values()] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("share", "pattern", "message"),
+    [
+        (1.0, "", "expected a share"),
+        (-0.1, "", "expected a share"),
+        (0.2, "(", "is no regular expression"),
+        (0.2, "shot(.*)", "does not match 'film0_000'"),
+        (0.2, "(film)", "puts all images into one group"),
+    ],
+)
+def test_what_cannot_divide_is_refused(share, pattern, message):
+    with pytest.raises(UserError, match=message):
+        divide(NAMES, share, pattern)
+
+
+@pytest.fixture
+def films(tmp_path):
+    for name in NAMES[:60]:
+        for kind in ("images", "masks"):
+            (tmp_path / "own" / kind).mkdir(parents=True, exist_ok=True)
+            Image.new("L", (16, 16), 1).save(tmp_path / "own" / kind / f"{name}.png")
+    (tmp_path / "own/classes.txt").write_text("thing\n")
+    return tmp_path / "own"
+
+
+def test_the_command_writes_lists_that_are_read(films, cli):
+    status, out, _ = cli("data", "split", films, "--val", "0.3", "--group-by", "(.*)_")
+    assert status == 0
+    train, val = (open_source("folder", films, split) for split in ("train", "val"))
+    assert f"{len(train)} training and {len(val)} validation images" in out
+    assert not {n.split("_")[0] for n in train.names} & {n.split("_")[0] for n in val.names}
+
+
+def test_a_folder_that_is_divided_already_is_refused(films):
+    (films / "images/val").mkdir()
+    with pytest.raises(UserError, match="divides the images already"):
+        write_split(films)
+    assert not (films / "train.txt").exists()
