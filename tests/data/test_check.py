@@ -322,8 +322,8 @@ TREES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "A9 own data with names": (edit(ade, write("classes.txt", "cat\ndog\n")), SOUND),
     "A9 nothing known": (
         edit(folder, remove("masks")),
-        "{root} has none of the known layouts. VOC: {root} lacks the folders JPEGImages, SegmentationClassAug or "
-        "SegmentationClass; ADE20K: {root} lacks the folder annotations/training or annotations/train; folder: {root} "
+        "{root} has none of the known layouts (`barm data import` makes one of what annotation tools write). VOC: "
+        "{root} lacks the folders JPEGImages, SegmentationClassAug or SegmentationClass; ADE20K: {root} lacks the folder annotations/training or annotations/train; folder: {root} "
         "lacks the folder masks",
     ),
     "A9 several": (

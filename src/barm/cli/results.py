@@ -28,6 +28,8 @@ from barm.cli.common import (
 from barm.errors import UserError
 from barm.words import count
 
+VALUES = "Masks hold the values or colours of this classes.toml, or of the one in this folder."
+
 
 def evaluate(
     run: RunArg,
@@ -74,10 +76,7 @@ def predict(
     ] = "1",
     flip: Annotated[bool, typer.Option("--flip", help="Mirror images count too.")] = False,
     ids: Annotated[bool, typer.Option("--ids", help="Masks hold the data set's ids, not channels.")] = False,
-    save_as: Annotated[
-        Path | None,
-        typer.Option(help="Masks hold the values or colours of this classes.toml, or of the one in this folder."),
-    ] = None,
+    save_as: Annotated[Path | None, typer.Option(help=VALUES)] = None,
     legend: Annotated[bool, typer.Option(help="Overlays say below what the colours mean.")] = True,
     batch: Annotated[int, typer.Option(min=1, help="Images of one size at a time.")] = 8,
     keep_going: Annotated[bool, typer.Option("--keep-going", help="Leave out files that cannot be read.")] = False,
@@ -103,15 +102,15 @@ def predict(
         shown = ", ".join(f"{name} {percent(share)}" for name, share in result.shares.items() if name != "background")
         say(f"{next(iter(result.files.values()), result.image)}: {shown or 'background only'}")
 
+    kinds = words(write) or ()
+    options = PredictOptions(numbers(sizes, "--sizes"), flip, wanted, batch, kinds, ids, legend, save_as)
     wrong: list[str] = []
     results = predict_files(
         run,
         images,
         folder,
         step=step,
-        options=PredictOptions(
-            numbers(sizes, "--sizes"), flip, wanted, batch, words(write) or (), ids, legend, save_as
-        ),
+        options=options,
         refused=wrong.append if keep_going else None,
         device=device,
         precision=precision,

@@ -45,4 +45,5 @@ def detect_layout(root: Path) -> str:
             found = ", ".join(f"{place} ({name})" for name, place in fits[:4])
             raise UserError(f"{root} holds several data sets: {found}; give one of them, or its --layout")
     tried = "; ".join(f"{layout.title}: {lacking(root, layout)}" for layout in LAYOUTS.values())
-    raise UserError(f"{root} has none of the known layouts. {tried}")
+    advice = "`barm data import` makes one of what annotation tools write"
+    raise UserError(f"{root} has none of the known layouts ({advice}). {tried}")

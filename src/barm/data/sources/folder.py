@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,14 +29,17 @@ from barm.data.sources.tree import (
 from barm.data.splits import VAL_SHARE, divide
 from barm.errors import UserError
 
-LAYOUT = Layout("folder", (("images",), ("masks",)))
+IMAGES, MASKS = ("images", "imgs", "img_dir"), ("masks", "labels", "ann_dir")
+MASK_ENDINGS = ("_mask", "_masks", "_label", "_labels", "_seg", "_gt", "-mask", "-label")  # of a.jpg: a_mask.png
+LAYOUT = Layout("folder", (IMAGES, MASKS))
 NAMED = (*SPLITS["train"], *SPLITS["val"], *HELD_BACK)  # sub-folders that are no part of an undivided folder
 
 
 def open_folder(root: Path, split: str, class_names: Sequence[str] = ()) -> FileSource:
     """Open a split of a plain folder.
 
-    The split is given by sub-folders ``images/train``, ``images/val`` (and the same below masks), or by lists of names
+    The folders may have the other names in `IMAGES` and `MASKS`, and a mask's name may end as in `MASK_ENDINGS`. The
+    split is given by sub-folders ``images/train``, ``images/val`` (and the same below masks), or by lists of names
     ``train.txt`` and ``val.txt``. Where nothing says what is held out, it is a fifth of the images, chosen by a hash
     of their names, and at least one. Other sub-folders are part of the names: ``images/a/b.jpg`` and ``masks/a/b.png``.
 
@@ -49,11 +52,18 @@ def open_folder(root: Path, split: str, class_names: Sequence[str] = ()) -> File
         UserError: for missing folders, lists or files, or two images of one name.
     """
     root = find_root(root, LAYOUT)
-    place = _place(root, split)
+    parts = _Parts(_part(root, IMAGES), _part(root, MASKS))
+    place = _place(parts, split)
     images = Files(place.images, IMAGE_SUFFIXES, deep=True, without=() if place.divided else NAMED)
     masks = Files(place.masks, MASK_SUFFIXES, deep=True, without=() if place.divided else NAMED)
     no_twins(images, "images")
     no_twins(masks, "masks")
+    if not masks and masks.others:
+        raise UserError(
+            f"{masks.folder} holds no mask, but files such as {masks.others[0].name}: `barm data import` makes masks "
+            "of what annotation tools write"
+        )
+    _without_endings(masks, images)
     names = sorted(images) if place.whole else _split(root, split, images)
     used = names if place.whole else {*names, *_split(root, "val" if split == "train" else "train", images)}
     image_files, mask_files = pairs(root, split, images, masks, names)
@@ -64,7 +74,7 @@ def open_folder(root: Path, split: str, class_names: Sequence[str] = ()) -> File
         *unused(masks, images, "masks", "without an image"),
         *strangers(images, "images"),
         *strangers(masks, "masks"),
-        *_beside(root),
+        *_beside(parts),
     ]
     return FileSource(
         root,
@@ -100,7 +110,7 @@ def write_split(root: Path, share: float = VAL_SHARE, group_by: str = "") -> dic
     Raises:
         UserError: for a folder without images, or one that is divided already.
     """
-    folder = root / "images"
+    folder = _part(root, IMAGES)
     divided = [place for names in SPLITS.values() for name in names if (place := folder / name).is_dir()]
     if divided:
         raise UserError(f"{divided[0]} divides the images already: a split by lists needs all of them in {folder}")
@@ -108,6 +118,43 @@ def write_split(root: Path, share: float = VAL_SHARE, group_by: str = "") -> dic
     for part, names in parts.items():
         (root / f"{part}.txt").write_text("".join(f"{name}\n" for name in names), "utf-8")
     return {part: len(names) for part, names in parts.items()}
+
+
+def _part(root: Path, names: Sequence[str]) -> Path:
+    """The folder of images or masks, under any of its possible names.
+
+    Raises:
+        UserError: if there are several, or none.
+    """
+    found = [root / name for name in names if (root / name).is_dir()]
+    if len(found) > 1:
+        raise UserError(f"{root} has {found[0].name} and {found[1].name}: keep the folder that is meant, or rename one")
+    if not found:
+        raise UserError(f"no folder {root / names[0]}: expected the {names[0]} in it")
+    return found[0]
+
+
+def _without_endings(masks: Files, images: Collection[str]) -> None:
+    """Name masks like their images: ``a_mask`` becomes ``a`` where there is an image ``a`` and none ``a_mask``.
+
+    Raises:
+        UserError: if an image has two masks then.
+    """
+    for name in [name for name in masks if name not in images]:
+        ending = next((end for end in MASK_ENDINGS if name.endswith(end) and name.removesuffix(end) in images), None)
+        if ending is None:
+            continue
+        image = name.removesuffix(ending)
+        if image in masks:
+            raise UserError(f"{masks[image]} and {masks[name]} may both be the mask of '{image}': keep one of them")
+        masks[image] = masks.pop(name)
+
+
+class _Parts(NamedTuple):
+    """The folders of a data set."""
+
+    images: Path
+    masks: Path
 
 
 class _Place(NamedTuple):
@@ -119,27 +166,27 @@ class _Place(NamedTuple):
     whole: bool
 
 
-def _place(root: Path, split: str) -> _Place:
+def _place(parts: _Parts, split: str) -> _Place:
     """Find the split's sub-folders, or the folders that lists or a hash divide."""
-    images, masks = ({s: split_folder(root / kind, s) for s in SPLITS} for kind in ("images", "masks"))
+    images, masks = ({s: split_folder(part, s) for s in SPLITS} for part in parts)
     own, train, val = images[split], images["train"], images["val"]
     if own is None and split == "val":
         own = train
     if own is None:  # images beside images/val
-        return _Place(root / "images", root / "masks", False, val is not None)
+        return _Place(parts.images, parts.masks, False, val is not None)
     of = split if images[split] is not None else "train"
-    return _Place(own, masks[of] or root / "masks" / own.name, True, val is not None)
+    return _Place(own, masks[of] or parts.masks / own.name, True, val is not None)
 
 
-def _beside(root: Path) -> list[Remark]:
+def _beside(parts: _Parts) -> list[Remark]:
     """Files beside the sub-folders of the splits."""
     remarks = list[Remark]()
-    for kind, suffixes in (("images", IMAGE_SUFFIXES), ("masks", MASK_SUFFIXES)):
-        used = [place for s in SPLITS if (place := split_folder(root / kind, s)) is not None]
-        if split_folder(root / "images", "train") is not None:
-            remarks += [*other_folders(root / kind, used), *loose(root / kind, suffixes)]
+    for part, suffixes in ((parts.images, IMAGE_SUFFIXES), (parts.masks, MASK_SUFFIXES)):
+        used = [place for s in SPLITS if (place := split_folder(part, s)) is not None]
+        if split_folder(parts.images, "train") is not None:
+            remarks += [*other_folders(part, used), *loose(part, suffixes)]
         else:
-            remarks += [r for r in other_folders(root / kind, used) if r.level == "note"]
+            remarks += [r for r in other_folders(part, used) if r.level == "note"]
     return remarks
 
 
