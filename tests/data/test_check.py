@@ -323,8 +323,8 @@ TREES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "A9 nothing known": (
         edit(folder, remove("masks")),
         "{root} has none of the known layouts (`barm data import` makes one of what annotation tools write). VOC: "
-        "{root} lacks the folders JPEGImages, SegmentationClassAug or SegmentationClass; ADE20K: {root} lacks the folder annotations/training or annotations/train; folder: {root} "
-        "lacks the folder masks",
+        "{root} lacks the folders JPEGImages, SegmentationClassAug or SegmentationClass; ADE20K: {root} lacks the "
+        "folder annotations/training or annotations/train; folder: {root} lacks the folder masks",
     ),
     "A9 several": (
         lambda root: (folder(root / "a"), voc(root / "b"), root)[2],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -27,6 +27,9 @@ from barm.cli.common import (
 )
 from barm.errors import UserError
 from barm.words import count
+
+if TYPE_CHECKING:
+    from barm.predict.images import Prediction
 
 VALUES = "Masks hold the values or colours of this classes.toml, or of the one in this folder."
 
@@ -94,13 +97,9 @@ def predict(
     if folder is None and not as_json:
         raise UserError("nothing to do: say with --out where the results go, or ask for --json")
     check_there(find_images(images, folder), (lambda _: None) if keep_going else None)
-    from barm.predict.images import Prediction, PredictOptions, percent, predict_files  # loads torch
+    from barm.predict.images import PredictOptions, predict_files  # loads torch
 
     wanted = names_in(classes, "--classes") if classes is not None else None
-
-    def tell(result: Prediction) -> None:
-        shown = ", ".join(f"{name} {percent(share)}" for name, share in result.shares.items() if name != "background")
-        say(f"{next(iter(result.files.values()), result.image)}: {shown or 'background only'}")
 
     kinds = words(write) or ()
     options = PredictOptions(numbers(sizes, "--sizes"), flip, wanted, batch, kinds, ids, legend, save_as)
@@ -115,7 +114,7 @@ def predict(
         device=device,
         precision=precision,
         progress=counting(quiet),
-        each=(lambda _: None) if as_json else tell,
+        each=(lambda _: None) if as_json else _tell,
         warn=warning(quiet),
     )
     if as_json:
@@ -123,3 +122,11 @@ def predict(
     if wrong:
         total = len(wrong) + len(results)
         raise UserError(f"{len(wrong)} of {count(total, 'images')} left out, the others are done: {'; '.join(wrong)}")
+
+
+def _tell(result: Prediction) -> None:
+    """Print the classes of an image."""
+    from barm.predict.images import percent
+
+    shown = ", ".join(f"{name} {percent(share)}" for name, share in result.shares.items() if name != "background")
+    say(f"{next(iter(result.files.values()), result.image)}: {shown or 'background only'}")
