@@ -6,7 +6,7 @@ import io
 import json
 import os
 import shutil
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -21,16 +21,18 @@ from rich.progress import Progress
 
 from barm.data.class_names import parse_classes
 from barm.data.class_values import ORIGINAL, write_class_values
-from barm.data.images import probe, turned
-from barm.data.importers.annotations import Annotations, ImportOptions, Item
+from barm.data.images import Probe, Unreadable, probe, turned
+from barm.data.importers.annotations import Annotations, ImportOptions, Item, Painted
 from barm.data.index import BAR_FROM, cores
 from barm.data.palette import id_palette
 from barm.data.splits import divide
 from barm.errors import UserError
 from barm.labels import IGNORE
+from barm.reading import short
 from barm.words import count, verb
 
 REPORT = "import.json"
+FAULTS = (UserError, OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # of files that cannot be used
 SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "TIFF": ".tif"}
 
 
@@ -99,6 +101,7 @@ class _Written(NamedTuple):
     objects: Mapping[int, int] = {}
     contested: int = 0
     why: str = ""
+    because: str = ""
     turned: bool = False
 
 
@@ -125,7 +128,7 @@ def write_folder(
         written = _write_items(annotations.items, beside, table, link)
         done = [item for item, one in zip(annotations.items, written, strict=True) if one.ids is not None]
         if not done:
-            reasons = Counter([*annotations.left_out, *(one.why for one in written if one.why)])
+            reasons = [*annotations.left_out, *_reasons(annotations.items, written)]
             raise UserError(f"nothing to import: {'; '.join(reasons) or 'no image has an annotation'}")
         write_class_names(beside, names)
         if annotations.values:
@@ -205,21 +208,17 @@ def _write_item(item: Item, root: Path, table: NDArray[np.uint8], link: bool) ->
     name = _file_name(item)
     try:
         image = _place_image(item.image, root / "images" / name, link)
-        facts = probe(image)
-    except (UserError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return _Written(None, why="images that cannot be read")
-    why, mask, painted = "", None, None
-    size = item.size or facts.size
+    except FAULTS as error:
+        return _Written(None, why="images that cannot be read", because=short(error))
     try:
-        painted = item.paint(size)
+        facts = probe(image)
+        painted = _painted(item, facts)
         mask = Image.fromarray(table[painted.ids])
-    except (UserError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        why = "images whose annotation cannot be read"
-    if mask is not None and mask.size not in (facts.size, facts.stored):
-        why = "images of another size than was annotated"
-    if why or mask is None or painted is None:
+    except FAULTS as error:
         image.unlink()
-        return _Written(None, why=why)
+        if isinstance(error, Unreadable):
+            return _Written(None, why="images that cannot be used", because=f"it {error.what}")
+        return _Written(None, why="images without a mask that fits", because=short(error))
     sideways = mask.size != facts.size
     mask = turned(mask, facts.orientation) if sideways else mask
     target = root / "masks" / f"{name}.png"
@@ -230,6 +229,17 @@ def _write_item(item: Item, root: Path, table: NDArray[np.uint8], link: bool) ->
     for i, number in painted.objects.items():
         objects[int(table[i])] += number
     return _Written(np.array(mask.histogram()[:256]), objects, painted.contested, turned=sideways)
+
+
+def _painted(item: Item, facts: Probe) -> Painted:
+    """Paint an item's mask in the size of its image, stored or upright."""
+    sizes = (facts.size, facts.stored)
+    if item.size not in (None, *sizes):  # any number may stand there: nothing is painted in it
+        raise UserError("{}x{} pixels were annotated, the image has {}x{}".format(*item.size or (), *facts.size))
+    painted = item.paint(item.size or facts.size)
+    if painted.ids.shape not in [size[::-1] for size in sizes]:
+        raise UserError("the mask is {1}x{0}, the image {2}x{3}".format(*painted.ids.shape, *facts.size))
+    return painted
 
 
 def _place_image(image: Path | Callable[[], bytes], target: Path, link: bool) -> Path:
@@ -295,7 +305,7 @@ def _counted(annotations: Annotations, written: Sequence[_Written], names: Seque
     for one in done:
         objects.update(one.objects)
     left_out = Counter(annotations.left_out)
-    left_out.update(one.why for one in written if one.why)
+    left_out.update(_reasons(annotations.items, written))
     crossed = [one.contested for one in done if one.contested]
     notes = list(annotations.notes)
     if number := sum(one.turned for one in done):
@@ -311,6 +321,15 @@ def _counted(annotations: Annotations, written: Sequence[_Written], names: Seque
         "contested": (len(crossed), sum(crossed)),
         "notes": tuple(notes),
     }
+
+
+def _reasons(items: Sequence[Item], written: Sequence[_Written]) -> dict[str, int]:
+    """Why images were not written, each with an example, and how many."""
+    groups = defaultdict[str, list[tuple[Item, _Written]]](list)
+    for item, one in zip(items, written, strict=True):
+        if one.why:
+            groups[one.why].append((item, one))
+    return {f"{why}, such as {_where(group[0][0])}: {group[0][1].because}": len(group) for why, group in groups.items()}
 
 
 def write_report(root: Path, report: Mapping[str, Any]) -> None:
