@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from barm.cli import bench, data, export, extend, listing, report, results, serve, training, usage, weights
+from barm.cli import bench, data, data_get, export, extend, listing, report, results, serve, training, usage, weights
 from barm.cli.common import guarded
 from barm.cli.start import start
 from barm.cli.usage import Commands
@@ -21,8 +21,8 @@ PANELS: dict[str, tuple[Callable[..., Any], ...]] = {  # in the order of --help
 }
 GROUPS: dict[str, tuple[str, dict[str, Callable[..., Any]]]] = {
     "data": (
-        "Make or check a data set.\n\nExample: barm data check VOC2012",
-        {"make": data.make, "check": data.check},
+        "Fetch, make or check a data set.\n\nExample: barm data check VOC2012",
+        {"get": data_get.get, "make": data.make, "check": data.check},
     ),
     "weights": (
         "Official checkpoints, both ways.\n\nExample: barm weights export runs/voc model.pth",
