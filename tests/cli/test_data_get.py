@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from barm.cli import data_get
 from barm.data import archives, fetch
 
 spec = importlib.util.spec_from_file_location("archive_server", Path(__file__).parents[1] / "data/archive_server.py")
@@ -29,7 +30,10 @@ def host(monkeypatch):
         yield running
 
 
-@pytest.mark.parametrize(("name", "images"), [("voc", "4 training and 2 validation"), ("ade20k", "2 training and 1 v")])
+@pytest.mark.parametrize(
+    ("name", "images"),
+    [("voc", "4 training and 2 validation images"), ("ade20k", "2 training and 1 validation image\n")],
+)
 def test_a_data_set_is_fetched_and_the_next_command_works(name, images, host, cli):
     status, out, err = cli("data", "get", name, "data set")
     assert status == 0, err
@@ -84,6 +88,7 @@ def test_a_host_that_does_not_answer_is_one_line(host, cli):
         "ADEChallengeData2016.zip with a browser (http://sceneparsing.csail.mit.edu/ says where) and add --address "
         "ade20k=FILE to the command, or another URL in the place of FILE\n"
     )
+    assert not Path("ade").exists()
 
 
 def test_a_download_that_was_cut_is_resumed(host, cli):
@@ -94,6 +99,12 @@ def test_a_download_that_was_cut_is_resumed(host, cli):
     assert "4000 bytes of it are here already" in cli("data", "get", "voc", "voc", "--dry-run")[1]
     assert cli("data", "get", "voc", "voc")[0] == 0
     assert host.asked[fetch.TRIES + 1][:2] == ("/voc.tar", "bytes=4000-")
+
+
+def test_a_log_file_hears_of_a_long_download(host, cli, monkeypatch):
+    monkeypatch.setattr(data_get, "FIRST_LINE", 0)
+    size = len(host.files["/voc.tar"])
+    assert re.search(rf"^voc: download: \d+ bytes of {size} bytes$", cli("data", "get", "voc", "voc")[2], re.MULTILINE)
 
 
 def test_ctrl_c_keeps_what_came(host, cli, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -25,17 +26,18 @@ from rich.progress import (
 from barm.cli.common import Quiet, progress, say
 from barm.errors import Stopped
 from barm.escaping import command
+from barm.words import count
 
 if TYPE_CHECKING:
     from barm.data.fetch import Progress as Report
     from barm.data.get import Plan
 
-TENTHS = 10  # lines per archive where the output is no terminal
+FIRST_LINE, LONGEST = 10.0, 300.0  # seconds to the first line where the output is no terminal, and between later ones
 
 
 def get(
-    name: Annotated[Literal["voc", "ade20k"], typer.Argument(metavar="DATASET", help="voc or ade20k.")],
-    root: Annotated[Path, typer.Argument(metavar="DIR", help="The data set's folder, new or begun.")],
+    dataset: Annotated[Literal["voc", "ade20k"], typer.Argument(help="Which data set.")],
+    root: Annotated[Path, typer.Argument(help="Its folder, new or begun.")],
     address: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=URL", help="Another URL of an archive, or a file; --dry-run has the names."),
@@ -44,7 +46,7 @@ def get(
         list[str] | None,
         typer.Option(metavar="NAME=HEX", help="Of an archive that is not the published one; or NAME=none."),
     ] = None,
-    keep: Annotated[bool, typer.Option("--keep", help="Keep the archives in DIR/.download.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the archives in ROOT/.download.")] = False,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for a host.")] = 30.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be fetched, and from where.")] = False,
     quiet: Quiet = False,
@@ -57,9 +59,9 @@ def get(
     from barm.data.get import get as get_all
     from barm.data.get import plan
 
-    dataset = DATASETS[name]
-    archives = overridden(dataset.archives, address or (), checksum or ())
-    work = plan(replace(dataset, archives=archives), root)
+    chosen = DATASETS[dataset]
+    archives = overridden(chosen.archives, address or (), checksum or ())
+    work = plan(replace(chosen, archives=archives), root)
     if dry_run:
         _describe(work)
         return
@@ -70,9 +72,9 @@ def get(
     except KeyboardInterrupt:
         raise Stopped("stopped; what came so far is kept, the same command goes on from there", signal.SIGINT) from None
     state = "was complete already" if complete else "is complete"
-    say(f"{work.root} {state}: {num_train} training and {num_val} validation images")
+    say(f"{work.root} {state}: {num_train} training and {count(num_val, 'validation images')}")
     say(f"next: {command(['barm', 'data', 'check', work.root])}")
-    say(f"then: {command(['barm', 'train', '--recipe', dataset.recipe, '--data', work.root])}")
+    say(f"then: {command(['barm', 'train', '--recipe', chosen.recipe, '--data', work.root])}")
 
 
 def _describe(work: Plan) -> None:
@@ -96,7 +98,7 @@ def _describe(work: Plan) -> None:
 
 @contextmanager
 def _shown(quiet: bool) -> Iterator[Report]:
-    """Show bytes that are done on stderr: a bar on a terminal, elsewhere a line per tenth."""
+    """Show bytes that are done on stderr: a bar on a terminal, elsewhere lines, later ones less often."""
     console = Console(stderr=True, quiet=quiet)
     if quiet or not os.isatty(2) or not console.is_terminal or console.is_dumb_terminal:
         yield _lines(quiet)
@@ -117,12 +119,13 @@ def _lines(quiet: bool) -> Report:
     from barm.data.fetch import amount
 
     show = progress(quiet)
-    last = dict[str, int]()
+    due, gap = time.monotonic() + FIRST_LINE, FIRST_LINE
 
     def report(title: str, done: int, size: int | None) -> None:
-        tenth = TENTHS * done // size if size else done >> 28  # without a size, every 256 MiB
-        if tenth > last.get(title, 0):
-            last[title] = tenth
+        nonlocal due, gap
+        if time.monotonic() >= due:
+            gap = min(2 * gap, LONGEST)
+            due = time.monotonic() + gap
             show(f"{title}: {amount(done)}" + (f" of {amount(size)}" if size else ""))
 
     return report

@@ -158,8 +158,8 @@ DATASETS: Mapping[str, Dataset] = {
 def local_path(address: str) -> Path | None:
     """The path of an address that names a file of this machine.
 
-    >>> local_path("voc.tar"), local_path("https://host/voc.tar")
-    (PosixPath('voc.tar'), None)
+    >>> str(local_path("voc.tar")), local_path("https://host/voc.tar")
+    ('voc.tar', None)
     """
     parts = urlsplit(address)
     if parts.scheme == "file":

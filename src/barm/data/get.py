@@ -98,20 +98,26 @@ def get(
         return _open(work.dataset, work.root)
     check_space(work.root, work.needed, work.dataset.title)
     work.downloads.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(work.downloads / LOCK, timeout=0)
     try:
-        with lock:
-            for archive in work.archives:
-                _put_in_place(archive, work, say, progress, keep, timeout)
-            if work.dataset.layout == "voc":
-                _list_training(work.root, say)
-            numbers = _open(work.dataset, work.root)
+        with FileLock(work.downloads / LOCK, timeout=0):
+            try:
+                for archive in work.archives:
+                    _put_in_place(archive, work, say, progress, keep, timeout)
+                if work.dataset.layout == "voc":
+                    _list_training(work.root, say)
+                return _open(work.dataset, work.root)
+            finally:
+                _tidy(work)
     except Timeout:
         raise UserError(f"{work.root} is being fetched by another process: wait, or give another folder") from None
-    (work.downloads / LOCK).unlink(missing_ok=True)
-    with suppress(OSError):  # archives that are kept
+
+
+def _tidy(work: Plan) -> None:
+    """Remove the folders that are empty: of the archives, unless some are left, and of the data set, if none came."""
+    with suppress(OSError):
+        (work.downloads / LOCK).unlink()
         work.downloads.rmdir()
-    return numbers
+        work.root.rmdir()
 
 
 def _put_in_place(
