@@ -30,6 +30,7 @@ class Host(ThreadingHTTPServer):
         cuts: bytes after which the next answers end, one after the other.
         ranges: whether ``Range`` is understood.
         tags: whether ETags are sent.
+        heeds: whether ``If-Range`` is understood.
         lengths: whether the number of bytes is sent.
         silent: whether requests are never answered.
         kind: content type.
@@ -42,7 +43,7 @@ class Host(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Answers)
         self.files: dict[str, bytes] = {}
         self.cuts: list[int] = []
-        self.ranges = self.tags = self.lengths = True
+        self.ranges = self.tags = self.heeds = self.lengths = True
         self.silent = False
         self.kind = "application/octet-stream"
         self.asked: list[tuple[str, str | None, str | None]] = []
@@ -71,7 +72,8 @@ class Answers(BaseHTTPRequestHandler):
         content = host.files[self.path]
         tag = f'"{hashlib.md5(content).hexdigest()}"'
         match = re.match(r"bytes=(\d+)-", wanted or "")
-        start = int(match[1]) if match and host.ranges and self.headers.get("If-Range", tag) == tag else 0
+        same = not host.heeds or self.headers.get("If-Range", tag) == tag
+        start = int(match[1]) if match and host.ranges and same else 0
         if start >= len(content) and start:
             self.send_response(416)
             self.send_header("Content-Range", f"bytes */{len(content)}")

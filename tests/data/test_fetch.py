@@ -104,6 +104,22 @@ def test_another_file_under_the_same_address_starts_anew(host, archive, tmp_path
     assert fetch(other_archive, tmp_path, silent).read_bytes() == other
 
 
+@pytest.mark.parametrize("other", [CONTENT[::-1], CONTENT + b"x"])
+def test_a_host_that_does_not_heed_the_sign_of_change_starts_anew(other, host, archive, tmp_path):
+    cut_at(host, archive, tmp_path, 400_000)
+    host.files["/a.tar"], host.heeds = other, False
+    assert fetch(replace(archive, size=None, checksum=None), tmp_path, silent).read_bytes() == other
+    assert [wanted for _, wanted, _ in host.asked] == ["bytes=400000-", None]
+
+
+def test_a_mirror_with_another_file_starts_anew(host, archive, tmp_path):
+    cut_at(host, archive, tmp_path, 400_000)
+    host.files["/mirror.tar"] = other = CONTENT[::-1] + b"x"
+    mirrored = replace(archive, addresses=(f"{host.address}/mirror.tar",), size=None)
+    mirrored = replace(mirrored, checksum=hashlib.sha256(other).hexdigest())
+    assert fetch(mirrored, tmp_path, silent).read_bytes() == other
+
+
 def test_without_a_sign_of_change_it_starts_anew(host, archive, tmp_path):
     """The host sends neither ETag nor a date."""
     host.tags = False
