@@ -307,7 +307,7 @@ TREES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "A8 the official archive": (
         lambda root: voc(root, masks="SegmentationClass"),
         "no problems, 1 warning: {root} has no SegmentationClassAug: it trains on the 3 images of VOC's own lists, "
-        "published results on 10 582; docs/paper.md says where the further masks and train_aug.txt are to be had",
+        "published results on 10 582; barm data get voc {root} fetches the further masks",
     ),
     "A8 no lists": (
         edit(voc, remove("ImageSets")),

@@ -7,7 +7,21 @@ from typing import Any
 
 import typer
 
-from barm.cli import bench, data, data_import, export, extend, listing, report, results, serve, training, usage, weights
+from barm.cli import (
+    bench,
+    data,
+    data_get,
+    data_import,
+    export,
+    extend,
+    listing,
+    report,
+    results,
+    serve,
+    training,
+    usage,
+    weights,
+)
 from barm.cli.common import guarded
 from barm.cli.start import start
 from barm.cli.usage import Commands
@@ -21,8 +35,14 @@ PANELS: dict[str, tuple[Callable[..., Any], ...]] = {  # in the order of --help
 }
 GROUPS: dict[str, tuple[str, dict[str, Callable[..., Any]]]] = {
     "data": (
-        "Import, check, divide or make a data set.\n\nExample: barm data check VOC2012",
-        {"import": data_import.import_, "check": data.check, "split": data_import.split, "make": data.make},
+        "Import, fetch, check, divide or make a data set.\n\nExample: barm data check VOC2012",
+        {
+            "import": data_import.import_,
+            "get": data_get.get,
+            "check": data.check,
+            "split": data_import.split,
+            "make": data.make,
+        },
     ),
     "weights": (
         "Official checkpoints, both ways.\n\nExample: barm weights export runs/voc model.pth",

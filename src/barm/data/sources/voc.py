@@ -22,6 +22,7 @@ from barm.data.sources.tree import (
     unused,
 )
 from barm.errors import UserError
+from barm.escaping import command
 from barm.words import count
 
 AUGMENTED, OWN = "SegmentationClassAug", "SegmentationClass"
@@ -103,7 +104,7 @@ def _without_augmented(root: Path, train: Sequence[str]) -> Remark:
     return Remark(
         "warning",
         f"{root} has no {AUGMENTED}: it trains on the {count(len(train), 'images')} of VOC's own lists, "
-        "published results on 10 582; docs/paper.md says where the further masks and train_aug.txt are to be had",
+        f"published results on 10 582; {command(['barm', 'data', 'get', 'voc', root])} fetches the further masks",
     )
 
 
