@@ -10,7 +10,14 @@ from barm.errors import UserError, nearest
 VOC_TASKS = ("19-1", "15-5", "15-1", "10-1", "5-5", "5-3", "5-1", "2-2", "2-1", "offline")
 ADE_TASKS = ("100-50", "100-10", "100-5", "50-50", "50-20", "offline")
 LAYOUTS = ("voc", "ade", "folder")  # of data sets on disk: the names in `barm.data.sources`
-FORMATS = ("coco",)  # that `barm data import` reads: the names in `barm.data.importers`
+FORMATS = (
+    "coco",
+    "cvat",
+    "colours",
+    "binary",
+    "indexed",
+    "cityscapes",
+)  # that `barm data import` reads: the names in `barm.data.importers`
 if TYPE_CHECKING:
     LayoutName = str
     FormatName = str

@@ -35,21 +35,31 @@ def read_mask(path: Path | IO[bytes], values: ClassValues | None = None) -> Imag
     with Image.open(path) as mask:
         if values is not None and values.colours:
             return Image.fromarray(values.to_ids(rgb_of(mask, _name(path)), _name(path)))
-        if mask.mode not in (*ID_MODES, *DEEP_MODES):
-            what = f"a mask holds one class id per pixel (palette or grey PNG), found mode {mask.mode}"
-            raise Unfit(_name(path), what, CONVERT)
-        spread = SPREAD.get(_raw_mode(mask), 1)
-        mask.load()
-        stored = np.asarray(mask)
+        stored = stored_values(mask, _name(path))
     if values is not None:
-        return Image.fromarray(values.to_ids(stored // stored.dtype.type(spread), _name(path)))
+        return Image.fromarray(values.to_ids(stored, _name(path)))
     if mask.mode in DEEP_MODES:
         low, high = int(stored.min()), int(stored.max())
         if low < 0 or high > 255:
             found, bits = (low if low < 0 else high), 8 * stored.dtype.itemsize
             what = f"a mask holds one class id per pixel, 0 to 255, found {found} in a mask of {bits} bits"
             raise Unfit(_name(path), what, CONVERT)
-    return Image.fromarray(stored.astype(np.uint8) // np.uint8(spread))
+    return Image.fromarray(stored.astype(np.uint8))
+
+
+def stored_values(mask: Image.Image, path: Path) -> NDArray[np.integer]:
+    """The numbers that stand in a mask's file, ``(H, W)``: palette indices or grey values of any depth.
+
+    Raises:
+        Unfit: for a mask that is not single-channel.
+    """
+    if mask.mode not in (*ID_MODES, *DEEP_MODES):
+        what = f"a mask holds one class id per pixel (palette or grey PNG), found mode {mask.mode}"
+        raise Unfit(path, what, CONVERT)
+    spread = SPREAD.get(_raw_mode(mask), 1)
+    mask.load()
+    stored: NDArray[np.integer] = np.asarray(mask)
+    return stored.astype(np.uint8) if stored.dtype == bool else stored // stored.dtype.type(spread)
 
 
 def rgb_of(mask: Image.Image, path: Path) -> NDArray[np.uint8]:

@@ -12,7 +12,7 @@ from os.path import commonpath
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from barm.data.importers import coco
+from barm.data.importers import binary, cityscapes, coco, colours, cvat, indexed
 from barm.data.importers.annotations import Ambiguous, Annotations, ImportOptions, Item
 from barm.data.importers.preview import explain
 from barm.data.importers.source_tree import Tree
@@ -37,6 +37,11 @@ class Importer(NamedTuple):
 
 IMPORTERS: dict[str, Importer] = {
     "coco": Importer(coco.TITLE, coco.lacks, coco.read),
+    "cvat": Importer(cvat.TITLE, cvat.lacks, cvat.read),
+    "colours": Importer(colours.TITLE, colours.lacks, colours.read),
+    "binary": Importer(binary.TITLE, binary.lacks, binary.read),
+    "indexed": Importer(indexed.TITLE, indexed.lacks, indexed.read),
+    "cityscapes": Importer(cityscapes.TITLE, cityscapes.lacks, cityscapes.read),
 }
 
 

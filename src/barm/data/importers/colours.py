@@ -1,0 +1,48 @@
+"""Masks in colour with a table of colours and class names (`barm.data.importers.colour_tables` lists its forms).
+
+Colours have to be those of the table. Nothing is taken to the nearest colour: between two classes a smoothed edge may have
+the colour of a third.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from barm.data.importers.annotations import Annotations, ImportOptions
+from barm.data.importers.colour_tables import WRITE, find_colour_table, source_values
+from barm.data.importers.mask_files import LOST, mask_files, pair
+from barm.data.importers.mask_items import mask_items, readable
+from barm.data.importers.mask_kinds import mask_kind
+from barm.data.importers.mask_scan import check_listed, in_colour, total
+from barm.data.importers.source_tree import Tree
+from barm.data.mask_values import listing
+from barm.errors import UserError
+
+TITLE = "masks in colour"
+
+
+def lacks(tree: Tree) -> str | None:
+    """What a folder lacks to hold masks in colour; None if it does hold them."""
+    found = mask_kind(tree)
+    return None if found.kind == "colours" else found.why
+
+
+def read(tree: Tree, options: ImportOptions) -> Annotations:
+    """Read masks in colour by a table.
+
+    Raises:
+        UserError: if there is no table, or it lacks a colour.
+    """
+    files = mask_files(tree)
+    pairs = pair(files.masks, files.images)
+    left_out = Counter[str]({LOST: len(pairs.lost)})
+    facts = in_colour(readable(tree, pairs, left_out))
+    values = find_colour_table(tree, options)
+    if values is None:
+        shown = listing([f"#{colour:06x}" for colour, _ in total(facts.values()).most_common()])
+        raise UserError(f"{tree.root}: nothing names the masks' colours ({shown}): {WRITE}")
+    check_listed(facts, values)
+    painted = {image: (mask, values) for image, mask in pairs.masks.items()}
+    items = mask_items(tree, painted, facts, options, left_out)
+    notes = (f"colours are named by {values.path.name}",)
+    return Annotations(values.names, items, +left_out, notes, source_values(values))

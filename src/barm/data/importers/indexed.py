@@ -1,0 +1,194 @@
+"""Masks that hold a number per pixel: grey values, or indices of a palette.
+
+Names come from ``classes.toml`` (``[values]``, for numbers with gaps), from ``classes.txt`` or ``labels.txt`` (the
+names of 1, 2, ...), from ``--classes`` (likewise), or from a table of the palette's colours. Where a number has
+different colours in different masks, a program may have chosen the numbers anew in each file: then ``--values`` says
+what counts.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from barm.data.class_names import parse_classes
+from barm.data.class_values import ClassValues
+from barm.data.importers.annotations import Ambiguous, Annotations, Classes, ImportOptions, Item, Preview
+from barm.data.importers.colour_tables import WRITE, find_colour_table, source_values
+from barm.data.importers.mask_files import LOST, Pairs, mask_files, pair
+from barm.data.importers.mask_items import mask_items, readable
+from barm.data.importers.mask_kinds import mask_kind, name_files, value_table
+from barm.data.importers.mask_scan import Facts, check_listed, in_colour, painter, total
+from barm.data.importers.source_tree import Tree, name_of
+from barm.data.mask_values import listing, suggests
+from barm.data.text import composed_text
+from barm.errors import UserError
+from barm.labels import IGNORE
+
+TITLE = "masks of numbers"
+HIGHEST = 254  # id of a class
+NAME_THEM = "write classes.txt with one name per line for the values 1, 2, ..., or give --classes"
+
+
+class _Names(NamedTuple):
+    """What the numbers in masks mean.
+
+    Attributes:
+        values: id by number, or by colour.
+        note: where that stands.
+        numbered: whether nothing but the order of the names says which number each has.
+    """
+
+    values: ClassValues
+    note: str
+    numbered: bool = False
+
+
+def lacks(tree: Tree) -> str | None:
+    """What a folder lacks to hold masks of numbers; None if it does hold them."""
+    found = mask_kind(tree)
+    return None if found.kind == "indexed" else found.why
+
+
+def read(tree: Tree, options: ImportOptions) -> Annotations:
+    """Read masks of numbers.
+
+    Raises:
+        UserError: if nothing names the numbers, or a mask holds others.
+        Ambiguous: where a number has different colours in different masks.
+    """
+    files = mask_files(tree)
+    pairs = pair(files.masks, files.images)
+    left_out = Counter[str]({LOST: len(pairs.lost)})
+    facts = readable(tree, pairs, left_out)
+    _same_kind(facts)
+    if options.values == "ask":
+        _ask_about_palettes(tree, pairs, facts)
+    names = _names(tree, options, facts)
+    if names.values.colours:
+        facts = in_colour(facts)
+    elif names.numbered:
+        _check_numbers(names.values, facts)
+    check_listed(facts, names.values)
+    painted = {image: (mask, names.values) for image, mask in pairs.masks.items()}
+    items = mask_items(tree, painted, facts, options, left_out)
+    values = source_values(names.values)
+    values = values if 255 in total(facts.values()) or not names.numbered else {**values, "ignore": "255"}
+    return Annotations(names.values.names, items, +left_out, (names.note,), values)
+
+
+def _same_kind(facts: Mapping[Path, Facts]) -> None:
+    wrong = [path for path, each in facts.items() if each.colour and not each.grey]
+    if wrong:
+        other = next((path for path in facts if path not in wrong), None)
+        beside = f", {other} holds numbers: keep masks of one kind" if other else ": give --format colours"
+        raise UserError(f"{wrong[0]} is in colour{beside}")
+
+
+def _names(tree: Tree, options: ImportOptions, facts: Mapping[Path, Facts]) -> _Names:
+    """What the numbers mean, by the first of the places that say it."""
+    palettes = all(each.palette for each in facts.values())
+    if options.values == "colour" or (options.colours is not None and palettes and options.values == "ask"):
+        return _by_colour(tree, options, facts)
+    table = value_table(tree)
+    if table is not None:
+        return _Names(table, f"values are named by {table.path.name}")
+    places = name_files(tree)
+    if len(places) > 1:
+        raise UserError(f"{tree.root} has {places[0]} and {places[1]}: keep the one that names the masks' values")
+    highest = max(total(facts.values()), default=0)
+    if places:
+        path = tree.root / places[0]
+        text = composed_text(path)
+        names = parse_classes(text, path)
+        _ask_about_zero(text, names, facts, path)
+        return _Names(_numbered(names, path), f"the values 1, 2, ... are named by {path.name}", True)
+    if options.classes:
+        return _Names(
+            _numbered(options.classes, Path("--classes")), "the values 1, 2, ... are named by --classes", True
+        )
+    if palettes and options.values == "ask" and find_colour_table(tree, options) is not None:
+        return _by_colour(tree, options, facts)
+    raise UserError(f"{tree.root}: nothing names the masks' values ({_shown(facts)}, up to {highest}): {NAME_THEM}")
+
+
+def _by_colour(tree: Tree, options: ImportOptions, facts: Mapping[Path, Facts]) -> _Names:
+    values = find_colour_table(tree, options)
+    if values is None:
+        shown = listing([f"#{colour:06x}" for colour, _ in total(in_colour(facts).values()).most_common()])
+        raise UserError(f"{tree.root}: nothing names the masks' colours ({shown}): {WRITE}")
+    return _Names(values, f"the palettes' colours are named by {values.path.name}")
+
+
+def _numbered(names: tuple[str, ...], path: Path) -> ClassValues:
+    """The names as those of 1, 2, ...; 0 is background, 255 is ignored."""
+    classes = Classes(where=path)
+    ids = {0: 0, IGNORE: IGNORE, **{value: classes.add(name) for value, name in enumerate(names, 1)}}
+    return ClassValues(classes.names, tuple(ids.items()), False, None, path)
+
+
+def _check_numbers(values: ClassValues, facts: Mapping[Path, Facts]) -> None:
+    """Refuse numbers without a name, with the likely reason."""
+    known, held = dict(values.ids), total(facts.values())
+    if set(held) <= set(known):
+        return
+    path = next(path for path, each in facts.items() if not set(each.counts) <= set(known))
+    reason = suggests(set(held), len(known) - 2)
+    raise UserError(
+        f"{path}: the masks hold values that {values.path} does not name: {reason}; or list them in a "
+        "classes.toml as [values]"
+    )
+
+
+def _ask_about_zero(text: str, names: tuple[str, ...], facts: Mapping[Path, Facts], path: Path) -> None:
+    """Refuse names whose first one may belong to 0 as well as to 1."""
+    held = set(total(facts.values())) - {IGNORE}
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("# ")]
+    if held and 0 in held and max(held) == len(names) - 1 and len(names) > 1 and lines == list(names):
+        raise UserError(
+            f"{path}: the masks hold 0 to {max(held)} and there are {len(names)} names, so that '{names[0]}' may be "
+            f"0 or 1: write '1: {names[0]}' and so on if 0 is background, else a classes.toml with [values] and "
+            f'0 = "{names[0]}"'
+        )
+
+
+def _ask_about_palettes(tree: Tree, pairs: Pairs, facts: Mapping[Path, Facts]) -> None:
+    """Ask what counts where a number has several colours, or a colour several numbers."""
+    colours, numbers = defaultdict[int, set[int]](set), defaultdict[int, set[int]](set)
+    for each in facts.values():
+        for number, colour in each.palette.items():
+            colours[number].add(colour)
+            numbers[colour].add(number)
+    strange = sorted(number for number, several in colours.items() if len(several) > 1)
+    twice = sorted(colour for colour, several in numbers.items() if len(several) > 1)
+    if not strange and not twice:
+        return
+    path, image = next(
+        (tree.root / mask, image)
+        for image, mask in pairs.masks.items()
+        if tree.root / mask in facts
+        and any(n in strange or c in twice for n, c in facts[tree.root / mask].palette.items())
+    )
+    union = tuple(sorted(numbers))[:HIGHEST]
+    by_colour = ClassValues((), tuple((colour, i) for i, colour in enumerate(union)), True, IGNORE)
+    by_number = ClassValues((), tuple((number, number) for number in range(256)), False)
+    readings = {
+        answer: Preview(Item(name_of(image), tree.images[image], painter(path, values)), ())
+        for answer, values in (("index", by_number), ("colour", by_colour))
+    }
+    if strange:
+        shown = listing([f"#{colour:06x}" for colour in sorted(colours[strange[0]])])
+        what = f"the palette's entry {strange[0]} is {shown}"
+    else:
+        what = f"#{twice[0]:06x} is the entries {listing(sorted(numbers[twice[0]]))} of palettes"
+    raise Ambiguous(
+        f"{tree.root}: in different masks {what}, so that the number or the colour may name the class",
+        "--values",
+        readings,
+    )
+
+
+def _shown(facts: Mapping[Path, Facts]) -> str:
+    return listing(sorted(total(facts.values())))
