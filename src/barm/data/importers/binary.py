@@ -103,9 +103,9 @@ def _check(facts: Mapping[Path, Facts]) -> None:
         strange = {value: number for value, number in each.counts.items() if value not in kept}
         shown = listing([f"#{value:06x}" if each.colour else value for value in sorted(strange)])
         raise UserError(
-            f"{path}: {count(sum(strange.values()), 'pixels')} hold {shown} ({count(len(wrong), 'masks')} such): a mask "
-            "of one class holds 0 and 255, or 0 and 1; save it as PNG without smoothed edges, or give --format indexed or "
-            "colours"
+            f"{path}: {count(sum(strange.values()), 'pixels')} hold {shown} ({count(len(wrong), 'masks')} such): a "
+            "mask of one class holds 0 and 255, or 0 and 1; save it as PNG without smoothed edges, or give --format "
+            "indexed or colours"
         )
 
 

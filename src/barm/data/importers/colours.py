@@ -1,7 +1,7 @@
 """Masks in colour with a table of colours and class names (`barm.data.importers.colour_tables` lists its forms).
 
-Colours have to be those of the table. Nothing is taken to the nearest colour: between two classes a smoothed edge may have
-the colour of a third.
+Colours have to be those of the table. Nothing is taken to the nearest colour: between two classes a smoothed edge may
+have the colour of a third.
 """
 
 from __future__ import annotations

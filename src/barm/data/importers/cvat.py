@@ -1,8 +1,8 @@
 """CVAT's "Segmentation mask 1.1": masks in colour, named by a ``labelmap.txt``.
 
 Specified in CVAT's documentation, "Segmentation Mask": ``SegmentationClass`` holds a mask per image,
-``SegmentationObject`` one colour per object, which is not read, ``ImageSets/Segmentation`` the names of the images of each subset, and
-``JPEGImages`` the images, if they were exported with the annotations.
+``SegmentationObject`` one colour per object, which is not read, ``ImageSets/Segmentation`` the names of the images of
+each subset, and ``JPEGImages`` the images, if they were exported with the annotations.
 """
 
 from __future__ import annotations
