@@ -63,6 +63,7 @@ def values_of(entries: Iterable[Entry], path: Path) -> ClassValues:
     classes, ids, lines = Classes(where=path), dict[int, int](), dict[int, str]()
     for name, text, line in entries:
         where = f"{path}:{line}" if line else f"{path}"
+        text = text.strip(" ()[]")
         colour = parse_colour(text)
         colour = _named_colour(text) if colour is None else colour
         if colour is None:
@@ -158,9 +159,9 @@ def _match(pattern: re.Pattern[str], line: str, number: int, path: Path) -> re.M
 
 
 def _named_entry(line: str, number: int, path: Path) -> Entry:
-    """A name and the name of a colour, with a comma between them."""
+    """A name and a colour, or its name, with a comma between them."""
     name, comma, colour = (part.strip() for part in line.rpartition(","))
-    if not comma or _named_colour(colour) is None:
+    if not comma:
         raise UserError(f"{path}:{number}: expected name,#rrggbb, found '{line[:60]}'")
     return name, colour, number
 
@@ -209,7 +210,7 @@ def _json_colour(colour: Any) -> str:
 
 def _named_colour(text: str) -> int | None:
     """A colour that matplotlib names, as 0xrrggbb, if it is exact in 8 bits; None for anything else."""
-    if not re.fullmatch(r"[A-Za-z][\w:/ ]*", text.strip()):
+    if not re.fullmatch(r"[A-Za-z][\w:/ ]*", text.strip()) or text.strip().lower() == "none":
         return None
     from matplotlib.colors import to_rgb
 

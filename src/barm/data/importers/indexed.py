@@ -20,7 +20,7 @@ from barm.data.importers.colour_tables import WRITE, find_colour_table, source_v
 from barm.data.importers.mask_files import LOST, Pairs, mask_files, pair
 from barm.data.importers.mask_items import mask_items, readable
 from barm.data.importers.mask_kinds import mask_kind, name_files, value_table
-from barm.data.importers.mask_scan import Facts, check_listed, in_colour, painter, total
+from barm.data.importers.mask_scan import Facts, check_listed, in_colour, in_numbers, painter, total
 from barm.data.importers.source_tree import Tree, name_of
 from barm.data.mask_values import listing, suggests
 from barm.data.text import composed_text
@@ -64,6 +64,7 @@ def read(tree: Tree, options: ImportOptions) -> Annotations:
     left_out = Counter[str]({LOST: len(pairs.lost)})
     facts = readable(tree, pairs, left_out)
     _same_kind(facts)
+    facts = in_numbers(facts)
     if options.values == "ask":
         _ask_about_palettes(tree, pairs, facts)
     names = _names(tree, options, facts)
@@ -135,7 +136,7 @@ def _check_numbers(values: ClassValues, facts: Mapping[Path, Facts]) -> None:
     if set(held) <= set(known):
         return
     path = next(path for path, each in facts.items() if not set(each.counts) <= set(known))
-    reason = suggests(set(held), len(known) - 2)
+    reason = suggests(set(held), len(known) - 2).replace("classes.txt", values.path.name)
     raise UserError(
         f"{path}: the masks hold values that {values.path} does not name: {reason}; or list them in a "
         "classes.toml as [values]"

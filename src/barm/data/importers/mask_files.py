@@ -68,7 +68,12 @@ class MaskFiles:
 
 @dataclass(frozen=True)
 class _Names:
-    """Names of all image files, among which a mask is known by its name."""
+    """Names of all image files, among which a mask is known by its name.
+
+    Attributes:
+        stems: all of them, and without the words of images.
+        lossy: of files that cannot be masks.
+    """
 
     stems: frozenset[str]
     lossy: frozenset[str]
@@ -85,7 +90,8 @@ def mask_files(tree: Tree) -> MaskFiles:
         masks = named or [f for f in files if folder_kind(f) != "other"]
         return MaskFiles(tuple(tree.images), tuple(masks))
     lossy = frozenset(normal(f.stem).lower() for f in files if f.suffix.lower() not in MASK_SUFFIXES)
-    names = _Names(frozenset(normal(f.stem).lower() for f in files), lossy)
+    stems = {normal(f.stem).lower() for f in files}
+    names = _Names(frozenset(stems | {bare_stem(stem) for stem in stems if _words(stem) & IMAGE_WORDS}), lossy)
     kinds = {f: _kind(f, names) for f in files}
     images = tuple(key for f, kind in kinds.items() if kind == "image" and (key := normal(f.as_posix())) in tree.images)
     return MaskFiles(images, tuple(f for f, kind in kinds.items() if kind == "mask"))
@@ -267,7 +273,7 @@ def _kind(path: PurePosixPath, names: _Names) -> Kind:
     stem = normal(path.stem).lower()
     bare = bare_stem(stem)
     ends = _words(stem) & MASK_WORDS
-    if ends and bare != stem and (bare in names.stems or any(f"{word}_{bare}" in names.stems for word in IMAGE_WORDS)):
+    if ends and bare != stem and bare in names.stems:
         return "mask"
     if path.suffix.lower() in MASK_SUFFIXES and (stem in names.lossy or _begins(stem, names.lossy)):
         return "mask"

@@ -99,6 +99,14 @@ def in_colour(facts: Mapping[Path, Facts]) -> dict[Path, Facts]:
     return {path: each if each.colour else _reread(path, each) for path, each in facts.items()}
 
 
+def in_numbers(facts: Mapping[Path, Facts]) -> dict[Path, Facts]:
+    """The same masks by their numbers, those with equal red, green and blue, too."""
+    return {
+        path: Facts({colour & 255: number for colour, number in each.counts.items()}) if each.grey else each
+        for path, each in facts.items()
+    }
+
+
 def check_listed(facts: Mapping[Path, Facts], values: ClassValues) -> None:
     """Refuse masks with values or colours that a table does not list.
 
