@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
+import mask_writers
 import numpy as np
 import pytest
+from mask_writers import (
+    NAMES,
+    entries,
+    ids_of,
+    imported,
+    masks,
+    samples,
+    save,
+    write_colours,
+    write_cvat,
+    write_indexed,
+)
 from PIL import Image
 
 from barm.catalogue import FORMATS
@@ -18,50 +31,50 @@ def test_the_command_line_knows_all_formats():
 
 
 @pytest.mark.parametrize("kind", MASK_FORMATS)
-def test_a_folder_is_of_one_format(kind, writers, tmp_path):
-    getattr(writers, f"write_{kind}")(tmp_path / "in", writers.samples())
+def test_a_folder_is_of_one_format(kind, tmp_path):
+    getattr(mask_writers, f"write_{kind}")(tmp_path / "in", samples())
     tree = Tree(tmp_path / "in")
     assert [name for name in IMPORTERS if IMPORTERS[name].lacks(tree) is None] == [kind]
     assert detect_format(tree) == kind
 
 
 @pytest.mark.parametrize("kind", ["cvat", "colours", "binary", "indexed"])
-def test_masks_come_back(kind, writers, imported, masks, tmp_path):
-    made = writers.samples()
-    getattr(writers, f"write_{kind}")(tmp_path / "in", made)
+def test_masks_come_back(kind, tmp_path):
+    made = samples()
+    getattr(mask_writers, f"write_{kind}")(tmp_path / "in", made)
     report = imported(tmp_path / "in")
     names = [each.name for each in report.classes]
     assert report.left_out == {}
-    assert sorted(names) == sorted(writers.NAMES)
-    found = masks()
-    assert {name.removesuffix("_L") for name in found} == {sample.name for sample in made}
-    for sample in made:
-        assert np.array_equal(found[sample.name], writers.ids_of(sample, names))
+    assert sorted(names) == sorted(NAMES)
+    found = masks(tmp_path / "in")
+    assert {name.removesuffix("_L") for name in found} == {sample.name for sample in entries(made)}
+    for sample in entries(made):
+        assert np.array_equal(found[sample.name], ids_of(sample, names))
 
 
 @pytest.mark.parametrize("kind", ["cvat", "colours", "cityscapes"])
-def test_splits_of_the_source_are_kept(kind, writers, imported, tmp_path):
-    getattr(writers, f"write_{kind}")(tmp_path / "in", writers.samples())
+def test_splits_of_the_source_are_kept(kind, tmp_path):
+    getattr(mask_writers, f"write_{kind}")(tmp_path / "in", samples())
     assert imported(tmp_path / "in").images == {"train": 3, "val": 1}
 
 
-def test_the_values_of_the_source_are_kept(writers, imported, tmp_path):
+def test_the_values_of_the_source_are_kept(tmp_path):
     from barm.data.class_values import read_class_values
 
-    writers.write_cvat(tmp_path / "in", writers.samples())
+    write_cvat(tmp_path / "in", samples())
     imported(tmp_path / "in")
     values = read_class_values(tmp_path / "out" / "source_classes.toml")
     written = {values.written(value): value_id for value, value_id in values.ids}
     assert written == {"#000000": 0, "#804080": 1, "#00c80a": 2, "#faaa1e": 3}
 
 
-def test_unreadable_and_lone_files_are_counted(writers, imported, tmp_path):
-    made = writers.samples(6)
-    writers.write_indexed(tmp_path / "in", made)
-    (tmp_path / "in" / "labels" / "shot1.png").write_bytes(b"no mask")
-    (tmp_path / "in" / "labels" / "shot2.png").unlink()
-    (tmp_path / "in" / "images" / "shot3.jpg").unlink()
-    writers.save(Image.new("L", (50, 50)), tmp_path / "in" / "labels" / "shot4.png")
+def test_unreadable_and_lone_files_are_counted(tmp_path):
+    made = samples(6)
+    write_indexed(tmp_path / "in", made)
+    (tmp_path / "in" / "labels" / "image1.png").write_bytes(b"no mask")
+    (tmp_path / "in" / "labels" / "image2.png").unlink()
+    (tmp_path / "in" / "images" / "image3.jpg").unlink()
+    save(Image.new("L", (50, 50)), tmp_path / "in" / "labels" / "image4.png")
     report = imported(tmp_path / "in")
     assert report.left_out == {
         "masks without an image": 1,
@@ -72,15 +85,15 @@ def test_unreadable_and_lone_files_are_counted(writers, imported, tmp_path):
     assert sum(report.images.values()) == 2
 
 
-def test_images_without_a_mask_can_be_background(writers, imported, masks, tmp_path):
-    writers.write_colours(tmp_path / "in", writers.samples())
-    (tmp_path / "in" / "train_labels" / "shot0_L.png").unlink()
+def test_images_without_a_mask_can_be_background(tmp_path):
+    write_colours(tmp_path / "in", samples())
+    (tmp_path / "in" / "train_labels" / "image0_L.png").unlink()
     assert imported(tmp_path / "in", empty="background").left_out == {}
-    assert masks()["shot0"].max() == 0
+    assert masks(tmp_path / "in")["image0"].max() == 0
 
 
-def test_images_may_be_elsewhere(writers, imported, tmp_path):
-    writers.write_cvat(tmp_path / "in", writers.samples())
+def test_images_may_be_elsewhere(tmp_path):
+    write_cvat(tmp_path / "in", samples())
     (tmp_path / "in" / "JPEGImages").rename(tmp_path / "photos")
     report = imported(tmp_path / "in", images=tmp_path / "photos")
     assert (report.format, report.images) == ("cvat", {"train": 3, "val": 1})

@@ -64,7 +64,7 @@ def read(tree: Tree, options: ImportOptions) -> Annotations:
         if not shown and options.empty == "drop":
             left_out[EMPTY] += 1
             continue
-        layers = [(classes.add(one.name), tree.root / one.mask) for one in shown]
+        layers = [(class_id, tree.root / one.mask) for one in shown if (class_id := classes.add(one.name))]
         split = splits.of(image, shown[0].mask if shown else None)
         painter = partial(_paint, layers, options.overlap) if layers else blank
         items.append(Item(name_of(image), tree.images[image], painter, split))
@@ -97,16 +97,19 @@ def _named(
 def _check(facts: Mapping[Path, Facts]) -> None:
     """Refuse masks with more than background and one class."""
     wrong = {path: each for path, each in facts.items() if not each.binary}
-    if wrong:
-        path, each = next(iter(wrong.items()))
-        kept = {BLACK, WHITE} if each.colour else {0, 255} if 255 in each.counts else {0, 1}
-        strange = {value: number for value, number in each.counts.items() if value not in kept}
-        shown = listing([f"#{value:06x}" if each.colour else value for value in sorted(strange)])
-        raise UserError(
-            f"{path}: {count(sum(strange.values()), 'pixels')} hold {shown} ({count(len(wrong), 'masks')} such): a "
-            "mask of one class holds 0 and 255, or 0 and 1; save it as PNG without smoothed edges, or give --format "
-            "indexed or colours"
-        )
+    if not wrong:
+        return
+    path, each = next(iter(wrong.items()))
+    kept = {BLACK, WHITE} if each.colour else {0, 255} if 255 in each.counts and not each.palette else {0, 1}
+    strange = {value: number for value, number in each.counts.items() if value not in kept}
+    shown = listing([f"#{value:06x}" if each.colour else value for value in sorted(strange)])
+    what = f"{count(sum(strange.values()), 'pixels')} hold {shown}"
+    if not strange:
+        what = f"0 is #{each.palette[0]:06x} in its palette, so that it may not be background"
+    raise UserError(
+        f"{path}: {what} ({count(len(wrong), 'masks')} such): a mask of one class holds 0 and 255, or 0 and 1; save it "
+        "as PNG in black and white without smoothed edges, or give --format indexed or colours"
+    )
 
 
 def _paint(layers: Sequence[tuple[int, Path]], overlap: Overlap, size: Size) -> Painted:

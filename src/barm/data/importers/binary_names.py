@@ -17,6 +17,7 @@ from barm.data.importers.mask_files import (
     place_of,
 )
 from barm.data.importers.source_tree import Tree, split_of
+from barm.errors import UserError
 from barm.escaping import normal
 
 _SEPARATOR = re.compile(r"[\s_.\-]+")
@@ -41,7 +42,10 @@ Reading = Callable[[PurePosixPath, ImageFinder], ClassMask | None]
 
 def by_class(tree: Tree) -> bool:
     """Whether names of folders or files tell classes apart."""
-    return any(each.name and not each.name.isdigit() for each in class_masks(tree))
+    try:
+        return any(each.name and not each.name.isdigit() for each in class_masks(tree))
+    except UserError:  # a mask that may belong to several images, which reading it tells
+        return False
 
 
 @lru_cache(maxsize=2)
@@ -76,7 +80,7 @@ def _class_folder(mask: PurePosixPath, finder: ImageFinder) -> ClassMask | None:
         rest = place_of(_without(mask, part))
         image = finder.find(mask.stem, rest, mask)
         if image is not None:
-            return ClassMask(mask, image, normal(part))
+            return ClassMask(mask, image, bare_stem(normal(part)))
     return None
 
 

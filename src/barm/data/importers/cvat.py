@@ -61,8 +61,13 @@ def read(tree: Tree, options: ImportOptions) -> Annotations:
 
 
 def _top(tree: Tree) -> PurePosixPath | None:
-    """The folder that holds the table and the masks."""
-    for place in tree.named(TABLE):
-        if any(f.is_relative_to(place.parent / MASKS) for f in tree.with_suffix(".png")):
-            return place.parent
-    return None
+    """The folder that holds the table and the masks; None if there is none.
+
+    Raises:
+        UserError: if there are several.
+    """
+    masks = tree.with_suffix(".png")
+    tops = [p.parent for p in tree.named(TABLE) if any(f.is_relative_to(p.parent / MASKS) for f in masks)]
+    if len(tops) > 1:
+        raise UserError(f"{tree.root} holds several exports of CVAT, {tops[0]} and {tops[1]}: import each by itself")
+    return tops[0] if tops else None

@@ -20,7 +20,7 @@ from barm.data.importers.colour_tables import WRITE, find_colour_table, source_v
 from barm.data.importers.mask_files import LOST, Pairs, mask_files, pair
 from barm.data.importers.mask_items import mask_items, readable
 from barm.data.importers.mask_kinds import mask_kind, name_files, value_table
-from barm.data.importers.mask_scan import Facts, check_listed, in_colour, in_numbers, painter, total
+from barm.data.importers.mask_scan import JPEG, Facts, check_listed, in_colour, in_numbers, painter, total
 from barm.data.importers.source_tree import Tree, name_of
 from barm.data.mask_values import listing, suggests
 from barm.data.text import composed_text
@@ -75,12 +75,14 @@ def read(tree: Tree, options: ImportOptions) -> Annotations:
     check_listed(facts, names.values)
     painted = {image: (mask, names.values) for image, mask in pairs.masks.items()}
     items = mask_items(tree, painted, facts, options, left_out)
-    values = source_values(names.values)
-    values = values if 255 in total(facts.values()) or not names.numbered else {**values, "ignore": "255"}
-    return Annotations(names.values.names, items, +left_out, (names.note,), values)
+    return Annotations(names.values.names, items, +left_out, (names.note,), source_values(names.values))
 
 
 def _same_kind(facts: Mapping[Path, Facts]) -> None:
+    """Refuse masks in colour, and JPEG, which keeps no numbers."""
+    lossy = next((path for path in facts if path.suffix.lower() in JPEG), None)
+    if lossy:
+        raise UserError(f"{lossy}: JPEG changes the numbers in a mask: export the masks as PNG")
     wrong = [path for path, each in facts.items() if each.colour and not each.grey]
     if wrong:
         other = next((path for path in facts if path not in wrong), None)

@@ -193,10 +193,10 @@ def bare_stem(stem: str) -> str:
     while before != stem:
         before = stem
         head, *rest = _SEPARATORS.split(stem, maxsplit=1)
-        if rest and rest[0] and head in words:
+        if rest and rest[0] and head.lower() in words:
             stem = rest[0]
         last = re.search(r"[\s_.\-]+([^\s_.\-]+)$", stem)
-        if last and last.start() and last[1] in words:
+        if last and last.start() and last[1].lower() in words:
             stem = stem[: last.start()]
     return stem
 

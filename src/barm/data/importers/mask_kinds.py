@@ -83,6 +83,7 @@ def _owner(tree: Tree) -> str | None:
         return "its masks are Cityscapes'"
     if tree.named("labelmap.txt") and any("SegmentationClass" in f.parts for f in tree.with_suffix(".png")):
         return "its masks are CVAT's"
-    if tree.named("class_names.txt") and any("SegmentationClassPNG" in f.parts for f in tree.files):
+    folders = {part for f in tree.with_suffix(".png") for part in f.parts[:-1]}
+    if tree.named("class_names.txt") and folders & {"SegmentationClassPNG", "SegmentationClass"}:
         return "its masks are LabelMe's"
     return None

@@ -26,7 +26,7 @@ from barm.words import count, verb
 
 UNREADABLE = "masks that cannot be read"
 BLACK, WHITE = 0, 0xFFFFFF
-LOSSY = (".jpg", ".jpeg", ".webp")
+JPEG = (".jpg", ".jpeg")
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,9 @@ class Facts:
     def binary(self) -> bool:
         """Whether it holds two values alone, as the mask of one class does."""
         values = set(self.counts)
-        return (
-            values <= {BLACK, WHITE} if self.colour else values <= {0, 1} or (values <= {0, 255} and not self.palette)
-        )
+        if self.palette:
+            return values <= {0, 1} and self.palette.get(0, BLACK) == BLACK
+        return values <= {BLACK, WHITE} if self.colour else values <= {0, 1} or values <= {0, 255}
 
 
 def facts_of(path: Path) -> Facts:
@@ -125,7 +125,7 @@ def check_listed(facts: Mapping[Path, Facts], values: ClassValues) -> None:
     what = "colours" if values.colours else "values"
     shown = listing([values.written(value) for value, _ in strange.most_common()])
     lines = f"add a line for {'it' if len(strange) == 1 else 'each'}"
-    if values.colours and any(path.suffix.lower() in LOSSY for path in first):
+    if values.colours and any(path.suffix.lower() in JPEG for path in first):
         lines = "JPEG changes colours, save masks as PNG"
     elif values.colours:
         lines += ", or save the masks without smoothed edges if these are mixtures of two classes' colours"
