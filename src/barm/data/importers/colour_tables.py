@@ -19,6 +19,7 @@ from barm.data.importers.annotations import Classes, ImportOptions
 from barm.data.importers.source_tree import Tree
 from barm.errors import UserError
 from barm.reading import parse_json, read_text
+from barm.words import count
 
 LIMIT = 2**20  # bytes
 SUFFIXES = (".csv", ".txt", ".json", ".toml")
@@ -180,7 +181,7 @@ def _from_csv(lines: Sequence[tuple[int, str]], path: Path) -> list[Entry] | Non
     entries = list[Entry]()
     for (i, line), row in zip(lines[1:], rows[1:], strict=False):
         if max(name, *columns) >= len(row):
-            raise UserError(f"{path}:{i}: expected {len(head)} columns as in the header, found '{line[:60]}'")
+            raise UserError(f"{path}:{i}: expected {count(len(head), 'columns')} as in the header, found '{line[:60]}'")
         entries.append((row[name].strip(), ",".join(row[c].strip() for c in columns), i))
     return entries
 
