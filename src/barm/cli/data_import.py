@@ -51,6 +51,9 @@ def import_(
         Literal["ask", "ids", "trainids"], typer.Option(help="Which of Cityscapes' label images are read.")
     ] = "ask",
     colours: Annotated[Path | None, typer.Option(help="Colours and names of the classes, for masks in colour.")] = None,
+    first: Annotated[
+        Literal["ask", "0", "1"], typer.Option(help="The number in masks of the first name of a list.")
+    ] = "ask",
     share: Annotated[
         float, typer.Option("--val", help="Share of the images for validation, where nothing says it.")
     ] = 0.2,
@@ -67,7 +70,9 @@ def import_(
     from barm.data.importers.write import Split
 
     kept = tuple(names_in(classes, "--classes")) if classes else ()
-    options = ImportOptions(format, images, kept, rest, overlap, rings, crowd, boxes, empty, values, labels, colours)
+    options = ImportOptions(
+        format, images, kept, rest, overlap, rings, crowd, boxes, empty, values, labels, colours, first=first
+    )
     report = import_data(source, root, options, split=Split(share, group_by), link=link)
     if as_json:
         print_json(asdict(report))

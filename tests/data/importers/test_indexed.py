@@ -111,8 +111,21 @@ def test_numbers_that_nothing_names(source, tmp_path):
 
 def test_a_first_name_that_may_be_zero(source):
     (source / "classes.txt").write_text("sky\ncat\ndog\nhot dog\n")
-    with pytest.raises(UserError, match=r"the masks hold 0 to 3 and there are 4 names, so that 'sky' may be 0 or 1"):
+    with pytest.raises(UserError, match=r"hold 0 to 3, .* the first of 4 names, 'sky', .* --first 0 .* or --first 1"):
         imported(source)
+    assert len(list(source.with_name("out-readings").iterdir())) == 2
+    report = imported(source, first="0")
+    assert ([each.images for each in report.classes], report.background) == ([4, 4, 4, 4], 0)
+    assert np.array_equal(masks(source)["image0"], ids_of(entries()[0]) + 1)
+
+
+def test_numbers_beyond_names_that_begin_at_zero(source):
+    (source / "classes.txt").write_text("sky\ncat\ndog\n")
+    with pytest.raises(UserError, match=r"classes.txt does not name: 3; its first name is that of 0; or list them"):
+        imported(source, first="0")
+
+
+def test_numbered_names_leave_no_question(source):
     (source / "classes.txt").write_text("1: sky\n2: cat\n3: dog\n4: hot dog\n")
     assert [each.images for each in imported(source).classes] == [4, 4, 4, 0]
 

@@ -23,6 +23,7 @@ Boxes = Literal["drop", "fill"]
 Empty = Literal["drop", "background"]
 Values = Literal["ask", "index", "colour"]
 Labels = Literal["ask", "ids", "trainids"]
+First = Literal["ask", "0", "1"]
 Rest = Literal["background", "ignore"]
 Size = tuple[int, int]  # width, height
 Cover = Callable[[Size], NDArray[np.bool_]]  # (H, W): the pixels of a region in an image of a size
@@ -45,6 +46,7 @@ class ImportOptions:
         values: what decides the class in masks with palettes: the index or its colour.
         labels: which of Cityscapes' label files are read.
         colours: a table of colours and class names, for masks in colour.
+        first: the number in masks of the first name of a list.
     """
 
     format: str = "auto"
@@ -59,6 +61,7 @@ class ImportOptions:
     values: Values = "ask"
     labels: Labels = "ask"
     colours: Path | None = None
+    first: First = "ask"
 
 
 class Region(NamedTuple):

@@ -81,9 +81,8 @@ def _named(
     names = {each.name for each in masks}
     if names == {""} or all(name.isdigit() for name in names):
         if len(options.classes) != 1:
-            number = "all" if names == {""} else "by a number alone, as objects of one class are"
-            where = f"{tree.root}: {masks[0].mask} and other masks are named like their images, {number}"
-            raise UserError(f"{where}: {ONE_CLASS}")
+            what = "like their images" if names == {""} else "like their images with a number, as objects of one class"
+            raise UserError(f"{tree.root}: masks such as {masks[0].mask} are named {what}: {ONE_CLASS}")
         only = options.classes[0]
         return tuple(each._replace(name=only) for each in masks), (only,)
     if "" in names:

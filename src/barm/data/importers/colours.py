@@ -13,12 +13,13 @@ from barm.data.importers.colour_tables import WRITE, find_colour_table, source_v
 from barm.data.importers.mask_files import LOST, mask_files, pair
 from barm.data.importers.mask_items import mask_items, readable
 from barm.data.importers.mask_kinds import mask_kind
-from barm.data.importers.mask_scan import check_listed, in_colour, total
+from barm.data.importers.mask_scan import JPEG, check_listed, in_colour, total
 from barm.data.importers.source_tree import Tree
 from barm.data.mask_values import listing
 from barm.errors import UserError
 
 TITLE = "masks in colour"
+MOST_COLOURS = 256  # of a mask that JPEG has not changed
 
 
 def lacks(tree: Tree) -> str | None:
@@ -38,6 +39,10 @@ def read(tree: Tree, options: ImportOptions) -> Annotations:
     left_out = Counter[str]({LOST: len(pairs.lost)})
     facts = in_colour(readable(tree, pairs, left_out))
     values = find_colour_table(tree, options)
+    if values is None and any(
+        len(each.counts) > MOST_COLOURS for path, each in facts.items() if path.suffix.lower() in JPEG
+    ):
+        raise UserError(f"{tree.root}: JPEG has changed the colours of the masks: export them as PNG")
     if values is None:
         shown = listing([f"#{colour:06x}" for colour, _ in total(facts.values()).most_common()])
         raise UserError(f"{tree.root}: nothing names the masks' colours ({shown}): {WRITE}")

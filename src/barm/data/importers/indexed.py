@@ -1,9 +1,9 @@
 """Masks that hold a number per pixel: grey values, or indices of a palette.
 
 Names come from ``classes.toml`` (``[values]``, for numbers with gaps), from ``classes.txt`` or ``labels.txt`` (the
-names of 1, 2, ...), from ``--classes`` (likewise), or from a table of the palette's colours. Where a number has
-different colours in different masks, a program may have chosen the numbers anew in each file: then ``--values`` says
-what counts.
+names of 1, 2, ...; where the first may be 0, ``--first`` says it), from ``--classes`` (likewise), or from a table of the
+palette's colours. Where a number has different colours in different masks, a program may have chosen the numbers anew
+in each file: then ``--values`` says what counts.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from barm.data.mask_values import listing, suggests
 from barm.data.text import composed_text
 from barm.errors import UserError
 from barm.labels import IGNORE
+from barm.words import count
 
 TITLE = "masks of numbers"
 HIGHEST = 254  # id of a class
@@ -46,6 +47,18 @@ class _Names(NamedTuple):
     numbered: bool = False
 
 
+class _Masks:
+    """The images of masks, for previews."""
+
+    def __init__(self, tree: Tree, pairs: Pairs) -> None:
+        self._tree, self._images = tree, {tree.root / mask: image for image, mask in pairs.masks.items()}
+
+    def preview(self, mask: Path, values: ClassValues) -> Preview:
+        """An image with one reading of its mask."""
+        image = self._images[mask]
+        return Preview(Item(name_of(image), self._tree.images[image], painter(mask, values)), values.names)
+
+
 def lacks(tree: Tree) -> str | None:
     """What a folder lacks to hold masks of numbers; None if it does hold them."""
     found = mask_kind(tree)
@@ -62,12 +75,12 @@ def read(tree: Tree, options: ImportOptions) -> Annotations:
     files = mask_files(tree)
     pairs = pair(files.masks, files.images)
     left_out = Counter[str]({LOST: len(pairs.lost)})
-    facts = readable(tree, pairs, left_out)
+    masks, facts = _Masks(tree, pairs), readable(tree, pairs, left_out)
     _same_kind(facts)
     facts = in_numbers(facts)
     if options.values == "ask":
-        _ask_about_palettes(tree, pairs, facts)
-    names = _names(tree, options, facts)
+        _ask_about_palettes(tree, masks, facts)
+    names = _names(tree, options, facts, masks)
     if names.values.colours:
         facts = in_colour(facts)
     elif names.numbered:
@@ -90,7 +103,7 @@ def _same_kind(facts: Mapping[Path, Facts]) -> None:
         raise UserError(f"{wrong[0]} is in colour{beside}")
 
 
-def _names(tree: Tree, options: ImportOptions, facts: Mapping[Path, Facts]) -> _Names:
+def _names(tree: Tree, options: ImportOptions, facts: Mapping[Path, Facts], masks: _Masks) -> _Names:
     """What the numbers mean, by the first of the places that say it."""
     palettes = all(each.palette for each in facts.values())
     if options.values == "colour" or (options.colours is not None and palettes and options.values == "ask"):
@@ -102,16 +115,15 @@ def _names(tree: Tree, options: ImportOptions, facts: Mapping[Path, Facts]) -> _
     if len(places) > 1:
         raise UserError(f"{tree.root} has {places[0]} and {places[1]}: keep the one that names the masks' values")
     highest = max(total(facts.values()), default=0)
-    if places:
-        path = tree.root / places[0]
-        text = composed_text(path)
-        names = parse_classes(text, path)
-        _ask_about_zero(text, names, facts, path)
-        return _Names(_numbered(names, path), f"the values 1, 2, ... are named by {path.name}", True)
-    if options.classes:
-        return _Names(
-            _numbered(options.classes, Path("--classes")), "the values 1, 2, ... are named by --classes", True
-        )
+    if places or options.classes:
+        path = tree.root / places[0] if places else Path("--classes")
+        text = composed_text(path) if places else ""
+        listed = parse_classes(text, path) if places else options.classes
+        if options.first == "ask" and places and _lines(text) == list(listed):
+            _ask_about_first(listed, facts, path, masks)
+        zero = options.first == "0"
+        note = f"{'0, 1' if zero else '0 is background, 1'}, 2, ... are named by {path.name}"
+        return _Names(_numbered(listed, path, 0 if zero else 1), note, True)
     if palettes and options.values == "ask" and find_colour_table(tree, options) is not None:
         return _by_colour(tree, options, facts)
     raise UserError(f"{tree.root}: nothing names the masks' values ({_shown(facts)}, up to {highest}): {NAME_THEM}")
@@ -125,11 +137,16 @@ def _by_colour(tree: Tree, options: ImportOptions, facts: Mapping[Path, Facts]) 
     return _Names(values, f"the palettes' colours are named by {values.path.name}")
 
 
-def _numbered(names: tuple[str, ...], path: Path) -> ClassValues:
-    """The names as those of 1, 2, ...; 0 is background, 255 is ignored."""
+def _numbered(names: tuple[str, ...], path: Path, first: int) -> ClassValues:
+    """The names as those of `first` and the numbers after it; 255 is ignored, as is 0 background if it has no name."""
     classes = Classes(where=path)
-    ids = {0: 0, IGNORE: IGNORE, **{value: classes.add(name) for value, name in enumerate(names, 1)}}
+    ids = {0: 0, IGNORE: IGNORE, **{value: classes.add(name) for value, name in enumerate(names, first)}}
     return ClassValues(classes.names, tuple(ids.items()), False, None, path)
+
+
+def _lines(text: str) -> list[str]:
+    """The lines of a list of names that are no comments."""
+    return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("# ")]
 
 
 def _check_numbers(values: ClassValues, facts: Mapping[Path, Facts]) -> None:
@@ -138,26 +155,27 @@ def _check_numbers(values: ClassValues, facts: Mapping[Path, Facts]) -> None:
     if set(held) <= set(known):
         return
     path = next(path for path, each in facts.items() if not set(each.counts) <= set(known))
-    reason = suggests(set(held), len(known) - 2).replace("classes.txt", values.path.name)
+    reason = suggests(set(held), len(values.names)).replace("classes.txt", values.path.name)
+    if known[0] != 0:
+        reason = f"{listing(sorted(set(held) - set(known)))}; its first name is that of 0"
     raise UserError(
         f"{path}: the masks hold values that {values.path} does not name: {reason}; or list them in a "
         "classes.toml as [values]"
     )
 
 
-def _ask_about_zero(text: str, names: tuple[str, ...], facts: Mapping[Path, Facts], path: Path) -> None:
-    """Refuse names whose first one may belong to 0 as well as to 1."""
+def _ask_about_first(names: tuple[str, ...], facts: Mapping[Path, Facts], path: Path, masks: _Masks) -> None:
+    """Ask whether the first name is 0 or 1 where both readings leave no number without a name."""
     held = set(total(facts.values())) - {IGNORE}
-    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("# ")]
-    if held and 0 in held and max(held) == len(names) - 1 and len(names) > 1 and lines == list(names):
-        raise UserError(
-            f"{path}: the masks hold 0 to {max(held)} and there are {len(names)} names, so that '{names[0]}' may be "
-            f"0 or 1: write '1: {names[0]}' and so on if 0 is background, else a classes.toml with [values] and "
-            f'0 = "{names[0]}"'
-        )
+    if not held or 0 not in held or max(held) >= len(names):
+        return
+    mask = next(mask for mask, each in facts.items() if set(each.counts) - {0, IGNORE})
+    readings = {first: masks.preview(mask, _numbered(names, path, 0 if first == "0" else 1)) for first in ("0", "1")}
+    what = f"{path}: the masks hold 0 to {max(held)}, so that the first of {count(len(names), 'names')}, '{names[0]}', "
+    raise Ambiguous(f"{what}may be 0, or 1 above a background", "--first", readings)
 
 
-def _ask_about_palettes(tree: Tree, pairs: Pairs, facts: Mapping[Path, Facts]) -> None:
+def _ask_about_palettes(tree: Tree, masks: _Masks, facts: Mapping[Path, Facts]) -> None:
     """Ask what counts where a number has several colours, or a colour several numbers."""
     colours, numbers = defaultdict[int, set[int]](set), defaultdict[int, set[int]](set)
     for each in facts.values():
@@ -168,19 +186,13 @@ def _ask_about_palettes(tree: Tree, pairs: Pairs, facts: Mapping[Path, Facts]) -
     twice = sorted(colour for colour, several in numbers.items() if len(several) > 1)
     if not strange and not twice:
         return
-    path, image = next(
-        (tree.root / mask, image)
-        for image, mask in pairs.masks.items()
-        if tree.root / mask in facts
-        and any(n in strange or c in twice for n, c in facts[tree.root / mask].palette.items())
+    path = next(
+        path for path, each in facts.items() if any(n in strange or c in twice for n, c in each.palette.items())
     )
     union = tuple(sorted(numbers))[:HIGHEST]
     by_colour = ClassValues((), tuple((colour, i) for i, colour in enumerate(union)), True, IGNORE)
     by_number = ClassValues((), tuple((number, number) for number in range(256)), False)
-    readings = {
-        answer: Preview(Item(name_of(image), tree.images[image], painter(path, values)), ())
-        for answer, values in (("index", by_number), ("colour", by_colour))
-    }
+    readings = {"index": masks.preview(path, by_number), "colour": masks.preview(path, by_colour)}
     if strange:
         shown = listing([f"#{colour:06x}" for colour in sorted(colours[strange[0]])])
         what = f"the palette's entry {strange[0]} is {shown}"

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -186,8 +187,9 @@ def _reread(path: Path, facts: Facts) -> Facts:
 
 
 def _colour_facts(mask: Image.Image, path: Path) -> Facts:
-    colours = Image.fromarray(rgb_of(mask, path)).getcolors(mask.width * mask.height) or []
-    return Facts({int(packed(np.array(colour))): number for number, colour in colours}, colour=True)
+    colours: Any = Image.fromarray(rgb_of(mask, path)).getcolors(mask.width * mask.height) or []
+    counts = {red << 16 | green << 8 | blue: number for number, (red, green, blue) in colours}
+    return Facts(counts, colour=True)
 
 
 def _counted(values: NDArray[np.integer]) -> dict[int, int]:
