@@ -119,9 +119,24 @@ def test_a_first_name_that_may_be_zero(source):
     assert np.array_equal(masks(source)["image0"], ids_of(entries()[0]) + 1)
 
 
+def test_a_list_of_another_program_may_leave_out_what_is_ignored(source):
+    """SegNet's CamVid has 11 names, the masks hold 0 to 11."""
+    (source / "classes.txt").unlink()
+    (source / "labels.txt").write_text("cat\ndog\nhot dog\n")
+    with pytest.raises(UserError, match=r"hold 0 to 3, .* the first of 3 names, 'cat', .* --first 0 .* or --first 1"):
+        imported(source)
+    (source / "labels.txt").write_text("sky\ncat\ndog\nvoid\n")
+    report = imported(source, first="0")
+    assert [each.name for each in report.classes] == ["sky", "cat", "dog"]
+    assert report.ignored == sum(int((ids_of(sample) == 3).sum()) for sample in entries())
+    assert '3 = "ignore"' in source.with_name("out").joinpath("source_classes.toml").read_text()
+
+
 def test_numbers_beyond_names_that_begin_at_zero(source):
     (source / "classes.txt").write_text("sky\ncat\ndog\n")
-    with pytest.raises(UserError, match=r"classes.txt does not name: 3; its first name is that of 0; or list them"):
+    with pytest.raises(
+        UserError, match=r"classes.txt does not name: 3; its first name is that of 0, so add a line .*; or list them"
+    ):
         imported(source, first="0")
 
 

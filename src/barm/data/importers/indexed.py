@@ -1,9 +1,9 @@
 """Masks that hold a number per pixel: grey values, or indices of a palette.
 
 Names come from ``classes.toml`` (``[values]``, for numbers with gaps), from ``classes.txt`` or ``labels.txt`` (the
-names of 1, 2, ...; where the first may be 0, ``--first`` says it), from ``--classes`` (likewise), or from a table of the
-palette's colours. Where a number has different colours in different masks, a program may have chosen the numbers anew
-in each file: then ``--values`` says what counts.
+names of 1, 2, ...; where the first may be 0, ``--first`` says it), from ``--classes`` (likewise), or from a table of
+the palette's colours. Where a number has different colours in different masks, a program may have chosen the numbers
+anew in each file: then ``--values`` says what counts.
 """
 
 from __future__ import annotations
@@ -140,7 +140,8 @@ def _by_colour(tree: Tree, options: ImportOptions, facts: Mapping[Path, Facts]) 
 def _numbered(names: tuple[str, ...], path: Path, first: int) -> ClassValues:
     """The names as those of `first` and the numbers after it; 255 is ignored, as is 0 background if it has no name."""
     classes = Classes(where=path)
-    ids = {0: 0, IGNORE: IGNORE, **{value: classes.add(name) for value, name in enumerate(names, first)}}
+    ids = {value: classes.add(name) for value, name in enumerate(names, first)}
+    ids = {**ids, **{value: value for value in (0, IGNORE) if value not in ids}}
     return ClassValues(classes.names, tuple(ids.items()), False, None, path)
 
 
@@ -157,7 +158,7 @@ def _check_numbers(values: ClassValues, facts: Mapping[Path, Facts]) -> None:
     path = next(path for path, each in facts.items() if not set(each.counts) <= set(known))
     reason = suggests(set(held), len(values.names)).replace("classes.txt", values.path.name)
     if known[0] != 0:
-        reason = f"{listing(sorted(set(held) - set(known)))}; its first name is that of 0"
+        reason = f"{listing(sorted(set(held) - set(known)))}; its first name is that of 0, so add a line for it, such as 'ignore'"
     raise UserError(
         f"{path}: the masks hold values that {values.path} does not name: {reason}; or list them in a "
         "classes.toml as [values]"
@@ -165,12 +166,16 @@ def _check_numbers(values: ClassValues, facts: Mapping[Path, Facts]) -> None:
 
 
 def _ask_about_first(names: tuple[str, ...], facts: Mapping[Path, Facts], path: Path, masks: _Masks) -> None:
-    """Ask whether the first name is 0 or 1 where both readings leave no number without a name."""
+    """Ask whether the first name is 0 or 1, where both may be.
+
+    Line 1 of ``classes.txt`` is 1 if it has to be. In other lists a highest number without a name may be ignored.
+    """
     held = set(total(facts.values())) - {IGNORE}
-    if not held or 0 not in held or max(held) >= len(names):
+    if 0 not in held or max(held) > len(names) - (path.name == "classes.txt"):
         return
     mask = next(mask for mask, each in facts.items() if set(each.counts) - {0, IGNORE})
-    readings = {first: masks.preview(mask, _numbered(names, path, 0 if first == "0" else 1)) for first in ("0", "1")}
+    zero = _numbered((*names, "ignore"), path, 0)
+    readings = {"0": masks.preview(mask, zero), "1": masks.preview(mask, _numbered(names, path, 1))}
     what = f"{path}: the masks hold 0 to {max(held)}, so that the first of {count(len(names), 'names')}, '{names[0]}', "
     raise Ambiguous(f"{what}may be 0, or 1 above a background", "--first", readings)
 
