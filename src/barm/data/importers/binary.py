@@ -116,7 +116,7 @@ def _paint(layers: Sequence[tuple[int, Path]], overlap: Overlap, size: Size) -> 
     covers = [(class_id, read_grey(path) > 0) for class_id, path in layers]
     shapes = {cover.shape for _, cover in covers}
     if len(shapes) > 1:
-        raise UserError(f"{layers[0][1]} and the other masks of its image differ in size: export them again")
+        raise UserError("its masks differ in size")
     (shape,) = shapes
     painted = paint([Region(class_id, partial(_cover, cover)) for class_id, cover in covers], overlap, shape[::-1])
     return painted._replace(objects={})

@@ -158,7 +158,8 @@ def _check_numbers(values: ClassValues, facts: Mapping[Path, Facts]) -> None:
     path = next(path for path, each in facts.items() if not set(each.counts) <= set(known))
     reason = suggests(set(held), len(values.names)).replace("classes.txt", values.path.name)
     if known[0] != 0:
-        reason = f"{listing(sorted(set(held) - set(known)))}; its first name is that of 0, so add a line for it, such as 'ignore'"
+        strange = listing(sorted(set(held) - set(known)))
+        reason = f"{strange}; its first name is that of 0, so add a line for it, such as 'ignore'"
     raise UserError(
         f"{path}: the masks hold values that {values.path} does not name: {reason}; or list them in a "
         "classes.toml as [values]"
