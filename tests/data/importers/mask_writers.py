@@ -150,3 +150,8 @@ def imported(source: Path, **options: Any) -> ImportReport:
 def masks(source: Path) -> dict[str, np.ndarray]:
     """The masks that `imported` made, by name, as ids."""
     return {file.stem: np.asarray(Image.open(file)) for file in source.with_name("out").glob("masks/**/*.png")}
+
+
+def reasons(report: ImportReport) -> dict[str, int]:
+    """What was left out by the reason, without the example."""
+    return {why.split(", such as ")[0]: number for why, number in report.left_out.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from mask_writers import NAMES, entries, ids_of, imported, in_colour, masks, save, with_palette
+from mask_writers import NAMES, entries, ids_of, imported, in_colour, masks, reasons, save, with_palette
 from PIL import Image
 
 from barm.errors import UserError
@@ -96,10 +96,10 @@ def test_masks_of_different_sizes_and_damaged_ones_are_left_out(write):
     save(np.zeros((20, 20), np.uint8), source / "masks" / "cat" / "image0.png")
     (source / "masks" / "cat" / "image1.png").write_bytes(b"\x89PNG")
     report = imported(source)
-    assert report.left_out == {
+    assert reasons(report) == {
         "masks that cannot be read": 1,
         "images of which a mask cannot be read": 1,
-        "images whose annotation cannot be read": 1,
+        "images without a mask that fits": 1,
     }
 
 

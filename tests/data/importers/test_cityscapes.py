@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from mask_writers import entries, ids_of, imported, masks, samples, save, write_cityscapes
+from mask_writers import entries, ids_of, imported, masks, reasons, samples, save, write_cityscapes
 
 from barm.data.importers.cityscapes import label_values, labels
 from barm.errors import UserError
@@ -18,7 +18,7 @@ def test_nineteen_classes_and_no_background(kind, tmp_path):
     report = imported(tmp_path / "in")
     assert (report.classes[0].name, report.classes[11].name, report.classes[18].name) == ("road", "person", "bicycle")
     assert (len(report.classes), report.background) == (19, 0)
-    assert report.left_out == {"images of the test split, whose masks are dummies": 1}
+    assert reasons(report) == {"images of the test split, whose masks are dummies": 1}
     for i, sample in enumerate(entries()):
         found = masks(tmp_path / "in")[f"aachen_{i:06}_000019_leftImg8bit"]
         assert np.array_equal(found, IDS[ids_of(sample)])

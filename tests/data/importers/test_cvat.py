@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from mask_writers import imported, masks, samples, save, write_cvat
+from mask_writers import imported, masks, reasons, samples, save, write_cvat
 
 from barm.data.importers import IMPORTERS
 from barm.data.importers.source_tree import Tree
@@ -57,7 +57,7 @@ def test_images_of_no_subset_are_left_out(export):
     (lists / "train.txt").write_text("image0\nimage1\n")
     report = imported(export)
     assert report.images == {"train": 2, "val": 1}
-    assert report.left_out == {"images that no list of a split names": 1}
+    assert reasons(report) == {"images that no list of a split names": 1}
 
 
 def test_an_image_in_two_subsets_is_refused(export):

@@ -11,6 +11,7 @@ from mask_writers import (
     imported,
     in_colour,
     masks,
+    reasons,
     samples,
     save,
     with_palette,
@@ -184,7 +185,7 @@ def test_lists_of_the_voc_layout_divide_the_images(source):
         (lists / f"{name}.txt").write_text("".join(f"image{i}\n" for i in numbers))
     report = imported(source)
     assert (report.format, report.images) == ("indexed", {"train": 2, "val": 1})
-    assert report.left_out == {"images that no list of a split names": 1}
+    assert reasons(report) == {"images that no list of a split names": 1}
 
 
 def test_lists_with_paths_of_another_machine(source):

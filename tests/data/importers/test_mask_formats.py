@@ -11,6 +11,7 @@ from mask_writers import (
     ids_of,
     imported,
     masks,
+    reasons,
     samples,
     save,
     write_colours,
@@ -44,7 +45,7 @@ def test_masks_come_back(kind, tmp_path):
     getattr(mask_writers, f"write_{kind}")(tmp_path / "in", made)
     report = imported(tmp_path / "in")
     names = [each.name for each in report.classes]
-    assert report.left_out == {}
+    assert reasons(report) == {}
     assert sorted(names) == sorted(NAMES)
     found = masks(tmp_path / "in")
     assert {name.removesuffix("_L") for name in found} == {sample.name for sample in entries(made)}
@@ -76,11 +77,11 @@ def test_unreadable_and_lone_files_are_counted(tmp_path):
     (tmp_path / "in" / "images" / "image3.jpg").unlink()
     save(Image.new("L", (50, 50)), tmp_path / "in" / "labels" / "image4.png")
     report = imported(tmp_path / "in")
-    assert report.left_out == {
+    assert reasons(report) == {
         "masks without an image": 1,
         "masks that cannot be read": 1,
         "images without a mask (--empty background keeps them)": 1,
-        "images of another size than was annotated": 1,
+        "images without a mask that fits": 1,
     }
     assert sum(report.images.values()) == 2
 

@@ -7,7 +7,7 @@ that cover a pixel the later class counts, in the order of ``--classes``, else o
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from barm.data.importers.annotations import Annotations, Classes, ImportOptions, Item, Overlap, Painted, Region, Size
 from barm.data.importers.binary_names import ClassMask, class_masks
-from barm.data.importers.mask_files import EMPTY, LOST, Splits, mask_files
+from barm.data.importers.mask_files import EMPTY, LOST, LeftOut, Splits, mask_files
 from barm.data.importers.mask_kinds import mask_kind
 from barm.data.importers.mask_scan import BLACK, UNREADABLE, WHITE, Facts, blank, read_grey, scan
 from barm.data.importers.regions import paint
@@ -49,7 +49,9 @@ def read(tree: Tree, options: ImportOptions) -> Annotations:
     facts = scan([tree.root / each.mask for each in masks])
     _check(facts)
     classes = Classes(order, tree.root)
-    left_out = Counter[str]({LOST: len(files.masks) - len(masks), UNREADABLE: len(masks) - len(facts)})
+    left_out, paired = LeftOut(), {each.mask for each in masks}
+    left_out.add(LOST, *(mask for mask in files.masks if mask not in paired))
+    left_out.add(UNREADABLE, *(mask for mask in paired if tree.root / mask not in facts))
     by_image = defaultdict[str, list[ClassMask]](list)
     for each in sorted(masks, key=lambda one: order.index(one.name)):
         if tree.root / each.mask in facts:
@@ -59,10 +61,10 @@ def read(tree: Tree, options: ImportOptions) -> Annotations:
     for image in files.images:
         shown = by_image.get(image, [])
         if image in damaged:
-            left_out["images of which a mask cannot be read"] += 1
+            left_out.add("images of which a mask cannot be read", image)
             continue
         if not shown and options.empty == "drop":
-            left_out[EMPTY] += 1
+            left_out.add(EMPTY, image)
             continue
         layers = [(class_id, tree.root / one.mask) for one in shown if (class_id := classes.add(one.name))]
         split = splits.of(image, shown[0].mask if shown else None)
@@ -71,7 +73,7 @@ def read(tree: Tree, options: ImportOptions) -> Annotations:
     notes = (
         [f"masks of several classes are laid over each other in the order {listing(order)}"] if len(order) > 1 else []
     )
-    return Annotations(classes.names, tuple(items), +left_out, (*notes, *classes.notes()))
+    return Annotations(classes.names, tuple(items), left_out.counts(), (*notes, *classes.notes()))
 
 
 def _named(

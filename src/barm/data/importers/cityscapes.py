@@ -8,7 +8,6 @@ well; the masks of the test split are dummies. ``gtCoarse`` is read where there 
 from __future__ import annotations
 
 import csv
-from collections import Counter
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path, PurePosixPath
@@ -16,7 +15,7 @@ from typing import Literal, NamedTuple
 
 from barm.data.class_values import ClassValues
 from barm.data.importers.annotations import Ambiguous, Annotations, ImportOptions, Item, Preview
-from barm.data.importers.mask_files import LOST, Pairs
+from barm.data.importers.mask_files import LOST, LeftOut, Pairs
 from barm.data.importers.mask_items import mask_items, readable
 from barm.data.importers.mask_scan import check_listed, painter
 from barm.data.importers.source_tree import Tree, name_of, split_of
@@ -52,7 +51,7 @@ def read(tree: Tree, options: ImportOptions) -> Annotations:
         UserError: if a mask holds a value that is no label.
         Ambiguous: if there are label ids and train ids.
     """
-    left_out, notes = Counter[str](), list[str]()
+    left_out, notes = LeftOut(), list[str]()
     images = {PurePosixPath(key).stem.removesuffix(IMAGE): key for key in tree.images if _is_image(key)}
     quality = FINE if _masks(tree, FINE, "ids") or _masks(tree, FINE, "trainids") else COARSE
     if quality == FINE and (_masks(tree, COARSE, "ids") or _masks(tree, COARSE, "trainids")):
@@ -67,10 +66,9 @@ def read(tree: Tree, options: ImportOptions) -> Annotations:
     if not both[kind]:
         raise UserError(f"{tree.root}: --labels {kind} expects *{quality}{KINDS[kind]}.png, found none")
     pairs = Pairs({images[name]: mask for name, mask in both[kind].items()}, ())
-    lost = [name for name in _masks(tree, quality, kind) if name not in images]
-    left_out[LOST] += len(lost)
+    left_out.add(LOST, *(mask for name, mask in _masks(tree, quality, kind).items() if name not in images))
     kept = [key for key in images.values() if split_of(key) != "test"]
-    left_out[TEST] += len(images) - len(kept)
+    left_out.add(TEST, *(key for key in images.values() if split_of(key) == "test"))
     facts = readable(tree, pairs, left_out)
     values = label_values(kind)
     check_listed(facts, values)
@@ -79,7 +77,7 @@ def read(tree: Tree, options: ImportOptions) -> Annotations:
     originals = {label.name: str(label.id if kind == "ids" else label.train_id) for label in _evaluated()}
     originals["background"] = "0" if kind == "ids" else str(IGNORE)  # what no prediction should hold
     notes.append(f"labels that are not evaluated are ignored; read from {quality.lstrip('_')}{KINDS[kind]}")
-    return Annotations(values.names, items, +left_out, tuple(notes), originals)
+    return Annotations(values.names, items, left_out.counts(), tuple(notes), originals)
 
 
 def label_values(kind: Literal["ids", "trainids"]) -> ClassValues:

@@ -6,11 +6,9 @@ have the colour of a third.
 
 from __future__ import annotations
 
-from collections import Counter
-
 from barm.data.importers.annotations import Annotations, ImportOptions
 from barm.data.importers.colour_tables import WRITE, find_colour_table, source_values
-from barm.data.importers.mask_files import LOST, mask_files, pair
+from barm.data.importers.mask_files import LOST, LeftOut, mask_files, pair
 from barm.data.importers.mask_items import mask_items, readable
 from barm.data.importers.mask_kinds import mask_kind
 from barm.data.importers.mask_scan import JPEG, check_listed, in_colour, total
@@ -36,7 +34,8 @@ def read(tree: Tree, options: ImportOptions) -> Annotations:
     """
     files = mask_files(tree)
     pairs = pair(files.masks, files.images)
-    left_out = Counter[str]({LOST: len(pairs.lost)})
+    left_out = LeftOut()
+    left_out.add(LOST, *pairs.lost)
     facts = in_colour(readable(tree, pairs, left_out))
     values = find_colour_table(tree, options)
     if values is None and any(
@@ -50,4 +49,4 @@ def read(tree: Tree, options: ImportOptions) -> Annotations:
     painted = {image: (mask, values) for image, mask in pairs.masks.items()}
     items = mask_items(tree, painted, facts, options, left_out)
     notes = (f"colours are named by {values.path.name}",)
-    return Annotations(values.names, items, +left_out, notes, source_values(values))
+    return Annotations(values.names, items, left_out.counts(), notes, source_values(values))

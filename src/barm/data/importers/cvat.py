@@ -7,12 +7,11 @@ each subset, and ``JPEGImages`` the images, if they were exported with the annot
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import PurePosixPath
 
 from barm.data.importers.annotations import Annotations, ImportOptions
 from barm.data.importers.colour_tables import label_map, source_values
-from barm.data.importers.mask_files import LOST, Splits, pair
+from barm.data.importers.mask_files import LOST, LeftOut, Splits, pair
 from barm.data.importers.mask_items import mask_items, readable
 from barm.data.importers.mask_scan import check_listed, in_colour
 from barm.data.importers.source_tree import Tree
@@ -51,13 +50,14 @@ def read(tree: Tree, options: ImportOptions) -> Annotations:
         )
     pairs = pair([m.relative_to(top) for m in masks], images)
     pairs = pairs._replace(masks={image: top / mask for image, mask in pairs.masks.items()})
-    left_out = Counter[str]({LOST: len(pairs.lost)})
+    left_out = LeftOut()
+    left_out.add(LOST, *pairs.lost)
     facts = in_colour(readable(tree, pairs, left_out))
     check_listed(facts, values)
     painted = {image: (mask, values) for image, mask in pairs.masks.items()}
     splits = Splits(tree, (top / LISTS).as_posix())
     items = mask_items(tree, painted, facts, options, left_out, images=images, splits=splits)
-    return Annotations(values.names, items, +left_out, (), source_values(values))
+    return Annotations(values.names, items, left_out.counts(), (), source_values(values))
 
 
 def _top(tree: Tree) -> PurePosixPath | None:

@@ -8,7 +8,7 @@ anew in each file: then ``--values`` says what counts.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from barm.data.class_names import parse_classes
 from barm.data.class_values import ClassValues
 from barm.data.importers.annotations import Ambiguous, Annotations, Classes, ImportOptions, Item, Preview
 from barm.data.importers.colour_tables import WRITE, find_colour_table, source_values
-from barm.data.importers.mask_files import LOST, Pairs, mask_files, pair
+from barm.data.importers.mask_files import LOST, LeftOut, Pairs, mask_files, pair
 from barm.data.importers.mask_items import mask_items, readable
 from barm.data.importers.mask_kinds import mask_kind, name_files, value_table
 from barm.data.importers.mask_scan import JPEG, Facts, check_listed, in_colour, in_numbers, painter, total
@@ -74,7 +74,8 @@ def read(tree: Tree, options: ImportOptions) -> Annotations:
     """
     files = mask_files(tree)
     pairs = pair(files.masks, files.images)
-    left_out = Counter[str]({LOST: len(pairs.lost)})
+    left_out = LeftOut()
+    left_out.add(LOST, *pairs.lost)
     masks, facts = _Masks(tree, pairs), readable(tree, pairs, left_out)
     _same_kind(facts)
     facts = in_numbers(facts)
@@ -88,7 +89,7 @@ def read(tree: Tree, options: ImportOptions) -> Annotations:
     check_listed(facts, names.values)
     painted = {image: (mask, names.values) for image, mask in pairs.masks.items()}
     items = mask_items(tree, painted, facts, options, left_out)
-    return Annotations(names.values.names, items, +left_out, (names.note,), source_values(names.values))
+    return Annotations(names.values.names, items, left_out.counts(), (names.note,), source_values(names.values))
 
 
 def _same_kind(facts: Mapping[Path, Facts]) -> None:
