@@ -193,3 +193,22 @@ def test_lists_with_paths_of_another_machine(source):
         lines = (f"/SegNet/x/{name}/image{i}.jpg /SegNet/x/{name}annot/image{i}.png\n" for i in numbers)
         (source / f"{name}.txt").write_text("".join(lines))
     assert imported(source).images == {"train": 3, "val": 1}
+
+
+def test_names_and_colours_that_contradict_each_other_are_a_question(source):
+    lines = ["background,#000000", "dog,#804080", "cat,#00c80a", "hot dog,#faaa1e"]
+    (source / "colours.csv").write_text("\n".join(lines))
+    with pytest.raises(
+        UserError, match=r"names the value 1 'cat', .*colours.csv its colour 'dog': give --values index"
+    ):
+        imported(source)
+    imported(source, values="index")
+    assert np.array_equal(masks(source)["image0"], ids_of(entries()[0]))
+
+
+def test_a_given_table_of_greys(source, tmp_path):
+    for sample in entries():
+        grey = np.array([0, 10, 20, 30], np.uint8)[ids_of(sample)]
+        save(np.stack([grey] * 3, axis=-1), source / "labels" / f"{sample.name}.png")
+    (tmp_path / "t.csv").write_text("background,#000000\na,#0a0a0a\nb,#141414\nc,#1e1e1e\n")
+    assert [each.name for each in imported(source, colours=tmp_path / "t.csv").classes] == ["a", "b", "c"]

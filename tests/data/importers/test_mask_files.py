@@ -24,6 +24,7 @@ LAYOUTS = {
     "words on both": ("x_sat.jpg", "x_mask.png"),
     "flat masks": ("images/kitchen/a.jpg", "masks/a.png"),
     "capitals": ("Images/A.JPG", "Masks/a.PNG"),
+    "a folder above all of them": ("seg/a.jpg", "seg/a.png"),
     "a dot in the name": ("images/a.b.jpg", "masks/a.b.png"),
 }
 

@@ -98,3 +98,16 @@ def test_images_may_be_elsewhere(tmp_path):
     (tmp_path / "in" / "JPEGImages").rename(tmp_path / "photos")
     report = imported(tmp_path / "in", images=tmp_path / "photos")
     assert (report.format, report.images) == ("cvat", {"train": 3, "val": 1})
+
+
+def test_the_command_says_what_it_did_and_errors_are_one_line(cli, tmp_path):
+    write_indexed(tmp_path / "in", samples())
+    status, shown, _ = cli("data", "import", tmp_path / "in", tmp_path / "out", "--val", "0.5")
+    assert status == 0
+    assert "hot dog" in shown
+    assert "0 is background, 1, 2, ... are named by classes.txt" in shown
+    (tmp_path / "in" / "classes.txt").unlink()
+    status, _, error = cli("data", "import", tmp_path / "in", tmp_path / "new")
+    assert (status, error.count("\n")) == (2, 1)
+    assert not (tmp_path / "new").exists()
+    assert cli("data", "import", tmp_path / "in", tmp_path / "new", "--classes", "a,b,c", "--first", "1")[0] == 0

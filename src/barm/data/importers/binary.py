@@ -51,7 +51,7 @@ def read(tree: Tree, options: ImportOptions) -> Annotations:
     classes = Classes(order, tree.root)
     left_out, paired = LeftOut(), {each.mask for each in masks}
     left_out.add(LOST, *(mask for mask in files.masks if mask not in paired))
-    left_out.add(UNREADABLE, *(mask for mask in paired if tree.root / mask not in facts))
+    left_out.add(UNREADABLE, *(each.mask for each in masks if tree.root / each.mask not in facts))
     by_image = defaultdict[str, list[ClassMask]](list)
     for each in sorted(masks, key=lambda one: order.index(one.name)):
         if tree.root / each.mask in facts:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from barm.data.class_names import parse_classes
 from barm.data.class_values import ClassValues
 from barm.data.importers.annotations import Ambiguous, Annotations, Classes, ImportOptions, Item, Preview
-from barm.data.importers.colour_tables import WRITE, find_colour_table, source_values
+from barm.data.importers.colour_tables import WRITE, colour_tables, find_colour_table, source_values
 from barm.data.importers.mask_files import LOST, LeftOut, Pairs, mask_files, pair
 from barm.data.importers.mask_items import mask_items, readable
 from barm.data.importers.mask_kinds import mask_kind, name_files, value_table
@@ -107,7 +107,7 @@ def _same_kind(facts: Mapping[Path, Facts]) -> None:
 def _names(tree: Tree, options: ImportOptions, facts: Mapping[Path, Facts], masks: _Masks) -> _Names:
     """What the numbers mean, by the first of the places that say it."""
     palettes = all(each.palette for each in facts.values())
-    if options.values == "colour" or (options.colours is not None and palettes and options.values == "ask"):
+    if options.values == "colour" or (options.colours is not None and options.values == "ask"):
         return _by_colour(tree, options, facts)
     table = value_table(tree)
     if table is not None:
@@ -124,7 +124,10 @@ def _names(tree: Tree, options: ImportOptions, facts: Mapping[Path, Facts], mask
             _ask_about_first(listed, facts, path, masks)
         zero = options.first == "0"
         note = f"{'0, 1' if zero else '0 is background, 1'}, 2, ... are named by {path.name}"
-        return _Names(_numbered(listed, path, 0 if zero else 1), note, True)
+        values = _numbered(listed, path, 0 if zero else 1)
+        if palettes and options.values == "ask":
+            _ask_about_names(values, tree, facts, masks)
+        return _Names(values, note, True)
     if palettes and options.values == "ask" and find_colour_table(tree, options) is not None:
         return _by_colour(tree, options, facts)
     raise UserError(f"{tree.root}: nothing names the masks' values ({_shown(facts)}, up to {highest}): {NAME_THEM}")
@@ -180,6 +183,27 @@ def _ask_about_first(names: tuple[str, ...], facts: Mapping[Path, Facts], path: 
     readings = {"0": masks.preview(mask, zero), "1": masks.preview(mask, _numbered(names, path, 1))}
     what = f"{path}: the masks hold 0 to {max(held)}, so that the first of {count(len(names), 'names')}, '{names[0]}', "
     raise Ambiguous(f"{what}may be 0, or 1 above a background", "--first", readings)
+
+
+def _ask_about_names(values: ClassValues, tree: Tree, facts: Mapping[Path, Facts], masks: _Masks) -> None:
+    """Ask what counts where a list of names and a table of the palette's colours contradict each other."""
+    tables = list(colour_tables(tree).values())
+    if len(tables) != 1:
+        return
+    by_number, by_colour = _name_of(values), _name_of(tables[0])
+    for path, each in facts.items():
+        for number, colour in each.palette.items():
+            one, other = by_number.get(number, ""), by_colour.get(colour, "")
+            if one and other and one != other:
+                readings = {"index": masks.preview(path, values), "colour": masks.preview(path, tables[0])}
+                what = f"{values.path} names the value {number} '{one}', {tables[0].path} its colour '{other}'"
+                raise Ambiguous(what, "--values", readings)
+
+
+def _name_of(values: ClassValues) -> dict[int, str]:
+    """The name of every value."""
+    names = {0: "background", IGNORE: "ignore", **dict(enumerate(values.names, 1))}
+    return {value: names[class_id] for value, class_id in values.ids}
 
 
 def _ask_about_palettes(tree: Tree, masks: _Masks, facts: Mapping[Path, Facts]) -> None:

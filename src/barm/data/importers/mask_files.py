@@ -98,7 +98,7 @@ class _Names:
 def mask_files(tree: Tree) -> MaskFiles:
     """Tell masks and images apart by their names."""
     files = tree.with_suffix(*IMAGE_SUFFIXES)
-    if tree.images_root is not None:
+    if tree.images_root is not None and real(tree.images_root) != real(tree.root):
         inside = {real(path) for path in tree.images.values()} if _inside(tree) else set()
         files = [f for f in files if not inside or real(tree.root / f) not in inside]
         named = [f for f in files if folder_kind(f) == "mask"]
@@ -107,7 +107,9 @@ def mask_files(tree: Tree) -> MaskFiles:
     lossy = frozenset(normal(f.stem).lower() for f in files if f.suffix.lower() not in MASK_SUFFIXES)
     stems = {normal(f.stem).lower() for f in files}
     names = _Names(frozenset(stems | {bare_stem(stem) for stem in stems if _words(stem) & IMAGE_WORDS}), lossy)
-    kinds = {f: _kind(f, names) for f in files}
+    kinds = {f: folder_kind(f) or _kind_of_name(f, names) for f in files}
+    if "image" not in kinds.values():  # a folder above all files is called like masks
+        kinds = {f: _kind_of_name(f, names) for f in files}
     images = tuple(key for f, kind in kinds.items() if kind == "image" and (key := normal(f.as_posix())) in tree.images)
     return MaskFiles(images, tuple(f for f, kind in kinds.items() if kind == "mask"))
 
@@ -281,10 +283,7 @@ def _listed_name(line: str) -> PurePosixPath:
     return path.with_suffix("") if path.suffix.lower() in IMAGE_SUFFIXES else path
 
 
-def _kind(path: PurePosixPath, names: _Names) -> Kind:
-    kind = folder_kind(path)
-    if kind is not None:
-        return kind
+def _kind_of_name(path: PurePosixPath, names: _Names) -> Kind:
     stem = normal(path.stem).lower()
     bare = bare_stem(stem)
     ends = _words(stem) & MASK_WORDS
