@@ -10,7 +10,7 @@ from PIL import Image
 
 from barm.data.images import read_image, turned, upright
 from barm.data.importers.annotations import Ambiguous, Preview
-from barm.data.palette import OVERLAY, id_palette
+from barm.data.palette import OVERLAY, display_palette
 from barm.errors import UserError
 from barm.escaping import place
 
@@ -36,7 +36,7 @@ def explain(question: Ambiguous, root: Path) -> UserError:
 
 
 def draw(preview: Preview) -> Image.Image:
-    """An image with its mask laid over it in VOC's colours."""
+    """An image with its mask laid over it in colours for display."""
     item = preview.item
     with Image.open(item.image if isinstance(item.image, Path) else io.BytesIO(item.image())) as opened:
         orientation = upright(opened)[1]
@@ -45,6 +45,6 @@ def draw(preview: Preview) -> Image.Image:
     if mask.size != image.size:
         mask = turned(mask, orientation)
     ids = np.asarray(mask)[..., None]
-    colours = id_palette()[ids[..., 0]]
+    colours = display_palette()[ids[..., 0]]
     blended = np.where(ids > 0, OVERLAY * colours + (1 - OVERLAY) * np.asarray(image), np.asarray(image))
     return Image.fromarray(blended.astype(np.uint8))
