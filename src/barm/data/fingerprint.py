@@ -55,8 +55,8 @@ def fingerprint(source: Source) -> Fingerprint:
 def changed(theirs: Fingerprint, ours: Fingerprint) -> str | None:
     """Describe the first difference between two records of a split; None if there is none.
 
-    >>> one = {"in_masks": ["background", "cat"], "images": {"a": {"classes": [1]}, "b": {"classes": [1]}}}
-    >>> changed(one, {**one, "images": {"a": {"classes": [1]}}})
+    >>> one = {"in_masks": ["background", "cat"], "pictures": {"a": {"classes": [1]}, "b": {"classes": [1]}}}
+    >>> changed(one, {**one, "pictures": {"a": {"classes": [1]}}})
     "2 images there, 1 here: 'b' is gone"
     """
     if theirs == ours and list(theirs["pictures"]) == list(ours["pictures"]):

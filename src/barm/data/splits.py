@@ -28,7 +28,7 @@ def divide(names: Sequence[str], share: float = VAL_SHARE, group_by: str = "") -
         UserError: for a share or pattern that makes no sense, or that does not match a name.
 
     >>> divide(["film1_01", "film1_02", "film2_01"], 0.5, "(.*)_")
-    {'train': ['film2_01'], 'val': ['film1_01', 'film1_02']}
+    {'train': ['film1_01', 'film1_02'], 'val': ['film2_01']}
     """
     if not 0 <= share < 1:
         raise UserError(f"expected a share of 0 to less than 1 for validation, got {share:g}")
