@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from barm.data.base import Sample, Source
     from barm.data.check import check_folder
     from barm.data.images import read_image
+    from barm.data.saliency.make import make_saliency
+    from barm.data.saliency.network import SaliencySettings
     from barm.data.sources import open_source
     from barm.data.sources.shapes_disk import make_shapes
     from barm.engine.config import RunConfig
@@ -48,6 +50,7 @@ _HOMES = {
     "PredictOptions": "barm.predict.images",
     "Prediction": "barm.predict.images",
     "RunConfig": "barm.engine.config",
+    "SaliencySettings": "barm.data.saliency.network",
     "Sample": "barm.data.base",
     "Source": "barm.data.base",
     "Step": "barm.labels",
@@ -67,6 +70,7 @@ _HOMES = {
     "import_torchvision": "barm.weights.torchvision",
     "load": "barm.predict.model",
     "load_config": "barm.config",
+    "make_saliency": "barm.data.saliency.make",
     "make_shapes": "barm.data.sources.shapes_disk",
     "open_source": "barm.data.sources",
     "overlay": "barm.report.figures",
@@ -88,6 +92,7 @@ __all__ = [
     "PredictOptions",
     "Prediction",
     "RunConfig",
+    "SaliencySettings",
     "Sample",
     "Source",
     "Step",
@@ -108,6 +113,7 @@ __all__ = [
     "import_torchvision",
     "load",
     "load_config",
+    "make_saliency",
     "make_shapes",
     "open_source",
     "overlay",

@@ -12,6 +12,7 @@ from PIL import Image
 from barm.api import fit
 from barm.cli import published as commands
 from barm.data.index import checked
+from barm.data.saliency.record import Recipe
 from barm.data.sources import open_source
 from barm.data.sources.shapes_disk import make_shapes
 from barm.engine.datasets import open_data
@@ -128,3 +129,16 @@ def test_nothing_to_learn_is_refused(shapes_voc, tiny, tmp_path):
         Image.fromarray(np.where(np.asarray(Image.open(file)) > 0, 255, 0).astype(np.uint8)).save(file)
     with pytest.raises(UserError, match=r"no image of the train split .* shows a class.*only 0 and 255"):
         opened(config_on(tiny, root))
+
+
+@pytest.mark.parametrize("method", ["ssul", "barm"])
+def test_the_origin_of_saliency_maps_is_known(method, shapes_voc, tiny, tmp_path):
+    root = shutil.copytree(shapes_voc, tmp_path / "data")
+    found = [opened(config_on(tiny, root, method)).saliency]
+    recipe = Recipe(tool="OpenCV fine-grained saliency", version="4.10.0")
+    (root / "saliency_map/saliency.json").write_text(recipe.model_dump_json())
+    found.append(opened(config_on(tiny, root, method)).saliency)
+    shutil.rmtree(root / "saliency_map")
+    found.append(opened(config_on(tiny, root, method)).saliency)
+    told = ["of unknown origin", "OpenCV fine-grained saliency 4.10.0", "none"]
+    assert found == (told if method == "ssul" else ["", "", ""])

@@ -17,6 +17,7 @@ from barm.cli import (
     listing,
     report,
     results,
+    saliency,
     serve,
     training,
     usage,
@@ -42,6 +43,7 @@ GROUPS: dict[str, tuple[str, dict[str, Callable[..., Any]]]] = {
             "check": data.check,
             "split": data_import.split,
             "make": data.make,
+            "saliency": saliency.saliency,
         },
     ),
     "weights": (

@@ -13,6 +13,7 @@ from barm.data.decoded import DecodedSource
 from barm.data.exemplars import Exemplar, MemoryDataset
 from barm.data.index import checked
 from barm.data.left_right import flip_warning
+from barm.data.saliency.record import origin
 from barm.data.sources import open_source
 from barm.data.sources.files import FileSource
 from barm.data.sources.named import Named, labelled
@@ -33,6 +34,7 @@ class Data:
         plan: of the task.
         others: validation splits of further data sets.
         warnings: what is likely a mistake in the data, a line each.
+        saliency: origin of the saliency maps, or that there are none; empty where the method uses none.
     """
 
     train: Source
@@ -40,6 +42,7 @@ class Data:
     plan: TaskPlan
     others: tuple[Source, ...] = ()
     warnings: tuple[str, ...] = ()
+    saliency: str = ""
 
     @property
     def measured(self) -> tuple[Source, ...]:
@@ -84,7 +87,8 @@ def open_data(config: RunConfig, rt: Runtime) -> Data:
     plan = config.task.plan(tuple(train.class_names), config.seed)
     remarks = dict.fromkeys(r for source in (found, val, *others) for r in source.remarks)
     warnings = tuple(r.text for r in remarks if r.level == "warning")
-    return Data(train, measured[0], plan, tuple(measured[1:]), warnings)
+    saliency = _origin(found) if "saliency" in config.method.maps else ""
+    return Data(train, measured[0], plan, tuple(measured[1:]), warnings, saliency)
 
 
 def open_val(rt: Runtime, place: PlaceConfig, classes: Sequence[str] = ()) -> Source:
@@ -101,6 +105,11 @@ def _checked_train(data_config: DataConfig, root: Path, maps: frozenset[str]) ->
     """Open and check the training split, with the method's maps."""
     source = open_source(data_config.layout, root, "train", data_config.names)
     return checked(source if "saliency" in maps else replace(source, saliency=()), data_config.class_list)
+
+
+def _origin(source: FileSource) -> str:
+    """The origin of a split's saliency maps in one line."""
+    return origin(source.maps_folder) if source.saliency else "none"
 
 
 def _held(source: FileSource, data_config: DataConfig) -> Source:

@@ -87,7 +87,7 @@ def run(
         Stopped: someone asked to stop; the state is saved.
     """
     config, data, steps, chosen, warnings = prepare(config, rt, only, data)
-    directory, record = SharedDirectory(path, rt), provenance(rt, data.train.class_names, chosen)
+    directory, record = SharedDirectory(path, rt), provenance(rt, data.train.class_names, chosen, data.saliency)
     placed = {*(adopted.steps if adopted else ()), *([0] if start_from is not None else [])}
     _check_order(directory, [s.index for s in steps], placed)
     datasets = {s.index: train_dataset(config, data, s) for s in steps if not directory.is_complete(s.index)}

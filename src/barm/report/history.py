@@ -140,8 +140,8 @@ def _traces(path: Path) -> tuple[Trace, ...]:
 
 
 def _plain(provenance: Mapping[str, Any]) -> dict[str, str]:
-    """Convert a record to text by name, without the classes, which are shown elsewhere."""
-    return {name: _text(value) for name, value in provenance.items() if name != "classes"}
+    """Convert a record to text by name in plain words, without the classes, which are shown elsewhere."""
+    return {name.replace("_", " "): _text(value) for name, value in provenance.items() if name != "classes"}
 
 
 def _text(value: Any) -> str:

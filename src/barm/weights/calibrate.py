@@ -34,7 +34,8 @@ HELD_OUT = 4  # every fourth image measures
 PIXELS = 1024  # of an image's feature map, drawn at random
 RIDGE = 1e-6  # on the offset's weights
 BINS = 15  # of the calibration error
-MASKS = {"masks", "annotations", "SegmentationClass", "SegmentationClassAug", "SegmentationObject", "saliency_map"}
+MASKS = {"masks", "annotations", "SegmentationClass", "SegmentationClassAug", "SegmentationObject"}
+MASKS |= {"saliency", "saliency_map"}
 
 
 @dataclass(frozen=True)

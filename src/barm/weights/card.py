@@ -17,7 +17,7 @@ from barm.methods import METHODS
 from barm.report.tables import percent
 from barm.words import count
 
-VERSIONS = ("barm", "torch", "torchvision", "timm", "python", "git", "precision")
+VERSIONS = ("barm", "torch", "torchvision", "timm", "python", "git", "precision", "saliency_maps")
 SCENARIO = {
     "overlap": "images of a step may show classes of other steps, which are not labelled there",
     "disjoint": "images of a step show no classes of later steps; those of earlier ones are not labelled",

@@ -194,3 +194,35 @@ def test_missing_files(root, tmp_path):
 
 def test_every_layout_has_its_name_where_the_command_line_reads_it():
     assert set(catalogue.LAYOUTS) == set(SOURCES) == set(LAYOUTS)
+
+
+@pytest.mark.parametrize("divided", [True, False])
+def test_a_folder_may_have_saliency_maps(tmp_path, divided):
+    """``saliency/`` has the sub-folders of ``images/``; a map that is missing is named when maps are asked for."""
+    root = tmp_path / "own"
+    make_shapes(root, num_classes=3, num_train=3, num_val=2, size=(40, 32))
+    if not divided:
+        for kind in ("images", "masks"):
+            for file in (root / kind).glob("*/*"):
+                file.rename(root / kind / file.name)
+            for split in ("train", "val"):
+                (root / kind / split).rmdir()
+        (root / "val.txt").write_text("shapes_val_000000\nshapes_val_000001\n")
+    assert open_source("folder", root, "train").saliency == ()
+    place = root / "saliency/train" if divided else root / "saliency"
+    place.mkdir(parents=True)
+    for i in range(3):
+        Image.new("L", (40, 32), i).save(place / f"shapes_train_{i:06d}.png")
+    source = checked(open_source("folder", root, "train"))
+    assert [source[i].extras["saliency"].getextrema() for i in range(3)] == [(0, 0), (1, 1), (2, 2)]
+    assert open_source("folder", root, "val").saliency == ()
+    (place / "shapes_train_000001.png").unlink()
+    with pytest.raises(UserError, match=r"shapes_train_000001\.png: the saliency map is missing"):
+        checked(open_source("folder", root, "train"))
+
+
+def test_a_folder_with_maps_of_the_validation_split_alone_lacks_those_of_training(tmp_path):
+    make_shapes(tmp_path / "own", num_classes=3, num_train=3, num_val=2, size=(40, 32))
+    (tmp_path / "own/saliency/val").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"saliency/train/shapes_train_000000\.png: the saliency map is missing"):
+        checked(open_source("folder", tmp_path / "own", "train"))

@@ -36,6 +36,7 @@ class FileSource:
         sizes: upright ``(width, height)`` per image, filled with it.
         contents: digests per image, filled with it.
         remarks: notes on files that are not used, and on classes that no image shows.
+        maps_folder: where saliency maps of the split belong; None if the layout has none.
     """
 
     root: Path
@@ -51,6 +52,7 @@ class FileSource:
     sizes: tuple[tuple[int, int], ...] = field(default=(), repr=False)
     contents: tuple[Content, ...] = field(default=(), repr=False)
     remarks: tuple[Remark, ...] = field(default=(), repr=False)
+    maps_folder: Path | None = None
 
     def __len__(self) -> int:
         return len(self.names)

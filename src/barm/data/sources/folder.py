@@ -30,6 +30,7 @@ from barm.data.splits import VAL_SHARE, divide
 from barm.errors import UserError
 
 IMAGES, MASKS = ("images", "imgs", "img_dir"), ("masks", "labels", "ann_dir")
+SALIENCY = "saliency"
 MASK_ENDINGS = ("_mask", "_masks", "_label", "_labels", "_seg", "_gt", "-mask", "-label")  # of a.jpg: a_mask.png
 LAYOUT = Layout("folder", (IMAGES, MASKS))
 NAMED = (*SPLITS["train"], *SPLITS["val"], *HELD_BACK)  # sub-folders that are no part of an undivided folder
@@ -42,6 +43,7 @@ def open_folder(root: Path, split: str, class_names: Sequence[str] = ()) -> File
     split is given by sub-folders ``images/train``, ``images/val`` (and the same below masks), or by lists of names
     ``train.txt`` and ``val.txt``. Where nothing says what is held out, it is a fifth of the images, chosen by a hash
     of their names, and at least one. Other sub-folders are part of the names: ``images/a/b.jpg`` and ``masks/a/b.png``.
+    Saliency maps of the training images are in ``saliency/``, which has the sub-folders of ``images/``.
 
     Args:
         root: holds images/, masks/ and classes.txt, or is up to two levels above.
@@ -52,7 +54,7 @@ def open_folder(root: Path, split: str, class_names: Sequence[str] = ()) -> File
         UserError: for missing folders, lists or files, or two images of one name.
     """
     root = find_root(root, LAYOUT)
-    parts = _Parts(_part(root, IMAGES), _part(root, MASKS))
+    parts = _Parts(_part(root, IMAGES), _part(root, MASKS), root / SALIENCY)
     place = _place(parts, split)
     images = Files(place.images, IMAGE_SUFFIXES, deep=True, without=() if place.divided else NAMED)
     masks = Files(place.masks, MASK_SUFFIXES, deep=True, without=() if place.divided else NAMED)
@@ -84,8 +86,10 @@ def open_folder(root: Path, split: str, class_names: Sequence[str] = ()) -> File
         mask_files,
         known,
         palette,
+        _maps(parts.saliency, place.saliency, names) if split == "train" else (),
         values=values,
         remarks=tuple(dict.fromkeys(remarks)),
+        maps_folder=place.saliency,
     )
 
 
@@ -151,10 +155,11 @@ def _without_endings(masks: Files, images: Collection[str]) -> None:
 
 
 class _Parts(NamedTuple):
-    """The folders of a data set."""
+    """The folders of a data set; that of saliency maps need not exist."""
 
     images: Path
     masks: Path
+    saliency: Path
 
 
 class _Place(NamedTuple):
@@ -162,20 +167,36 @@ class _Place(NamedTuple):
 
     images: Path
     masks: Path
+    saliency: Path
     divided: bool
     whole: bool
 
 
 def _place(parts: _Parts, split: str) -> _Place:
     """Find the split's sub-folders, or the folders that lists or a hash divide."""
-    images, masks = ({s: split_folder(part, s) for s in SPLITS} for part in parts)
+    images, masks = ({s: split_folder(part, s) for s in SPLITS} for part in (parts.images, parts.masks))
     own, train, val = images[split], images["train"], images["val"]
     if own is None and split == "val":
         own = train
     if own is None:  # images beside images/val
-        return _Place(parts.images, parts.masks, False, val is not None)
+        return _Place(parts.images, parts.masks, parts.saliency, False, val is not None)
     of = split if images[split] is not None else "train"
-    return _Place(own, masks[of] or parts.masks / own.name, True, val is not None)
+    maps = split_folder(parts.saliency, of) if parts.saliency.is_dir() else None
+    return _Place(
+        own,
+        masks[of] or parts.masks / own.name,
+        maps or parts.saliency / own.name,
+        divided=True,
+        whole=val is not None,
+    )
+
+
+def _maps(saliency: Path, folder: Path, names: Sequence[str]) -> tuple[Path, ...]:
+    """Saliency maps of the named images in `folder`, if the data set has a folder `saliency`."""
+    if not saliency.is_dir():
+        return ()
+    found = Files(folder, (".png",), deep=True) if folder.is_dir() else {}
+    return tuple(found.get(name, folder / f"{name}.png") for name in names)
 
 
 def _beside(parts: _Parts) -> list[Remark]:

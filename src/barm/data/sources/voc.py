@@ -69,7 +69,16 @@ def open_voc(root: Path, split: str, class_names: Sequence[str] = ()) -> FileSou
         *strangers(masks, "masks"),
     ]
     return FileSource(
-        root, split, tuple(names), image_files, mask_files, known, palette, saliency, remarks=tuple(remarks)
+        root,
+        split,
+        tuple(names),
+        image_files,
+        mask_files,
+        known,
+        palette,
+        saliency,
+        remarks=tuple(remarks),
+        maps_folder=root / SALIENCY,
     )
 
 

@@ -16,7 +16,7 @@ WHOLE = ("classes", "chosen")  # tables and lists, which are no part of a line
 
 
 def provenance(
-    rt: Runtime, class_names: Sequence[str] = (), chosen: Mapping[str, str] | None = None
+    rt: Runtime, class_names: Sequence[str] = (), chosen: Mapping[str, str] | None = None, saliency: str = ""
 ) -> Mapping[str, Any]:
     """Versions, machine, code state and resolved runtime; of a run also its data's classes and what the data decided.
 
@@ -24,9 +24,11 @@ def provenance(
         rt: the runtime.
         class_names: of the data, background first.
         chosen: reasons for settings that the data decided, by key.
+        saliency: origin of the saliency maps; empty where the method uses none.
     """
     classes = {"classes": list(class_names)} if class_names else {}
     decided = {"chosen": dict(chosen)} if chosen else {}
+    maps = {"saliency_maps": saliency} if saliency else {}
     return {
         "barm": __version__,
         **{name: version(name) for name in ("torch", "torchvision", "timm", "lightning", "pillow", "numpy")},
@@ -36,6 +38,7 @@ def provenance(
         "device": str(rt.device),
         "precision": str(rt.precision),
         "processes": rt.world,
+        **maps,
         **classes,
         **decided,
     }
