@@ -20,10 +20,14 @@ if TYPE_CHECKING:
     from barm.config import load_config
     from barm.data.base import Sample, Source
     from barm.data.check import check_folder
+    from barm.data.get import get_data
     from barm.data.images import read_image
+    from barm.data.importers import import_data
+    from barm.data.importers.annotations import ImportOptions
     from barm.data.saliency.make import make_saliency
     from barm.data.saliency.network import SaliencySettings
     from barm.data.sources import open_source
+    from barm.data.sources.folder import write_split
     from barm.data.sources.shapes_disk import make_shapes
     from barm.engine.config import RunConfig
     from barm.errors import Stopped, UserError
@@ -45,6 +49,7 @@ if TYPE_CHECKING:
     __version__: str
 
 _HOMES = {
+    "ImportOptions": "barm.data.importers.annotations",
     "METHODS": "barm.methods",
     "Model": "barm.predict.model",
     "PredictOptions": "barm.predict.images",
@@ -66,6 +71,8 @@ _HOMES = {
     "extend": "barm.extension.run",
     "find_images": "barm.predict.files",
     "fit": "barm.api",
+    "get_data": "barm.data.get",
+    "import_data": "barm.data.importers",
     "import_published": "barm.weights.published",
     "import_torchvision": "barm.weights.torchvision",
     "load": "barm.predict.model",
@@ -85,9 +92,11 @@ _HOMES = {
     "run_grid": "barm.grid",
     "serve": "barm.app.serve",
     "write_report": "barm.report.build",
+    "write_split": "barm.data.sources.folder",
 }
 __all__ = [
     "METHODS",
+    "ImportOptions",
     "Model",
     "PredictOptions",
     "Prediction",
@@ -109,6 +118,8 @@ __all__ = [
     "extend",
     "find_images",
     "fit",
+    "get_data",
+    "import_data",
     "import_published",
     "import_torchvision",
     "load",
@@ -128,6 +139,7 @@ __all__ = [
     "run_grid",
     "serve",
     "write_report",
+    "write_split",
 ]
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+import barm
 from barm.data import fetch as fetching
 from barm.data import get as module
 from barm.data.archives import Dataset, overridden
@@ -177,3 +178,11 @@ def test_a_file_in_the_place_of_the_folder(sets, tmp_path):
     (tmp_path / "voc").touch()
     with pytest.raises(UserError, match="is a file: expected a folder"):
         plan(sets["voc"], tmp_path / "voc")
+
+
+def test_a_function_does_what_the_command_does(sets, tmp_path):
+    archives = sets["voc"].archives
+    addresses, checksums = [f"{a.name}={a.addresses[0]}" for a in archives], [f"{a.name}=none" for a in archives]
+    assert barm.get_data("voc", tmp_path / "voc", addresses=addresses, checksums=checksums) == (4, 2)
+    with pytest.raises(UserError, match="no data set 'coco' can be fetched: expected one of voc, ade20k"):
+        barm.get_data("coco", tmp_path / "coco")
