@@ -17,6 +17,9 @@ FORMATS = (
     "binary",
     "indexed",
     "cityscapes",
+    "label_studio",
+    "labelme",
+    "yolo",
 )  # that `barm data import` reads: the names in `barm.data.importers`
 if TYPE_CHECKING:
     LayoutName = str

@@ -12,12 +12,14 @@ import os
 import stat
 import tomllib
 import warnings
+from collections import Counter
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from barm.errors import UserError
 
 TEXT_LIMIT = 64 << 20  # bytes; of our files only those grow beyond it that have a line for every image
+YAML_LIMIT = 1 << 18  # bytes; its parser takes seconds for a mebibyte
 DEPTH = 64  # tables in tables: more is no file of ours, and would exhaust Python's stack
 MARKS = (  # the longer first: UTF-32's begins with UTF-16's
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -180,6 +182,41 @@ def parse_toml(text: str, path: Path) -> dict[str, Any]:
         raise Unfit(path, "is nested too deeply") from None
     _shallow(table, path)
     return table
+
+
+def read_yaml(path: Path) -> Any:
+    """Read a YAML file of limited size, of plain values alone.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        Unfit: as `read_text`, or if it is no YAML.
+        UserError: if it has a key twice, or an alias: a few aliases of aliases stand for more than a memory holds.
+    """
+    import yaml
+
+    text = read_text(path, YAML_LIMIT)
+    try:
+        root, seen = yaml.compose(text, yaml.SafeLoader), set[int]()
+        nodes = [root] if root is not None else []
+        while nodes:
+            node = nodes.pop()
+            where = f"{path}:{node.start_mark.line + 1}"
+            if id(node) in seen:
+                raise UserError(f"{where}: an alias (*) stands for this value: write it out")
+            seen.add(id(node))
+            if isinstance(node, yaml.MappingNode):
+                keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+                if twice := [key for key, number in keys.items() if number > 1]:
+                    raise UserError(f"{where}: the key '{twice[0][:60]}' is there twice: keep one of them")
+            if not isinstance(node, yaml.ScalarNode):
+                nodes += [part for entry in node.value for part in (entry if isinstance(entry, tuple) else (entry,))]
+        return _shallow(yaml.safe_load(text), path)
+    except (yaml.YAMLError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise Unfit(path, f"is not valid YAML ({short(error)})", "mend it") from None
+    except RecursionError:
+        raise Unfit(path, "is nested too deeply") from None
 
 
 def too_deep(value: Any, limit: int = DEPTH) -> bool:

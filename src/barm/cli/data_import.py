@@ -54,6 +54,9 @@ def import_(
     first: Annotated[
         Literal["ask", "0", "1"], typer.Option(help="The number in masks of the first name of a list.")
     ] = "ask",
+    annotator: Annotated[
+        Literal["ask", "first", "last"], typer.Option(help="Which of several annotations of one image counts.")
+    ] = "ask",
     share: Annotated[
         float, typer.Option("--val", help="Share of the images for validation, where nothing says it.")
     ] = 0.2,
@@ -71,7 +74,8 @@ def import_(
 
     kept = tuple(names_in(classes, "--classes")) if classes else ()
     options = ImportOptions(
-        format, images, kept, rest, overlap, rings, crowd, boxes, empty, values, labels, colours, first=first
+        *(format, images, kept, rest, overlap, rings, crowd, boxes, empty, values, labels, colours),
+        *(first, annotator),
     )
     report = import_data(source, root, options, split=Split(share, group_by), link=link)
     if as_json:

@@ -12,7 +12,7 @@ from os.path import commonpath
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from barm.data.importers import binary, cityscapes, coco, colours, cvat, indexed
+from barm.data.importers import binary, cityscapes, coco, colours, cvat, indexed, label_studio, labelme, yolo
 from barm.data.importers.annotations import Ambiguous, Annotations, ImportOptions, Item
 from barm.data.importers.preview import explain
 from barm.data.importers.source_tree import Tree
@@ -42,6 +42,9 @@ IMPORTERS: dict[str, Importer] = {
     "binary": Importer(binary.TITLE, binary.lacks, binary.read),
     "indexed": Importer(indexed.TITLE, indexed.lacks, indexed.read),
     "cityscapes": Importer(cityscapes.TITLE, cityscapes.lacks, cityscapes.read),
+    "label_studio": Importer(label_studio.TITLE, label_studio.lacks, label_studio.read),
+    "labelme": Importer(labelme.TITLE, labelme.lacks, labelme.read),
+    "yolo": Importer(yolo.TITLE, yolo.lacks, yolo.read),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ Values = Literal["ask", "index", "colour"]
 Labels = Literal["ask", "ids", "trainids"]
 First = Literal["ask", "0", "1"]
 Rest = Literal["background", "ignore"]
+Annotator = Literal["ask", "first", "last"]
 Size = tuple[int, int]  # width, height
 Cover = Callable[[Size], NDArray[np.bool_]]  # (H, W): the pixels of a region in an image of a size
 
@@ -47,6 +49,7 @@ class ImportOptions:
         labels: which of Cityscapes' label files are read.
         colours: a table of colours and class names, for masks in colour.
         first: the number in masks of the first name of a list.
+        annotator: which of several annotations of an image counts, in the order in which they were made.
     """
 
     format: str = "auto"
@@ -62,18 +65,22 @@ class ImportOptions:
     labels: Labels = "ask"
     colours: Path | None = None
     first: First = "ask"
+    annotator: Annotator = "ask"
 
 
 class Region(NamedTuple):
     """One object of an image.
 
     Attributes:
-        class_id: 1, 2, ... in `Annotations.classes`; 0 is background, 255 is ignored.
+        class_id: 1, 2, ... in `Annotations.classes`; 255 is ignored. With 0 it is no object, but a part that is taken
+            out of all objects before it.
         cover: its pixels.
+        further: whether it is a further part of an object that has a region already.
     """
 
     class_id: int
     cover: Cover
+    further: bool = False
 
 
 class Painted(NamedTuple):
@@ -160,11 +167,15 @@ class Classes:
         where: the file that holds them, for messages.
 
     Raises:
-        UserError: for more than 254 classes, or a name that is empty.
+        UserError: for more than 254 classes, or a name that is empty or holds what cannot be printed.
+
+    Attributes:
+        values: what stands for a class in the source, by name, as `Annotations.values` has it.
     """
 
     def __init__(self, names: Sequence[str] = (), where: Path | None = None) -> None:
         self.where, self.ignored = where, set[str]()
+        self.values = dict[str, str]()
         self._ids: dict[str, int] = {}
         for name in names:
             self.add(name)
@@ -174,12 +185,25 @@ class Classes:
         """Names of the ids 1, 2, ...."""
         return tuple(self._ids)
 
-    def add(self, name: str) -> int:
-        """The id of a name, which becomes a class if it is new."""
+    def add(self, name: str, value: str | None = None) -> int:
+        """The id of a name, which becomes a class if it is new.
+
+        Args:
+            name: as the source has it.
+            value: what stands for it in the source.
+        """
         name = " ".join(normal(name).split())
+        class_id = self._id(name)
+        if value is not None:
+            self.values.setdefault({0: "background", IGNORE: "ignore"}.get(class_id, name), value)
+        return class_id
+
+    def _id(self, name: str) -> int:
         word = plain(name)
         if not name:
             raise UserError(f"{self._where()}a class has no name: give every class one")
+        if any(unicodedata.category(c) in ("Cc", "Cs") for c in name):
+            raise UserError(f"{self._where()}the class name {ascii(name)[:60]} cannot be printed: write another one")
         if word in BACKGROUND:
             return 0
         if word in IGNORED:

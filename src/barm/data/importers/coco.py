@@ -19,6 +19,7 @@ from barm.reading import read_json
 
 TITLE = "COCO JSON"
 KEYS = ("images", "annotations", "categories")
+FAR = 2**20  # pixels; no coordinate lies beyond
 JSON_LIMIT = 2**31  # bytes; the annotations of COCO's training images are 450 MB
 
 
@@ -36,14 +37,18 @@ def read(tree: Tree, options: ImportOptions) -> Annotations:
     """
     left_out = Counter[str]()
     files = [_File(tree.root / path, path, _json(tree.root / path)) for path in _files(tree)]
-    categories = [file.categories() for file in files]
-    classes = Classes(_in_order(categories), files[0].path)
-    notes, items = list[str](), list[Item]()
+    if not files:
+        raise UserError(f"{tree.root}: expected COCO annotations in it, found {lacks(tree)}")
+    above = _above(files)
+    categories = [{i: name for i, name in file.categories().items() if name not in above} for file in files]
+    classes, items = Classes(where=files[0].path), list[Item]()
+    for number, name in _in_order(categories):
+        classes.add(name, str(number))
     for file, names in zip(files, categories, strict=True):
         ids = {number: classes.add(name) for number, name in names.items()}
         items += _items(file, ids, tree, options, left_out, classes)
-    values = {name: str(number) for names in categories for number, name in names.items()}
-    return Annotations(classes.names, tuple(items), left_out, (*notes, *classes.notes()), values)
+    notes = [f"'{name}' stands above other categories and has no annotation: it is no class" for name in sorted(above)]
+    return Annotations(classes.names, tuple(items), left_out, (*notes, *classes.notes()), classes.values)
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,18 @@ class _File:
             names[number] = name
         if not names:
             raise self.wrong("expected at least one category, found none")
+        for name, times in Counter(names.values()).items():
+            if times > 1:
+                first, second, *_ = (number for number in names if names[number] == name)
+                raise self.wrong(
+                    f"the categories {first} and {second} are both called '{name}': give each its own name"
+                )
         return names
+
+    def used(self) -> set[str]:
+        """Names of the categories that annotations have."""
+        names = self.categories()
+        return {names[number] for each in self.entries("annotations") if (number := each.get("category_id")) in names}
 
     def entries(self, key: str) -> Iterable[Mapping[str, Any]]:
         """The objects of a list."""
@@ -78,15 +94,7 @@ class _File:
 
 
 def _files(tree: Tree) -> list[PurePosixPath]:
-    return [path for path in tree.with_suffix(".json") if _is_coco(_peek(tree.root / path))]
-
-
-def _peek(path: Path) -> str:
-    """The beginning and end of a file; a large one is not read to know what it is."""
-    with path.open("rb") as file:
-        start = file.read(2**16)
-        file.seek(max(0, path.stat().st_size - 2**16))
-        return (start + file.read()).decode("utf-8", "replace")
+    return [path for path in tree.with_suffix(".json") if _is_coco(tree.peek(path))]
 
 
 def _is_coco(text: str) -> bool:
@@ -102,9 +110,23 @@ def _json(path: Path) -> Mapping[str, Any]:
     return dict(content)
 
 
-def _in_order(categories: Sequence[Mapping[int, str]]) -> list[str]:
+def _above(files: Sequence[_File]) -> set[str]:
+    """Names of categories that others name as the one above them, and that no annotation has: Roboflow lists them."""
+    named = {
+        str(entry.get("supercategory"))
+        for file in files
+        for entry in file.entries("categories")
+        if entry.get("supercategory") != entry.get("name")
+    }
+    listed = {name for file in files for name in file.categories().values()}
+    return listed & named - {name for file in files for name in file.used()}
+
+
+def _in_order(categories: Sequence[Mapping[int, str]]) -> list[tuple[int, str]]:
     """All names, each once, in the order of their numbers in the first file that has them."""
-    return list(dict.fromkeys(name for names in categories for _, name in sorted(names.items())))
+    first = {name: number for names in reversed(categories) for number, name in names.items()}
+    order = dict.fromkeys(name for names in categories for _, name in sorted(names.items()))
+    return [(first[name], name) for name in order]
 
 
 def _items(
@@ -118,14 +140,18 @@ def _items(
     """The images of a file with their objects."""
     objects = defaultdict[Any, list[Mapping[str, Any]]](list)
     for annotation in file.entries("annotations"):
-        if annotation.get("category_id") not in ids:
-            number = annotation.get("category_id")
-            raise file.wrong(f"annotation {annotation.get('id')} has the category {number}, which is not listed")
-        objects[annotation.get("image_id")].append(annotation)
+        number, of = annotation.get("category_id"), annotation.get("image_id")
+        if type(number) is not int or number not in ids:
+            found = str(number)[:40]
+            raise file.wrong(f"annotation {annotation.get('id')} has the category {found}, which is not listed")
+        if not isinstance(of, int | str):
+            raise file.wrong(f"annotation {annotation.get('id')}: expected the id of its image, found {str(of)[:40]}")
+        objects[of].append(annotation)
     items, split, known = list[Item](), split_of(file.place, file=True), set[Any]()
     for entry in file.entries("images"):
         number, name, width, height = (entry.get(key) for key in ("id", "file_name", "width", "height"))
-        if not isinstance(name, str) or number in known or not _is_size(width, height):
+        good = isinstance(number, int | str) and number not in known and isinstance(name, str)
+        if not good or not _is_size(width, height):
             raise file.wrong(f"expected an image with its own id, file_name, width and height, found {str(entry)[:80]}")
         known.add(number)
         size = (int(str(width)), int(str(height)))
@@ -149,6 +175,10 @@ def _items(
     if strange:
         left_out["annotations of images that are not listed"] += sum(len(objects[number]) for number in strange)
     return items
+
+
+def _is_coordinate(number: Any) -> bool:
+    return isinstance(number, int | float) and abs(number) < FAR  # NaN is not
 
 
 def _is_size(*sides: Any) -> bool:
@@ -181,8 +211,11 @@ def _regions(
     if rings:
         return [Region(class_id, polygon(rings, holes=options.rings == "holes"))]
     box = annotation.get("bbox")
-    if options.boxes == "fill" and isinstance(box, list) and len(box) == 4:
-        left, top, width, height = map(float, box)
+    if options.boxes == "fill" and box:
+        if not (isinstance(box, list) and len(box) == 4 and all(_is_coordinate(n) for n in box)):
+            expected = f"annotation {annotation.get('id')}: expected a box [left, top, width, height]"
+            raise file.wrong(f"{expected}, found {str(box)[:60]}")
+        left, top, width, height = box
         return [Region(class_id, rectangle(left, top, left + width, top + height))]
     left_out["objects with a box alone (--boxes)" if box else "objects without a shape"] += 1
     return []
@@ -195,8 +228,8 @@ def _rings(file: _File, annotation: Mapping[str, Any]) -> list[Any]:
         shape = [shape]  # one ring without the list around it
     try:
         rings = [np.array(ring, float).reshape(-1, 2) for ring in shape]
-        finite = all(np.isfinite(ring).all() and (abs(ring) < 2**20).all() for ring in rings)
-    except (TypeError, ValueError):
+        finite = all((abs(ring) < FAR).all() for ring in rings)  # NaN is not
+    except (TypeError, ValueError, OverflowError):
         finite = False
     if not finite or not isinstance(shape, list):
         number = annotation.get("id")

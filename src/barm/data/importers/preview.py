@@ -13,6 +13,7 @@ from barm.data.importers.annotations import Ambiguous, Preview
 from barm.data.palette import OVERLAY, display_palette
 from barm.errors import UserError
 from barm.escaping import place
+from barm.reading import short
 
 
 def explain(question: Ambiguous, root: Path) -> UserError:
@@ -30,8 +31,12 @@ def explain(question: Ambiguous, root: Path) -> UserError:
     answers = list[str]()
     for answer, preview in question.readings.items():
         path = folder / f"{question.flag.lstrip('-')}-{answer}.png"
-        draw(preview).save(path)
-        answers.append(f"{question.flag} {answer} ({place(path)})")
+        try:
+            draw(preview).save(path)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            answers.append(f"{question.flag} {answer} (its image cannot be shown: {short(error)})")
+        else:
+            answers.append(f"{question.flag} {answer} ({place(path)})")
     return UserError(f"{question.what}: give {' or '.join(answers)}")
 
 
@@ -39,8 +44,10 @@ def draw(preview: Preview) -> Image.Image:
     """An image with its mask laid over it in colours for display."""
     item = preview.item
     with Image.open(item.image if isinstance(item.image, Path) else io.BytesIO(item.image())) as opened:
-        orientation = upright(opened)[1]
-    image = read_image(item.image) if isinstance(item.image, Path) else opened.convert("RGB")
+        turn, orientation = upright(opened)
+        image = read_image(item.image) if isinstance(item.image, Path) else turn.convert("RGB")
+    if item.size not in (None, image.size, image.size[::-1]):
+        raise ValueError("it is of another size than was annotated")
     mask = Image.fromarray(item.paint(item.size or image.size).ids)
     if mask.size != image.size:
         mask = turned(mask, orientation)

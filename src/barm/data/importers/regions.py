@@ -6,7 +6,7 @@ pycocotools fills the polygons, so that a mask is what COCO's own tools would ma
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,6 +19,7 @@ from barm.labels import IGNORE
 
 Ring = NDArray[np.float64]  # (n, 2): x, y in pixels from the image's upper left corner
 INSIDE = 0.95  # share of a ring's area that lies in another ring, from which it is inside of it
+CORNERS = 180  # of the polygon that stands for an ellipse
 SMALL = 8  # pixels; a smaller ring inside another is a slip of the hand, and makes no difference
 
 
@@ -48,8 +49,41 @@ def rectangle(left: float, top: float, right: float, bottom: float) -> Cover:
 
 def ellipse(x: float, y: float, width: float, height: float) -> Cover:
     """The pixels of an ellipse around a point, with the half axes `width` and `height`, in pixels."""
-    turn = np.linspace(0, 2 * np.pi, 64, endpoint=False)
-    return polygon([np.stack([x + width * np.cos(turn), y + height * np.sin(turn)], 1)])
+    return polygon([ellipse_ring(x, y, width, height)])
+
+
+def ellipse_ring(x: float, y: float, width: float, height: float) -> Ring:
+    """Points on an ellipse around a point, with the half axes `width` and `height`."""
+    angle = np.linspace(0, 2 * np.pi, CORNERS, endpoint=False)
+    return np.stack([x + width * np.cos(angle), y + height * np.sin(angle)], 1)
+
+
+def rotated(ring: Ring, x: float, y: float, degrees: float) -> Ring:
+    """A ring after a clockwise turn around a point."""
+    angle = np.deg2rad(degrees)
+    turn = np.array([(np.cos(angle), np.sin(angle)), (-np.sin(angle), np.cos(angle))])
+    return np.asarray((ring - (x, y)) @ turn + (x, y))
+
+
+def drawn(ring_of: Callable[[Size], Ring]) -> Cover:
+    """The pixels of a polygon whose points depend on the image's size ``(width, height)``."""
+    return partial(_drawn, ring_of)
+
+
+def relative(ring: Ring) -> Cover:
+    """The pixels of a polygon whose points are shares of the image's width and height."""
+    return drawn(partial(np.multiply, ring))
+
+
+def stamp(mask: NDArray[np.bool_], left: int, top: int) -> Cover:
+    """The pixels of a small mask that lies in the image; what reaches beyond the image is cut off.
+
+    Args:
+        mask: ``(h, w)``.
+        left: column of its first pixel, which may be negative.
+        top: row of its first pixel.
+    """
+    return partial(_stamped, mask, left, top)
 
 
 def check_run_lengths(rle: Mapping[str, Any]) -> str | None:
@@ -90,7 +124,7 @@ def paint(regions: Sequence[Region], overlap: Overlap, size: Size) -> Painted:
     """Paint the objects of an image.
 
     Args:
-        regions: in the source's order.
+        regions: in the source's order. One with the id 0 is taken out of those before it, whatever `overlap` is.
         overlap: which object a pixel belongs to that several cover: the ``later`` one of the source, the ``earlier``
             one, the one with the ``smaller`` area, or none of several classes (``ignore``: 255).
         size: ``(width, height)``.
@@ -98,7 +132,7 @@ def paint(regions: Sequence[Region], overlap: Overlap, size: Size) -> Painted:
     width, height = size
     ids = np.zeros((height, width), np.uint8)
     taken, contested = np.zeros((height, width), bool), np.zeros((height, width), bool)
-    covers = [(region.class_id, region.cover(size)) for region in regions]
+    covers = _cut_out([(region.class_id, region.cover(size)) for region in regions])
     if overlap == "smaller":
         covers = sorted(covers, key=lambda each: -int(each[1].sum()))
     for class_id, cover in covers if overlap != "earlier" else reversed(covers):
@@ -107,12 +141,36 @@ def paint(regions: Sequence[Region], overlap: Overlap, size: Size) -> Painted:
         taken |= cover
     if overlap == "ignore":
         ids[contested] = IGNORE
-    return Painted(ids, Counter(region.class_id for region in regions), int(contested.sum()))
+    objects = Counter(region.class_id for region in regions if not region.further)
+    return Painted(ids, objects, int(contested.sum()))
 
 
 def painter(regions: Sequence[Region], overlap: Overlap) -> partial[Painted]:
     """`paint` for an item's regions, as `Item.paint` wants it."""
     return partial(paint, tuple(regions), overlap)
+
+
+def _cut_out(covers: list[tuple[int, NDArray[np.bool_]]]) -> list[tuple[int, NDArray[np.bool_]]]:
+    """The covers of objects, without what background takes out of them."""
+    objects = list[tuple[int, NDArray[np.bool_]]]()
+    for class_id, cover in covers:
+        if class_id == 0:
+            objects = [(each, other & ~cover) for each, other in objects]
+        else:
+            objects.append((class_id, cover))
+    return objects
+
+
+def _drawn(ring_of: Callable[[Size], Ring], size: Size) -> NDArray[np.bool_]:
+    return _decoded(_encoded(ring_of(size), size))
+
+
+def _stamped(mask: NDArray[np.bool_], left: int, top: int, size: Size) -> NDArray[np.bool_]:
+    width, height = size
+    result = np.zeros((height, width), bool)
+    part = mask[max(0, -top) : max(0, height - top), max(0, -left) : max(0, width - left)]
+    result[max(0, top) : max(0, top) + part.shape[0], max(0, left) : max(0, left) + part.shape[1]] = part
+    return result
 
 
 def _rings(rings: tuple[Ring, ...], holes: bool, size: Size) -> NDArray[np.bool_]:

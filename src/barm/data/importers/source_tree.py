@@ -14,8 +14,10 @@ from barm.data.images import IMAGE_SUFFIXES
 from barm.data.sources.tree import HELD_BACK, SPLITS, is_clutter
 from barm.errors import UserError
 from barm.escaping import normal
+from barm.reading import MARKS, open_regular
 
 _SPLIT = re.compile(r"(?<![a-z])(train|training|val|valid|validation|test|testing)(?![a-z])")
+PEEK = 2**16  # bytes
 _WORDS = {**{word: split for split, words in SPLITS.items() for word in words}, **dict.fromkeys(HELD_BACK, "test")}
 
 
@@ -61,6 +63,18 @@ class Tree:
         for path in self.images:
             result[PurePosixPath(path).name.lower()].append(path)
         return result
+
+    def peek(self, path: PurePosixPath) -> str:
+        """The beginning and end of a text file; a large one is not read to know what it is.
+
+        Raises:
+            Unfit: if it cannot be opened.
+        """
+        with open_regular(self.root / path) as file:
+            start = file.read(PEEK)
+            file.seek(max(len(start), os.fstat(file.fileno()).st_size - PEEK))
+            content = start + file.read(PEEK)
+        return content.decode(next((name for mark, name in MARKS if content.startswith(mark)), "utf-8"), "replace")
 
     def find_image(self, text: str, near: PurePosixPath | None = None) -> str | None:
         """The image that an annotation's path means: the one that shares most of the path's end.
