@@ -79,7 +79,7 @@ def _unpacked(content: bytes) -> _Packed:
 
 
 def _blocks(packed: _Packed) -> Iterator[tuple[int, int, int, bool]]:
-    """The blocks: the first value's index, how many values, where their bits begin, whether it is one repeated value."""
+    """The blocks: the first value's index, how many values, where their bits begin, whether one value is repeated."""
     done, place = 0, 53
     while done < packed.number:
         repeated = _number(packed.bits, place, 1) == 1

@@ -83,7 +83,8 @@ class _File:
     def used(self) -> set[str]:
         """Names of the categories that annotations have."""
         names = self.categories()
-        return {names[number] for each in self.entries("annotations") if (number := each.get("category_id")) in names}
+        numbers = (each.get("category_id") for each in self.entries("annotations"))
+        return {names[number] for number in numbers if type(number) is int and number in names}
 
     def entries(self, key: str) -> Iterable[Mapping[str, Any]]:
         """The objects of a list."""
@@ -150,8 +151,8 @@ def _items(
     items, split, known = list[Item](), split_of(file.place, file=True), set[Any]()
     for entry in file.entries("images"):
         number, name, width, height = (entry.get(key) for key in ("id", "file_name", "width", "height"))
-        good = isinstance(number, int | str) and number not in known and isinstance(name, str)
-        if not good or not _is_size(width, height):
+        own = isinstance(number, int | str) and number not in known
+        if not own or not isinstance(name, str) or not _is_size(width, height):
             raise file.wrong(f"expected an image with its own id, file_name, width and height, found {str(entry)[:80]}")
         known.add(number)
         size = (int(str(width)), int(str(height)))

@@ -2,9 +2,9 @@
 
 https://labelstud.io/guide/task_format specifies it; the JSON-MIN export is read, too. Polygons, rectangles, ellipses
 and brush strokes become regions, matched by the names of their labels, whichever control they belong to. Annotations
-that were skipped do not count. Of several that remain, the single one marked as ground truth counts; without such a mark the
-option `annotator` decides. An annotation that was handed in without any region says that the image is background.
-Classes are in the order of the alphabet: the export does not hold the project's own order.
+that were skipped do not count. Of several that remain, the single one marked as ground truth counts; without such a
+mark the option `annotator` decides. An annotation that was handed in without any region says that the image is
+background. Classes are in the order of the alphabet: the export does not hold the project's own order.
 """
 
 from __future__ import annotations

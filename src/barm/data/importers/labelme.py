@@ -2,8 +2,8 @@
 
 https://github.com/wkentaro/labelme documents both. Shapes are painted in their order. LabelMe has no holes: a later
 shape that is called ``_background_`` takes pixels out of what lies below. Shapes of one label and ``group_id`` are
-parts of one object. The image is the file that ``imagePath`` names, or the one that is embedded. Classes are in the order of
-``labels.txt`` or ``class_names.txt``, if there is one, and of the alphabet otherwise.
+parts of one object. The image is the file that ``imagePath`` names, or the one that is embedded. Classes are in the
+order of ``labels.txt`` or ``class_names.txt``, if there is one, and of the alphabet otherwise.
 """
 
 from __future__ import annotations
