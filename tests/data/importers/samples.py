@@ -36,7 +36,11 @@ def samples(*, holes: bool = False, number: int = 2) -> list[Sample]:
         outer = [blob(48, 58, 46, i)]
         if holes:
             outer.append(blob(48, 58, 14, i + 9))
-        objects = [(LABELS[0], outer), (LABELS[1], [box(100.5, 10, 130, 40.25)]), (LABELS[2], [blob(126, 86, 26, i + 5)])]
+        objects = [
+            (LABELS[0], outer),
+            (LABELS[1], [box(100.5, 10, 130, 40.25)]),
+            (LABELS[2], [blob(126, 86, 26, i + 5)]),
+        ]
         result.append((image, objects))
     return result
 

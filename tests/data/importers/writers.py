@@ -1,13 +1,14 @@
 """Small examples of every format that can be imported, as its tools write them.
 
-Each function takes a new folder and images with their objects: a label and its outlines in pixels, holes after the outer
-one. It leaves out what the format cannot express.
+Each function takes a new folder and images with their objects: a label and its outlines in pixels, holes after the
+outer one. It leaves out what the format cannot express.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ def packed_stroke(mask: NDArray[np.bool_]) -> list[int]:
     values = np.repeat(np.where(mask, 255, 0).ravel(), 4)
     starts = [0, *(np.flatnonzero(np.diff(values)) + 1).tolist(), len(values)]
     bits = f"{len(values):032b}{7:05b}{2:04b}{3:04b}{7:04b}{15:04b}"
-    for start, stop in zip(starts, starts[1:], strict=False):
+    for start, stop in pairwise(starts):
         for first in range(start, stop, 2**16):
             bits += f"1{3:02b}{min(stop - first, 2**16) - 1:016b}{values[start]:08b}"
     bits += "0" * (-len(bits) % 8)

@@ -104,11 +104,11 @@ class Tree:
             return best[0]
         return None
 
-    def _nearness(self, path: str, near: PurePosixPath | None) -> int:
+    def _nearness(self, path: str, near: PurePosixPath | None) -> tuple[int, int]:
         if near is None or self.images_root is not None:
-            return 0
+            return 0, 0
         ours, theirs = PurePosixPath(path).parts[:-1], near.parts[:-1]
-        return sum(1 for _ in _equal_start(ours, theirs))
+        return sum(1 for _ in _equal_start(ours, theirs)), -len(ours)
 
 
 def name_of(path: str) -> str:
