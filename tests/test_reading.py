@@ -18,6 +18,7 @@ from barm.reading import (
     read_safetensors,
     read_text,
     read_toml,
+    read_yaml,
     real,
     state_dict_of,
 )
@@ -121,3 +122,35 @@ def test_it_is_an_error_of_users(tmp_path):
     os.mkfifo(tmp_path / "file")
     with pytest.raises(UserError, match="expected a file; restore the file"):
         read_bytes(tmp_path / "file")
+
+
+def test_yaml_holds_plain_values(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("names: {0: cat, 1: 'no'}\nlist: [1, 2.5, true]\n")
+    assert read_yaml(path) == {"names": {0: "cat", 1: "no"}, "list": [1, 2.5, True]}
+    path.write_text("")
+    assert read_yaml(path) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("a: 1\nb: {c: 1, c: 2}\n", "a.yaml:2: the key 'c' is there twice"),
+        ("a: &x [1]\nb:\n- *x\n", "a.yaml:1: an alias"),
+        ("a: &x [*x]\n", "an alias"),
+        ("a: [\n", "not valid YAML"),
+        ("a: 1\n---\nb: 2\n", "not valid YAML"),
+        ("a: !!python/name:os.system\n", "not valid YAML"),
+        ("a: 2001-99-99\n", "not valid YAML"),
+        ("[" * 100 + "]" * 100, "in each other"),
+        ("[" * 5000, "nested too deeply"),
+        ("x" * (1 << 19), "expected at most"),
+    ],
+)
+def test_yaml_that_is_refused(text, told, tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError) as error:
+        read_yaml(path)
+    assert told in str(error.value)
+    assert "\n" not in str(error.value)

@@ -42,7 +42,7 @@ def test_what_is_of_no_format_is_told_what_was_tried(tmp_path):
 def test_a_folder_of_two_formats_is_asked_about(tmp_path):
     writers.write_yolo(tmp_path, samples.samples())
     writers.write_labelme(tmp_path, samples.samples())
-    with pytest.raises(UserError, match="--format labelme.*--format yolo"):
+    with pytest.raises(UserError, match=r"--format labelme.*--format yolo"):
         detect_format(Tree(tmp_path))
 
 

@@ -93,7 +93,7 @@ def test_the_same_images_for_both_splits_are_divided_anew(tmp_path):
 def test_an_image_of_both_splits_is_refused(tmp_path):
     labels = {"labels/a.txt": SQUARE, "one.txt": "images/a.png\n"}
     root = make(tmp_path, labels, ["images/a.png", "images/b.png"], "train: images\nval: one.txt\nnames: [cat]\n")
-    with pytest.raises(UserError, match="a.png is in train and in val"):
+    with pytest.raises(UserError, match=r"a\.png is in train and in val"):
         read(root)
 
 

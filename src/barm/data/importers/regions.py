@@ -141,7 +141,7 @@ def paint(regions: Sequence[Region], overlap: Overlap, size: Size) -> Painted:
         taken |= cover
     if overlap == "ignore":
         ids[contested] = IGNORE
-    objects = Counter(region.class_id for region in regions if not region.further)
+    objects = Counter(region.class_id for region in regions if region.class_id and not region.further)
     return Painted(ids, objects, int(contested.sum()))
 
 
