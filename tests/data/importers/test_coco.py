@@ -189,7 +189,8 @@ def test_an_image_of_another_size_than_was_annotated_is_left_out(tmp_path):
     root = make(tmp_path / "s", annotation(), annotation(image_id=2), images=[image, other])
     Image.new("RGB", (20, 10)).save(root / "b.png")
     report = import_data(root, tmp_path / "own", ImportOptions(), split=Split(0.2))
-    assert report.left_out == {"images of another size than was annotated": 1}
+    (why,) = report.left_out
+    assert "30000x30000 pixels were annotated, the image has 20x10" in why
 
 
 DAMAGED = {
@@ -239,7 +240,7 @@ CHANGED = {
     "a category of an empty name": ({"categories": categories(" ")}, "a class has no name"),
     "a name that cannot be printed": ({"categories": categories("a\ud800")}, "cannot be printed"),
     "no category": ({"categories": []}, "at least one category"),
-    "255 categories": ({"categories": categories(*map(str, range(255)))}, "at most 254 classes"),
+    "255 categories": ({"categories": categories(*map(str, range(255)))}, "at most 254 class names"),
     "no list": ({"images": {}}, "expected a list 'images'"),
 }
 

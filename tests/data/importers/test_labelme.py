@@ -165,7 +165,7 @@ def test_an_embedded_image_that_is_damaged_is_left_out(tmp_path):
     make(tmp_path / "s", shape())
     make(tmp_path / "s", shape(), name="b.json", image="", imagePath="b.png", imageData="bm8gaW1hZ2U=")
     report = import_data(tmp_path / "s", tmp_path / "own", ImportOptions(), split=Split(0.5))
-    assert report.left_out == {"images that cannot be read": 1}
+    assert report.left_out == {"images that cannot be read, such as b: what is embedded is no image": 1}
 
 
 def make_voc(root, values, masks="SegmentationClassPNG"):

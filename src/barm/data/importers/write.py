@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from rich.console import Console
 from rich.progress import Progress
 
@@ -265,8 +265,11 @@ def _linked(image: Path, target: Path) -> bool:
 
 
 def _suffix(content: bytes) -> str:
-    with Image.open(io.BytesIO(content)) as image:
-        return SUFFIXES[image.format or ""] if image.format in SUFFIXES else f".{(image.format or '').lower()}"
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            return SUFFIXES[image.format or ""] if image.format in SUFFIXES else f".{(image.format or '').lower()}"
+    except UnidentifiedImageError:
+        raise UserError("what is embedded is no image") from None
 
 
 def _write_lists(root: Path, items: Sequence[Item], split: Split) -> dict[str, int]:
