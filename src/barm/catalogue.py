@@ -17,6 +17,7 @@ FORMATS = (
     "binary",
     "indexed",
     "cityscapes",
+    "huggingface",
     "label_studio",
     "labelme",
     "yolo",

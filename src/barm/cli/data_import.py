@@ -22,7 +22,9 @@ GROUPS = "A regular expression; what its first group matches names the images th
 
 
 def import_(
-    source: Annotated[Path, typer.Argument(help="The folder that an annotation tool wrote.")],
+    source: Annotated[
+        Path, typer.Argument(help="The folder that an annotation tool wrote, or owner/name on Hugging Face.")
+    ],
     root: Annotated[Path, typer.Argument(help="A new folder.")],
     format: Annotated[FormatName, typer.Option(help="Found out by default.")] = "auto",
     images: Annotated[Path | None, typer.Option(help="Where the images are, if not beside the annotations.")] = None,
@@ -57,6 +59,11 @@ def import_(
     annotator: Annotated[
         Literal["ask", "first", "last"], typer.Option(help="Which of several annotations of one image counts.")
     ] = "ask",
+    image_column: Annotated[str, typer.Option(help="The column of images in a data set of Hugging Face.")] = "",
+    label_column: Annotated[str, typer.Option(help="The column of its masks.")] = "",
+    zero: Annotated[
+        Literal["ask", "class", "background", "ignore"], typer.Option(help="What the value 0 is in its masks.")
+    ] = "ask",
     share: Annotated[
         float, typer.Option("--val", help="Share of the images for validation, where nothing says it.")
     ] = 0.2,
@@ -75,7 +82,7 @@ def import_(
     kept = tuple(names_in(classes, "--classes")) if classes else ()
     options = ImportOptions(
         *(format, images, kept, rest, overlap, rings, crowd, boxes, empty, values, labels, colours),
-        *(first, annotator),
+        *(first, annotator, image_column, label_column, zero),
     )
     report = import_data(source, root, options, split=Split(share, group_by), link=link)
     if as_json:

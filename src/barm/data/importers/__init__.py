@@ -12,7 +12,19 @@ from os.path import commonpath
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from barm.data.importers import binary, cityscapes, coco, colours, cvat, indexed, label_studio, labelme, yolo
+from barm.data.importers import (
+    binary,
+    cityscapes,
+    coco,
+    colours,
+    cvat,
+    hub,
+    huggingface,
+    indexed,
+    label_studio,
+    labelme,
+    yolo,
+)
 from barm.data.importers.annotations import Ambiguous, Annotations, ImportOptions, Item
 from barm.data.importers.preview import explain
 from barm.data.importers.source_tree import Tree
@@ -42,6 +54,7 @@ IMPORTERS: dict[str, Importer] = {
     "binary": Importer(binary.TITLE, binary.lacks, binary.read),
     "indexed": Importer(indexed.TITLE, indexed.lacks, indexed.read),
     "cityscapes": Importer(cityscapes.TITLE, cityscapes.lacks, cityscapes.read),
+    "huggingface": Importer(huggingface.TITLE, huggingface.lacks, huggingface.read),
     "label_studio": Importer(label_studio.TITLE, label_studio.lacks, label_studio.read),
     "labelme": Importer(labelme.TITLE, labelme.lacks, labelme.read),
     "yolo": Importer(yolo.TITLE, yolo.lacks, yolo.read),
@@ -59,7 +72,7 @@ def import_data(
     """Turn what an annotation tool wrote into a folder of images, masks and class names.
 
     Args:
-        source: the folder that the tool wrote.
+        source: the folder that the tool wrote, or ``owner/name`` of a data set on Hugging Face's hub.
         root: a new folder.
         options: choices.
         split: how the images are divided if the source does not divide them.
@@ -69,7 +82,8 @@ def import_data(
         UserError: if the format is not known, the source contradicts itself, or it can be read in several ways and no
             option says which is meant; images beside `root` then show all of them. `root` is not made.
     """
-    tree = Tree(source, options.images)
+    repository = hub.repository(source, named=options.format == "huggingface")
+    tree = Tree(hub.fetch(repository) if repository else source, options.images)
     name = detect_format(tree) if options.format == "auto" else options.format
     try:
         found = IMPORTERS[name].read(tree, options)

@@ -27,6 +27,7 @@ Labels = Literal["ask", "ids", "trainids"]
 First = Literal["ask", "0", "1"]
 Rest = Literal["background", "ignore"]
 Annotator = Literal["ask", "first", "last"]
+Zero = Literal["ask", "class", "background", "ignore"]
 Size = tuple[int, int]  # width, height
 Cover = Callable[[Size], NDArray[np.bool_]]  # (H, W): the pixels of a region in an image of a size
 
@@ -50,6 +51,9 @@ class ImportOptions:
         colours: a table of colours and class names, for masks in colour.
         first: the number in masks of the first name of a list.
         annotator: which of several annotations of an image counts, in the order in which they were made.
+        image_column: the column of images in a table; found out if empty.
+        label_column: the column of masks in a table; found out if empty.
+        zero: what the value 0 is in masks whose class names do not begin with the background.
     """
 
     format: str = "auto"
@@ -66,6 +70,9 @@ class ImportOptions:
     colours: Path | None = None
     first: First = "ask"
     annotator: Annotator = "ask"
+    image_column: str = ""
+    label_column: str = ""
+    zero: Zero = "ask"
 
 
 class Region(NamedTuple):
