@@ -18,6 +18,14 @@ from barm.words import count
 if TYPE_CHECKING:
     from barm.data.importers.write import ImportReport
 
+First = Annotated[Literal["ask", "0", "1"], typer.Option(help="The number in masks of the first name of a list.")]
+Annotator = Annotated[
+    Literal["ask", "first", "last"], typer.Option(help="Which of several annotations of one image counts.")
+]
+Zero = Annotated[
+    Literal["ask", "class", "background", "ignore"], typer.Option(help="What the value 0 is in its masks.")
+]
+Share = Annotated[float, typer.Option("--val", help="Share of the images for validation, where nothing says it.")]
 GROUPS = "A regular expression; what its first group matches names the images that stay in one split."
 
 
@@ -53,20 +61,12 @@ def import_(
         Literal["ask", "ids", "trainids"], typer.Option(help="Which of Cityscapes' label images are read.")
     ] = "ask",
     colours: Annotated[Path | None, typer.Option(help="Colours and names of the classes, for masks in colour.")] = None,
-    first: Annotated[
-        Literal["ask", "0", "1"], typer.Option(help="The number in masks of the first name of a list.")
-    ] = "ask",
-    annotator: Annotated[
-        Literal["ask", "first", "last"], typer.Option(help="Which of several annotations of one image counts.")
-    ] = "ask",
+    first: First = "ask",
+    annotator: Annotator = "ask",
     image_column: Annotated[str, typer.Option(help="The column of images in a data set of Hugging Face.")] = "",
     label_column: Annotated[str, typer.Option(help="The column of its masks.")] = "",
-    zero: Annotated[
-        Literal["ask", "class", "background", "ignore"], typer.Option(help="What the value 0 is in its masks.")
-    ] = "ask",
-    share: Annotated[
-        float, typer.Option("--val", help="Share of the images for validation, where nothing says it.")
-    ] = 0.2,
+    zero: Zero = "ask",
+    share: Share = 0.2,
     group_by: Annotated[str, typer.Option(help=GROUPS)] = "",
     link: Annotated[bool, typer.Option("--link", help="Link to the images instead of copying them.")] = False,
     as_json: Json = False,
