@@ -200,6 +200,14 @@ def test_a_mask_that_is_damaged_or_has_no_image_is_left_out(tmp_path):
     assert read(root).left_out == {"images whose mask cannot be read": 1, "images that are not there": 1}
 
 
+def test_images_of_masks_may_lie_elsewhere(tmp_path):
+    root = make_voc(tmp_path / "s", 1)
+    (root / "JPEGImages").rename(tmp_path / "photos")
+    tree = Tree(root, tmp_path / "photos")
+    assert labelme.lacks(tree) is None
+    assert [item.image for item in labelme.read(tree, ImportOptions()).items] == [tmp_path / "photos/a.jpg"]
+
+
 def test_the_json_files_are_read_where_both_are_there(tmp_path):
     found = read(make(make_voc(tmp_path, 1), shape("cat")))
     assert (len(found.items), found.classes) == (1, ("dog", "cat"))

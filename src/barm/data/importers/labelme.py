@@ -190,6 +190,9 @@ def _exports(tree: Tree) -> list[PurePosixPath]:
 def _read_exports(tree: Tree) -> Annotations:
     """Read masks whose values are the lines of ``class_names.txt`` from 0; 255 is what LabelMe ignores."""
     classes, left_out, items = Classes(), Counter[str](), list[Item]()
+    places = [PurePosixPath(image) for image in tree.images]
+    places = [place for place in places if tree.images_root is not None or place.parent.name == IMAGES]
+    images = {_pair(tree, place): place.as_posix() for place in places}
     for mask in _exports(tree):
         place = tree.root / mask.parent.parent / "class_names.txt"
         names = parse_classes(composed_text(place), place)
@@ -207,7 +210,7 @@ def _read_exports(tree: Tree) -> Annotations:
         strange = [value for value in range(len(names) + 1, IGNORE) if values[value]]
         if strange:
             raise Unfit(tree.root / mask, f"holds {strange[0]}, for which {place.name} has no line", "add one")
-        image = _image_of(tree, mask)
+        image = images.get(_pair(tree, mask))
         if image is None:
             left_out["images that are not there"] += 1
             continue
@@ -216,13 +219,9 @@ def _read_exports(tree: Tree) -> Annotations:
     return Annotations(classes.names, tuple(items), left_out, classes.notes(), classes.values)
 
 
-def _image_of(tree: Tree, mask: PurePosixPath) -> str | None:
-    for image in tree.images:
-        path = PurePosixPath(image)
-        beside = path.parent == mask.parent.parent / IMAGES
-        if path.stem == mask.stem and (beside or tree.images_root is not None):
-            return image
-    return None
+def _pair(tree: Tree, path: PurePosixPath) -> tuple[str, str]:
+    """What an image and its mask have in common: the name, and the folder above theirs."""
+    return path.stem, "" if tree.images_root is not None else path.parent.parent.as_posix()
 
 
 def _paint(path: Path, table: NDArray[np.uint8], size: Size) -> Painted:

@@ -1,0 +1,45 @@
+"""`barm data import`: every option reaches the importer under its own name."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from barm.cli import app
+from barm.data import importers
+from barm.data.importers.annotations import ImportOptions
+
+GIVEN = {
+    "format": "coco",
+    "images": Path("photos"),
+    "classes": ("cat", "dog"),
+    "rest": "ignore",
+    "overlap": "smaller",
+    "rings": "union",
+    "crowd": "drop",
+    "boxes": "fill",
+    "empty": "background",
+    "values": "index",
+    "labels": "trainids",
+    "colours": Path("colours.csv"),
+    "annotator": "last",
+    "image_column": "one",
+    "label_column": "two",
+    "zero": "ignore",
+}
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(ImportOptions)])
+def test_an_option_reaches_the_importer(name, monkeypatch):
+    reached = []
+    monkeypatch.setattr(
+        importers, "import_data", lambda source, root, options, **more: reached.append(options) or 1 / 0
+    )
+    value = GIVEN[name]
+    text = ",".join(value) if isinstance(value, tuple) else str(value)
+    CliRunner().invoke(app, ["data", "import", "in", "out", f"--{name.replace('_', '-')}", text])
+    assert reached == [ImportOptions(**{name: value})]
