@@ -29,7 +29,7 @@ GIVEN = {
     "annotator": "last",
     "image_column": "one",
     "label_column": "two",
-    "zero": "ignore",
+    "first": "1",
 }
 
 

@@ -22,9 +22,6 @@ First = Annotated[Literal["ask", "0", "1"], typer.Option(help="The number in mas
 Annotator = Annotated[
     Literal["ask", "first", "last"], typer.Option(help="Which of several annotations of one image counts.")
 ]
-Zero = Annotated[
-    Literal["ask", "class", "background", "ignore"], typer.Option(help="What the value 0 is in its masks.")
-]
 Share = Annotated[float, typer.Option("--val", help="Share of the images for validation, where nothing says it.")]
 GROUPS = "A regular expression; what its first group matches names the images that stay in one split."
 
@@ -65,7 +62,6 @@ def import_(
     annotator: Annotator = "ask",
     image_column: Annotated[str, typer.Option(help="The column of images in a data set of Hugging Face.")] = "",
     label_column: Annotated[str, typer.Option(help="The column of its masks.")] = "",
-    zero: Zero = "ask",
     share: Share = 0.2,
     group_by: Annotated[str, typer.Option(help=GROUPS)] = "",
     link: Annotated[bool, typer.Option("--link", help="Link to the images instead of copying them.")] = False,
@@ -82,7 +78,7 @@ def import_(
     kept = tuple(names_in(classes, "--classes")) if classes else ()
     options = ImportOptions(
         *(format, images, kept, rest, overlap, rings, crowd, boxes, empty, values, labels, colours),
-        *(first, annotator, image_column, label_column, zero),
+        *(first, annotator, image_column, label_column),
     )
     report = import_data(source, root, options, split=Split(share, group_by), link=link)
     if as_json:

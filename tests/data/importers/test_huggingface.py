@@ -52,24 +52,22 @@ def test_masks_come_out_to_the_pixel(tmp_path):
         assert Image.open(written).tobytes() == image.tobytes()
 
 
-@pytest.mark.parametrize(
-    ("zero", "ids"), [("class", [1, 2, 255, 1]), ("background", [0, 1, 255, 0]), ("ignore", [255, 1, 255, 255])]
-)
-def test_what_the_value_0_is(zero, ids, tmp_path):
+@pytest.mark.parametrize(("answer", "ids"), [("0", [1, 2, 255, 1]), ("1", [0, 1, 255, 0])])
+def test_the_first_name_is_0_or_1(answer, ids, tmp_path):
     root = make(tmp_path, row(0, 1, 255, 0))
-    assert first(read(root, zero=zero)) == ids
-    with pytest.raises(Ambiguous, match="0 may be 'wall'") as question:
+    assert first(read(root, first=answer)) == ids
+    with pytest.raises(Ambiguous, match="'wall' may be the value 0") as question:
         read(root)
-    assert question.value.flag == "--zero"
-    assert list(question.value.readings) == ["class", "background"]
+    assert question.value.flag == "--first"
+    assert list(question.value.readings) == ["0", "1"]
 
 
 def test_a_value_beyond_the_names_decides_what_0_is(tmp_path):
     found = read(make(tmp_path, row(0, 2)))
     assert first(found) == [0, 2, 0, 2]
-    assert "masks hold 2, so that 0 is none of the names" in found.notes[0]
-    with pytest.raises(UserError, match="--zero class"):
-        read(tmp_path, zero="class")
+    assert "masks hold 2, so that the names are those of 1 to 2" in found.notes[0]
+    with pytest.raises(UserError, match="--first 0"):
+        read(tmp_path, first="0")
 
 
 def test_a_first_name_of_the_background_decides_it(tmp_path):
@@ -129,7 +127,7 @@ def test_a_folder_of_save_to_disk(tmp_path):
         (folder / "state.json").write_text('{"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}')
         features = {name: {"_type": "Image"} for name in ("image", "label")}
         (folder / "dataset_info.json").write_text(json.dumps({"features": features | LIST}))
-    found = read(tmp_path, zero="class")
+    found = read(tmp_path, first="0")
     assert [(item.name, item.split) for item in found.items] == [("train", "train"), ("validation", "val")]
     assert first(found, 1) == [1, 2, 1, 2]
 

@@ -27,7 +27,6 @@ Labels = Literal["ask", "ids", "trainids"]
 First = Literal["ask", "0", "1"]
 Rest = Literal["background", "ignore"]
 Annotator = Literal["ask", "first", "last"]
-Zero = Literal["ask", "class", "background", "ignore"]
 Size = tuple[int, int]  # width, height
 Cover = Callable[[Size], NDArray[np.bool_]]  # (H, W): the pixels of a region in an image of a size
 
@@ -53,7 +52,6 @@ class ImportOptions:
         annotator: which of several annotations of an image counts, in the order in which they were made.
         image_column: the column of images in a table; found out if empty.
         label_column: the column of masks in a table; found out if empty.
-        zero: what the value 0 is in masks whose class names do not begin with the background.
     """
 
     format: str = "auto"
@@ -72,7 +70,6 @@ class ImportOptions:
     annotator: Annotator = "ask"
     image_column: str = ""
     label_column: str = ""
-    zero: Zero = "ask"
 
 
 class Region(NamedTuple):

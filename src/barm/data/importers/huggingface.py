@@ -5,7 +5,7 @@ https://huggingface.co/docs/datasets documents both. The features stand in the f
 image column that is called like one; options name the columns otherwise. Class names are those of ``id2label.json``,
 or of the only ``ClassLabel`` among the features. Without any, the names that are given are those of the values from 1.
 A first name such as ``background`` says that the value 0 is background. Otherwise 0 may be the first class, or pixels
-of none (which ``reduce_labels`` of image processors takes out): the option `zero` decides.
+of none (which ``reduce_labels`` of image processors takes out): the option `first` decides.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,8 +90,8 @@ def read(tree: Tree, options: ImportOptions) -> Annotations:
     items = _own_names(items)
     if len({item.split for item in items}) == 1:  # a single split divides nothing
         items = [replace(item, split=None) for item in items]
-    zero, notes = _zero(names, highest, items, options)
-    classes, table = _table(names, zero)
+    first, notes = _first(names, highest, items, options)
+    classes, table = _table(names, first)
     painted = tuple(_with_table(item, table) for item in items)
     return Annotations(classes.names, painted, left_out, (*notes, *classes.notes()), classes.values)
 
@@ -206,35 +206,32 @@ def _class_labels(feature: Any) -> Iterator[Any]:
             yield from _class_labels(inner)
 
 
-def _zero(
+def _first(
     names: Sequence[str], highest: int, items: Sequence[Item], options: ImportOptions
-) -> tuple[str, tuple[str, ...]]:
-    """What the value 0 is, and a note on it."""
+) -> tuple[Literal["0", "1"], tuple[str, ...]]:
+    """The value of the first name, and a note on it."""
     if plain(names[0]) in BACKGROUND:
-        return "class", ()
-    if options.zero != "ask":
-        if options.zero == "class" and highest == len(names):
-            raise UserError(
-                f"a mask holds {highest}, but the last of the names is that of {highest - 1} (--zero class)"
-            )
-        return options.zero, ()
+        return "0", ()
+    if options.first != "ask":
+        if options.first == "0" and highest == len(names):
+            raise UserError(f"a mask holds {highest}, but the last of the names is that of {highest - 1} (--first 0)")
+        return options.first, ()
     if highest == len(names):
-        return "background", (f"masks hold {highest}, so that 0 is none of the names: background (--zero ignore)",)
+        return "1", (f"masks hold {highest}, so that the names are those of 1 to {highest}, and 0 is background",)
     if not items:
-        return "class", ()
+        return "0", ()
     readings = dict[str, Preview]()
-    for answer in ("class", "background"):
+    for answer in ("0", "1"):
         classes, table = _table(names, answer)
         readings[answer] = Preview(_with_table(items[0], table), classes.names)
-    raise Ambiguous(f"the value 0 may be '{names[0]}', or background before the names", "--zero", readings)
+    raise Ambiguous(f"'{names[0]}' may be the value 0, or 1 above a background", "--first", readings)
 
 
-def _table(names: Sequence[str], zero: str) -> tuple[Classes, NDArray[np.uint8]]:
+def _table(names: Sequence[str], first: str) -> tuple[Classes, NDArray[np.uint8]]:
     """The classes, and the table from a mask's values to their ids, ``(256,)``."""
     classes, table = Classes(), np.zeros(256, np.uint8)
-    first = 0 if zero == "class" else 1
-    table[0], table[IGNORE] = IGNORE if zero == "ignore" else 0, IGNORE
-    for value, name in enumerate(names[: IGNORE - first], first):
+    table[IGNORE] = IGNORE
+    for value, name in enumerate(names[: IGNORE - int(first)], int(first)):
         table[value] = classes.add(name, str(value))
     return classes, table
 
