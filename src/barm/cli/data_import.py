@@ -18,52 +18,52 @@ from barm.words import count
 if TYPE_CHECKING:
     from barm.data.importers.write import ImportReport
 
-First = Annotated[Literal["ask", "0", "1"], typer.Option(help="The number in masks of the first name of a list.")]
-Annotator = Annotated[
-    Literal["ask", "first", "last"], typer.Option(help="Which of several annotations of one image counts.")
-]
-Share = Annotated[float, typer.Option("--val", help="Share of the images for validation, where nothing says it.")]
 GROUPS = "A regular expression; what its first group matches names the images that stay in one split."
+OBJECTS = "Which of several objects a pixel belongs to; ignore: to none, if their classes differ."
+SOURCE = "The folder that an annotation tool wrote, or owner/name on Hugging Face."
+
+Source = Annotated[Path, typer.Argument(help=SOURCE)]
+Format = Annotated[FormatName, typer.Option(help="Found out by default.")]
+Images = Annotated[Path | None, typer.Option(help="Where the images are, if not beside the annotations.")]
+Classes = Annotated[str | None, typer.Option(help="The classes to keep, in the order of their ids. " + NAMES)]
+Rest = Annotated[Literal["background", "ignore"], typer.Option(help="What the pixels of other classes become.")]
+Overlap = Annotated[Literal["later", "earlier", "smaller", "ignore"], typer.Option(help=OBJECTS)]
+Rings = Annotated[Literal["ask", "holes", "union"], typer.Option(help="What a ring inside a ring of an object is.")]
+Crowd = Annotated[Literal["class", "ignore", "drop"], typer.Option(help="What COCO's crowds are.")]
+Boxes = Annotated[Literal["drop", "fill"], typer.Option(help="What objects with a box alone are.")]
+Empty = Annotated[Literal["drop", "background"], typer.Option(help="What images without any annotation are.")]
+Values = Annotated[Literal["ask", "index", "colour"], typer.Option(help="What names the class in a palette's mask.")]
+Labels = Annotated[Literal["ask", "ids", "trainids"], typer.Option(help="Which of Cityscapes' masks are read.")]
+Colours = Annotated[Path | None, typer.Option(help="Colours and names of the classes, for masks in colour.")]
+First = Annotated[Literal["ask", "0", "1"], typer.Option(help="The number in masks of the first name of a list.")]
+Annotator = Annotated[Literal["ask", "first", "last"], typer.Option(help="Which annotation of an image counts.")]
+ImageColumn = Annotated[str, typer.Option(help="The column of images in a data set of Hugging Face.")]
+LabelColumn = Annotated[str, typer.Option(help="The column of its masks.")]
+Share = Annotated[float, typer.Option("--val", help="Share of the images for validation, where nothing says it.")]
+GroupBy = Annotated[str, typer.Option(help=GROUPS)]
 
 
 def import_(
-    source: Annotated[
-        Path, typer.Argument(help="The folder that an annotation tool wrote, or owner/name on Hugging Face.")
-    ],
+    source: Source,
     root: Annotated[Path, typer.Argument(help="A new folder.")],
-    format: Annotated[FormatName, typer.Option(help="Found out by default.")] = "auto",
-    images: Annotated[Path | None, typer.Option(help="Where the images are, if not beside the annotations.")] = None,
-    classes: Annotated[
-        str | None, typer.Option(help="The classes to keep, in the order of their ids. " + NAMES)
-    ] = None,
-    rest: Annotated[
-        Literal["background", "ignore"], typer.Option(help="What the pixels of other classes become.")
-    ] = "background",
-    overlap: Annotated[
-        Literal["later", "earlier", "smaller", "ignore"],
-        typer.Option(help="Which of several objects a pixel belongs to; ignore: to none, if their classes differ."),
-    ] = "later",
-    rings: Annotated[
-        Literal["ask", "holes", "union"], typer.Option(help="What a ring inside a ring of the same object is.")
-    ] = "ask",
-    crowd: Annotated[Literal["class", "ignore", "drop"], typer.Option(help="What COCO's crowds are.")] = "class",
-    boxes: Annotated[Literal["drop", "fill"], typer.Option(help="What objects with a box alone are.")] = "drop",
-    empty: Annotated[
-        Literal["drop", "background"], typer.Option(help="What images without any annotation are.")
-    ] = "drop",
-    values: Annotated[
-        Literal["ask", "index", "colour"], typer.Option(help="What names the class in masks with a palette.")
-    ] = "ask",
-    labels: Annotated[
-        Literal["ask", "ids", "trainids"], typer.Option(help="Which of Cityscapes' label images are read.")
-    ] = "ask",
-    colours: Annotated[Path | None, typer.Option(help="Colours and names of the classes, for masks in colour.")] = None,
+    format: Format = "auto",
+    images: Images = None,
+    classes: Classes = None,
+    rest: Rest = "background",
+    overlap: Overlap = "later",
+    rings: Rings = "ask",
+    crowd: Crowd = "class",
+    boxes: Boxes = "drop",
+    empty: Empty = "drop",
+    values: Values = "ask",
+    labels: Labels = "ask",
+    colours: Colours = None,
     first: First = "ask",
     annotator: Annotator = "ask",
-    image_column: Annotated[str, typer.Option(help="The column of images in a data set of Hugging Face.")] = "",
-    label_column: Annotated[str, typer.Option(help="The column of its masks.")] = "",
+    image_column: ImageColumn = "",
+    label_column: LabelColumn = "",
     share: Share = 0.2,
-    group_by: Annotated[str, typer.Option(help=GROUPS)] = "",
+    group_by: GroupBy = "",
     link: Annotated[bool, typer.Option("--link", help="Link to the images instead of copying them.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -73,14 +73,27 @@ def import_(
     """
     from barm.data.importers import import_data
     from barm.data.importers.annotations import ImportOptions
-    from barm.data.importers.write import Split
 
     kept = tuple(names_in(classes, "--classes")) if classes else ()
     options = ImportOptions(
-        *(format, images, kept, rest, overlap, rings, crowd, boxes, empty, values, labels, colours),
-        *(first, annotator, image_column, label_column),
+        format=format,
+        images=images,
+        classes=kept,
+        rest=rest,
+        overlap=overlap,
+        rings=rings,
+        crowd=crowd,
+        boxes=boxes,
+        empty=empty,
+        values=values,
+        labels=labels,
+        colours=colours,
+        first=first,
+        annotator=annotator,
+        image_column=image_column,
+        label_column=label_column,
     )
-    report = import_data(source, root, options, split=Split(share, group_by), link=link)
+    report = import_data(source, root, options, val_share=share, group_by=group_by, link=link)
     if as_json:
         print_json(asdict(report))
     else:
@@ -89,8 +102,8 @@ def import_(
 
 def split(
     root: Annotated[Path, typer.Argument(help="A folder with images, masks and class names.")],
-    share: Annotated[float, typer.Option("--val", help="Share of the images for validation.")] = 0.2,
-    group_by: Annotated[str, typer.Option(help=GROUPS)] = "",
+    share: Share = 0.2,
+    group_by: GroupBy = "",
 ) -> None:
     """Divide the images of a folder into training and validation: writes train.txt and val.txt.
 

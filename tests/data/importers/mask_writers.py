@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from barm.data.importers import import_data
 from barm.data.importers.annotations import ImportOptions
-from barm.data.importers.write import ImportReport, Split
+from barm.data.importers.write import ImportReport
 
 NAMES = ("cat", "dog", "hot dog")
 COLOURS = {"background": (0, 0, 0), "cat": (128, 64, 128), "dog": (0, 200, 10), "hot dog": (250, 170, 30)}
@@ -144,7 +144,7 @@ def write_cityscapes(root: Path, made: Sequence[Sample], kinds: Sequence[str] = 
 
 def imported(source: Path, **options: Any) -> ImportReport:
     """Import a folder into ``out`` beside it."""
-    return import_data(source, source.with_name("out"), ImportOptions(**options), split=Split(0.2))
+    return import_data(source, source.with_name("out"), ImportOptions(**options), val_share=0.2)
 
 
 def masks(source: Path) -> dict[str, np.ndarray]:

@@ -12,7 +12,6 @@ from PIL import Image
 from barm.data.importers import coco, import_data
 from barm.data.importers.annotations import Ambiguous, ImportOptions
 from barm.data.importers.source_tree import Tree
-from barm.data.importers.write import Split
 from barm.errors import UserError
 
 RING = [5, 2, 15, 2, 15, 8, 5, 8]
@@ -77,7 +76,7 @@ def test_objects_come_out_as_they_were_drawn(tmp_path):
         ],
     }
     (tmp_path / "s/a.json").write_text(json.dumps(content))
-    import_data(tmp_path / "s", tmp_path / "own", ImportOptions(rings="holes"), split=Split(0.2))
+    import_data(tmp_path / "s", tmp_path / "own", ImportOptions(rings="holes"), val_share=0.2)
     samples.compare(samples.imported(tmp_path / "own", 0), objects)
 
 
@@ -188,7 +187,7 @@ def test_an_image_of_another_size_than_was_annotated_is_left_out(tmp_path):
     other = {"id": 2, "file_name": "b.png", "width": 20, "height": 10}
     root = make(tmp_path / "s", annotation(), annotation(image_id=2), images=[image, other])
     Image.new("RGB", (20, 10)).save(root / "b.png")
-    report = import_data(root, tmp_path / "own", ImportOptions(), split=Split(0.2))
+    report = import_data(root, tmp_path / "own", ImportOptions(), val_share=0.2)
     (why,) = report.left_out
     assert "30000x30000 pixels were annotated, the image has 20x10" in why
 

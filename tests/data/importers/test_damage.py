@@ -15,7 +15,6 @@ from PIL import Image
 from barm.data.importers import IMPORTERS, import_data
 from barm.data.importers.annotations import ImportOptions
 from barm.data.importers.source_tree import Tree
-from barm.data.importers.write import Split
 from barm.errors import UserError
 
 JUNK = (None, True, -1, 0.5, float("nan"), 10**400, "", "a", "\0", [], [[]], [None], ["a"], {}, {"a": 1})
@@ -85,5 +84,5 @@ def test_any_value_in_the_place_of_any_other(name, tmp_path):
 def test_the_source_is_importable_as_it_is(tmp_path):
     for name, write in SOURCES.items():
         write(tmp_path / name)
-        import_data(tmp_path / name, tmp_path / f"{name}-own", ImportOptions(boxes="fill"), split=Split(0.2))
+        import_data(tmp_path / name, tmp_path / f"{name}-own", ImportOptions(boxes="fill"), val_share=0.2)
         assert Image.open(next((tmp_path / f"{name}-own/masks").rglob("*.png"))).getextrema()[1] > 0

@@ -10,7 +10,6 @@ import pytest
 
 from barm.data.importers import hub, import_data
 from barm.data.importers.annotations import ImportOptions
-from barm.data.importers.write import Split
 from barm.errors import UserError
 
 
@@ -77,6 +76,6 @@ def test_what_cannot_be_fetched_is_told_in_one_line(files, told, tmp_path, monke
     monkeypatch.chdir(tmp_path)
     serve(monkeypatch, files)
     with pytest.raises(UserError, match=told) as error:
-        import_data(Path("owner/name"), tmp_path / "own", ImportOptions(), split=Split(0.2))
+        import_data(Path("owner/name"), tmp_path / "own", ImportOptions(), val_share=0.2)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "own").exists()

@@ -14,10 +14,8 @@ from PIL import Image
 from barm.data.importers import huggingface, import_data
 from barm.data.importers.annotations import Ambiguous, ImportOptions
 from barm.data.importers.source_tree import Tree
-from barm.data.importers.write import Split
 from barm.errors import UserError
 
-pytest.importorskip("pyarrow")
 NAMES = {"names": {"names": ["wall", "sky"], "_type": "ClassLabel"}}
 LIST = {"scene": {"feature": {"names": ["background", "sky"], "_type": "ClassLabel"}, "_type": "List"}}
 
@@ -44,7 +42,7 @@ def first(annotations, i=0):
 def test_masks_come_out_to_the_pixel(tmp_path):
     drawn = samples.samples(holes=True, number=3)
     writers.write_huggingface(tmp_path / "s", drawn)
-    report = import_data(tmp_path / "s", tmp_path / "own", ImportOptions(), split=Split(0.5))
+    report = import_data(tmp_path / "s", tmp_path / "own", ImportOptions(), val_share=0.5)
     assert dict(report.images) == {"train": 1, "val": 2}
     for i, (image, objects) in enumerate(drawn):
         samples.compare(samples.imported(tmp_path / "own", i), objects)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import mask_writers
 import numpy as np
 import pytest
 import samples
@@ -14,20 +15,18 @@ from barm.catalogue import FORMATS
 from barm.data.importers import IMPORTERS, detect_format, import_data
 from barm.data.importers.annotations import ImportOptions
 from barm.data.importers.source_tree import Tree
-from barm.data.importers.write import Split
 from barm.errors import UserError
 
-WRITERS = {name.removeprefix("write_"): f for name, f in vars(writers).items() if name.startswith("write_")}
+BOTH = {**vars(writers), **vars(mask_writers)}
+WRITERS = {name.removeprefix("write_"): f for name, f in BOTH.items() if name.startswith("write_")}
 
 
 def test_the_catalogue_names_every_importer():
-    assert set(FORMATS) == set(IMPORTERS)
+    assert set(FORMATS) == set(IMPORTERS) == set(WRITERS)
 
 
 @pytest.mark.parametrize("name", WRITERS)
 def test_exactly_one_format_is_recognised(name, tmp_path):
-    if name == "huggingface":
-        pytest.importorskip("pyarrow")
     WRITERS[name](tmp_path / "source", samples.samples())
     assert detect_format(Tree(tmp_path / "source")) == name
 
@@ -49,12 +48,14 @@ def test_a_folder_of_two_formats_is_asked_about(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "holes"), [("yolo", False), ("labelme", False), ("labelme", True), ("label_studio", False)]
+    ("name", "holes"),
+    [("coco", False), ("coco", True), ("yolo", False), ("labelme", False), ("labelme", True), ("label_studio", False)],
 )
 def test_objects_come_out_as_they_were_drawn(name, holes, tmp_path):
     drawn = samples.samples(holes=holes)
     WRITERS[name](tmp_path / "source", drawn)
-    report = import_data(tmp_path / "source", tmp_path / "own", ImportOptions(), split=Split(0.5))
+    options = ImportOptions(rings="holes" if holes and name == "coco" else "ask")
+    report = import_data(tmp_path / "source", tmp_path / "own", options, val_share=0.5)
     assert [(one.name, one.objects) for one in report.classes] == [(label, 2) for label in samples.LABELS]
     for i, (_, objects) in enumerate(drawn):
         samples.compare(samples.imported(tmp_path / "own", i), objects)
@@ -64,7 +65,7 @@ def test_objects_come_out_as_they_were_drawn(name, holes, tmp_path):
 def test_strokes_come_out_to_the_pixel(tmp_path):
     drawn = samples.samples(holes=True)
     writers.write_label_studio(tmp_path / "source", drawn)
-    import_data(tmp_path / "source", tmp_path / "own", ImportOptions(), split=Split(0.5))
+    import_data(tmp_path / "source", tmp_path / "own", ImportOptions(), val_share=0.5)
     for i, (image, objects) in enumerate(drawn):
         samples.compare(samples.imported(tmp_path / "own", i), objects)
         stroke = writers.stroke(objects[0][1], image.size)
@@ -79,5 +80,5 @@ def test_a_reading_that_cannot_be_shown_is_named_without_an_image(tmp_path):
     path.write_text(json.dumps(tasks))
     Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(tmp_path / "source/image0.png")
     with pytest.raises(UserError, match=r"cannot be shown: it is of another size") as error:
-        import_data(tmp_path / "source", tmp_path / "own", ImportOptions(), split=Split(0.5))
+        import_data(tmp_path / "source", tmp_path / "own", ImportOptions(), val_share=0.5)
     assert "\n" not in str(error.value)

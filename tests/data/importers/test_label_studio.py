@@ -14,7 +14,6 @@ from PIL import Image
 from barm.data.importers import import_data, label_studio
 from barm.data.importers.annotations import Ambiguous, ImportOptions
 from barm.data.importers.source_tree import Tree
-from barm.data.importers.write import Split
 from barm.errors import UserError
 
 SIZE = (40, 20)
@@ -108,7 +107,7 @@ def test_several_annotations_are_asked_about_with_an_image_each(tmp_path):
     late, early = annotation(region("dog"), created_at="2024-02"), annotation(region("cat"), created_at="2023-02")
     root = make(tmp_path / "s", task(late, early))
     with pytest.raises(UserError, match="task 12 has 2 annotations: give --annotator first") as error:
-        import_data(root, tmp_path / "own", ImportOptions(), split=Split(0.2))
+        import_data(root, tmp_path / "own", ImportOptions(), val_share=0.2)
     assert "\n" not in str(error.value)
     shown = [Image.open(tmp_path / f"own-readings/annotator-{one}.png") for one in ("first", "last")]
     assert shown[0].tobytes() != shown[1].tobytes()
@@ -154,7 +153,7 @@ def test_an_image_may_be_embedded_in_its_address(tmp_path):
     Image.new("RGB", SIZE, (1, 2, 3)).save(file, "PNG")
     text = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
     root = make(tmp_path / "s", task(annotation(region()), image=text))
-    import_data(root, tmp_path / "own", ImportOptions(), split=Split(0.2))
+    import_data(root, tmp_path / "own", ImportOptions(), val_share=0.2)
     assert Image.open(tmp_path / "own/images/project_12.png").getpixel((0, 0)) == (1, 2, 3)
 
 

@@ -13,7 +13,6 @@ from PIL import Image
 from barm.data.importers import import_data, labelme
 from barm.data.importers.annotations import ImportOptions
 from barm.data.importers.source_tree import Tree
-from barm.data.importers.write import Split
 from barm.errors import UserError
 
 BOX = [[5, 2], [15, 8]]
@@ -124,7 +123,7 @@ def test_the_image_may_be_elsewhere_or_embedded(tmp_path):
     make(tmp_path / "s", shape(), name="json/b.json", image="", imagePath="gone.jpg", imageData="")
     data = base64.b64encode(file.getvalue()).decode()
     make(tmp_path / "s", shape(), name="json/c.json", image="", imagePath="c.jpg", imageData=data, imageHeight=None)
-    report = import_data(tmp_path / "s", tmp_path / "own", ImportOptions(), split=Split(0.5))
+    report = import_data(tmp_path / "s", tmp_path / "own", ImportOptions(), val_share=0.5)
     assert report.left_out == {"images that are not there": 1}
     written = {path.stem: path for path in (tmp_path / "own/images").rglob("*.png")}
     assert set(written) == {"a", "c"}
@@ -164,7 +163,7 @@ def test_a_shape_that_is_damaged_is_refused(given, told, tmp_path):
 def test_an_embedded_image_that_is_damaged_is_left_out(tmp_path):
     make(tmp_path / "s", shape())
     make(tmp_path / "s", shape(), name="b.json", image="", imagePath="b.png", imageData="bm8gaW1hZ2U=")
-    report = import_data(tmp_path / "s", tmp_path / "own", ImportOptions(), split=Split(0.5))
+    report = import_data(tmp_path / "s", tmp_path / "own", ImportOptions(), val_share=0.5)
     assert report.left_out == {"images that cannot be read, such as b: what is embedded is no image": 1}
 
 

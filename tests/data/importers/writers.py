@@ -20,6 +20,22 @@ from PIL import Image, ImageDraw
 Objects = Sequence[tuple[str, Sequence[NDArray[np.float64]]]]
 
 
+def write_coco(root: Path, samples: Sequence[tuple[Image.Image, Objects]]) -> None:
+    """One JSON file beside the images; every outline is a ring of its object's polygon."""
+    root.mkdir(parents=True, exist_ok=True)
+    labels, images, annotations = _labels(samples), list[dict[str, Any]](), list[dict[str, Any]]()
+    for i, (image, objects) in enumerate(samples):
+        image.save(root / f"image{i}.png")
+        images.append({"id": i, "file_name": f"image{i}.png", "width": image.width, "height": image.height})
+        for label, rings in objects:
+            outlines = [ring.ravel().tolist() for ring in rings]
+            one = {"id": len(annotations), "image_id": i, "category_id": 3 * labels.index(label) + 2, "iscrowd": 0}
+            annotations.append({**one, "segmentation": outlines})
+    categories = [{"id": 3 * k + 2, "name": label} for k, label in enumerate(labels)]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (root / "instances.json").write_text(json.dumps(content))
+
+
 def write_yolo(root: Path, samples: Sequence[tuple[Image.Image, Objects]]) -> None:
     """images/train, labels/train and data.yaml; the last image is the one for validation."""
     labels = _labels(samples)

@@ -29,6 +29,7 @@ from barm.data.importers.annotations import Ambiguous, Annotations, ImportOption
 from barm.data.importers.preview import explain
 from barm.data.importers.source_tree import Tree
 from barm.data.importers.write import ImportReport, Split, write_folder, write_report
+from barm.data.splits import VAL_SHARE
 from barm.errors import UserError
 from barm.words import count
 
@@ -62,11 +63,12 @@ IMPORTERS: dict[str, Importer] = {
 
 
 def import_data(
-    source: Path,
-    root: Path,
-    options: ImportOptions,
+    source: Path | str,
+    root: Path | str,
+    options: ImportOptions | None = None,
     *,
-    split: Split,
+    val_share: float = VAL_SHARE,
+    group_by: str = "",
     link: bool = False,
 ) -> ImportReport:
     """Turn what an annotation tool wrote into a folder of images, masks and class names.
@@ -75,13 +77,15 @@ def import_data(
         source: the folder that the tool wrote, or ``owner/name`` of a data set on Hugging Face's hub.
         root: a new folder.
         options: choices.
-        split: how the images are divided if the source does not divide them.
+        val_share: of the images for validation, where the source does not divide them.
+        group_by: as in `barm.data.splits.divide`.
         link: make hard links to the images instead of copies, where the disk allows it.
 
     Raises:
         UserError: if the format is not known, the source contradicts itself, or it can be read in several ways and no
             option says which is meant; images beside `root` then show all of them. `root` is not made.
     """
+    source, root, options = Path(source), Path(root), options or ImportOptions()
     repository = hub.repository(source, named=options.format == "huggingface")
     tree = Tree(hub.fetch(repository) if repository else source, options.images)
     name = detect_format(tree) if options.format == "auto" else options.format
@@ -91,7 +95,8 @@ def import_data(
         raise explain(question, root) from None
     if not found.items and not found.left_out:
         raise UserError(f"{source}: nothing to import: no image in it has an annotation")
-    counted = write_folder(replace(found, items=_shortened(found.items)), root, options, split, link=link)
+    named, split = replace(found, items=_shortened(found.items)), Split(val_share, group_by)
+    counted = write_folder(named, root, options, split, link=link)
     default = ImportOptions()
     chosen = {f.name: str(v) for f in fields(options) if (v := getattr(options, f.name)) != getattr(default, f.name)}
     report = ImportReport(str(source), name, chosen, **counted)
