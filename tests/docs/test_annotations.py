@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,9 @@ from PIL import Image, ImageDraw
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
+from barm.catalogue import FORMATS
 from barm.cli import app
+from barm.data.importers.annotations import ImportOptions
 
 PAGE = Path(__file__).parents[2] / "docs" / "annotations.md"
 PARTS = ("front_glass", "back_glass", "front_bumper", "back_bumper", "wheel", "hood")
@@ -79,3 +82,13 @@ def run(line: str) -> None:
     more = [w for start, words in SHORTENED.items() if line.startswith(start) for w in words]
     done = CliRunner().invoke(app, [*shlex.split(line)[1:], *more], catch_exceptions=False)
     assert done.exit_code == 0, done.output
+
+
+def test_the_page_has_every_format_and_every_choice():
+    text = PAGE.read_text("utf-8")
+    rows = re.findall(r"^\| `(\w+)` \|", text.split("## Formats")[1], re.M)
+    assert sorted(rows) == sorted(FORMATS)
+    asked = {f.name for f in fields(ImportOptions) if f.default == "ask"}
+    assert asked == set(
+        re.findall(r"^\| .* \| `--(\w+) ", text.split("### Choices")[1].split("Other choices")[0], re.M)
+    )
