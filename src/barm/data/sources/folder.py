@@ -103,7 +103,7 @@ def _class_values(root: Path) -> ClassValues | None:
     return read_class_values(path)
 
 
-def write_split(root: Path, share: float = VAL_SHARE, group_by: str = "") -> dict[str, int]:
+def write_split(root: Path | str, share: float = VAL_SHARE, group_by: str = "") -> dict[str, int]:
     """Write ``train.txt`` and ``val.txt`` of a folder; returns the numbers of images.
 
     Args:
@@ -114,6 +114,7 @@ def write_split(root: Path, share: float = VAL_SHARE, group_by: str = "") -> dic
     Raises:
         UserError: for a folder without images, or one that is divided already.
     """
+    root = Path(root)
     folder = _part(root, IMAGES)
     divided = [place for names in SPLITS.values() for name in names if (place := folder / name).is_dir()]
     if divided:
