@@ -34,7 +34,7 @@ def saliency(
     ] = None,
     grey: Annotated[bool, typer.Option("--grey", help="Keep the grey levels of salient pixels.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Make maps anew that are there.")] = False,
-    model: Annotated[Path | None, _network("Its file, .onnx or .pt2 (torch.export).")] = None,
+    model: Annotated[Path | None, _network("Its file, .onnx or .pt2 (torch.export), which can run code.")] = None,
     input_size: Annotated[str | None, _network("<width>x<height>, N or native. By default its own, or 320.")] = None,
     mean: Annotated[str | None, _network("By default ImageNet's, 0.485,0.456,0.406.")] = None,
     std: Annotated[str | None, _network("By default ImageNet's, 0.229,0.224,0.225.")] = None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from barm.reading import Unfit, read_toml
 FILE = "classes.toml"
 ORIGINAL = "source_classes.toml"  # beside it, or beside classes.txt: what an import found in the masks
 HIGHEST = 2**16 - 1
+UNKNOWN = 256  # no id
 ADD = f"list it in {FILE}, or say there what others are"
 _TEXT_COLOUR = re.compile(r"#?([0-9a-f]{6})|(\d{1,3})\s*[, ]\s*(\d{1,3})\s*[, ]\s*(\d{1,3})", re.IGNORECASE)
 
@@ -50,15 +52,18 @@ class ClassValues:
         Raises:
             Unfit: for a value that is not listed, if there is no `other`.
         """
-        values = packed(mask) if self.colours else mask.astype(np.int64)
-        known, ids = (np.array(column, np.int64) for column in zip(*sorted(self.ids), strict=True))
-        place = np.searchsorted(known, values).clip(max=len(known) - 1)
-        found = known[place] == values
-        if self.other is None and not found.all():
-            strange = [self.written(int(v)) for v in np.unique(values[~found])]
-            what = "colour" if self.colours else "value"
-            raise Unfit(where, f"holds the {what} {listing(strange)}, which {self.path.name} does not list", ADD)
-        return np.where(found, ids[place], self.other or 0).astype(np.uint8)
+        values, limit = (packed(mask.astype(np.uint8, copy=False)), 1 << 24) if self.colours else (mask, 1 << 16)
+        if values.dtype.kind == "i" and values.size and (values.min() < 0 or values.max() >= limit):
+            raise self._unlisted(values[(values < 0) | (values >= limit)], where)
+        ids = _table(self.ids, self.other, limit)[values]
+        if ids.size and ids.max() == UNKNOWN:
+            raise self._unlisted(values[ids == UNKNOWN], where)
+        return ids.astype(np.uint8)
+
+    def _unlisted(self, values: NDArray[np.integer], where: Path) -> Unfit:
+        strange = [self.written(int(v)) for v in np.unique(values)]
+        what = "colour" if self.colours else "value"
+        return Unfit(where, f"holds the {what} {listing(strange)}, which {self.path.name} does not list", ADD)
 
     def from_ids(self, ids: NDArray[np.uint8], names: tuple[str, ...]) -> Image.Image:
         """Write a mask of ids in these values or colours.
@@ -180,10 +185,20 @@ def parse_colour(text: str) -> int | None:
     return red << 16 | green << 8 | blue if max(red, green, blue) < 256 else None
 
 
-def packed(colours: NDArray[np.integer]) -> NDArray[np.int64]:
+def packed(colours: NDArray[np.uint8]) -> NDArray[np.uint32]:
     """Colours ``(..., 3)`` as 0xrrggbb ``(...)``."""
-    wide = colours.astype(np.int64)
-    return np.asarray(wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2])
+    red, green, blue = (colours[..., channel].astype(np.uint32) for channel in range(3))
+    return np.asarray(red << 16 | green << 8 | blue)
+
+
+@lru_cache(maxsize=4)
+def _table(ids: tuple[tuple[int, int], ...], other: int | None, limit: int) -> NDArray[np.uint16]:
+    """Table from value to id; `UNKNOWN` where there is none, ``(limit,)``."""
+    table = np.full(limit, UNKNOWN if other is None else other, np.uint16)
+    for value, class_id in ids:
+        table[value] = class_id
+    table.setflags(write=False)
+    return table
 
 
 def _key(text: str, colour: bool, path: Path) -> int:

@@ -9,6 +9,8 @@ from matplotlib.path import Path as Outline
 from numpy.typing import NDArray
 from PIL import Image
 
+from barm.data.importers.annotations import Cover
+
 Ring = NDArray[np.float64]  # (n, 2): x, y in pixels
 Object = tuple[str, list[Ring]]  # label; the outline, then holes
 Sample = tuple[Image.Image, list[Object]]
@@ -25,6 +27,13 @@ def blob(x: float, y: float, radius: float, seed: int, points: int = 24) -> Ring
 
 def box(left: float, top: float, right: float, bottom: float) -> Ring:
     return np.array([(left, top), (right, top), (right, bottom), (left, bottom)], float)
+
+
+def full(cover: Cover, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """A region's pixels in an image of ``(width, height)``, ``(H, W)``."""
+    mask, patch = np.zeros(size[::-1], bool), cover(size)
+    mask[patch.box] = patch.mask
+    return mask
 
 
 def samples(*, holes: bool = False, number: int = 2) -> list[Sample]:

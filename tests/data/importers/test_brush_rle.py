@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import writers
+from samples import full
 
 from barm.data.importers.brush_rle import brush, check_brush
 
@@ -22,13 +23,13 @@ def test_repeated_values_are_decoded():
     expected[1:4, 2:6] = expected[0, 0] = True
     expected[2, 3] = False
     assert check_brush(RING, (7, 5)) is None
-    assert (brush(RING, (7, 5))((7, 5)) == expected).all()
+    assert (full(brush(RING, (7, 5)), (7, 5)) == expected).all()
 
 
 def test_rows_of_different_values_are_decoded():
     alpha = np.array([[69, 4, 233, 186], [200, 200, 200, 200], [138, 108, 31, 165]])
     assert check_brush(NOISE, (4, 3)) is None
-    assert (brush(NOISE, (4, 3))((4, 3)) == (alpha >= 128)).all()
+    assert (full(brush(NOISE, (4, 3)), (4, 3)) == (alpha >= 128)).all()
 
 
 def test_long_runs_are_decoded():
@@ -36,7 +37,7 @@ def test_long_runs_are_decoded():
     mask[100:] = True
     rle = writers.packed_stroke(mask)
     assert check_brush(rle, (300, 200)) is None
-    assert (brush(rle, (300, 200))((300, 200)) == mask).all()
+    assert (full(brush(rle, (300, 200)), (300, 200)) == mask).all()
 
 
 @pytest.mark.parametrize(

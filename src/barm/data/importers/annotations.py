@@ -27,8 +27,31 @@ Labels = Literal["ask", "ids", "trainids"]
 First = Literal["ask", "0", "1"]
 Rest = Literal["background", "ignore"]
 Annotator = Literal["ask", "first", "last"]
+Background = Literal["ask", "cut", "below"]
 Size = tuple[int, int]  # width, height
-Cover = Callable[[Size], NDArray[np.bool_]]  # (H, W): the pixels of a region in an image of a size
+
+
+class Patch(NamedTuple):
+    """The pixels of a region, in the smallest box that holds them.
+
+    Attributes:
+        left: the box's first column in the image.
+        top: its first row.
+        mask: ``(h, w)`` bool, not larger than the image.
+    """
+
+    left: int
+    top: int
+    mask: NDArray[np.bool_]
+
+    @property
+    def box(self) -> tuple[slice, slice]:
+        """Its place in an array ``(H, W)``."""
+        height, width = self.mask.shape
+        return slice(self.top, self.top + height), slice(self.left, self.left + width)
+
+
+Cover = Callable[[Size], Patch]  # the pixels of a region in an image of a size
 
 
 @dataclass(frozen=True)
@@ -49,6 +72,8 @@ class ImportOptions:
         labels: which of Cityscapes' label files are read.
         colours: a table of colours and class names, for masks in colour.
         first: the number in masks of the first name of a list.
+        background: what an object is that is called background and lies over others: it takes its pixels out of those
+            before it (``cut``), or lies below all of them.
         annotator: which of several annotations of an image counts, in the order in which they were made.
         image_column: the column of images in a table; found out if empty.
         label_column: the column of masks in a table; found out if empty.
@@ -68,6 +93,7 @@ class ImportOptions:
     colours: Path | None = None
     first: First = "ask"
     annotator: Annotator = "ask"
+    background: Background = "ask"
     image_column: str = ""
     label_column: str = ""
 
@@ -159,6 +185,20 @@ class Ambiguous(Exception):
     def __init__(self, what: str, flag: str, readings: Mapping[str, Preview]) -> None:
         super().__init__(what)
         self.what, self.flag, self.readings = what, flag, readings
+
+
+class Undecided(Exception):
+    """A mask that can be painted in several ways.
+
+    Args:
+        what: the question, without the image's name.
+        flag: the option that answers it.
+        answers: paints the mask, by answer.
+    """
+
+    def __init__(self, what: str, flag: str, answers: Mapping[str, Callable[[Size], Painted]]) -> None:
+        super().__init__(what)
+        self.what, self.flag, self.answers = what, flag, answers
 
 
 class Classes:

@@ -15,12 +15,22 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from barm.data.importers.annotations import Annotations, Classes, ImportOptions, Item, Overlap, Painted, Region, Size
+from barm.data.importers.annotations import (
+    Annotations,
+    Classes,
+    ImportOptions,
+    Item,
+    Overlap,
+    Painted,
+    Patch,
+    Region,
+    Size,
+)
 from barm.data.importers.binary_names import ClassMask, class_masks
 from barm.data.importers.mask_files import EMPTY, LOST, LeftOut, Splits, mask_files
 from barm.data.importers.mask_kinds import mask_kind
 from barm.data.importers.mask_scan import BLACK, UNREADABLE, WHITE, Facts, blank, read_grey, scan
-from barm.data.importers.regions import paint
+from barm.data.importers.regions import cropped, paint
 from barm.data.importers.source_tree import Tree, name_of
 from barm.data.mask_values import listing
 from barm.errors import UserError
@@ -124,6 +134,6 @@ def _paint(layers: Sequence[tuple[int, Path]], overlap: Overlap, size: Size) -> 
     return painted._replace(objects={})
 
 
-def _cover(cover: NDArray[np.bool_], size: Size) -> NDArray[np.bool_]:
+def _cover(cover: NDArray[np.bool_], size: Size) -> Patch:
     """A mask's own pixels, whatever the size of the image is."""
-    return cover
+    return cropped(cover)

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from barm.data.importers.annotations import Cover, Size
+from barm.data.importers.annotations import Cover, Patch, Size
+from barm.data.importers.regions import cropped
 
 CHANNELS = 4
 OPAQUE = 128  # alpha from which a pixel belongs to the stroke
@@ -48,7 +49,7 @@ def brush(rle: Sequence[int], size: Size) -> Cover:
         rle: bytes that `check_brush` accepts.
         size: ``(width, height)`` of the image that was annotated.
     """
-    return partial(_decoded, bytes(rle), size)
+    return partial(_stroke, bytes(rle), size)
 
 
 def check_brush(rle: Any, size: Size) -> str | None:
@@ -102,6 +103,10 @@ def _number(bits: bytes, place: int, length: int) -> int:
     for bit in bits[place : place + length]:
         value = value << 1 | bit
     return value
+
+
+def _stroke(content: bytes, annotated: Size, size: Size) -> Patch:
+    return cropped(_decoded(content, annotated, size))
 
 
 def _decoded(content: bytes, annotated: Size, size: Size) -> NDArray[np.bool_]:

@@ -107,7 +107,7 @@ def _item(
     size = (width, height) if type(width) is int and type(height) is int else None
     file = tree.images[image] if image else partial(_embedded, tree.root / path)
     return Item(
-        name_of(image or path.as_posix()), file, painter(regions, options.overlap), split_of(image or path), size
+        name_of(image or path.as_posix()), file, painter(regions, options.overlap, "cut"), split_of(image or path), size
     )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from barm.data.importers.annotations import Cover, Overlap, Painted, Region, Size
+from barm.data.importers.annotations import Background, Cover, Overlap, Painted, Patch, Region, Size, Undecided
 from barm.labels import IGNORE
 
 Ring = NDArray[np.float64]  # (n, 2): x, y in pixels from the image's upper left corner
@@ -120,79 +120,141 @@ def nested(rings: Sequence[Ring], size: Size) -> bool:
     return False
 
 
-def paint(regions: Sequence[Region], overlap: Overlap, size: Size) -> Painted:
-    """Paint the objects of an image.
+def paint(regions: Sequence[Region], overlap: Overlap, size: Size, background: Background = "ask") -> Painted:
+    """Paint the objects of an image, one after the other, each within its box.
 
     Args:
-        regions: in the source's order. One with the id 0 is taken out of those before it, whatever `overlap` is.
+        regions: in the source's order. One with the id 0 is a part of the image that is called background.
         overlap: which object a pixel belongs to that several cover: the ``later`` one of the source, the ``earlier``
             one, the one with the ``smaller`` area, or none of several classes (``ignore``: 255).
         size: ``(width, height)``.
+        background: whether what is called background takes its pixels out of the objects before it (``cut``), whatever
+            `overlap` is, or lies ``below`` all objects.
+
+    Raises:
+        Undecided: where that makes a difference and nothing says which.
     """
-    width, height = size
-    ids = np.zeros((height, width), np.uint8)
-    taken, contested = np.zeros((height, width), bool), np.zeros((height, width), bool)
-    covers = _cut_out([(region.class_id, region.cover(size)) for region in regions])
+    patches = [(region.class_id, region.cover(size)) for region in regions]
+    if background == "ask" and _hidden(patches) >= SMALL:
+        answers = {answer: partial(paint, regions, overlap, background=answer) for answer in ("cut", "below")}
+        raise Undecided("an object that is called background lies over others", "--background", answers)
+    objects = _cut_out(patches) if background != "below" else [each for each in patches if each[0]]
     if overlap == "smaller":
-        covers = sorted(covers, key=lambda each: -int(each[1].sum()))
-    for class_id, cover in covers if overlap != "earlier" else reversed(covers):
-        contested |= cover & taken & (ids != class_id)
-        ids[cover] = class_id
-        taken |= cover
+        objects = sorted(objects, key=lambda each: -int(each[1].mask.sum()))
+    ids = np.zeros(size[::-1], np.uint8)
+    taken, contested = np.zeros(size[::-1], bool), np.zeros(size[::-1], bool)
+    for class_id, patch in objects if overlap != "earlier" else reversed(objects):
+        contested[patch.box] |= patch.mask & taken[patch.box] & (ids[patch.box] != class_id)
+        ids[patch.box][patch.mask] = class_id
+        taken[patch.box] |= patch.mask
     if overlap == "ignore":
         ids[contested] = IGNORE
-    objects = Counter(region.class_id for region in regions if region.class_id and not region.further)
-    return Painted(ids, objects, int(contested.sum()))
+    counts = Counter(region.class_id for region in regions if region.class_id and not region.further)
+    return Painted(ids, counts, int(contested.sum()))
 
 
-def painter(regions: Sequence[Region], overlap: Overlap) -> partial[Painted]:
+def painter(regions: Sequence[Region], overlap: Overlap, background: Background = "ask") -> Callable[[Size], Painted]:
     """`paint` for an item's regions, as `Item.paint` wants it."""
-    return partial(paint, tuple(regions), overlap)
+    return partial(paint, tuple(regions), overlap, background=background)
 
 
-def _cut_out(covers: list[tuple[int, NDArray[np.bool_]]]) -> list[tuple[int, NDArray[np.bool_]]]:
-    """The covers of objects, without what background takes out of them."""
-    objects = list[tuple[int, NDArray[np.bool_]]]()
-    for class_id, cover in covers:
+def cropped(mask: NDArray[np.bool_], left: int = 0, top: int = 0) -> Patch:
+    """The part of a mask that holds pixels, as a copy.
+
+    Args:
+        mask: ``(h, w)``.
+        left: column of the mask in the image.
+        top: row of the mask in the image.
+    """
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(rows):
+        return Patch(0, 0, np.zeros((0, 0), bool))
+    y, x = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    return Patch(left + int(columns[0]), top + int(rows[0]), mask[y, x].copy())
+
+
+def _hidden(patches: Sequence[tuple[int, Patch]]) -> int:
+    """Number of pixels of objects that lie below a later part that is called background."""
+    hidden = 0
+    for k, (class_id, part) in enumerate(patches):
         if class_id == 0:
-            objects = [(each, other & ~cover) for each, other in objects]
+            hidden += sum(int((part.mask & _within(other, part)).sum()) for i, other in patches[:k] if i)
+    return hidden
+
+
+def _cut_out(patches: Sequence[tuple[int, Patch]]) -> list[tuple[int, Patch]]:
+    """The objects, without what background takes out of those before it."""
+    objects = list[tuple[int, Patch]]()
+    for class_id, patch in patches:
+        if class_id == 0:
+            objects = [(i, other._replace(mask=other.mask & ~_within(patch, other))) for i, other in objects]
         else:
-            objects.append((class_id, cover))
+            objects.append((class_id, patch))
     return objects
 
 
-def _drawn(ring_of: Callable[[Size], Ring], size: Size) -> NDArray[np.bool_]:
-    return _decoded(_encoded(ring_of(size), size))
+def _within(patch: Patch, frame: Patch) -> NDArray[np.bool_]:
+    """The pixels of a patch in the box of another one."""
+    return _placed(patch.mask, patch.left - frame.left, patch.top - frame.top, frame.mask.shape)
 
 
-def _stamped(mask: NDArray[np.bool_], left: int, top: int, size: Size) -> NDArray[np.bool_]:
-    width, height = size
-    result = np.zeros((height, width), bool)
+def _placed(mask: NDArray[np.bool_], left: int, top: int, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """A mask at a place of an array of this shape ``(h, w)``; what reaches beyond is cut off."""
+    height, width = shape
+    result = np.zeros(shape, bool)
     part = mask[max(0, -top) : max(0, height - top), max(0, -left) : max(0, width - left)]
     result[max(0, top) : max(0, top) + part.shape[0], max(0, left) : max(0, left) + part.shape[1]] = part
     return result
 
 
-def _rings(rings: tuple[Ring, ...], holes: bool, size: Size) -> NDArray[np.bool_]:
-    covers = [_decoded(_encoded(ring, size)) for ring in rings]
+def _drawn(ring_of: Callable[[Size], Ring], size: Size) -> Patch:
+    return _filled(ring_of(size), size)
+
+
+def _stamped(mask: NDArray[np.bool_], left: int, top: int, size: Size) -> Patch:
+    width, height = size
+    part = mask[max(0, -top) : max(0, height - top), max(0, -left) : max(0, width - left)]
+    return cropped(part, max(0, left), max(0, top))
+
+
+def _rings(rings: tuple[Ring, ...], holes: bool, size: Size) -> Patch:
+    patches = [_filled(ring, size) for ring in rings]
+    frame = _around(patches)
+    covers = [_within(patch, frame) for patch in patches]
     if not holes:
-        return np.asarray(np.logical_or.reduce(covers))
-    result = np.zeros_like(covers[0])
+        return frame._replace(mask=np.asarray(np.logical_or.reduce(covers)))
+    result = np.zeros_like(frame.mask)
     for cover in sorted(covers, key=lambda c: -int(c.sum())):  # from outside to inside
         area = int(cover.sum())
         inside = area > 0 and int((cover & result).sum()) >= INSIDE * area
         result = result & ~cover if inside else result | cover
-    return result
+    return frame._replace(mask=result)
 
 
-def _runs(rle: dict[str, Any], size: Size) -> NDArray[np.bool_]:
+def _around(patches: Sequence[Patch]) -> Patch:
+    """An empty patch in whose box all of them lie."""
+    boxes = [(p.left, p.top, p.left + p.mask.shape[1], p.top + p.mask.shape[0]) for p in patches if p.mask.size]
+    if not boxes:
+        return patches[0]
+    left, top, right, bottom = (
+        f(sides) for f, sides in zip((min, min, max, max), zip(*boxes, strict=True), strict=True)
+    )
+    return Patch(left, top, np.zeros((bottom - top, right - left), bool))
+
+
+def _filled(ring: Ring, size: Size) -> Patch:
+    """The pixels of one ring. It is filled in the whole image: elsewhere the rasteriser may round otherwise."""
+    return _unpacked(_encoded(ring, size))
+
+
+def _runs(rle: dict[str, Any], size: Size) -> Patch:
     height, width = rle["size"]
     if (width, height) != size:
         raise ValueError(f"its run lengths are of {width}x{height} pixels, not {size[0]}x{size[1]}")
     if isinstance(rle["counts"], list):
         flags = np.arange(len(rle["counts"])) % 2 == 1
-        return np.asarray(np.repeat(flags, rle["counts"]).reshape(width, height).T)
-    return _decoded({"size": rle["size"], "counts": rle["counts"].encode()})
+        return cropped(np.asarray(np.repeat(flags, rle["counts"]).reshape(width, height).T))
+    return _unpacked({"size": rle["size"], "counts": rle["counts"].encode()})
 
 
 def _encoded(ring: Ring, size: Size) -> Any:
@@ -201,8 +263,10 @@ def _encoded(ring: Ring, size: Size) -> Any:
     return runs
 
 
-def _decoded(runs: Any) -> NDArray[np.bool_]:
-    return np.asarray(coco_mask.decode(runs)).astype(bool)
+def _unpacked(runs: Any) -> Patch:
+    """The pixels of compressed run lengths."""
+    left, top, width, height = (int(n) for n in coco_mask.toBbox(runs))
+    return Patch(left, top, coco_mask.decode(runs)[top : top + height, left : left + width].astype(bool))
 
 
 def _compressed_total(text: str) -> int:
