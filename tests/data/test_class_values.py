@@ -153,8 +153,9 @@ def test_two_lists_of_classes_are_refused(painted):
 
 def test_the_check_names_an_unlisted_colour(painted, cli):
     Image.new("RGB", (40, 32), "red").save(painted / "masks/train/0.png")
-    status, out, _ = cli("data", "check", painted)
+    status, out, err = cli("data", "check", painted)
     assert status == 2
+    assert "give each its id" not in out + err
     assert "holds the colour #ff0000, which classes.toml does not list; list it in classes.toml" in out
 
 

@@ -55,6 +55,10 @@ def test_what_is_no_side(name):
     assert sided(["car", name]) == ()
 
 
+def test_names_that_differ_by_capitals_are_no_sides():
+    assert sided(["Cat", "cat", "Model L", "model l"]) == ()
+
+
 def test_the_published_classes_have_no_sides():
     assert sided(published("voc")[0]) == ()
     assert sided(published("ade")[0]) == ()

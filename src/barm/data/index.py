@@ -117,7 +117,7 @@ def explained(source: FileSource, index: Index) -> str | None:
     if "id" in kinds:
         return f"of the values in the masks: {suggests(index.values, len(source.class_names) - 1)}"
     colour = next((p for p in index.problems if p.kind == "colour"), None)
-    if colour is None:
+    if colour is None or source.values is not None:
         return None
     with Image.open(colour.path) as mask:
         told = mask.mode in ("RGB", "RGBA", "RGBX", "CMYK", "YCbCr")

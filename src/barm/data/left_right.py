@@ -89,8 +89,9 @@ def _counterpart(name: str, by_key: dict[tuple[str, ...], str], by_text: dict[st
     tokens = _tokens(name)
     for pair in (*WORDS, *LETTERS):
         swap = {pair[0]: pair[1], pair[1]: pair[0]}
-        other = by_key.get(tuple(swap.get(token, token) for token in tokens))
-        if other not in (None, name):
+        swapped = tuple(swap.get(token, token) for token in tokens)
+        other = by_key.get(swapped) if swapped != tokens else None
+        if other is not None:
             return other
     for left, right in WORDS[:1]:  # written in one word
         for one, two in ((left, right), (right, left)):

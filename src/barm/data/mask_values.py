@@ -26,8 +26,10 @@ def suggests(values: Collection[int], limit: int) -> str:
     'they hold only 0 and 255, as a binary export does: 255 is ignored here, the class is 1'
     >>> suggests({0, 50, 100}, 2)
     'they are multiples of 50: divide by it, so that the classes are 1 to 2'
+    >>> suggests({0, 300, 450}, 2)
+    '300 and 450 are no class of classes.txt: the classes are 1 to 2, 0 is background, 255 is ignored'
     """
-    labels = sorted(LABELS & set(values))
+    labels = sorted(set(values) - {0, 255})
     expected = f"the classes are 1 to {limit}" if limit > 1 else "the class is 1"
     if not labels:
         found = listing(sorted(values))

@@ -22,6 +22,12 @@ def test_without_a_table_the_colours_are_told(source):
         imported(source)
 
 
+def test_why_a_table_is_none_is_told(source):
+    (source / "class_dict.csv").write_text("name,r,g,b\ncat,1,2,3\ndog,1,2,3\n")
+    with pytest.raises(UserError, match=r"names the masks' colours .*class_dict.csv.*'cat' and 'dog' have one colour"):
+        imported(source)
+
+
 def test_smoothed_edges_are_refused_with_their_number(source):
     file = source / "train_labels" / "image0_L.png"
     smooth = Image.open(file).resize((224, 192)).filter(ImageFilter.GaussianBlur(1)).resize(SIZE)

@@ -15,6 +15,7 @@ LAYOUTS = {
     "splits below": ("images/train/a.jpg", "masks/train/a.png"),
     "splits above": ("train/images/a.jpg", "train/masks/a.png"),
     "split names with words": ("train/a.png", "train_labels/a_L.png"),
+    "OpenMMLab": ("img_dir/train/a.jpg", "ann_dir/train/a.png"),
     "SegNet": ("train/a.png", "trainannot/a.png"),
     "VOC": ("JPEGImages/a.jpg", "SegmentationClass/a.png"),
     "the same name": ("a.jpg", "a.png"),

@@ -96,15 +96,27 @@ def find_colour_table(tree: Tree, options: ImportOptions) -> ClassValues | None:
 
 def colour_tables(tree: Tree) -> dict[Path, ClassValues]:
     """All files of a source that are tables of colours."""
-    found = dict[Path, ClassValues]()
+    found, _ = _tables(tree)
+    return found
+
+
+def faulty_tables(tree: Tree) -> list[str]:
+    """Why files that may be meant as tables of colours are none, one line each."""
+    _, faults = _tables(tree)
+    return faults
+
+
+def _tables(tree: Tree) -> tuple[dict[Path, ClassValues], list[str]]:
+    found, faults = dict[Path, ClassValues](), list[str]()
     for place in tree.with_suffix(*SUFFIXES):
         path = tree.root / place
         if len(place.parts) <= 2 and path.stat().st_size <= LIMIT:
             try:
                 found[path] = read_colour_table(path)
-            except UserError:
-                continue  # a file of another kind
-    return found
+            except UserError as error:  # often a file of another kind
+                if place.suffix.lower() in (".csv", ".toml") or "labelmap" in place.name.lower():
+                    faults.append(str(error))
+    return found, faults
 
 
 def label_map(text: str, path: Path) -> ClassValues:

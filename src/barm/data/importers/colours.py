@@ -7,7 +7,7 @@ have the colour of a third.
 from __future__ import annotations
 
 from barm.data.importers.annotations import Annotations, ImportOptions
-from barm.data.importers.colour_tables import WRITE, find_colour_table, source_values
+from barm.data.importers.colour_tables import WRITE, faulty_tables, find_colour_table, source_values
 from barm.data.importers.mask_files import LOST, LeftOut, mask_files, pair
 from barm.data.importers.mask_items import mask_items, readable
 from barm.data.importers.mask_kinds import mask_kind
@@ -44,7 +44,8 @@ def read(tree: Tree, options: ImportOptions) -> Annotations:
         raise UserError(f"{tree.root}: JPEG has changed the colours of the masks: export them as PNG")
     if values is None:
         shown = listing([f"#{colour:06x}" for colour, _ in total(facts.values()).most_common()])
-        raise UserError(f"{tree.root}: nothing names the masks' colours ({shown}): {WRITE}")
+        faults = f"; {faulty[0]}" if (faulty := faulty_tables(tree)) else ""
+        raise UserError(f"{tree.root}: nothing names the masks' colours ({shown}): {WRITE}{faults}")
     check_listed(facts, values)
     painted = {image: (mask, values) for image, mask in pairs.masks.items()}
     items = mask_items(tree, painted, facts, options, left_out)

@@ -24,8 +24,8 @@ from barm.reading import read_text, real
 
 Kind = Literal["mask", "image", "other"]
 _MASK_WORDS = """
-    mask masks label labels labelled annotation annotations annot annots annotated gt groundtruth seg segmentation
-    segmentations semantic segmentationclass segmentationclassaug segmentationclassraw segmentationclasspng
+    mask masks label labels labelled ann anns annotation annotations annot annots annotated gt groundtruth seg
+    segmentation segmentations semantic segmentationclass segmentationclassaug segmentationclassraw segmentationclasspng
     labelids labeltrainids
 """
 _IMAGE_WORDS = """
