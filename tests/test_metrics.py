@@ -17,6 +17,12 @@ def test_iou_by_hand():
     np.testing.assert_allclose(class_iou(counts), [0.5, 0.5, 0], atol=1e-5)
 
 
+@pytest.mark.parametrize("outside", [-1, -100, 3, 255])
+def test_labels_outside_the_classes_are_left_out(outside):
+    counts = confusion_counts(torch.tensor([0, 2, 1]), torch.tensor([0, outside, 1]), 3)
+    assert counts.tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 0]]
+
+
 def test_groups():
     assert group_means([0.2, 0.4, 0.9], 2) == pytest.approx({"all": 0.5, "old": 0.3, "new": 0.9})
     assert "new" not in group_means([0.2, 0.4], 2)
