@@ -170,6 +170,38 @@ def test_a_ring_inside_a_ring_is_asked_about_with_an_image_each(tmp_path):
     assert mask(read(root, rings="holes")).sum() == 52
 
 
+def test_an_image_of_another_scene_or_split_does_not_get_the_mask(tmp_path):
+    assert read(make(tmp_path / "a", annotation(), image="one/1.png", place="two/1.png")).left_out == {
+        "images that are not there": 1
+    }
+    root = make(tmp_path / "b", annotation(), name="valid/_annotations.coco.json", place="valid/a.png")
+    make(root, annotation(), name="train/_annotations.coco.json", place="train/b.png")
+    found = read(root)
+    assert [(item.name, item.split) for item in found.items] == [("valid/a", "val")]
+    assert found.left_out == {"images that are not there": 1}
+
+
+def test_two_entries_of_one_image_are_refused(tmp_path):
+    images = [{"id": i, "file_name": f"/home/{i}/a.png", "width": 20, "height": 10} for i in (1, 2)]
+    with pytest.raises(
+        UserError, match=r"1/a\.png \(id 1\) and .*2/a\.png \(id 2\) are both of the image a\.png"
+    ) as told:
+        read(make(tmp_path / "a", annotation(), images=images))
+    assert "\n" not in str(told.value)
+    make(tmp_path / "b", annotation(), name="one.json")
+    with pytest.raises(UserError, match=r"one\.json and .*two\.json are both of the image a\.png"):
+        read(make(tmp_path / "b", annotation(), name="two.json"))
+
+
+def test_a_file_is_opened_once_to_know_what_it_is(tmp_path, monkeypatch):
+    tree, opened = Tree(make(tmp_path, annotation())), list[str]()
+    peek = tree.peek
+    monkeypatch.setattr(tree, "peek", lambda path: opened.append(path.name) or peek(path))
+    assert coco.lacks(tree) is None
+    assert len(coco.read(tree, ImportOptions()).items) == 1
+    assert opened == ["annotations.json"]
+
+
 def test_an_image_without_annotations_and_one_that_is_not_there(tmp_path):
     images = [{"id": i, "file_name": f"{name}.png", "width": 20, "height": 10} for i, name in enumerate("abc", 1)]
     Image.new("RGB", (20, 10)).save(tmp_path / "b.png")

@@ -130,6 +130,21 @@ def test_the_image_may_be_elsewhere_or_embedded(tmp_path):
     assert Image.open(written["c"]).getpixel((0, 0)) == (9, 8, 7)
 
 
+def test_an_image_of_another_folder_does_not_get_the_shapes(tmp_path):
+    make(tmp_path, shape(), image="2.png", name="one/2.json")
+    make(tmp_path, shape(), image="", imagePath="1.png", name="one/1.json")
+    make(tmp_path, shape("dog"), image="1.png", name="two/1.json")
+    found = read(tmp_path)
+    assert [item.name for item in found.items] == ["one/2", "two/1"]
+    assert found.left_out == {"images that are not there": 1}
+
+
+def test_two_files_of_one_image_are_refused(tmp_path):
+    make(tmp_path, shape())
+    with pytest.raises(UserError, match=r"a\.json and .*b\.json are both of the image a\.png"):
+        read(make(tmp_path, shape(), name="b.json"))
+
+
 def test_an_image_without_shapes_is_left_out_unless_it_is_background(tmp_path):
     make(tmp_path, shape())
     make(tmp_path, image="b.png", name="b.json")

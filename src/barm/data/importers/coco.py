@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from barm.data.importers.annotations import Ambiguous, Annotations, Classes, ImportOptions, Item, Preview, Region
 from barm.data.importers.regions import check_run_lengths, nested, painter, polygon, rectangle, run_lengths
-from barm.data.importers.source_tree import Tree, name_of, split_of
+from barm.data.importers.source_tree import Claims, Tree, name_of, split_of
 from barm.errors import UserError
 from barm.labels import IGNORE
 from barm.reading import read_json
@@ -38,15 +39,17 @@ def read(tree: Tree, options: ImportOptions) -> Annotations:
     left_out = Counter[str]()
     files = [_File(tree.root / path, path, _json(tree.root / path)) for path in _files(tree)]
     if not files:
-        raise UserError(f"{tree.root}: expected COCO annotations in it, found {lacks(tree)}")
+        raise UserError(f"{tree.root}: expected COCO annotations in it, found no .json with {', '.join(KEYS)}")
     above = _above(files)
     categories = [{i: name for i, name in file.categories().items() if name not in above} for file in files]
-    classes, items = Classes(where=files[0].path), list[Item]()
+    classes, items, claims = Classes(where=files[0].path), list[Item](), Claims()
     for number, name in _in_order(categories):
         classes.add(name, str(number))
     for file, names in zip(files, categories, strict=True):
         ids = {number: classes.add(name) for number, name in names.items()}
-        items += _items(file, ids, tree, options, left_out, classes)
+        for item, image in _items(file, ids, tree, options, left_out, classes):
+            claims.add(image, str(file.path))
+            items.append(item)
     notes = [f"'{name}' stands above other categories and has no annotation: it is no class" for name in sorted(above)]
     return Annotations(classes.names, tuple(items), left_out, (*notes, *classes.notes()), classes.values)
 
@@ -94,8 +97,9 @@ class _File:
             yield entry
 
 
-def _files(tree: Tree) -> list[PurePosixPath]:
-    return [path for path in tree.with_suffix(".json") if _is_coco(tree.peek(path))]
+@lru_cache(maxsize=2)
+def _files(tree: Tree) -> tuple[PurePosixPath, ...]:
+    return tuple(path for path in tree.with_suffix(".json") if _is_coco(tree.peek(path)))
 
 
 def _is_coco(text: str) -> bool:
@@ -137,8 +141,8 @@ def _items(
     options: ImportOptions,
     left_out: Counter[str],
     classes: Classes,
-) -> list[Item]:
-    """The images of a file with their objects."""
+) -> list[tuple[Item, str]]:
+    """The images of a file with their objects, and the keys of the images."""
     objects = defaultdict[Any, list[Mapping[str, Any]]](list)
     for annotation in file.entries("annotations"):
         number, of = annotation.get("category_id"), annotation.get("image_id")
@@ -148,7 +152,8 @@ def _items(
         if not isinstance(of, int | str):
             raise file.wrong(f"annotation {annotation.get('id')}: expected the id of its image, found {str(of)[:40]}")
         objects[of].append(annotation)
-    items, split, known = list[Item](), split_of(file.place, file=True), set[Any]()
+    items, split, known = list[tuple[Item, str]](), split_of(file.place, file=True), set[Any]()
+    claims = Claims()
     for entry in file.entries("images"):
         number, name, width, height = (entry.get(key) for key in ("id", "file_name", "width", "height"))
         own = isinstance(number, int | str) and number not in known
@@ -160,6 +165,7 @@ def _items(
         if path is None:
             left_out["images that are not there"] += 1
             continue
+        claims.add(path, f"{file.path}: {name[:80]} (id {number})")
         regions = [
             region
             for annotation in objects[number]
@@ -169,7 +175,7 @@ def _items(
             left_out["images without an annotation (--empty background keeps them)"] += 1
             continue
         item = Item(name_of(path), tree.images[path], painter(regions, options.overlap), split or split_of(path), size)
-        items.append(item)
+        items.append((item, path))
         if options.rings == "ask":
             _ask_about_rings(file, item, objects[number], ids, options, classes)
     strange = set(objects) - known

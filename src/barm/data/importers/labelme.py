@@ -23,7 +23,7 @@ from PIL import Image
 from barm.data.class_names import parse_classes
 from barm.data.importers.annotations import Annotations, Classes, Cover, ImportOptions, Item, Painted, Region, Size
 from barm.data.importers.regions import ellipse, painter, polygon, rectangle, stamp
-from barm.data.importers.source_tree import Tree, name_of, split_of
+from barm.data.importers.source_tree import Claims, Tree, name_of, split_of
 from barm.data.masks import read_mask
 from barm.data.text import composed_text
 from barm.errors import UserError
@@ -58,11 +58,11 @@ def read(tree: Tree, options: ImportOptions) -> Annotations:
     contents = {path: _content(tree.root / path) for path in files}
     lists = tree.named("labels.txt", "class_names.txt")
     known = parse_classes(composed_text(tree.root / lists[0]), tree.root / lists[0]) if len(lists) == 1 else ()
-    classes = Classes(known, tree.root / (lists[0] if known else files[0]))
+    classes, claims = Classes(known, tree.root / (lists[0] if known else files[0])), Claims()
     for label in sorted({str(shape["label"]) for content in contents.values() for shape in content["shapes"]}):
         classes.add(label)
     for path, content in contents.items():
-        item = _item(tree, path, content, classes, options, left_out)
+        item = _item(tree, path, content, classes, options, left_out, claims)
         if item is not None:
             items.append(item)
     notes = ["masks in SegmentationClass folders repeat the JSON files: they were not read"] if _exports(tree) else []
@@ -93,12 +93,15 @@ def _item(
     classes: Classes,
     options: ImportOptions,
     left_out: Counter[str],
+    claims: Claims,
 ) -> Item | None:
     """The image of a JSON file; None if it is left out."""
     image = tree.find_image(str(content.get("imagePath") or ""), path)
     if image is None and not content["imageData"]:
         left_out["images that are not there"] += 1
         return None
+    if image is not None:
+        claims.add(image, str(tree.root / path))
     regions = _regions(tree.root / path, content["shapes"], classes, left_out)
     if not regions and options.empty == "drop":
         left_out["images without an annotation (--empty background keeps them)"] += 1

@@ -8,6 +8,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
+from posixpath import normpath
+from typing import NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from barm.data.images import IMAGE_SUFFIXES
@@ -17,8 +19,23 @@ from barm.escaping import normal
 from barm.reading import MARKS, open_regular
 
 _SPLIT = re.compile(r"(?<![a-z])(train|training|val|valid|validation|test|testing)(?![a-z])")
+_MACHINE = re.compile(r"[a-z]:/|[a-z][a-z0-9+.-]+://", re.IGNORECASE)  # a drive, or an address
 PEEK = 2**16  # bytes
 _WORDS = {**{word: split for split, words in SPLITS.items() for word in words}, **dict.fromkeys(HELD_BACK, "test")}
+
+
+class _Wanted(NamedTuple):
+    """A path that an annotation's text may mean.
+
+    Attributes:
+        text: the path.
+        parts: names of its folders and its file, without those that lead upwards.
+        foreign: whether its folders are those of another machine, or of a service.
+    """
+
+    text: str
+    parts: tuple[str, ...]
+    foreign: bool
 
 
 class Tree:
@@ -77,7 +94,11 @@ class Tree:
         return content.decode(next((name for mark, name in MARKS if content.startswith(mark)), "utf-8"), "replace")
 
     def find_image(self, text: str, near: PurePosixPath | None = None) -> str | None:
-        """The image that an annotation's path means: the one that shares most of the path's end.
+        """The image that an annotation's path means.
+
+        A relative path means the file below the annotation's folder, or one with all of its folders. Folders of another
+        machine need not be there: what is left of the path counts, or the file's name, if no other image has it. No
+        image is meant that lies in another folder, split or scene than the path or the annotation file says.
 
         Args:
             text: a path or an address, of this or another machine.
@@ -90,25 +111,101 @@ class Tree:
             UserError: if several images fit equally well.
         """
         for wanted in _readings(text):
-            parts = PurePosixPath(wanted).parts
-            fits = self._by_name.get(parts[-1].lower(), []) if parts else []
-            if not fits:
-                continue
-            shared = {fit: (_shared_end(PurePosixPath(fit).parts, parts), self._nearness(fit, near)) for fit in fits}
-            best = [fit for fit in fits if shared[fit] == max(shared.values())]
+            fits = self._by_name.get(wanted.parts[-1].lower(), [])
+            exact = self._relative_to(near, wanted) if fits and near and not wanted.foreign else None
+            if exact is not None:
+                return exact
+            fits = [fit for fit in fits if not (self._elsewhere(fit, wanted) or self._of_others(fit, wanted, near))]
+            shared = {fit: _shared_end(PurePosixPath(fit).parts, wanted.parts) for fit in fits}
+            whole = [fit for fit in fits if shared[fit] in (len(PurePosixPath(fit).parts), len(wanted.parts))]
+            ranks = {fit: (shared[fit], self._nearness(fit, near)) for fit in whole}
+            best = [fit for fit in whole if ranks[fit] == max(ranks.values())]
+            if not whole and (wanted.foreign or self.images_root is not None):
+                best = fits
             if len(best) > 1:
                 raise UserError(
                     f"'{text}' may be {best[0]} or {best[1]} in {self.images_root or self.root}: "
                     "give the folder of the right ones with --images"
                 )
-            return best[0]
+            if best:
+                return best[0]
         return None
+
+    @cached_property
+    def _ends(self) -> set[tuple[str, ...]]:
+        """The ends of the paths of all folders of images, in lower case."""
+        folders = {PurePosixPath(path.lower()).parts[:-1] for path in self.images}
+        return {folder[start:] for folder in folders for start in range(len(folder))}
+
+    @cached_property
+    def _kinds(self) -> set[tuple[str, str]]:
+        """The folder and the suffix of every image, in lower case."""
+        paths = [PurePosixPath(path.lower()) for path in self.images]
+        return {(path.parent.as_posix(), path.suffix) for path in paths}
+
+    @cached_property
+    def _splits(self) -> set[str | None]:
+        return {split_of(f"{folder}/x") for folder, _ in self._kinds}
+
+    @cached_property
+    def _keys(self) -> dict[str, str]:
+        return {path.lower(): path for path in reversed(self.images)}
+
+    def _relative_to(self, near: PurePosixPath, wanted: _Wanted) -> str | None:
+        """The image at a path below the annotation's folder."""
+        path = normpath(f"{near.parent}/{wanted.text}")
+        return None if self.images_root is not None else path if path in self.images else self._keys.get(path.lower())
+
+    def _elsewhere(self, path: str, wanted: _Wanted) -> bool:
+        """Whether a folder with more of the wanted path has images, so that one that is not in it is not meant."""
+        folders = tuple(part.lower() for part in wanted.parts[:-1])
+        number = _shared_end(PurePosixPath(path).parts[:-1], folders) + 1
+        return number <= len(folders) and folders[-number:] in self._ends
+
+    def _of_others(self, path: str, wanted: _Wanted, near: PurePosixPath | None) -> bool:
+        """Whether an image lies in another split, or beside other annotations, than an annotation file."""
+        if near is None:
+            return False
+        theirs, ours = PurePosixPath(path), near
+        common = 0 if self.images_root is not None else sum(1 for _ in _equal_start(theirs.parts[:-1], near.parts[:-1]))
+        theirs, ours = PurePosixPath(*theirs.parts[common:]), PurePosixPath(*near.parts[common:])
+        split, own, named = split_of(theirs), split_of(ours), split_of(ours, file=True)
+        if None not in (split, own) and split != own:
+            return True
+        if None not in (split, named) and split != named and named in self._splits:
+            return split_of(PurePosixPath(*wanted.parts)) != split
+        if wanted.foreign or self.images_root is not None or len(ours.parts) == 1:
+            return False
+        folder = normpath(f"{near.parent}/{wanted.text}/..").lower()
+        others = [PurePosixPath(*near.parts[:common], *theirs.parts[:n]) for n in range(1, len(theirs.parts))]
+        return (folder, theirs.suffix.lower()) in self._kinds or any(each / near.name in self._files for each in others)
+
+    @cached_property
+    def _files(self) -> frozenset[PurePosixPath]:
+        return frozenset(self.files)
 
     def _nearness(self, path: str, near: PurePosixPath | None) -> tuple[int, int]:
         if near is None or self.images_root is not None:
             return 0, 0
         ours, theirs = PurePosixPath(path).parts[:-1], near.parts[:-1]
         return sum(1 for _ in _equal_start(ours, theirs)), -len(ours)
+
+
+class Claims:
+    """The annotation of each image."""
+
+    def __init__(self) -> None:
+        self._owners = dict[str, str]()
+
+    def add(self, image: str, owner: str) -> None:
+        """Note that an annotation is that of an image.
+
+        Raises:
+            UserError: if another one is.
+        """
+        other = self._owners.setdefault(image, owner)
+        if other != owner:
+            raise UserError(f"{other} and {owner} are both of the image {image}: keep one of them, or mend its path")
 
 
 def name_of(path: str) -> str:
@@ -136,16 +233,22 @@ def split_of(path: PurePosixPath | str, *, file: bool = False) -> str | None:
     return None
 
 
-def _readings(text: str) -> Iterator[str]:
+def _readings(text: str) -> Iterator[_Wanted]:
     """The paths that a text may mean: as it stands, decoded, or in an address's query."""
     text = normal(text.strip().replace("\\", "/"))
-    yield text.removeprefix("file://")
-    yield unquote(text)
-    address = urlsplit(text)
-    for values in parse_qs(address.query).values():
-        yield from values
+    foreign = text.startswith("/") or _MACHINE.match(text) is not None
+    texts = [(text.removeprefix("file://"), foreign), (unquote(text), foreign)]
+    try:
+        address = urlsplit(text)
+        texts += [(value, True) for values in parse_qs(address.query).values() for value in values]
+    except ValueError:  # brackets where a host's number would be
+        address = urlsplit("")
     if address.query or address.scheme:
-        yield unquote(address.path)
+        texts.append((unquote(address.path), True))
+    for each, of_others in texts:
+        parts = tuple(part for part in PurePosixPath(normpath(each)).parts if part not in ("/", "//", "..", "."))
+        if parts:
+            yield _Wanted(each, parts, of_others)
 
 
 def _shared_end(one: Sequence[str], other: Sequence[str]) -> int:
