@@ -10,7 +10,7 @@ import samples
 from PIL import Image
 
 from barm.data.importers import coco, import_data
-from barm.data.importers.annotations import Ambiguous, ImportOptions
+from barm.data.importers.annotations import Ambiguous, ImportOptions, Undecided
 from barm.data.importers.source_tree import Tree
 from barm.errors import UserError
 
@@ -142,10 +142,12 @@ def test_numbers_with_gaps_and_names_of_any_kind(tmp_path):
     assert mask(found).max() == 2
 
 
-def test_a_background_category_takes_out_of_what_lies_below(tmp_path):
+def test_a_background_category_takes_out_of_what_lies_below_or_lies_below_it(tmp_path):
     both = annotation(), annotation((HOLE,), 2)
-    found = read(make(tmp_path, *both, categories=categories("cat", "_background_")))
-    assert mask(found).sum() == 60 - 8
+    root = make(tmp_path, *both, categories=categories("cat", "_background_"))
+    assert [mask(read(root, background=answer)).sum() for answer in ("cut", "below")] == [60 - 8, 60]
+    with pytest.raises(Undecided):
+        mask(read(root))
 
 
 @pytest.mark.parametrize(("crowd", "value"), [("class", 1), ("ignore", 255), ("drop", None)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -174,7 +174,8 @@ def _items(
         if not regions and options.empty == "drop":
             left_out["images without an annotation (--empty background keeps them)"] += 1
             continue
-        item = Item(name_of(path), tree.images[path], painter(regions, options.overlap), split or split_of(path), size)
+        paint = painter(regions, options.overlap, options.background)
+        item = Item(name_of(path), tree.images[path], paint, split or split_of(path), size)
         items.append((item, path))
         if options.rings == "ask":
             _ask_about_rings(file, item, objects[number], ids, options, classes)
@@ -261,7 +262,8 @@ def _ask_about_rings(
         for answer in ("holes", "union"):
             chosen = ImportOptions(**{**vars(options), "rings": answer})
             regions = [r for a in annotations for r in _regions(file, a, ids, item.size, chosen, Counter())]
-            painted = Item(item.name, item.image, painter(regions, options.overlap), item.split, item.size)
+            background = "cut" if options.background == "ask" else options.background
+            painted = replace(item, paint=painter(regions, options.overlap, background))
             readings[answer] = Preview(painted, classes.names)
         what = (
             f"{file.path}: annotation {annotation.get('id')} has a ring inside another ring, which may be a hole in it"

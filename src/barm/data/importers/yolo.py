@@ -78,7 +78,7 @@ def read(tree: Tree, options: ImportOptions) -> Annotations:
             left_out["images without a label file (--empty background keeps them)"] += 1
             continue
         split = splits[image] if splits is not None else split_of(image)
-        items.append(Item(name_of(image), path, painter(regions or (), options.overlap), split))
+        items.append(Item(name_of(image), path, painter(regions or (), options.overlap, options.background), split))
     lost = [path for key, path in labels.items() if key not in used and _is_label(tree, path)]
     if lost:
         left_out["label files without an image"] += len(lost)
