@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -70,6 +71,26 @@ def test_a_circle_reaches_to_its_second_point(tmp_path):
     covered = mask(read(make(tmp_path, shape(points=[[10, 5], [10, 9]], kind="circle"))))
     assert covered.sum() == pytest.approx(np.pi * 16, abs=4)
     assert covered[5, 10]
+
+
+def test_masks_of_shapes_are_decoded_when_they_are_painted(tmp_path):
+    given = shape(points=[[0, 0], [2999, 1999]], kind="mask", mask=png(np.full((2000, 3000), 255, np.uint8)))
+    root = make(tmp_path, *[given] * 3, imageHeight=2000, imageWidth=3000)
+    tracemalloc.start()
+    found = read(root)
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 2e6
+    assert found.items[0].paint((3000, 2000)).ids.all()
+
+
+def test_a_mask_that_is_cut_short_leaves_its_image_out(tmp_path):
+    text = png(np.random.default_rng(0).integers(0, 2, (60, 60), np.uint8))
+    make(tmp_path / "s", shape(points=[[0, 0], [9, 9]], kind="mask", mask=text[: len(text) // 8 * 4]))
+    make(tmp_path / "s", shape(), image="b.png", name="b.json")
+    report = import_data(tmp_path / "s", tmp_path / "own", ImportOptions(), val_share=0.5)
+    (why,) = report.left_out
+    assert "a.json: shape 1 (cat): its mask cannot be read as a PNG" in why
 
 
 def test_a_mask_that_reaches_beyond_the_image_is_cut_off(tmp_path):

@@ -11,7 +11,8 @@ from __future__ import annotations
 import base64
 import io
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,7 +22,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from barm.data.class_names import parse_classes
-from barm.data.importers.annotations import Annotations, Classes, Cover, ImportOptions, Item, Painted, Region, Size
+from barm.data.importers.annotations import (
+    Annotations,
+    Classes,
+    Cover,
+    ImportOptions,
+    Item,
+    Painted,
+    Patch,
+    Region,
+    Size,
+)
 from barm.data.importers.regions import ellipse, painter, polygon, rectangle, stamp
 from barm.data.importers.source_tree import Claims, Tree, name_of, split_of
 from barm.data.masks import read_mask
@@ -139,7 +150,10 @@ def _cover(shape: Mapping[str, Any], where: str, left_out: Counter[str]) -> Cove
         if not len(points):
             raise UserError(f"{where}: expected the corners of its mask in points, found none")
         left, top = np.rint(points[0]).astype(int).tolist()
-        return stamp(_mask(shape.get("mask"), where), left, top)
+        text = str(shape.get("mask"))
+        with _opened(text, where):
+            pass
+        return partial(_stamped, text, where, left, top)
     if kind in RINGS or (kind == "rectangle" and len(points) == 4):
         if len(points) >= 3:
             return polygon([points])
@@ -166,11 +180,17 @@ def _points(points: Any, where: str) -> NDArray[np.float64]:
     return result
 
 
-def _mask(text: Any, where: str) -> NDArray[np.bool_]:
-    """The mask of a shape, ``(h, w)``."""
+def _stamped(text: str, where: str, left: int, top: int, size: Size) -> Patch:
+    with _opened(text, where) as mask:
+        return stamp(np.asarray(mask.convert("L")) > 0, left, top)(size)
+
+
+@contextmanager
+def _opened(text: str, where: str) -> Iterator[Image.Image]:
+    """The mask of a shape, of which the head is read."""
     try:
-        with Image.open(io.BytesIO(base64.b64decode(str(text), validate=True)), formats=["PNG"]) as image:
-            return np.asarray(image.convert("L")) > 0
+        with Image.open(io.BytesIO(base64.b64decode(text, validate=True)), formats=["PNG"]) as mask:
+            yield mask
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         raise UserError(f"{where}: its mask cannot be read as a PNG in base64: draw it anew") from None
 
