@@ -112,6 +112,13 @@ def test_rows_are_named_by_their_files_or_by_numbers(tmp_path):
     assert [item.name for item in twice.items] == ["000000", "000001", "000002"]
 
 
+def test_a_later_import_reads_the_files_anew(tmp_path):
+    make(tmp_path, row(0, 1), features=LIST)
+    assert first(read(tmp_path)) == [0, 1, 0, 1]
+    make(tmp_path, row(1, 0), features=LIST)
+    assert first(read(tmp_path)) == [1, 0, 1, 0]
+
+
 def test_a_single_split_divides_nothing(tmp_path):
     assert read(make(tmp_path, row(0, 1), features=LIST)).items[0].split is None
     make(tmp_path, row(0, 1), features=LIST, name="data/validation-00000-of-00001.parquet")

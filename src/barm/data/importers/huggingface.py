@@ -14,8 +14,8 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -49,12 +49,14 @@ class _File:
         place: below the source.
         features: of its columns, as Hugging Face describes them.
         groups: numbers of rows that are read at once.
+        column: reads a column of a group of rows, and remembers the last ones as long as the import lasts.
     """
 
     path: Path
     place: PurePosixPath
     features: Mapping[str, Any]
     groups: tuple[int, ...]
+    column: Callable[..., Any] = field(repr=False)
 
 
 def lacks(tree: Tree) -> str | None:
@@ -114,7 +116,8 @@ def _files(tree: Tree) -> list[_File]:
     parents = sorted({str(_configuration(place)) for place in places})
     if len(parents) > 1:
         raise UserError(f"{tree.root} holds several configurations ({', '.join(parents[:5])}): give one of the folders")
-    return [_opened(tree, place) for place in places]
+    column = lru_cache(maxsize=KEPT)(_column)  # of this import alone: another one may find other files at these paths
+    return [_opened(tree, place, column) for place in places]
 
 
 def _saved(tree: Tree, folder: PurePosixPath) -> list[PurePosixPath]:
@@ -133,7 +136,7 @@ def _configuration(place: PurePosixPath) -> PurePosixPath:
     )
 
 
-def _opened(tree: Tree, place: PurePosixPath) -> _File:
+def _opened(tree: Tree, place: PurePosixPath, column: Callable[..., Any]) -> _File:
     path, arrow = tree.root / place, _arrow()
     try:
         if place.suffix.lower() == ".arrow":
@@ -154,7 +157,7 @@ def _opened(tree: Tree, place: PurePosixPath) -> _File:
         features = content.get("features") if isinstance(content, dict) else None
     if not isinstance(features, dict):
         raise Unfit(path, "does not say which columns are images", "write it with Hugging Face's datasets")
-    return _File(path, place, features, groups)
+    return _File(path, place, features, groups, column)
 
 
 def _columns(files: Sequence[_File], options: ImportOptions) -> tuple[str, str]:
@@ -245,7 +248,7 @@ def _with_table(item: Item, table: NDArray[np.uint8]) -> Item:
 def _rows(file: _File, image: str, label: str) -> Iterator[tuple[str, Cell]]:
     """Names of the images, and masks."""
     for group, number in enumerate(file.groups):
-        paths, masks = _column(file.path, group, image, "path"), _column(file.path, group, label)
+        paths, masks = file.column(file.path, group, image, "path"), file.column(file.path, group, label)
         for i in range(number):
             yield _stem((paths[i].as_py() or {}).get("path")), masks[i].as_py()
 
@@ -291,12 +294,11 @@ def _paint(file: _File, column: str, row: int, table: NDArray[np.uint8] | None, 
 def _cell(file: _File, column: str, row: int) -> Any:
     for group, number in enumerate(file.groups):
         if row < number:
-            return _column(file.path, group, column)[row].as_py()
+            return file.column(file.path, group, column)[row].as_py()
         row -= number
     raise IndexError(row)
 
 
-@lru_cache(maxsize=KEPT)
 def _column(path: Path, group: int, column: str, part: str = "") -> Any:
     """A column of a group of rows, as pyarrow has it; of images perhaps one part alone."""
     arrow = _arrow()
