@@ -16,8 +16,8 @@ from barm.data.importers.annotations import Ambiguous, ImportOptions
 from barm.data.importers.source_tree import Tree
 from barm.errors import UserError
 
-NAMES = {"names": {"names": ["wall", "sky"], "_type": "ClassLabel"}}
-LIST = {"scene": {"feature": {"names": ["background", "sky"], "_type": "ClassLabel"}, "_type": "List"}}
+NAMES, LIST = ("wall", "sky"), ("background", "sky")
+WEATHER = {"weather": {"names": ["sunny", "rainy"], "_type": "ClassLabel"}}
 
 
 def row(*values, image="image", label="label", path=None):
@@ -26,8 +26,10 @@ def row(*values, image="image", label="label", path=None):
     return {image: writers.embedded(Image.new("RGB", (20, 16)), path), label: writers.embedded(mask, None)}
 
 
-def make(root, *rows, features=NAMES, name="data/train-00000-of-00001.parquet"):
-    writers.save_rows(root / name, rows, features)
+def make(root, *rows, names=NAMES, features=None, name="data/train-00000-of-00001.parquet"):
+    writers.save_rows(root / name, rows, features or {})
+    if names:
+        (root / "id2label.json").write_text(json.dumps(dict(enumerate(names))))
     return root
 
 
@@ -69,15 +71,15 @@ def test_a_value_beyond_the_names_decides_what_0_is(tmp_path):
 
 
 def test_a_first_name_of_the_background_decides_it(tmp_path):
-    found = read(make(tmp_path, row(0, 1), features=LIST))
+    found = read(make(tmp_path, row(0, 1), names=LIST))
     assert (found.classes, found.values) == (("sky",), {"background": "0", "sky": "1"})
     assert first(found) == [0, 1, 0, 1]
 
 
 def test_names_in_a_file_come_first_and_given_ones_last(tmp_path):
-    root = make(tmp_path, row(0, 1), features={})
+    root = make(tmp_path, row(0, 1), names=())
     assert read(root, classes=("cat", "dog")).classes == ("cat", "dog")
-    with pytest.raises(UserError, match=r"no names of classes: add id2label\.json"):
+    with pytest.raises(UserError, match=r"no names of the values in 'label': add id2label\.json"):
         read(root)
     (root / "id2label.json").write_text('{"0": "background", "1": "sky, blue"}')
     assert read(root).classes == ("sky, blue",)
@@ -86,13 +88,29 @@ def test_names_in_a_file_come_first_and_given_ones_last(tmp_path):
         read(root)
 
 
+def test_names_of_another_column_do_not_name_the_masks(tmp_path):
+    with pytest.raises(UserError, match=r"in 'label' \('weather' has names, which are not said to be the masks'\)"):
+        read(make(tmp_path / "a", row(0, 1), names=(), features=WEATHER))
+    assert read(make(tmp_path / "b", row(0, 1), features=WEATHER), first="0").classes == NAMES
+    own = {"label": {"_type": "Image", "classes": {"names": list(LIST), "_type": "ClassLabel"}}}
+    assert read(make(tmp_path / "c", row(0, 1), names=(), features=WEATHER | own)).classes == ("sky",)
+
+
+def test_two_lists_of_names_are_refused(tmp_path):
+    root = make(tmp_path, row(0, 1))
+    (root / "data/id2label.json").write_text('{"0": "background", "1": "door"}')
+    with pytest.raises(UserError, match=r"has data/id2label\.json and id2label\.json: keep the one") as error:
+        read(root)
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("label", ["label", "segmentation_mask", "annotation", "gt", "semantic_seg"])
 def test_the_column_of_masks_is_known_by_its_name(label, tmp_path):
-    assert first(read(make(tmp_path, row(0, 1, label=label), features=LIST))) == [0, 1, 0, 1]
+    assert first(read(make(tmp_path, row(0, 1, label=label), names=LIST))) == [0, 1, 0, 1]
 
 
 def test_columns_of_other_names_have_to_be_named(tmp_path):
-    root = make(tmp_path, row(0, 1, image="after", label="before"), features=LIST)
+    root = make(tmp_path, row(0, 1, image="after", label="before"), names=LIST)
     with pytest.raises(UserError, match="has the image columns after, before: name those"):
         read(root)
     assert first(read(root, label_column="before")) == [0, 1, 0, 1]
@@ -105,23 +123,23 @@ def test_a_column_that_is_not_there_is_refused(tmp_path):
 
 def test_rows_are_named_by_their_files_or_by_numbers(tmp_path):
     paths = ["x/a.jpg", "b.jpg", "c.jpg"]
-    found = read(make(tmp_path / "a", *(row(0, i % 2, path=p) for i, p in enumerate(paths)), features=LIST))
+    found = read(make(tmp_path / "a", *(row(0, i % 2, path=p) for i, p in enumerate(paths)), names=LIST))
     assert [item.name for item in found.items] == ["a", "b", "c"]
     assert [first(found, i)[1] for i in range(2)] == [0, 1]
-    twice = read(make(tmp_path / "b", row(0, path="a.jpg"), row(1, path="A.jpg"), row(0), features=LIST))
+    twice = read(make(tmp_path / "b", row(0, path="a.jpg"), row(1, path="A.jpg"), row(0), names=LIST))
     assert [item.name for item in twice.items] == ["000000", "000001", "000002"]
 
 
 def test_a_later_import_reads_the_files_anew(tmp_path):
-    make(tmp_path, row(0, 1), features=LIST)
+    make(tmp_path, row(0, 1), names=LIST)
     assert first(read(tmp_path)) == [0, 1, 0, 1]
-    make(tmp_path, row(1, 0), features=LIST)
+    make(tmp_path, row(1, 0), names=LIST)
     assert first(read(tmp_path)) == [1, 0, 1, 0]
 
 
 def test_a_single_split_divides_nothing(tmp_path):
-    assert read(make(tmp_path, row(0, 1), features=LIST)).items[0].split is None
-    make(tmp_path, row(0, 1), features=LIST, name="data/validation-00000-of-00001.parquet")
+    assert read(make(tmp_path, row(0, 1), names=LIST)).items[0].split is None
+    make(tmp_path, row(0, 1), names=LIST, name="data/validation-00000-of-00001.parquet")
     assert [item.split for item in read(tmp_path).items] == ["train", "val"]
 
 
@@ -131,7 +149,7 @@ def test_a_folder_of_save_to_disk(tmp_path):
         make(tmp_path, row(0, 9), name=f"{split}/cache-1.arrow")
         (folder / "state.json").write_text('{"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}')
         features = {name: {"_type": "Image"} for name in ("image", "label")}
-        (folder / "dataset_info.json").write_text(json.dumps({"features": features | LIST}))
+        (folder / "dataset_info.json").write_text(json.dumps({"features": features}))
     found = read(tmp_path, first="0")
     assert [(item.name, item.split) for item in found.items] == [("train", "train"), ("validation", "val")]
     assert first(found, 1) == [1, 2, 1, 2]
@@ -147,7 +165,7 @@ def test_several_configurations_are_refused(tmp_path):
 def test_rows_that_cannot_be_used_are_counted(tmp_path):
     good, bad, gone = row(0, 1), row(0, 1), row(0, 1)
     bad["label"]["bytes"], gone["label"] = b"no image", {"bytes": None, "path": "/somewhere/m.png"}
-    found = read(make(tmp_path, good, bad, gone, features=LIST))
+    found = read(make(tmp_path, good, bad, gone, names=LIST))
     assert (len(found.items), found.left_out) == (1, {"images whose mask cannot be read": 2})
 
 

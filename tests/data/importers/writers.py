@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -128,9 +128,9 @@ def write_huggingface(root: Path, samples: Sequence[tuple[Image.Image, Objects]]
         for label, rings in objects:
             ids[stroke(rings, image.size)] = labels.index(label)
         rows.append({"image": embedded(image, f"image{i}.png"), "label": embedded(Image.fromarray(ids), None)})
-    features = {"names": {"names": labels, "_type": "ClassLabel"}}
-    save_rows(root / "data/train-00000-of-00001.parquet", rows[:1], features)
-    save_rows(root / "data/validation-00000-of-00001.parquet", rows[1:], features)
+    save_rows(root / "data/train-00000-of-00001.parquet", rows[:1])
+    save_rows(root / "data/validation-00000-of-00001.parquet", rows[1:])
+    (root / "id2label.json").write_text(json.dumps(dict(enumerate(labels))))
 
 
 def embedded(image: Image.Image, path: str | None) -> dict[str, Any]:
@@ -140,7 +140,7 @@ def embedded(image: Image.Image, path: str | None) -> dict[str, Any]:
     return {"bytes": file.getvalue(), "path": path}
 
 
-def save_rows(path: Path, rows: Sequence[dict[str, Any]], features: dict[str, Any], group: int = 2) -> None:
+def save_rows(path: Path, rows: Sequence[dict[str, Any]], features: Mapping[str, Any] = {}, group: int = 2) -> None:
     """Write columns of images, and describe further ones, as Hugging Face's datasets does: Parquet, or Arrow."""
     import pyarrow as pa
     from pyarrow import parquet

@@ -3,7 +3,8 @@
 https://huggingface.co/docs/datasets documents both. The features stand in the files' schema, or in
 ``dataset_info.json``. pyarrow reads the rows, so that nothing is copied into a cache. The column of masks is the only
 image column that is called like one; options name the columns otherwise. Class names are those of ``id2label.json``,
-or of the only ``ClassLabel`` among the features. Without any, the names that are given are those of the values from 1.
+or of a ``ClassLabel`` inside the feature of the masks: one of another column names images. Without any, the names that
+are given are those of the values from 1.
 A first name such as ``background`` says that the value 0 is background. Otherwise 0 may be the first class, or pixels
 of none (which ``reduce_labels`` of image processors takes out): the option `first` decides.
 """
@@ -74,7 +75,7 @@ def read(tree: Tree, options: ImportOptions) -> Annotations:
     """
     files = _files(tree)
     image, label = _columns(files, options)
-    names = _names(tree, files, options)
+    names = _names(tree, files[0], label, options)
     left_out, items, highest = Counter[str](), list[Item](), 0
     for file in files:
         split = split_of(file.place, file=True)
@@ -177,21 +178,26 @@ def _columns(files: Sequence[_File], options: ImportOptions) -> tuple[str, str]:
     return image, label
 
 
-def _names(tree: Tree, files: Sequence[_File], options: ImportOptions) -> list[str]:
+def _names(tree: Tree, file: _File, label: str, options: ImportOptions) -> list[str]:
     """Names of the values from 0."""
-    lists = [read_json(tree.root / path) for path in tree.named(NAMES)]
-    for content in lists:
+    places = tree.named(NAMES)
+    if len(places) > 1:
+        raise UserError(f"{tree.root} has {places[0]} and {places[1]}: keep the one that names the masks' values")
+    if places:
+        content = read_json(tree.root / places[0])
         numbers = content if isinstance(content, dict) else {}
         if sorted(numbers) != sorted(map(str, range(len(numbers)))) or not numbers:
             raise UserError(f"{tree.root}: {NAMES} does not name each value from 0 once: mend it")
         return _checked([numbers[str(i)] for i in range(len(numbers))], tree)
-    labels = [names for file in files[:1] for names in _class_labels(file.features)]
+    labels = list(_class_labels(file.features[label]))
     if len(labels) == 1:
         return _checked(labels[0], tree)
     if options.classes:
         return ["background", *options.classes]
-    why = "several lists of names" if labels else "no names of classes"
-    raise UserError(f"{tree.root} has {why}: add {NAMES}, or name the values from 1 with --classes")
+    others = [name for name, feature in file.features.items() if name != label and list(_class_labels(feature))]
+    why = f"several lists of names in '{label}'" if labels else f"no names of the values in '{label}'"
+    beside = f" ('{others[0]}' has names, which are not said to be the masks')" if others else ""
+    raise UserError(f"{tree.root} has {why}{beside}: add {NAMES}, or name the values from 1 with --classes")
 
 
 def _checked(names: Any, tree: Tree) -> list[str]:
