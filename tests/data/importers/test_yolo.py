@@ -90,11 +90,20 @@ def test_the_same_images_for_both_splits_are_divided_anew(tmp_path):
     assert "divided anew" in found.notes[0]
 
 
-def test_an_image_of_both_splits_is_refused(tmp_path):
+@pytest.mark.parametrize(("one", "other"), [("train", "val"), ("train", "test"), ("val", "test")])
+def test_an_image_of_two_splits_is_refused(one, other, tmp_path):
     labels = {"labels/a.txt": SQUARE, "one.txt": "images/a.png\n"}
-    root = make(tmp_path, labels, ["images/a.png", "images/b.png"], "train: images\nval: one.txt\nnames: [cat]\n")
-    with pytest.raises(UserError, match=r"a\.png is in train and in val"):
+    root = make(tmp_path, labels, ["images/a.png", "images/b.png"], f"{one}: images\n{other}: one.txt\nnames: [cat]\n")
+    with pytest.raises(UserError, match=rf"a\.png is in {one} and in {other}"):
         read(root)
+
+
+def test_the_same_images_for_validation_and_test_are_told(tmp_path):
+    labels = {"labels/train/a.txt": SQUARE, "labels/val/b.txt": SQUARE}
+    text = "train: images/train\nval: images/val\ntest: images/val\nnames: [cat]\n"
+    found = read(make(tmp_path, labels, ["images/train/a.png", "images/val/b.png"], text))
+    assert [item.split for item in found.items] == ["train", "val"]
+    assert found.notes == ("val and test are the same images in data.yaml: they are taken for val",)
 
 
 def test_an_empty_label_file_is_background_and_a_missing_one_is_not(tmp_path):
@@ -113,8 +122,14 @@ def test_boxes_are_left_out_or_filled(tmp_path):
     assert (mask(read(root, boxes="fill", overlap="earlier")) == 2).sum() == 100
 
 
-def test_an_image_of_boxes_alone_is_not_background(tmp_path):
-    assert read(make(tmp_path, {"labels/a.txt": "1 0.5 0.5 0.5 1\n"})).items == ()
+@pytest.mark.parametrize("empty", ["drop", "background"])
+def test_an_image_of_boxes_alone_is_not_background(empty, tmp_path):
+    found = read(make(tmp_path, {"labels/a.txt": "1 0.5 0.5 0.5 1\n"}), empty=empty)
+    assert found.items == ()
+    assert found.left_out == {
+        "objects with a box alone (--boxes)": 1,
+        "images with boxes alone (--boxes fill keeps them)": 1,
+    }
 
 
 def test_names_may_stand_in_classes_txt(tmp_path):
@@ -162,6 +177,7 @@ def test_a_line_that_is_not_as_specified_is_refused(line, told, tmp_path):
     [
         ("names: [yes, no]\n", "class 0 is read as True: write it in quotes"),
         ("names: {0: cat, 0: dog}\n", "the key '0' is there twice"),
+        ("names: [dog, cat, ' cat']\n", "the classes 1 and 2 are both called ' cat'"),
         ("nc: 3\nnames: [cat, dog]\n", "nc is 3, but names has 2"),
         ("names: &n [cat]\ntrain: *n\n", "an alias"),
         ("names: [cat\n", "not valid YAML"),

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -73,12 +74,15 @@ def read(tree: Tree, options: ImportOptions) -> Annotations:
         if splits is not None and image not in splits:
             left_out[f"images that {described.place} does not list"] += 1
             continue
-        regions = _regions(tree, labels[key], ids, options, left_out) if key in labels else None
-        if regions is None and options.empty == "drop":
+        regions = _regions(tree, labels[key], ids, options, left_out) if key in labels else []
+        if regions is None:
+            left_out["images with boxes alone (--boxes fill keeps them)"] += 1
+            continue
+        if key not in labels and options.empty == "drop":
             left_out["images without a label file (--empty background keeps them)"] += 1
             continue
         split = splits[image] if splits is not None else split_of(image)
-        items.append(Item(name_of(image), path, painter(regions or (), options.overlap, options.background), split))
+        items.append(Item(name_of(image), path, painter(regions, options.overlap, options.background), split))
     lost = [path for key, path in labels.items() if key not in used and _is_label(tree, path)]
     if lost:
         left_out["label files without an image"] += len(lost)
@@ -120,10 +124,20 @@ def _describe(tree: Tree) -> _Description:
     if not found:
         raise UserError(f"{tree.root}: no file names the classes: add data.yaml with names: [first, second, ...]")
     first = min(found, key=lambda one: (len(one.place.parts), one.place.name != "data.yaml"))
+    _check_names(first.names, tree.root / first.place)
     for other in found:
         if other.names != first.names:
             raise UserError(f"{tree.root}: {first.place} and {other.place} name other classes: keep one of them")
     return first
+
+
+def _check_names(names: Mapping[int, str], path: Path) -> None:
+    """Refuse two classes of one name."""
+    seen = dict[str, int]()
+    for index, name in names.items():
+        first = seen.setdefault(" ".join(normal(name).split()), index)
+        if first != index:
+            raise UserError(f"{path}: the classes {first} and {index} are both called '{name}': give each its own name")
 
 
 def _from_list(tree: Tree, place: PurePosixPath) -> _Description:
@@ -186,12 +200,19 @@ def _splits(
                 members.setdefault(split, set()).update(found)
     if not members:
         return None
-    both = members.get("train", set()) & members.get("val", set())
-    if both and members["train"] == members["val"]:
-        notes.append(f"train and val are the same images in {described.place}: they are divided anew")
+    anew = False
+    for one, other in combinations(members, 2):
+        both = members[one] & members[other]
+        if both and members[one] != members[other]:
+            raise UserError(
+                f"{tree.root / described.place}: {min(both)} is in {one} and in {other}: take it out of one"
+            )
+        if both:
+            anew = anew or (one, other) == ("train", "val")
+            counted = "divided anew" if anew else f"taken for {one}"
+            notes.append(f"{one} and {other} are the same images in {described.place}: they are {counted}")
+    if anew:
         return dict.fromkeys(members["train"])
-    if both:
-        raise UserError(f"{tree.root / described.place}: {min(both)} is in train and in val: take it out of one")
     return {image: split for split in reversed(members) for image in members[split]}
 
 
