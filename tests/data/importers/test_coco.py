@@ -255,6 +255,12 @@ def test_an_annotation_that_contradicts_itself_is_refused(name, tmp_path):
     assert "\n" not in str(error.value)
 
 
+def test_an_image_of_boxes_alone_is_not_background(tmp_path):
+    found = read(make(tmp_path, annotation([], bbox=[5, 2, 10, 6])), empty="background")
+    assert found.items == ()
+    assert found.left_out["images whose annotations are all left out"] == 1
+
+
 @pytest.mark.parametrize("box", [[1, 2, float("nan"), 4], [1, 2, 3], ["a", 1, 2, 3], "all", [None] * 4])
 def test_a_damaged_box_is_refused(box, tmp_path):
     with pytest.raises(UserError, match="expected a box"):

@@ -103,6 +103,13 @@ def test_what_is_no_region_is_counted_and_what_is_skipped_does_not_count(tmp_pat
     }
 
 
+def test_an_image_of_points_alone_is_not_background(tmp_path):
+    point = shape("keypointlabels", x=1, y=1, width=0.3)
+    found = read(make(tmp_path, task(annotation(point))), empty="background")
+    assert found.items == ()
+    assert found.left_out["images whose annotations are all left out"] == 1
+
+
 def test_several_annotations_are_asked_about_with_an_image_each(tmp_path):
     late, early = annotation(region("dog"), created_at="2024-02"), annotation(region("cat"), created_at="2023-02")
     root = make(tmp_path / "s", task(late, early))

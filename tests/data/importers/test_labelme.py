@@ -166,6 +166,12 @@ def test_two_files_of_one_image_are_refused(tmp_path):
         read(make(tmp_path, shape(), name="b.json"))
 
 
+def test_an_image_of_points_alone_is_not_background(tmp_path):
+    found = read(make(tmp_path, shape(points=[[1, 1]], kind="point")), empty="background")
+    assert found.items == ()
+    assert found.left_out["images whose annotations are all left out"] == 1
+
+
 def test_an_image_without_shapes_is_left_out_unless_it_is_background(tmp_path):
     make(tmp_path, shape())
     make(tmp_path, image="b.png", name="b.json")

@@ -98,6 +98,9 @@ class ImportOptions:
     label_column: str = ""
 
 
+ALL_LEFT_OUT = "images whose annotations are all left out"  # which are neither background nor without an annotation
+
+
 class Region(NamedTuple):
     """One object of an image.
 

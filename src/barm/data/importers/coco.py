@@ -11,7 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from barm.data.importers.annotations import Ambiguous, Annotations, Classes, ImportOptions, Item, Preview, Region
+from barm.data.importers.annotations import (
+    ALL_LEFT_OUT,
+    Ambiguous,
+    Annotations,
+    Classes,
+    ImportOptions,
+    Item,
+    Preview,
+    Region,
+)
 from barm.data.importers.regions import check_run_lengths, nested, painter, polygon, rectangle, run_lengths
 from barm.data.importers.source_tree import Claims, Tree, name_of, split_of
 from barm.errors import UserError
@@ -171,6 +180,9 @@ def _items(
             for annotation in objects[number]
             for region in _regions(file, annotation, ids, size, options, left_out)
         ]
+        if not regions and objects[number]:
+            left_out[ALL_LEFT_OUT] += 1
+            continue
         if not regions and options.empty == "drop":
             left_out["images without an annotation (--empty background keeps them)"] += 1
             continue

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from barm.data.images import IMAGE_SUFFIXES
 from barm.data.importers.annotations import (
+    ALL_LEFT_OUT,
     Ambiguous,
     Annotations,
     Classes,
@@ -192,7 +193,10 @@ def _item(tree: Tree, task: _Task, classes: Classes, options: ImportOptions, lef
         raise Ambiguous(f"{task.where} has {len(task.annotations)} annotations", "--annotator", readings)
     values = task.annotations[-1 if options.annotator == "last" else 0] if task.annotations else ()
     regions = _regions(values, task.where, classes, left_out)
-    if not regions and (values or not task.annotations) and options.empty == "drop":
+    if not regions and values:
+        left_out[ALL_LEFT_OUT] += 1
+        return None
+    if not task.annotations and options.empty == "drop":
         left_out["images without an annotation (--empty background keeps them)"] += 1
         return None
     return _painted(image, task, values, regions, options)

@@ -23,6 +23,7 @@ from PIL import Image
 
 from barm.data.class_names import parse_classes
 from barm.data.importers.annotations import (
+    ALL_LEFT_OUT,
     Annotations,
     Classes,
     Cover,
@@ -114,6 +115,9 @@ def _item(
     if image is not None:
         claims.add(image, str(tree.root / path))
     regions = _regions(tree.root / path, content["shapes"], classes, left_out)
+    if not regions and content["shapes"]:
+        left_out[ALL_LEFT_OUT] += 1
+        return None
     if not regions and options.empty == "drop":
         left_out["images without an annotation (--empty background keeps them)"] += 1
         return None
