@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 import barm
 from barm.data import fetch as fetching
@@ -172,6 +172,29 @@ def test_two_processes_do_not_fetch_into_one_folder(sets, tmp_path):
         pytest.raises(UserError, match="is being fetched by another process"),
     ):
         done(plan(sets["voc"], tmp_path / "voc"))
+
+
+def test_a_lock_whose_file_was_removed_is_taken_anew(sets, tmp_path, monkeypatch):
+    """A process that ends removes the file after this one has opened it."""
+    path, removed, refused = tmp_path / "voc" / DOWNLOADS / module.LOCK, list[Path](), list[bool]()
+
+    class Late(FileLock):
+        def acquire(self, *args, **options):
+            super().acquire(*args, **options)
+            if not removed:
+                path.unlink()
+                removed.append(path)
+
+    def enter(*_: object) -> None:
+        with pytest.raises(Timeout):
+            FileLock(path).acquire(timeout=0)
+        refused.append(True)
+
+    monkeypatch.setattr(module, "FileLock", Late)
+    assert get(plan(sets["voc"], tmp_path / "voc"), lambda line: None, enter) == (4, 2)
+    assert removed
+    assert refused
+    assert not (tmp_path / "voc" / DOWNLOADS).exists()
 
 
 def test_a_file_in_the_place_of_the_folder(sets, tmp_path):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from barm.words import count
 
 DOWNLOADS = ".download"  # in the data set's folder; it goes when all is in its place
 LOCK = "lock"
+RACES = 20  # with processes that end, each of which removes the lock's file
 VAL, TRAIN_AUG = f"{LISTS[0]}/val.txt", f"{LISTS[0]}/train_aug.txt"
 
 
@@ -132,27 +134,60 @@ def get(
     if work.complete:
         return _open(work.dataset, work.root)
     check_space(work.root, work.needed, work.dataset.title)
-    work.downloads.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(work.downloads / LOCK, timeout=0):
-            try:
-                for archive in work.archives:
-                    _put_in_place(archive, work, say, progress, keep, timeout)
-                if work.dataset.layout == "voc":
-                    _list_training(work.root, say)
-                return _open(work.dataset, work.root)
-            finally:
-                _tidy(work)
+        with _locked(work.downloads):
+            for archive in work.archives:
+                _put_in_place(archive, work, say, progress, keep, timeout)
+            if work.dataset.layout == "voc":
+                _list_training(work.root, say)
+            return _open(work.dataset, work.root)
     except Timeout:
         raise UserError(f"{work.root} is being fetched by another process: wait, or give another folder") from None
 
 
-def _tidy(work: Plan) -> None:
-    """Remove the folders that are empty: of the archives, unless some are left, and of the data set, if none came."""
-    with suppress(OSError):
-        (work.downloads / LOCK).unlink()
-        work.downloads.rmdir()
-        work.root.rmdir()
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a folder, and remove it afterwards if it is empty, as the folder above it.
+
+    The lock's file is removed, too, as the last thing under the lock. Who has opened it before that locks a file that
+    is gone, which keeps nobody out: the lock counts only if its file is still in its place, otherwise it is taken anew.
+
+    Raises:
+        Timeout: if another process has the lock.
+    """
+    path = folder / LOCK
+    lock = FileLock(path, timeout=0)
+    for _ in range(RACES):
+        folder.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):  # the folder was removed meanwhile
+            path.touch()
+            before = _identity(path)
+            lock.acquire()
+            if before is not None and _identity(path) == before:
+                break
+            lock.release()
+    else:
+        raise Timeout(str(path))
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # where open files cannot be removed, it is removed later
+            path.unlink()
+        lock.release()
+        with suppress(OSError):
+            if os.name == "nt":
+                path.unlink(missing_ok=True)
+            folder.rmdir()
+            folder.parent.rmdir()
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """The number of a file on its disk; None if there is no file."""
+    try:
+        about = path.stat()
+    except FileNotFoundError:
+        return None
+    return about.st_dev, about.st_ino
 
 
 def _put_in_place(
