@@ -160,6 +160,26 @@ def test_a_mirror_goes_on_where_the_first_host_stopped(host, archive, tmp_path):
         path.unlink()
 
 
+@pytest.mark.parametrize("checksum", [SHA256, None])
+def test_an_address_that_is_cut_again_and_again_is_followed_by_the_next(checksum, host, archive, tmp_path):
+    host.files["/mirror.tar"] = CONTENT
+    host.cuts = [300_000] + [0] * module.TRIES
+    both = replace(archive, addresses=(*archive.addresses, f"{host.address}/mirror.tar"), checksum=checksum)
+    assert fetch(both, tmp_path, silent).read_bytes() == CONTENT
+    assert host.asked[-1] == ("/mirror.tar", "bytes=300000-" if checksum else None, None)
+
+
+def test_what_came_from_an_address_stays_where_the_next_does_not_answer(host, archive, tmp_path):
+    host.cuts = [300_000] + [0] * module.TRIES
+    both = replace(archive, addresses=(*archive.addresses, f"{host.address}/gone.tar"), checksum=None)
+    with pytest.raises(Failed, match=r"4 times in a row; .*goes on from there; .*gone\.tar answers 404") as error:
+        fetch(both, tmp_path, silent)
+    assert "\n" not in str(error.value)
+    host.asked = []
+    assert fetch(both, tmp_path, silent).read_bytes() == CONTENT
+    assert host.asked[0][:2] == ("/a.tar", "bytes=300000-")
+
+
 def test_a_wrong_checksum_is_told_and_the_file_removed(host, archive, tmp_path):
     host.files["/a.tar"] = wrong = b"x" + CONTENT[1:]
     with pytest.raises(UserError) as error:

@@ -119,6 +119,8 @@ class Download:
             if answer.status == 200:
                 start = 0
             size = total if total >= 0 else None
+            if not start:  # what came from elsewhere stays until this address has answered
+                self.remove()
             check_space(self.path.parent, max(0, (size or 0) - start), self.archive.name)
             self._write_origin(Partial(address, _validator(answer), size))
             return self._store(answer, start, size)
@@ -128,7 +130,6 @@ class Download:
         size, known = _size(self.path), self.origin
         same = known.validator is not None if known.address == address else self.archive.checksum is not None
         if not size or not same or known.size is None or size > known.size:
-            self.remove()
             self.origin = Partial()
             return 0
         return size
@@ -208,7 +209,7 @@ def fetch(archive: Archive, folder: Path, progress: Progress, *, timeout: float 
 
     Raises:
         UserError: no address answers, no space, or another checksum.
-        Failed: the connection is cut again and again.
+        Failed: the connection is cut again and again, whatever the address.
     """
     if archive.local is not None:
         _check_size(archive.local, archive)
@@ -229,13 +230,23 @@ def fetch(archive: Archive, folder: Path, progress: Progress, *, timeout: float 
 
 
 def _try_all(archive: Archive, download: Download) -> None:
-    reasons = list[str]()
+    """Download from the first address that gives the whole archive.
+
+    Raises:
+        UserError: if none answers.
+        Failed: if none that answers gives it to the end.
+    """
+    reasons, cut = list[str](), list[Failed]()
     for address in archive.addresses:
         try:
             download.run(address)
             return
         except Unanswered as error:
             reasons.append(f"{address} {error}")
+        except Failed as error:
+            cut.append(error)
+    if cut:
+        raise Failed("; ".join([str(cut[-1]), *reasons]))
     raise UserError(f"{'; '.join(reasons)}; {by_hand(archive)}")
 
 
