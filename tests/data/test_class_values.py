@@ -11,6 +11,7 @@ from PIL import Image
 
 import barm
 from barm.data.class_values import find_class_values, parse_colour, read_class_values, write_class_values
+from barm.data.importers.annotations import Classes
 from barm.data.index import checked
 from barm.data.masks import read_mask
 from barm.data.sources import open_source
@@ -74,6 +75,13 @@ def test_a_value_that_is_not_listed_is_refused(tmp_path):
 def test_what_is_wrong_in_the_file_is_told(tmp_path, text, message):
     with pytest.raises(UserError, match=message):
         parsed(text, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["unlabeled", "_unlabeled_", "__Background__", "void", "_ignore_", "bg", "cat"])
+def test_names_of_the_background_are_the_same_in_a_table_and_in_an_import(name, tmp_path):
+    classes = Classes([name])
+    (_, class_id), _ = parsed(f'[values]\n1 = "{name}"\n2 = "other"\n', tmp_path).ids
+    assert classes.add(name) == class_id
 
 
 def test_what_was_written_is_read_again(tmp_path):

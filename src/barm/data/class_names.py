@@ -10,6 +10,7 @@ from barm.data.palette import Palette, id_palette
 from barm.data.text import composed_text
 from barm.errors import UserError
 from barm.escaping import normal
+from barm.labels import IGNORE
 
 MOST = 254  # ids 1..254; 255 is ignored
 BACKGROUND = ("background", "unlabeled", "unlabelled")  # that a first line may say: id 0
@@ -82,6 +83,16 @@ def parse_classes(text: str, path: Path) -> tuple[str, ...]:
 def plain(name: str) -> str:
     """Normalise a name for comparison with the names of the background: ``__Background__`` -> ``background``."""
     return name.lower().strip("_-<>[]() ")
+
+
+def special_id(name: str) -> int | None:
+    """The id of a name that stands for the background (0) or for ignored pixels (255); None for a class.
+
+    >>> special_id("_unlabeled_"), special_id("__ignore__"), special_id("cat")
+    (0, 255, None)
+    """
+    word = plain(name)
+    return 0 if word in BACKGROUND else IGNORE if word in IGNORED else None
 
 
 def _lines(text: str, path: Path) -> list[Line]:

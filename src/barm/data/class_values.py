@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from barm.data.class_names import BACKGROUND, IGNORED, MOST, plain
+from barm.data.class_names import MOST, special_id
 from barm.data.mask_values import listing
 from barm.errors import UserError
 from barm.escaping import normal
@@ -216,9 +216,7 @@ def _name(name: object, path: Path) -> str:
     if not isinstance(name, str) or not name.strip() or any(ord(c) < 32 or 127 <= ord(c) < 160 for c in name):
         raise UserError(f'{path}: expected a class name, "background" or "ignore", found {str(name)[:40]!r}')
     name = normal(name.strip())
-    if plain(name) == "background" or name.lower() in BACKGROUND:
-        return "background"
-    return "ignore" if plain(name) in IGNORED else name
+    return {0: "background", IGNORE: "ignore", None: name}[special_id(name)]
 
 
 def _other(word: object, path: Path) -> int | None:

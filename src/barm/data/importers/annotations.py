@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from barm.data.class_names import BACKGROUND, IGNORED, MOST, plain
+from barm.data.class_names import MOST, special_id
 from barm.errors import UserError
 from barm.escaping import normal
 from barm.labels import IGNORE
@@ -246,16 +246,14 @@ class Classes:
         return class_id
 
     def _id(self, name: str) -> int:
-        word = plain(name)
         if not name:
             raise UserError(f"{self._where()}a class has no name: give every class one")
         if any(unicodedata.category(c) in ("Cc", "Cs") for c in name):
             raise UserError(f"{self._where()}the class name {ascii(name)[:60]} cannot be printed: write another one")
-        if word in BACKGROUND:
-            return 0
-        if word in IGNORED:
-            self.ignored.add(name)
-            return IGNORE
+        special = special_id(name)
+        if special is not None:
+            self.ignored |= {name} if special == IGNORE else set()
+            return special
         if name not in self._ids and len(self._ids) == MOST:
             raise UserError(f"{self._where()}expected at most {MOST} class names, found more: name fewer")
         return self._ids.setdefault(name, len(self._ids) + 1)

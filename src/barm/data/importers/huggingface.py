@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from barm.data.class_names import BACKGROUND, MOST, plain
+from barm.data.class_names import MOST, special_id
 from barm.data.importers.annotations import Ambiguous, Annotations, Classes, ImportOptions, Item, Painted, Preview, Size
 from barm.data.importers.source_tree import Tree, split_of
 from barm.data.masks import read_mask
@@ -86,7 +86,7 @@ def read(tree: Tree, options: ImportOptions) -> Annotations:
                 left_out["images whose mask cannot be read"] += 1
                 continue
             highest = max([highest, *(value for value in values if value != IGNORE)])
-            if highest > len(names) - (plain(names[0]) in BACKGROUND):
+            if highest > len(names) - (special_id(names[0]) == 0):
                 raise UserError(f"{where}: its mask holds {highest}, but there are {len(names)} names: mend {NAMES}")
             paint = partial(_paint, file, label, i, None)
             items.append(Item(name, partial(_image, file, image, i), paint, split))
@@ -219,7 +219,7 @@ def _first(
     names: Sequence[str], highest: int, items: Sequence[Item], options: ImportOptions
 ) -> tuple[Literal["0", "1"], tuple[str, ...]]:
     """The value of the first name, and a note on it."""
-    if plain(names[0]) in BACKGROUND:
+    if special_id(names[0]) == 0:
         return "0", ()
     if options.first != "ask":
         if options.first == "0" and highest == len(names):
