@@ -230,15 +230,21 @@ def test_masks_of_labelme2voc_are_read_by_their_indices(masks, tmp_path):
 
 
 def test_an_index_without_a_name_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"a\.png: holds 3, for which class_names.txt has no line; add one"):
+    with pytest.raises(UserError, match=r"a\.png: 200 pixels .*class_names\.txt does not list \(3\): add a line"):
         read(make_voc(tmp_path, 3))
 
 
 def test_a_mask_that_is_damaged_or_has_no_image_is_left_out(tmp_path):
     root = make_voc(tmp_path, 1)
     (root / "SegmentationClassPNG/b.png").write_bytes(b"no image")
+    for name in "bd":
+        Image.new("RGB", (20, 10)).save(root / f"JPEGImages/{name}.jpg")
     Image.new("P", (20, 10)).save(root / "SegmentationClassPNG/c.png")
-    assert read(root).left_out == {"images whose mask cannot be read": 1, "images that are not there": 1}
+    assert read(root).left_out == {
+        "masks that cannot be read, such as SegmentationClassPNG/b.png": 1,
+        "masks without an image, such as SegmentationClassPNG/c.png": 1,
+        "images without a mask (--empty background keeps them), such as JPEGImages/d.jpg": 1,
+    }
 
 
 def test_images_of_masks_may_lie_elsewhere(tmp_path):

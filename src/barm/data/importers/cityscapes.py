@@ -107,9 +107,9 @@ def _is_image(key: str) -> bool:
     return stem.endswith(IMAGE)
 
 
-def _masks(tree: Tree, quality: str, kind: str) -> dict[str, PurePosixPath]:
+def _masks(tree: Tree, quality: str, kind: Literal["ids", "trainids"]) -> dict[str, PurePosixPath]:
     """Masks by the name that they share with their image."""
-    end = quality + {"ids": "_labelIds", "trainids": "_labelTrainIds"}[kind]
+    end = quality + KINDS[kind]
     return {f.stem.removesuffix(end): f for f in tree.with_suffix(".png") if f.stem.endswith(end)}
 
 

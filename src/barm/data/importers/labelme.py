@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from barm.data.class_names import parse_classes
+from barm.data.class_values import ClassValues
 from barm.data.importers.annotations import (
     ALL_LEFT_OUT,
     Annotations,
@@ -29,18 +30,19 @@ from barm.data.importers.annotations import (
     Cover,
     ImportOptions,
     Item,
-    Painted,
     Patch,
     Region,
     Size,
 )
+from barm.data.importers.mask_files import LOST, LeftOut, pair
+from barm.data.importers.mask_items import mask_items, readable
+from barm.data.importers.mask_scan import check_listed, in_numbers
 from barm.data.importers.regions import ellipse, painter, polygon, rectangle, stamp
 from barm.data.importers.source_tree import Claims, Tree, name_of, split_of
-from barm.data.masks import read_mask
 from barm.data.text import composed_text
 from barm.errors import UserError
 from barm.labels import IGNORE
-from barm.reading import Unfit, read_json
+from barm.reading import read_json
 
 TITLE = "LabelMe"
 LIMIT = 2**28  # bytes of a file with an embedded image
@@ -65,7 +67,7 @@ def read(tree: Tree, options: ImportOptions) -> Annotations:
     """
     files = [path for path in tree.with_suffix(".json") if _is_labelme(tree.peek(path))]
     if not files:
-        return _read_exports(tree)
+        return _read_exports(tree, options)
     left_out, items = Counter[str](), list[Item]()
     contents = {path: _content(tree.root / path) for path in files}
     lists = tree.named("labels.txt", "class_names.txt")
@@ -214,42 +216,23 @@ def _exports(tree: Tree) -> list[PurePosixPath]:
     return found
 
 
-def _read_exports(tree: Tree) -> Annotations:
+def _read_exports(tree: Tree, options: ImportOptions) -> Annotations:
     """Read masks whose values are the lines of ``class_names.txt`` from 0; 255 is what LabelMe ignores."""
-    classes, left_out, items = Classes(), Counter[str](), list[Item]()
-    places = [PurePosixPath(image) for image in tree.images]
-    places = [place for place in places if tree.images_root is not None or place.parent.name == IMAGES]
-    images = {_pair(tree, place): place.as_posix() for place in places}
-    for mask in _exports(tree):
-        place = tree.root / mask.parent.parent / "class_names.txt"
-        names = parse_classes(composed_text(place), place)
-        table = np.zeros(256, np.uint8)
-        table[IGNORE] = IGNORE
-        for value, name in enumerate(names, 1):
-            table[value] = classes.add(name, str(value))
-        try:
-            values = read_mask(tree.root / mask).histogram()
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            if isinstance(error, UserError):
-                raise
-            left_out["images whose mask cannot be read"] += 1
-            continue
-        strange = [value for value in range(len(names) + 1, IGNORE) if values[value]]
-        if strange:
-            raise Unfit(tree.root / mask, f"holds {strange[0]}, for which {place.name} has no line", "add one")
-        image = images.get(_pair(tree, mask))
-        if image is None:
-            left_out["images that are not there"] += 1
-            continue
-        paint = partial(_paint, tree.root / mask, table)
-        items.append(Item(name_of(image), tree.images[image], paint, split_of(image)))
-    return Annotations(classes.names, tuple(items), left_out, classes.notes(), classes.values)
+    images = [key for key in tree.images if tree.images_root is not None or PurePosixPath(key).parent.name == IMAGES]
+    pairs, left_out, classes = pair(_exports(tree), images), LeftOut(), Classes()
+    left_out.add(LOST, *pairs.lost)
+    facts = in_numbers(readable(tree, pairs, left_out))
+    tables = {mask.parent.parent: _values(tree.root / mask.parent.parent, classes) for mask in pairs.masks.values()}
+    for place, values in tables.items():
+        check_listed({path: each for path, each in facts.items() if path.parent.parent == tree.root / place}, values)
+    masks = {image: (mask, tables[mask.parent.parent]) for image, mask in pairs.masks.items()}
+    items = mask_items(tree, masks, facts, options, left_out, images=images)
+    return Annotations(classes.names, items, left_out.counts(), classes.notes(), classes.values)
 
 
-def _pair(tree: Tree, path: PurePosixPath) -> tuple[str, str]:
-    """What an image and its mask have in common: the name, and the folder above theirs."""
-    return path.stem, "" if tree.images_root is not None else path.parent.parent.as_posix()
-
-
-def _paint(path: Path, table: NDArray[np.uint8], size: Size) -> Painted:
-    return Painted(table[np.asarray(read_mask(path))])
+def _values(folder: Path, classes: Classes) -> ClassValues:
+    """The meaning of the masks' values in an export."""
+    path = folder / "class_names.txt"
+    names = parse_classes(composed_text(path), path)
+    ids = {value: classes.add(name, str(value)) for value, name in enumerate(names, 1)}
+    return ClassValues(names, ((0, 0), *ids.items(), (IGNORE, IGNORE)), False, None, path)
