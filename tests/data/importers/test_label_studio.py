@@ -189,7 +189,56 @@ def test_images_of_strokes_need_the_json_file(tmp_path):
     with pytest.raises(UserError, match=r"does not say which image.*JSON export") as error:
         read(tmp_path)
     assert "\n" not in str(error.value)
-    assert "were not read" in read(make(tmp_path, task(annotation(region())))).notes[0]
+    found = read(make(tmp_path, task(annotation(region()))))
+    assert found.notes == ()
+    assert found.left_out == {"files of strokes whose annotation does not count or is not in the JSON file": 1}
+
+
+@pytest.mark.parametrize("short", [False, True])
+def test_images_of_strokes_take_the_place_of_the_strokes_in_the_json_file(short, tmp_path):
+    drawn = region(rings=(RING, RING[:3])), region("dog", rings=(RING / 2, RING[:3]))
+    given = task(annotation(*drawn, id=7))
+    if short:
+        values = [{**each["value"], "original_width": 40, "original_height": 20} for each in drawn]
+        given = {"image": "a.png", "id": 12, "annotation_id": 7, "label": values}
+    root = make(tmp_path, given)
+    opacity = np.zeros(SIZE[::-1], np.uint8)
+    opacity[:3, :5], opacity[5:, :5] = 255, 90
+    Image.fromarray(opacity).save(root / "task-12-annotation-7-by-me@host.org-label-cat-0.png")
+    Image.fromarray(opacity).save(root / "task-12-annotation-7-by-1-label-bird-0.png")
+    Image.fromarray(opacity.T.copy()).save(root / "task-12-annotation-7-by-1-label-dog-0.png")
+    with pytest.raises(UserError, match="its stroke is of 20x40 pixels, not 40x20"):
+        mask(read(root))
+    (root / "task-12-annotation-7-by-1-label-dog-0.png").unlink()
+    found = read(root, overlap="earlier")
+    painted = found.items[0].paint(SIZE)
+    assert found.classes == ("bird", "cat", "dog")
+    assert painted.objects == {1: 1, 2: 1, 3: 1}
+    assert (painted.ids == 2).sum() == 15
+    assert found.notes == ("2 brush strokes were read from PNG files",)
+
+
+def test_two_tasks_of_one_image_are_refused(tmp_path):
+    tasks = task(annotation(region())), {**task(annotation(region("dog"))), "id": 13}
+    with pytest.raises(UserError, match=r"task 12 and .*task 13 are both of the image .*a\.png"):
+        read(make(tmp_path, *tasks))
+
+
+def test_an_image_of_another_folder_does_not_get_the_regions(tmp_path):
+    root = make(tmp_path, task(annotation(region()), image="/data/one/b.png"), image="one/a.png")
+    (root / "two").mkdir()
+    Image.new("RGB", SIZE).save(root / "two/b.png")
+    assert read(root).left_out == {"images that are not there": 1}
+
+
+@pytest.mark.parametrize("number", ["x/../../../home/a", "..", "a\nb", None, "C:\\x", "x" * 300])
+def test_a_task_is_named_by_its_position_where_its_id_is_no_name(number, tmp_path):
+    file = io.BytesIO()
+    Image.new("RGB", SIZE).save(file, "PNG")
+    text = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    root = make(tmp_path, {**task(annotation(region()), image=text), "id": number})
+    (root / "project.json").rename(root / "my.pro ject.json")
+    assert [item.name for item in read(root).items] == ["my_pro_ject_task1"]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,8 @@ https://labelstud.io/guide/task_format specifies it; the JSON-MIN export is read
 and brush strokes become regions, matched by the names of their labels, whichever control they belong to. Annotations
 that were skipped do not count. Of several that remain, the single one marked as ground truth counts; without such a
 mark the option `annotator` decides. An annotation that was handed in without any region says that the image is
-background. Classes are in the order of the alphabet: the export does not hold the project's own order.
+background. Classes are in the order of the alphabet: the export does not hold the project's own order. Images of
+brush strokes that lie beside the JSON file take the place of the strokes in it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -34,18 +35,21 @@ from barm.data.importers.annotations import (
     Region,
     Size,
 )
+from barm.data.importers.brush_files import FILE, Stroke, stroke, stroke_files, with_strokes
 from barm.data.importers.brush_rle import brush, check_brush
 from barm.data.importers.regions import Ring, drawn, ellipse_ring, painter, relative, rotated
-from barm.data.importers.source_tree import Tree, name_of, split_of
+from barm.data.importers.source_tree import Claims, Tree, name_of, split_of
 from barm.errors import UserError
 from barm.reading import read_json
+from barm.words import count, verb
 
 TITLE = "Label Studio"
 LIMIT = 2**30  # bytes
 LABELS = ("polygonlabels", "rectanglelabels", "ellipselabels", "brushlabels", "labels")
-BRUSH_FILE = re.compile(r"task-\d+-annotation-\d+-by-\d+-.*\.png", re.IGNORECASE)
+SAFE = re.compile(r"[A-Za-z0-9_-]{1,40}")  # as a part of a file's name
 PREFIX = re.compile(r"(^|[/\\=])[0-9a-f]{8}-(?=[^/\\]+$)")  # that an upload puts before a file's name
 EMBEDDED = "data:image/"
+LOST = "files of strokes whose annotation does not count or is not in the JSON file"
 FAR = 2**12  # in percent of a side; no coordinate lies beyond
 Values = Mapping[str, Any]
 
@@ -59,6 +63,8 @@ class _Task:
         place: the file, below the source.
         data: what was to be annotated, by name.
         annotations: of each its regions, as Label Studio has them.
+        number: of the task.
+        ids: of the annotations.
         file: name of the uploaded image, where it is known.
     """
 
@@ -66,15 +72,16 @@ class _Task:
     place: PurePosixPath
     data: Values
     annotations: tuple[tuple[Values, ...], ...]
+    number: str
+    ids: tuple[str, ...]
     file: str = ""
 
 
 def lacks(tree: Tree) -> str | None:
     """What a folder lacks to be an export of Label Studio; None if it is one."""
-    if any(_is_export(tree.peek(path)) for path in tree.with_suffix(".json")):
+    if _files(tree) or stroke_files(tree):
         return None
-    strokes = any(BRUSH_FILE.fullmatch(path.name) for path in tree.with_suffix(".png"))
-    return None if strokes else "no .json with a list of tasks and their annotations"
+    return "no .json with a list of tasks and their annotations"
 
 
 def read(tree: Tree, options: ImportOptions) -> Annotations:
@@ -84,24 +91,52 @@ def read(tree: Tree, options: ImportOptions) -> Annotations:
         UserError: for a file that is not as Label Studio writes it, or brush images without it.
         Ambiguous: where several people annotated an image.
     """
-    files = [path for path in tree.with_suffix(".json") if _is_export(tree.peek(path))]
-    strokes = [path for path in tree.with_suffix(".png") if BRUSH_FILE.fullmatch(path.name)]
+    files, strokes = _files(tree), stroke_files(tree)
     if not files:
+        name = next((each.path.name for group in strokes.values() for each in group), "nothing")
         raise UserError(
-            f"{tree.root}: {strokes[0] if strokes else 'nothing'} does not say which image it belongs to: "
-            "put the JSON export of the same project beside it, which holds the brush strokes, too"
+            f"{tree.root}: {name} does not say which image it belongs to: put the JSON export of the same project "
+            "beside it, which holds the brush strokes, too"
         )
-    left_out, notes, items = Counter[str](), list[str](), list[Item]()
+    left_out, items, claims = Counter[str](), list[Item](), Claims()
     tasks = [task for path in files for task in _tasks(tree, path, left_out)]
+    tasks = _with_strokes(tasks, strokes, left_out)
     names = {name for task in tasks for each in task.annotations for region in each for name in region["labels"]}
     classes = Classes(sorted(names), tree.root / files[0])
     for task in tasks:
-        item = _item(tree, task, classes, options, left_out)
+        item = _item(tree, task, classes, options, left_out, claims)
         if item is not None:
             items.append(item)
-    if strokes:
-        notes.append("images of brush strokes repeat what the JSON file holds: they were not read")
-    return Annotations(classes.names, tuple(items), left_out, (*notes, *classes.notes()))
+    number = sum(map(len, strokes.values())) - left_out[LOST]
+    notes = [f"{count(number, 'brush strokes')} {verb(number, 'were')} read from PNG files"] if number else []
+    return Annotations(classes.names, tuple(items), +left_out, (*notes, *classes.notes()))
+
+
+@lru_cache(maxsize=2)
+def _files(tree: Tree) -> tuple[PurePosixPath, ...]:
+    return tuple(path for path in tree.with_suffix(".json") if _is_export(tree.peek(path)))
+
+
+def _with_strokes(
+    tasks: Sequence[_Task], strokes: Mapping[tuple[str, str], Sequence[Stroke]], left_out: Counter[str]
+) -> list[_Task]:
+    """The tasks with the strokes that stand in files of their own."""
+    regions = [region for task in tasks for each in task.annotations for region in each]
+    controls = {str(region["control"]) for region in regions if region["control"]}
+    labels = {label for region in regions for label in region["labels"]}
+    result, used = list[_Task](), set[tuple[str, str]]()
+    for task in tasks:
+        keys = [(task.number, each) for each in task.ids]
+        used.update(keys)
+        annotations = (
+            with_strokes(each, strokes.get(key, ()), controls, labels)
+            for each, key in zip(task.annotations, keys, strict=True)
+        )
+        result.append(replace(task, annotations=tuple(annotations)))
+    lost = [each for key, group in strokes.items() if key not in used for each in group]
+    if lost:
+        left_out[LOST] += len(lost)
+    return result
 
 
 def _is_export(text: str) -> bool:
@@ -113,25 +148,35 @@ def _tasks(tree: Tree, place: PurePosixPath, left_out: Counter[str]) -> list[_Ta
     """The tasks of a file."""
     path = tree.root / place
     content = read_json(path, LIMIT)
-    tasks, short = list[_Task](), defaultdict[str, list[Values]](list)
+    tasks, short = list[_Task](), defaultdict[str, list[tuple[int, Values]]](list)
     for i, task in enumerate(content if isinstance(content, list) else [content], 1):
         if not isinstance(task, dict):
             raise UserError(f"{path}: expected a list of tasks, found {str(task)[:60]}")
         if "annotation_id" in task:
-            short[str(task.get("id"))].append(task)
+            short[str(task.get("id"))].append((i, task))
             continue
         entries = task.get("annotations", task.get("completions"))
         if not isinstance(entries, list) or not isinstance(task.get("data"), dict):
-            raise UserError(f"{path}: task {task.get('id', i)}: expected data and a list of annotations")
-        where = f"{path}: task {task.get('id', i)}"
+            raise UserError(f"{path}: task {_number(task, i)}: expected data and a list of annotations")
+        where = f"{path}: task {_number(task, i)}"
         chosen = _handed_in(entries, where, left_out)
         if not chosen and task.get("predictions"):
             left_out["images with predictions alone"] += 1
             continue
         upload = task.get("file_upload")
         annotations = tuple(_merged(entry.get("result"), where) for entry in chosen)
-        tasks.append(_Task(where, place, task["data"], annotations, upload if isinstance(upload, str) else ""))
-    return tasks + [_short_task(f"{path}: task {number}", place, records) for number, records in short.items()]
+        file, ids = upload if isinstance(upload, str) else "", tuple(str(entry.get("id")) for entry in chosen)
+        tasks.append(_Task(where, place, task["data"], annotations, _number(task, i), ids, file))
+    for entries in short.values():
+        first, task = entries[0]
+        tasks.append(_short_task(path, place, _number(task, first), [record for _, record in entries]))
+    return tasks
+
+
+def _number(task: Values, position: int) -> str:
+    """A task's id, or its position in the file where the id is no part of a file's name."""
+    number = str(task.get("id"))
+    return number if task.get("id") is not None and SAFE.fullmatch(number) else f"task{position}"
 
 
 def _handed_in(entries: Sequence[Any], where: str, left_out: Counter[str]) -> list[Values]:
@@ -156,8 +201,10 @@ def _merged(results: Any, where: str) -> tuple[Values, ...]:
             continue  # a relation between regions
         key = result.get("id") if isinstance(result.get("id"), str) else i
         sides = {side: result.get(side) for side in ("original_width", "original_height", "image_rotation", "source")}
-        known = regions.setdefault(key, {"labels": []})
-        regions[key] = {**known, "type": result.get("type"), **sides, **value, "labels": _labels(value, known, where)}
+        known = regions.setdefault(key, {"labels": [], "control": None})
+        labels = _labels(value, known, where)
+        control = result.get("from_name") if labels != known["labels"] else known["control"]
+        regions[key] = {**known, "type": result.get("type"), **sides, **value, "labels": labels, "control": control}
     return tuple(regions.values())
 
 
@@ -169,22 +216,32 @@ def _labels(value: Values, known: Values, where: str) -> list[str]:
     return list(dict.fromkeys([*known["labels"], *found]))
 
 
-def _short_task(where: str, place: PurePosixPath, records: Sequence[Values]) -> _Task:
+def _short_task(path: Path, place: PurePosixPath, number: str, records: Sequence[Values]) -> _Task:
     """A task of a JSON-MIN export, which has a record per annotation and no ids of regions."""
-    annotations = list[tuple[Values, ...]]()
-    for record in sorted(records, key=lambda one: str(one.get("created_at") or "")):
-        values = [value for entry in record.values() if isinstance(entry, list) for value in entry]
-        regions = [value for value in values if isinstance(value, dict)]
-        annotations.append(tuple({**value, "labels": _labels(value, {"labels": []}, where)} for value in regions))
-    return _Task(where, place, records[0], tuple(annotations))
+    annotations, where = list[tuple[Values, ...]](), f"{path}: task {number}"
+    records = sorted(records, key=lambda one: str(one.get("created_at") or ""))
+    for record in records:
+        values = [(key, value) for key, entry in record.items() if isinstance(entry, list) for value in entry]
+        regions = [
+            {**value, "labels": _labels(value, {"labels": []}, where), "control": control}
+            for control, value in values
+            if isinstance(value, dict)
+        ]
+        annotations.append(tuple(regions))
+    ids = tuple(str(record["annotation_id"]) for record in records)
+    return _Task(where, place, records[0], tuple(annotations), number, ids)
 
 
-def _item(tree: Tree, task: _Task, classes: Classes, options: ImportOptions, left_out: Counter[str]) -> Item | None:
+def _item(
+    tree: Tree, task: _Task, classes: Classes, options: ImportOptions, left_out: Counter[str], claims: Claims
+) -> Item | None:
     """The image of a task; None if it is left out."""
     image = _image(tree, task)
     if isinstance(image, str):
         left_out[image] += 1
         return None
+    if isinstance(image.image, Path):
+        claims.add(str(image.image), task.where)
     if len(task.annotations) > 1 and options.annotator == "ask":
         readings = dict[str, Preview]()
         for answer, values in (("first", task.annotations[0]), ("last", task.annotations[-1])):
@@ -206,7 +263,7 @@ def _painted(
     image: Item, task: _Task, values: Sequence[Values], regions: Sequence[Region], options: ImportOptions
 ) -> Item:
     size = next((s for s in (_size(value, task.where) for value in values) if s), None)
-    return replace(image, paint=painter(regions, options.overlap), size=size)
+    return replace(image, paint=painter(regions, options.overlap, options.background), size=size)
 
 
 def _regions(values: Sequence[Values], where: str, classes: Classes, left_out: Counter[str]) -> list[Region]:
@@ -241,6 +298,8 @@ def _cover(value: Values, where: str) -> Cover | str:
         return "regions without a label"
     if value.get("image_rotation"):
         return "regions on an image that was turned in Label Studio"
+    if kind == "file":
+        return stroke(value[FILE])
     if kind == "brush":
         size = _size(value, where)
         wrong = check_brush(value["rle"], size) if size else "a brush needs original_width and original_height"
@@ -258,7 +317,9 @@ def _cover(value: Values, where: str) -> Cover | str:
     return drawn(partial(_turned, kind, (first, second, third, fourth), degrees))
 
 
-def _kind(value: Values) -> Literal["brush", "polygon", "ellipse", "rectangle"] | None:
+def _kind(value: Values) -> Literal["file", "brush", "polygon", "ellipse", "rectangle"] | None:
+    if isinstance(value.get(FILE), Path):
+        return "file"
     if "rle" in value:
         return "brush"
     if "points" in value:
@@ -301,7 +362,7 @@ def _image(tree: Tree, task: _Task) -> Item | str:
     text = next(iter(texts), "")
     file: Path | Callable[[], bytes]
     if text.startswith(EMBEDDED):
-        file, name = partial(_embedded, text), f"{task.place.stem}_{task.where.rpartition(' ')[2]}"
+        file, name = partial(_embedded, text), f"{re.sub('[^A-Za-z0-9_-]', '_', task.place.stem)}_{task.number}"
     else:
         tried = [t for name in (text, task.file) if name for t in (name, PREFIX.sub(r"\1", name))]
         found = next((path for t in tried if (path := tree.find_image(t, task.place))), None)
