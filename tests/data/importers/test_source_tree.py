@@ -28,6 +28,8 @@ def find(root, text, *files, near=None, images=None):
         ("0001.jpg", ["scene2/0001.jpg", "scene1/0002.jpg"], "scene1/0001.json"),
         ("0001.jpg", ["scene2/0001.jpg", "scene2/0001.json"], "scene1/0001.json"),
         ("images/0001.jpg", ["two/images/0001.jpg", "two/coco.json"], "one/coco.json"),
+        ("images/0001.jpg", ["old/images/0001.jpg", "images/0002.jpg"], "all.json"),
+        ("images/0001.jpg", ["old/images/0001.jpg", "images/0002.jpg"], "annotations/all.json"),
         ("../gone/0001.jpg", ["scene/0001.jpg"], "json/0001.json"),
     ],
 )

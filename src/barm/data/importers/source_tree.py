@@ -174,11 +174,15 @@ class Tree:
             return True
         if None not in (split, named) and split != named and named in self._splits:
             return split_of(PurePosixPath(*wanted.parts)) != split
-        if wanted.foreign or self.images_root is not None or len(ours.parts) == 1:
+        if wanted.foreign or self.images_root is not None:
             return False
-        folder = normpath(f"{near.parent}/{wanted.text}/..").lower()
+        for above in near.parents:  # a folder with other images, in which the wanted one would be
+            folder = normpath(f"{above}/{wanted.text}/..").lower()
+            inside = folder == "." or path.lower().startswith(f"{folder}/")
+            if not inside and (folder, theirs.suffix.lower()) in self._kinds:
+                return True
         others = [PurePosixPath(*near.parts[:common], *theirs.parts[:n]) for n in range(1, len(theirs.parts))]
-        return (folder, theirs.suffix.lower()) in self._kinds or any(each / near.name in self._files for each in others)
+        return len(ours.parts) > 1 and any(each / near.name in self._files for each in others)
 
     @cached_property
     def _files(self) -> frozenset[PurePosixPath]:
