@@ -16,15 +16,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
-from rich.console import Console
-from rich.progress import Progress
 
 from barm.data.class_names import parse_classes
 from barm.data.class_values import ORIGINAL, write_class_values
 from barm.data.images import Probe, Unreadable, probe, turned
 from barm.data.importers.annotations import Annotations, ImportOptions, Item, Painted
-from barm.data.index import BAR_FROM, cores
+from barm.data.index import cores
 from barm.data.palette import id_palette
+from barm.data.progress import progress_bar
 from barm.data.splits import divide
 from barm.errors import UserError
 from barm.labels import IGNORE
@@ -195,10 +194,7 @@ def _file_name(item: Item) -> str:
 
 
 def _write_items(items: Sequence[Item], root: Path, table: NDArray[np.uint8], link: bool) -> list[_Written]:
-    console = Console(stderr=True)
-    show = console.is_terminal and len(items) >= BAR_FROM
-    console.quiet = not show
-    with Progress(console=console, transient=True, disable=not show) as bar, ThreadPoolExecutor(cores()) as pool:
+    with progress_bar(len(items)) as bar, ThreadPoolExecutor(cores()) as pool:
         jobs = pool.map(lambda item: _write_item(item, root, table, link), items)
         return list(bar.track(jobs, total=len(items), description="importing"))
 
