@@ -104,6 +104,7 @@ def split(
     root: Annotated[Path, typer.Argument(help="A folder with images, masks and class names.")],
     share: Share = 0.2,
     group_by: GroupBy = "",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace lists that are there.")] = False,
 ) -> None:
     """Divide the images of a folder into training and validation: writes train.txt and val.txt.
 
@@ -111,8 +112,10 @@ def split(
     """
     from barm.data.sources.folder import write_split
 
-    sizes = write_split(root, share, group_by)
+    sizes = write_split(root, share, group_by, overwrite=overwrite)
     say(f"{root}: {sizes['train']} training and {count(sizes['val'], 'validation images')}, in train.txt and val.txt")
+    for part in (part for part, number in sizes.items() if not number):
+        show_line("yellow", "!", f"the {part} split is empty, and a training needs both")
 
 
 def _show(report: ImportReport, root: Path, overlap: str) -> None:
