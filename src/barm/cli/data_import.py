@@ -16,7 +16,7 @@ from barm.escaping import markup
 from barm.words import count
 
 if TYPE_CHECKING:
-    from barm.data.importers.write import ImportReport
+    from barm.data.importers.report import ImportReport
 
 GROUPS = "A regular expression; what its first group matches names the images that stay in one split."
 OBJECTS = "Which of several objects a pixel belongs to; ignore: to none, if their classes differ."
@@ -45,7 +45,7 @@ GroupBy = Annotated[str, typer.Option(help=GROUPS)]
 
 def import_(
     source: Source,
-    root: Annotated[Path, typer.Argument(help="A new folder.")],
+    root: Annotated[Path, typer.Argument(help="A new folder outside of the source.")],
     format: Format = "auto",
     images: Images = None,
     classes: Classes = None,
@@ -137,6 +137,8 @@ def _show(report: ImportReport, root: Path, overlap: str) -> None:
     say(", ".join(f"{images} {part}" for part, images in report.images.items()) + " images")
     for why, left in report.left_out.items():
         show_line("yellow", "!", f"left out: {left} {why}")
+    for line in report.warnings:
+        show_line("yellow", "!", line)
     if report.contested[0]:
         shown, pixels = report.contested
         rule = "they are ignored" if overlap == "ignore" else f"the {overlap} object is on top"

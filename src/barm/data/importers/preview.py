@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
+from dataclasses import fields
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image
 
 from barm.data.images import read_image, turned, upright
-from barm.data.importers.annotations import Ambiguous, Preview
+from barm.data.importers.annotations import Ambiguous, ImportOptions, Preview
 from barm.data.palette import OVERLAY, display_palette
 from barm.errors import UserError
 from barm.escaping import place
 from barm.reading import short
+
+READINGS = "-readings"  # what the folder of previews is called behind the name of the new one
 
 
 def explain(question: Ambiguous, root: Path) -> UserError:
@@ -26,7 +29,7 @@ def explain(question: Ambiguous, root: Path) -> UserError:
     Returns:
         The error that stops the import.
     """
-    folder = root.with_name(f"{root.name}-readings")
+    folder = root.with_name(f"{root.name}{READINGS}")
     folder.mkdir(parents=True, exist_ok=True)
     answers = list[str]()
     for answer, preview in question.readings.items():
@@ -38,6 +41,12 @@ def explain(question: Ambiguous, root: Path) -> UserError:
         else:
             answers.append(f"{question.flag} {answer} ({place(path)})")
     return UserError(f"{question.what}: give {' or '.join(answers)}")
+
+
+def is_reading(path: PurePosixPath) -> bool:
+    """Whether a file is such an image of an earlier import."""
+    answers = {f"{f.name.replace('_', '-')}-" for f in fields(ImportOptions) if f.default == "ask"}
+    return path.parent.name.endswith(READINGS) and path.suffix == ".png" and path.name.startswith(tuple(answers))
 
 
 def draw(preview: Preview) -> Image.Image:
