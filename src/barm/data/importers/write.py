@@ -22,6 +22,7 @@ from barm.data.images import Probe, Unreadable, probe, turned
 from barm.data.importers.annotations import Annotations, ImportOptions, Item, Painted
 from barm.data.importers.names import check_names, divided_anew, file_name, no_twins
 from barm.data.importers.report import ImportReport, Written, counted, empty, hidden, reasons, write_report
+from barm.data.importers.source_classes import source_classes
 from barm.data.index import cores
 from barm.data.palette import id_palette
 from barm.data.progress import progress_bar
@@ -110,8 +111,10 @@ def _write(
         why = [*annotations.left_out, *reasons(annotations.items, written)]
         raise UserError(f"nothing to import: {'; '.join(why) or 'no image has an annotation'}")
     write_class_names(root, names)
-    if annotations.values:
-        write_class_values(root / ORIGINAL, _original(names, annotations.values))
+    values, notes = source_classes(names, annotations.values) if annotations.values else ({}, ())
+    if values:
+        write_class_values(root / ORIGINAL, values)
+    annotations = replace(annotations, notes=(*annotations.notes, *notes))
     images = _write_lists(root, done, split)
     counts = counted(annotations, written, names)
     return ImportReport(*origin, images=images, **counts, warnings=(*hidden(counts["classes"]), *empty(images)))
@@ -246,15 +249,3 @@ def _write_lists(root: Path, items: Sequence[Item], split: Split) -> dict[str, i
         write_lists(root, parts)
         images = {**{part: len(members) for part, members in parts.items()}, **images}
     return images
-
-
-def _original(names: Sequence[str], values: Mapping[str, str]) -> dict[str, str]:
-    """The source's values or colours of the classes that were kept, with a value for background and ignored."""
-    known = {**{value: name for name, value in values.items()}}
-    ordered = sorted(known.items(), key=lambda entry: names.index(entry[1]) if entry[1] in names else -1)
-    kept = {value: name for value, name in ordered if name in (*names, "background", "ignore")}
-    if "background" not in kept.values():
-        free = "#000000" if any(value.startswith("#") for value in kept) else "0"
-        if free not in kept:
-            kept = {free: "background", **kept}
-    return kept
