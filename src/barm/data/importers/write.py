@@ -20,6 +20,7 @@ from barm.data.class_names import parse_classes
 from barm.data.class_values import ORIGINAL, write_class_values
 from barm.data.images import Probe, Unreadable, probe, turned
 from barm.data.importers.annotations import Annotations, ImportOptions, Item, Painted
+from barm.data.importers.kept import kept_classes, keeping
 from barm.data.importers.names import check_names, divided_anew, file_name, no_twins
 from barm.data.importers.report import ImportReport, Written, counted, empty, hidden, reasons, write_report
 from barm.data.importers.source_classes import source_classes
@@ -28,7 +29,6 @@ from barm.data.palette import id_palette
 from barm.data.progress import progress_bar
 from barm.data.splits import divide, write_lists
 from barm.errors import UserError
-from barm.labels import IGNORE
 from barm.reading import short
 
 FAULTS = (UserError, OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # of files that cannot be used
@@ -104,7 +104,8 @@ def _write(
     annotations: Annotations, root: Path, options: ImportOptions, split: Split, origin: Origin, link: bool
 ) -> ImportReport:
     """Write everything but the report."""
-    names, table = _kept(annotations.classes, options)
+    names, table = kept_classes(annotations.classes, options)
+    annotations = _keeping(annotations, names)
     written = _write_items(annotations.items, root, table, link)
     done = [item for item, one in zip(annotations.items, written, strict=True) if one.ids is not None]
     if not done:
@@ -149,20 +150,12 @@ def write_class_names(root: Path, names: Sequence[str]) -> None:
         write_class_values(root / "classes.toml", {str(i): name for i, name in enumerate(("background", *names))})
 
 
-def _kept(classes: Sequence[str], options: ImportOptions) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
-    """The names to keep, and the table from the importer's ids to theirs, ``(256,)``."""
-    unknown = [name for name in options.classes if name not in classes]
-    if unknown:
-        raise UserError(f"no class '{unknown[0]}': the source has {', '.join(classes)}")
-    names = options.classes or tuple(classes)
-    if not names:
-        raise UserError("the source names no class but background: expected at least one")
-    table = np.full(256, IGNORE if options.rest == "ignore" else 0, np.uint8)
-    table[0], table[IGNORE] = 0, IGNORE
-    for i, name in enumerate(classes, 1):
-        if name in names:
-            table[i] = names.index(name) + 1
-    return names, table
+def _keeping(annotations: Annotations, names: Sequence[str]) -> Annotations:
+    """The annotations with objects of classes that are not among the names below all others."""
+    kept = [i for i, name in enumerate(annotations.classes, 1) if name in names]
+    if len(kept) == len(annotations.classes):
+        return annotations
+    return replace(annotations, items=tuple(keeping(item, kept) for item in annotations.items))
 
 
 def _write_items(items: Sequence[Item], root: Path, table: NDArray[np.uint8], link: bool) -> list[Written]:
