@@ -37,6 +37,9 @@ Labels = Annotated[Literal["ask", "ids", "trainids"], typer.Option(help="Which o
 Colours = Annotated[Path | None, typer.Option(help="Colours and names of the classes, for masks in colour.")]
 First = Annotated[Literal["ask", "0", "1"], typer.Option(help="The number in masks of the first name of a list.")]
 Annotator = Annotated[Literal["ask", "first", "last"], typer.Option(help="Which annotation of an image counts.")]
+DrawnOn = Annotated[
+    Literal["ask", "stored", "upright"], typer.Option(help="What a mask lies over where EXIF data turn an image.")
+]
 ImageColumn = Annotated[str, typer.Option(help="The column of images in a data set of Hugging Face.")]
 LabelColumn = Annotated[str, typer.Option(help="The column of its masks.")]
 Share = Annotated[float, typer.Option("--val", help="Share of the images for validation, where nothing says it.")]
@@ -60,6 +63,7 @@ def import_(
     colours: Colours = None,
     first: First = "ask",
     annotator: Annotator = "ask",
+    drawn_on: DrawnOn = "ask",
     image_column: ImageColumn = "",
     label_column: LabelColumn = "",
     share: Share = 0.2,
@@ -90,6 +94,7 @@ def import_(
         colours=colours,
         first=first,
         annotator=annotator,
+        drawn_on=drawn_on,
         image_column=image_column,
         label_column=label_column,
     )

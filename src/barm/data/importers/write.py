@@ -18,9 +18,10 @@ from PIL import Image, UnidentifiedImageError
 
 from barm.data.class_names import parse_classes
 from barm.data.class_values import ORIGINAL, write_class_values
-from barm.data.images import Probe, Unreadable, probe, turned
-from barm.data.importers.annotations import Annotations, ImportOptions, Item, Painted
-from barm.data.importers.kept import kept_classes, keeping
+from barm.data.images import Unreadable, probe
+from barm.data.importers.annotations import Annotations, DrawnOn, ImportOptions, Item
+from barm.data.importers.drawn import upright_mask
+from barm.data.importers.kept import keeping, kept_classes
 from barm.data.importers.names import check_names, divided_anew, file_name, no_twins
 from barm.data.importers.report import ImportReport, Written, counted, empty, hidden, reasons, write_report
 from barm.data.importers.source_classes import source_classes
@@ -106,7 +107,7 @@ def _write(
     """Write everything but the report."""
     names, table = kept_classes(annotations.classes, options)
     annotations = _keeping(annotations, names)
-    written = _write_items(annotations.items, root, table, link)
+    written = _write_items(annotations.items, root, table, options.drawn_on, link)
     done = [item for item, one in zip(annotations.items, written, strict=True) if one.ids is not None]
     if not done:
         why = [*annotations.left_out, *reasons(annotations.items, written)]
@@ -158,13 +159,15 @@ def _keeping(annotations: Annotations, names: Sequence[str]) -> Annotations:
     return replace(annotations, items=tuple(keeping(item, kept) for item in annotations.items))
 
 
-def _write_items(items: Sequence[Item], root: Path, table: NDArray[np.uint8], link: bool) -> list[Written]:
+def _write_items(
+    items: Sequence[Item], root: Path, table: NDArray[np.uint8], drawn_on: DrawnOn, link: bool
+) -> list[Written]:
     with progress_bar(len(items)) as bar, ThreadPoolExecutor(cores()) as pool:
-        jobs = pool.map(lambda item: _write_item(item, root, table, link), items)
+        jobs = pool.map(lambda item: _write_item(item, root, table, drawn_on, link), items)
         return list(bar.track(jobs, total=len(items), description="importing"))
 
 
-def _write_item(item: Item, root: Path, table: NDArray[np.uint8], link: bool) -> Written:
+def _write_item(item: Item, root: Path, table: NDArray[np.uint8], drawn_on: DrawnOn, link: bool) -> Written:
     """Write an image and its mask, or say why that cannot be done."""
     name = file_name(item)
     try:
@@ -172,16 +175,13 @@ def _write_item(item: Item, root: Path, table: NDArray[np.uint8], link: bool) ->
     except FAULTS as error:
         return Written(None, why="images that cannot be read", because=short(error))
     try:
-        facts = probe(image)
-        painted = _painted(item, facts)
+        painted, was_turned = upright_mask(item, probe(image), drawn_on)
         mask = Image.fromarray(table[painted.ids])
     except FAULTS as error:
         image.unlink()
         if isinstance(error, Unreadable):
             return Written(None, why="images that cannot be used", because=f"it {error.what}")
         return Written(None, why="images without a mask that fits", because=short(error))
-    sideways = mask.size != facts.size
-    mask = turned(mask, facts.orientation) if sideways else mask
     target = root / "masks" / f"{name}.png"
     target.parent.mkdir(parents=True, exist_ok=True)
     mask.putpalette(id_palette().tobytes())
@@ -189,18 +189,7 @@ def _write_item(item: Item, root: Path, table: NDArray[np.uint8], link: bool) ->
     objects = Counter[int]()
     for i, number in painted.objects.items():
         objects[int(table[i])] += number
-    return Written(np.array(mask.histogram()[:256]), objects, painted.contested, turned=sideways)
-
-
-def _painted(item: Item, facts: Probe) -> Painted:
-    """Paint an item's mask in the size of its image, stored or upright."""
-    sizes = (facts.size, facts.stored)
-    if item.size not in (None, *sizes):  # any number may stand there: nothing is painted in it
-        raise UserError("{}x{} pixels were annotated, the image has {}x{}".format(*item.size or (), *facts.size))
-    painted = item.paint(item.size or facts.size)
-    if painted.ids.shape not in [size[::-1] for size in sizes]:
-        raise UserError("the mask is {1}x{0}, the image {2}x{3}".format(*painted.ids.shape, *facts.size))
-    return painted
+    return Written(np.array(mask.histogram()[:256]), objects, painted.contested, turned=was_turned)
 
 
 def _place_image(image: Path | Callable[[], bytes], target: Path, link: bool) -> Path:
@@ -228,9 +217,12 @@ def _linked(image: Path, target: Path) -> bool:
 def _suffix(content: bytes) -> str:
     try:
         with Image.open(io.BytesIO(content)) as image:
-            return SUFFIXES[image.format or ""] if image.format in SUFFIXES else f".{(image.format or '').lower()}"
+            kind = image.format or "of an unknown kind"
     except UnidentifiedImageError:
         raise UserError("what is embedded is no image") from None
+    if kind not in SUFFIXES:
+        raise UserError(f"the embedded image is {kind}: expected {', '.join(SUFFIXES)}")
+    return SUFFIXES[kind]
 
 
 def _write_lists(root: Path, items: Sequence[Item], split: Split) -> dict[str, int]:
