@@ -9,7 +9,7 @@ from PIL import Image
 
 from barm.data.sources import open_source
 from barm.data.sources.folder import write_split
-from barm.data.splits import divide
+from barm.data.splits import divide, write_lists
 from barm.errors import UserError
 
 NAMES = [f"film{film}_{frame:03}" for film in range(20) for frame in range(10)]
@@ -132,3 +132,10 @@ def test_an_empty_split_is_told(films, cli):
     status, out, _ = cli("data", "split", films, "--val", "0")
     assert status == 0
     assert "the val split is empty, and a training needs both" in out
+
+
+@pytest.mark.parametrize("name", [" a", "a ", "a\nb", "a\u2028b"])
+def test_names_that_no_line_can_hold_are_refused(tmp_path, name):
+    with pytest.raises(UserError, match="cannot stand in a list of names: rename"):
+        write_lists(tmp_path, {"train": ["b"], "val": [name]})
+    assert not list(tmp_path.iterdir())

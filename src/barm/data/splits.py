@@ -56,7 +56,13 @@ def write_lists(root: Path, parts: Mapping[str, Sequence[str]]) -> None:
     Args:
         root: the folder of the lists.
         parts: names of ``train`` and ``val``.
+
+    Raises:
+        UserError: for a name that no line can hold.
     """
+    for name in (name for names in parts.values() for name in names):
+        if name.splitlines() != [name.strip()]:
+            raise UserError(f"the image name {ascii(name)[:80]} cannot stand in a list of names: rename the image")
     beside = {part: root / f"{part}.txt.{os.getpid()}.tmp" for part in ("train", "val")}
     try:
         for part, path in beside.items():
