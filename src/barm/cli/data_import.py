@@ -37,6 +37,10 @@ Labels = Annotated[Literal["ask", "ids", "trainids"], typer.Option(help="Which o
 Colours = Annotated[Path | None, typer.Option(help="Colours and names of the classes, for masks in colour.")]
 First = Annotated[Literal["ask", "0", "1"], typer.Option(help="The number in masks of the first name of a list.")]
 Annotator = Annotated[Literal["ask", "first", "last"], typer.Option(help="Which annotation of an image counts.")]
+Background = Annotated[
+    Literal["ask", "cut", "below"],
+    typer.Option(help="What an object called background is that lies over others."),
+]
 DrawnOn = Annotated[
     Literal["ask", "stored", "upright"], typer.Option(help="What a mask lies over where EXIF data turn an image.")
 ]
@@ -63,6 +67,7 @@ def import_(
     colours: Colours = None,
     first: First = "ask",
     annotator: Annotator = "ask",
+    background: Background = "ask",
     drawn_on: DrawnOn = "ask",
     image_column: ImageColumn = "",
     label_column: LabelColumn = "",
@@ -94,6 +99,7 @@ def import_(
         colours=colours,
         first=first,
         annotator=annotator,
+        background=background,
         drawn_on=drawn_on,
         image_column=image_column,
         label_column=label_column,

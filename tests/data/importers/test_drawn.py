@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from barm.data.images import Probe
-from barm.data.importers.annotations import Ambiguous, Item, Painted, Region, Size
+from barm.data.importers.annotations import Ambiguous, ImportOptions, Item, Painted, Region, Size
 from barm.data.importers.drawn import upright_mask
 from barm.data.importers.mask_scan import blank
 from barm.data.importers.regions import painter, run_lengths
@@ -46,7 +46,7 @@ def corner(ids: NDArray[np.uint8]) -> str:
 def test_a_size_that_only_one_of_them_has_decides(size, expected, drawn_on):
     fixed = item(None, lambda _: quarter(size))  # a mask file, whose own size counts
     for each in (item(size), fixed):
-        painted, was_turned = upright_mask(each, facts(6), drawn_on)
+        painted, was_turned = upright_mask(each, facts(6), ImportOptions(drawn_on=drawn_on))
         assert painted.ids.shape == SIZE  # rows, columns: 30 wide, 40 high
         assert corner(painted.ids) == expected
         assert was_turned == (size == SIZE)
@@ -71,11 +71,11 @@ TURNED = {
 def test_what_sizes_do_not_decide_is_asked(orientation, stored, annotated):
     each, probe = item(annotated), facts(orientation, stored)
     with pytest.raises(Ambiguous, match=rf"a\.jpg is turned by its EXIF data \(orientation {orientation}\)") as asked:
-        upright_mask(each, probe, "ask")
+        upright_mask(each, probe, ImportOptions())
     assert asked.value.flag == "--drawn-on"
     assert set(asked.value.readings) == {"stored", "upright"}
     for answer, expected in (("stored", TURNED[orientation]), ("upright", "upper left")):
-        painted, was_turned = upright_mask(each, probe, answer)
+        painted, was_turned = upright_mask(each, probe, ImportOptions(drawn_on=answer))
         assert corner(painted.ids) == expected
         assert was_turned == (answer == "stored")
         np.testing.assert_array_equal(asked.value.readings[answer].item.paint(SIZE).ids, painted.ids)
@@ -83,14 +83,14 @@ def test_what_sizes_do_not_decide_is_asked(orientation, stored, annotated):
 
 def test_a_mask_that_is_the_same_in_both_ways_is_not_asked_about():
     for orientation in range(1, 9):
-        assert not upright_mask(item(None, blank), facts(orientation), "ask")[1]
-    assert not upright_mask(item(None), facts(5, SQUARE), "ask")[1]  # transposed, the quarter is the same one
-    assert corner(upright_mask(item(), facts(1), "ask")[0].ids) == "upper left"
+        assert not upright_mask(item(None, blank), facts(orientation), ImportOptions())[1]
+    assert not upright_mask(item(None), facts(5, SQUARE), ImportOptions())[1]  # transposed, the quarter is the same one
+    assert corner(upright_mask(item(), facts(1), ImportOptions())[0].ids) == "upper left"
 
 
 def test_run_lengths_without_a_size_beside_them_decide():
     rle = run_lengths({"size": [30, 40], "counts": [0, 300, 900]})
-    painted, was_turned = upright_mask(item(None, painter([Region(1, rle)], "later")), facts(6), "ask")
+    painted, was_turned = upright_mask(item(None, painter([Region(1, rle)], "later")), facts(6), ImportOptions())
     assert was_turned
     assert painted.ids.shape == SIZE
     assert painted.ids.sum() == 300
@@ -99,7 +99,7 @@ def test_run_lengths_without_a_size_beside_them_decide():
 @pytest.mark.parametrize("each", [item((64, 64)), item(None, lambda _: quarter((64, 64)))])
 def test_a_mask_of_another_size_fits_in_no_way(each):
     with pytest.raises(UserError, match="64x64"):
-        upright_mask(each, facts(6), "stored")
+        upright_mask(each, facts(6), ImportOptions(drawn_on="stored"))
 
 
 def test_the_command_asks_with_an_image_of_each_answer(tmp_path, cli):

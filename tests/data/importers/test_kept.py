@@ -23,8 +23,9 @@ def span(class_id: int, left: int, right: int) -> Region:
     return Region(class_id, rectangle(left, 0, right, 20))
 
 
-def painted(regions: list[Region], kept: set[int], overlap: str = "later") -> Painted:
-    return keeping(Item("a", Path("a.jpg"), painter(regions, overlap)), kept).paint(SIZE)
+def painted(regions: list[Region], kept: set[int], overlap: str = "later", rest: str = "ignore") -> Painted:
+    item = Item("a", Path("a.jpg"), painter(regions, overlap))
+    return keeping(item, kept, ImportOptions(background="cut", rest=rest)).paint(SIZE)
 
 
 def row(made: Painted) -> str:
@@ -40,6 +41,7 @@ def test_a_class_that_is_not_kept_hides_nothing(overlap):
     assert row(made) == "2111"
     assert made.contested == 0
     assert made.objects[WHEEL] == 1
+    assert row(painted(regions, {WHEEL}, overlap, "background")) == "0111"
 
 
 def test_what_several_others_cover_is_one_of_them_and_not_ignored():
@@ -54,9 +56,9 @@ def test_ignored_pixels_and_parts_that_are_taken_out_keep_their_place():
 def test_nothing_changes_where_nothing_could_be_hidden():
     for paint in (blank, painter([], "later"), painter([span(CAR, 0, 9)], "later")):
         item = Item("a", Path("a.jpg"), paint)
-        assert keeping(item, {WHEEL}) is item
+        assert keeping(item, {WHEEL}, ImportOptions()) is item
     both = Item("a", Path("a.jpg"), painter([span(WHEEL, 0, 9), span(CAR, 0, 9)], "later"))
-    assert keeping(both, {WHEEL, CAR}) is both
+    assert keeping(both, {WHEEL, CAR}, ImportOptions()) is both
 
 
 @pytest.mark.parametrize(("rest", "beside"), [("background", 0), ("ignore", IGNORE)])

@@ -106,7 +106,7 @@ def import_data(
         origin = Origin(str(source), name, chosen)
         return write_folder(named, root, options, Split(val_share, group_by), origin, link=link)
     except Ambiguous as question:
-        raise explain(question, root, options.drawn_on) from None
+        raise explain(question, root, options) from None
 
 
 def _check_outside(root: Path, source: Path) -> None:

@@ -12,24 +12,25 @@ import numpy as np
 from PIL import Image
 
 from barm.data.images import Probe, turned
-from barm.data.importers.annotations import Ambiguous, DrawnOn, Item, Painted, Preview, Size
+from barm.data.importers.annotations import Ambiguous, DrawnOn, ImportOptions, Item, Painted, Preview, Size
 from barm.data.importers.names import source_of
+from barm.data.importers.undecided import answered
 from barm.errors import UserError
 
 
-def upright_mask(item: Item, facts: Probe, drawn_on: DrawnOn) -> tuple[Painted, bool]:
+def upright_mask(item: Item, facts: Probe, options: ImportOptions) -> tuple[Painted, bool]:
     """Paint an item's mask, upright; returns it with whether it was turned.
 
     Args:
         item: an annotated image.
         facts: of its image.
-        drawn_on: what counts where sizes do not decide.
+        options: `drawn_on` is what counts where sizes do not decide.
 
     Raises:
         UserError: if the mask fits the image in neither way.
-        Ambiguous: if it fits in both ways, they differ, and nothing decides.
+        Ambiguous: if it fits in both ways, they differ, and nothing decides, or if it can be painted in several ways.
     """
-    masks = _readings(item, facts)
+    masks, drawn_on = _readings(answered(item, options), facts), options.drawn_on
     if drawn_on == "ask" and len(masks) > 1:
         what = (
             f"{source_of(item)} is turned by its EXIF data (orientation {facts.orientation}), and no size says whether "

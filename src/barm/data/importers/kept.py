@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from barm.data.importers.annotations import ImportOptions, Item, Painted, Size
+from barm.data.importers.undecided import answered
 from barm.errors import UserError
 from barm.labels import IGNORE
 
@@ -37,14 +38,15 @@ def kept_classes(classes: Sequence[str], options: ImportOptions) -> tuple[tuple[
     return names, table
 
 
-def keeping(item: Item, kept: Collection[int]) -> Item:
-    """The item with objects of other classes below those of the kept ones, as if it had been annotated without them.
+def keeping(item: Item, kept: Collection[int], options: ImportOptions) -> Item:
+    """The item as if it had been annotated without other classes; if they are ignored, they lie below the kept ones.
 
     A format of masks with one value per pixel has nothing that could be hidden: its item is returned as it is.
 
     Args:
         item: whose `paint` is a `functools.partial` with the `Layers` as its first argument, if it has any.
         kept: the importer's ids of classes.
+        options: choices.
     """
     paint = item.paint
     if not (isinstance(paint, partial) and paint.args and _are_layers(paint.args[0])):
@@ -52,11 +54,14 @@ def keeping(item: Item, kept: Collection[int]) -> Item:
     layers, *more = paint.args
     above = [layer for layer in layers if layer[0] in (0, IGNORE, *kept)]
     below = [layer for layer in layers if layer[0] not in (IGNORE, *kept)]
-    if not any(layer[0] for layer in above) or len(above) == len(layers):
+    others = [layer[0] for layer in below if layer[0]]
+    if not others or not any(layer[0] for layer in above):
         return item
-    func: Callable[..., Painted] = paint.func
-    other = next(layer[0] for layer in below if layer[0])
-    return replace(item, paint=partial(_over, partial(func, above, *more), partial(func, below, *more), other))
+    top = replace(item, paint=partial(paint.func, above, *more, **paint.keywords))
+    if options.rest == "background":  # nobody sees the others
+        return top
+    rest = replace(item, paint=partial(paint.func, below, *more, **paint.keywords))
+    return replace(item, paint=partial(_over, answered(top, options).paint, answered(rest, options).paint, others[0]))
 
 
 def _over(above: Callable[[Size], Painted], below: Callable[[Size], Painted], other: int, size: Size) -> Painted:

@@ -10,8 +10,9 @@ import numpy as np
 from PIL import Image
 
 from barm.data.images import Probe, read_image, upright
-from barm.data.importers.annotations import Ambiguous, DrawnOn, ImportOptions, Preview
+from barm.data.importers.annotations import Ambiguous, ImportOptions, Preview
 from barm.data.importers.drawn import upright_mask
+from barm.data.importers.undecided import as_shown
 from barm.data.palette import OVERLAY, display_palette
 from barm.errors import UserError
 from barm.escaping import place
@@ -20,13 +21,13 @@ from barm.reading import short
 READINGS = "-readings"  # what the folder of previews is called behind the name of the new one
 
 
-def explain(question: Ambiguous, root: Path, drawn_on: DrawnOn = "ask") -> UserError:
+def explain(question: Ambiguous, root: Path, options: ImportOptions) -> UserError:
     """Draw every reading of an ambiguous source, and name the option that chooses between them.
 
     Args:
         question: what may be read in several ways.
         root: the folder that would have been made; the images are written beside it.
-        drawn_on: as in `ImportOptions`.
+        options: choices.
 
     Returns:
         The error that stops the import.
@@ -37,7 +38,7 @@ def explain(question: Ambiguous, root: Path, drawn_on: DrawnOn = "ask") -> UserE
     for answer, preview in question.readings.items():
         path = folder / f"{question.flag.lstrip('-')}-{answer}.png"
         try:
-            draw(preview, drawn_on).save(path)
+            draw(preview, options).save(path)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             answers.append(f"{question.flag} {answer} (its image cannot be shown: {short(error)})")
         else:
@@ -51,13 +52,13 @@ def is_reading(path: PurePosixPath) -> bool:
     return path.parent.name.endswith(READINGS) and path.suffix == ".png" and path.name.startswith(tuple(answers))
 
 
-def draw(preview: Preview, drawn_on: DrawnOn = "ask") -> Image.Image:
-    """An image with its mask laid over it in colours for display, upright where nothing says on what it was drawn."""
+def draw(preview: Preview, options: ImportOptions) -> Image.Image:
+    """An image with its mask laid over it in colours for display."""
     item = preview.item
     with Image.open(item.image if isinstance(item.image, Path) else io.BytesIO(item.image())) as opened:
         turn, orientation = upright(opened)
         image = read_image(item.image) if isinstance(item.image, Path) else turn.convert("RGB")
-    painted, _ = upright_mask(item, Probe(image.size, orientation, ()), "upright" if drawn_on == "ask" else drawn_on)
+    painted, _ = upright_mask(item, Probe(image.size, orientation, ()), as_shown(options))
     ids = painted.ids[..., None]
     colours = display_palette()[ids[..., 0]]
     blended = np.where(ids > 0, OVERLAY * colours + (1 - OVERLAY) * np.asarray(image), np.asarray(image))

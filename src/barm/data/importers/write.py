@@ -19,7 +19,7 @@ from PIL import Image, UnidentifiedImageError
 from barm.data.class_names import parse_classes
 from barm.data.class_values import ORIGINAL, write_class_values
 from barm.data.images import Unreadable, probe
-from barm.data.importers.annotations import Annotations, DrawnOn, ImportOptions, Item
+from barm.data.importers.annotations import Annotations, ImportOptions, Item
 from barm.data.importers.drawn import upright_mask
 from barm.data.importers.kept import keeping, kept_classes
 from barm.data.importers.names import check_names, divided_anew, file_name, no_twins
@@ -79,7 +79,7 @@ def write_folder(
 
     Raises:
         UserError: if `root` holds something, a name cannot be used, or nothing can be imported.
-        Ambiguous: if a mask may have been drawn on the image as it is stored, or as it is shown.
+        Ambiguous: if a mask can be painted in several ways.
     """
     root = Path(os.path.abspath(root))
     there = root.exists()
@@ -106,8 +106,8 @@ def _write(
 ) -> ImportReport:
     """Write everything but the report."""
     names, table = kept_classes(annotations.classes, options)
-    annotations = _keeping(annotations, names)
-    written = _write_items(annotations.items, root, table, options.drawn_on, link)
+    annotations = _keeping(annotations, names, options)
+    written = _write_items(annotations.items, root, table, options, link)
     done = [item for item, one in zip(annotations.items, written, strict=True) if one.ids is not None]
     if not done:
         why = [*annotations.left_out, *reasons(annotations.items, written)]
@@ -151,23 +151,23 @@ def write_class_names(root: Path, names: Sequence[str]) -> None:
         write_class_values(root / "classes.toml", {str(i): name for i, name in enumerate(("background", *names))})
 
 
-def _keeping(annotations: Annotations, names: Sequence[str]) -> Annotations:
+def _keeping(annotations: Annotations, names: Sequence[str], options: ImportOptions) -> Annotations:
     """The annotations with objects of classes that are not among the names below all others."""
     kept = [i for i, name in enumerate(annotations.classes, 1) if name in names]
     if len(kept) == len(annotations.classes):
         return annotations
-    return replace(annotations, items=tuple(keeping(item, kept) for item in annotations.items))
+    return replace(annotations, items=tuple(keeping(item, kept, options) for item in annotations.items))
 
 
 def _write_items(
-    items: Sequence[Item], root: Path, table: NDArray[np.uint8], drawn_on: DrawnOn, link: bool
+    items: Sequence[Item], root: Path, table: NDArray[np.uint8], options: ImportOptions, link: bool
 ) -> list[Written]:
     with progress_bar(len(items)) as bar, ThreadPoolExecutor(cores()) as pool:
-        jobs = pool.map(lambda item: _write_item(item, root, table, drawn_on, link), items)
+        jobs = pool.map(lambda item: _write_item(item, root, table, options, link), items)
         return list(bar.track(jobs, total=len(items), description="importing"))
 
 
-def _write_item(item: Item, root: Path, table: NDArray[np.uint8], drawn_on: DrawnOn, link: bool) -> Written:
+def _write_item(item: Item, root: Path, table: NDArray[np.uint8], options: ImportOptions, link: bool) -> Written:
     """Write an image and its mask, or say why that cannot be done."""
     name = file_name(item)
     try:
@@ -175,7 +175,7 @@ def _write_item(item: Item, root: Path, table: NDArray[np.uint8], drawn_on: Draw
     except FAULTS as error:
         return Written(None, why="images that cannot be read", because=short(error))
     try:
-        painted, was_turned = upright_mask(item, probe(image), drawn_on)
+        painted, was_turned = upright_mask(item, probe(image), options)
         mask = Image.fromarray(table[painted.ids])
     except FAULTS as error:
         image.unlink()
