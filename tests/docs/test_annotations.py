@@ -68,7 +68,7 @@ def test_the_commands_of_the_page(tmp_path, monkeypatch):
     assert set(result["class_iou"]) == {"background", *PARTS}
     masks = sorted(Path("seen").rglob("*_mask.png"))
     assert len(masks) == 16
-    known = {0, *(category(name) for name in PARTS)}
+    known = {1, *(category(name) for name in PARTS)}  # 1 is `_background_`
     assert all(set(np.unique(np.asarray(Image.open(mask)))) <= known for mask in masks)
 
 
