@@ -27,6 +27,8 @@ GIVEN = {
     "labels": "trainids",
     "colours": Path("colours.csv"),
     "annotator": "last",
+    "background": "below",
+    "drawn_on": "stored",
     "image_column": "one",
     "label_column": "two",
     "first": "1",

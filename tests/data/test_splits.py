@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from PIL import Image
 
 from barm.data.sources import open_source
 from barm.data.sources.folder import write_split
-from barm.data.splits import divide
+from barm.data.splits import divide, write_lists
 from barm.errors import UserError
 
 NAMES = [f"film{film}_{frame:03}" for film in range(20) for frame in range(10)]
@@ -34,6 +36,10 @@ def test_an_image_that_is_added_moves_no_other():
 def test_both_splits_have_a_member():
     assert [len(part) for part in divide(["a", "b"], 0.01).values()] == [1, 1]
     assert [len(part) for part in divide(["a", "b"], 0.99).values()] == [1, 1]
+
+
+def test_a_single_image_is_trained_on():
+    assert divide(["a"], 0.99) == {"train": ["a"], "val": []}
 
 
 @pytest.mark.parametrize(
@@ -74,3 +80,62 @@ def test_a_folder_that_is_divided_already_is_refused(films):
     with pytest.raises(UserError, match="divides the images already"):
         write_split(films)
     assert not (films / "train.txt").exists()
+
+
+def test_images_for_tests_are_in_no_list(films, cli):
+    (films / "images/test").mkdir()
+    (films / "images/film0_000.png").rename(films / "images/test/film0_000.png")
+    assert cli("data", "split", films)[0] == 0
+    lists = [(films / f"{part}.txt").read_text() for part in ("train", "val")]
+    assert "film0_000" not in "".join(lists)
+    assert sum(text.count("\n") for text in lists) == 59
+
+
+def test_lists_are_replaced_only_where_that_is_asked_for(films, cli):
+    (films / "val.txt").write_text("film1_000\n")
+    status, _, err = cli("data", "split", films)
+    assert (status, err.count("\n")) == (2, 1)
+    assert "val.txt divides the images already: keep it, or divide them anew with --overwrite" in err
+    assert (films / "val.txt").read_text() == "film1_000\n"
+    assert not (films / "train.txt").exists()
+    assert cli("data", "split", films, "--overwrite")[0] == 0
+    assert (films / "val.txt").read_text().count("\n") > 1
+
+
+@pytest.mark.parametrize("steps", range(5))
+def test_lists_that_are_cut_short_still_divide_the_images(films, steps, monkeypatch):
+    """Work stops after some steps of writing; both splits are disjoint then, and together all images."""
+    write_split(films, 0.5)
+    done = []
+
+    def counted(name):
+        method = getattr(Path, name)
+
+        def call(path, *args, **more):
+            if len(done) == steps:
+                raise KeyboardInterrupt
+            done.append(name)
+            return method(path, *args, **more)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        for name in ("write_text", "unlink", "replace"):
+            patch.setattr(Path, name, counted(name))
+        with pytest.raises(KeyboardInterrupt):
+            write_split(films, 0.2, overwrite=True)
+    train, val = (open_source("folder", films, split).names for split in ("train", "val"))
+    assert sorted((*train, *val)) == NAMES[:60]
+
+
+def test_an_empty_split_is_told(films, cli):
+    status, out, _ = cli("data", "split", films, "--val", "0")
+    assert status == 0
+    assert "the val split is empty, and a training needs both" in out
+
+
+@pytest.mark.parametrize("name", [" a", "a ", "a\nb", "a\u2028b"])
+def test_names_that_no_line_can_hold_are_refused(tmp_path, name):
+    with pytest.raises(UserError, match="cannot stand in a list of names: rename"):
+        write_lists(tmp_path, {"train": ["b"], "val": [name]})
+    assert not list(tmp_path.iterdir())

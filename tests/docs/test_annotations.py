@@ -68,7 +68,7 @@ def test_the_commands_of_the_page(tmp_path, monkeypatch):
     assert set(result["class_iou"]) == {"background", *PARTS}
     masks = sorted(Path("seen").rglob("*_mask.png"))
     assert len(masks) == 16
-    known = {0, *(category(name) for name in PARTS)}
+    known = {1, *(category(name) for name in PARTS)}  # 1 is `_background_`
     assert all(set(np.unique(np.asarray(Image.open(mask)))) <= known for mask in masks)
 
 
@@ -88,7 +88,7 @@ def test_the_page_has_every_format_and_every_choice():
     text = PAGE.read_text("utf-8")
     rows = re.findall(r"^\| `(\w+)` \|", text.split("## Formats")[1], re.M)
     assert sorted(rows) == sorted(FORMATS)
-    asked = {f.name for f in fields(ImportOptions) if f.default == "ask"}
+    asked = {f.name.replace("_", "-") for f in fields(ImportOptions) if f.default == "ask"}
     assert asked == set(
-        re.findall(r"^\| .* \| `--(\w+) ", text.split("### Choices")[1].split("Other choices")[0], re.M)
+        re.findall(r"^\| .* \| `--([\w-]+) ", text.split("### Choices")[1].split("Other choices")[0], re.M)
     )

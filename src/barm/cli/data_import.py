@@ -16,7 +16,7 @@ from barm.escaping import markup
 from barm.words import count
 
 if TYPE_CHECKING:
-    from barm.data.importers.write import ImportReport
+    from barm.data.importers.report import ImportReport
 
 GROUPS = "A regular expression; what its first group matches names the images that stay in one split."
 OBJECTS = "Which of several objects a pixel belongs to; ignore: to none, if their classes differ."
@@ -37,6 +37,13 @@ Labels = Annotated[Literal["ask", "ids", "trainids"], typer.Option(help="Which o
 Colours = Annotated[Path | None, typer.Option(help="Colours and names of the classes, for masks in colour.")]
 First = Annotated[Literal["ask", "0", "1"], typer.Option(help="The number in masks of the first name of a list.")]
 Annotator = Annotated[Literal["ask", "first", "last"], typer.Option(help="Which annotation of an image counts.")]
+Background = Annotated[
+    Literal["ask", "cut", "below"],
+    typer.Option(help="What an object called background is that lies over others."),
+]
+DrawnOn = Annotated[
+    Literal["ask", "stored", "upright"], typer.Option(help="What a mask lies over where EXIF data turn an image.")
+]
 ImageColumn = Annotated[str, typer.Option(help="The column of images in a data set of Hugging Face.")]
 LabelColumn = Annotated[str, typer.Option(help="The column of its masks.")]
 Share = Annotated[float, typer.Option("--val", help="Share of the images for validation, where nothing says it.")]
@@ -45,7 +52,7 @@ GroupBy = Annotated[str, typer.Option(help=GROUPS)]
 
 def import_(
     source: Source,
-    root: Annotated[Path, typer.Argument(help="A new folder.")],
+    root: Annotated[Path, typer.Argument(help="A new folder outside of the source.")],
     format: Format = "auto",
     images: Images = None,
     classes: Classes = None,
@@ -60,6 +67,8 @@ def import_(
     colours: Colours = None,
     first: First = "ask",
     annotator: Annotator = "ask",
+    background: Background = "ask",
+    drawn_on: DrawnOn = "ask",
     image_column: ImageColumn = "",
     label_column: LabelColumn = "",
     share: Share = 0.2,
@@ -90,6 +99,8 @@ def import_(
         colours=colours,
         first=first,
         annotator=annotator,
+        background=background,
+        drawn_on=drawn_on,
         image_column=image_column,
         label_column=label_column,
     )
@@ -104,6 +115,7 @@ def split(
     root: Annotated[Path, typer.Argument(help="A folder with images, masks and class names.")],
     share: Share = 0.2,
     group_by: GroupBy = "",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace lists that are there.")] = False,
 ) -> None:
     """Divide the images of a folder into training and validation: writes train.txt and val.txt.
 
@@ -111,8 +123,10 @@ def split(
     """
     from barm.data.sources.folder import write_split
 
-    sizes = write_split(root, share, group_by)
+    sizes = write_split(root, share, group_by, overwrite=overwrite)
     say(f"{root}: {sizes['train']} training and {count(sizes['val'], 'validation images')}, in train.txt and val.txt")
+    for part in (part for part, number in sizes.items() if not number):
+        show_line("yellow", "!", f"the {part} split is empty, and a training needs both")
 
 
 def _show(report: ImportReport, root: Path, overlap: str) -> None:
@@ -134,6 +148,8 @@ def _show(report: ImportReport, root: Path, overlap: str) -> None:
     say(", ".join(f"{images} {part}" for part, images in report.images.items()) + " images")
     for why, left in report.left_out.items():
         show_line("yellow", "!", f"left out: {left} {why}")
+    for line in report.warnings:
+        show_line("yellow", "!", line)
     if report.contested[0]:
         shown, pixels = report.contested
         rule = "they are ignored" if overlap == "ignore" else f"the {overlap} object is on top"

@@ -16,22 +16,19 @@ from typing import Any, Literal, NamedTuple
 
 from PIL import Image
 from rich.console import Console
-from rich.progress import Progress
 
 from barm.data.class_values import ADD, mask_key
 from barm.data.fingerprint import Content, digest
 from barm.data.images import CHANGES, READER, SIDEWAYS, Probe, Unreadable, probe, upright
 from barm.data.mask_values import LABELS, absent, colours, suggests
 from barm.data.masks import CONVERT, read_mask
+from barm.data.progress import progress_bar
 from barm.data.sources.files import FileSource
 from barm.data.sources.tree import Remark
 from barm.data.text import composed_text
 from barm.errors import UserError
 from barm.escaping import command
 from barm.reading import Unfit, check_regular, read_bytes, read_json, short
-
-BAR_FROM = 500  # images from which a scan shows a bar
-
 
 Kind = Literal["missing", "mask", "colour", "id", "picture", "size", "map"]
 
@@ -137,13 +134,7 @@ def scan(source: FileSource, *, cache: bool = True) -> Index:
     path = _cache_path(source)
     known: dict[str, Any] = _load(path) if cache else {}
     found: list[_Scan] = []
-    console = Console(stderr=True)
-    show = console.is_terminal and len(source) >= BAR_FROM
-    console.quiet = not show  # a bar that is not shown ends with an empty line before rich 14.3
-    with (
-        Progress(console=console, transient=True, disable=not show) as bar,
-        ThreadPoolExecutor(cores()) as pool,
-    ):
+    with progress_bar(len(source)) as bar, ThreadPoolExecutor(cores()) as pool:
         jobs = pool.map(lambda i: _scan_image(source, i, known.get(source.names[i])), range(len(source)))
         found.extend(bar.track(jobs, total=len(source), description=f"scanning {source.split}"))
     entries = {name: one.entry for name, one in zip(source.names, found, strict=True) if one.entry is not None}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
+from pathlib import Path
 
 from barm.errors import UserError
 
@@ -16,7 +18,7 @@ def divide(names: Sequence[str], share: float = VAL_SHARE, group_by: str = "") -
     """Divide images into ``train`` and ``val``.
 
     Each group, by itself, is held out if the hash of its name falls into the share, so that an image that is added
-    later moves no other one. At least one group is held out, and one is not.
+    later moves no other one. Of several groups at least one is held out, and one is not; a single one is not.
 
     Args:
         names: of the images.
@@ -38,12 +40,40 @@ def divide(names: Sequence[str], share: float = VAL_SHARE, group_by: str = "") -
     if len(held_out) == len(order):
         if len(order) == 1 and group_by:
             raise UserError(f"'{group_by}' puts all images into one group, which cannot be divided: expect several")
-        held_out = set(order[:-1]) or held_out
+        held_out = set(order[:-1])
     members = {name for group in held_out for name in groups[group]}
     return {
         "train": [name for name in names if name not in members],
         "val": [name for name in names if name in members],
     }
+
+
+def write_lists(root: Path, parts: Mapping[str, Sequence[str]]) -> None:
+    """Write ``train.txt`` and ``val.txt``, so that they divide the images at any moment, also if the work is cut.
+
+    Where only one of the lists is there, all other images are the other split.
+
+    Args:
+        root: the folder of the lists.
+        parts: names of ``train`` and ``val``.
+
+    Raises:
+        UserError: for a name that no line can hold.
+    """
+    for name in (name for names in parts.values() for name in names):
+        if name.splitlines() != [name.strip()]:
+            raise UserError(f"the image name {ascii(name)[:80]} cannot stand in a list of names: rename the image")
+    beside = {part: root / f"{part}.txt.{os.getpid()}.tmp" for part in ("train", "val")}
+    try:
+        for part, path in beside.items():
+            path.write_text("".join(f"{name}\n" for name in parts[part]), "utf-8")
+        (root / "val.txt").unlink(missing_ok=True)
+        for part, path in beside.items():
+            path.replace(root / f"{part}.txt")
+    except BaseException:
+        for path in beside.values():
+            path.unlink(missing_ok=True)
+        raise
 
 
 def _groups(names: Sequence[str], group_by: str) -> dict[str, list[str]]:

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from barm.data.importers import import_data
 from barm.data.importers.annotations import ImportOptions
-from barm.data.importers.write import ImportReport
+from barm.data.importers.report import ImportReport
 
 NAMES = ("cat", "dog", "hot dog")
 COLOURS = {"background": (0, 0, 0), "cat": (128, 64, 128), "dog": (0, 200, 10), "hot dog": (250, 170, 30)}

@@ -7,13 +7,18 @@ import re
 from functools import partial
 from pathlib import Path
 
+import mask_writers
 import numpy as np
 import pytest
+import samples
 from PIL import ExifTags, Image
 
+from barm.data.importers import import_data
 from barm.data.importers.annotations import Annotations, ImportOptions, Item, Painted, Region
+from barm.data.importers.mask_scan import blank
 from barm.data.importers.regions import painter, rectangle
-from barm.data.importers.write import Split, write_folder
+from barm.data.importers.report import ImportReport
+from barm.data.importers.write import Origin, Split, write_folder
 from barm.data.index import checked
 from barm.data.sources import open_source
 from barm.errors import UserError
@@ -36,15 +41,17 @@ def items(folder: Path, number: int = 6, split: str | None = None) -> tuple[Item
     return tuple(Item(f"i{k}", photo(folder / f"i{k}.jpg"), paint, split, (40, 30)) for k in range(number))
 
 
-def write(annotations: Annotations, root: Path, options: ImportOptions | None = None, link: bool = False):
-    return write_folder(annotations, root, options or ImportOptions(), Split(0.3), link=link)
+def write(
+    annotations: Annotations, root: Path, options: ImportOptions | None = None, share: float = 0.3, link: bool = False
+) -> ImportReport:
+    return write_folder(annotations, root, options or ImportOptions(), Split(share), Origin("s", "f", {}), link=link)
 
 
 def test_the_folder_is_a_data_set(tmp_path):
     report = write(Annotations(CLASSES, items(tmp_path / "photos")), tmp_path / "own")
     train, val = (checked(open_source("auto", tmp_path / "own", split)) for split in ("train", "val"))
     assert train.class_names == ("background", *CLASSES)
-    assert {"train": len(train), "val": len(val)} == report["images"]
+    assert {"train": len(train), "val": len(val)} == report.images
     assert sorted((*train.names, *val.names)) == [f"i{k}" for k in range(6)]
     ids = np.asarray(train[0].mask)
     np.testing.assert_array_equal(ids[0], [1] * 10 + [2] * 20 + [0] * 10)
@@ -54,17 +61,17 @@ def test_the_folder_is_a_data_set(tmp_path):
 
 def test_everything_is_counted(tmp_path):
     made = write(Annotations(CLASSES, items(tmp_path / "photos", 2)), tmp_path / "own")
-    cat, dog = made["classes"]
+    cat, dog = made.classes
     assert (cat.objects, cat.images, cat.pixels) == (2, 2, 2 * 10 * 30)
     assert (dog.objects, dog.images, dog.pixels) == (2, 2, 2 * 20 * 30)
-    assert made["background"] == 2 * 10 * 30
-    assert made["contested"] == (2, 2 * 10 * 30)
+    assert made.background == 2 * 10 * 30
+    assert made.contested == (2, 2 * 10 * 30)
 
 
 def test_the_source_divides_its_images(tmp_path):
     parts = [item for split in ("train", "val", "test") for item in items(tmp_path / split, 2, split)]
     made = write(Annotations(CLASSES, tuple(parts)), tmp_path / "own")
-    assert made["images"] == {"train": 2, "val": 2, "test": 2}
+    assert made.images == {"train": 2, "val": 2, "test": 2}
     assert [len(open_source("folder", tmp_path / "own", split)) for split in ("train", "val")] == [2, 2]
     assert (tmp_path / "own/masks/test/i1.png").is_file()
 
@@ -78,6 +85,41 @@ def test_some_classes_are_kept_in_the_order_that_is_asked_for(tmp_path, rest, ex
     assert np.asarray(source[0].mask)[0].tolist() == [expected] * 10 + [1] * 20 + [0] * 10
 
 
+@pytest.mark.parametrize("alone", ["train", "val", "test"])
+def test_a_split_alone_is_divided_anew(tmp_path, alone):
+    made = write(Annotations(CLASSES, items(tmp_path / "photos", 6, alone)), tmp_path / "own", share=0.5)
+    assert sum(made.images.values()) == 6
+    other = "train" if alone == "val" else "val"
+    assert made.notes == (
+        f"the source has a {alone} split, but no {other} split: the images of {alone} are divided anew (--val)",
+    )
+    sizes = {split: len(checked(open_source("folder", tmp_path / "own", split))) for split in ("train", "val")}
+    assert sizes == made.images
+    assert min(sizes.values()) > 0
+
+
+def test_images_for_tests_stay_apart_where_the_others_are_divided_anew(tmp_path):
+    parts = (*items(tmp_path / "a", 4, "train"), *items(tmp_path / "b", 2, "test"))
+    made = write(Annotations(CLASSES, parts), tmp_path / "own", share=0.5)
+    assert made.images["test"] == 2
+    assert sum(len(open_source("folder", tmp_path / "own", split)) for split in ("train", "val")) == 4
+    assert (tmp_path / "own/images/test/i1.jpg").is_file()
+
+
+@pytest.mark.parametrize(("number", "share"), [(1, 0.3), (3, 0)])
+def test_an_import_without_images_for_validation_is_warned_about(tmp_path, number, share):
+    made = write(Annotations(CLASSES, items(tmp_path / "photos", number)), tmp_path / "own", share=share)
+    assert made.images == {"train": number, "val": 0}
+    assert [line for line in made.warnings if "the val split is empty, and a training needs both" in line]
+
+
+def test_lists_of_names_that_end_like_files_are_read_back(tmp_path):
+    parts = [Item(f"i{k}.png", photo(tmp_path / f"i{k}.png.jpg"), blank) for k in range(4)]
+    write(Annotations(CLASSES, (*parts, *items(tmp_path, 2))), tmp_path / "own", share=0.5)
+    train, val = (checked(open_source("folder", tmp_path / "own", split)) for split in ("train", "val"))
+    assert sorted((*train.names, *val.names)) == ["i0", "i0.png", "i1", "i1.png", "i2.png", "i3.png"]
+
+
 def test_a_class_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(UserError, match="no class 'cow': the source has cat, dog"):
         write(Annotations(CLASSES, items(tmp_path)), tmp_path / "own", ImportOptions(classes=("cow",)))
@@ -89,10 +131,10 @@ def test_masks_turn_with_their_photographs(tmp_path):
     paint = painter([Region(1, rectangle(0, 0, 40, 10))], "later")
     drawn = {"stored": (40, 30), "upright": (30, 40)}
     for name, size in drawn.items():
-        item = Item("a", photo(tmp_path / name / "a.jpg", orientation=6), paint, "train", size)
+        item = Item("a", photo(tmp_path / name / "a.jpg", orientation=6), paint, None, size)
         made = write(Annotations(("top",), (item,)), tmp_path / f"own-{name}")
-        assert bool(made["notes"]) == (name == "stored")
-    stored, upright = (np.asarray(Image.open(tmp_path / f"own-{name}/masks/train/a.png")) for name in drawn)
+        assert bool(made.notes) == (name == "stored")
+    stored, upright = (np.asarray(Image.open(tmp_path / f"own-{name}/masks/a.png")) for name in drawn)
     assert stored.shape == upright.shape == (40, 30)
     assert stored[:, -10:].all()  # what is the top of the stored image is on the right of the upright one
     assert not stored[:, :-10].any()
@@ -106,7 +148,7 @@ def test_images_that_cannot_be_used_are_left_out_and_counted(tmp_path):
     broken = Item("broken", tmp_path / "broken.jpg", good[0].paint)
     other = Item("other", photo(tmp_path / "other.jpg", (64, 64)), good[0].paint, size=(40, 30))
     made = write(Annotations(CLASSES, (*good, broken, other)), tmp_path / "own")
-    broken, other = made["left_out"]
+    broken, other = made.left_out
     assert re.match("images that cannot be used, such as .*broken.jpg: it cannot be read as an image", broken)
     assert re.match(
         "images without a mask that fits, such as .*: 40x30 pixels were annotated, the image has 64x64", other
@@ -130,6 +172,30 @@ def test_what_is_there_is_not_touched(tmp_path):
     with pytest.raises(UserError, match="is there already: choose a new folder"):
         write(Annotations(CLASSES, items(tmp_path / "photos")), tmp_path / "own")
     assert [path.name for path in (tmp_path / "own").iterdir()] == ["precious"]
+
+
+@pytest.mark.parametrize("place", ["sub/..", "."])
+def test_an_empty_folder_is_filled_under_any_of_its_names(tmp_path, cli, monkeypatch, place):
+    export = coco(tmp_path / "export")
+    (tmp_path / "new").mkdir()
+    monkeypatch.chdir(tmp_path / "new")
+    assert cli("data", "import", export, place)[0] == 0
+    assert {"images", "masks", "import.json"} <= {path.name for path in (tmp_path / "new").iterdir()}
+    assert not list(tmp_path.rglob("*.tmp"))
+    status, _, err = cli("data", "import", export, place)
+    assert (status, err.count("\n")) == (2, 1)
+    assert "is there already: choose a new folder" in err
+
+
+def test_the_folder_has_its_report_when_it_appears(tmp_path, monkeypatch):
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("no space left")
+
+    export = coco(tmp_path / "export")
+    monkeypatch.setattr(json, "dumps", fail)
+    with pytest.raises(OSError, match="no space"):
+        import_data(export, tmp_path / "own")
+    assert not (tmp_path / "own").exists()
 
 
 def test_two_images_of_one_name_are_refused(tmp_path):
@@ -207,6 +273,23 @@ def test_a_ring_in_a_ring_is_asked_about_with_an_image_of_each_answer(tmp_path, 
     for answer, pixels in (("holes", 800), ("union", 900)):
         assert cli("data", "import", export, answer, "--rings", answer)[0] == 0
         assert json.loads((tmp_path / answer / "import.json").read_text())["classes"][0]["pixels"] == pixels
+
+
+def test_a_new_folder_in_the_source_is_refused(tmp_path, cli, monkeypatch):
+    """Its images, and those of readings beside it, would be a part of the next import."""
+    monkeypatch.chdir(coco(tmp_path / "export"))
+    status, _, err = cli("data", "import", ".", "own")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "own lies in ., which is imported: choose a new folder outside of it" in err
+    assert sorted(path.name for path in Path().iterdir()) == ["i0.jpg", "i1.jpg", "result.json"]
+
+
+def test_the_images_of_readings_are_not_imported(tmp_path):
+    drawn = photo(tmp_path / "export/own-readings/first-0.png")
+    mask_writers.write_indexed(tmp_path / "export", samples.samples())
+    import_data(tmp_path / "export", tmp_path / "own", ImportOptions(empty="background"))
+    assert drawn.is_file()
+    assert not list((tmp_path / "own").rglob("first-0*"))
 
 
 def test_a_folder_of_no_format_names_those_that_were_tried(tmp_path, cli):

@@ -6,10 +6,10 @@ and a function ``read(tree, options)`` that returns `Annotations`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, fields, replace
-from os.path import commonpath
-from pathlib import Path, PurePosixPath
+import os
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
 from typing import NamedTuple
 
 from barm.data.importers import (
@@ -25,12 +25,16 @@ from barm.data.importers import (
     labelme,
     yolo,
 )
-from barm.data.importers.annotations import Ambiguous, Annotations, ImportOptions, Item
-from barm.data.importers.preview import explain
+from barm.data.importers.annotations import Ambiguous, Annotations, ImportOptions
+from barm.data.importers.names import shortened
+from barm.data.importers.preview import explain, is_reading
+from barm.data.importers.report import ImportReport
 from barm.data.importers.source_tree import Tree
-from barm.data.importers.write import ImportReport, Split, write_folder, write_report
+from barm.data.importers.write import Origin, Split, write_folder
 from barm.data.splits import VAL_SHARE
 from barm.errors import UserError
+from barm.escaping import place
+from barm.reading import real
 from barm.words import count
 
 
@@ -75,7 +79,7 @@ def import_data(
 
     Args:
         source: the folder that the tool wrote, or ``owner/name`` of a data set on Hugging Face's hub.
-        root: a new folder.
+        root: a new folder outside of the source.
         options: choices.
         val_share: of the images for validation, where the source does not divide them.
         group_by: as in `barm.data.splits.divide`.
@@ -85,23 +89,30 @@ def import_data(
         UserError: if the format is not known, the source contradicts itself, or it can be read in several ways and no
             option says which is meant; images beside `root` then show all of them. `root` is not made.
     """
-    source, root, options = Path(source), Path(root), options or ImportOptions()
+    source, root, options = Path(source), Path(os.path.abspath(root)), options or ImportOptions()
+    for folder in (source, *([options.images] if options.images else [])):
+        _check_outside(root, folder)
     repository = hub.repository(source, named=options.format == "huggingface")
     tree = Tree(hub.fetch(repository) if repository else source, options.images)
+    tree.files = tuple(path for path in tree.files if not is_reading(path))
     name = detect_format(tree) if options.format == "auto" else options.format
-    try:
-        found = IMPORTERS[name].read(tree, options)
-    except Ambiguous as question:
-        raise explain(question, root) from None
-    if not found.items and not found.left_out:
-        raise UserError(f"{source}: nothing to import: no image in it has an annotation")
-    named, split = replace(found, items=_shortened(found.items)), Split(val_share, group_by)
-    counted = write_folder(named, root, options, split, link=link)
     default = ImportOptions()
     chosen = {f.name: str(v) for f in fields(options) if (v := getattr(options, f.name)) != getattr(default, f.name)}
-    report = ImportReport(str(source), name, chosen, **counted)
-    write_report(root, asdict(report))
-    return report
+    try:
+        found = IMPORTERS[name].read(tree, options)
+        if not found.items and not found.left_out:
+            raise UserError(f"{source}: nothing to import: no image in it has an annotation")
+        named = replace(found, items=shortened(found.items))
+        origin = Origin(str(source), name, chosen)
+        return write_folder(named, root, options, Split(val_share, group_by), origin, link=link)
+    except Ambiguous as question:
+        raise explain(question, root, options) from None
+
+
+def _check_outside(root: Path, source: Path) -> None:
+    """Refuse a new folder whose images would be found by the next import of the same source."""
+    if source.is_dir() and real(root).is_relative_to(real(source)):
+        raise UserError(f"{place(root)} lies in {source}, which is imported: choose a new folder outside of it")
 
 
 def detect_format(tree: Tree) -> str:
@@ -119,14 +130,3 @@ def detect_format(tree: Tree) -> str:
         raise UserError(f"{tree.root} can be read as {titles}: say which is meant")
     tried = "; ".join(f"{IMPORTERS[name].title}: {lack}" for name, lack in lacks.items())
     raise UserError(f"{tree.root} ({count(len(tree.files), 'files')}) is of no format that can be imported. {tried}")
-
-
-def _shortened(items: Sequence[Item]) -> tuple[Item, ...]:
-    """The items under names without the folders that all images of their split have in common."""
-    starts = dict[str | None, str]()
-    for split in {item.split for item in items}:
-        parents = [PurePosixPath(item.name).parent.as_posix() for item in items if item.split == split]
-        starts[split] = commonpath(parents) or "."
-    return tuple(
-        replace(item, name=PurePosixPath(item.name).relative_to(starts[item.split]).as_posix()) for item in items
-    )

@@ -28,6 +28,7 @@ First = Literal["ask", "0", "1"]
 Rest = Literal["background", "ignore"]
 Annotator = Literal["ask", "first", "last"]
 Background = Literal["ask", "cut", "below"]
+DrawnOn = Literal["ask", "stored", "upright"]
 Size = tuple[int, int]  # width, height
 
 
@@ -75,6 +76,8 @@ class ImportOptions:
         background: what an object is that is called background and lies over others: it takes its pixels out of those
             before it (``cut``), or lies below all of them.
         annotator: which of several annotations of an image counts, in the order in which they were made.
+        drawn_on: what a mask was drawn on where EXIF data turn an image: the stored or the upright one, where their
+            sizes do not say it.
         image_column: the column of images in a table; found out if empty.
         label_column: the column of masks in a table; found out if empty.
     """
@@ -94,6 +97,7 @@ class ImportOptions:
     first: First = "ask"
     annotator: Annotator = "ask"
     background: Background = "ask"
+    drawn_on: DrawnOn = "ask"
     image_column: str = ""
     label_column: str = ""
 
@@ -137,7 +141,8 @@ class Item:
     Attributes:
         name: unique among the items; the image's path below the source, without suffix.
         image: its file, or a function that returns the file's bytes.
-        paint: makes the mask for an image of ``(width, height)``.
+        paint: makes the mask for an image of ``(width, height)``. Where an image has objects, it is a
+            `functools.partial` whose first argument are these in their order, each a tuple that begins with its id.
         split: ``train``, ``val`` or ``test``, where the source says it.
         size: ``(width, height)`` of the image that was annotated, where the source says it.
     """

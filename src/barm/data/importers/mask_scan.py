@@ -13,14 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from rich.console import Console
-from rich.progress import Progress
 
 from barm.data.class_values import ClassValues, packed
 from barm.data.importers.annotations import Painted, Size
-from barm.data.index import BAR_FROM, cores
+from barm.data.index import cores
 from barm.data.mask_values import listing
 from barm.data.masks import read_mask, rgb_of, stored_values
+from barm.data.progress import progress_bar
 from barm.errors import UserError
 from barm.reading import Unfit
 from barm.words import count, verb
@@ -87,10 +86,7 @@ def try_facts(path: Path) -> Facts | None:
 
 def scan(paths: Sequence[Path]) -> dict[Path, Facts]:
     """The facts of all masks that can be read."""
-    console = Console(stderr=True)
-    show = console.is_terminal and len(paths) >= BAR_FROM
-    console.quiet = not show
-    with Progress(console=console, transient=True, disable=not show) as bar, ThreadPoolExecutor(cores()) as pool:
+    with progress_bar(len(paths)) as bar, ThreadPoolExecutor(cores()) as pool:
         found = bar.track(pool.map(try_facts, paths), total=len(paths), description="reading masks")
         return {path: facts for path, facts in zip(paths, found, strict=True) if facts is not None}
 

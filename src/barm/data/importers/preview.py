@@ -3,36 +3,42 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
+from dataclasses import fields
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image
 
-from barm.data.images import read_image, turned, upright
-from barm.data.importers.annotations import Ambiguous, Preview
+from barm.data.images import Probe, read_image, upright
+from barm.data.importers.annotations import Ambiguous, ImportOptions, Preview
+from barm.data.importers.drawn import upright_mask
+from barm.data.importers.undecided import as_shown
 from barm.data.palette import OVERLAY, display_palette
 from barm.errors import UserError
 from barm.escaping import place
 from barm.reading import short
 
+READINGS = "-readings"  # what the folder of previews is called behind the name of the new one
 
-def explain(question: Ambiguous, root: Path) -> UserError:
+
+def explain(question: Ambiguous, root: Path, options: ImportOptions) -> UserError:
     """Draw every reading of an ambiguous source, and name the option that chooses between them.
 
     Args:
         question: what may be read in several ways.
         root: the folder that would have been made; the images are written beside it.
+        options: choices.
 
     Returns:
         The error that stops the import.
     """
-    folder = root.with_name(f"{root.name}-readings")
+    folder = root.with_name(f"{root.name}{READINGS}")
     folder.mkdir(parents=True, exist_ok=True)
     answers = list[str]()
     for answer, preview in question.readings.items():
         path = folder / f"{question.flag.lstrip('-')}-{answer}.png"
         try:
-            draw(preview).save(path)
+            draw(preview, options).save(path)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             answers.append(f"{question.flag} {answer} (its image cannot be shown: {short(error)})")
         else:
@@ -40,18 +46,20 @@ def explain(question: Ambiguous, root: Path) -> UserError:
     return UserError(f"{question.what}: give {' or '.join(answers)}")
 
 
-def draw(preview: Preview) -> Image.Image:
+def is_reading(path: PurePosixPath) -> bool:
+    """Whether a file is such an image of an earlier import."""
+    answers = {f"{f.name.replace('_', '-')}-" for f in fields(ImportOptions) if f.default == "ask"}
+    return path.parent.name.endswith(READINGS) and path.suffix == ".png" and path.name.startswith(tuple(answers))
+
+
+def draw(preview: Preview, options: ImportOptions) -> Image.Image:
     """An image with its mask laid over it in colours for display."""
     item = preview.item
     with Image.open(item.image if isinstance(item.image, Path) else io.BytesIO(item.image())) as opened:
         turn, orientation = upright(opened)
         image = read_image(item.image) if isinstance(item.image, Path) else turn.convert("RGB")
-    if item.size not in (None, image.size, image.size[::-1]):
-        raise ValueError("it is of another size than was annotated")
-    mask = Image.fromarray(item.paint(item.size or image.size).ids)
-    if mask.size != image.size:
-        mask = turned(mask, orientation)
-    ids = np.asarray(mask)[..., None]
+    painted, _ = upright_mask(item, Probe(image.size, orientation, ()), as_shown(options))
+    ids = painted.ids[..., None]
     colours = display_palette()[ids[..., 0]]
     blended = np.where(ids > 0, OVERLAY * colours + (1 - OVERLAY) * np.asarray(image), np.asarray(image))
     return Image.fromarray(blended.astype(np.uint8))

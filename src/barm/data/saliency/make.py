@@ -13,11 +13,10 @@ from typing import Literal
 
 import numpy as np
 from PIL import Image
-from rich.console import Console
-from rich.progress import Progress
 
 from barm.data.images import read_image
-from barm.data.index import BAR_FROM, cores
+from barm.data.index import cores
+from barm.data.progress import progress_bar
 from barm.data.saliency.network import SaliencySettings, network
 from barm.data.saliency.record import RECORD, UNKNOWN, read_recipe
 from barm.data.saliency.tool import Threshold, Tool, classical
@@ -171,7 +170,7 @@ def _make(work: _Work, tool: Tool, overwrite: bool) -> MapsReport:
     _record(work.folder, tool, there)
     made = 0
     try:
-        with ThreadPoolExecutor(cores()) as pool, _bar(len(missing)) as bar:
+        with ThreadPoolExecutor(cores()) as pool, progress_bar(len(missing)) as bar:
             jobs = [pool.submit(_write_map, tool, path, work.folder / f"{name}.png") for name, path in missing.items()]
             try:
                 for job in bar.track(as_completed(jobs), total=len(jobs), description="saliency maps"):
@@ -193,13 +192,6 @@ def _make(work: _Work, tool: Tool, overwrite: bool) -> MapsReport:
 
 def _done(made: int, number: int) -> str:
     return f"{made} of {count(number, 'saliency maps')} {verb(made, 'are')} made"
-
-
-def _bar(number: int) -> Progress:
-    console = Console(stderr=True)
-    show = console.is_terminal and number >= BAR_FROM
-    console.quiet = not show
-    return Progress(console=console, transient=True, disable=not show)
 
 
 def _record(folder: Path, tool: Tool, number: int) -> None:

@@ -26,7 +26,7 @@ from barm.data.sources.tree import (
     strangers,
     unused,
 )
-from barm.data.splits import VAL_SHARE, divide
+from barm.data.splits import VAL_SHARE, divide, write_lists
 from barm.errors import UserError
 
 IMAGES, MASKS = ("images", "imgs", "img_dir"), ("masks", "labels", "ann_dir")
@@ -103,25 +103,30 @@ def _class_values(root: Path) -> ClassValues | None:
     return read_class_values(path)
 
 
-def write_split(root: Path | str, share: float = VAL_SHARE, group_by: str = "") -> dict[str, int]:
+def write_split(
+    root: Path | str, share: float = VAL_SHARE, group_by: str = "", *, overwrite: bool = False
+) -> dict[str, int]:
     """Write ``train.txt`` and ``val.txt`` of a folder; returns the numbers of images.
 
     Args:
-        root: holds images/, which must not be divided by sub-folders.
+        root: holds images/, which must not be divided by sub-folders. One for tests is left out.
         share: of the images for validation.
         group_by: as in `barm.data.splits.divide`.
+        overwrite: replace lists that are there.
 
     Raises:
         UserError: for a folder without images, or one that is divided already.
     """
     root = Path(root)
+    there = [path for part in SPLITS if (path := root / f"{part}.txt").exists()]
+    if there and not overwrite:
+        raise UserError(f"{there[0]} divides the images already: keep it, or divide them anew with --overwrite")
     folder = _part(root, IMAGES)
-    divided = [place for names in SPLITS.values() for name in names if (place := folder / name).is_dir()]
+    divided = [place for part in SPLITS if (place := split_folder(folder, part)) is not None]
     if divided:
         raise UserError(f"{divided[0]} divides the images already: a split by lists needs all of them in {folder}")
-    parts = divide(sorted(Files(folder, IMAGE_SUFFIXES, deep=True)), share, group_by)
-    for part, names in parts.items():
-        (root / f"{part}.txt").write_text("".join(f"{name}\n" for name in names), "utf-8")
+    parts = divide(sorted(Files(folder, IMAGE_SUFFIXES, deep=True, without=NAMED)), share, group_by)
+    write_lists(root, parts)
     return {part: len(names) for part, names in parts.items()}
 
 

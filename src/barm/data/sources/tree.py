@@ -174,9 +174,12 @@ def listed(path: Path, known: Mapping[str, Path]) -> list[str]:
 
 
 def _named(line: str, known: Mapping[str, Path], short: Mapping[str, str | None]) -> str:
-    """The name that a line means: the longest known one, or else the line's own."""
+    """The name that a line means: the longest known one, or else the line's own.
+
+    A name may itself end like an image's file, as that of ``a.png.jpg`` does.
+    """
     line = line.replace("\\", "/").removeprefix("./").lstrip("/")
-    tried = [_stem(text) for text in (line, line.split()[0])]
+    tried = [reading for text in (line, line.split()[0]) for reading in (text, _stem(text))]
     for text in tried:
         parts = PurePosixPath(text).parts
         for start in range(len(parts)):
@@ -185,7 +188,7 @@ def _named(line: str, known: Mapping[str, Path], short: Mapping[str, str | None]
                 return name
         if parts and (only := short.get(parts[-1])) is not None:
             return only
-    return PurePosixPath(tried[1]).name
+    return PurePosixPath(tried[-1]).name
 
 
 def _stem(name: str) -> str:
