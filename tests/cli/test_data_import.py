@@ -20,7 +20,7 @@ GIVEN = {
     "rest": "ignore",
     "overlap": "smaller",
     "rings": "union",
-    "crowd": "drop",
+    "crowd": "ignore",
     "boxes": "fill",
     "empty": "background",
     "values": "index",

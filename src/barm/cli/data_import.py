@@ -29,8 +29,8 @@ Classes = Annotated[str | None, typer.Option(help="The classes to keep, in the o
 Rest = Annotated[Literal["background", "ignore"], typer.Option(help="What the pixels of other classes become.")]
 Overlap = Annotated[Literal["later", "earlier", "smaller", "ignore"], typer.Option(help=OBJECTS)]
 Rings = Annotated[Literal["ask", "holes", "union"], typer.Option(help="What a ring inside a ring of an object is.")]
-Crowd = Annotated[Literal["class", "ignore", "drop"], typer.Option(help="What COCO's crowds are.")]
-Boxes = Annotated[Literal["drop", "fill"], typer.Option(help="What objects with a box alone are.")]
+Crowd = Annotated[Literal["class", "ignore"], typer.Option(help="What COCO's crowds are.")]
+Boxes = Annotated[Literal["ignore", "fill"], typer.Option(help="What objects with a box alone are.")]
 Empty = Annotated[Literal["drop", "background"], typer.Option(help="What images without any annotation are.")]
 Values = Annotated[Literal["ask", "index", "colour"], typer.Option(help="What names the class in a palette's mask.")]
 Labels = Annotated[Literal["ask", "ids", "trainids"], typer.Option(help="Which of Cityscapes' masks are read.")]
@@ -60,7 +60,7 @@ def import_(
     overlap: Overlap = "later",
     rings: Rings = "ask",
     crowd: Crowd = "class",
-    boxes: Boxes = "drop",
+    boxes: Boxes = "ignore",
     empty: Empty = "drop",
     values: Values = "ask",
     labels: Labels = "ask",
@@ -73,6 +73,7 @@ def import_(
     label_column: LabelColumn = "",
     share: Share = 0.2,
     group_by: GroupBy = "",
+    anew: Annotated[bool, typer.Option("--anew", help="Divide the images even if the source does.")] = False,
     link: Annotated[bool, typer.Option("--link", help="Link to the images instead of copying them.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -104,7 +105,7 @@ def import_(
         image_column=image_column,
         label_column=label_column,
     )
-    report = import_data(source, root, options, val_share=share, group_by=group_by, link=link)
+    report = import_data(source, root, options, val_share=share, group_by=group_by, anew=anew, link=link)
     if as_json:
         print_json(asdict(report))
     else:

@@ -10,7 +10,7 @@ import samples
 from PIL import Image
 
 from barm.data.importers import coco, import_data
-from barm.data.importers.annotations import Ambiguous, ImportOptions, Undecided
+from barm.data.importers.annotations import BOXES, Ambiguous, ImportOptions, Undecided
 from barm.data.importers.source_tree import Tree
 from barm.errors import UserError
 
@@ -150,17 +150,20 @@ def test_a_background_category_takes_out_of_what_lies_below_or_lies_below_it(tmp
         mask(read(root))
 
 
-@pytest.mark.parametrize(("crowd", "value"), [("class", 1), ("ignore", 255), ("drop", None)])
+@pytest.mark.parametrize(("crowd", "value"), [("class", 1), ("ignore", 255)])
 def test_crowds(crowd, value, tmp_path):
     root = make(tmp_path, annotation(runs(), iscrowd=1), annotation((HOLE,), 2))
     found = mask(read(root, crowd=crowd, overlap="smaller"))
-    assert set(np.unique(found)) == {0, 2} | ({value} if value else set())
+    assert set(np.unique(found)) == {0, 2, value}
 
 
 def test_boxes_alone(tmp_path):
-    root = make(tmp_path, annotation([], bbox=[5, 2, 10, 6]), annotation((HOLE,), 2))
-    assert read(root).left_out == {"objects with a box alone (--boxes)": 1}
-    assert (mask(read(root, boxes="fill")) == 1).sum() == 60 - 8
+    """A box says that something is there: it is not background, and hides no object whose shape is known."""
+    root = make(tmp_path, annotation((HOLE,), 2), annotation([], bbox=[5, 2, 10, 6]))
+    found = read(root)
+    assert found.left_out == {f"{BOXES}, such as annotation 1": 1}
+    assert ((mask(found) == 255).sum(), (mask(found) == 2).sum()) == (60 - 8, 8)
+    assert (mask(read(root, boxes="fill", overlap="smaller")) == 1).sum() == 60 - 8
 
 
 def test_a_ring_inside_a_ring_is_asked_about_with_an_image_each(tmp_path):
@@ -174,13 +177,13 @@ def test_a_ring_inside_a_ring_is_asked_about_with_an_image_each(tmp_path):
 
 def test_an_image_of_another_scene_or_split_does_not_get_the_mask(tmp_path):
     assert read(make(tmp_path / "a", annotation(), image="one/1.png", place="two/1.png")).left_out == {
-        "images that are not there": 1
+        "images that are not there, such as one/1.png": 1
     }
     root = make(tmp_path / "b", annotation(), name="valid/_annotations.coco.json", place="valid/a.png")
     make(root, annotation(), name="train/_annotations.coco.json", place="train/b.png")
     found = read(root)
     assert [(item.name, item.split) for item in found.items] == [("valid/a", "val")]
-    assert found.left_out == {"images that are not there": 1}
+    assert found.left_out == {"images that are not there, such as a.png": 1}
 
 
 def test_two_entries_of_one_image_are_refused(tmp_path):
@@ -209,8 +212,8 @@ def test_an_image_without_annotations_and_one_that_is_not_there(tmp_path):
     Image.new("RGB", (20, 10)).save(tmp_path / "b.png")
     root = make(tmp_path, annotation(), annotation(image_id=9), images=images)
     assert read(root).left_out == {
-        "images that are not there": 1,
-        "images without an annotation (--empty background keeps them)": 1,
+        "images that are not there, such as c.png": 1,
+        "images without an annotation (--empty background keeps them), such as b.png": 1,
         "annotations of images that are not listed": 1,
     }
     assert [item.name for item in read(root, empty="background").items] == ["a", "b"]
@@ -256,7 +259,13 @@ def test_an_annotation_that_contradicts_itself_is_refused(name, tmp_path):
 
 
 def test_an_image_of_boxes_alone_is_not_background(tmp_path):
-    found = read(make(tmp_path, annotation([], bbox=[5, 2, 10, 6])), empty="background")
+    found = read(make(tmp_path, annotation([], bbox=[5, 2, 10, 6])))
+    assert np.unique(mask(found)).tolist() == [0, 255]
+    assert (mask(found) == 255).sum() == 60
+
+
+def test_an_image_whose_objects_have_no_shape_is_not_background(tmp_path):
+    found = read(make(tmp_path, annotation([])), empty="background")
     assert found.items == ()
     assert found.left_out["images whose annotations are all left out"] == 1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 
 import mask_writers
 import numpy as np
@@ -12,9 +13,10 @@ import writers
 from PIL import Image
 
 from barm.catalogue import FORMATS
-from barm.data.importers import IMPORTERS, detect_format, import_data
+from barm.data.importers import COMMON, IMPORTERS, detect_format, import_data
 from barm.data.importers.annotations import ImportOptions
 from barm.data.importers.source_tree import Tree
+from barm.data.sources import open_source
 from barm.errors import UserError
 
 BOTH = {**vars(writers), **vars(mask_writers)}
@@ -82,3 +84,53 @@ def test_a_reading_that_cannot_be_shown_is_named_without_an_image(tmp_path):
     with pytest.raises(UserError, match=r"cannot be shown: \d+x\d+ pixels were annotated, the image has 9x9") as error:
         import_data(tmp_path / "source", tmp_path / "own", ImportOptions(), val_share=0.5)
     assert "\n" not in str(error.value)
+
+
+def test_groups_are_kept_together_even_where_the_tool_divided_them(tmp_path):
+    writers.write_yolo(tmp_path / "source", samples.samples(number=6))
+    with pytest.raises(UserError, match=r"divides its images already, .* add --anew"):
+        import_data(tmp_path / "source", tmp_path / "own", group_by="(.)$")
+    report = import_data(tmp_path / "source", tmp_path / "own", val_share=0.4, group_by=r"(\d)$", anew=True)
+    assert sum(report.images.values()) == 6
+    assert (tmp_path / "own/train.txt").is_file()
+
+
+def test_images_of_one_name_in_two_splits_are_told_apart_when_divided_anew(tmp_path):
+    writers.write_yolo(tmp_path / "source", samples.samples(number=3))
+    for kind, ending in (("images", "png"), ("labels", "txt")):
+        (tmp_path / f"source/{kind}/val/image2.{ending}").rename(tmp_path / f"source/{kind}/val/image0.{ending}")
+    import_data(tmp_path / "source", tmp_path / "own", anew=True)
+    names = {path.stem for path in (tmp_path / "own/images").iterdir()}
+    assert names == {"train-image0", "train-image1", "val-image0"}
+    assert sum(len(open_source("folder", tmp_path / "own", split)) for split in ("train", "val")) == 3
+
+
+def test_options_of_other_formats_are_refused(tmp_path):
+    writers.write_coco(tmp_path / "source", samples.samples())
+    with pytest.raises(UserError, match=r"--labels has no meaning for COCO JSON \(--format coco\): leave it out"):
+        import_data(tmp_path / "source", tmp_path / "own", ImportOptions(labels="ids"))
+
+
+def test_every_option_belongs_to_a_format():
+    known = {*COMMON, *(option for importer in IMPORTERS.values() for option in importer.options)}
+    assert known == {field.name for field in fields(ImportOptions)}
+
+
+def test_coordinates_that_are_shares_of_the_size_are_seen(tmp_path):
+    writers.write_coco(tmp_path / "source", samples.samples())
+    path = tmp_path / "source/instances.json"
+    content = json.loads(path.read_text())
+    for one in content["annotations"]:
+        one["segmentation"] = [[number / 1000 for number in ring] for ring in one["segmentation"]]
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"no pixel shows a class; 6 objects have no pixel, .*shares of its size"):
+        import_data(tmp_path / "source", tmp_path / "own")
+    content["annotations"][0]["segmentation"] = [[10, 10, 60, 10, 60, 60]]
+    path.write_text(json.dumps(content))
+    assert "5 objects have no pixel" in import_data(tmp_path / "source", tmp_path / "own").warnings[0]
+
+
+def test_a_file_is_not_taken_for_a_folder(tmp_path):
+    (tmp_path / "export.zip").write_bytes(b"PK")
+    with pytest.raises(UserError, match=r"export.zip is a file: give the folder that holds it, and unpack an archive"):
+        import_data(tmp_path / "export.zip", tmp_path / "own")

@@ -145,7 +145,7 @@ def test_the_image_may_be_elsewhere_or_embedded(tmp_path):
     data = base64.b64encode(file.getvalue()).decode()
     make(tmp_path / "s", shape(), name="json/c.json", image="", imagePath="c.jpg", imageData=data, imageHeight=None)
     report = import_data(tmp_path / "s", tmp_path / "own", ImportOptions(), val_share=0.5)
-    assert report.left_out == {"images that are not there": 1}
+    assert report.left_out == {"images that are not there, such as gone.jpg": 1}
     written = {path.stem: path for path in (tmp_path / "own/images").rglob("*.png")}
     assert set(written) == {"a", "c"}
     assert Image.open(written["c"]).getpixel((0, 0)) == (9, 8, 7)
@@ -157,7 +157,7 @@ def test_an_image_of_another_folder_does_not_get_the_shapes(tmp_path):
     make(tmp_path, shape("dog"), image="1.png", name="two/1.json")
     found = read(tmp_path)
     assert [item.name for item in found.items] == ["one/2", "two/1"]
-    assert found.left_out == {"images that are not there": 1}
+    assert found.left_out == {"images that are not there, such as 1.png": 1}
 
 
 def test_two_files_of_one_image_are_refused(tmp_path):

@@ -9,7 +9,7 @@ import writers
 from PIL import Image
 
 from barm.data.importers import yolo
-from barm.data.importers.annotations import ImportOptions
+from barm.data.importers.annotations import BOXES, ImportOptions
 from barm.data.importers.source_tree import Tree
 from barm.errors import UserError
 
@@ -118,18 +118,9 @@ def test_an_empty_label_file_is_background_and_a_missing_one_is_not(tmp_path):
 
 def test_boxes_are_left_out_or_filled(tmp_path):
     root = make(tmp_path, {"labels/a.txt": f"1 0.5 0.5 0.5 1\n{SQUARE}"})
-    assert read(root).left_out == {"objects with a box alone (--boxes)": 1}
+    assert read(root).left_out == {f"{BOXES}, such as labels/a.txt:1": 1}
+    assert {value: int((mask(read(root)) == value).sum()) for value in (1, 2, 255)} == {1: 50, 2: 0, 255: 50}
     assert (mask(read(root, boxes="fill", overlap="earlier")) == 2).sum() == 100
-
-
-@pytest.mark.parametrize("empty", ["drop", "background"])
-def test_an_image_of_boxes_alone_is_not_background(empty, tmp_path):
-    found = read(make(tmp_path, {"labels/a.txt": "1 0.5 0.5 0.5 1\n"}), empty=empty)
-    assert found.items == ()
-    assert found.left_out == {
-        "objects with a box alone (--boxes)": 1,
-        "images with boxes alone (--boxes fill keeps them)": 1,
-    }
 
 
 def test_names_may_stand_in_classes_txt(tmp_path):
@@ -215,4 +206,7 @@ def test_what_does_not_belong_together_is_counted(tmp_path):
     labels = {"labels/train/a.txt": SQUARE, "labels/train/lost.txt": SQUARE}
     images = ["images/train/a.png", "images/other/b.png"]
     found = read(make(tmp_path, labels, images, "train: images/train\nnames: [cat]\n"))
-    assert found.left_out == {"images that data.yaml does not list": 1, "label files without an image": 1}
+    assert found.left_out == {
+        "images that data.yaml does not list": 1,
+        "label files without an image, such as labels/train/lost.txt": 1,
+    }

@@ -1,13 +1,13 @@
 """Importers: what annotation tools write becomes a folder of images, masks and class names.
 
-An importer is a module with a ``TITLE``, a function ``lacks(tree)`` that says what a folder lacks to be of its format,
-and a function ``read(tree, options)`` that returns `Annotations`.
+An importer is a module with a ``TITLE``, the ``OPTIONS`` that it follows, a function ``lacks(tree)`` that says what a
+folder lacks to be of its format, and a function ``read(tree, options)`` that returns `Annotations`.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -26,7 +26,7 @@ from barm.data.importers import (
     yolo,
 )
 from barm.data.importers.annotations import Ambiguous, Annotations, ImportOptions
-from barm.data.importers.names import shortened
+from barm.data.importers.names import shortened, undivided
 from barm.data.importers.preview import explain, is_reading
 from barm.data.importers.report import ImportReport
 from barm.data.importers.source_tree import Tree
@@ -37,6 +37,8 @@ from barm.escaping import place
 from barm.reading import real
 from barm.words import count
 
+COMMON = ("format", "images", "classes", "rest", "drawn_on")  # options that every format follows
+
 
 class Importer(NamedTuple):
     """A format.
@@ -45,24 +47,26 @@ class Importer(NamedTuple):
         title: as people call it.
         lacks: what a folder lacks to be of this format; None if it is of it.
         read: reads it.
+        options: names of the `ImportOptions` that it follows, besides those of all formats.
     """
 
     title: str
     lacks: Callable[[Tree], str | None]
     read: Callable[[Tree, ImportOptions], Annotations]
+    options: tuple[str, ...]
 
 
 IMPORTERS: dict[str, Importer] = {
-    "coco": Importer(coco.TITLE, coco.lacks, coco.read),
-    "cvat": Importer(cvat.TITLE, cvat.lacks, cvat.read),
-    "colours": Importer(colours.TITLE, colours.lacks, colours.read),
-    "binary": Importer(binary.TITLE, binary.lacks, binary.read),
-    "indexed": Importer(indexed.TITLE, indexed.lacks, indexed.read),
-    "cityscapes": Importer(cityscapes.TITLE, cityscapes.lacks, cityscapes.read),
-    "huggingface": Importer(huggingface.TITLE, huggingface.lacks, huggingface.read),
-    "label_studio": Importer(label_studio.TITLE, label_studio.lacks, label_studio.read),
-    "labelme": Importer(labelme.TITLE, labelme.lacks, labelme.read),
-    "yolo": Importer(yolo.TITLE, yolo.lacks, yolo.read),
+    "coco": Importer(coco.TITLE, coco.lacks, coco.read, coco.OPTIONS),
+    "cvat": Importer(cvat.TITLE, cvat.lacks, cvat.read, cvat.OPTIONS),
+    "colours": Importer(colours.TITLE, colours.lacks, colours.read, colours.OPTIONS),
+    "binary": Importer(binary.TITLE, binary.lacks, binary.read, binary.OPTIONS),
+    "indexed": Importer(indexed.TITLE, indexed.lacks, indexed.read, indexed.OPTIONS),
+    "cityscapes": Importer(cityscapes.TITLE, cityscapes.lacks, cityscapes.read, cityscapes.OPTIONS),
+    "huggingface": Importer(huggingface.TITLE, huggingface.lacks, huggingface.read, huggingface.OPTIONS),
+    "label_studio": Importer(label_studio.TITLE, label_studio.lacks, label_studio.read, label_studio.OPTIONS),
+    "labelme": Importer(labelme.TITLE, labelme.lacks, labelme.read, labelme.OPTIONS),
+    "yolo": Importer(yolo.TITLE, yolo.lacks, yolo.read, yolo.OPTIONS),
 }
 
 
@@ -73,6 +77,7 @@ def import_data(
     *,
     val_share: float = VAL_SHARE,
     group_by: str = "",
+    anew: bool = False,
     link: bool = False,
 ) -> ImportReport:
     """Turn what an annotation tool wrote into a folder of images, masks and class names.
@@ -83,6 +88,7 @@ def import_data(
         options: choices.
         val_share: of the images for validation, where the source does not divide them.
         group_by: as in `barm.data.splits.divide`.
+        anew: divide the images even if the source does; its test split becomes a part of them.
         link: make hard links to the images instead of copies, where the disk allows it.
 
     Raises:
@@ -97,16 +103,29 @@ def import_data(
     tree.files = tuple(path for path in tree.files if not is_reading(path))
     name = detect_format(tree) if options.format == "auto" else options.format
     default = ImportOptions()
-    chosen = {f.name: str(v) for f in fields(options) if (v := getattr(options, f.name)) != getattr(default, f.name)}
+    chosen = {f.name: v for f in fields(options) if (v := getattr(options, f.name)) != getattr(default, f.name)}
+    _check_options(name, chosen)
     try:
         found = IMPORTERS[name].read(tree, options)
         if not found.items and not found.left_out:
             raise UserError(f"{source}: nothing to import: no image in it has an annotation")
-        named = replace(found, items=shortened(found.items))
+        items = shortened(found.items)
+        if group_by and not anew and any(item.split for item in items):
+            raise UserError(f"{source} divides its images already, so that --group-by would change nothing: add --anew")
+        named = replace(found, items=undivided(items) if anew else items)
         origin = Origin(str(source), name, chosen)
         return write_folder(named, root, options, Split(val_share, group_by), origin, link=link)
     except Ambiguous as question:
         raise explain(question, root, options) from None
+
+
+def _check_options(name: str, chosen: Collection[str]) -> None:
+    """Refuse options that a format does not follow, so that nobody believes that they did something."""
+    known = {*COMMON, *IMPORTERS[name].options}
+    foreign = next((option for option in chosen if option not in known), None)
+    if foreign is not None:
+        flag = f"--{foreign.replace('_', '-')}"
+        raise UserError(f"{flag} has no meaning for {IMPORTERS[name].title} (--format {name}): leave it out")
 
 
 def _check_outside(root: Path, source: Path) -> None:

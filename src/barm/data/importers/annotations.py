@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,8 @@ from barm.labels import IGNORE
 
 Overlap = Literal["later", "earlier", "smaller", "ignore"]
 Rings = Literal["ask", "holes", "union"]
-Crowd = Literal["class", "ignore", "drop"]
-Boxes = Literal["drop", "fill"]
+Crowd = Literal["class", "ignore"]
+Boxes = Literal["ignore", "fill"]
 Empty = Literal["drop", "background"]
 Values = Literal["ask", "index", "colour"]
 Labels = Literal["ask", "ids", "trainids"]
@@ -30,6 +30,7 @@ Annotator = Literal["ask", "first", "last"]
 Background = Literal["ask", "cut", "below"]
 DrawnOn = Literal["ask", "stored", "upright"]
 Size = tuple[int, int]  # width, height
+BOXES = "objects with a box alone, whose pixels are ignored (--boxes fill: they are the class)"
 
 
 class Patch(NamedTuple):
@@ -89,7 +90,7 @@ class ImportOptions:
     overlap: Overlap = "later"
     rings: Rings = "ask"
     crowd: Crowd = "class"
-    boxes: Boxes = "drop"
+    boxes: Boxes = "ignore"
     empty: Empty = "drop"
     values: Values = "ask"
     labels: Labels = "ask"
@@ -113,11 +114,13 @@ class Region(NamedTuple):
             out of all objects before it.
         cover: its pixels.
         further: whether it is a further part of an object that has a region already.
+        below: whether it lies below all objects that do not, such as a box around an object of unknown shape.
     """
 
     class_id: int
     cover: Cover
     further: bool = False
+    below: bool = False
 
 
 class Painted(NamedTuple):
@@ -127,11 +130,34 @@ class Painted(NamedTuple):
         ids: ``(H, W)`` uint8.
         objects: number of objects per id; empty where a format knows pixels only.
         contested: number of pixels that objects of several classes cover.
+        unseen: number of objects without a pixel.
     """
 
     ids: NDArray[np.uint8]
     objects: Mapping[int, int] = {}
     contested: int = 0
+    unseen: int = 0
+
+
+@dataclass(frozen=True)
+class Layers:
+    """A mask that is painted from objects: a `Item.paint`.
+
+    Attributes:
+        objects: in the source's order; each begins with its id.
+        paint: makes the mask of objects for an image of ``(width, height)``.
+    """
+
+    objects: tuple[tuple[Any, ...], ...]
+    paint: Callable[[Sequence[Any], Size], Painted]
+
+    def __call__(self, size: Size) -> Painted:
+        """Paint all objects."""
+        return self.paint(self.objects, size)
+
+    def only(self, ids: Container[int]) -> Layers:
+        """The mask of the objects with some ids."""
+        return replace(self, objects=tuple(each for each in self.objects if each[0] in ids))
 
 
 @dataclass(frozen=True)
@@ -141,8 +167,7 @@ class Item:
     Attributes:
         name: unique among the items; the image's path below the source, without suffix.
         image: its file, or a function that returns the file's bytes.
-        paint: makes the mask for an image of ``(width, height)``. Where an image has objects, it is a
-            `functools.partial` whose first argument are these in their order, each a tuple that begins with its id.
+        paint: makes the mask for an image of ``(width, height)``; `Layers` where an image has objects.
         split: ``train``, ``val`` or ``test``, where the source says it.
         size: ``(width, height)`` of the image that was annotated, where the source says it.
     """
@@ -207,6 +232,25 @@ class Undecided(Exception):
     def __init__(self, what: str, flag: str, answers: Mapping[str, Callable[[Size], Painted]]) -> None:
         super().__init__(what)
         self.what, self.flag, self.answers = what, flag, answers
+
+
+class LeftOut(Counter[str]):
+    """Why something was left out, as often as it was, with an example."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._examples = dict[str, object]()
+
+    def add(self, why: str, *things: object) -> None:
+        """Count things that were left out for a reason."""
+        if things:
+            self[why] += len(things)
+            self._examples.setdefault(why, things[0])
+
+    def counts(self) -> dict[str, int]:
+        """How often something was left out, by the reason and its example."""
+        named = self._examples
+        return {f"{why}, such as {named[why]}" if why in named else why: n for why, n in self.items() if n}
 
 
 class Classes:

@@ -20,6 +20,8 @@ from barm.data.importers.annotations import (
     Classes,
     ImportOptions,
     Item,
+    Layers,
+    LeftOut,
     Overlap,
     Painted,
     Patch,
@@ -27,7 +29,7 @@ from barm.data.importers.annotations import (
     Size,
 )
 from barm.data.importers.binary_names import ClassMask, class_masks
-from barm.data.importers.mask_files import EMPTY, LOST, LeftOut, Splits, mask_files
+from barm.data.importers.mask_files import EMPTY, LOST, Splits, mask_files
 from barm.data.importers.mask_kinds import mask_kind
 from barm.data.importers.mask_scan import BLACK, UNREADABLE, WHITE, Facts, blank, read_grey, scan
 from barm.data.importers.regions import cropped, paint
@@ -37,6 +39,7 @@ from barm.errors import UserError
 from barm.words import count
 
 TITLE = "binary masks per class"
+OPTIONS = ("overlap", "empty")
 ONE_CLASS = "say with --classes NAME which class they show"
 
 
@@ -78,7 +81,7 @@ def read(tree: Tree, options: ImportOptions) -> Annotations:
             continue
         layers = [(class_id, tree.root / one.mask) for one in shown if (class_id := classes.add(one.name))]
         split = splits.of(image, shown[0].mask if shown else None)
-        painter = partial(_paint, layers, options.overlap) if layers else blank
+        painter = Layers(tuple(layers), partial(_paint, options.overlap)) if layers else blank
         items.append(Item(name_of(image), tree.images[image], painter, split))
     notes = (
         [f"masks of several classes are laid over each other in the order {listing(order)}"] if len(order) > 1 else []
@@ -123,7 +126,7 @@ def _check(facts: Mapping[Path, Facts]) -> None:
     )
 
 
-def _paint(layers: Sequence[tuple[int, Path]], overlap: Overlap, size: Size) -> Painted:
+def _paint(overlap: Overlap, layers: Sequence[tuple[int, Path]], size: Size) -> Painted:
     """Lay the masks of an image's classes over each other."""
     covers = [(class_id, read_grey(path) > 0) for class_id, path in layers]
     shapes = {cover.shape for _, cover in covers}

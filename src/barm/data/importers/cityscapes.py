@@ -14,8 +14,8 @@ from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
 
 from barm.data.class_values import ClassValues
-from barm.data.importers.annotations import Ambiguous, Annotations, ImportOptions, Item, Preview
-from barm.data.importers.mask_files import LOST, LeftOut, Pairs
+from barm.data.importers.annotations import Ambiguous, Annotations, ImportOptions, Item, LeftOut, Preview
+from barm.data.importers.mask_files import LOST, Pairs
 from barm.data.importers.mask_items import mask_items, readable
 from barm.data.importers.mask_scan import check_listed, painter
 from barm.data.importers.source_tree import Tree, name_of, split_of
@@ -23,6 +23,7 @@ from barm.errors import UserError
 from barm.labels import IGNORE
 
 TITLE = "Cityscapes"
+OPTIONS = ("labels", "empty")
 FINE, COARSE = "_gtFine", "_gtCoarse"
 KINDS: dict[Literal["ids", "trainids"], str] = {"ids": "_labelIds", "trainids": "_labelTrainIds"}
 IMAGE = "_leftImg8bit"

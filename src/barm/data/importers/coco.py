@@ -13,11 +13,13 @@ import numpy as np
 
 from barm.data.importers.annotations import (
     ALL_LEFT_OUT,
+    BOXES,
     Ambiguous,
     Annotations,
     Classes,
     ImportOptions,
     Item,
+    LeftOut,
     Preview,
     Region,
 )
@@ -28,6 +30,7 @@ from barm.labels import IGNORE
 from barm.reading import read_json
 
 TITLE = "COCO JSON"
+OPTIONS = ("overlap", "rings", "crowd", "boxes", "empty", "background")
 KEYS = ("images", "annotations", "categories")
 FAR = 2**20  # pixels; no coordinate lies beyond
 JSON_LIMIT = 2**31  # bytes; the annotations of COCO's training images are 450 MB
@@ -45,7 +48,7 @@ def read(tree: Tree, options: ImportOptions) -> Annotations:
         UserError: for a file that contradicts itself.
         Ambiguous: where a ring inside a ring may be a hole.
     """
-    left_out = Counter[str]()
+    left_out = LeftOut()
     files = [_File(tree.root / path, path, _json(tree.root / path)) for path in _files(tree)]
     if not files:
         raise UserError(f"{tree.root}: expected COCO annotations in it, found no .json with {', '.join(KEYS)}")
@@ -60,7 +63,7 @@ def read(tree: Tree, options: ImportOptions) -> Annotations:
             claims.add(image, str(file.path))
             items.append(item)
     notes = [f"'{name}' stands above other categories and has no annotation: it is no class" for name in sorted(above)]
-    return Annotations(classes.names, tuple(items), left_out, (*notes, *classes.notes()), classes.values)
+    return Annotations(classes.names, tuple(items), left_out.counts(), (*notes, *classes.notes()), classes.values)
 
 
 @dataclass(frozen=True)
@@ -148,7 +151,7 @@ def _items(
     ids: Mapping[int, int],
     tree: Tree,
     options: ImportOptions,
-    left_out: Counter[str],
+    left_out: LeftOut,
     classes: Classes,
 ) -> list[tuple[Item, str]]:
     """The images of a file with their objects, and the keys of the images."""
@@ -172,7 +175,7 @@ def _items(
         size = (int(str(width)), int(str(height)))
         path = tree.find_image(str(entry.get("path") or name), file.place) or tree.find_image(name, file.place)
         if path is None:
-            left_out["images that are not there"] += 1
+            left_out.add("images that are not there", name)
             continue
         claims.add(path, f"{file.path}: {name[:80]} (id {number})")
         regions = [
@@ -184,7 +187,7 @@ def _items(
             left_out[ALL_LEFT_OUT] += 1
             continue
         if not regions and options.empty == "drop":
-            left_out["images without an annotation (--empty background keeps them)"] += 1
+            left_out.add("images without an annotation (--empty background keeps them)", name)
             continue
         paint = painter(regions, options.overlap, options.background)
         item = Item(name_of(path), tree.images[path], paint, split or split_of(path), size)
@@ -211,14 +214,11 @@ def _regions(
     ids: Mapping[int, int],
     size: tuple[int, int],
     options: ImportOptions,
-    left_out: Counter[str],
+    left_out: LeftOut,
 ) -> list[Region]:
     """An annotation's region; none if it has no pixels, or is left out."""
     class_id, shape = ids[annotation["category_id"]], annotation.get("segmentation")
     if annotation.get("iscrowd"):
-        if options.crowd == "drop":
-            left_out["crowds (--crowd)"] += 1
-            return []
         class_id = IGNORE if options.crowd == "ignore" else class_id
     if isinstance(shape, dict):
         wrong = check_run_lengths(shape)
@@ -231,13 +231,16 @@ def _regions(
     if rings:
         return [Region(class_id, polygon(rings, holes=options.rings == "holes"))]
     box = annotation.get("bbox")
-    if options.boxes == "fill" and box:
+    if box:
         if not (isinstance(box, list) and len(box) == 4 and all(_is_coordinate(n) for n in box)):
             expected = f"annotation {annotation.get('id')}: expected a box [left, top, width, height]"
             raise file.wrong(f"{expected}, found {str(box)[:60]}")
         left, top, width, height = box
-        return [Region(class_id, rectangle(left, top, left + width, top + height))]
-    left_out["objects with a box alone (--boxes)" if box else "objects without a shape"] += 1
+        cover = rectangle(left, top, left + width, top + height)
+        if options.boxes == "ignore":
+            left_out.add(BOXES, f"annotation {annotation.get('id')}")
+        return [Region(class_id, cover) if options.boxes == "fill" else Region(IGNORE, cover, below=True)]
+    left_out["objects without a shape"] += 1
     return []
 
 
@@ -273,7 +276,7 @@ def _ask_about_rings(
         readings = {}
         for answer in ("holes", "union"):
             chosen = ImportOptions(**{**vars(options), "rings": answer})
-            regions = [r for a in annotations for r in _regions(file, a, ids, item.size, chosen, Counter())]
+            regions = [r for a in annotations for r in _regions(file, a, ids, item.size, chosen, LeftOut())]
             background = "cut" if options.background == "ask" else options.background
             painted = replace(item, paint=painter(regions, options.overlap, background))
             readings[answer] = Preview(painted, classes.names)

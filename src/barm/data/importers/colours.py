@@ -6,9 +6,9 @@ have the colour of a third.
 
 from __future__ import annotations
 
-from barm.data.importers.annotations import Annotations, ImportOptions
+from barm.data.importers.annotations import Annotations, ImportOptions, LeftOut
 from barm.data.importers.colour_tables import WRITE, faulty_tables, find_colour_table, source_values
-from barm.data.importers.mask_files import LOST, LeftOut, mask_files, pair
+from barm.data.importers.mask_files import LOST, mask_files, pair
 from barm.data.importers.mask_items import mask_items, readable
 from barm.data.importers.mask_kinds import mask_kind
 from barm.data.importers.mask_scan import JPEG, check_listed, in_colour, total
@@ -17,6 +17,7 @@ from barm.data.mask_values import listing
 from barm.errors import UserError
 
 TITLE = "masks in colour"
+OPTIONS = ("colours", "empty")
 MOST_COLOURS = 256  # of a mask that JPEG has not changed
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from pathlib import PurePosixPath
 
-from barm.data.importers.annotations import Annotations, ImportOptions
+from barm.data.importers.annotations import Annotations, ImportOptions, LeftOut
 from barm.data.importers.colour_tables import label_map, source_values
-from barm.data.importers.mask_files import LOST, LeftOut, Splits, pair
+from barm.data.importers.mask_files import LOST, Splits, pair
 from barm.data.importers.mask_items import mask_items, readable
 from barm.data.importers.mask_scan import check_listed, in_colour
 from barm.data.importers.source_tree import Tree
@@ -19,6 +19,7 @@ from barm.errors import UserError
 from barm.reading import read_text
 
 TITLE = "CVAT segmentation masks"
+OPTIONS = ("empty",)
 TABLE, MASKS, OBJECTS, IMAGES = "labelmap.txt", "SegmentationClass", "SegmentationObject", "JPEGImages"
 LISTS = "ImageSets/Segmentation"
 

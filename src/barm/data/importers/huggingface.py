@@ -34,6 +34,7 @@ from barm.labels import IGNORE
 from barm.reading import Unfit, check_regular, read_json, short
 
 TITLE = "Hugging Face data set"
+OPTIONS = ("first", "image_column", "label_column")
 INFO, NAMES, STATE = "dataset_info.json", "id2label.json", "state.json"
 MASK = re.compile(r"mask|label|annotation|segm|ground.?truth|(?<![a-z])(seg|gt)(?![a-z])")
 KEPT = 4  # columns of row groups in memory

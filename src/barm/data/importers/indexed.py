@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 from barm.data.class_names import parse_classes
 from barm.data.class_values import ClassValues
-from barm.data.importers.annotations import Ambiguous, Annotations, Classes, ImportOptions, Item, Preview
+from barm.data.importers.annotations import Ambiguous, Annotations, Classes, ImportOptions, Item, LeftOut, Preview
 from barm.data.importers.colour_tables import WRITE, colour_tables, find_colour_table, source_values
-from barm.data.importers.mask_files import LOST, LeftOut, Pairs, mask_files, pair
+from barm.data.importers.mask_files import LOST, Pairs, mask_files, pair
 from barm.data.importers.mask_items import mask_items, readable
 from barm.data.importers.mask_kinds import mask_kind, name_files, value_table
 from barm.data.importers.mask_scan import JPEG, Facts, check_listed, in_colour, in_numbers, painter, total
@@ -29,6 +29,7 @@ from barm.labels import IGNORE
 from barm.words import count
 
 TITLE = "masks of numbers"
+OPTIONS = ("values", "first", "colours", "empty")
 HIGHEST = 254  # id of a class
 NAME_THEM = "write classes.txt with one name per line for the values 1, 2, ..., or give --classes"
 

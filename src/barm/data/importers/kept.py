@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from barm.data.importers.annotations import ImportOptions, Item, Painted, Size
+from barm.data.importers.annotations import ImportOptions, Item, Layers, Painted, Size
 from barm.data.importers.undecided import answered
 from barm.errors import UserError
 from barm.labels import IGNORE
-
-Layers = Sequence[tuple[Any, ...]]  # objects of an image in their order; each begins with its id
 
 
 def kept_classes(classes: Sequence[str], options: ImportOptions) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
@@ -44,24 +41,21 @@ def keeping(item: Item, kept: Collection[int], options: ImportOptions) -> Item:
     A format of masks with one value per pixel has nothing that could be hidden: its item is returned as it is.
 
     Args:
-        item: whose `paint` is a `functools.partial` with the `Layers` as its first argument, if it has any.
+        item: an annotated image.
         kept: the importer's ids of classes.
         options: choices.
     """
-    paint = item.paint
-    if not (isinstance(paint, partial) and paint.args and _are_layers(paint.args[0])):
+    layers = item.paint
+    if not isinstance(layers, Layers):
         return item
-    layers, *more = paint.args
-    above = [layer for layer in layers if layer[0] in (0, IGNORE, *kept)]
-    below = [layer for layer in layers if layer[0] not in (IGNORE, *kept)]
-    others = [layer[0] for layer in below if layer[0]]
-    if not others or not any(layer[0] for layer in above):
+    others = {each[0] for each in layers.objects} - {0, IGNORE, *kept}
+    if not others or all(each[0] in (0, *others) for each in layers.objects):
         return item
-    top = replace(item, paint=partial(paint.func, above, *more, **paint.keywords))
+    top = replace(item, paint=layers.only({0, IGNORE, *kept}))
     if options.rest == "background":  # nobody sees the others
         return top
-    rest = replace(item, paint=partial(paint.func, below, *more, **paint.keywords))
-    return replace(item, paint=partial(_over, answered(top, options).paint, answered(rest, options).paint, others[0]))
+    rest = replace(item, paint=layers.only({0, *others}))
+    return replace(item, paint=partial(_over, answered(top, options).paint, answered(rest, options).paint, min(others)))
 
 
 def _over(above: Callable[[Size], Painted], below: Callable[[Size], Painted], other: int, size: Size) -> Painted:
@@ -69,9 +63,3 @@ def _over(above: Callable[[Size], Painted], below: Callable[[Size], Painted], ot
     top, rest = above(size), below(size)
     ids = np.where((top.ids == 0) & (rest.ids > 0), np.uint8(other), top.ids)
     return Painted(ids, {**rest.objects, **top.objects}, top.contested)
-
-
-def _are_layers(value: object) -> bool:
-    return isinstance(value, list | tuple) and all(
-        isinstance(each, tuple) and each and type(each[0]) is int for each in value
-    )

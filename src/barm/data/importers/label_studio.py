@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -31,6 +31,7 @@ from barm.data.importers.annotations import (
     Cover,
     ImportOptions,
     Item,
+    LeftOut,
     Preview,
     Region,
     Size,
@@ -44,6 +45,7 @@ from barm.reading import read_json
 from barm.words import count, verb
 
 TITLE = "Label Studio"
+OPTIONS = ("overlap", "empty", "annotator", "background")
 LIMIT = 2**30  # bytes
 LABELS = ("polygonlabels", "rectanglelabels", "ellipselabels", "brushlabels", "labels")
 SAFE = re.compile(r"[A-Za-z0-9_-]{1,40}")  # as a part of a file's name
@@ -98,7 +100,7 @@ def read(tree: Tree, options: ImportOptions) -> Annotations:
             f"{tree.root}: {name} does not say which image it belongs to: put the JSON export of the same project "
             "beside it, which holds the brush strokes, too"
         )
-    left_out, items, claims = Counter[str](), list[Item](), Claims()
+    left_out, items, claims = LeftOut(), list[Item](), Claims()
     tasks = [task for path in files for task in _tasks(tree, path, left_out)]
     tasks = _with_strokes(tasks, strokes, left_out)
     names = {name for task in tasks for each in task.annotations for region in each for name in region["labels"]}
@@ -118,7 +120,7 @@ def _files(tree: Tree) -> tuple[PurePosixPath, ...]:
 
 
 def _with_strokes(
-    tasks: Sequence[_Task], strokes: Mapping[tuple[str, str], Sequence[Stroke]], left_out: Counter[str]
+    tasks: Sequence[_Task], strokes: Mapping[tuple[str, str], Sequence[Stroke]], left_out: LeftOut
 ) -> list[_Task]:
     """The tasks with the strokes that stand in files of their own."""
     regions = [region for task in tasks for each in task.annotations for region in each]
@@ -144,7 +146,7 @@ def _is_export(text: str) -> bool:
     return text.lstrip("\ufeff \r\n\t").startswith("[") and (full or '"annotation_id"' in text)
 
 
-def _tasks(tree: Tree, place: PurePosixPath, left_out: Counter[str]) -> list[_Task]:
+def _tasks(tree: Tree, place: PurePosixPath, left_out: LeftOut) -> list[_Task]:
     """The tasks of a file."""
     path = tree.root / place
     content = read_json(path, LIMIT)
@@ -179,7 +181,7 @@ def _number(task: Values, position: int) -> str:
     return number if task.get("id") is not None and SAFE.fullmatch(number) else f"task{position}"
 
 
-def _handed_in(entries: Sequence[Any], where: str, left_out: Counter[str]) -> list[Values]:
+def _handed_in(entries: Sequence[Any], where: str, left_out: LeftOut) -> list[Values]:
     """The annotations that count, the earliest first."""
     if not all(isinstance(entry, dict) for entry in entries):
         raise UserError(f"{where}: expected objects in annotations, found {str(entries)[:60]}")
@@ -233,7 +235,7 @@ def _short_task(path: Path, place: PurePosixPath, number: str, records: Sequence
 
 
 def _item(
-    tree: Tree, task: _Task, classes: Classes, options: ImportOptions, left_out: Counter[str], claims: Claims
+    tree: Tree, task: _Task, classes: Classes, options: ImportOptions, left_out: LeftOut, claims: Claims
 ) -> Item | None:
     """The image of a task; None if it is left out."""
     image = _image(tree, task)
@@ -245,7 +247,7 @@ def _item(
     if len(task.annotations) > 1 and options.annotator == "ask":
         readings = dict[str, Preview]()
         for answer, values in (("first", task.annotations[0]), ("last", task.annotations[-1])):
-            regions = _regions(values, task.where, classes, Counter())
+            regions = _regions(values, task.where, classes, LeftOut())
             readings[answer] = Preview(_painted(image, task, values, regions, options), classes.names)
         raise Ambiguous(f"{task.where} has {len(task.annotations)} annotations", "--annotator", readings)
     values = task.annotations[-1 if options.annotator == "last" else 0] if task.annotations else ()
@@ -266,7 +268,7 @@ def _painted(
     return replace(image, paint=painter(regions, options.overlap, options.background), size=size)
 
 
-def _regions(values: Sequence[Values], where: str, classes: Classes, left_out: Counter[str]) -> list[Region]:
+def _regions(values: Sequence[Values], where: str, classes: Classes, left_out: LeftOut) -> list[Region]:
     regions = list[Region]()
     for value in values:
         cover = _cover(value, where)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import base64
 import io
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -30,11 +29,12 @@ from barm.data.importers.annotations import (
     Cover,
     ImportOptions,
     Item,
+    LeftOut,
     Patch,
     Region,
     Size,
 )
-from barm.data.importers.mask_files import LOST, LeftOut, pair
+from barm.data.importers.mask_files import LOST, pair
 from barm.data.importers.mask_items import mask_items, readable
 from barm.data.importers.mask_scan import check_listed, in_numbers
 from barm.data.importers.regions import ellipse, painter, polygon, rectangle, stamp
@@ -45,6 +45,7 @@ from barm.labels import IGNORE
 from barm.reading import read_json
 
 TITLE = "LabelMe"
+OPTIONS = ("overlap", "empty")
 LIMIT = 2**28  # bytes of a file with an embedded image
 MASKS = ("SegmentationClassPNG", "SegmentationClass")
 IMAGES = "JPEGImages"
@@ -68,7 +69,7 @@ def read(tree: Tree, options: ImportOptions) -> Annotations:
     files = [path for path in tree.with_suffix(".json") if _is_labelme(tree.peek(path))]
     if not files:
         return _read_exports(tree, options)
-    left_out, items = Counter[str](), list[Item]()
+    left_out, items = LeftOut(), list[Item]()
     contents = {path: _content(tree.root / path) for path in files}
     lists = tree.named("labels.txt", "class_names.txt")
     known = parse_classes(composed_text(tree.root / lists[0]), tree.root / lists[0]) if len(lists) == 1 else ()
@@ -80,7 +81,7 @@ def read(tree: Tree, options: ImportOptions) -> Annotations:
         if item is not None:
             items.append(item)
     notes = ["masks in SegmentationClass folders repeat the JSON files: they were not read"] if _exports(tree) else []
-    return Annotations(classes.names, tuple(items), left_out, (*notes, *classes.notes()))
+    return Annotations(classes.names, tuple(items), left_out.counts(), (*notes, *classes.notes()))
 
 
 def _is_labelme(text: str) -> bool:
@@ -106,13 +107,13 @@ def _item(
     content: Mapping[str, Any],
     classes: Classes,
     options: ImportOptions,
-    left_out: Counter[str],
+    left_out: LeftOut,
     claims: Claims,
 ) -> Item | None:
     """The image of a JSON file; None if it is left out."""
     image = tree.find_image(str(content.get("imagePath") or ""), path)
     if image is None and not content["imageData"]:
-        left_out["images that are not there"] += 1
+        left_out.add("images that are not there", content.get("imagePath"))
         return None
     if image is not None:
         claims.add(image, str(tree.root / path))
@@ -136,7 +137,7 @@ def _embedded(path: Path) -> bytes:
     return base64.b64decode(str(data).rpartition(",")[2], validate=True)
 
 
-def _regions(path: Path, shapes: list[Mapping[str, Any]], classes: Classes, left_out: Counter[str]) -> list[Region]:
+def _regions(path: Path, shapes: list[Mapping[str, Any]], classes: Classes, left_out: LeftOut) -> list[Region]:
     regions, groups = list[Region](), set[tuple[int, str]]()
     for i, shape in enumerate(shapes, 1):
         cover = _cover(shape, f"{path}: shape {i} ({shape['label'][:40]})", left_out)
@@ -148,7 +149,7 @@ def _regions(path: Path, shapes: list[Mapping[str, Any]], classes: Classes, left
     return regions
 
 
-def _cover(shape: Mapping[str, Any], where: str, left_out: Counter[str]) -> Cover | None:
+def _cover(shape: Mapping[str, Any], where: str, left_out: LeftOut) -> Cover | None:
     """The pixels of a shape; None if it has no area."""
     kind = shape.get("shape_type") or "polygon"
     points = _points(shape.get("points"), where)

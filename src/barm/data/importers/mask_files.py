@@ -41,21 +41,6 @@ MASK_WORDS, IMAGE_WORDS, OTHER_WORDS = (frozenset(words.split()) for words in (_
 _SEPARATORS = re.compile(r"[\s_.\-]+")
 
 
-class LeftOut:
-    """Why something was left out, with an example, and how often."""
-
-    def __init__(self) -> None:
-        self._things = defaultdict[str, list[object]](list)
-
-    def add(self, why: str, *things: object) -> None:
-        """Note what was left out for a reason."""
-        self._things[why] += things
-
-    def counts(self) -> dict[str, int]:
-        """How often something was left out, by the reason."""
-        return {f"{why}, such as {things[0]}": len(things) for why, things in self._things.items() if things}
-
-
 class Pairs(NamedTuple):
     """Images with their masks.
 

@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from barm.data.class_values import ClassValues
-from barm.data.importers.annotations import ImportOptions, Item
-from barm.data.importers.mask_files import EMPTY, LeftOut, Pairs, Splits, mask_files
+from barm.data.importers.annotations import ImportOptions, Item, LeftOut
+from barm.data.importers.mask_files import EMPTY, Pairs, Splits, mask_files
 from barm.data.importers.mask_scan import UNREADABLE, Facts, blank, painter, scan
 from barm.data.importers.source_tree import Tree, name_of
 from barm.errors import UserError

@@ -68,6 +68,15 @@ def no_twins(items: Iterable[Item]) -> None:
         seen[name.lower()] = item
 
 
+def undivided(items: Sequence[Item]) -> tuple[Item, ...]:
+    """The items of all splits as those of none; where two have one name, their splits become parts of all names."""
+    same = len({item.name for item in items}) < len(items)
+    return tuple(
+        replace(item, split=None, name=f"{item.split}-{item.name}" if same and item.split else item.name)
+        for item in items
+    )
+
+
 def shortened(items: Sequence[Item]) -> tuple[Item, ...]:
     """The items under names without the folders that all images of their split have in common.
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
 
 from barm.data.images import Probe, read_image, upright
 from barm.data.importers.annotations import Ambiguous, ImportOptions, Preview
@@ -16,9 +18,12 @@ from barm.data.importers.undecided import as_shown
 from barm.data.palette import OVERLAY, display_palette
 from barm.errors import UserError
 from barm.escaping import place
+from barm.labels import IGNORE
 from barm.reading import short
 
 READINGS = "-readings"  # what the folder of previews is called behind the name of the new one
+
+LINE = 20  # pixels of a line of the legend
 
 
 def explain(question: Ambiguous, root: Path, options: ImportOptions) -> UserError:
@@ -62,4 +67,19 @@ def draw(preview: Preview, options: ImportOptions) -> Image.Image:
     ids = painted.ids[..., None]
     colours = display_palette()[ids[..., 0]]
     blended = np.where(ids > 0, OVERLAY * colours + (1 - OVERLAY) * np.asarray(image), np.asarray(image))
-    return Image.fromarray(blended.astype(np.uint8))
+    return _with_legend(Image.fromarray(blended.astype(np.uint8)), painted.ids, preview.classes)
+
+
+def _with_legend(image: Image.Image, ids: NDArray[np.uint8], classes: Sequence[str]) -> Image.Image:
+    """An image above the colours and names of the classes in its mask."""
+    shown = [int(i) for i in np.unique(ids) if i]
+    texts = ["ignored" if i == IGNORE else classes[i - 1] if i <= len(classes) else f"class {i}" for i in shown]
+    width = max(image.width, 2 * LINE + 8 * max(map(len, texts), default=0))
+    sheet = Image.new("RGB", (width, image.height + LINE * len(shown)), "white")
+    sheet.paste(image)
+    pen = ImageDraw.Draw(sheet)
+    for k, (i, text) in enumerate(zip(shown, texts, strict=True)):
+        top = image.height + k * LINE
+        pen.rectangle((4, top + 4, LINE - 4, top + LINE - 4), tuple(display_palette()[i].tolist()), "black")
+        pen.text((LINE + 4, top + 3), text, "black", ImageFont.load_default(12))
+    return sheet

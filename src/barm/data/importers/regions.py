@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from barm.data.importers.annotations import Background, Cover, Overlap, Painted, Patch, Region, Size, Undecided
+from barm.data.importers.annotations import Background, Cover, Layers, Overlap, Painted, Patch, Region, Size, Undecided
 from barm.labels import IGNORE
 
 Ring = NDArray[np.float64]  # (n, 2): x, y in pixels from the image's upper left corner
@@ -134,7 +134,8 @@ def paint(regions: Sequence[Region], overlap: Overlap, size: Size, background: B
     Raises:
         Undecided: where that makes a difference and nothing says which.
     """
-    patches = [(region.class_id, region.cover(size)) for region in regions]
+    patches = [(region.class_id, region.cover(size)) for region in regions if not region.below]
+    below = [(region.class_id, region.cover(size)) for region in regions if region.below]
     if background == "ask" and _hidden(patches) >= SMALL:
         answers = {answer: partial(paint, regions, overlap, background=answer) for answer in ("cut", "below")}
         raise Undecided("an object that is called background lies over others", "--background", answers)
@@ -143,19 +144,26 @@ def paint(regions: Sequence[Region], overlap: Overlap, size: Size, background: B
         objects = sorted(objects, key=lambda each: -int(each[1].mask.sum()))
     ids = np.zeros(size[::-1], np.uint8)
     taken, contested = np.zeros(size[::-1], bool), np.zeros(size[::-1], bool)
-    for class_id, patch in objects if overlap != "earlier" else reversed(objects):
+    for class_id, patch in below:
+        ids[patch.box][patch.mask] = class_id
+    for class_id, patch in objects if overlap != "earlier" else objects[::-1]:
         contested[patch.box] |= patch.mask & taken[patch.box] & (ids[patch.box] != class_id)
         ids[patch.box][patch.mask] = class_id
         taken[patch.box] |= patch.mask
     if overlap == "ignore":
         ids[contested] = IGNORE
     counts = Counter(region.class_id for region in regions if region.class_id and not region.further)
-    return Painted(ids, counts, int(contested.sum()))
+    unseen = sum(1 for class_id, patch in patches if class_id and not patch.mask.any())
+    return Painted(ids, counts, int(contested.sum()), unseen)
 
 
-def painter(regions: Sequence[Region], overlap: Overlap, background: Background = "ask") -> Callable[[Size], Painted]:
+def painter(regions: Sequence[Region], overlap: Overlap, background: Background = "ask") -> Layers:
     """`paint` for an item's regions, as `Item.paint` wants it."""
-    return partial(paint, tuple(regions), overlap, background=background)
+    return Layers(tuple(regions), partial(_painted, overlap, background))
+
+
+def _painted(overlap: Overlap, background: Background, regions: Sequence[Region], size: Size) -> Painted:
+    return paint(regions, overlap, size, background)
 
 
 def cropped(mask: NDArray[np.bool_], left: int = 0, top: int = 0) -> Patch:

@@ -57,7 +57,7 @@ class ImportReport:
 
     source: str
     format: str
-    options: Mapping[str, str]
+    options: Mapping[str, object]
     images: Mapping[str, int]
     classes: tuple[ClassCount, ...]
     background: int
@@ -78,6 +78,7 @@ class Written(NamedTuple):
         why: it was not written, in words that hold for several items.
         because: the same, of this item.
         turned: whether the mask was turned with its image.
+        unseen: number of objects without a pixel.
     """
 
     ids: NDArray[np.int64] | None
@@ -86,6 +87,7 @@ class Written(NamedTuple):
     why: str = ""
     because: str = ""
     turned: bool = False
+    unseen: int = 0
 
 
 def counted(annotations: Annotations, written: Sequence[Written], names: Sequence[str]) -> dict[str, Any]:
@@ -136,6 +138,18 @@ def hidden(classes: Sequence[ClassCount]) -> list[str]:
     ]
 
 
+def unseen(items: Sequence[Item], written: Sequence[Written]) -> list[str]:
+    """A warning of objects that cover no pixel."""
+    found = [(item, one.unseen) for item, one in zip(items, written, strict=True) if one.unseen]
+    if not found:
+        return []
+    number = sum(number for _, number in found)
+    return [
+        f"{count(number, 'objects')} {verb(number, 'have')} no pixel, such as in {source_of(found[0][0])}: too small, "
+        "outside of the image, or with coordinates that are shares of its size?"
+    ]
+
+
 def empty(images: Mapping[str, int]) -> list[str]:
     """Warnings of splits without an image."""
     return [
@@ -147,4 +161,4 @@ def empty(images: Mapping[str, int]) -> list[str]:
 
 def write_report(root: Path, report: ImportReport) -> None:
     """Store what an import did in its folder."""
-    (root / REPORT).write_text(json.dumps(asdict(report), indent=1, ensure_ascii=False), "utf-8")
+    (root / REPORT).write_text(json.dumps(asdict(report), indent=1, ensure_ascii=False, default=str), "utf-8")

@@ -54,6 +54,8 @@ class Tree:
 
     def __init__(self, root: Path, images: Path | None = None) -> None:
         for folder in (root, *([images] if images else [])):
+            if folder.is_file():
+                raise UserError(f"{folder} is a file: give the folder that holds it, and unpack an archive first")
             if not folder.is_dir():
                 raise UserError(f"no folder {folder}: expected annotations and images in it")
         self.root, self.images_root = root, images

@@ -23,7 +23,7 @@ from barm.data.importers.annotations import Annotations, ImportOptions, Item
 from barm.data.importers.drawn import upright_mask
 from barm.data.importers.kept import keeping, kept_classes
 from barm.data.importers.names import check_names, divided_anew, file_name, no_twins
-from barm.data.importers.report import ImportReport, Written, counted, empty, hidden, reasons, write_report
+from barm.data.importers.report import ImportReport, Written, counted, empty, hidden, reasons, unseen, write_report
 from barm.data.importers.source_classes import source_classes
 from barm.data.index import cores
 from barm.data.palette import id_palette
@@ -59,7 +59,7 @@ class Origin(NamedTuple):
 
     source: str
     format: str
-    options: Mapping[str, str]
+    options: Mapping[str, object]
 
 
 def write_folder(
@@ -119,7 +119,10 @@ def _write(
     annotations = replace(annotations, notes=(*annotations.notes, *notes))
     images = _write_lists(root, done, split)
     counts = counted(annotations, written, names)
-    return ImportReport(*origin, images=images, **counts, warnings=(*hidden(counts["classes"]), *empty(images)))
+    warnings = (*unseen(annotations.items, written), *hidden(counts["classes"]), *empty(images))
+    if not any(each.pixels for each in counts["classes"]):
+        raise UserError(f"nothing to import: no pixel shows a class; {'; '.join(warnings)}")
+    return ImportReport(*origin, images=images, **counts, warnings=warnings)
 
 
 def _move(beside: Path, root: Path) -> None:
@@ -189,7 +192,9 @@ def _write_item(item: Item, root: Path, table: NDArray[np.uint8], options: Impor
     objects = Counter[int]()
     for i, number in painted.objects.items():
         objects[int(table[i])] += number
-    return Written(np.array(mask.histogram()[:256]), objects, painted.contested, turned=was_turned)
+    return Written(
+        np.array(mask.histogram()[:256]), objects, painted.contested, turned=was_turned, unseen=painted.unseen
+    )
 
 
 def _place_image(image: Path | Callable[[], bytes], target: Path, link: bool) -> Path:

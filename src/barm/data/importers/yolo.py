@@ -8,7 +8,6 @@ option `empty` decides. Without YAML the names may stand in ``classes.txt`` or `
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -17,14 +16,16 @@ from typing import Any
 
 import numpy as np
 
-from barm.data.importers.annotations import Annotations, Classes, ImportOptions, Item, Region
+from barm.data.importers.annotations import BOXES, Annotations, Classes, ImportOptions, Item, LeftOut, Region
 from barm.data.importers.regions import painter, relative
 from barm.data.importers.source_tree import Tree, name_of, split_of
 from barm.errors import UserError
 from barm.escaping import normal
+from barm.labels import IGNORE
 from barm.reading import read_text, read_yaml
 
 TITLE = "YOLO segmentation"
+OPTIONS = ("overlap", "boxes", "empty", "background")
 LISTS = ("classes.txt", "obj.names")
 KEYS = {"train": "train", "val": "val", "test": "test"}
 HAIR = 0.005  # of the image's side, by which a coordinate may leave it: exports round
@@ -64,7 +65,7 @@ def read(tree: Tree, options: ImportOptions) -> Annotations:
     described = _describe(tree)
     classes = Classes(where=tree.root / described.place)
     ids = {index: classes.add(name, str(index)) for index, name in sorted(described.names.items())}
-    left_out, notes = Counter[str](), list[str]()
+    left_out, notes = LeftOut(), list[str]()
     splits = _splits(tree, described, left_out, notes)
     labels = {_key(path, "labels"): path for path in tree.with_suffix(".txt") if path.name.lower() not in LISTS}
     items, used = list[Item](), set[str]()
@@ -75,18 +76,15 @@ def read(tree: Tree, options: ImportOptions) -> Annotations:
             left_out[f"images that {described.place} does not list"] += 1
             continue
         regions = _regions(tree, labels[key], ids, options, left_out) if key in labels else []
-        if regions is None:
-            left_out["images with boxes alone (--boxes fill keeps them)"] += 1
-            continue
         if key not in labels and options.empty == "drop":
-            left_out["images without a label file (--empty background keeps them)"] += 1
+            left_out.add("images without a label file (--empty background keeps them)", image)
             continue
         split = splits[image] if splits is not None else split_of(image)
         items.append(Item(name_of(image), path, painter(regions, options.overlap, options.background), split))
     lost = [path for key, path in labels.items() if key not in used and _is_label(tree, path)]
     if lost:
-        left_out["label files without an image"] += len(lost)
-    return Annotations(classes.names, tuple(items), left_out, (*notes, *classes.notes()), classes.values)
+        left_out.add("label files without an image", *lost)
+    return Annotations(classes.names, tuple(items), left_out.counts(), (*notes, *classes.notes()), classes.values)
 
 
 def _is_label(tree: Tree, path: PurePosixPath) -> bool:
@@ -186,9 +184,7 @@ def _texts(entry: Any, key: str, path: Path) -> list[str]:
     return [each for each in entries if each.strip()]
 
 
-def _splits(
-    tree: Tree, described: _Description, left_out: Counter[str], notes: list[str]
-) -> dict[str, str | None] | None:
+def _splits(tree: Tree, described: _Description, left_out: LeftOut, notes: list[str]) -> dict[str, str | None] | None:
     """The split of every listed image; None if the description lists none that is there."""
     members = dict[str, set[str]]()
     for split, entries in described.entries.items():
@@ -216,7 +212,7 @@ def _splits(
     return {image: split for split in reversed(members) for image in members[split]}
 
 
-def _members(tree: Tree, described: _Description, entry: str, left_out: Counter[str]) -> set[str] | None:
+def _members(tree: Tree, described: _Description, entry: str, left_out: LeftOut) -> set[str] | None:
     """The images of a folder or a list; None if it is not there.
 
     The end of the path counts, since the source may have been moved from where it was made: of ``../train/images`` it
@@ -243,7 +239,7 @@ def _ends(*paths: str) -> Iterator[PurePosixPath]:
             yield PurePosixPath()
 
 
-def _listed(tree: Tree, place: PurePosixPath, left_out: Counter[str]) -> set[str]:
+def _listed(tree: Tree, place: PurePosixPath, left_out: LeftOut) -> set[str]:
     lines = [line.strip() for line in read_text(tree.root / place).splitlines() if line.strip()]
     found = [tree.find_image(line, place) for line in lines]
     if None in found:
@@ -256,9 +252,9 @@ def _regions(
     place: PurePosixPath,
     ids: Mapping[int, int],
     options: ImportOptions,
-    left_out: Counter[str],
-) -> list[Region] | None:
-    """The regions of a label file; None if all of its objects are left out."""
+    left_out: LeftOut,
+) -> list[Region]:
+    """The regions of a label file."""
     regions, path = list[Region](), tree.root / place
     lines = [(i, line.split()) for i, line in enumerate(read_text(path).splitlines(), 1) if line.strip()]
     for i, words in lines:
@@ -266,15 +262,16 @@ def _regions(
         if index not in ids:
             raise UserError(f"{path}:{i}: there is no name for class {index}: add it to the names, or mend the number")
         if len(numbers) == 4:
-            if options.boxes == "drop":
-                left_out["objects with a box alone (--boxes)"] += 1
-                continue
             x, y, width, height = numbers
             corners = [(x + i * width / 2, y + j * height / 2) for i, j in ((-1, -1), (1, -1), (1, 1), (-1, 1))]
-            regions.append(Region(ids[index], relative(np.array(corners))))
+            cover = relative(np.array(corners))
+            filled = options.boxes == "fill"
+            if not filled:
+                left_out.add(BOXES, f"{place}:{i}")
+            regions.append(Region(ids[index], cover) if filled else Region(IGNORE, cover, below=True))
         else:
             regions.append(Region(ids[index], relative(np.array(numbers).reshape(-1, 2))))
-    return regions if regions or not lines else None
+    return regions
 
 
 def _parse(words: Sequence[str], where: str) -> tuple[int, list[float]]:
