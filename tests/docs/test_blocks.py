@@ -122,3 +122,9 @@ def test_blocks_are_found():
     ]
     others = blocks_of("<!-- page run by: tests/a.py::b -->\n" + text)
     assert [b.marker for b in others] == ["needs", "fails", "run by", "run by"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_no_page_waits_for_text(page):
+    """A word of capitals on a line of its own stands where something was to be filled in."""
+    assert not re.findall(r"^[A-Z][A-Z-]{4,}$", page.read_text("utf-8"), re.MULTILINE)
