@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 
@@ -74,3 +75,13 @@ def test_elsewhere_than_in_the_main_thread_nothing_is_interrupted():
     thread.start()
     thread.join()
     assert done == [True]
+
+
+def test_the_limit_holds_where_interrupts_are_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with pytest.raises(UserError, match="tracing took longer than 0 s: take another"):
+            limited(0.05)
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -176,7 +176,7 @@ def _write_item(item: Item, root: Path, table: NDArray[np.uint8], options: Impor
     try:
         image = _place_image(item.image, root / "images" / name, link)
     except FAULTS as error:
-        return Written(None, why="images that cannot be read", because=short(error))
+        return Written(None, why="images that cannot be read", because=short(error, 300))
     try:
         painted, was_turned = upright_mask(item, probe(image), options)
         mask = Image.fromarray(table[painted.ids])
@@ -184,7 +184,7 @@ def _write_item(item: Item, root: Path, table: NDArray[np.uint8], options: Impor
         image.unlink()
         if isinstance(error, Unreadable):
             return Written(None, why="images that cannot be used", because=f"it {error.what}")
-        return Written(None, why="images without a mask that fits", because=short(error))
+        return Written(None, why="images without a mask that fits", because=short(error, 300))
     target = root / "masks" / f"{name}.png"
     target.parent.mkdir(parents=True, exist_ok=True)
     mask.putpalette(id_palette().tobytes())

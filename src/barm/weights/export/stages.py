@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -44,7 +45,16 @@ def stage(progress: Callable[[str], None], title: str, limit: float, remedy: str
                     continue
             progress(f"{title}: {passed:.0f} s")
 
+    def interrupted(*_: object) -> None:
+        """What an interrupt does where the process ignores it, as one that was started by ``nohup`` does."""
+        if late.is_set():
+            raise KeyboardInterrupt
+
     watcher = threading.Thread(target=watch, name="barm-stage", daemon=True)
+    before = signal.getsignal(signal.SIGINT)
+    ignored = stoppable and before in (signal.SIG_IGN, signal.SIG_DFL)
+    if ignored:
+        signal.signal(signal.SIGINT, interrupted)
     watcher.start()
     try:
         try:
@@ -58,4 +68,7 @@ def stage(progress: Callable[[str], None], title: str, limit: float, remedy: str
         if not late.is_set():
             raise
         raise UserError(f"{title} took longer than {limit:.0f} s: {remedy}") from None
+    finally:
+        if ignored:
+            signal.signal(signal.SIGINT, before)
     watcher.join()
