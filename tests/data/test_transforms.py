@@ -14,6 +14,7 @@ from barm.data.transforms import (
     TrainTransform,
     apply_to_image,
     apply_to_map,
+    centre_crop,
     draw,
     draw_region,
     padding,
@@ -117,3 +118,11 @@ def test_regions_lie_in_the_image(size):
         assert 0.08 < whole < 0.25  # spec/mib.md section 9.3: about 15 % at 4:3
         assert 0.65 < np.mean(shares) < 0.8
         assert 0.4 < np.mean([r.flip for r in regions]) < 0.6
+
+
+@pytest.mark.parametrize(
+    ("width", "left"), [(33, 0), (35, 2), (37, 2)], ids=["half a pixel", "one and a half", "two and a half"]
+)
+def test_the_centre_of_an_evaluated_image_is_rounded_half_to_even(width, left):
+    image = Image.fromarray(np.arange(width, dtype=np.uint8)[None].repeat(32, 0))
+    assert np.asarray(centre_crop(image, 32, Image.Resampling.NEAREST))[0, 0] == left
