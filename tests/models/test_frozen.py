@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 import torch
+from statistics_of_norms import settled
 from timm.layers import StdConv2d
 from torch import nn
 
@@ -19,17 +20,6 @@ from barm.models.segmenter import NetworkConfig
 
 def network_of(**options) -> NetworkConfig:
     return NetworkConfig(**{"backbone": "test_resnet", "channels": 16, "pretrained": False, **options})
-
-
-def settled(model: nn.Module) -> nn.Module:
-    """Batch norm with statistics, scales and shifts of its own."""
-    torch.manual_seed(0)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            for tensor, low in ((module.weight, 0.5), (module.bias, -0.5), (module.running_mean, -0.5)):
-                nn.init.uniform_(tensor, low, low + 1)
-            nn.init.uniform_(module.running_var, 0.5, 2)
-    return model.eval()
 
 
 def norms(model: nn.Module) -> int:
@@ -54,7 +44,7 @@ def tensors(out) -> list[torch.Tensor]:
 )
 def test_the_same_function(options, left):
     method = METHODS["finetune"]().build(TaskPlan.parse("2-1", 4)[1], network_of(**options))
-    model = settled(method.build_model())
+    model = settled(method.build_model()).eval()
     image = torch.randn(2, 3, 65, 49)
     with torch.no_grad():
         before = tensors(model(image))
@@ -70,7 +60,7 @@ def test_the_same_function(options, left):
 def test_constants_of_every_method(name, index):
     """The previous step's network as training sees it: same outputs, no gradient, the network itself untouched."""
     method = METHODS[name](name=name).build(TaskPlan.parse("2-1", 4)[index], network_of())
-    model = settled(method.build_model())
+    model = settled(method.build_model()).eval()
     state = {k: v.clone() for k, v in model.state_dict().items()}
     image = torch.randn(2, 3, 48, 48)
     with torch.no_grad():
@@ -113,7 +103,7 @@ CASES = ["two modules", "a sum outside", "changed in place", "one norm twice", "
 def test_what_cannot_be_folded_stays(kind):
     model = Case(kind).eval()
     if kind != "no statistics":
-        settled(model)
+        settled(model).eval()
     image = torch.randn(2, 3, 16, 16)
     with torch.no_grad():
         assert torch.equal(fold_batch_norm(model)(image), model(image))
@@ -121,7 +111,7 @@ def test_what_cannot_be_folded_stays(kind):
 
 @pytest.mark.parametrize("index", [0, 1, 2])
 def test_branches_become_one_convolution(index):
-    model = settled(METHODS["barm"]().build(TaskPlan.parse("2-1", 4)[index], network_of()).build_model())
+    model = settled(METHODS["barm"]().build(TaskPlan.parse("2-1", 4)[index], network_of()).build_model()).eval()
     folded = fold_batch_norm(model)
     assert norms(folded) == 0
     assert folded.classifier.merged[0].out_channels == 16 * (1 + index)
@@ -134,7 +124,7 @@ def test_branches_become_one_convolution(index):
 def large_variance() -> nn.Module:
     """Batch norm that is not folded, as it follows a concatenation, on features whose variance is beyond 65504."""
     options = network_of(decoder="added_pool", activation="leaky_relu")
-    model = settled(METHODS["finetune"]().build(TaskPlan.parse("2-1", 4)[2], options).build_model())
+    model = settled(METHODS["finetune"]().build(TaskPlan.parse("2-1", 4)[2], options).build_model()).eval()
     neck = model.classifier.aspp
     nn.init.constant_(neck.norm[0].running_var, 1e6)
     with torch.no_grad():
@@ -145,7 +135,7 @@ def large_variance() -> nn.Module:
 
 def large_weights(index: int) -> nn.Module:
     """Batch norm of small features, whose deviation of 1e-3 makes weights of 3e5 when it is folded."""
-    model = settled(METHODS["barm"]().build(TaskPlan.parse("2-1", 4)[index], network_of()).build_model())
+    model = settled(METHODS["barm"]().build(TaskPlan.parse("2-1", 4)[index], network_of()).build_model()).eval()
     head = model.classifier
     with torch.no_grad():
         for tensor in (head.aspp.project[1].weight, head.aspp.project[1].bias):

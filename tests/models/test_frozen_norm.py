@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from statistics_of_norms import settled
 from timm.layers.norm_act import BatchNormAct2d
 from torch import nn
 
@@ -18,14 +19,10 @@ from barm.models.segmenter import NetworkConfig
 BACKBONES = ["test_resnet", "test_efficientnet", "deeplab_mobilenetv2"]
 
 
-def settled(model: nn.Module) -> nn.Module:
-    """Batch norm with statistics, scales and shifts of its own, frozen."""
-    torch.manual_seed(0)
-    for module in model.modules():
+def frozen(model: nn.Module) -> nn.Module:
+    """Batch norm with values of its own that do not train."""
+    for module in settled(model).modules():
         if isinstance(module, nn.BatchNorm2d):
-            for tensor, low in ((module.weight, 0.5), (module.bias, -0.5), (module.running_mean, -0.5)):
-                nn.init.uniform_(tensor, low, low + 1)
-            nn.init.uniform_(module.running_var, 0.5, 2)
             module.requires_grad_(False)
     return model
 
@@ -33,7 +30,7 @@ def settled(model: nn.Module) -> nn.Module:
 def network_of(name: str, backbone: str = "test_resnet") -> tuple[object, nn.Module]:
     network = NetworkConfig(backbone=backbone, channels=16, pretrained=False, dropout=0)
     method = METHODS[name](name=name, freeze_bn=True).build(TaskPlan.parse("2-1", 4)[2], network)
-    model = settled(method.build_model())
+    model = frozen(method.build_model())
     method.train_mode(model)
     return method, model
 
@@ -111,7 +108,7 @@ class Shared(nn.Module):
 
 
 def test_what_would_be_another_network_stays():
-    model = settled(Shared()).eval()
+    model = frozen(Shared()).eval()
     take_in_frozen_norms(model)
     assert type(model.conv) is nn.Conv2d
     assert type(model.norm) is nn.BatchNorm2d

@@ -6,7 +6,6 @@ import json
 
 import numpy as np
 import pytest
-import samples
 from PIL import Image
 
 from barm.data.importers import coco, import_data
@@ -56,28 +55,6 @@ def read(root, **options):
 
 def mask(annotations):
     return annotations.items[0].paint((20, 10)).ids
-
-
-def test_objects_come_out_as_they_were_drawn(tmp_path):
-    ((image, objects),) = samples.samples(holes=True, number=1)
-    (tmp_path / "s").mkdir()
-    image.save(tmp_path / "s/image0.png")
-    content = {
-        "images": [{"id": 0, "file_name": "image0.png", "width": image.width, "height": image.height}],
-        "categories": categories(*samples.LABELS),
-        "annotations": [
-            {
-                "id": i,
-                "image_id": 0,
-                "category_id": samples.LABELS.index(label) + 1,
-                "segmentation": [r.ravel().tolist() for r in rings],
-            }
-            for i, (label, rings) in enumerate(objects)
-        ],
-    }
-    (tmp_path / "s/a.json").write_text(json.dumps(content))
-    import_data(tmp_path / "s", tmp_path / "own", ImportOptions(rings="holes"), val_share=0.2)
-    samples.compare(samples.imported(tmp_path / "own", 0), objects)
 
 
 def test_roboflow(tmp_path):
