@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from barm.data.importers.annotations import Annotations, ImportOptions, LeftOut
 from barm.data.importers.colour_tables import WRITE, faulty_tables, find_colour_table, source_values
-from barm.data.importers.mask_files import LOST, mask_files, pair
-from barm.data.importers.mask_items import mask_items, readable
+from barm.data.importers.mask_items import mask_items, paired, readable
 from barm.data.importers.mask_kinds import mask_kind
 from barm.data.importers.mask_scan import JPEG, check_listed, in_colour, total
 from barm.data.importers.source_tree import Tree
@@ -33,10 +32,8 @@ def read(tree: Tree, options: ImportOptions) -> Annotations:
     Raises:
         UserError: if there is no table, or it lacks a colour.
     """
-    files = mask_files(tree)
-    pairs = pair(files.masks, files.images)
     left_out = LeftOut()
-    left_out.add(LOST, *pairs.lost)
+    pairs = paired(tree, left_out)
     facts = in_colour(readable(tree, pairs, left_out))
     values = find_colour_table(tree, options)
     if values is None and any(

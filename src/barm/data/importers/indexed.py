@@ -17,8 +17,8 @@ from barm.data.class_names import parse_classes
 from barm.data.class_values import ClassValues
 from barm.data.importers.annotations import Ambiguous, Annotations, Classes, ImportOptions, Item, LeftOut, Preview
 from barm.data.importers.colour_tables import WRITE, colour_tables, find_colour_table, source_values
-from barm.data.importers.mask_files import LOST, Pairs, mask_files, pair
-from barm.data.importers.mask_items import mask_items, readable
+from barm.data.importers.mask_files import Pairs
+from barm.data.importers.mask_items import mask_items, paired, readable
 from barm.data.importers.mask_kinds import mask_kind, name_files, value_table
 from barm.data.importers.mask_scan import JPEG, Facts, check_listed, in_colour, in_numbers, painter, total
 from barm.data.importers.source_tree import Tree, name_of
@@ -73,10 +73,8 @@ def read(tree: Tree, options: ImportOptions) -> Annotations:
         UserError: if nothing names the numbers, or a mask holds others.
         Ambiguous: where a number has different colours in different masks.
     """
-    files = mask_files(tree)
-    pairs = pair(files.masks, files.images)
     left_out = LeftOut()
-    left_out.add(LOST, *pairs.lost)
+    pairs = paired(tree, left_out)
     masks, facts = _Masks(tree, pairs), readable(tree, pairs, left_out)
     _same_kind(facts)
     facts = in_numbers(facts)

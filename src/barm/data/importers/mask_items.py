@@ -7,12 +7,24 @@ from pathlib import Path, PurePosixPath
 
 from barm.data.class_values import ClassValues
 from barm.data.importers.annotations import ImportOptions, Item, LeftOut
-from barm.data.importers.mask_files import EMPTY, Pairs, Splits, mask_files
+from barm.data.importers.mask_files import EMPTY, LOST, Pairs, Splits, mask_files, pair
 from barm.data.importers.mask_scan import UNREADABLE, Facts, blank, painter, scan
 from barm.data.importers.source_tree import Tree, name_of
 from barm.errors import UserError
 
 UNLISTED = "images that no list of a split names"
+
+
+def paired(tree: Tree, left_out: LeftOut) -> Pairs:
+    """The images of a source with their masks; masks without an image are added to what is left out.
+
+    Raises:
+        UserError: as `pair`.
+    """
+    files = mask_files(tree)
+    pairs = pair(files.masks, files.images)
+    left_out.add(LOST, *pairs.lost)
+    return pairs
 
 
 def readable(tree: Tree, pairs: Pairs, left_out: LeftOut) -> dict[Path, Facts]:
