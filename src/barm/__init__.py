@@ -31,10 +31,13 @@ if TYPE_CHECKING:
     from barm.data.sources.shapes_disk import make_shapes
     from barm.engine.config import RunConfig
     from barm.errors import Stopped, UserError
+    from barm.extension.imported import ModelOptions
     from barm.extension.run import extend
     from barm.grid import read_grid, run_grid
     from barm.labels import Step, TaskPlan
     from barm.methods import METHODS
+    from barm.models.families.own import register_network
+    from barm.models.inputs import InputRule
     from barm.predict.files import find_images
     from barm.predict.images import Prediction, PredictOptions, predict_files
     from barm.predict.model import Model, load
@@ -42,6 +45,8 @@ if TYPE_CHECKING:
     from barm.report.figures import colourise, overlay
     from barm.settings import recipe_text
     from barm.weights.export.formats import export_step
+    from barm.weights.importing import adopt, import_model
+    from barm.weights.original import original
     from barm.weights.published import export_checkpoint, import_published
     from barm.weights.push import push
     from barm.weights.torchvision import import_torchvision
@@ -50,8 +55,10 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "ImportOptions": "barm.data.importers.annotations",
+    "InputRule": "barm.models.inputs",
     "METHODS": "barm.methods",
     "Model": "barm.predict.model",
+    "ModelOptions": "barm.extension.imported",
     "PredictOptions": "barm.predict.images",
     "Prediction": "barm.predict.images",
     "RunConfig": "barm.engine.config",
@@ -62,6 +69,7 @@ _HOMES = {
     "Stopped": "barm.errors",
     "TaskPlan": "barm.labels",
     "UserError": "barm.errors",
+    "adopt": "barm.weights.importing",
     "check_folder": "barm.data.check",
     "colourise": "barm.report.figures",
     "compare": "barm.api",
@@ -73,6 +81,7 @@ _HOMES = {
     "fit": "barm.api",
     "get_data": "barm.data.get",
     "import_data": "barm.data.importers",
+    "import_model": "barm.weights.importing",
     "import_published": "barm.weights.published",
     "import_torchvision": "barm.weights.torchvision",
     "load": "barm.predict.model",
@@ -80,6 +89,7 @@ _HOMES = {
     "make_saliency": "barm.data.saliency.make",
     "make_shapes": "barm.data.sources.shapes_disk",
     "open_source": "barm.data.sources",
+    "original": "barm.weights.original",
     "overlay": "barm.report.figures",
     "predict_files": "barm.predict.images",
     "push": "barm.weights.push",
@@ -88,6 +98,7 @@ _HOMES = {
     "read_image": "barm.data.images",
     "recipe_names": "barm.catalogue",
     "recipe_text": "barm.settings",
+    "register_network": "barm.models.families.own",
     "run_bench": "barm.bench.run",
     "run_grid": "barm.grid",
     "serve": "barm.app.serve",
@@ -97,7 +108,9 @@ _HOMES = {
 __all__ = [
     "METHODS",
     "ImportOptions",
+    "InputRule",
     "Model",
+    "ModelOptions",
     "PredictOptions",
     "Prediction",
     "RunConfig",
@@ -109,6 +122,7 @@ __all__ = [
     "TaskPlan",
     "UserError",
     "__version__",
+    "adopt",
     "check_folder",
     "colourise",
     "compare",
@@ -120,6 +134,7 @@ __all__ = [
     "fit",
     "get_data",
     "import_data",
+    "import_model",
     "import_published",
     "import_torchvision",
     "load",
@@ -127,6 +142,7 @@ __all__ = [
     "make_saliency",
     "make_shapes",
     "open_source",
+    "original",
     "overlay",
     "predict_files",
     "push",
@@ -135,6 +151,7 @@ __all__ = [
     "read_image",
     "recipe_names",
     "recipe_text",
+    "register_network",
     "run_bench",
     "run_grid",
     "serve",

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from barm.cli.common import NAMES, Device, Json, Precision, Quiet, RunArg, names_in, out, print_json, say
+from barm.cli.common import NAMES, Device, Json, Precision, Quiet, names_in, out, print_json, say
 from barm.engine.distributed.watch import is_first
+
+MODEL = "A network of another library"
 
 
 def extend(
-    run: RunArg,
+    run: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN|MODEL",
+            help="A finished run; or a network of another library: a folder of segmentation_models_pytorch or "
+            "transformers (SegFormer, UperNet), a state dict of torchvision, or hf://owner/name.",
+        ),
+    ],
     data: Annotated[Path, typer.Option(help="Images and masks in which the new classes are labelled.")],
     classes: Annotated[
         str | None, typer.Option(help=f"Their names; all that the run does not know by default. {NAMES}")
@@ -33,13 +42,32 @@ def extend(
     device: Device = None,
     precision: Precision = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the extension in --out stopped.")] = False,
+    class_names: Annotated[
+        Path | None,
+        typer.Option(rich_help_panel=MODEL, help="A file with the names of its outputs, one per line, in their order."),
+    ] = None,
+    background: Annotated[
+        str | None,
+        typer.Option(rich_help_panel=MODEL, help="Which of them is the background, or none; by its name by default."),
+    ] = None,
+    activation: Annotated[
+        Literal["softmax", "sigmoid"] | None,
+        typer.Option(rich_help_panel=MODEL, help="With which it was trained, where its files do not say."),
+    ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            "--calibrate", rich_help_panel=MODEL, help="Images like those it is used on; those of --data by default."
+        ),
+    ] = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Teach a finished run new classes with images in which only those are labelled.
+    """Teach a finished run, or somebody else's network, new classes with images in which only those are labelled.
 
     Example: barm extend runs/demo/barm --data own --classes lamp --out runs/with-lamp
     """
+    from barm.extension.imported import ModelOptions
     from barm.extension.run import extend as extend_run
     from barm.report.extension import extension_lines, extension_table
 
@@ -47,6 +75,7 @@ def extend(
         run,
         data,
         names_in(classes, "--classes") if classes else (),
+        model=ModelOptions(class_names, background, activation, images),
         out=folder,
         val=val or (),
         step=step,

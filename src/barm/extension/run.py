@@ -23,6 +23,7 @@ from barm.engine.runtime import Runtime
 from barm.escaping import markup, place
 from barm.extension.advice import advice
 from barm.extension.drawing import draw
+from barm.extension.imported import ModelOptions, import_lines, is_model, make_imported_plan
 from barm.extension.measure import agreement, claimed, mean, measure_again, taken_for
 from barm.extension.plan import Plan, Request, make_plan
 from barm.reading import real
@@ -36,6 +37,7 @@ def extend(
     data: Path | str,
     classes: Sequence[str] = (),
     *,
+    model: ModelOptions | None = None,
     out: Path | str | None = None,
     val: Sequence[Path | str] = (),
     step: int | None = None,
@@ -50,10 +52,12 @@ def extend(
     """Teach the network of a run new classes, and measure what it knew before and knows afterwards.
 
     Args:
-        run: a finished run, or an imported checkpoint. It is not changed.
+        run: a finished run, or a trained network of another library as for `barm.weights.importing.import_model`. It is
+            not changed; of the latter a run with its step 0 is made first, beside `out`.
         data: images and masks of the new classes; everything else in the masks is background.
         classes: their names; by default all of `data` that the run does not know. Without a ``classes.txt``, the names
             of the mask values 1, 2, ....
+        model: what the files of a network of another library do not say.
         out: the new run's folder; by default beside `run`.
         val: data sets that label old classes, to measure what is forgotten; by default those of the run.
         step: extend this step of the run; the last by default.
@@ -68,15 +72,29 @@ def extend(
     Returns:
         What is written to ``extension.json`` in the new run: IoU of every class before and after, means, advice.
     """
+    target = None if out is None else Path(out)
+    if target is not None and processes() == (1, 1):  # others may see no such folder
+        RunDirectory(target).check_place(resume=resume)  # before the images are read
     request = Request(
         Path(run), Path(data), classes, [Path(v) for v in val], step, recipe, overrides, seed, device, precision
     )
-    if out is not None and processes() == (1, 1):  # others may see no such folder
-        RunDirectory(Path(out)).check_place(resume=resume)  # before the images are read
-    plan, rt = make_plan(request)
-    target = Path(out) if out is not None else default_out(request.run, plan.new)
+    lines: list[str] = []
+    if is_model(run):
+        plan, rt, target = make_imported_plan(
+            run,
+            request,
+            model or ModelOptions(),
+            target,
+            resume=resume,
+            announce=lambda taken: lines.extend(import_lines(taken)),
+        )
+    else:
+        plan, rt = make_plan(request)
+        target = target or default_out(request.run, plan.new)
     rt.on_main(lambda: RunDirectory(target).check_place(resume=resume))  # before anything is announced
     with Monitor(rt.is_main, quiet=quiet, tensorboard=plan.config.runtime.tensorboard) as monitor:
+        for line in lines:
+            monitor.say(markup(line))
         return _extend(plan, rt, target, monitor, resume)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, cast
 
-import torch
 from pydantic import Field
 from torch import nn
 
@@ -26,7 +25,7 @@ from barm.losses.common import pseudo_labels
 from barm.losses.segmentation import segmentation
 from barm.methods.base import Method, MethodConfig, ParamGroup, Rates, Weight, group
 from barm.models.heads import GroupedHead, GroupedOutput
-from barm.models.segmenter import NetworkConfig, Segmenter, hand_over
+from barm.models.segmenter import NetworkConfig, build_network, hand_over
 from barm.ops.upsampled import map_pixels
 
 
@@ -80,23 +79,15 @@ class BARM(Method[GroupedOutput, BARMConfig]):
 
     uses_teacher = True
 
-    def build_model(self) -> Segmenter:
+    def build_model(self) -> nn.Module:
         """Backbone, ASPP, and one branch per step."""
-        return Segmenter(self.network, GroupedHead, self.step.group_sizes, pretrained=self.step.index == 0)
+        return build_network(self.network, GroupedHead, self.step.group_sizes, pretrained=self.step.index == 0)
 
     def init_from(self, model: nn.Module, previous: nn.Module) -> None:
         """Copy tensors of equal names. The new ear starts as head_pre; the new head stays random."""
         newest = self.step.index
         hand_over(model, previous, new=[f"classifier.ear.{newest - 1}.", f"classifier.head.{newest}."])
-        head = _head(model)
-        pre, ear = head.head_pre, cast(nn.Sequential, head.ear[-1])
-        with torch.no_grad():
-            ear[0].load_state_dict(pre[0].state_dict())  # a convolution, or a separable one
-            source, target = cast(nn.BatchNorm2d, pre[1]), cast(nn.BatchNorm2d, ear[1])
-            target.weight.copy_(source.weight)
-            target.bias.copy_(source.bias)
-            if self.config.copy_ear_statistics:
-                target.load_state_dict(source.state_dict())
+        _head(model).start_newest_ear(statistics=self.config.copy_ear_statistics)
 
     def loss(self, new: GroupedOutput, old: GroupedOutput | None, batch: Batch) -> dict[str, Term]:
         """The five terms of spec/barm.md section 3; at step 0 only the segmentation loss."""

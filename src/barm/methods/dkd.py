@@ -20,7 +20,7 @@ from barm.losses.common import sigmoid_distillation
 from barm.losses.decomposed import auxiliary_loss, multiple_binary_cross_entropy
 from barm.methods.base import Factor, Method, MethodConfig, ParamGroup, Rates, Weight, group
 from barm.models.heads import DecomposedHead, DecomposedOutput
-from barm.models.segmenter import NetworkConfig, Segmenter, hand_over
+from barm.models.segmenter import NetworkConfig, build_network, hand_over
 from barm.ops.upsampled import map_pixels, sum_all
 
 
@@ -75,9 +75,9 @@ class DKD(Method[DecomposedOutput, DKDConfig]):
 
     uses_teacher = True
 
-    def build_model(self) -> Segmenter:
+    def build_model(self) -> nn.Module:
         """Backbone, ASPP with one more convolution, the auxiliary classifier, one classifier per step."""
-        return Segmenter(self.network, DecomposedHead, self.step.group_sizes, pretrained=self.step.index == 0)
+        return build_network(self.network, DecomposedHead, self.step.group_sizes, pretrained=self.step.index == 0)
 
     def init_from(self, model: nn.Module, previous: nn.Module) -> None:
         """Copy tensors of equal names. Every new class starts as the auxiliary classifier (section 5)."""

@@ -17,7 +17,7 @@ from barm.losses.common import best_channel
 from barm.losses.segmentation import segmentation
 from barm.methods.base import SEGMENTATION, Config, Method, MethodConfig, ParamGroup, Rates, group
 from barm.models.heads import PlainHead, PlainOutput
-from barm.models.segmenter import NetworkConfig, Segmenter, hand_over
+from barm.models.segmenter import NetworkConfig, build_network, hand_over
 from barm.ops.upsampled import map_pixels
 
 
@@ -59,9 +59,9 @@ class JointConfig(MethodConfig):
 class FineTune(Method[PlainOutput, Config]):
     """Fine-tuning with one growing classifier. Step 0 is the same training as that of every method on this network."""
 
-    def build_model(self) -> Segmenter:
+    def build_model(self) -> nn.Module:
         """Backbone, ASPP, one branch."""
-        return Segmenter(self.network, PlainHead, self.step.group_sizes, pretrained=self.step.index == 0)
+        return build_network(self.network, PlainHead, self.step.group_sizes, pretrained=self.step.index == 0)
 
     def init_from(self, model: nn.Module, previous: nn.Module) -> None:
         """Copy tensors of equal names. The new classifier rows stay random."""

@@ -50,8 +50,13 @@ class BackgroundInitialised(SoftmaxMethod[Config]):
     """A growing classifier whose new rows start from the background's."""
 
     def init_from(self, model: nn.Module, previous: nn.Module) -> None:
-        """Copy tensors of equal names. New classes share the background's former probability with it (section 6)."""
+        """Copy tensors of equal names. New classes share the background's former probability with it (section 6).
+
+        A network that never predicts background has none to share; its new rows stay random.
+        """
         super().init_from(model, previous)
+        if self.network.adopted is not None and self.network.adopted.background == "none":
+            return
         head = cast(PlainHead, model.classifier).head
         first, new = cast(nn.Conv2d, head[0]), cast(nn.Conv2d, head[-1])
         share = math.log(1 + len(self.step.new))

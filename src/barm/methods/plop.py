@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from barm.batch import Batch, Term
 from barm.labels import Step
@@ -30,7 +30,7 @@ from barm.methods.base import Weight
 from barm.methods.finetune import SoftmaxConfig
 from barm.methods.mib import BackgroundInitialised
 from barm.models.heads import PlainHead, PlainOutput
-from barm.models.segmenter import NetworkConfig, Segmenter
+from barm.models.segmenter import NetworkConfig, build_network
 from barm.ops.upsampled import map_pixels, sum_pixels
 
 THRESHOLDS = {"published": published_thresholds, "median": median_thresholds}
@@ -73,10 +73,10 @@ class PLOP(BackgroundInitialised[PLOPConfig]):
         super().__init__(config, step, network)
         self.thresholds = torch.full((step.num_seen,), config.threshold_floor)
 
-    def build_model(self) -> Segmenter:
+    def build_model(self) -> nn.Module:
         """Build fine-tuning's network, which also returns the backbone's stages."""
         sizes = self.step.group_sizes
-        return Segmenter(self.network, PlainHead, sizes, pretrained=self.step.index == 0, levels=True)
+        return build_network(self.network, PlainHead, sizes, pretrained=self.step.index == 0, levels=True)
 
     def observe(self, old: PlainOutput, batch: Batch) -> Tensor:
         """Histogram of the previous model's entropies on background, ``(C, 100)`` int64."""

@@ -20,7 +20,7 @@ from barm.losses.common import best_channel, probabilities, pseudo_labels
 from barm.losses.segmentation import segmentation
 from barm.methods.base import SEGMENTATION, Method, MethodConfig, ParamGroup, Rates, group
 from barm.models.heads import UnknownHead, UnknownOutput
-from barm.models.segmenter import NetworkConfig, Segmenter, hand_over
+from barm.models.segmenter import NetworkConfig, build_network, hand_over
 from barm.ops.upsampled import map_pixels
 
 UNKNOWN, BACKGROUND, FIRST = 0, 1, 2  # private labels
@@ -71,10 +71,10 @@ class SSUL(Method[UnknownOutput, SSULConfig]):
 
     uses_teacher = True
 
-    def build_model(self) -> Segmenter:
+    def build_model(self) -> nn.Module:
         """Backbone, ASPP, and one head for the unknown, for background and for every step."""
         std = 0.001 if self.network.decoder == "v3plus" else None  # spec/deeplab.md section 3
-        return Segmenter(
+        return build_network(
             self.network, UnknownHead, self.step.group_sizes, pretrained=self.step.index == 0, init_std=std
         )
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -78,6 +79,18 @@ def conv_block(in_channels: int, out_channels: int) -> nn.Sequential:
     )
 
 
+def identity_block(block: nn.Sequential) -> None:
+    """Let a `conv_block` return its input where that is not negative, in place."""
+    conv, norm = cast(nn.Conv2d, block[0]), cast(nn.BatchNorm2d, block[1])
+    nn.init.dirac_(conv.weight)
+    nn.init.constant_(norm.weight, math.sqrt(1 + norm.eps))  # running statistics are 0 and 1
+
+
+def classifier(neck: Neck, channels: int, outputs: int) -> nn.Conv2d:
+    """The last convolution, with the window that the neck says."""
+    return nn.Conv2d(channels, outputs, neck.kernel, padding=neck.kernel // 2)
+
+
 def fold_into(conv: nn.Conv2d, norm: nn.BatchNorm2d, dtype: torch.dtype = torch.float32) -> bool:
     """Fold the batch norm after a convolution into it, in place.
 
@@ -111,9 +124,9 @@ class GroupedHead(nn.Module):
     def __init__(self, aspp: Neck, channels: int, group_sizes: Sequence[int]) -> None:
         super().__init__()
         self.aspp = aspp
-        self.head_pre = conv_block(aspp.width, channels)
+        self.head_pre = conv_block(aspp.width, channels) if aspp.refine else nn.Identity()
         self.ear = nn.ModuleList(conv_block(aspp.width, channels) for _ in group_sizes[1:])
-        self.head = nn.ModuleList(nn.Conv2d(channels, 1 + size, 1) for size in group_sizes)
+        self.head = nn.ModuleList(classifier(aspp, channels, 1 + size) for size in group_sizes)
 
         self.merged: nn.Module | None = None
 
@@ -123,13 +136,30 @@ class GroupedHead(nn.Module):
         branches: Tensor = self._branches(feature) if self.merged is None else self.merged(feature)
         return GroupedOutput(self._heads(branches), branches)
 
+    def start_newest_ear(self, *, statistics: bool) -> None:
+        """Let the newest ear start as `head_pre`, in place; as the identity where there is none.
+
+        Args:
+            statistics: batch norm takes the running statistics too, not the scale and shift alone.
+        """
+        ear = cast(Any, self.ear[-1])
+        if isinstance(self.head_pre, nn.Identity):
+            return identity_block(ear)
+        pre = self.head_pre
+        ear[0].load_state_dict(pre[0].state_dict())  # a convolution, or a separable one
+        source, target = cast(nn.BatchNorm2d, pre[1]), cast(nn.BatchNorm2d, ear[1])
+        with torch.no_grad():
+            target.weight.copy_(source.weight)
+            target.bias.copy_(source.bias)
+        if statistics:
+            target.load_state_dict(source.state_dict())
+
     def _branches(self, feature: Tensor) -> Tensor:
         """Compute all branches. Plain convolutions with folded batch norm run as one, since they have equal shapes."""
         blocks = [cast(nn.Sequential, b) for b in (self.head_pre, *self.ear)]
-        norms = [cast(nn.BatchNorm2d, b[1]) for b in blocks]
-        plain = all(isinstance(b[0], nn.Conv2d) for b in blocks)
-        if len(blocks) == 1 or not plain or any(n.training for n in norms):
+        if len(blocks) == 1 or not all(_is_plain(block) and not block[1].training for block in blocks):
             return torch.cat([block(feature) for block in blocks], dim=1)
+        norms = [cast(nn.BatchNorm2d, b[1]) for b in blocks]
         weight = torch.cat([cast(nn.Conv2d, b[0]).weight for b in blocks])
         scale, shift = (torch.cat(values) for values in zip(*map(affine, norms), strict=True))
         if weight.dtype != scale.dtype:  # in whose range the scale may not be
@@ -142,7 +172,7 @@ class GroupedHead(nn.Module):
         heads = [cast(nn.Conv2d, h) for h in self.head]
         parts = branches.chunk(len(heads), dim=1)
         sizes = {h.out_channels for h in heads[1:]}
-        if len(heads) < 3 or len(sizes) > 1:
+        if len(heads) < 3 or len(sizes) > 1 or heads[0].kernel_size != (1, 1):
             return tuple(head(part) for head, part in zip(heads, parts, strict=True))
         n, width, h, w = parts[0].shape
         pixels = branches.permute(0, 2, 3, 1).reshape(n * h * w, len(heads), width)[:, 1:].transpose(0, 1)
@@ -157,7 +187,7 @@ class GroupedHead(nn.Module):
         Nothing is done if the branches are not plain convolutions, or would overflow in `dtype`.
         """
         blocks = [cast(nn.Sequential, b) for b in (self.head_pre, *self.ear)]
-        if not all(isinstance(b[0], nn.Conv2d) for b in blocks):
+        if not all(map(_is_plain, blocks)):
             return
         convs = [copy.deepcopy(cast(nn.Conv2d, b[0])) for b in blocks]
         norms = [b[1] for b in blocks]
@@ -169,6 +199,11 @@ class GroupedHead(nn.Module):
         cast(Tensor, wide.bias).copy_(torch.cat([cast(Tensor, c.bias) for c in convs]))
         self.merged = nn.Sequential(wide, nn.ReLU())
         self.head_pre, self.ear = nn.Sequential(), nn.ModuleList()
+
+
+def _is_plain(block: nn.Module) -> bool:
+    """Whether a branch is a plain convolution with what follows it."""
+    return isinstance(block, nn.Sequential) and isinstance(block[0], nn.Conv2d)
 
 
 class PlainHead(nn.Module):
@@ -187,7 +222,7 @@ class PlainHead(nn.Module):
         self.aspp = aspp
         self.head_pre = conv_block(aspp.width, channels) if aspp.refine else nn.Identity()
         sizes = (1 + group_sizes[0], *group_sizes[1:])
-        self.head = nn.ModuleList(nn.Conv2d(channels, size, 1) for size in sizes)
+        self.head = nn.ModuleList(classifier(aspp, channels, size) for size in sizes)
 
     def forward(self, features: Sequence[Tensor]) -> PlainOutput:
         """Compute logits from backbone features ``(N, B, h, w)``."""

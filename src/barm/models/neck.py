@@ -26,10 +26,12 @@ class Neck(nn.Module):
         width: channels of its result.
         refine: whether a growing classifier adds one more 3x3 convolution after it, all initialised by Kaiming's rule.
             Otherwise the neck initialises itself, and the classifier's weights stay at the framework's default.
+        kernel: side of the window of the classifier's convolutions in pixels.
     """
 
     width: int
     refine: bool = True
+    kernel: int = 1
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Join feature maps, the last the deepest -> ``(N, width, h, w)``."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from barm.errors import UserError, nearest
 from barm.models import mobilenet
+from barm.models.adopted import AdoptedConfig, AdoptedSegmenter
 from barm.models.backbone import create_backbone, num_channels, reveal_stages
 from barm.models.inputs import IMAGENET_MEAN, IMAGENET_STD, InputRule, Normalise, Order, timm_rule
 from barm.models.neck import AddedPoolNeck, AtrousNeck, DecoderNeck, Neck, make_separable
@@ -48,6 +49,7 @@ class NetworkConfig(BaseModel):
             says of pretrained weights, and ImageNet's for a network that starts from none.
         std: deviation of the images' channels, likewise.
         order: of the channels that the backbone wants.
+        adopted: a network of another library in place of all of the above but mean, std and order.
         derived: keys that follow from the others where they are not given.
     """
 
@@ -67,6 +69,7 @@ class NetworkConfig(BaseModel):
     mean: tuple[Centre, Centre, Centre] = IMAGENET_MEAN
     std: tuple[Spread, Spread, Spread] = IMAGENET_STD
     order: Order = "rgb"
+    adopted: AdoptedConfig | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -78,7 +81,7 @@ class NetworkConfig(BaseModel):
         trained = pretrained or values.get("weights") is not None
         if not isinstance(backbone, str) or all(values.get(name) is not None for name in ("mean", "std")):
             return values
-        rule = timm_rule(backbone) if trained else InputRule()
+        rule = timm_rule(backbone) if trained and values.get("adopted") is None else InputRule()
         given = {name: value for name, value in values.items() if value is not None}
         return {"mean": rule.mean, "std": rule.std, **given}
 
@@ -160,6 +163,30 @@ class Segmenter(nn.Module):
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch 2.11 cannot compile what a module hands out aside
     def _with_levels(self, out: Any) -> Any:
         return out._replace(levels=tuple(stage.take() for stage in self._stages))
+
+
+def build_network(
+    config: NetworkConfig,
+    head: Callable[[Neck, int, Sequence[int]], nn.Module],
+    group_sizes: Sequence[int],
+    *,
+    pretrained: bool,
+    levels: bool = False,
+    init_std: float | None = None,
+) -> nn.Module:
+    """Build the network that a configuration describes. Arguments are those of `Segmenter`.
+
+    Raises:
+        UserError: for `levels` of a network of another library.
+    """
+    if config.adopted is None:
+        return Segmenter(config, head, group_sizes, pretrained=pretrained, levels=levels, init_std=init_std)
+    if levels:
+        raise UserError(
+            f"{config.backbone} has no stages of a ResNet, whose features this method distils: choose another method, "
+            "such as --recipe folder/mib"
+        )
+    return AdoptedSegmenter(config.adopted, head, group_sizes, config.rule)
 
 
 def hand_over(model: nn.Module, previous: nn.Module, *, new: Sequence[str]) -> None:

@@ -27,6 +27,7 @@ from barm.data.transforms import EvalTransform, eval_transform
 from barm.engine.runtime import Runtime
 from barm.errors import UserError
 from barm.labels import Lut
+from barm.models.heads import GroupedOutput
 from barm.words import count
 
 MOST, FEWEST = 64, 4  # images
@@ -34,6 +35,7 @@ HELD_OUT = 4  # every fourth image measures
 PIXELS = 1024  # of an image's feature map, drawn at random
 RIDGE = 1e-6  # on the offset's weights
 BINS = 15  # of the calibration error
+REPORT = "calibration.json"
 MASKS = {"masks", "annotations", "SegmentationClass", "SegmentationClassAug", "SegmentationObject"}
 MASKS |= {"saliency", "saliency_map"}
 
@@ -114,7 +116,9 @@ def calibrate(network: nn.Module, images: Sequence[Path], rt: Runtime, *, side: 
     plain, fitted = (torch.cat([t.flatten(1) for t in maps], dim=1).T for maps in (old, new))
     conv = cast(Any, network).classifier.head[0]
     with torch.no_grad():
-        conv.weight.copy_(scale * conv.weight.double() + weight.view(1, -1, 1, 1))
+        wide = scale * conv.weight.double()
+        wide[:, :, conv.kernel_size[0] // 2, conv.kernel_size[1] // 2] += weight
+        conv.weight.copy_(wide)
         conv.bias.copy_(scale * conv.bias.double() + bias)
     network.cpu()
     target = plain.softmax(dim=1)
@@ -141,7 +145,9 @@ def _activations(
         pixels, _, _ = eval_transform(sample, nothing, EvalTransform(crop=side))
         with torch.no_grad():
             out = network(pixels[None].to(rt.device))
-        yield Activations(out.branches[0], out.logits[0]), (pixels.shape[1], pixels.shape[2])
+            branch = out.branches if isinstance(out, GroupedOutput) else out.branch
+            logits = cast(Any, network).classifier.head[0](branch)  # at the classifier's own size
+        yield Activations(branch[0], logits[0]), (pixels.shape[1], pixels.shape[2])
 
 
 def fit(inputs: Tensor, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:

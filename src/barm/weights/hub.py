@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from barm.errors import UserError
 
 MODEL = "model.safetensors"
+OTHERS = ("*.json", "*.safetensors", "classes.txt")
 SCHEME = re.compile(r"^hf:/{1,2}")  # a Path makes one slash of two
 UNREACHABLE = ("Connect", "Timeout", "LocalEntryNotFound", "NetworkError", "ProxyError", "RemoteProtocol")
 
@@ -33,6 +34,23 @@ def fetch(address: Path | str) -> Path:
     Raises:
         UserError: no network, no such repository or revision, no permission, or no model of barm in it.
     """
+    folder = fetch_folder(address, [MODEL])
+    if not (folder / MODEL).is_file():
+        name = SCHEME.sub("", str(address))
+        raise UserError(f"{name} is no model of barm: it has no {MODEL}; expected a repository that `barm push` made")
+    return folder / MODEL
+
+
+def fetch_folder(address: Path | str, patterns: Sequence[str] = OTHERS) -> Path:
+    """Fetch the files of a repository whose names match, or take them from the cache of huggingface_hub.
+
+    Args:
+        address: as for `fetch`.
+        patterns: of the names; by default what other libraries need to load a network.
+
+    Raises:
+        UserError: no network, no such repository or revision, or no permission.
+    """
     from huggingface_hub import constants, snapshot_download
 
     from barm.models.download import ask, head_hub
@@ -41,12 +59,9 @@ def fetch(address: Path | str) -> Path:
     # asked once: the library itself asks again and again, for half a minute
     silent = not constants.HF_HUB_OFFLINE and ask(constants.ENDPOINT, head_hub) is not None
     with told(name, revision):
-        folder = Path(
-            snapshot_download(name, revision=revision or None, allow_patterns=[MODEL], local_files_only=silent)
+        return Path(
+            snapshot_download(name, revision=revision or None, allow_patterns=[*patterns], local_files_only=silent)
         )
-    if not (folder / MODEL).is_file():
-        raise UserError(f"{name} is no model of barm: it has no {MODEL}; expected a repository that `barm push` made")
-    return folder / MODEL
 
 
 @contextmanager

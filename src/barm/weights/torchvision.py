@@ -23,7 +23,7 @@ from barm.engine.runtime import Runtime
 from barm.errors import UserError
 from barm.models.segmenter import check_names
 from barm.reading import Unfit, read_pickled, read_safetensors, state_dict_of
-from barm.weights.calibrate import Calibration, calibrate, find_images
+from barm.weights.calibrate import REPORT, Calibration, calibrate, find_images
 from barm.words import count
 
 PREFIXES = {
@@ -33,7 +33,6 @@ PREFIXES = {
     "classifier.4.": "classifier.head.0.",
 }
 BODIES = {6: "resnet50.tv_in1k", 23: "resnet101.tv_in1k"}  # by the blocks of the third stage
-REPORT = "calibration.json"
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

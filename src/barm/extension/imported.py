@@ -1,0 +1,133 @@
+"""A network of another library as the start of an extension: it becomes a run of one step first."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from barm.engine.checkpoint.directory import CONFIG, RunDirectory
+from barm.engine.distributed.launcher import processes
+from barm.engine.runtime import Runtime
+from barm.errors import UserError
+from barm.extension.plan import Plan, Request, make_plan
+from barm.weights.adoption import RECIPE, Taken
+from barm.weights.foreign import smp, transformers
+from barm.weights.foreign.found import Activation
+from barm.weights.hub import SCHEME, is_address
+from barm.weights.importing import import_model
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """What the files of a network of another library may not say; see `barm.weights.importing.import_model`.
+
+    Attributes:
+        class_names: names of its classes in the outputs' order, or a file with one per line.
+        background: name of the background among them, or ``none``.
+        activation: that turns its logits into probabilities.
+        images: a folder of images like those it is used on, for its calibration; by default those of the new classes.
+    """
+
+    class_names: Path | str | Sequence[str] | None = None
+    background: str | None = None
+    activation: Activation | None = None
+    images: Path | str | None = None
+
+
+def is_model(path: Path | str) -> bool:
+    """Whether a path is a network of another library, not a run."""
+    place = Path(path)
+    if is_address(path) or place.is_file():
+        return True
+    return not (place / CONFIG).is_file() and any(library.recognises(place) for library in (smp, transformers))
+
+
+def start_of(model: Path | str, target: Path | None, new: Sequence[str]) -> tuple[Path, Path]:
+    """Folders of the run that a network becomes, and of its extension."""
+    name = SCHEME.sub("", str(model)).partition("@")[0].rpartition("/")[2] if is_address(model) else Path(model).stem
+    parent = Path() if is_address(model) else Path(model).parent
+    out = target or parent / f"{name}+{'+'.join(new)}".replace("/", "-")[:100]
+    return out.with_name(f"{out.name}-base"), out
+
+
+def make_imported_plan(
+    model: Path | str,
+    request: Request,
+    options: ModelOptions,
+    target: Path | None,
+    *,
+    resume: bool,
+    announce: Callable[[Taken], None],
+) -> tuple[Plan, Runtime, Path]:
+    """Import a network beside `target`, and plan the extension of the run that it becomes.
+
+    Args:
+        model: the network's folder, file or address.
+        request: of the extension; its run is replaced.
+        options: about the network.
+        target: folder of the extension; by default named after the network and the new classes.
+        resume: the network was imported before.
+        announce: called with the imported network.
+
+    Raises:
+        UserError: as `import_model` and `make_plan`; the imported run is removed then.
+    """
+    if processes() != (1, 1):
+        raise UserError(
+            f"{model} has to become a run before several processes extend it: barm weights import {model} --out RUN"
+        )
+    if target is None and not request.classes:
+        raise UserError("give the new classes with --classes, or the new run's folder with --out")
+    base, out = start_of(model, target, request.classes)
+    RunDirectory(out).check_place(resume=resume)
+    if not (resume and (base / CONFIG).is_file()):
+        taken = import_model(
+            model,
+            base,
+            class_names=options.class_names,
+            background=options.background,
+            activation=options.activation,
+            images=options.images or request.data,
+            recipe=request.recipe or RECIPE,
+            overrides=request.overrides,
+        )
+        announce(taken)
+    try:
+        own = [text for text in request.overrides if not text.startswith("model.")]
+        plan, rt = make_plan(replace(request, run=base, overrides=own))
+    except BaseException:
+        if not out.exists():
+            shutil.rmtree(base, ignore_errors=True)
+        raise
+    return plan, rt, out
+
+
+def import_lines(taken: Taken) -> list[str]:
+    """What was imported, for the terminal."""
+    names, model = taken.classes.names, taken.config.model
+    shown = ", ".join(names[1:9]) + (", ..." if len(names) > 9 else "")
+    background = {
+        "row": "background is one of its outputs",
+        "threshold": "background is where no class is likelier than not",
+        "none": "it has no background",
+    }[taken.classes.background]
+    lines = [
+        f"{taken.run}: {taken.title}, {len(names) - 1} classes ({shown}); {background}",
+        f"  images: mean {_numbers(model.mean)}, deviation {_numbers(model.std)} of values in 0..1",
+        *(f"  {note}" for note in taken.notes),
+    ]
+    found: Any = taken.calibration
+    if found is not None:
+        lines += [
+            f"  softmax -> a probability per class, fitted on {found.fitted} images, measured on {found.held_out}:",
+            f"  calibration error {found.error_before:.4f} -> {found.error_after:.4f}, "
+            f"{100 * found.agreement:.2f} % of the pixels keep their class",
+        ]
+    return lines
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return " ".join(f"{value:.3f}" for value in values)

@@ -1,0 +1,1 @@
+"""Files of other libraries: their networks are read, and written again with a wider classifier."""

@@ -1,0 +1,42 @@
+"""What was found in a file of another library."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from torch import nn
+
+from barm.models.inputs import InputRule
+
+Activation = Literal["softmax", "sigmoid"]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A trained network of another library.
+
+    Attributes:
+        title: what it is, in words.
+        family: the library, a key of `barm.models.families.BUILDERS`.
+        module: with its weights, in evaluation mode.
+        architecture: from which the library builds it, in values that JSON can hold.
+        classifier: path of its last convolution.
+        names: of its outputs or classes, if the file says them.
+        activation: that turns its logits into probabilities; None if the file does not say.
+        rule: by which its images are normalised.
+        divisor: by which the sides of its images must be divisible.
+        notes: remarks for the user.
+    """
+
+    title: str
+    family: Literal["smp", "transformers", "torchvision", "python"]
+    module: nn.Module
+    architecture: Mapping[str, Any]
+    classifier: str
+    names: tuple[str, ...] | None = None
+    activation: Activation | None = None
+    rule: InputRule = field(default_factory=InputRule)
+    divisor: int = 1
+    notes: tuple[str, ...] = ()

@@ -1,0 +1,147 @@
+"""Import a trained network of another library: a file, a folder, a repository on a hub, or a module in Python."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import nn
+
+from barm.data.text import read_lines
+from barm.errors import UserError
+from barm.models.families import own
+from barm.models.inputs import IMAGENET_MEAN, IMAGENET_STD, InputRule, Triple
+from barm.weights.adoption import RECIPE, Taken, take
+from barm.weights.foreign import smp, torchvision, transformers
+from barm.weights.foreign.found import Activation, Found
+from barm.weights.hub import fetch_folder, is_address
+from barm.weights.torchvision import read_state
+
+IMAGENET = (IMAGENET_MEAN, IMAGENET_STD)
+
+
+def find_model(path: Path | str) -> Found:
+    """Read a trained network of another library.
+
+    Args:
+        path: a folder of segmentation_models_pytorch or transformers, a state dict of torchvision, or
+            ``hf://owner/name[@revision]``.
+
+    Raises:
+        UserError: if it is none of these, or damaged.
+    """
+    place = fetch_folder(path) if is_address(path) else Path(path)
+    if place.is_dir():
+        reader = next((library for library in (smp, transformers) if library.recognises(place)), None)
+        if reader is None:
+            raise UserError(
+                f"{path} is no model folder that is known here: expected a config.json that "
+                "segmentation_models_pytorch, or SegFormer or UperNet of transformers, wrote with save_pretrained"
+            )
+        found: Found = reader.read(place)
+        return found
+    return torchvision.read(read_state(place), place)
+
+
+def import_model(
+    path: Path | str,
+    out: Path | str,
+    *,
+    class_names: Path | str | Sequence[str] | None = None,
+    background: str | None = None,
+    activation: Activation | None = None,
+    images: Path | str | None = None,
+    recipe: str = RECIPE,
+    overrides: Sequence[str] = (),
+) -> Taken:
+    """Write a trained network of another library as a finished run of one step, which can be extended.
+
+    Args:
+        path: as for `find_model`.
+        out: the run's folder, new.
+        class_names: names of its classes in the outputs' order, or a file with one per line; by default what its files
+            say.
+        background: name of the background among them, or ``none``; by default the one that is called so.
+        activation: that turns its logits into probabilities; by default what its files say, else softmax.
+        images: a folder of images like those it is used on, without labels, for a softmax network that goes on with a
+            method of loss ``bce``.
+        recipe: of the method that goes on with it.
+        overrides: ``table.key=value`` over the recipe.
+
+    Raises:
+        UserError: for any other file, or a network that cannot be extended; nothing is written then.
+    """
+    names = read_lines(Path(class_names)) if isinstance(class_names, Path | str) else class_names
+    return take(
+        find_model(path),
+        out,
+        names=names,
+        background=background,
+        activation=activation,
+        images=images,
+        recipe=recipe,
+        overrides=overrides,
+        origin=str(path),
+    )
+
+
+def adopt(
+    module: nn.Module,
+    out: Path | str,
+    *,
+    classifier: str,
+    classes: Sequence[str],
+    normalisation: InputRule | tuple[Triple, Triple] = IMAGENET,
+    background: str | None = None,
+    activation: Activation = "softmax",
+    divisor: int = 1,
+    name: str | None = None,
+    images: Path | str | None = None,
+    recipe: str = RECIPE,
+    overrides: Sequence[str] = (),
+) -> Taken:
+    """Write any trained network as a finished run of one step, which can be extended.
+
+    The network takes images ``(N, 3, H, W)`` and returns logits ``(N, C, h, w)``, in a tuple, a dict or an object where
+    it likes. This process knows how it is built from now on; another one has to register it
+    (`barm.register_network`), since a run's files hold no code.
+
+    Args:
+        module: the network; it is not changed.
+        out: the run's folder, new.
+        classifier: path of its last convolution, such as ``"head.4"``.
+        classes: names of its outputs in their order; background may be left out if it is output 0.
+        normalisation: mean and deviation of the images' channels, for values in 0..1.
+        background: name of the background among the classes, or ``none``; by default the one that is called so.
+        activation: that turns its logits into probabilities.
+        divisor: by which the sides of its images must be divisible.
+        name: under which it is registered; its class's by default.
+        images: as for `import_model`.
+        recipe: of the method that goes on with it.
+        overrides: ``table.key=value`` over the recipe.
+
+    Raises:
+        UserError: for a network that cannot be extended; nothing is written then.
+
+    >>> taken = adopt(network, "runs/base", classifier="head.4", classes=["road", "car"])  # doctest: +SKIP
+    """
+    called = name or type(module).__qualname__
+    rule = normalisation if isinstance(normalisation, InputRule) else InputRule(*normalisation)
+    own.hold(called, module)
+    training = module.training
+    try:
+        found = Found(
+            called, "python", module.eval(), {"name": called}, classifier, None, activation, rule, divisor=divisor
+        )
+        return take(
+            found,
+            out,
+            names=classes,
+            background=background,
+            images=images,
+            recipe=recipe,
+            overrides=overrides,
+            origin=called,
+        )
+    finally:
+        module.train(training)

@@ -1,0 +1,138 @@
+"""Give an extended network back to the library that it came from: its own class, with a wider classifier.
+
+A method with one growing classifier keeps the form of the network, so that every class is one more row of its last
+convolution. BARM adds branches and residuals, for which other libraries have no place: its networks go out as ONNX.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from barm.engine.checkpoint.atomic import save_pickled
+from barm.errors import UserError
+from barm.models.adopted import NO_ROW, AdoptedConfig, replace
+from barm.models.families import build
+from barm.models.families import torchvision as tv
+from barm.models.heads import PlainHead
+from barm.models.segmenter import NetworkConfig
+from barm.weights.foreign import smp, torchvision, transformers
+from barm.weights.trained import Trained, open_trained
+
+Widened = tuple[nn.Module, dict[str, Any]]
+WIDENERS: dict[str, Callable[[Mapping[str, Any], Sequence[str]], Widened]] = {
+    "smp": smp.widened,
+    "transformers": transformers.widened,
+    "torchvision": torchvision.widened,
+}
+
+
+class Original(NamedTuple):
+    """A network in the form of its library.
+
+    Attributes:
+        family: the library.
+        module: of its own class, in evaluation mode.
+        names: of its outputs.
+        config: the library's configuration of it.
+    """
+
+    family: str
+    module: nn.Module
+    names: tuple[str, ...]
+    config: dict[str, Any]
+
+
+def original(run: Path | str, step: int | None = None) -> nn.Module:
+    """The network of an extended run as its own library's class, with a wider classifier.
+
+    Args:
+        run: a run's folder, a file or a hub, of a network of another library (`barm.adopt`, ``barm extend MODEL``).
+        step: of the run; the last by default.
+
+    Returns:
+        A module in evaluation mode. Its outputs are the old ones in their order, then the new classes.
+
+    Raises:
+        UserError: for a network of our own, or of a method that adds more than rows to the classifier.
+    """
+    return as_original(open_trained(run, step)).module
+
+
+@torch.no_grad()
+def as_original(trained: Trained) -> Original:
+    """As `original`, for a network that is loaded."""
+    adopted = NetworkConfig.stored(trained.record["model"]).adopted
+    what = f"{trained.record['model']['backbone']} at step {trained.method.step.index}"
+    if adopted is None:
+        raise UserError(f"{what} is no network of another library: export it as onnx, safetensors or torch-export")
+    head: Any = trained.network.classifier
+    if not isinstance(head, PlainHead):
+        raise UserError(
+            f"{trained.record['method']['name']} adds branches to {what}, for which {adopted.family} has no place: "
+            "export it as onnx, or extend the network with --recipe folder/mib, lwf, ilt or finetune"
+        )
+    order = rows(adopted, len(trained.record["classes"]))
+    weight, bias = (torch.cat([getattr(h, name) for h in head.head])[order] for name in ("weight", "bias"))
+    names = tuple(trained.record["classes"][channel]["name"] for channel in order)
+    backbone: Any = trained.network.backbone
+    state = dict(backbone.state_dict())
+    if adopted.family not in WIDENERS:
+        module = build(adopted.family, adopted.description)
+        conv = nn.Conv2d(adopted.width, len(order), adopted.kernel, padding=adopted.kernel // 2)
+        replace(module, adopted.classifier, conv)
+        config = adopted.description
+    else:
+        module, config = WIDENERS[adopted.family](adopted.description, names)
+    state |= {f"{adopted.classifier}.weight": weight, f"{adopted.classifier}.bias": bias}
+    module.load_state_dict(_own_names(adopted, state))
+    return Original(adopted.family, module.eval(), names, config)
+
+
+def rows(adopted: AdoptedConfig, channels: int) -> list[int]:
+    """Our channels in the order of the library's outputs: the old ones as they were, then the new ones.
+
+    A background that is no output of the network is left out if it is never predicted, and comes first otherwise.
+    """
+    old = {row: channel for channel, row in enumerate(adopted.outputs) if row != NO_ROW}
+    first = [0] if adopted.background == "threshold" else []
+    return [*first, *(old[row] for row in sorted(old)), *range(len(adopted.outputs), channels)]
+
+
+def write_original(trained: Trained, target: Path) -> Original:
+    """Write what the library itself loads: a folder for `from_pretrained`, or a state dict of torchvision.
+
+    Raises:
+        UserError: as `original`; for a network of the user's own class; or if the target exists.
+    """
+    found = as_original(trained)
+    if found.family == "python":
+        raise UserError("this network is a class of your own: barm.original(RUN) in Python gives it back")
+    if found.family == "torchvision":
+        if target.is_dir() or target.suffix not in (".pth", ".pt"):
+            raise UserError(f"{target} is no .pth file: torchvision loads a state dict, such as model.pth")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        save_pickled(target, dict(found.module.state_dict()))
+        return found
+    if target.exists():
+        raise UserError(f"{target} exists already: give a new folder")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
+    try:
+        save = smp.save if found.family == "smp" else transformers.save
+        save(found.module, found.config, found.names, beside)
+        beside.chmod(0o755)
+        beside.rename(target)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return found
+
+
+def _own_names(adopted: AdoptedConfig, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return tv.parted(state) if adopted.family == "torchvision" else state
