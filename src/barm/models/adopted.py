@@ -36,6 +36,7 @@ class AdoptedConfig(BaseModel):
             `none` is a class that the network never predicts.
         tail: the network does something to its logits that is not the bilinear enlargement to the image's size.
         divisor: by which the sides of an image must be divisible; images are resized to the nearest such size.
+        least: side of the smallest image in pixels; smaller ones are enlarged.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -49,6 +50,7 @@ class AdoptedConfig(BaseModel):
     background: Literal["row", "threshold", "none"] = "row"
     tail: bool = False
     divisor: int = Field(1, ge=1, strict=True)
+    least: int = Field(1, ge=1, strict=True)
 
     @property
     def description(self) -> dict[str, Any]:
@@ -124,7 +126,7 @@ class AdoptedSegmenter(nn.Module):
     ) -> None:
         super().__init__()
         self.normalise = Normalise(rule)
-        self.divisor = config.divisor
+        self.divisor, self.least = config.divisor, config.least
         self.backbone = build(config.family, config.description)
         self.classifier = head(PassedNeck(config), config.width, group_sizes)
         # grouped heads predict from probabilities at the features' resolution
@@ -135,7 +137,7 @@ class AdoptedSegmenter(nn.Module):
 
     def forward(self, image: Tensor) -> Any:
         """Apply the network: RGB ``(N, 3, H, W)``, uint8 or normalised -> the classifier's output."""
-        result = self.backbone(resized(self.normalise(image), self.divisor))
+        result = self.backbone(resized(self.normalise(image), self.divisor, self.least))
         made = self._take()
         return made._replace(logits=logits_of(result)) if self.tail else made
 
@@ -160,11 +162,13 @@ def replace(network: nn.Module, path: str, module: nn.Module) -> nn.Module:
     return before
 
 
-def resized(image: Tensor, divisor: int) -> Tensor:
-    """Resize ``(N, 3, H, W)`` to the nearest size that can be divided, if it is another."""
-    if divisor == 1:
+def resized(image: Tensor, divisor: int, least: int = 1) -> Tensor:
+    """Resize ``(N, 3, H, W)`` to the nearest size that can be divided and is no smaller than `least`."""
+    if divisor == least == 1:
         return image
-    size = [max(divisor, (side + divisor // 2) // divisor * divisor) for side in image.shape[2:]]
+    size = [max(-(-least // divisor) * divisor, (s + divisor // 2) // divisor * divisor) for s in image.shape[2:]]
+    if size == list(image.shape[2:]):
+        return image
     return F.interpolate(image, size=size, mode="bilinear", align_corners=False)
 
 

@@ -35,6 +35,7 @@ from barm.words import count
 RECIPE = "folder/barm"
 TOLERANCE = 1e-4  # of the largest logit
 SIDES = (160, 192)  # of the image on which both networks are compared, made divisible
+SMALL = 32  # side of the smallest image that files of ours promise to take
 NO_BACKGROUND = "none"  # for a network without this class
 
 
@@ -256,7 +257,18 @@ def _described(found: Found, conv: nn.Conv2d, classes: Classes) -> AdoptedConfig
         background=classes.background,
         tail=not same,
         divisor=found.divisor,
+        least=1 if _takes(found.module, SMALL, found.divisor) else min(SIDES),
     )
+
+
+@torch.no_grad()
+def _takes(module: nn.Module, side: int, divisor: int) -> bool:
+    """Whether a network takes square images of about this side."""
+    try:
+        module(torch.zeros(1, 3, *[-(-side // divisor) * divisor] * 2))
+    except Exception:  # whatever another's network raises
+        return False
+    return True
 
 
 def _configured(

@@ -98,7 +98,8 @@ def calibrate(network: nn.Module, images: Sequence[Path], rt: Runtime, *, side: 
         network: of step 0 of BARM, with a classifier that was trained with softmax.
         images: files.
         rt: the runtime.
-        side: of the images when the network sees them: the short side is resized to this, then cropped.
+        side: of the images when the network sees them: the short side is resized to this, then cropped; 0
+            leaves them as they are.
     """
     network = network.eval().to(rt.device)
     rng, fitting, holding = np.random.default_rng(0), list[Activations](), list[tuple[Activations, tuple[int, int]]]()
@@ -142,7 +143,7 @@ def _activations(
     for path in images:
         image = read_image(path)
         sample = Sample(image, Image.new("L", image.size), {})
-        pixels, _, _ = eval_transform(sample, nothing, EvalTransform(crop=side))
+        pixels, _, _ = eval_transform(sample, nothing, EvalTransform(crop=side or None))
         with torch.no_grad():
             out = network(pixels[None].to(rt.device))
             branch = out.branches if isinstance(out, GroupedOutput) else out.branch
