@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     from barm.report.figures import colourise, overlay
     from barm.settings import recipe_text
     from barm.weights.export.formats import export_step
+    from barm.weights.export.original import original
     from barm.weights.importing import adopt, import_model
-    from barm.weights.original import original
     from barm.weights.published import export_checkpoint, import_published
     from barm.weights.push import push
     from barm.weights.torchvision import import_torchvision
@@ -89,7 +89,7 @@ _HOMES = {
     "make_saliency": "barm.data.saliency.make",
     "make_shapes": "barm.data.sources.shapes_disk",
     "open_source": "barm.data.sources",
-    "original": "barm.weights.original",
+    "original": "barm.weights.export.original",
     "overlay": "barm.report.figures",
     "predict_files": "barm.predict.images",
     "push": "barm.weights.push",

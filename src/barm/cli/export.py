@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,22 +15,29 @@ Source = Annotated[str, typer.Argument(metavar="RUN", help="A run, a safetensors
 
 def export(
     run: Source,
-    target: Annotated[Path, typer.Option("--out", help="The file to write.")],
+    target: Annotated[Path, typer.Option("--out", help="The file to write; a folder for some originals.")],
     kind: Annotated[
-        Literal["onnx", "torch-export", "safetensors"] | None,
-        typer.Option("--format", help="By default what the file's ending says: .onnx, .pt2, .safetensors."),
+        Literal["onnx", "torch-export", "safetensors", "original"] | None,
+        typer.Option(
+            "--format",
+            help="By default what the file's ending says: .onnx, .pt2, .safetensors. original: what the library that "
+            "the network came from loads.",
+        ),
     ] = None,
     step: StepOpt = None,
     quiet: Quiet = False,
 ) -> None:
-    """Write a step as one file for other programs; it is checked against PyTorch before it is written.
+    """Write a step for other programs; it is checked against the run's own network before it is written.
 
     Example: barm export runs/demo/barm --format onnx --out barm.onnx
     """
     from barm.weights.export.formats import export_step
+    from barm.weights.export.original import export_original
 
-    found = export_step(run, target, kind, step, progress(quiet))
-    say(f"{target} ({target.stat().st_size / 1e6:.1f} MB): {found}")
+    write = export_original if kind == "original" else partial(export_step, format=kind)
+    found = write(run, target, step=step, progress=progress(quiet))
+    files = [f for f in target.rglob("*") if f.is_file()] if target.is_dir() else [target]
+    say(f"{target} ({sum(f.stat().st_size for f in files) / 1e6:.1f} MB): {found}")
 
 
 def push(

@@ -189,3 +189,17 @@ def logits_of(result: Any) -> Tensor:
             "them, or a dict or an object that has them as 'out' or 'logits'"
         )
     return result
+
+
+@torch.no_grad()
+def watched(module: nn.Module, path: str, image: Tensor) -> tuple[Tensor, Tensor]:
+    """What the last convolution gives for an image, and the logits that the network makes of it."""
+    seen: list[Tensor] = []
+    hook = module.get_submodule(path).register_forward_hook(lambda _m, _i, out: seen.append(out))
+    try:
+        logits = logits_of(module(image))
+    finally:
+        hook.remove()
+    if len(seen) != 1:
+        raise UserError(f"the network uses '{path}' {len(seen)} times for an image: expected once")
+    return seen[0], logits

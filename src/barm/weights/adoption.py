@@ -26,7 +26,7 @@ from barm.engine.config import RunConfig
 from barm.engine.runtime import Runtime
 from barm.errors import UserError
 from barm.escaping import normal
-from barm.models.adopted import NEVER, NO_ROW, AdoptedConfig, logits_of
+from barm.models.adopted import NEVER, NO_ROW, AdoptedConfig, watched
 from barm.models.heads import GroupedHead, PlainHead
 from barm.weights.calibrate import REPORT, Calibration, calibrate, find_images
 from barm.weights.foreign.found import Activation, Found
@@ -209,20 +209,6 @@ def last_convolution(found: Found) -> nn.Conv2d:
     return conv
 
 
-@torch.no_grad()
-def _watched(module: nn.Module, path: str, image: Tensor) -> tuple[Tensor, Tensor]:
-    """What the last convolution gives for an image, and the logits that the network makes of it."""
-    seen: list[Tensor] = []
-    hook = module.get_submodule(path).register_forward_hook(lambda _m, _i, out: seen.append(out))
-    try:
-        logits = logits_of(module(image))
-    finally:
-        hook.remove()
-    if len(seen) != 1:
-        raise UserError(f"the network uses '{path}' {len(seen)} times for an image: expected once")
-    return seen[0], logits
-
-
 def example(divisor: int) -> Tensor:
     """An image of noise whose sides can be divided, ``(1, 3, H, W)``."""
     size = [-(-side // divisor) * divisor for side in SIDES]
@@ -232,7 +218,7 @@ def example(divisor: int) -> Tensor:
 def _described(found: Found, conv: nn.Conv2d, classes: Classes) -> AdoptedConfig:
     image = example(found.divisor)
     try:
-        inner, logits = _watched(found.module, found.classifier, image)
+        inner, logits = watched(found.module, found.classifier, image)
     except UserError:
         raise
     except Exception as error:  # whatever another's network raises for this size
@@ -329,7 +315,7 @@ def load_weights(network: nn.Module, found: Found, classes: Classes, *, mirrored
 def _check_same(network: nn.Module, found: Found, classes: Classes) -> None:
     """Compare both networks on noise: our classes must have the scores of their outputs."""
     image = example(found.divisor)
-    inner, logits = _watched(found.module.eval(), found.classifier, image)
+    inner, logits = watched(found.module.eval(), found.classifier, image)
     made = network.eval()(image).logits
     theirs = logits if made.shape[2:] == logits.shape[2:] else inner
     pairs = [(channel, row) for channel, row in enumerate(classes.outputs) if row != NO_ROW]

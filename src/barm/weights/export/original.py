@@ -6,7 +6,6 @@ convolution. BARM adds branches and residuals, for which other libraries have no
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,13 +16,16 @@ from torch import Tensor, nn
 
 from barm.engine.checkpoint.atomic import save_pickled
 from barm.errors import UserError
-from barm.models.adopted import NO_ROW, AdoptedConfig, replace
+from barm.models.adopted import NEVER, NO_ROW, AdoptedConfig, replace, resized, watched
 from barm.models.families import build
 from barm.models.families import torchvision as tv
-from barm.models.heads import PlainHead
+from barm.models.heads import PlainHead, PlainOutput
 from barm.models.segmenter import NetworkConfig
+from barm.weights.export.agreement import Agreement, Predict, compare, own_images
 from barm.weights.foreign import smp, torchvision, transformers
+from barm.weights.importing import find_model
 from barm.weights.trained import Trained, open_trained
+from barm.words import count
 
 Widened = tuple[nn.Module, dict[str, Any]]
 WIDENERS: dict[str, Callable[[Mapping[str, Any], Sequence[str]], Widened]] = {
@@ -68,15 +70,13 @@ def original(run: Path | str, step: int | None = None) -> nn.Module:
 @torch.no_grad()
 def as_original(trained: Trained) -> Original:
     """As `original`, for a network that is loaded."""
-    adopted = NetworkConfig.stored(trained.record["model"]).adopted
-    what = f"{trained.record['model']['backbone']} at step {trained.method.step.index}"
-    if adopted is None:
-        raise UserError(f"{what} is no network of another library: export it as onnx, safetensors or torch-export")
+    adopted = _adopted(trained)
     head: Any = trained.network.classifier
     if not isinstance(head, PlainHead):
         raise UserError(
-            f"{trained.record['method']['name']} adds branches to {what}, for which {adopted.family} has no place: "
-            "export it as onnx, or extend the network with --recipe folder/mib, lwf, ilt or finetune"
+            f"{trained.record['method']['name']} adds branches to {trained.record['model']['backbone']}, for which "
+            f"{adopted.family} has no place: export it as onnx, or extend the network with --recipe folder/mib, lwf, ilt or "
+            "finetune"
         )
     order = rows(adopted, len(trained.record["classes"]))
     weight, bias = (torch.cat([getattr(h, name) for h in head.head])[order] for name in ("weight", "bias"))
@@ -95,6 +95,16 @@ def as_original(trained: Trained) -> Original:
     return Original(adopted.family, module.eval(), names, config)
 
 
+def _adopted(trained: Trained) -> AdoptedConfig:
+    adopted = NetworkConfig.stored(trained.record["model"]).adopted
+    if adopted is None:
+        raise UserError(
+            f"this network ({trained.record['model']['backbone']}) is barm's own, not one of another library: export it as "
+            "onnx, safetensors or torch-export"
+        )
+    return adopted
+
+
 def rows(adopted: AdoptedConfig, channels: int) -> list[int]:
     """Our channels in the order of the library's outputs: the old ones as they were, then the new ones.
 
@@ -105,33 +115,74 @@ def rows(adopted: AdoptedConfig, channels: int) -> list[int]:
     return [*first, *(old[row] for row in sorted(old)), *range(len(adopted.outputs), channels)]
 
 
-def write_original(trained: Trained, target: Path) -> Original:
+def export_original(
+    run: Path | str,
+    out: Path | str,
+    *,
+    step: int | None = None,
+    progress: Callable[[str], None] = lambda line: None,
+) -> Agreement:
     """Write what the library itself loads: a folder for `from_pretrained`, or a state dict of torchvision.
 
+    Args:
+        run: as for `original`.
+        out: a new folder; for torchvision a ``.pth`` file, overwritten where it exists.
+        step: of the run; the last by default.
+        progress: called with what is being done.
+
+    Returns:
+        How near the file, loaded again by the library, is to our network.
+
     Raises:
-        UserError: as `original`; for a network of the user's own class; or if the target exists.
+        UserError: as `original`; for a network of the user's own class; if the folder exists, or what was written does
+            not agree; nothing is left then.
     """
+    trained, target = open_trained(run, step), Path(out)
     found = as_original(trained)
     if found.family == "python":
         raise UserError("this network is a class of your own: barm.original(RUN) in Python gives it back")
-    if found.family == "torchvision":
-        if target.is_dir() or target.suffix not in (".pth", ".pt"):
-            raise UserError(f"{target} is no .pth file: torchvision loads a state dict, such as model.pth")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        save_pickled(target, dict(found.module.state_dict()))
-        return found
-    if target.exists():
+    one_file = found.family == "torchvision"
+    if one_file and (target.is_dir() or target.suffix not in (".pth", ".pt")):
+        raise UserError(f"{target} is no .pth file: torchvision loads a state dict, such as model.pth")
+    if not one_file and target.exists():
         raise UserError(f"{target} exists already: give a new folder")
+    progress(f"writing {trained.record['model']['backbone']} with {count(len(found.names), 'outputs')}")
     target.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
-    try:
-        save = smp.save if found.family == "smp" else transformers.save
-        save(found.module, found.config, found.names, beside)
-        beside.chmod(0o755)
-        beside.rename(target)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-    return found
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-", ignore_cleanup_errors=True) as place:
+        made = Path(place) / target.name
+        _save(found, made)
+        progress("loading it again and comparing it")
+        again = find_model(made)
+        agreed = compare(trained, _predict(again.module, again.classifier, trained), str(target), own_images(run))
+        made.replace(target)
+    return agreed
+
+
+def _save(found: Original, target: Path) -> None:
+    if found.family == "torchvision":
+        return save_pickled(target, dict(found.module.state_dict()))
+    save = smp.save if found.family == "smp" else transformers.save
+    save(found.module, found.config, found.names, target)
+
+
+def _predict(module: nn.Module, path: str, trained: Trained) -> Predict:
+    """Prediction of the library's network as of ours: from its logits, with our numbers of the classes."""
+    network: Any = trained.network
+    adopted, channels = _adopted(trained), len(trained.record["classes"])
+    order = rows(adopted, channels)
+
+    @torch.no_grad()
+    def predict(image: Any) -> Any:
+        pixels = network.normalise(torch.from_numpy(image.transpose(0, 3, 1, 2).copy()))
+        inner, enlarged = watched(module, path, resized(pixels, adopted.divisor, adopted.least))
+        theirs = enlarged if network.tail else inner
+        logits = theirs.new_full((len(theirs), channels, *theirs.shape[2:]), NEVER)
+        logits[:, order] = theirs
+        out, size = PlainOutput(logits, inner, inner), (image.shape[1], image.shape[2])
+        labels, (best, _) = trained.method.predict(out, size), trained.method.confidence(out, size)
+        return labels.numpy(), best.numpy()
+
+    return predict
 
 
 def _own_names(adopted: AdoptedConfig, state: dict[str, Tensor]) -> dict[str, Tensor]:
