@@ -35,7 +35,7 @@ from barm.words import count
 RECIPE = "folder/barm"
 TOLERANCE = 1e-4  # of the largest logit
 SIDES = (160, 192)  # of the image on which both networks are compared, made divisible
-SMALL = 32  # side of the smallest image that files of ours promise to take
+SMALL = (32, 64, 96, 128)  # sides of images that are tried; files of ours promise to take the first
 NO_BACKGROUND = "none"  # for a network without this class
 
 
@@ -113,7 +113,7 @@ def classes_of(
             return Classes(("background", *own), (NO_ROW, *range(outputs)), kind)
     expected = "1 name" if outputs == 1 else f"{outputs} names, or {outputs - 1} if output 0 is background"
     raise UserError(
-        f"{what} has {count(outputs, 'outputs')}, but {count(len(own), 'class names')} are given: expected {expected}"
+        f"{what} has {count(outputs, 'outputs')}, found {count(len(own), 'class names')}: expected {expected}"
     )
 
 
@@ -243,18 +243,20 @@ def _described(found: Found, conv: nn.Conv2d, classes: Classes) -> AdoptedConfig
         background=classes.background,
         tail=not same,
         divisor=found.divisor,
-        least=1 if _takes(found.module, SMALL, found.divisor) else min(SIDES),
+        least=_least_side(found.module, found.divisor),
     )
 
 
 @torch.no_grad()
-def _takes(module: nn.Module, side: int, divisor: int) -> bool:
-    """Whether a network takes square images of about this side."""
-    try:
-        module(torch.zeros(1, 3, *[-(-side // divisor) * divisor] * 2))
-    except Exception:  # whatever another's network raises
-        return False
-    return True
+def _least_side(module: nn.Module, divisor: int) -> int:
+    """Side of the smallest of some square images that a network takes; 1 if it takes them all."""
+    for side in SMALL:
+        try:
+            module(torch.zeros(1, 3, *[-(-side // divisor) * divisor] * 2))
+        except Exception:  # whatever another's network raises
+            continue
+        return 1 if side == SMALL[0] else side
+    return min(SIDES)
 
 
 def _configured(

@@ -75,8 +75,8 @@ def as_original(trained: Trained) -> Original:
     if not isinstance(head, PlainHead):
         raise UserError(
             f"{trained.record['method']['name']} adds branches to {trained.record['model']['backbone']}, for which "
-            f"{adopted.family} has no place: export it as onnx, or extend the network with --recipe folder/mib, lwf, ilt or "
-            "finetune"
+            f"{adopted.family} has no place: export it as onnx, or extend the network with --recipe folder/mib, lwf, "
+            "ilt or finetune"
         )
     order = rows(adopted, len(trained.record["classes"]))
     weight, bias = (torch.cat([getattr(h, name) for h in head.head])[order] for name in ("weight", "bias"))
@@ -99,7 +99,7 @@ def _adopted(trained: Trained) -> AdoptedConfig:
     adopted = NetworkConfig.stored(trained.record["model"]).adopted
     if adopted is None:
         raise UserError(
-            f"this network ({trained.record['model']['backbone']}) is barm's own, not one of another library: export it as "
+            f"this network ({trained.record['model']['backbone']}) is barm's own, of no other library: export it as "
             "onnx, safetensors or torch-export"
         )
     return adopted
