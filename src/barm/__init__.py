@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from barm.report.figures import colourise, overlay
     from barm.settings import recipe_text
     from barm.weights.export.formats import export_step
-    from barm.weights.export.original import original
+    from barm.weights.export.original import export_original, original
     from barm.weights.importing import adopt, import_model
     from barm.weights.published import export_checkpoint, import_published
     from barm.weights.push import push
@@ -89,6 +89,7 @@ _HOMES = {
     "make_saliency": "barm.data.saliency.make",
     "make_shapes": "barm.data.sources.shapes_disk",
     "open_source": "barm.data.sources",
+    "export_original": "barm.weights.export.original",
     "original": "barm.weights.export.original",
     "overlay": "barm.report.figures",
     "predict_files": "barm.predict.images",
@@ -128,6 +129,7 @@ __all__ = [
     "compare",
     "evaluate",
     "export_checkpoint",
+    "export_original",
     "export_step",
     "extend",
     "find_images",

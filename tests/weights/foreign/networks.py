@@ -14,6 +14,12 @@ from torch import nn
 from torchvision.models import segmentation
 from transformers.utils import logging
 
+KINDS = {
+    "torchvision-lraspp": "lraspp_mobilenet_v3_large",
+    "torchvision-fcn": "fcn_resnet50",
+    "torchvision-deeplab": "deeplabv3_resnet50",
+    "torchvision-deeplab-mobilenet": "deeplabv3_mobilenet_v3_large",
+}
 NAMES = ("background", "sky", "road", "car")
 logging.disable_progress_bar()
 
@@ -64,12 +70,17 @@ def upernet(folder: Path) -> Path:
     return folder
 
 
+def torchvision_network(name: str, outputs: int, *, auxiliary: bool = False) -> nn.Module:
+    """One of torchvision's networks with random weights."""
+    more = {} if name.startswith("lraspp") else {"aux_loss": auxiliary}
+    return getattr(segmentation, name)(weights=None, weights_backbone=None, num_classes=outputs, **more)
+
+
 def of_torchvision(name: str) -> Callable[[Path], Path]:
     """A function that writes a state dict of torchvision, with the auxiliary classifier where there is one."""
 
     def write(folder: Path) -> Path:
-        more = {} if name.startswith("lraspp") else {"aux_loss": True}
-        module = getattr(segmentation, name)(weights=None, weights_backbone=None, num_classes=len(NAMES), **more)
+        module = torchvision_network(name, len(NAMES), auxiliary=True)
         file = folder.with_suffix(".pth")
         torch.save(shaken(module).state_dict(), file)
         return file
@@ -82,16 +93,16 @@ QUICK: dict[str, Callable[[Path], Path]] = {  # one of every form that a classif
     "smp-fpn": of_smp("FPN", decoder_pyramid_channels=32, decoder_segmentation_channels=32),
     "transformers-segformer": segformer,
     "transformers-upernet": upernet,
-    "torchvision-lraspp": of_torchvision("lraspp_mobilenet_v3_large"),
+    "torchvision-lraspp": of_torchvision(KINDS["torchvision-lraspp"]),
 }
 OTHERS: dict[str, Callable[[Path], Path]] = {
     "smp-deeplabv3plus": of_smp("DeepLabV3Plus"),
     "smp-segformer": of_smp("Segformer", "mit_b0"),
     "smp-upernet": of_smp("UPerNet"),
     "smp-dpt": of_smp("DPT", "tu-vit_tiny_patch16_224"),
-    "torchvision-fcn": of_torchvision("fcn_resnet50"),
-    "torchvision-deeplab": of_torchvision("deeplabv3_resnet50"),
-    "torchvision-deeplab-mobilenet": of_torchvision("deeplabv3_mobilenet_v3_large"),
+    "torchvision-fcn": of_torchvision(KINDS["torchvision-fcn"]),
+    "torchvision-deeplab": of_torchvision(KINDS["torchvision-deeplab"]),
+    "torchvision-deeplab-mobilenet": of_torchvision(KINDS["torchvision-deeplab-mobilenet"]),
 }
 EVERY = {**QUICK, **OTHERS}
 

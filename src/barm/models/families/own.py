@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from barm.errors import UserError
@@ -45,7 +46,7 @@ def build(architecture: Mapping[str, Any]) -> nn.Module:
             f"this run's network is '{name}', a class of your own: call barm.register_network('{name}', FACTORY), or "
             f"name the module that does in the environment variable {VARIABLE}"
         )
-    return _factories[name]()
+    return _factories[name]().to(torch.get_default_device())
 
 
 def _import_registered() -> None:

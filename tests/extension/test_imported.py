@@ -1,0 +1,138 @@
+"""`barm extend` of a network of another library: it learns a class, and its own library loads it again."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+import barm
+from barm.cli import app
+from barm.data.sources.shapes import class_names
+from barm.data.sources.shapes_disk import make_shapes
+from barm.engine.checkpoint.directory import RunDirectory
+from barm.errors import UserError
+from barm.extension.imported import ModelOptions
+from barm.models.adopted import logits_of
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "weights" / "foreign"))
+import networks
+
+NEW = class_names(1)[0]
+SMALL = (
+    "increment.epochs=1",
+    "increment.batch_size=4",
+    "increment.crop=64",
+    "runtime.workers=0",
+    "runtime.precision=32-true",
+    "runtime.tensorboard=false",
+)
+LONG = [pytest.param(name, marks=pytest.mark.long) for name in networks.OTHERS]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("new") / "data"
+    make_shapes(root, num_train=8, num_val=2, size=(96, 64), seed=3, only=[NEW], workers=0)
+    return root
+
+
+def extended(model: Path, data: Path, out: Path, recipe: str = "folder/mib") -> dict:
+    options = ModelOptions(class_names=None if model.is_dir() else networks.NAMES)
+    return barm.extend(model, data, model=options, out=out, recipe=recipe, overrides=SMALL, device="cpu", quiet=True)
+
+
+def loaded_there(name: str, place: Path) -> nn.Module:
+    """The network as its own library loads it from what `barm export --format original` wrote."""
+    if name.startswith("smp"):
+        return networks.smp.from_pretrained(place).eval()
+    if name.startswith("transformers"):
+        made, report = networks.transformers.AutoModelForSemanticSegmentation.from_pretrained(
+            place, output_loading_info=True
+        )
+        assert not any(report.values())
+        return made.eval()
+    made = networks.torchvision_network(networks.KINDS[name], len(networks.NAMES) + 1)
+    made.load_state_dict(torch.load(place, weights_only=True))
+    return made.eval()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*networks.QUICK, *LONG])
+def test_a_network_learns_a_class_and_goes_back_to_its_library(name, data, tmp_path):
+    model = networks.EVERY[name](tmp_path / "model")
+    result = extended(model, data, tmp_path / "run")
+    assert result["learned"] == [NEW]
+    assert set(result["class_iou"]) == {*networks.NAMES, NEW}
+    target = tmp_path / ("back" if model.is_dir() else "back.pth")
+    barm.export_original(tmp_path / "run", target)
+    there = loaded_there(name, target)
+    image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
+    ours = barm.load(tmp_path / "run", device="cpu", precision="32-true").predict(image)
+    rule = barm.read_config(tmp_path / "run").model.rule
+    pixels = (torch.from_numpy(image).float() / 255 - torch.tensor(rule.mean)) / torch.tensor(rule.std)
+    with torch.no_grad():
+        logits = logits_of(there(pixels.permute(2, 0, 1)[None]))
+        logits = nn.functional.interpolate(logits, (64, 96), mode="bilinear", align_corners=False)
+    assert np.array_equal(logits[0].argmax(0).numpy(), ours)
+
+
+def test_barm_extends_a_softmax_network_which_is_calibrated_on_the_new_images(data, tmp_path):
+    model = networks.QUICK["transformers-segformer"](tmp_path / "model")
+    extended(model, data, tmp_path / "run", "folder/barm")
+    assert RunDirectory(tmp_path / "run-base").has(0, "calibration.json")
+    with pytest.raises(
+        UserError, match="barm adds branches to transformers Segformer"
+    ):
+        barm.original(tmp_path / "run")
+
+
+@pytest.mark.graph
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "recipe"), [("smp-fpn", "folder/barm"), ("transformers-segformer", "folder/mib")])
+def test_every_extension_goes_out_as_onnx(name, recipe, data, tmp_path):
+    extended(networks.QUICK[name](tmp_path / "model"), data, tmp_path / "run", recipe)
+    found = barm.export_step(tmp_path / "run", tmp_path / "model.onnx")
+    assert found.equal > 0.999
+
+
+def test_a_module_from_python_is_extended_and_given_back(data, tmp_path):
+    module = networks.shaken(networks.Own())
+    given = {"classifier": "head.1", "classes": networks.NAMES, "recipe": "folder/mib", "overrides": SMALL}
+    barm.adopt(module, tmp_path / "base", **given)
+    barm.extend(tmp_path / "base", data, out=tmp_path / "run", overrides=SMALL, device="cpu", quiet=True)
+    wider = barm.original(tmp_path / "run")
+    assert type(wider) is networks.Own
+    assert wider.head[1].out_channels == len(networks.NAMES) + 1
+    image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
+    model = barm.load(tmp_path / "run", device="cpu", precision="32-true")
+    rule = barm.read_config(tmp_path / "run").model.rule
+    pixels = (torch.from_numpy(image).float() / 255 - torch.tensor(rule.mean)) / torch.tensor(rule.std)
+    with torch.no_grad():
+        labels = wider(pixels.permute(2, 0, 1)[None])["out"].argmax(1)
+    assert np.array_equal(labels[0].numpy(), model.predict(image))
+
+
+def test_the_command_says_what_the_network_is(data, tmp_path):
+    model = networks.QUICK["smp-fpn"](tmp_path / "model")
+    command = ["extend", str(model), "--data", str(data), "--out", str(tmp_path / "run"), "--recipe", "folder/mib"]
+    done = CliRunner().invoke(app, [*command, *(part for text in SMALL for part in ("--set", text)), "--device", "cpu"])
+    assert done.exit_code == 0, done.output
+    text = " ".join(done.output.split())
+    assert (
+        "segmentation_models_pytorch FPN, resnet18, 3 classes (sky, road, car); background is one of its outputs"
+        in text
+    )
+    assert "images: mean 0.485 0.456 0.406, deviation 0.229 0.224 0.225 of values in 0..1" in text
+
+
+def test_an_error_leaves_nothing(data, tmp_path):
+    model = networks.QUICK["smp-fpn"](tmp_path / "model")
+    with pytest.raises(UserError, match="has no class 'bicycle'"):
+        barm.extend(model, data, ["bicycle"], out=tmp_path / "run", recipe="folder/mib", quiet=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model"]
