@@ -79,7 +79,13 @@ class Agreement:
         )
 
 
-def compare(trained: Trained, predict: Predict, what: str, own: Sequence[NDArray[np.uint8]] = ()) -> Agreement:
+def compare(
+    trained: Trained,
+    predict: Predict,
+    what: str,
+    own: Sequence[NDArray[np.uint8]] = (),
+    least: int = LEAST_SIDE,
+) -> Agreement:
     """Compare a file with the trained network: on images of its own data, generated images and noise.
 
     Args:
@@ -87,6 +93,7 @@ def compare(trained: Trained, predict: Predict, what: str, own: Sequence[NDArray
         predict: the file's prediction: ``(N, H, W, 3)`` uint8 -> labels and confidences, ``(N, H, W)`` each.
         what: name of the file in messages.
         own: images like those that the network was trained on, ``(H, W, 3)`` uint8 each.
+        least: side of the smallest images that the file takes, in pixels.
 
     Raises:
         UserError: if they agree less than an exported file has to.
@@ -94,7 +101,10 @@ def compare(trained: Trained, predict: Predict, what: str, own: Sequence[NDArray
     equal = pixels = images = 0
     difference = relative = 0.0
     seen, scores = set[int](), list[float]()
-    for image in (*(one[None] for one in own), *_batches(trained.method.step.num_seen)):
+    sizes = [size for size in SIZES if min(size[1:]) >= least]
+    for image in (*(one[None] for one in own), *_batches(trained.method.step.num_seen, sizes)):
+        if min(image.shape[1:3]) < least:
+            continue
         labels, confidence = (np.asarray(t) for t in predict(image))
         expected, best = in_pytorch(trained, image)
         equal, pixels = equal + int((labels == expected).sum()), pixels + expected.size
@@ -104,7 +114,7 @@ def compare(trained: Trained, predict: Predict, what: str, own: Sequence[NDArray
         relative = float(np.maximum(relative, (apart / np.maximum(best, LEAST_SCORE)).max()))
         scores += [float(best.min()), float(best.max())]
     found = Agreement(
-        images, len(SIZES), len(own), len(seen), equal / pixels, difference, relative, (min(scores), max(scores))
+        images, len(sizes), len(own), len(seen), equal / pixels, difference, relative, (min(scores), max(scores))
     )
     if not (found.equal >= EQUAL and found.difference <= DIFFERENCE and found.relative <= RELATIVE):
         raise UserError(
@@ -146,14 +156,14 @@ def in_pytorch(trained: Trained, image: NDArray[np.uint8]) -> tuple[NDArray[Any]
     return labels.numpy(), best.numpy()
 
 
-def _batches(num_classes: int) -> Iterator[NDArray[np.uint8]]:
+def _batches(num_classes: int, sizes: Sequence[tuple[int, int, int]]) -> Iterator[NDArray[np.uint8]]:
     """Test images in many sizes: generated scenes (the last of a larger batch is noise), and areas of random colours.
 
     Noise looks the same everywhere to a network, so that its labels are mostly one class; large areas vary.
     """
     rng = np.random.default_rng(0)
     number = min(max(num_classes - 1, 1), MAX_SHAPES)
-    for batch, height, width in SIZES:
+    for batch, height, width in sizes:
         scenes = [
             render(i, split="export", num_classes=number, size=(width, height), seed=height).image for i in range(batch)
         ]

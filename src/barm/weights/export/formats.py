@@ -21,7 +21,7 @@ from barm.engine.checkpoint.atomic import write_atomically
 from barm.engine.checkpoint.network import rebuild
 from barm.errors import UserError
 from barm.weights.export.agreement import Agreement, Predict, compare, in_pytorch, own_images
-from barm.weights.export.portable import Portable, describe, trace
+from barm.weights.export.portable import LEAST_SIDE, Portable, describe, trace
 from barm.weights.export.stages import stage
 from barm.weights.trained import KEY, Trained, open_trained
 
@@ -41,10 +41,11 @@ def unbounded(title: str) -> AbstractContextManager[None]:
 
 
 class Made(NamedTuple):
-    """A file's content, and its prediction when it is read back."""
+    """A file's content, its prediction when it is read back, and the least side of the images that it takes."""
 
     content: bytes
     predict: Predict
+    least: int = LEAST_SIDE
 
 
 def to_onnx(trained: Trained, part: Part = unbounded) -> Made:
@@ -57,20 +58,20 @@ def to_onnx(trained: Trained, part: Part = unbounded) -> Made:
         raise UserError(f"the network has {size >> 20} MiB, an ONNX file holds 2 GiB: export as torch-export instead")
     import onnxruntime
 
-    content = _onnx(trained, part)
+    content, least = _onnx(trained, part)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     with part("reading it back"):
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    return Made(content, lambda image: tuple(session.run(["labels", "confidence"], {"image": image})))
+    return Made(content, lambda image: tuple(session.run(["labels", "confidence"], {"image": image})), least)
 
 
-def _onnx(trained: Trained, part: Part) -> bytes:
+def _onnx(trained: Trained, part: Part) -> tuple[bytes, int]:
     import onnx
 
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with part(TRACING):
-        program = trace(Portable(trained.network, trained.method))
+        program, least = trace(Portable(trained.network, trained.method))
     with part("turning the graph into ONNX"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         made = torch.onnx.export(
@@ -84,9 +85,9 @@ def _onnx(trained: Trained, part: Part) -> bytes:
     assert made is not None
     model = made.model_proto
     _tidy(model)
-    onnx.helper.set_model_props(model, {KEY: json.dumps(describe(trained))})
+    onnx.helper.set_model_props(model, {KEY: json.dumps(describe(trained, least))})
     model.producer_name = "barm"
-    return bytes(model.SerializeToString())
+    return bytes(model.SerializeToString()), least
 
 
 def _tidy(model: Any) -> None:
@@ -107,16 +108,16 @@ def _tidy(model: Any) -> None:
 def to_torch_export(trained: Trained, part: Part = unbounded) -> Made:
     """Make a file for ``torch.export.load``; the description is in the extra file ``metadata.json``."""
     with part(TRACING):
-        program, content = trace(Portable(trained.network, trained.method)), io.BytesIO()
+        (program, least), content = trace(Portable(trained.network, trained.method)), io.BytesIO()
     with part("writing and reading the graph"):
-        torch.export.save(program, content, extra_files={METADATA: json.dumps(describe(trained))})
+        torch.export.save(program, content, extra_files={METADATA: json.dumps(describe(trained, least))})
         module = torch.export.load(io.BytesIO(content.getvalue())).module()
 
     @torch.no_grad()
     def predict(image: Any) -> Any:
         return tuple(module(torch.from_numpy(image)))
 
-    return Made(content.getvalue(), predict)
+    return Made(content.getvalue(), predict, least)
 
 
 def to_safetensors(trained: Trained, part: Part = unbounded) -> Made:
@@ -184,7 +185,7 @@ def export_step(
             f"({' '.join(str(error).split())[:160]}): try another format"
         ) from error
     with bounded("comparing it with PyTorch"):
-        found = compare(trained, made.predict, f"the {name} file", own_images(run))
+        found = compare(trained, made.predict, f"the {name} file", own_images(run), made.least)
     target.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(target, made.content)
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from barm.weights.trained import FORMAT, Trained
 
 EXAMPLE = (2, 80, 112)  # batch, height and width of the image that is traced
 LEAST_SIDE = 32  # pixels; of smaller ones the features may be one pixel, which a traced graph treats as a constant
+LEAST_SIDES = (LEAST_SIDE, 2 * LEAST_SIDE)
 LARGEST = 1 << 16
 LEAST_TORCH = "2.11"  # older releases do not trace every network for any size
 KEPT = ("torch", "timm", "python", "git", "device", "precision", "seed", "task", "setting")  # of the provenance
@@ -51,8 +52,17 @@ class Portable(nn.Module):
         return labels.to(torch.uint8), best
 
 
-def trace(portable: Portable) -> ExportedProgram:
+class Graph(NamedTuple):
+    """A traced module, and the least side of its images in pixels."""
+
+    program: ExportedProgram
+    least: int
+
+
+def trace(portable: Portable) -> Graph:
     """Trace the module to a graph for any batch and any size of at least `LEAST_SIDE` pixels a side.
+
+    Where features of so small an image have one pixel, which a graph takes for a constant, the least side is larger.
 
     Raises:
         UserError: if torch is older than `LEAST_TORCH`.
@@ -62,8 +72,18 @@ def trace(portable: Portable) -> ExportedProgram:
             f"a graph needs torch >= {LEAST_TORCH}, found {torch.__version__}: update torch and "
             "torchvision, or export with --format safetensors, which needs no graph"
         )
+    for least in LEAST_SIDES[:-1]:
+        try:
+            return Graph(_traced(portable, least), least)
+        except Exception as error:  # of a class that torch does not make public
+            if "Constraints violated" not in str(error):
+                raise
+    return Graph(_traced(portable, LEAST_SIDES[-1]), LEAST_SIDES[-1])
+
+
+def _traced(portable: Portable, side: int) -> ExportedProgram:
     example = torch.zeros(*EXAMPLE, 3, dtype=torch.uint8)
-    least = {"batch": 1, "height": LEAST_SIDE, "width": LEAST_SIDE}
+    least = {"batch": 1, "height": side, "width": side}
     dims = {i: Dim(name, min=size, max=LARGEST) for i, (name, size) in enumerate(least.items())}
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -79,8 +99,13 @@ def trace(portable: Portable) -> ExportedProgram:
     return program
 
 
-def describe(trained: Trained) -> dict[str, Any]:
-    """Describe the file, in values that JSON can hold (docs/export.md)."""
+def describe(trained: Trained, least: int = LEAST_SIDE) -> dict[str, Any]:
+    """Describe the file, in values that JSON can hold (docs/export.md).
+
+    Args:
+        trained: the network.
+        least: side of the smallest images that the file takes, in pixels.
+    """
     step, names = trained.method.step, [c["name"] for c in trained.record["classes"]]
     network = NetworkConfig.stored(trained.record["model"])
     by_id = {c["id"]: c["name"] for c in trained.record["classes"]}
@@ -99,7 +124,7 @@ def describe(trained: Trained) -> dict[str, Any]:
             "dtype": "uint8",
             "shape": ["batch", "height", "width", 3],
             "channels": "RGB",
-            "least_side": LEAST_SIDE,
+            "least_side": least,
         },
         "normalisation": {**network.rule._asdict(), "of": "values / 255", "inside": True},
         "outputs": {
