@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -31,7 +32,12 @@ STATES = (  # keys under which programs store a state dict, the better first
     "teacher",
     "student",
 )
-HARMLESS = ("torch.", "torch._utils.", "collections.", "numpy.", "_codecs.", "builtins.", "__builtin__.", "argparse.")
+HARMLESS = re.compile(  # what a reader of tensors and plain values takes
+    r"torch\.(_utils\.\w+|\w+Storage|storage\.\w+|Size|device|Tensor|nn\.parameter\.\w+|_tensor\.\w+|b?float\d+|u?int\d+|bool)"
+    r"|collections\.\w+|argparse\.Namespace|_codecs\.encode|(builtins|__builtin__)\.(set|frozenset|slice|complex|bytearray)"
+    r"|numpy\.(_?core\.multiarray\.\w+|dtype|ndarray|dtypes\.\w+)"
+)
+UNTELLING = ("torch.nn.", "builtins.", "__builtin__.")  # named last: they do not say whose file it is
 LEAST = 0.5  # share of tensors in a table that is a state dict
 SAVED = "save its state dict where it was trained: `torch.save(model.state_dict(), FILE)`"
 INNER = "`torch.save(torch.load(PATH, weights_only=False)[{key!r}], FILE)` where it was trained gets its state dict out"
@@ -74,8 +80,9 @@ def state_in(table: Mapping[Any, Any]) -> tuple[str, dict[str, tuple[int, ...]] 
 
 def foreign(names: frozenset[str]) -> list[str]:
     """Classes that only the program knows which wrote the file, so that a safe reader refuses it."""
-    plain = [name for name in names if not name.startswith(HARMLESS) or name.startswith("torch.nn.modules.")]
-    return sorted(plain, key=lambda name: (name.startswith("torch.nn."), name))
+    return sorted(
+        (name for name in names if not HARMLESS.fullmatch(name)), key=lambda name: (name.startswith(UNTELLING), name)
+    )
 
 
 def _shapes(table: Mapping[Any, Any]) -> dict[str, tuple[int, ...]]:
@@ -131,7 +138,9 @@ def _program(table: Mapping[Any, Any], contents: Contents) -> Kind | None:
         what = f", {count(outputs, 'outputs')}" if outputs else ""
         return Kind("nnunet", f"a checkpoint of nnU-Net{what}", f"barm cannot go on from it; {OWN}", outputs=outputs)
     if "matching_heuristics" in table or ("__author__" in table and "model" in table):
-        return Kind("detectron2", "weights of detectron2's model zoo (.pkl)", f"barm cannot go on from it; {OWN}")
+        return Kind(
+            "detectron2", "a file of weights of detectron2's model zoo (.pkl)", f"barm cannot go on from it; {OWN}"
+        )
     if "args" in table and "model" in table and any(n.startswith("fairseq") for n in contents.names):
         return Kind("fairseq", "a checkpoint of fairseq", f"barm cannot go on from it; {OWN}")
     if "model" in table and {"cfg", "extra_state", "optimizer_history"} & table.keys() and "task_state" in table:

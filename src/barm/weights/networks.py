@@ -64,6 +64,7 @@ CLASSIFIERS: tuple[tuple[tuple[str, ...], str, str], ...] = (  # names, title, t
     (("patch_embed.proj.weight", "layers.0.blocks.0.attn.*"), "a Swin transformer in timm's names", TIMM),
     (("conv_stem.weight", "blocks.0.0.*"), "an EfficientNet or MobileNet in timm's names", TIMM),
     (("stem.*", "stages.0.*"), "an image classifier in timm's names", TIMM),
+    (("stem.*", "s1.", "s2."), "an image classifier in timm's names", TIMM),
     (("stem_0.weight", "stages_0.*"), "an image classifier in timm's names", TIMM),
     (("encoder.layers.encoder_layer_0.", "conv_proj.weight"), "torchvision's vision transformer", ""),
     (("features.denseblock1.",), "torchvision's DenseNet", ""),

@@ -193,8 +193,11 @@ class _Machine:
 
     def call(self, function: Any, args: Any) -> Any:
         """The record of a call; a table of the standard library is a table."""
+        if isinstance(function, Record) and function.name.endswith(".getattr") and len(function.args) == 2:
+            owner, attribute = function.args
+            return Record(f"{owner.name if isinstance(owner, ClassName) else 'object'}.{attribute}", args)
         if not isinstance(function, ClassName):
-            return Record("an object", args)
+            return Record("object", args)
         if function.name.rpartition(".")[2] in PLAIN:
             return dict(_pairs(args))
         return Record(function.name, args)

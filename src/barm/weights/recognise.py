@@ -39,7 +39,7 @@ def recognise(path: Path | str) -> Kind:
 def check_usable(path: Path | str) -> None:
     """Refuse a path that no command takes as a trained network, with the line that says what it is.
 
-    A run, a path that does not exist, and a folder that may hold a run pass: their own reader says more.
+    What does not exist, a run, a folder that may hold one, and barm's own file pass: their reader says more.
 
     Raises:
         UserError: for a foreign file or folder.
@@ -48,7 +48,8 @@ def check_usable(path: Path | str) -> None:
     if not os.path.lexists(path):
         return
     kind = recognise(path)
-    if kind.use != "open" and kind.family not in ("run", "folder"):
+    passes = kind.use == "open" or kind.family in ("run", "folder") or (kind.family == "barm-file" and path.is_file())
+    if not passes:
         raise UserError(kind.line(path))
 
 
@@ -69,4 +70,9 @@ def _kind(path: Path) -> Kind:
         return Kind("unreadable", f"no checkpoint: it {error.what}", "give a file or a folder")
     except OSError as error:
         return Kind("unreadable", f"a file that cannot be read ({error.strerror})", "check its permissions")
-    return contents if isinstance(contents, Kind) else kind_of_checkpoint(contents)
+    if isinstance(contents, Kind):
+        return contents
+    kind = kind_of_checkpoint(contents)
+    if kind.family in ("smp-state", "transformers-state") and (path.parent / "config.json").is_file():
+        return replace(kind, advice=f"give the folder that it lies in: {word(path.parent)}")
+    return kind
