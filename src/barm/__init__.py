@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from barm.weights.export.formats import export_step
     from barm.weights.published import export_checkpoint, import_published
     from barm.weights.push import push
+    from barm.weights.recognise import recognise
     from barm.weights.torchvision import import_torchvision
 
     __version__: str
@@ -88,6 +89,7 @@ _HOMES = {
     "read_image": "barm.data.images",
     "recipe_names": "barm.catalogue",
     "recipe_text": "barm.settings",
+    "recognise": "barm.weights.recognise",
     "run_bench": "barm.bench.run",
     "run_grid": "barm.grid",
     "serve": "barm.app.serve",
@@ -135,6 +137,7 @@ __all__ = [
     "read_image",
     "recipe_names",
     "recipe_text",
+    "recognise",
     "run_bench",
     "run_grid",
     "serve",
