@@ -261,7 +261,8 @@ FILES: dict[str, tuple[bytes, str, str]] = {  # name: bytes, family, words
     "page.pth": (b"\n<!DOCTYPE html><html>Not found", "page", "a web page"),
     "pointer.pth": (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "pointer", "git lfs pull"),
     "config.json": (b'{"a": 1}', "text", "a JSON file"),
-    "notes.txt": (b"hello", "text", "a text file"),
+    "notes.txt": (b"notes: {hello}", "text", "a text file"),
+    "settings": (b"settings{}", "text", "a text file"),
     "photo.png": (b"\x89PNG\r\n\x1a\n", "image", "an image (PNG)"),
     "bytes.pth": (bytes(range(255, 0, -1)), "unknown", "no file that barm knows"),
     "keras.h5": (b"\x89HDF\r\n\x1a\n", "tensorflow", "HDF5"),
@@ -301,6 +302,22 @@ def test_files_that_are_no_checkpoint_of_torch(name, tmp_path):
     says(recognise(path), family, (words,), path)
     with pytest.raises(UserError, match="is "):
         check_usable(path)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [1, None, {"shape": "x", "data_offsets": [0, 4]}, {"shape": [1], "data_offsets": [0, "x"]}, {"shape": [1e400]}],
+)
+def test_headers_of_safetensors_that_are_wrong(entry, tmp_path):
+    text = json.dumps({"a": entry}).encode()
+    (tmp_path / "a.safetensors").write_bytes(struct.pack("<Q", len(text)) + text)
+    assert recognise(tmp_path / "a.safetensors").family == "damaged"
+
+
+@pytest.mark.parametrize("about", ["[]", "{}", "{", '{"step": 1, "class_names": 3, "learned": [1]}'])
+def test_a_damaged_description_is_that_of_a_file_of_barm(about, tmp_path):
+    save_file(SMP, tmp_path / "a.safetensors", {"barm": about})
+    assert "a file of barm whose description is damaged" in recognise(tmp_path / "a.safetensors").name
 
 
 @pytest.mark.parametrize("cut", [1, 3, 9, 30, 200])

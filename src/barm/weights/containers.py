@@ -102,7 +102,8 @@ def open_contents(path: Path) -> Contents | Kind:
             return _zip(file)
         if head[:1] == b"\x80" and len(head) > 1 and head[1] <= 5:
             return _pickles(file)
-        if head[8:9] == b"{" or path.suffix == ".safetensors":
+        header = head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= MAX_HEADER
+        if header or path.suffix == ".safetensors":
             return _safetensors(file, size, head)
         kind = _other(path, head)
         if kind.family == "onnx":
@@ -185,9 +186,9 @@ def _safetensors(file: BinaryIO, size: int, head: bytes) -> Contents | Kind:
     try:
         header = json.loads(file.read(length))
         texts = header.pop("__metadata__", None)
-        ends = [entry["data_offsets"][1] for entry in header.values()]
+        ends = [int(entry["data_offsets"][1]) for entry in header.values()]
         shapes = {name: Shape(tuple(map(int, entry["shape"]))) for name, entry in header.items()}
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError):
         return Kind("damaged", "a safetensors file whose header is cut short or damaged", AGAIN)
     missing = 8 + length + max(ends, default=0) - size
     if missing > 0:

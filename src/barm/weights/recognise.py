@@ -12,8 +12,8 @@ from pathlib import Path
 
 from barm.errors import UserError
 from barm.escaping import word
-from barm.reading import Unfit
-from barm.weights.checkpoints import kind_of_checkpoint
+from barm.reading import Unfit, short
+from barm.weights.checkpoints import SAVED, kind_of_checkpoint
 from barm.weights.containers import open_contents
 from barm.weights.folders import kind_of_folder
 from barm.weights.kind import Kind
@@ -72,7 +72,10 @@ def _kind(path: Path) -> Kind:
         return Kind("unreadable", f"a file that cannot be read ({error.strerror})", "check its permissions")
     if isinstance(contents, Kind):
         return contents
-    kind = kind_of_checkpoint(contents)
+    try:
+        kind = kind_of_checkpoint(contents)
+    except Exception as error:  # whatever a stranger may have written
+        return Kind("unknown", f"a checkpoint of a form that barm does not know ({short(error, 60)})", SAVED)
     if kind.family in ("smp-state", "transformers-state") and (path.parent / "config.json").is_file():
         return replace(kind, advice=f"give the folder that it lies in: {word(path.parent)}")
     return kind
