@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from barm.weights.importing import adopt, import_model
     from barm.weights.published import export_checkpoint, import_published
     from barm.weights.push import push
+    from barm.weights.recognise import recognise
     from barm.weights.torchvision import import_torchvision
 
     __version__: str
@@ -75,6 +76,7 @@ _HOMES = {
     "compare": "barm.api",
     "evaluate": "barm.api",
     "export_checkpoint": "barm.weights.published",
+    "export_original": "barm.weights.export.original",
     "export_step": "barm.weights.export.formats",
     "extend": "barm.extension.run",
     "find_images": "barm.predict.files",
@@ -89,7 +91,6 @@ _HOMES = {
     "make_saliency": "barm.data.saliency.make",
     "make_shapes": "barm.data.sources.shapes_disk",
     "open_source": "barm.data.sources",
-    "export_original": "barm.weights.export.original",
     "original": "barm.weights.export.original",
     "overlay": "barm.report.figures",
     "predict_files": "barm.predict.images",
@@ -99,6 +100,7 @@ _HOMES = {
     "read_image": "barm.data.images",
     "recipe_names": "barm.catalogue",
     "recipe_text": "barm.settings",
+    "recognise": "barm.weights.recognise",
     "register_network": "barm.models.families.own",
     "run_bench": "barm.bench.run",
     "run_grid": "barm.grid",
@@ -153,6 +155,7 @@ __all__ = [
     "read_image",
     "recipe_names",
     "recipe_text",
+    "recognise",
     "register_network",
     "run_bench",
     "run_grid",

@@ -24,12 +24,14 @@ from barm.engine.scores import scores_of
 from barm.errors import UserError
 from barm.escaping import markup
 from barm.report.compare import Row, read_results, summarise, write_comparison
+from barm.weights.recognise import check_usable
 
 Where = Path | str | tuple[Source, Source]  # a folder, or the training and the validation source
 
 
 def read_config(path: Path | str) -> RunConfig:
     """The configuration that a run was trained with."""
+    check_usable(path)
     return RunDirectory(Path(path)).config()
 
 

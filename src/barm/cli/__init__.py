@@ -47,8 +47,8 @@ GROUPS: dict[str, tuple[str, dict[str, Callable[..., Any]]]] = {
         },
     ),
     "weights": (
-        "Official checkpoints, both ways.\n\nExample: barm weights export runs/voc model.pth",
-        {"import": weights.import_, "export": weights.export},
+        "Checkpoints of other programs, official ones both ways.\n\nExample: barm weights export runs/voc model.pth",
+        {"show": weights.show, "import": weights.import_, "export": weights.export},
     ),
 }
 

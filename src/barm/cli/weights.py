@@ -1,27 +1,37 @@
-"""Commands on checkpoints of other programs: import, export."""
+"""Commands on checkpoints of other programs: show, import, export."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from barm.cli.common import RunArg, StepOpt, say
+from barm.cli.common import Json, RunArg, StepOpt, print_json, say
+from barm.errors import UserError
 from barm.words import count
 
 
 def import_(
-    checkpoint: Annotated[Path, typer.Argument(help="An official .pth, or a torchvision DeepLabV3's state dict.")],
+    checkpoint: Annotated[
+        Path, typer.Argument(help="A checkpoint of another program; `barm weights show` says what it is.")
+    ],
     folder: Annotated[Path, typer.Option("--out", help="The run's folder; earlier steps may be there already.")],
     form: Annotated[
         Literal["auto", "official", "torchvision"], typer.Option("--format", help="Whose file; auto looks.")
     ] = "auto",
-    dataset: Annotated[Literal["voc", "ade"], typer.Option(help="Official: what it was trained on.")] = "voc",
-    task: Annotated[str, typer.Option(help="Official: the task it was trained on.")] = "15-1",
-    step: Annotated[int, typer.Option(min=0, help="Official: the step it was saved after.")] = 0,
-    model: Annotated[str, typer.Option(help="The official model name.")] = "deeplabv3bga_resnet101",
-    method: Annotated[str, typer.Option(help="barm, ssul, or finetune for a DeepLab with one classifier.")] = "barm",
+    dataset: Annotated[
+        Literal["voc", "ade"] | None,
+        typer.Option(help="Official: what it was trained on, where the file leaves it open."),
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="Official: the task it was trained on, likewise.")] = None,
+    step: Annotated[int | None, typer.Option(min=0, help="Official: the step it was saved after, likewise.")] = None,
+    model: Annotated[str | None, typer.Option(help="The official model name, likewise.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="barm, ssul, or finetune for a DeepLab with one classifier, likewise.")
+    ] = None,
     images: Annotated[
         Path | None, typer.Option("--calibrate", help="torchvision: images like those it is used on, without labels.")
     ] = None,
@@ -36,14 +46,31 @@ def import_(
 
     Example: barm weights import deeplabv3_resnet50_coco.pth --calibrate images --out runs/base
     """
-    from barm.weights.published import import_published
-    from barm.weights.torchvision import import_torchvision, is_torchvision
+    from barm.weights.recognise import recognise
 
-    if form == "official" or (form == "auto" and not is_torchvision(checkpoint)):
-        import_published(checkpoint, folder, dataset=dataset, task=task, step=step, model=model, method=method)
-        say(f"{folder}: step {step} of {dataset} {task} from {checkpoint}")
+    kind = recognise(checkpoint)
+    whose = "torchvision" if kind.family == "torchvision" else "official"
+    if form not in ("auto", whose):
+        raise UserError(f"--format {form} does not fit: {kind.line(checkpoint)}")
+    if kind.use != "import":  # networks that are adopted from other libraries (`kind.use == "adopt"`) go here
+        raise UserError(kind.line(checkpoint))
+    if whose == "official":
+        from barm.weights.published import import_published
+
+        found = import_published(checkpoint, folder, dataset=dataset, task=task, step=step, model=model, method=method)
+        others = f" ({' or '.join(found.others)} would fit too: --task)" if found.others else ""
+        say(f"{folder}: step {found.step} of {found.dataset} {found.task}{others} from {checkpoint}")
         return
-    found = import_torchvision(checkpoint, folder, images=images, names_file=class_names, overrides=override or ())
+    _import_torchvision(checkpoint, folder, images, class_names, override or ())
+
+
+def _import_torchvision(
+    checkpoint: Path, folder: Path, images: Path | None, class_names: Path | None, overrides: Sequence[str]
+) -> None:
+    """Import torchvision's DeepLabV3, and print how near its new scores are to the softmax."""
+    from barm.weights.torchvision import import_torchvision
+
+    found = import_torchvision(checkpoint, folder, images=images, names_file=class_names, overrides=overrides)
     for line in (
         f"{folder}: torchvision's DeepLabV3 from {checkpoint}; an auxiliary classifier is left out",
         f"softmax -> a probability per class, fitted on {count(found.fitted, 'images')}, measured on "
@@ -53,6 +80,33 @@ def import_(
         f"  pixels that keep their class           {100 * found.agreement:.2f} %",
     ):
         say(line)
+
+
+def show(
+    path: Annotated[Path, typer.Argument(help="A file or folder of weights, whoever wrote it.")],
+    as_json: Json = False,
+) -> None:
+    """Say what a file or folder of weights is, and what barm can do with it.
+
+    Example: barm weights show model.pth
+    """
+    from barm.weights.recognise import recognise
+
+    kind = recognise(path)
+    if as_json:
+        print_json({"path": str(path), **asdict(kind)})
+        return
+    say(f"{path} is {kind.name}")
+    facts = (
+        ("network", kind.architecture),
+        ("outputs", kind.outputs),
+        ("classes per step", ", ".join(map(str, kind.groups))),
+        ("step", kind.step),
+        ("barm", kind.advice),
+    )
+    for name, value in facts:
+        if value not in (None, ""):
+            say(f"  {name:<16}  {value}")
 
 
 def export(

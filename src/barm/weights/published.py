@@ -21,7 +21,9 @@ from barm.errors import UserError
 from barm.labels import TaskPlan
 from barm.models.segmenter import MODELS, check_names
 from barm.reading import Unfit, read_pickled, state_dict_of
+from barm.weights.official import Origin, settle
 from barm.weights.published_names import own_names
+from barm.weights.recognise import recognise
 
 
 def file_name(model: str, dataset: str, task: str, step: int, setting: str) -> str:
@@ -92,18 +94,44 @@ def import_checkpoint(
 
 
 def import_published(
-    path: Path | str, out: Path | str, *, dataset: str, task: str, step: int, model: str, method: str = "barm"
-) -> None:
-    """`import_checkpoint` with the published classes, for BARM, SSUL, or a DeepLab with one classifier."""
+    path: Path | str,
+    out: Path | str,
+    *,
+    dataset: str | None = None,
+    task: str | None = None,
+    step: int | None = None,
+    model: str | None = None,
+    method: str | None = None,
+) -> Origin:
+    """`import_checkpoint` with the published classes, for BARM, SSUL, or a DeepLab with one classifier.
+
+    Args:
+        path: the ``.pth``.
+        out: the run's folder, new or with earlier steps.
+        dataset: ``voc`` or ``ade``; what is not given here and below is read off the file.
+        task: as in a recipe's name.
+        step: the step that it was saved after.
+        model: published name of the network.
+        method: of barm.
+
+    Returns:
+        What it was imported as.
+
+    Raises:
+        UserError: for a file of another kind, or one that contradicts what is given; nothing is written then.
+    """
     from barm.config import load_config
 
-    if model not in MODELS:
+    if model is not None and model not in MODELS:
         raise UserError(f"unknown model '{model}'; known: {', '.join(MODELS)}")
-    names, palette = published(dataset)
-    record = {**MODELS[model], "pretrained": False}
-    config = load_config(f"{dataset}/{task}/{method}", updates={"model": record})
-    plan = config.task.plan(names, config.seed)
-    import_checkpoint(Path(path), Path(out), config=config, plan=plan, step=step, class_names=names, palette=palette)
+    path = Path(path)
+    origin = settle(recognise(path), path, dataset=dataset, task=task, step=step, model=model, method=method)
+    names, palette = published(origin.dataset)
+    record = {**MODELS[origin.model], "pretrained": False}
+    config = load_config(f"{origin.dataset}/{origin.task}/{origin.method}", updates={"model": record})
+    plan, step = config.task.plan(names, config.seed), origin.step
+    import_checkpoint(path, Path(out), config=config, plan=plan, step=step, class_names=names, palette=palette)
+    return origin
 
 
 def export_checkpoint(run: Path | str, target: Path | str, *, step: int | None = None) -> None:

@@ -58,14 +58,6 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return {name.removeprefix("module."): tensor for name, tensor in state_dict_of(content, path).items()}
 
 
-def is_torchvision(path: Path) -> bool:
-    """Whether a state dict has the tensor names of torchvision's segmentation networks."""
-    try:
-        return "classifier.4.weight" in read_state(path)
-    except UserError:
-        return False
-
-
 def own_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename a state dict of torchvision's DeepLabV3 to our names, without the auxiliary classifier."""
     result = {}

@@ -18,6 +18,7 @@ from barm.errors import UserError
 from barm.methods.base import Method
 from barm.reading import Unfit, parse_json
 from barm.weights.hub import fetch, is_address
+from barm.weights.recognise import check_usable
 from barm.words import count
 
 KEY = "barm"  # of the description among a file's metadata
@@ -58,6 +59,7 @@ def open_trained(where: Path | str, step: int | None = None) -> Trained:
     path = Path(where)
     if path.is_file():
         return _from_file(path, step)
+    check_usable(path)
     return _from_run(RunDirectory(path), step)
 
 
@@ -76,6 +78,7 @@ def _from_run(directory: RunDirectory, step: int | None) -> Trained:
 
 
 def _from_file(path: Path, step: int | None) -> Trained:
+    check_usable(path)
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(KEY)

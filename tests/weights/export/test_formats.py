@@ -330,11 +330,11 @@ def test_errors(run, cli, tmp_path, monkeypatch):
     one_line(cli("export", run, "--out", "x.onnx", "--step", 9), "no finished step 9")
     one_line(cli("export", "nothing", "--out", "x.onnx"), "nothing is not a run")
     (tmp_path / "photo.safetensors").write_bytes(b"no")
-    one_line(cli("export", "photo.safetensors", "--out", "x.onnx"), "cannot be read as safetensors")
+    one_line(cli("export", "photo.safetensors", "--out", "x.onnx"), "no safetensors file although")
     from safetensors.torch import save_file
 
     save_file({"weight": torch.zeros(1)}, tmp_path / "other.safetensors")
-    one_line(cli("export", "other.safetensors", "--out", "x.onnx"), "is no model of barm")
+    one_line(cli("export", "other.safetensors", "--out", "x.onnx"), "1 tensor of a network that barm does not know")
     real = importlib.util.find_spec
     monkeypatch.setattr(
         "barm.weights.export.formats.find_spec", lambda name: None if name == "onnxscript" else real(name)

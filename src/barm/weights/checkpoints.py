@@ -1,0 +1,218 @@
+"""Recognise a checkpoint: the table around the state dict says whose it is, the tensors' names which network."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from barm.weights.containers import Contents
+from barm.weights.kind import OWN, Kind, State
+from barm.weights.networks import network_of
+from barm.weights.pickled import ClassName, Record, shape_of, tables_in
+from barm.words import count
+
+KEY = "barm"  # of the description among a file's metadata
+STATES = (  # keys under which programs store a state dict, the better first
+    "model_state",
+    "state_dict",
+    "model_state_dict",
+    "network_weights",
+    "model_state_dict_ema",
+    "model_ema",
+    "model",
+    "network",
+    "net",
+    "module",
+    "params_ema",
+    "params",
+    "weights",
+    "teacher",
+    "student",
+)
+HARMLESS = re.compile(  # what a reader of tensors and plain values takes
+    r"torch\.(_utils\.\w+|\w+Storage|storage\.\w+|Size|device|Tensor|nn\.parameter\.\w+|_tensor\.\w+|b?float\d+|u?int\d+|bool)"
+    r"|collections\.\w+|argparse\.Namespace|_codecs\.encode|(builtins|__builtin__)\.(set|frozenset|slice|complex|bytearray)"
+    r"|numpy\.(_?core\.multiarray\.\w+|dtype|ndarray|dtypes\.\w+)"
+)
+UNTELLING = ("torch.nn.", "builtins.", "__builtin__.")  # named last: they do not say whose file it is
+LEAST = 0.5  # share of tensors in a table that is a state dict
+SAVED = "save its state dict where it was trained: `torch.save(model.state_dict(), FILE)`"
+INNER = "`torch.save(torch.load(PATH, weights_only=False)[{key!r}], FILE)` where it was trained gets its state dict out"
+
+
+def kind_of_checkpoint(contents: Contents) -> Kind:
+    """The kind of what a checkpoint holds."""
+    if contents.form == "safetensors":
+        return _safetensors(contents)
+    top = contents.top
+    if isinstance(top, Record) and shape_of(top) is None:
+        return _module(top)
+    table = tables_in(top)
+    for rule in (_program, _optimizer):
+        if (kind := rule(table, contents)) is not None:
+            return kind
+    key, state = state_in(table)
+    if state is not None:
+        kind = network_of(State(state))
+        classes = foreign(contents.names)
+        return _with_classes(kind, classes, key) if classes else kind
+    return _no_state(table, contents)
+
+
+def state_in(table: Mapping[Any, Any]) -> tuple[str, dict[str, tuple[int, ...]] | None]:
+    """Key and tensors of the state dict in a table; the key is empty if the table itself is one."""
+    own = _shapes(table)
+    if own and len(own) >= LEAST * len(table):
+        return "", own
+    for key in (*STATES, *(k for k in table if isinstance(k, str) and "optim" not in k)):
+        inner = tables_in(table.get(key))
+        shapes = _shapes(inner)
+        if shapes and len(shapes) >= LEAST * len(inner):
+            return key, shapes
+        deeper = _shapes(tables_in(inner.get("state_dict", inner.get("model"))))
+        if deeper:
+            return key, deeper
+    return "", own or None
+
+
+def foreign(names: frozenset[str]) -> list[str]:
+    """Classes that only the program knows which wrote the file, so that a safe reader refuses it."""
+    return sorted(
+        (name for name in names if not HARMLESS.fullmatch(name)), key=lambda name: (name.startswith(UNTELLING), name)
+    )
+
+
+def _shapes(table: Mapping[Any, Any]) -> dict[str, tuple[int, ...]]:
+    found = {name: shape_of(value) for name, value in table.items() if isinstance(name, str)}
+    return {name: shape for name, shape in found.items() if shape is not None}
+
+
+def _safetensors(contents: Contents) -> Kind:
+    text = (contents.metadata or {}).get(KEY)
+    if text is not None:
+        try:
+            description = json.loads(text)
+            step, classes = int(description["step"]), len(description["class_names"])
+            groups = tuple(len(group) for group in description["learned"])
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return Kind("barm-file", "a file of barm whose description is damaged", "write it anew with `barm export`")
+        name = f"a model of barm after step {step}, {count(classes - 1, 'classes')} and background"
+        advice = "`barm predict {path} IMAGE --out seen` and `barm load` take it as it is"
+        return Kind("barm-file", name, advice, "open", str(description.get("backbone", "")), classes, groups, step)
+    return (
+        network_of(State(_shapes(contents.top)))
+        if contents.top
+        else Kind("empty", "a safetensors file without tensors", SAVED)
+    )
+
+
+def _module(top: Record) -> Kind:
+    """A pickled object in place of a state dict."""
+    name = top.name
+    if name.startswith("numpy.") or "ndarray" in name:
+        return Kind("arrays", "a pickled numpy array", "give a checkpoint of a network")
+    if name.startswith(("fastai.", "fastcore.")):
+        title = f"a Learner of fastai (pickled class {name})"
+        return Kind("fastai", title, "save its state dict: `torch.save(learn.model.state_dict(), FILE)`")
+    if not isinstance(top.state, dict) or "_modules" not in top.state:
+        return Kind("pickle", f"a pickled object of the class {name}, not a state dict", SAVED)
+    advice = f"unpickling would run code, so barm does not; {SAVED}"
+    return Kind("module", f"a whole pickled network of the class {name} (torch.save(model))", advice)
+
+
+def _program(table: Mapping[Any, Any], contents: Contents) -> Kind | None:
+    """A checkpoint whose table is that of a well-known program."""
+    if "pytorch-lightning_version" in table:
+        return _lightning(table)
+    ultralytics = next((n for n in sorted(contents.names) if n.startswith(("ultralytics.", "models.yolo."))), None)
+    if ultralytics is not None:
+        title = f"a YOLO checkpoint of ultralytics (its pickle needs the class {ultralytics})"
+        return Kind("ultralytics", title, f"unpickling would run code, and barm has no such network; {OWN}")
+    if "network_weights" in table:
+        _, shapes = state_in(table)
+        kind = network_of(State(shapes or {"": ()}))
+        outputs = kind.outputs if kind.family == "nnunet" else None
+        what = f", {count(outputs, 'outputs')}" if outputs else ""
+        return Kind("nnunet", f"a checkpoint of nnU-Net{what}", f"barm cannot go on from it; {OWN}", outputs=outputs)
+    if "matching_heuristics" in table or ("__author__" in table and "model" in table):
+        return Kind(
+            "detectron2", "a file of weights of detectron2's model zoo (.pkl)", f"barm cannot go on from it; {OWN}"
+        )
+    if "args" in table and "model" in table and any(n.startswith("fairseq") for n in contents.names):
+        return Kind("fairseq", "a checkpoint of fairseq", f"barm cannot go on from it; {OWN}")
+    if "model" in table and {"cfg", "extra_state", "optimizer_history"} & table.keys() and "task_state" in table:
+        return Kind("fairseq", "a checkpoint of fairseq", f"barm cannot go on from it; {OWN}")
+    if "meta" in table and "state_dict" in table:
+        return _openmmlab(table)
+    return None
+
+
+def _lightning(table: Mapping[Any, Any]) -> Kind:
+    shapes = _shapes(tables_in(table.get("state_dict")))
+    if not shapes:
+        return Kind("lightning", "a checkpoint of Lightning without a state dict", SAVED)
+    inner, parts = network_of(State(shapes)), {name.split(".")[0] for name in shapes}
+    attribute = next(iter(parts)) if len(parts) == 1 else "model"
+    advice = (
+        "get the network out, MODULE being your LightningModule: "
+        f"`torch.save(MODULE.load_from_checkpoint(PATH).{attribute}.state_dict(), FILE)`"
+    )
+    if inner.family == "smp-state":
+        advice = (
+            "get the network out, MODULE being your LightningModule, and give the folder: "
+            f"`MODULE.load_from_checkpoint(PATH).{attribute}.save_pretrained(FOLDER)`"
+        )
+    return replace(
+        inner, family="lightning", name=f"a checkpoint of Lightning that holds {inner.name}", advice=advice, use="none"
+    )
+
+
+def _openmmlab(table: Mapping[Any, Any]) -> Kind | None:
+    shapes = _shapes(tables_in(table["state_dict"]))
+    if not shapes:
+        return None
+    kind = network_of(State(shapes))
+    if kind.family == "state":
+        return Kind("mmsegmentation", "a checkpoint of OpenMMLab (MMSegmentation, MMDetection)", kind.advice)
+    return kind
+
+
+def _optimizer(table: Mapping[Any, Any], _: Contents) -> Kind | None:
+    if {"state", "param_groups"} <= table.keys() and "model" not in table:
+        return Kind(
+            "optimizer", "the state of an optimiser, without a network", f"give the network's checkpoint: {SAVED}"
+        )
+    return None
+
+
+def _with_classes(kind: Kind, classes: list[str], key: str) -> Kind:
+    """A checkpoint that `torch.load` refuses for other things than the state dict in it."""
+    name = f"{kind.name}, beside pickled objects ({classes[0]}{', ...' if len(classes) > 1 else ''})"
+    if kind.use in ("none", "open"):
+        return replace(kind, name=name)
+    return replace(kind, name=name, advice=f"they are never unpickled: {INNER.format(key=key)}", use="none")
+
+
+def _no_state(table: Mapping[Any, Any], contents: Contents) -> Kind:
+    classes = foreign(contents.names)
+    keys = [key for key in table if isinstance(key, str)]
+    module = next((k for k in keys if isinstance(table[k], Record) and "_modules" in tables_in(table[k])), None)
+    if module is not None:
+        title = f"a checkpoint with a whole pickled network of the class {table[module].name} under {module!r}"
+        return Kind("module", title, f"unpickling would run code, so barm does not; {SAVED}")
+    if isinstance(contents.top, ClassName):
+        return Kind("pickle", f"a pickled reference to {contents.top.name}", SAVED)
+    if shape_of(contents.top) is not None:
+        return Kind("arrays", "a single tensor, not a state dict", SAVED)
+    what = "a checkpoint" if contents.form == "torch" else "a pickle"
+    if classes:
+        return Kind("pickle", f"{what} of pickled objects ({classes[0]}) without a state dict", SAVED)
+    inside = f" (keys: {', '.join(keys[:5])}{', ...' if len(keys) > 5 else ''})" if keys else ""
+    optimiser = any("optim" in key for key in keys)
+    title = (
+        f"{what} with the state of an optimiser alone{inside}" if optimiser else f"{what} without a state dict{inside}"
+    )
+    return Kind("optimizer" if optimiser else "pickle", title, SAVED)
