@@ -86,9 +86,7 @@ def test_barm_extends_a_softmax_network_which_is_calibrated_on_the_new_images(da
     model = networks.QUICK["transformers-segformer"](tmp_path / "model")
     extended(model, data, tmp_path / "run", "folder/barm")
     assert RunDirectory(tmp_path / "run-base").has(0, "calibration.json")
-    with pytest.raises(
-        UserError, match="barm adds branches to transformers Segformer"
-    ):
+    with pytest.raises(UserError, match="barm adds branches to transformers Segformer"):
         barm.original(tmp_path / "run")
 
 

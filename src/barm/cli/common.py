@@ -45,6 +45,19 @@ StepOpt = Annotated[
     int | None,
     typer.Option("--step", min=0, help="Which step; the last by default.", autocompletion=completion.steps),
 ]
+MODEL = "A network of another library"
+ClassNames = Annotated[
+    Path | None,
+    typer.Option(rich_help_panel=MODEL, help="A file with the names of its outputs in their order, one per line."),
+]
+Background = Annotated[
+    str | None,
+    typer.Option(rich_help_panel=MODEL, help="Which of them is the background, or none; by its name by default."),
+]
+ActivationOpt = Annotated[
+    Literal["softmax", "sigmoid"] | None,
+    typer.Option("--activation", rich_help_panel=MODEL, help="With which it was trained, if its files do not say."),
+]
 Device = Annotated[Literal["auto", "cpu", "cuda"] | None, typer.Option(help="Where it runs.")]
 Precision = Annotated[
     Literal["auto", "32-true", "bf16-mixed", "16-mixed"] | None, typer.Option(help="bf16 where the processor has it.")

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from barm.cli.common import NAMES, Device, Json, Precision, Quiet, names_in, out, print_json, say
+from barm.cli.common import (
+    MODEL,
+    NAMES,
+    ActivationOpt,
+    Background,
+    ClassNames,
+    Device,
+    Json,
+    Precision,
+    Quiet,
+    names_in,
+    out,
+    print_json,
+    say,
+)
 from barm.engine.distributed.watch import is_first
-
-MODEL = "A network of another library"
 
 
 def extend(
@@ -42,18 +54,9 @@ def extend(
     device: Device = None,
     precision: Precision = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the extension in --out stopped.")] = False,
-    class_names: Annotated[
-        Path | None,
-        typer.Option(rich_help_panel=MODEL, help="A file with the names of its outputs, one per line, in their order."),
-    ] = None,
-    background: Annotated[
-        str | None,
-        typer.Option(rich_help_panel=MODEL, help="Which of them is the background, or none; by its name by default."),
-    ] = None,
-    activation: Annotated[
-        Literal["softmax", "sigmoid"] | None,
-        typer.Option(rich_help_panel=MODEL, help="With which it was trained, where its files do not say."),
-    ] = None,
+    class_names: ClassNames = None,
+    background: Background = None,
+    activation: ActivationOpt = None,
     images: Annotated[
         Path | None,
         typer.Option(

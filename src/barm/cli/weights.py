@@ -9,7 +9,17 @@ from typing import Annotated, Literal
 
 import typer
 
-from barm.cli.common import Json, RunArg, StepOpt, print_json, say
+from barm.cli.common import (
+    MODEL,
+    ActivationOpt,
+    Background,
+    ClassNames,
+    Json,
+    RunArg,
+    StepOpt,
+    print_json,
+    say,
+)
 from barm.errors import UserError
 from barm.words import count
 
@@ -33,13 +43,19 @@ def import_(
         str | None, typer.Option(help="barm, ssul, or finetune for a DeepLab with one classifier, likewise.")
     ] = None,
     images: Annotated[
-        Path | None, typer.Option("--calibrate", help="torchvision: images like those it is used on, without labels.")
+        Path | None,
+        typer.Option("--calibrate", rich_help_panel=MODEL, help="Images like those it is used on, without labels."),
     ] = None,
-    class_names: Annotated[
-        Path | None, typer.Option(help="torchvision: a file with the names of its classes; VOC's by default.")
+    class_names: ClassNames = None,
+    background: Background = None,
+    activation: ActivationOpt = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(rich_help_panel=MODEL, help="Of the method that is to extend it; folder/barm by default."),
     ] = None,
     override: Annotated[
-        list[str] | None, typer.Option("--set", help="torchvision: table.key=value over the recipe voc/barm.")
+        list[str] | None,
+        typer.Option("--set", rich_help_panel=MODEL, help="table.key=value over the recipe."),
     ] = None,
 ) -> None:
     """Turn a checkpoint into a step of a run, which can be evaluated, extended and exported.
@@ -52,7 +68,23 @@ def import_(
     whose = "torchvision" if kind.family == "torchvision" else "official"
     if form not in ("auto", whose):
         raise UserError(f"--format {form} does not fit: {kind.line(checkpoint)}")
-    if kind.use != "import":  # networks that are adopted from other libraries (`kind.use == "adopt"`) go here
+    if kind.use == "adopt" or (kind.family == "torchvision" and recipe is not None):
+        from barm.weights.importing import import_lines, import_model
+
+        taken = import_model(
+            checkpoint,
+            folder,
+            class_names=class_names,
+            background=background,
+            activation=activation,
+            images=images,
+            recipe=recipe or "folder/barm",
+            overrides=override or (),
+        )
+        for line in import_lines(taken):
+            say(line)
+        return
+    if kind.use != "import":
         raise UserError(kind.line(checkpoint))
     if whose == "official":
         from barm.weights.published import import_published

@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from barm.engine.checkpoint.directory import CONFIG, RunDirectory
 from barm.engine.distributed.launcher import processes
@@ -14,10 +13,10 @@ from barm.engine.runtime import Runtime
 from barm.errors import UserError
 from barm.extension.plan import Plan, Request, make_plan
 from barm.weights.adoption import RECIPE, Taken
-from barm.weights.foreign import smp, transformers
 from barm.weights.foreign.found import Activation
 from barm.weights.hub import SCHEME, is_address
 from barm.weights.importing import import_model
+from barm.weights.recognise import recognise
 
 
 @dataclass(frozen=True)
@@ -38,11 +37,8 @@ class ModelOptions:
 
 
 def is_model(path: Path | str) -> bool:
-    """Whether a path is a network of another library, not a run."""
-    place = Path(path)
-    if is_address(path) or place.is_file():
-        return True
-    return not (place / CONFIG).is_file() and any(library.recognises(place) for library in (smp, transformers))
+    """Whether a path is no run and no folder of runs, but weights of whatever kind."""
+    return is_address(path) or recognise(Path(path)).family not in ("run", "folder", "missing")
 
 
 def start_of(model: Path | str, target: Path | None, new: Sequence[str]) -> tuple[Path, Path]:
@@ -103,31 +99,3 @@ def make_imported_plan(
             shutil.rmtree(base, ignore_errors=True)
         raise
     return plan, rt, out
-
-
-def import_lines(taken: Taken) -> list[str]:
-    """What was imported, for the terminal."""
-    names, model = taken.classes.names, taken.config.model
-    shown = ", ".join(names[1:9]) + (", ..." if len(names) > 9 else "")
-    background = {
-        "row": "background is one of its outputs",
-        "threshold": "background is where no class is likelier than not",
-        "none": "it has no background",
-    }[taken.classes.background]
-    lines = [
-        f"{taken.run}: {taken.title}, {len(names) - 1} classes ({shown}); {background}",
-        f"  images: mean {_numbers(model.mean)}, deviation {_numbers(model.std)} of values in 0..1",
-        *(f"  {note}" for note in taken.notes),
-    ]
-    found: Any = taken.calibration
-    if found is not None:
-        lines += [
-            f"  softmax -> a probability per class, fitted on {found.fitted} images, measured on {found.held_out}:",
-            f"  calibration error {found.error_before:.4f} -> {found.error_after:.4f}, "
-            f"{100 * found.agreement:.2f} % of the pixels keep their class",
-        ]
-    return lines
-
-
-def _numbers(values: Sequence[float]) -> str:
-    return " ".join(f"{value:.3f}" for value in values)

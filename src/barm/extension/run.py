@@ -23,10 +23,11 @@ from barm.engine.runtime import Runtime
 from barm.escaping import markup, place
 from barm.extension.advice import advice
 from barm.extension.drawing import draw
-from barm.extension.imported import ModelOptions, import_lines, is_model, make_imported_plan
+from barm.extension.imported import ModelOptions, is_model, make_imported_plan
 from barm.extension.measure import agreement, claimed, mean, measure_again, taken_for
 from barm.extension.plan import Plan, Request, make_plan
 from barm.reading import real
+from barm.weights.importing import import_lines
 from barm.words import count, listed
 
 IMAGE = "extension.png"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -15,9 +16,11 @@ from barm.weights.adoption import RECIPE, Taken, take
 from barm.weights.foreign import smp, torchvision, transformers
 from barm.weights.foreign.found import Activation, Found
 from barm.weights.hub import fetch_folder, is_address
+from barm.weights.recognise import recognise
 from barm.weights.torchvision import read_state
 
 IMAGENET = (IMAGENET_MEAN, IMAGENET_STD)
+FAMILIES = ("smp", "transformers", "torchvision")  # whose networks are taken over
 
 
 def find_model(path: Path | str) -> Found:
@@ -31,13 +34,11 @@ def find_model(path: Path | str) -> Found:
         UserError: if it is none of these, or damaged.
     """
     place = fetch_folder(path) if is_address(path) else Path(path)
-    if place.is_dir():
-        reader = next((library for library in (smp, transformers) if library.recognises(place)), None)
-        if reader is None:
-            raise UserError(
-                f"{path} is no model folder that is known here: expected a config.json that "
-                "segmentation_models_pytorch, or SegFormer or UperNet of transformers, wrote with save_pretrained"
-            )
+    kind = recognise(place)
+    if kind.family not in FAMILIES or kind.use not in ("adopt", "import"):
+        raise UserError(kind.line(path))
+    if kind.family != "torchvision":
+        reader = smp if kind.family == "smp" else transformers
         found: Found = reader.read(place)
         return found
     return torchvision.read(read_state(place), place)
@@ -145,3 +146,31 @@ def adopt(
         )
     finally:
         module.train(training)
+
+
+def import_lines(taken: Taken) -> list[str]:
+    """What was imported, for the terminal."""
+    names, model = taken.classes.names, taken.config.model
+    shown = ", ".join(names[1:9]) + (", ..." if len(names) > 9 else "")
+    background = {
+        "row": "background is one of its outputs",
+        "threshold": "background is where no class is likelier than not",
+        "none": "it has no background",
+    }[taken.classes.background]
+    lines = [
+        f"{taken.run}: {taken.title}, {len(names) - 1} classes ({shown}); {background}",
+        f"  images: mean {_numbers(model.mean)}, deviation {_numbers(model.std)} of values in 0..1",
+        *(f"  {note}" for note in taken.notes),
+    ]
+    found: Any = taken.calibration
+    if found is not None:
+        lines += [
+            f"  softmax -> a probability per class, fitted on {found.fitted} images, measured on {found.held_out}:",
+            f"  calibration error {found.error_before:.4f} -> {found.error_after:.4f}, "
+            f"{100 * found.agreement:.2f} % of the pixels keep their class",
+        ]
+    return lines
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return " ".join(f"{value:.3f}" for value in values)
