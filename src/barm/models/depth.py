@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any, cast
 
 import timm
 import torch
@@ -36,7 +37,8 @@ def _of_timm(backbone: nn.Module, name: str) -> dict[int, int]:
         whole = timm.create_model(name, pretrained=False)
     if not hasattr(whole, "group_matcher"):
         return {}
-    rule: Mapping[str, int] = group_parameters(whole, whole.group_matcher(coarse=False), reverse=True)
+    matcher = cast(Any, whole).group_matcher(coarse=False)
+    rule: Mapping[str, int] = group_parameters(whole, matcher, reverse=True)
     blocks = {own.replace(".", "_"): block for own, block in rule.items()}
     found: dict[int, int] = {}
     for own, parameter in backbone.named_parameters():
@@ -51,16 +53,21 @@ def _of_timm(backbone: nn.Module, name: str) -> dict[int, int]:
 def _of_parts(backbone: nn.Module) -> dict[int, int]:
     """Numbers of the blocks by the order of the parts. What belongs to no part comes with the first."""
     found = dict.fromkeys(map(id, backbone.parameters()), 0)
-    for block, part in enumerate(_parts(backbone)):
+    whole, children = backbone, _children(backbone)
+    while len(children) == 1 and _children(children[0]):  # a wrapper
+        whole, children = children[0], _children(children[0])
+    for block, part in enumerate(_opened(whole)):
         found |= dict.fromkeys(map(id, part.parameters()), block)
     return found
 
 
-def _parts(module: nn.Module) -> Iterator[nn.Module]:
-    children = [child for child in module.children() if next(child.parameters(), None) is not None]
-    for child in children:
-        listed = isinstance(child, nn.Sequential | nn.ModuleList | nn.ModuleDict)
-        if listed or (len(children) == 1 and next(child.children(), None) is not None):
-            yield from _parts(child)
+def _children(module: nn.Module) -> list[nn.Module]:
+    return [child for child in module.children() if next(child.parameters(), None) is not None]
+
+
+def _opened(module: nn.Module) -> Iterator[nn.Module]:
+    for child in _children(module):
+        if isinstance(child, nn.Sequential | nn.ModuleList | nn.ModuleDict):
+            yield from _opened(child)
         else:
             yield child
