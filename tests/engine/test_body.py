@@ -179,7 +179,7 @@ def test_a_restored_step_ends_in_the_same_bits(body):
 
 def test_a_run_stores_ordinary_networks(tiny, tmp_path):
     pytest.importorskip("peft")
-    options = ("increment.body=lora", "increment.lora={rank=2, alpha=4.0}", "base.body=frozen", "base.depth_decay=0.9")
+    options = ("increment.body=lora", "increment.lora.rank=2", "base.body=frozen", "base.depth_decay=0.9")
     fit(tiny("barm", "3-1", *options), out=tmp_path / "run", quiet=True)
     fit(tiny("barm", "3-1"), out=tmp_path / "plain", quiet=True)
     for step in ("step00", "step01"):
