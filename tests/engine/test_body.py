@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 
 import pytest
 import timm
@@ -14,9 +16,12 @@ from barm.api import fit
 from barm.batch import Batch
 from barm.engine import capacity
 from barm.engine.body import trained_groups
+from barm.engine.checkpoint.directory import RunDirectory
 from barm.engine.config import RuntimeConfig, StepRecipe
+from barm.engine.monitor import Monitor
 from barm.engine.runtime import Runtime, unwrap
 from barm.engine.train import StepTrainer, calibrate
+from barm.errors import Stopped
 from barm.labels import TaskPlan
 from barm.methods import METHODS
 from barm.methods.base import Rates
@@ -175,6 +180,28 @@ def test_a_restored_step_ends_in_the_same_bits(body):
     assert not changed(numbers(whole.network), numbers(second.network))
     other = trainer_of("lora" if body == "frozen" else "frozen", 1)
     assert other.misfit(state) == "the optimiser's groups are others"
+
+
+def test_a_stopped_run_with_adapters_resumes_to_the_same_weights(tiny, tmp_path, monkeypatch):
+    pytest.importorskip("peft")
+    config = tiny("barm", "3-1", "base.epochs=2", "base.body=lora", "base.depth_decay=0.9", "runtime.save_every=3")
+    fit(config, out=tmp_path / "whole", steps=[0], quiet=True)
+    show = Monitor.progress
+
+    def stop(self, iteration, *rest):
+        show(self, iteration, *rest)
+        if iteration == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Monitor, "progress", stop)
+        with pytest.raises(Stopped):
+            fit(config, out=tmp_path / "broken", steps=[0], quiet=True)
+    kept = RunDirectory(tmp_path / "broken").load_partial(0)["model"]
+    assert any("lora_A" in name for name in kept)
+    fit(config, out=tmp_path / "broken", steps=[0], resume=True, quiet=True)
+    whole, broken = ((tmp_path / run / "step00/model.safetensors").read_bytes() for run in ("whole", "broken"))
+    assert whole == broken
 
 
 def test_a_run_stores_ordinary_networks(tiny, tmp_path):
