@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from barm.data.exemplars import MemoryConfig
-from barm.engine.config import PlaceConfig, RunConfig, StepRecipe
+from barm.engine.config import LoraConfig, PlaceConfig, RunConfig, StepRecipe
 from barm.methods import METHODS
 from barm.methods.base import MethodConfig, Rates
 from barm.settings import explained, summary, to_toml
@@ -149,6 +149,7 @@ def tables() -> Iterator[str]:
             both = f"`[base]`: {words['base']} `[increment]`: {words['increment']}"
             yield f"## [base] and [increment]\n\n{both}\n\n{table(rows(StepRecipe))}"
             yield f"### [base.lr] and [increment.lr]\n\n{summary(Rates)}\n\n{table(rows(Rates))}"
+            yield f"### [base.lora] and [increment.lora]\n\n{summary(LoraConfig)}\n\n{table(rows(LoraConfig))}"
         elif name != "increment" and inspect.isclass(model) and issubclass(model, BaseModel):
             yield f"## [{name}]\n\n{sentence(words[name])}\n\n{table(rows(model))}"
             if name == "data":

@@ -50,7 +50,8 @@ def test_every_key_has_a_row(script):
     assert all(f"### method.name = {name}\n" in text for name in METHODS)
     heads = re.findall(r"^##+ (\[.*)$", text, re.MULTILINE)
     tables = ["[data]", "[[data.val]]", "[task]", "[model]", "[method]", "[method.memory]", "[base] and [increment]"]
-    assert heads == [*tables, "[base.lr] and [increment.lr]", "[evaluation]", "[runtime]"]
+    adapters = ["[base.lora] and [increment.lora]"]
+    assert heads == [*tables, "[base.lr] and [increment.lr]", *adapters, "[evaluation]", "[runtime]"]
 
 
 class Kinds(BaseModel):

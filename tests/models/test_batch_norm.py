@@ -148,3 +148,16 @@ def test_one_network_one_number(name, tiny, tmp_path, monkeypatch):
     stored = fit(config, out=tmp_path / "run", quiet=True)
     assert evaluate(tmp_path / "run", quiet=True)["miou"] == stored[-1]["miou"]
     assert evaluate(tmp_path / "run", 0, quiet=True)["miou"] == stored[0]["miou"]
+
+
+def test_a_frozen_part_shares_no_statistics():
+    """It may also hold a normalisation that could not be shared."""
+    network = nn.ModuleDict(
+        {
+            "backbone": nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.BatchNorm1d(4)),
+            "classifier": nn.Sequential(nn.Conv2d(4, 2, 1), nn.BatchNorm2d(2)),
+        }
+    )
+    shared = synchronised(network, network["backbone"])
+    assert [type(m) for m in shared["backbone"]] == [nn.Conv2d, nn.BatchNorm2d, nn.BatchNorm1d]
+    assert type(shared["classifier"][1]) is nn.SyncBatchNorm

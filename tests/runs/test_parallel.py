@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -51,7 +52,9 @@ def launch(world: int, *words: str) -> None:
 @pytest.mark.slow
 def test_two_processes_equal_one(tmp_path):
     """Every method; the processes are started once for all of them, since starting takes the time."""
-    cases = ["barm:equal", *(f"{name}:unequal" for name in sorted(METHODS))]
+    cases = ["barm:equal", "barm:frozen", *(f"{name}:unequal" for name in sorted(METHODS))]
+    if find_spec("peft") is not None:
+        cases.append("barm:lora")
     for world in (1, 2):
         (tmp_path / str(world)).mkdir()
         launch(world, str(tmp_path / str(world)), *cases)

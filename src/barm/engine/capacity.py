@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from barm.data.base import Source
-from barm.engine.config import RunConfig
+from barm.engine.body import train_mode, trained_groups
+from barm.engine.config import RunConfig, StepRecipe
 from barm.engine.runtime import Runtime
 from barm.errors import UserError
 from barm.labels import Step
@@ -57,7 +58,7 @@ def check_training(config: RunConfig, rt: Runtime, index: int) -> None:
     recipe, table = config.recipe(index), "base" if index == 0 else "increment"
     if recipe.crop == "auto":  # chosen when the data are open
         return
-    need = _training_need(*_key(config), index > 0)
+    need = _training_need(*_key(config), index > 0, recipe.model_dump_json(include={"body", "lora"}))
     pixels = min(recipe.batch_size * recipe.side**2, MOST)
     _check(
         rt,
@@ -153,16 +154,16 @@ def _method(network: str, method: str, increment: bool) -> Method[Any, Any]:
 
 
 @lru_cache(maxsize=32)
-def _training_need(network: str, config: str, increment: bool) -> Need:
+def _training_need(network: str, config: str, increment: bool, body: str = "{}") -> Need:
+    recipe = StepRecipe(epochs=1, batch_size=1, lr=ANY, **json.loads(body))
     method = _method(network, config, increment)
     model = skeleton(method)
     if model is None:
         return Need(0, 0)
-    groups = [g["params"] for g in method.param_groups(model, ANY)]
-    trained = {id(p): p for group in groups for p in group}
+    trained = {id(p): p for group in trained_groups(method, model, recipe) for p in group["params"]}
     for parameter in model.parameters():
         parameter.requires_grad_(id(parameter) in trained)
-    method.train_mode(model)
+    train_mode(method, model, recipe)
     weights = sum(_size(p) for p in model.parameters())
     return Need(weights + 2 * sum(map(_size, trained.values())), _kept(model) / (IMAGES * SIDE**2))
 

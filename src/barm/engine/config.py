@@ -114,6 +114,21 @@ class TaskConfig(_Config):
         return TaskPlan.parse(self.name or "", len(class_names) - 1, self.setting, seed, self.order)
 
 
+class LoraConfig(_Config):
+    """Low-rank adapters of the backbone's layers, of ``body = "lora"``.
+
+    Attributes:
+        rank: of an adapter's two factors.
+        alpha: an adapter's product is multiplied by alpha / rank.
+        targets: names of the adapted layers, or the ends of their names such as ``conv2``; by default all linear layers
+            and convolutions without groups.
+    """
+
+    rank: int = Field(8, ge=1, le=1024, strict=True)
+    alpha: float = Field(16.0, gt=0, le=10_000)
+    targets: tuple[str, ...] = ()
+
+
 class StepRecipe(_Config):
     """Optimisation of a step: SGD with a schedule per iteration. Source: spec/barm.md section 4.
 
@@ -121,6 +136,11 @@ class StepRecipe(_Config):
         epochs: passes over the step's images.
         batch_size: images per update and process.
         lr: learning rates by part of the network.
+        body: how the backbone trains: as the method says (`trained`), not at all (`frozen`), or by adapters that the
+            step's end merges into its weights (`lora`).
+        depth_decay: factor on the backbone's rate for every block further from the head; the last block has the rate
+            itself.
+        lora: size of the adapters of `lora`.
         policy: how the rates fall: `poly`, `warm_poly` (no floor, and a warm-up) or `step` (a tenth every `step_size`
             iterations).
         step_size: iterations between two falls of the rates, of the `step` policy.
@@ -141,6 +161,9 @@ class StepRecipe(_Config):
     epochs: int = Field(ge=1, strict=True)
     batch_size: int = Field(ge=1, strict=True)
     lr: Rates
+    body: Literal["trained", "frozen", "lora"] = "trained"
+    depth_decay: float = Field(1.0, gt=0, le=1)
+    lora: LoraConfig | None = Field(None, examples=[{"rank": 8, "alpha": 16.0}])
     policy: Policy = "poly"
     step_size: int = Field(10_000, ge=1, strict=True)
     warm_up: float = Field(0.1, ge=0, le=1)
@@ -154,6 +177,14 @@ class StepRecipe(_Config):
     flip: float = Field(0.5, ge=0, le=1)
     pad_label: Literal[0, 255] = 0
     void_label: Literal[0, 255] = 255
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sized_adapters(cls, table: Any) -> Any:
+        """Without a size, adapters have the default one, which is then stored with the run."""
+        if isinstance(table, dict) and table.get("body") == "lora" and table.get("lora") is None:
+            return {**table, "lora": {}}
+        return table
 
     @field_validator("crop", mode="before")
     @classmethod
@@ -229,6 +260,8 @@ class RuntimeConfig(_Config):
         save_every: iterations between two saved trainer states.
         log_every: iterations between two values of the loss in the log; between them nothing waits for the device.
         tensorboard: write event files.
+        wandb: write for Weights & Biases too: into the run's folder alone (`offline`), or also to the server that its
+            client is logged in to (`online`).
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -241,6 +274,7 @@ class RuntimeConfig(_Config):
     save_every: int = Field(500, ge=1, strict=True)
     log_every: int = Field(10, ge=1, strict=True)
     tensorboard: bool = True
+    wandb: Literal["off", "offline", "online"] = "off"
 
 
 def _method(value: Any) -> Any:

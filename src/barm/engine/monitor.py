@@ -1,10 +1,10 @@
-"""Progress and logs of a training run: progress bar, log.csv, TensorBoard."""
+"""Progress and logs of a training run: progress bar, log.csv, TensorBoard, Weights & Biases."""
 
 from __future__ import annotations
 
 import csv
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -13,8 +13,10 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
+from barm.engine import tracking
 from barm.engine.memory_use import MEGABYTE
 from barm.errors import UserError
+from barm.escaping import markup
 from barm.words import duration
 
 COLUMNS = ("step", "epoch", "iteration", "name", "value")
@@ -108,6 +110,7 @@ class Monitor:
         self.live = is_live(self.console)
         self.log: Any = None
         self.writer: Any = None
+        self.logger: Any = None
         self.bar: Progress | None = None
         self._note = ""
 
@@ -120,6 +123,8 @@ class Monitor:
         self._stop_bar()
         if self.writer is not None:
             self.writer.close()
+        if self.logger is not None:
+            tracking.end_logger(self.logger, failed=kind is not None)
         if self.log is not None:
             self.log.close()
 
@@ -128,8 +133,19 @@ class Monitor:
         self.console.print(text, highlight=False, soft_wrap=True)
 
     def open(self, directory: Path, memory: Callable[[], int | None] = lambda: None) -> None:
-        """Begin to write into a run's folder; `memory` returns the step's peak of memory in bytes."""
+        """Begin to write into a run's folder; `memory` returns the step's peak of memory in bytes.
+
+        The configuration that is stored there says whether Weights & Biases gets the scalars too.
+
+        Raises:
+            UserError: if it cannot.
+        """
         self.path, self.memory = directory / LOG, memory
+        tracked = tracking.wanted(directory)
+        if self.main and tracked is not None and self.logger is None:
+            self.logger = tracking.start_logger(directory, tracked)
+            if shown := tracking.address(self.logger):
+                self.say(f"logged at {markup(shown)}")
         if self.main and self.tensorboard:
             from torch.utils.tensorboard import SummaryWriter  # slow to import
 
@@ -167,9 +183,7 @@ class Monitor:
             row[PEAK] = peak / MEGABYTE
         rows = csv.writer(self.log)
         rows.writerows((self.step, epoch, iteration, name, f"{value:.6g}") for name, value in row.items())
-        if self.writer is not None:
-            for name, value in row.items():
-                self.writer.add_scalar(f"step{self.step:02d}/{name}", value, iteration)
+        self._scalars(f"step{self.step:02d}", row, iteration)
         terms = " ".join(f"{k} {v:.3f}" for k, v in values.items())
         self._note = f"epoch {epoch + 1} · {terms} · {rate:.1f} img/s"
         if self.bar is not None:
@@ -197,9 +211,15 @@ class Monitor:
 
     def metrics(self, step: int, means: dict[str, float]) -> None:
         """Report the scores of a step."""
+        self._scalars("miou", means, step)
+
+    def _scalars(self, group: str, values: Mapping[str, float], number: int) -> None:
+        """Write scalars for TensorBoard and for Weights & Biases."""
         if self.writer is not None:
-            for name, value in means.items():
-                self.writer.add_scalar(f"miou/{name}", value, step)
+            for name, value in values.items():
+                self.writer.add_scalar(f"{group}/{name}", value, number)
+        if self.logger is not None:
+            self.logger.log_metrics({f"{group}/{name}": value for name, value in values.items()}, number)
 
     def _stop_bar(self) -> None:
         if self.bar is not None:

@@ -114,7 +114,12 @@ class Runtime:
         return self.world > 1 and self.device.type == "cuda"
 
     def setup(
-        self, module: nn.Module, optimizer: torch.optim.Optimizer, *, trains_bn: bool
+        self,
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        trains_bn: bool,
+        frozen: nn.Module | None = None,
     ) -> tuple[nn.Module, torch.optim.Optimizer]:
         """Wrap a network and its optimiser for training.
 
@@ -122,11 +127,13 @@ class Runtime:
             module: on the device; what is wrapped may be another network with the same tensors.
             optimizer: of its parameters.
             trains_bn: whether its batch norm uses batch statistics.
+            frozen: a child of it whose batch norm does not train in any case.
         """
         if trains_bn and self.shares_statistics:
-            module = synchronised(module)
-        if not trains_bn:
-            take_in_frozen_norms(module)
+            module = synchronised(module, frozen)
+        part = frozen if trains_bn else module
+        if part is not None:
+            take_in_frozen_norms(part)
         if self.compile:
             module = torch.compile(module)  # type: ignore[assignment]
         wrapped, wrapped_optimizer = self.fabric.setup(module, optimizer)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from barm.batch import Batch, Term
+from barm.engine.body import frozen_part, train_mode, trained_groups
 from barm.engine.config import StepRecipe
 from barm.engine.finite import not_finite
 from barm.engine.runtime import Runtime, unwrap
@@ -69,7 +70,7 @@ class StepTrainer:
                 "batch_size is 1, but batch norm is trained at this step and needs at least 2 images: raise "
                 "batch_size, or freeze batch norm with --set method.freeze_bn=true (from step 1 on)"
             )
-        groups = [g for g in method.param_groups(model, recipe.lr) if g["params"]]
+        groups = trained_groups(method, model, recipe, seed=_mix(seed, method.step.index))
         training = {id(p) for g in groups for p in g["params"]}
         for parameter in model.parameters():
             parameter.requires_grad_(id(parameter) in training)
@@ -85,18 +86,25 @@ class StepTrainer:
         for parameter in (p for g in groups for p in g["params"]):  # zeros do what the first update does by itself,
             sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)  # also where that one is left out
         self.teacher, self._sgd = teacher, sgd
-        self.model, self.optimizer = rt.setup(model, sgd, trains_bn=not method.bn_frozen)
+        frozen = frozen_part(model, recipe)
+        self.model, self.optimizer = rt.setup(model, sgd, trains_bn=not method.bn_frozen, frozen=frozen)
         # what a forward pass may change: the running statistics of batch norm, where it trains
-        self._moving = [] if method.bn_frozen else [b for b in self.model.buffers() if b.is_floating_point()]
+        still = set() if frozen is None else {id(b) for b in frozen.buffers()}
+        moving = [b for b in self.model.buffers() if b.is_floating_point() and id(b) not in still]
+        self._moving = [] if method.bn_frozen else moving
         self.iteration = 0
         self._skipped, self._in_a_row = (torch.zeros((), dtype=torch.int64, device=rt.device) for _ in range(2))
-        method.train_mode(unwrap(self.model))
+        self.train_mode()
         self._set_rates()
 
     @property
     def network(self) -> nn.Module:
-        """The trained network without wrappers, to be evaluated, stored and handed on."""
+        """The trained network without wrappers and adapters, to be evaluated, stored and handed on."""
         return ordinary(unwrap(self.model))
+
+    def train_mode(self) -> None:
+        """Put the network into training mode, as method and recipe say."""
+        train_mode(self.method, unwrap(self.model), self.recipe)
 
     def update(self, batch: Batch, *, report: bool = True) -> Outcome:
         """Run one optimiser update on this process's part of the batch.
@@ -184,7 +192,7 @@ class StepTrainer:
         Raises:
             UserError: says which step, after how many updates, and what to change.
         """
-        state = self.network.state_dict()
+        state = unwrap(self.model).state_dict()
         found = not_finite(state)
         if int(self.rt.all_sum(torch.tensor(len(found), device=self.rt.device))):
             index, updates = self.method.step.index, count(self.total, "updates")
@@ -196,13 +204,13 @@ class StepTrainer:
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """The state from which a later process goes on with the next iteration."""
+        """The state from which a later process goes on with the next iteration, adapters by themselves."""
         return {
             "iteration": self.iteration,
             "world": self.rt.world,
             "skipped": self.skipped,
             "skipped_in_a_row": self.skipped_in_a_row,
-            "model": self.network.state_dict(),
+            "model": unwrap(self.model).state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.rt.scaler_state(),
             "method": self.method.state_dict(),
@@ -318,7 +326,7 @@ def train_step(
     """
     for batch in batches:
         if trainer.iteration % iterations_per_epoch == 0:
-            trainer.method.train_mode(unwrap(trainer.model))
+            trainer.train_mode()
         report = trainer.iteration % log_every == 0 or trainer.iteration + 1 == trainer.total
         outcome = trainer.update(batch, report=report)
         progress(trainer.iteration, outcome.values, trainer.optimizer.param_groups[0]["lr"])

@@ -1,6 +1,6 @@
 """Batch norm in training: with statistics shared between processes, or frozen into a convolution.
 
-`ordinary` converts back to a plain network.
+`ordinary` converts back to a plain network, also from one with adapters.
 """
 
 from __future__ import annotations
@@ -14,22 +14,29 @@ from torch import Tensor, nn
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from barm.errors import UserError
+from barm.models.adapters import is_adapted, merged
 
 SHAREABLE = (nn.BatchNorm2d, BatchNormAct2d, nn.SyncBatchNorm, SyncBatchNormAct)  # exactly these, no class made of them
 NO_BATCH = (FrozenBatchNorm2d, FrozenBatchNormAct2d, nn.modules.instancenorm._InstanceNorm)  # statistics of no batch
 
 
-def synchronised(network: nn.Module) -> nn.Module:
+def synchronised(network: nn.Module, frozen: nn.Module | None = None) -> nn.Module:
     """Let every batch norm compute its statistics over the batches of all processes, in place.
 
     timm's converter does it, since torch's loses the activation inside timm's `BatchNormAct2d`.
 
     Args:
         network: any; its parameters and buffers stay the same objects.
+        frozen: a child of it that stays as it is, since its batch norm does not train.
 
     Raises:
         UserError: if it holds a normalisation with running statistics that cannot be shared.
     """
+    if frozen is not None:
+        for name, child in network.named_children():
+            if child is not frozen:
+                setattr(network, name, synchronised(child))
+        return network
     for name, module in network.named_modules():
         has_statistics = isinstance(getattr(module, "running_var", None), Tensor) and not isinstance(module, NO_BATCH)
         if (has_statistics or isinstance(module, nn.modules.batchnorm._BatchNorm)) and type(module) not in SHAREABLE:
@@ -42,15 +49,16 @@ def synchronised(network: nn.Module) -> nn.Module:
 
 
 def ordinary(network: nn.Module) -> nn.Module:
-    """Convert to an ordinary network with plain batch norm, whatever wrappers training used.
+    """Convert to an ordinary network with plain batch norm and merged adapters, whatever wrappers training used.
 
     Args:
         network: not changed.
 
     Returns:
-        The network itself where it is ordinary, else a copy that has its parameters and buffers.
+        The network itself where it is ordinary, else a copy that has its parameters and buffers. Only the weights of
+        layers with adapters are new.
     """
-    if not any(isinstance(module, nn.SyncBatchNorm | NormedConv) for module in network.modules()):
+    if not any(isinstance(module, nn.SyncBatchNorm | NormedConv) or is_adapted(module) for module in network.modules()):
         return network
     tensors = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
     return _ordinary(copy.deepcopy(network, tensors))  # a copy that takes these as they are
@@ -136,6 +144,8 @@ def _ordinary(module: nn.Module) -> nn.Module:
         module.__class__ = nn.Conv2d  # type: ignore[assignment]
     elif isinstance(module, PassedNorm | PassedNormAct):
         module.__class__ = type(module).__mro__[1]
+    if is_adapted(module):
+        return merged(module)
     return _unshared(module) if isinstance(module, nn.SyncBatchNorm) else module
 
 

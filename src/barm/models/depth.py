@@ -1,0 +1,73 @@
+"""Depth of a backbone's parameters: how many blocks stand between each and the head."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
+
+import timm
+import torch
+from timm.models import group_parameters
+from torch import nn
+
+
+def depths(backbone: nn.Module, name: str) -> dict[int, int]:
+    """Number of blocks after a parameter's own, by the identity of the parameter; 0 in the last block.
+
+    timm says which parameters of its networks make up a block. In any other network the parts at the top are the
+    blocks, and lists of parts are opened.
+
+    Args:
+        backbone: whose parameters are numbered.
+        name: of the backbone, as in the configuration.
+    """
+    blocks = _of_timm(backbone, name) or _of_parts(backbone)
+    order = {block: place for place, block in enumerate(sorted(set(blocks.values())))}
+    return {key: len(order) - 1 - order[block] for key, block in blocks.items()}
+
+
+def _of_timm(backbone: nn.Module, name: str) -> dict[int, int]:
+    """Numbers of the blocks by timm's own rule; empty where timm has none, or the names are not those of the network.
+
+    A network that returns features has ``_`` for ``.`` in some names, or stands as `model` in a wrapper.
+    """
+    if not timm.is_model(name.split(".")[0]):
+        return {}
+    with torch.device("meta"):
+        whole = timm.create_model(name, pretrained=False)
+    if not hasattr(whole, "group_matcher"):
+        return {}
+    matcher = cast(Any, whole).group_matcher(coarse=False)
+    rule: Mapping[str, int] = group_parameters(whole, matcher, reverse=True)
+    blocks = {own.replace(".", "_"): block for own, block in rule.items()}
+    found: dict[int, int] = {}
+    for own, parameter in backbone.named_parameters():
+        plain = own.replace(".", "_")
+        key = plain if plain in blocks else plain.removeprefix("model_")
+        if key not in blocks:
+            return {}
+        found[id(parameter)] = blocks[key]
+    return found
+
+
+def _of_parts(backbone: nn.Module) -> dict[int, int]:
+    """Numbers of the blocks by the order of the parts. What belongs to no part comes with the first."""
+    found = dict.fromkeys(map(id, backbone.parameters()), 0)
+    whole, children = backbone, _children(backbone)
+    while len(children) == 1 and _children(children[0]):  # a wrapper
+        whole, children = children[0], _children(children[0])
+    for block, part in enumerate(_opened(whole)):
+        found |= dict.fromkeys(map(id, part.parameters()), block)
+    return found
+
+
+def _children(module: nn.Module) -> list[nn.Module]:
+    return [child for child in module.children() if next(child.parameters(), None) is not None]
+
+
+def _opened(module: nn.Module) -> Iterator[nn.Module]:
+    for child in _children(module):
+        if isinstance(child, nn.Sequential | nn.ModuleList | nn.ModuleDict):
+            yield from _opened(child)
+        else:
+            yield child
