@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from barm.data.base import Source
-from barm.engine.body import train_mode, trained_groups
+from barm.engine.backbone import train_mode, trained_groups
 from barm.engine.config import RunConfig, StepRecipe
 from barm.engine.runtime import Runtime
 from barm.errors import UserError
@@ -58,7 +58,7 @@ def check_training(config: RunConfig, rt: Runtime, index: int) -> None:
     recipe, table = config.recipe(index), "base" if index == 0 else "increment"
     if recipe.crop == "auto":  # chosen when the data are open
         return
-    need = _training_need(*_key(config), index > 0, recipe.model_dump_json(include={"body", "lora"}))
+    need = _training_need(*_key(config), index > 0, recipe.model_dump_json(include={"backbone", "lora"}))
     pixels = min(recipe.batch_size * recipe.side**2, MOST)
     _check(
         rt,
@@ -154,8 +154,8 @@ def _method(network: str, method: str, increment: bool) -> Method[Any, Any]:
 
 
 @lru_cache(maxsize=32)
-def _training_need(network: str, config: str, increment: bool, body: str = "{}") -> Need:
-    recipe = StepRecipe(epochs=1, batch_size=1, lr=ANY, **json.loads(body))
+def _training_need(network: str, config: str, increment: bool, trains: str = "{}") -> Need:
+    recipe = StepRecipe(epochs=1, batch_size=1, lr=ANY, **json.loads(trains))
     method = _method(network, config, increment)
     model = skeleton(method)
     if model is None:

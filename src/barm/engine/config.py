@@ -115,7 +115,7 @@ class TaskConfig(_Config):
 
 
 class LoraConfig(_Config):
-    """Low-rank adapters of the backbone's layers, of ``body = "lora"``.
+    """Low-rank adapters of the backbone's layers, of ``backbone = "lora"``.
 
     Attributes:
         rank: of an adapter's two factors.
@@ -136,7 +136,7 @@ class StepRecipe(_Config):
         epochs: passes over the step's images.
         batch_size: images per update and process.
         lr: learning rates by part of the network.
-        body: how the backbone trains: as the method says (`trained`), not at all (`frozen`), or by adapters that the
+        backbone: how it trains: as the method says (`trained`), not at all (`frozen`), or by adapters that the
             step's end merges into its weights (`lora`).
         depth_decay: factor on the backbone's rate for every block further from the head; the last block has the rate
             itself.
@@ -161,7 +161,7 @@ class StepRecipe(_Config):
     epochs: int = Field(ge=1, strict=True)
     batch_size: int = Field(ge=1, strict=True)
     lr: Rates
-    body: Literal["trained", "frozen", "lora"] = "trained"
+    backbone: Literal["trained", "frozen", "lora"] = "trained"
     depth_decay: float = Field(1.0, gt=0, le=1)
     lora: LoraConfig | None = Field(None, examples=[{"rank": 8, "alpha": 16.0}])
     policy: Policy = "poly"
@@ -182,7 +182,7 @@ class StepRecipe(_Config):
     @classmethod
     def _sized_adapters(cls, table: Any) -> Any:
         """Without a size, adapters have the default one, which is then stored with the run."""
-        if isinstance(table, dict) and table.get("body") == "lora" and table.get("lora") is None:
+        if isinstance(table, dict) and table.get("backbone") == "lora" and table.get("lora") is None:
             return {**table, "lora": {}}
         return table
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from barm.batch import Batch, Term
-from barm.engine.body import frozen_part, train_mode, trained_groups
+from barm.engine.backbone import frozen_part, train_mode, trained_groups
 from barm.engine.config import StepRecipe
 from barm.engine.finite import not_finite
 from barm.engine.runtime import Runtime, unwrap

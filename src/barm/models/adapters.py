@@ -26,7 +26,9 @@ def check_installed() -> None:
         UserError: if it is not installed.
     """
     if find_spec("peft") is None:
-        raise UserError("body = 'lora' needs the library peft, which is not installed: pip install 'barm-seg[models]'")
+        raise UserError(
+            "backbone = 'lora' needs the library peft, which is not installed: pip install 'barm-seg[models]'"
+        )
 
 
 def add_adapters(

@@ -11,13 +11,13 @@ from barm.bench.run import processor, setting_of
 from barm.engine.checkpoint.provenance import provenance
 from barm.engine.config import StepRecipe
 
-BODIES = ("trained", "frozen", "lora")
+WAYS = ("trained", "frozen", "lora")
 
 
-def update(setting: cases.Setting, body: str) -> Work:
+def update(setting: cases.Setting, way: str) -> Work:
     """A whole update of the setting's step with this much of the backbone."""
     usual = cases._recipe(setting)
-    recipe = StepRecipe.model_validate({**usual.model_dump(), "body": body})
+    recipe = StepRecipe.model_validate({**usual.model_dump(), "backbone": way})
     with mock.patch("barm.bench.cases._recipe", return_value=recipe):
         return cases.our_update(setting)
 
@@ -34,15 +34,15 @@ def main() -> None:
     setting = setting_of(given.model, "15-1", 20, given.step, given.batch, given.crop, given.device, "auto")
     rt = setting.fast()
     made = provenance(rt)
-    costs = side_by_side({body: update(setting, body) for body in BODIES}, rt.device, given.rounds)
+    costs = side_by_side({way: update(setting, way) for way in WAYS}, rt.device, given.rounds)
     print(
         f"{processor(rt.device)}, {rt.precision}, torch {made['torch']}, commit {made.get('git', 'unknown')}\n"
         f"{given.model}, step {given.step} of 15-1, crop {given.crop}, batch {given.batch}, {given.rounds} rounds"
     )
-    for body, cost in costs.items():
+    for way, cost in costs.items():
         memory = "" if cost.memory is None else f", {cost.memory / 2**20:.0f} MB"
         ratio = cost.median / costs["trained"].median
-        print(f"{body:8} {cost.median:.4f} s ({cost.least:.4f} to {cost.most:.4f}), {ratio:.2f} x trained{memory}")
+        print(f"{way:8} {cost.median:.4f} s ({cost.least:.4f} to {cost.most:.4f}), {ratio:.2f} x trained{memory}")
 
 
 if __name__ == "__main__":

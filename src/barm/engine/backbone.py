@@ -20,7 +20,7 @@ def backbone_of(model: nn.Module) -> nn.Module:
 
 def frozen_part(model: nn.Module, recipe: StepRecipe) -> nn.Module | None:
     """The part whose batch norm is frozen by the recipe, whatever the method does: the backbone, or None."""
-    return None if recipe.body == "trained" else backbone_of(model)
+    return None if recipe.backbone == "trained" else backbone_of(model)
 
 
 def trained_groups(method: Method[Any, Any], model: nn.Module, recipe: StepRecipe, seed: int = 0) -> list[ParamGroup]:
@@ -36,11 +36,11 @@ def trained_groups(method: Method[Any, Any], model: nn.Module, recipe: StepRecip
         UserError: if adapters cannot be added.
     """
     groups = method.param_groups(model, recipe.lr)
-    if recipe.body != "frozen" and recipe.depth_decay < 1:
+    if recipe.backbone != "frozen" and recipe.depth_decay < 1:
         depth = depths(backbone_of(model), method.network.backbone)
         groups = [part for group in groups for part in by_depth(group, depth, recipe.depth_decay)]
-    if recipe.body != "trained":
-        size = recipe.lora if recipe.body == "lora" else None
+    if recipe.backbone != "trained":
+        size = recipe.lora if recipe.backbone == "lora" else None
         groups = _without_backbone(groups, backbone_of(model), size, seed)
     return [group for group in groups if group["params"]]
 
@@ -75,7 +75,7 @@ def train_mode(method: Method[Any, Any], model: nn.Module, recipe: StepRecipe) -
     part = frozen_part(model, recipe)
     if part is not None:
         for module in part.modules():
-            if recipe.body == "frozen" or isinstance(module, nn.modules.batchnorm._BatchNorm):
+            if recipe.backbone == "frozen" or isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.training = False
 
 

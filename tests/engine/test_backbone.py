@@ -15,7 +15,7 @@ from torch import nn
 from barm.api import fit
 from barm.batch import Batch
 from barm.engine import capacity
-from barm.engine.body import trained_groups
+from barm.engine.backbone import trained_groups
 from barm.engine.checkpoint.directory import RunDirectory
 from barm.engine.config import RuntimeConfig, StepRecipe
 from barm.engine.monitor import Monitor
@@ -37,7 +37,7 @@ def recipe_of(**options):
     return StepRecipe(**{"epochs": 1, "batch_size": 2, "lr": RATES, **options})
 
 
-def trainer_of(body, index=0, name="barm", seed=1):
+def trainer_of(way, index=0, name="barm", seed=1):
     method = METHODS[name](name=name).build(TaskPlan.parse("2-1", 4)[index], NETWORK)
     rt = Runtime(RuntimeConfig(device="cpu", precision="32-true"))
     torch.manual_seed(0)
@@ -45,7 +45,7 @@ def trainer_of(body, index=0, name="barm", seed=1):
     if index and method.uses_teacher:
         before = METHODS[name](name=name).build(TaskPlan.parse("2-1", 4)[index - 1], NETWORK).build_model()
         teacher = rt.constant(before)
-    return StepTrainer(method, rt.place(model), teacher, recipe_of(body=body), 10, rt, seed)
+    return StepTrainer(method, rt.place(model), teacher, recipe_of(backbone=way), 10, rt, seed)
 
 
 def batches(number, first=0):
@@ -80,12 +80,12 @@ def test_nothing_of_a_frozen_backbone_changes(index):
     assert any(isinstance(m, NormedConv) for m in unwrap(trainer.model).backbone.modules())
 
 
-@pytest.mark.parametrize("body", ["frozen", "lora"])
+@pytest.mark.parametrize("backbone", ["frozen", "lora"])
 @pytest.mark.parametrize("name", list(METHODS))
-def test_every_method_trains_so(name, body):
-    if body == "lora":
+def test_every_method_trains_so(name, way):
+    if way == "lora":
         pytest.importorskip("peft")
-    trainer = trainer_of(body, 1, name)
+    trainer = trainer_of(way, 1, name)
     if trainer.teacher is not None and trainer.method.calibrates:
         calibrate(trainer.method, trainer.teacher, batches(1), trainer.rt)
     values = [trainer.update(batch).values for batch in batches(2)]
@@ -147,7 +147,7 @@ def test_adapters_have_the_rate_of_their_depth():
     pytest.importorskip("peft")
     method = METHODS["barm"](name="barm").build(TaskPlan.parse("2-1", 4)[0], NETWORK)
     model = method.build_model()
-    groups = trained_groups(method, model, recipe_of(body="lora", depth_decay=0.5))
+    groups = trained_groups(method, model, recipe_of(backbone="lora", depth_decay=0.5))
     rates = {id(p): g["lr"] for g in groups for p in g["params"]}
     names = {n: rates[id(p)] for n, p in model.backbone.named_parameters() if id(p) in rates}
     assert all("lora_" in name for name in names)
@@ -160,14 +160,14 @@ def test_what_a_method_freezes_gets_no_adapter():
     pytest.importorskip("peft")
     method = METHODS["ssul"](name="ssul").build(TaskPlan.parse("2-1", 4)[1], NETWORK)
     model = method.build_model()
-    trained_groups(method, model, recipe_of(body="lora"))
+    trained_groups(method, model, recipe_of(backbone="lora"))
     assert not [name for name in model.state_dict() if "lora_" in name]
 
 
-@pytest.mark.parametrize("body", ["frozen", "lora"])
-def test_a_restored_step_ends_in_the_same_bits(body):
+@pytest.mark.parametrize("backbone", ["frozen", "lora"])
+def test_a_restored_step_ends_in_the_same_bits(way):
     pytest.importorskip("peft")
-    whole, first, second = (trainer_of(body, 1) for _ in range(3))
+    whole, first, second = (trainer_of(way, 1) for _ in range(3))
     for batch in batches(4):
         whole.update(batch)
     for batch in batches(2):
@@ -178,13 +178,13 @@ def test_a_restored_step_ends_in_the_same_bits(body):
     for batch in batches(2, first=2):
         second.update(batch)
     assert not changed(numbers(whole.network), numbers(second.network))
-    other = trainer_of("lora" if body == "frozen" else "frozen", 1)
+    other = trainer_of("lora" if way == "frozen" else "frozen", 1)
     assert other.misfit(state) == "the optimiser's groups are others"
 
 
 def test_a_stopped_run_with_adapters_resumes_to_the_same_weights(tiny, tmp_path, monkeypatch):
     pytest.importorskip("peft")
-    config = tiny("barm", "3-1", "base.epochs=2", "base.body=lora", "base.depth_decay=0.9", "runtime.save_every=3")
+    config = tiny("barm", "3-1", "base.epochs=2", "base.backbone=lora", "base.depth_decay=0.9", "runtime.save_every=3")
     fit(config, out=tmp_path / "whole", steps=[0], quiet=True)
     show = Monitor.progress
 
@@ -206,7 +206,7 @@ def test_a_stopped_run_with_adapters_resumes_to_the_same_weights(tiny, tmp_path,
 
 def test_a_run_stores_ordinary_networks(tiny, tmp_path):
     pytest.importorskip("peft")
-    options = ("increment.body=lora", "increment.lora.rank=2", "base.body=frozen", "base.depth_decay=0.9")
+    options = ("increment.backbone=lora", "increment.lora.rank=2", "base.backbone=frozen", "base.depth_decay=0.9")
     fit(tiny("barm", "3-1", *options), out=tmp_path / "run", quiet=True)
     fit(tiny("barm", "3-1"), out=tmp_path / "plain", quiet=True)
     for step in ("step00", "step01"):
@@ -218,14 +218,16 @@ def test_a_run_stores_ordinary_networks(tiny, tmp_path):
 def test_the_forecast_of_memory_knows_what_is_kept(tiny):
     pytest.importorskip("peft")
     key = capacity._key(tiny("barm"))
-    needs = {b: capacity._training_need(*key, False, json.dumps({"body": b})) for b in ("trained", "frozen", "lora")}
+    needs = {
+        b: capacity._training_need(*key, False, json.dumps({"backbone": b})) for b in ("trained", "frozen", "lora")
+    }
     assert needs["frozen"].once < needs["lora"].once < needs["trained"].once
     assert needs["frozen"].per_pixel < 0.8 * needs["trained"].per_pixel
 
 
 def test_settings_that_mean_nothing():
-    for wrong in ({"body": "half"}, {"depth_decay": 0.0}, {"depth_decay": 1.5}, {"lora": {"rank": 0}}):
+    for wrong in ({"backbone": "half"}, {"depth_decay": 0.0}, {"depth_decay": 1.5}, {"lora": {"rank": 0}}):
         with pytest.raises(ValidationError):
             recipe_of(**wrong)
     assert recipe_of().lora is None
-    assert recipe_of(body="lora").lora.rank == 8
+    assert recipe_of(backbone="lora").lora.rank == 8
