@@ -64,7 +64,8 @@ def main() -> None:
     given = parser.parse_args()
     torch.manual_seed(0)
     rng, began = np.random.default_rng(0), time.monotonic()
-    classes = (given.data / "classes.txt").read_text("utf-8").split()
+    lines = (given.data / "classes.txt").read_text("utf-8").splitlines()
+    classes = [line.rpartition(": ")[2] for line in lines if line.strip()]  # "1: door", or "door" alone
     model = smp.Unet(given.encoder, encoder_weights=None, decoder_channels=DECODER, classes=1 + len(classes))
     if given.encoder_weights is not None:
         own = model.encoder.state_dict()

@@ -15,7 +15,12 @@ import pytest
 import barm
 import barm.api
 from barm.config import load_config
+from barm.data.sources.shapes import class_names
+from barm.data.sources.shapes_disk import make_shapes
 from barm.weights.push import push
+
+sys.path.insert(0, str(Path(__file__).parent / "foreign"))
+import networks
 
 spec = importlib.util.spec_from_file_location("hub_server", Path(__file__).with_name("hub_server.py"))
 assert spec is not None
@@ -51,6 +56,17 @@ said = {
 Image.new("RGB", (40, 32)).save("photo.png")
 app(["predict", "hf://me/shapes", "photo.png", "--out", "seen"], standalone_mode=False)
 print(json.dumps(said))
+"""
+OTHERS = """
+import json
+import barm
+from barm.weights.importing import find_model
+
+small = ["increment.epochs=1", "increment.batch_size=4", "increment.crop=64", "runtime.workers=0"]
+barm.extend("hf://you/fpn", "data", out="run", recipe="folder/mib", overrides=small, device="cpu", quiet=True)
+barm.push("run", "me/wider", original=True, licence="mit", data_licence="cc-by-4.0")
+found = find_model("hf://me/wider")
+print(json.dumps([found.title, found.names, found.module.segmentation_head[0].out_channels]))
 """
 WITHOUT = """
 import json, time
@@ -145,3 +161,24 @@ def test_what_would_be_pushed(run, shapes_voc, tmp_path):
     with pytest.raises(barm.UserError, match="'a b/c' is no name"):
         push(run, "a b/c", dry_run=tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.slow
+def test_a_network_of_another_library_there_and_back(tmp_path):
+    new = class_names(1)[0]
+    make_shapes(tmp_path / "data", num_train=4, num_val=1, size=(96, 64), only=[new], workers=0)
+    model = networks.QUICK["smp-fpn"](tmp_path / "model")
+    with hub_server.running() as hub:
+        hub.files["you/fpn"] = {p.name: p.read_bytes() for p in model.iterdir()}
+        hub.private["you/fpn"] = False
+        place = {"HF_HOME": str(tmp_path / "cache"), "HF_TOKEN": hub_server.TOKEN}
+        title, names, outputs = python(OTHERS, tmp_path, HF_ENDPOINT=hub.address, **place)
+        files = hub.files["me/wider"]
+    assert (title, outputs) == ("segmentation_models_pytorch FPN, resnet18", 5)
+    assert names == [*networks.NAMES, new]
+    text = files["README.md"].decode()
+    header = text.split("---\n")[1].splitlines()
+    expected = {"license: mit", "data_license: cc-by-4.0", "library_name: segmentation-models-pytorch"}
+    assert {*expected, "base_model: you/fpn"} <= set(header)
+    assert 'smp.from_pretrained("me/wider")' in text
+    assert str(tmp_path).encode() not in b"".join(files.values())

@@ -49,6 +49,12 @@ def push(
     licence: Annotated[
         str | None, typer.Option("--license", help="Of the weights, such as mit; none is claimed by default.")
     ] = None,
+    data_licence: Annotated[
+        str | None, typer.Option("--data-license", help="Of the images that it was trained on, likewise.")
+    ] = None,
+    original: Annotated[
+        bool, typer.Option("--original", help="Push what the library that the network came from loads.")
+    ] = False,
     onnx: Annotated[bool, typer.Option("--onnx", help="Put the ONNX file beside.")] = False,
     dry_run: Annotated[Path | None, typer.Option(metavar="DIR", help="Write it here instead of pushing.")] = None,
     quiet: Quiet = False,
@@ -66,8 +72,11 @@ def push(
         private=private,
         token=token,
         licence=licence,
+        data_licence=data_licence,
         onnx=onnx,
+        original=original,
         dry_run=dry_run,
         progress=progress(quiet),
     )
-    say(f"{where}: load it with barm.load('hf://{name}')" if dry_run is None else where)
+    load = f"extend it with `barm extend hf://{name}`" if original else f"load it with barm.load('hf://{name}')"
+    say(f"{where}: {load}" if dry_run is None else where)

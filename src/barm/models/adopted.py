@@ -37,6 +37,7 @@ class AdoptedConfig(BaseModel):
         tail: the network does something to its logits that is not the bilinear enlargement to the image's size.
         divisor: by which the sides of an image must be divisible; images are resized to the nearest such size.
         least: side of the smallest image in pixels; smaller ones are enlarged.
+        origin: the repository on a hub that it came from; empty for a file.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -51,6 +52,7 @@ class AdoptedConfig(BaseModel):
     tail: bool = False
     divisor: int = Field(1, ge=1, strict=True)
     least: int = Field(1, ge=1, strict=True)
+    origin: str = ""
 
     @property
     def description(self) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from barm.models.adopted import NEVER, NO_ROW, AdoptedConfig, watched
 from barm.models.heads import GroupedHead, PlainHead
 from barm.weights.calibrate import REPORT, Calibration, calibrate, find_images
 from barm.weights.foreign.found import Activation, Found
+from barm.weights.hub import is_address
 from barm.words import count
 
 RECIPE = "folder/barm"
@@ -156,7 +157,7 @@ def take(
             "of its classes in the outputs' order with --class-names FILE, one per line"
         )
     classes = classes_of(conv.out_channels, own, background, kind, found.title)
-    adopted = _described(found, conv, classes)
+    adopted = _described(found, conv, classes).model_copy(update={"origin": origin if is_address(origin) else ""})
     config = _configured(found, adopted, classes, recipe, overrides)
     plan = config.task.plan(classes.names, config.seed)
     network = config.method.build(plan[0], config.model).build_model()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import tomli_w
 from huggingface_hub import ModelCardData
@@ -15,9 +16,11 @@ from barm.escaping import markdown
 from barm.escaping import names as names_word
 from barm.methods import METHODS
 from barm.report.tables import percent
+from barm.weights.hub import SCHEME
 from barm.words import count
 
 VERSIONS = ("barm", "torch", "torchvision", "timm", "python", "git", "precision", "saliency_maps")
+LIBRARIES = {"smp": "segmentation-models-pytorch", "transformers": "transformers", "torchvision": "torchvision"}
 SCENARIO = {
     "overlap": "images of a step may show classes of other steps, which are not labelled there",
     "disjoint": "images of a step show no classes of later steps; those of earlier ones are not labelled",
@@ -25,31 +28,84 @@ SCENARIO = {
 }
 
 
-def card(directory: RunDirectory, index: int, name: str, *, licence: str | None = None, onnx: bool = False) -> str:
-    """Write the README.md of a repository: header, scores by step, classes, data, method, use, provenance.
+class Told(NamedTuple):
+    """What the owner says of a repository.
+
+    Attributes:
+        name: ``owner/name``.
+        licence: of the weights, as the hub names licences; none is claimed by default.
+        data_licence: of the images that it was trained on, likewise.
+        onnx: it has ``model.onnx``.
+        original: it holds what another library loads.
+    """
+
+    name: str
+    licence: str | None = None
+    data_licence: str | None = None
+    onnx: bool = False
+    original: bool = False
+
+
+def card(directory: RunDirectory, index: int, told: Told) -> str:
+    """Write the README.md of a repository: header, scores by step, classes, data, licences, method, use, provenance.
 
     Args:
         directory: of the run.
         index: of the step that is pushed.
-        name: ``owner/name``.
-        licence: as the hub names licences; none is claimed by default.
-        onnx: whether the repository has ``model.onnx``.
+        told: what the owner says of it.
     """
     record = directory.read(index, METHOD)
     method, tags = record["method"]["name"], ["semantic-segmentation", "continual-learning", "class-incremental"]
+    adopted = record["model"].get("adopted") or {}
+    library = LIBRARIES[adopted["family"]] if told.original else "barm"
     header = ModelCardData(
-        license=licence, library_name="barm", pipeline_tag="image-segmentation", tags=[*tags, method]
+        license=told.licence,
+        library_name=library,
+        pipeline_tag="image-segmentation",
+        tags=[*tags, method],
+        base_model=SCHEME.sub("", adopted.get("origin", "")).partition("@")[0] or None,
+        data_license=told.data_licence,
     )
     done = [directory.read(i, METRICS) for i in range(index + 1) if directory.has(i, METRICS)]
     parts = [
         f"---\n{header.to_yaml()}\n---",
-        _head(record, index, name),
-        _use(name, onnx),
+        _head(record, index, told.name),
+        _original_use(told, adopted) if told.original else _use(told.name, told.onnx),
         _scores(done, index),
         _training(directory, record),
+        _licences(record["model"]["backbone"] if adopted else "", told),
         _provenance(directory),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _licences(title: str, told: Told) -> str:
+    before = f" It started from {markdown(title)}, whose own licence holds on." if title else ""
+    return (
+        f"## Licences\n\nWeights: {markdown(told.licence or 'none is claimed')}. Images that it was trained on: "
+        f"{markdown(told.data_licence or 'not stated')}.{before}"
+    )
+
+
+def _original_use(told: Told, adopted: dict[str, Any]) -> str:
+    """How the library that the network came from loads it."""
+    name, family = told.name, adopted["family"]
+    architecture = json.loads(adopted["architecture"])
+    code_lines = {
+        "smp": ["import segmentation_models_pytorch as smp\n", f'model = smp.from_pretrained("{name}").eval()'],
+        "transformers": [
+            "from transformers import AutoModelForSemanticSegmentation\n",
+            f'model = AutoModelForSemanticSegmentation.from_pretrained("{name}")',
+        ],
+        "torchvision": [
+            "import torch\nfrom torchvision.models import segmentation\n",
+            f"model = segmentation.{architecture.get('name')}(weights=None, weights_backbone=None, num_classes=N)",
+            'model.load_state_dict(torch.load("model.pth", weights_only=True))',
+        ],
+    }[family]
+    text = "\n".join(code_lines)
+    more = "" if family == "torchvision" else f"\n\n`barm extend hf://{name}` teaches it more classes."
+    return f"## Use\n\n```python\n{text}\n```{more}"
 
 
 def _head(record: dict[str, Any], index: int, name: str) -> str:

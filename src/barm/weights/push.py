@@ -14,11 +14,14 @@ from barm.engine.checkpoint.differences import to_table
 from barm.engine.checkpoint.directory import METRICS, RunDirectory
 from barm.engine.config import RunConfig
 from barm.errors import UserError
-from barm.weights.card import card
+from barm.weights.card import Told, card
 from barm.weights.export.formats import export_step
-from barm.weights.hub import MODEL, told
+from barm.weights.export.original import as_original, export_original
+from barm.weights.hub import MODEL
+from barm.weights.hub import told as errors_told
+from barm.weights.trained import open_trained
 
-ONNX = "model.onnx"
+ONNX, STATE = "model.onnx", "model.pth"
 
 
 def push(
@@ -29,7 +32,9 @@ def push(
     private: bool = False,
     token: str | None = None,
     licence: str | None = None,
+    data_licence: str | None = None,
     onnx: bool = False,
+    original: bool = False,
     dry_run: Path | str | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> str:
@@ -42,7 +47,9 @@ def push(
         private: for a new repository; one that is public already is refused.
         token: to log in with; by default what ``hf auth login`` has stored, or ``HF_TOKEN``.
         licence: of the weights, as the hub names licences, such as ``mit``; none is claimed by default.
+        data_licence: of the images that the step was trained on, likewise.
         onnx: add the ONNX file.
+        original: push what the library that the network came from loads, in place of barm's own file.
         dry_run: write what would be pushed into this folder instead.
         progress: called with what is being done.
 
@@ -54,7 +61,7 @@ def push(
     """
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
-    with told(name):
+    with errors_told(name):
         validate_repo_id(name)
     directory = RunDirectory(Path(run))
     index = directory.last_step() if step is None else step
@@ -64,7 +71,7 @@ def push(
         raise UserError(f"{target} exists already: choose another --dry-run folder")
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "model"
-        _fill(folder, directory, index, name, licence, onnx, progress)
+        _fill(folder, directory, index, Told(name, licence, data_licence, onnx, original), progress)
         if target is not None:
             shutil.copytree(folder, target, dirs_exist_ok=True)
             return str(target)
@@ -72,23 +79,19 @@ def push(
         return _upload(folder, name, f"Step {index} of {directory.path.name}", private, token)
 
 
-def _fill(
-    folder: Path,
-    directory: RunDirectory,
-    index: int,
-    name: str,
-    licence: str | None,
-    onnx: bool,
-    progress: Callable[[str], None],
-) -> None:
+def _fill(folder: Path, directory: RunDirectory, index: int, told: Told, progress: Callable[[str], None]) -> None:
     """Write the files of a repository."""
-    export_step(directory.path, folder / MODEL, "safetensors", index, progress)
-    if onnx:
+    if told.original:
+        single = as_original(open_trained(directory.path, index)).family == "torchvision"
+        export_original(directory.path, folder / STATE if single else folder, step=index, progress=progress)
+    else:
+        export_step(directory.path, folder / MODEL, "safetensors", index, progress)
+    if told.onnx:
         export_step(directory.path, folder / ONNX, "onnx", index, progress)
     done = [directory.read(i, METRICS) for i in range(index + 1) if directory.has(i, METRICS)]
     (folder / METRICS).write_text(json.dumps(done, indent=1) + "\n", "utf-8")
     (folder / "config.toml").write_text(tomli_w.dumps(to_table(without_places(directory.config()))), "utf-8")
-    (folder / "README.md").write_text(card(directory, index, name, licence=licence, onnx=onnx), "utf-8")
+    (folder / "README.md").write_text(card(directory, index, told), "utf-8")
 
 
 def without_places(config: RunConfig) -> RunConfig:
@@ -101,7 +104,7 @@ def _upload(folder: Path, name: str, message: str, private: bool, token: str | N
     from huggingface_hub import HfApi
 
     api = HfApi(token=token)
-    with told(name):
+    with errors_told(name):
         repository = api.create_repo(name, private=private or None, exist_ok=True)
         if private and not api.model_info(repository.repo_id).private:
             raise UserError(f"{name} exists already and is public: make it private on its page, or leave --private out")
