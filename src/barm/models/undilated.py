@@ -1,0 +1,249 @@
+"""Networks of timm that cannot be dilated: pyramids of feature maps, and plain vision transformers, at any image size.
+
+What a network can do is found by showing images to a skeleton of it on torch's meta device, which costs no memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple, cast
+
+import timm
+import torch
+from timm.models._features import FeatureGetterNet, FeatureInfo
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from barm.errors import UserError
+from barm.models.neck import is_exporting
+
+Size = tuple[int, int]
+ANY_SIZE: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})  # as timm names it
+PROBES = ((1, 1), (3, 5), (4, 2))  # sides of the images that are tried, in units of the size rule
+ODD = ((97, 131), (33, 64))  # sides that nothing divides
+LACK = 2  # pixels by which a map may be smaller or larger than its stride says
+OTHERS = "choose another, such as convnext_tiny, swin_tiny_patch4_window7_224 or vit_small_patch14_dinov2"
+
+
+class SizeRule(NamedTuple):
+    """Sizes of images that a network can take.
+
+    Attributes:
+        divisor: every side is a multiple of it; 1 for any size.
+        fixed: the one height and width that it takes, if it takes one only.
+    """
+
+    divisor: int = 1
+    fixed: Size | None = None
+
+    def fit(self, image: Tensor) -> Tensor:
+        """Resize ``(N, 3, H, W)`` bilinearly to the nearest size of the rule."""
+        size = self.fixed or (_nearest(image.shape[2], self.divisor), _nearest(image.shape[3], self.divisor))
+        if (self.divisor == 1 and self.fixed is None) or (not is_exporting() and size == tuple(image.shape[2:])):
+            return image
+        return F.interpolate(image, size, mode="bilinear", align_corners=False)
+
+    def __str__(self) -> str:
+        if self.fixed is not None:
+            return f"always {self.fixed[0]} x {self.fixed[1]}"
+        return "any" if self.divisor == 1 else f"multiple of {self.divisor}"
+
+
+def _nearest(side: int, divisor: int) -> int:
+    """The multiple nearest to a side, at least the divisor itself. The side is an int or its symbol.
+
+    >>> _nearest(35, 14), _nearest(34, 14), _nearest(5, 14)
+    (42, 28, 14)
+    """
+    multiples = (side + divisor // 2) // divisor
+    return divisor * (torch.sym_max(multiples, 1) if is_exporting() else max(multiples, 1))
+
+
+class Form(NamedTuple):
+    """The feature maps that a network gives, and the images that it takes.
+
+    Attributes:
+        tokens: whether all its maps have one stride, as those of a plain vision transformer.
+        options: for timm's constructor.
+        positions: of the maps among all that timm offers.
+        strides: of the maps, from fine to coarse.
+        channels: of the maps.
+        last: whether a map's channels are its last dimension.
+        rule: sizes of images.
+    """
+
+    tokens: bool
+    options: dict[str, Any]
+    positions: tuple[int, ...]
+    strides: tuple[int, ...]
+    channels: tuple[int, ...]
+    last: bool
+    rule: SizeRule
+
+
+class Undilated(nn.Module):
+    """A network of timm with feature maps at its own strides, from an image of any size.
+
+    The image is resized to the nearest size that the network takes. Tensor names are timm's behind ``body.``.
+
+    Args:
+        body: returns a list of feature maps.
+        form: of these maps.
+    """
+
+    def __init__(self, body: nn.Module, form: Form) -> None:
+        super().__init__()
+        self.body = body
+        self.form = form
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """Normalised RGB ``(N, 3, H, W)`` -> feature maps ``(N, D_i, h_i, w_i)``, the last the deepest."""
+        maps = self.body(self.form.rule.fit(image))
+        return [x.permute(0, 3, 1, 2) if self.form.last else x for x in maps]
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """Convert tensors, and forget those that a network computed from them in evaluation."""
+        for module in self.modules():
+            cache = getattr(module, "attention_bias_cache", None)
+            if cache:
+                cache.clear()
+        return super()._apply(fn, recurse)
+
+
+def build_undilated(
+    name: str,
+    source: str,
+    output_stride: int,
+    low_level: int | None,
+    options: Mapping[str, Any],
+    more: Mapping[str, Any],
+) -> Undilated:
+    """Build a network with the maps that a neck at this output stride can use.
+
+    A plain vision transformer gives one map at the stride of its patches, whatever the output stride.
+
+    Args:
+        name: of the network, for messages.
+        source: its name for timm.
+        output_stride: 8 or 16; finer maps are left out.
+        low_level: stride of a further, finer map.
+        options: for timm, which change the network.
+        more: for timm, about its weights.
+
+    Raises:
+        UserError: for a network without such maps.
+    """
+    form = find_form(name, source, output_stride, low_level, tuple(sorted(options.items(), key=lambda item: item[0])))
+    return Undilated(_body(source, form.tokens, form.positions, {**form.options, **options, **more}), form)
+
+
+def _body(source: str, tokens: bool, positions: Sequence[int], options: Mapping[str, Any]) -> nn.Module:
+    """The module that returns the maps. Tokens are those behind the last normalisation, without a classifier."""
+    if not tokens:
+        body: nn.Module = timm.create_model(source, features_only=True, out_indices=tuple(positions), **options)
+        return body
+    return FeatureGetterNet(timm.create_model(source, num_classes=0, **options), out_indices=list(positions), norm=True)
+
+
+@lru_cache(maxsize=64)
+def find_form(
+    name: str, source: str, output_stride: int, low_level: int | None, options: tuple[tuple[str, Any], ...] = ()
+) -> Form:
+    """Find out which maps a network gives and which images it takes. Arguments as for `build_undilated`."""
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        info, accepted = _skeleton(name, source, dict(options))
+        strides: list[int] = info.reduction(list(range(len(info.info))))
+        tokens = len(set(strides)) == 1
+        positions = _positions(strides, output_stride, low_level)
+        if low_level is not None and low_level not in strides:
+            raise no_low_level(name, low_level, strides)
+        body = _body(source, tokens, positions, {**accepted, **dict(options)}).eval()
+        rule, maps = _size_rule(name, body, [strides[i] for i in positions], _own_size(body))
+    fmt = getattr(body, "output_fmt", "NCHW")
+    last = str(getattr(fmt, "value", fmt)) == "NHWC"
+    channels = tuple(x.shape[-1 if last else 1] for x in maps)
+    return Form(tokens, accepted, positions, tuple(strides[i] for i in positions), channels, last, rule)
+
+
+def _positions(strides: Sequence[int], output_stride: int, low_level: int | None) -> tuple[int, ...]:
+    """The last map of every stride from the output stride on, or the last of all, with the low level before them."""
+    at = {stride: i for i, stride in enumerate(strides)}
+    wanted = [s for s in sorted(at) if s >= output_stride or s == low_level]
+    if len(at) == 1 or not any(s != low_level for s in wanted):
+        wanted = [*(s for s in wanted if len(at) > 1), max(at)]
+    return tuple(sorted(at[s] for s in wanted))
+
+
+def _skeleton(name: str, source: str, options: Mapping[str, Any]) -> tuple[FeatureInfo, dict[str, Any]]:
+    """What timm says of a network's maps, and the options by which it takes most sizes."""
+    problem: Exception | None = None
+    for accepted in ANY_SIZE:
+        try:
+            body = timm.create_model(source, features_only=True, **accepted, **options)
+            return cast(FeatureInfo, body.feature_info), accepted
+        except Exception as error:  # whatever a constructor raises at an option that it does not know
+            problem = error
+    raise _unusable(name, problem)
+
+
+def _own_size(body: nn.Module) -> Size | None:
+    """Size of the images that timm's configuration of the network names."""
+    inner = body.model if isinstance(body, FeatureGetterNet) else body
+    given = getattr(inner, "pretrained_cfg", {}).get("input_size")
+    return (given[-2], given[-1]) if given else None
+
+
+def _size_rule(name: str, body: nn.Module, strides: Sequence[int], own: Size | None) -> tuple[SizeRule, list[Tensor]]:
+    """The least restrictive rule under which the network gives maps of the right sizes, and one image's maps."""
+    step = max(strides)
+    rules = [(SizeRule(), ODD), (SizeRule(step), _times(step, step))]
+    if own is not None:
+        rules += [(SizeRule(own[0]), _times(*own)), (SizeRule(fixed=own), (own,))] if own[0] == own[1] else []
+        rules += [] if own[0] == own[1] else [(SizeRule(fixed=own), (own,))]
+    problem: Exception | None = None
+    for rule, sizes in rules:
+        try:
+            for size in sizes:
+                maps = _maps(body, size, strides)
+            return rule, maps
+        except Exception as error:  # whatever a network raises at a size that it does not take
+            problem = error
+    raise _unusable(name, problem)
+
+
+def _times(height: int, width: int) -> tuple[Size, ...]:
+    return tuple((a * height, b * width) for a, b in PROBES)
+
+
+def _maps(body: nn.Module, size: Size, strides: Sequence[int]) -> list[Tensor]:
+    """Maps of an image without values.
+
+    Raises:
+        ValueError: if their sizes are not those of their strides.
+    """
+    with torch.no_grad():
+        maps: list[Tensor] = body(torch.empty(1, 3, *size, device="meta"))
+    for x, stride in zip(maps, strides, strict=True):
+        if not any(_near(x.shape[i : i + 2], size, stride) for i in (1, 2)):
+            raise ValueError(f"a map of {tuple(x.shape)} at stride {stride} from an image of {size[0]} x {size[1]}")
+    return maps
+
+
+def _near(found: Sequence[int], size: Size, stride: int) -> bool:
+    """Whether a map's sides are those of an image at this stride, but for what a lack of padding takes away."""
+    return all(abs(side - whole / stride) <= LACK for side, whole in zip(found, size, strict=True))
+
+
+def no_low_level(name: str, stride: int, strides: Sequence[int]) -> UserError:
+    """The error of a network without a map that `v3plus` needs, which has maps at `strides`."""
+    found = ", ".join(map(str, sorted(set(strides))))
+    return UserError(
+        f"backbone '{name}' has no features at stride {stride}, only at {found}, and decoder = 'v3plus' "
+        "needs them: choose decoder = 'v3', or another backbone"
+    )
+
+
+def _unusable(name: str, problem: Exception | None) -> UserError:
+    words = (str(problem).strip().splitlines() or [type(problem).__name__])[0][:160]
+    return UserError(f"backbone '{name}' gives no feature maps ({words}): {OTHERS}")
