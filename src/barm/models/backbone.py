@@ -124,7 +124,7 @@ def _create(name: str, output_stride: int, pretrained: bool, low_level: bool, le
         if name == mobilenet.NAME:
             return mobilenet.MobileNetV2(output_stride, pretrained=pretrained, low_level=low_level)
         source, more = cached_source(name, pretrained)
-        form = {"features_only": True, "output_stride": output_stride, "out_indices": indices}
+        form: dict[str, Any] = {"features_only": True, "output_stride": output_stride, "out_indices": indices}
         body: nn.Module = timm.create_model(source, pretrained=pretrained, **form, **options, **more)
         return body
 
@@ -180,7 +180,7 @@ def _dilates(build: Callable[[], nn.Module], output_stride: int) -> bool:
     """Whether a network can be built with this output stride, and keeps it. Takes no memory, and no random number."""
     try:
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
-            return cast(FeatureInfo, build().feature_info).reduction()[-1] == output_stride
+            return cast(FeatureInfo, build().feature_info).reduction()[-1] == output_stride  # type: ignore[no-any-return]
     except Exception:  # whatever a constructor raises
         return False
 

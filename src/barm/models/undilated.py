@@ -17,11 +17,11 @@ from torch.nn import functional as F
 
 from barm.errors import UserError
 from barm.models.neck import is_exporting
+from barm.models.tracing import trace_simply
 
 Size = tuple[int, int]
 ANY_SIZE: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})  # as timm names it
-PROBES = ((1, 1), (3, 5), (4, 2))  # sides of the images that are tried, in units of the size rule
-ODD = ((97, 131), (33, 64))  # sides that nothing divides
+PROBES = ((1, 2), (2, 3), (1, 5))  # height and width of the images that are tried, in units of the size rule
 LACK = 2  # pixels by which a map may be smaller or larger than its stride says
 OTHERS = "choose another, such as convnext_tiny, swin_tiny_patch4_window7_224 or vit_small_patch14_dinov2"
 
@@ -30,34 +30,39 @@ class SizeRule(NamedTuple):
     """Sizes of images that a network can take.
 
     Attributes:
-        divisor: every side is a multiple of it; 1 for any size.
+        divisor: every side is a multiple of it.
+        least: the smallest side. With less than two pixels a map's side would be a constant of a traced graph.
         fixed: the one height and width that it takes, if it takes one only.
     """
 
-    divisor: int = 1
+    divisor: int
+    least: int
     fixed: Size | None = None
 
     def fit(self, image: Tensor) -> Tensor:
         """Resize ``(N, 3, H, W)`` bilinearly to the nearest size of the rule."""
-        size = self.fixed or (_nearest(image.shape[2], self.divisor), _nearest(image.shape[3], self.divisor))
-        if (self.divisor == 1 and self.fixed is None) or (not is_exporting() and size == tuple(image.shape[2:])):
+        size = self.fixed or (self._nearest(image.shape[2]), self._nearest(image.shape[3]))
+        if not is_exporting() and size == tuple(image.shape[2:]):
             return image
         return F.interpolate(image, size, mode="bilinear", align_corners=False)
 
+    def _nearest(self, side: int) -> int:
+        """The nearest side; an int or its symbol.
+
+        >>> rule = SizeRule(14, 28)
+        >>> rule._nearest(35), rule._nearest(34), rule._nearest(5)
+        (42, 28, 28)
+        """
+        multiples, least = (side + self.divisor // 2) // self.divisor, self.least // self.divisor
+        return self.divisor * cast(int, torch.sym_max(multiples, least))
+
     def __str__(self) -> str:
-        if self.fixed is not None:
-            return f"always {self.fixed[0]} x {self.fixed[1]}"
-        return "any" if self.divisor == 1 else f"multiple of {self.divisor}"
+        """The rule in words.
 
-
-def _nearest(side: int, divisor: int) -> int:
-    """The multiple nearest to a side, at least the divisor itself. The side is an int or its symbol.
-
-    >>> _nearest(35, 14), _nearest(34, 14), _nearest(5, 14)
-    (42, 28, 14)
-    """
-    multiples = (side + divisor // 2) // divisor
-    return divisor * (torch.sym_max(multiples, 1) if is_exporting() else max(multiples, 1))
+        >>> print(SizeRule(14, 28), SizeRule(224, 224, (224, 224)), sep=", ")
+        multiple of 14, always 224 x 224
+        """
+        return f"always {self.fixed[0]} x {self.fixed[1]}" if self.fixed else f"multiple of {self.divisor}"
 
 
 class Form(NamedTuple):
@@ -99,6 +104,8 @@ class Undilated(nn.Module):
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Normalised RGB ``(N, 3, H, W)`` -> feature maps ``(N, D_i, h_i, w_i)``, the last the deepest."""
+        if is_exporting():
+            trace_simply(self.body)
         maps = self.body(self.form.rule.fit(image))
         return [x.permute(0, 3, 1, 2) if self.form.last else x for x in maps]
 
@@ -108,7 +115,7 @@ class Undilated(nn.Module):
             cache = getattr(module, "attention_bias_cache", None)
             if cache:
                 cache.clear()
-        return super()._apply(fn, recurse)
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
 
 def build_undilated(
@@ -143,7 +150,9 @@ def _body(source: str, tokens: bool, positions: Sequence[int], options: Mapping[
     if not tokens:
         body: nn.Module = timm.create_model(source, features_only=True, out_indices=tuple(positions), **options)
         return body
-    return FeatureGetterNet(timm.create_model(source, num_classes=0, **options), out_indices=list(positions), norm=True)
+    return FeatureGetterNet(
+        timm.create_model(source, num_classes=0, **options), out_indices=tuple(positions), norm=True
+    )
 
 
 @lru_cache(maxsize=64)
@@ -197,10 +206,11 @@ def _own_size(body: nn.Module) -> Size | None:
 def _size_rule(name: str, body: nn.Module, strides: Sequence[int], own: Size | None) -> tuple[SizeRule, list[Tensor]]:
     """The least restrictive rule under which the network gives maps of the right sizes, and one image's maps."""
     step = max(strides)
-    rules = [(SizeRule(), ODD), (SizeRule(step), _times(step, step))]
+    rules = [(SizeRule(step, 2 * step), [(2 * a * step, b * step) for a, b in PROBES])]
+    if own is not None and own[0] == own[1]:
+        rules.append((SizeRule(own[0], own[0]), [(a * own[0], b * own[0]) for a, b in PROBES]))
     if own is not None:
-        rules += [(SizeRule(own[0]), _times(*own)), (SizeRule(fixed=own), (own,))] if own[0] == own[1] else []
-        rules += [] if own[0] == own[1] else [(SizeRule(fixed=own), (own,))]
+        rules.append((SizeRule(own[0], own[0], own), [own]))
     problem: Exception | None = None
     for rule, sizes in rules:
         try:
@@ -210,10 +220,6 @@ def _size_rule(name: str, body: nn.Module, strides: Sequence[int], own: Size | N
         except Exception as error:  # whatever a network raises at a size that it does not take
             problem = error
     raise _unusable(name, problem)
-
-
-def _times(height: int, width: int) -> tuple[Size, ...]:
-    return tuple((a * height, b * width) for a, b in PROBES)
 
 
 def _maps(body: nn.Module, size: Size, strides: Sequence[int]) -> list[Tensor]:
