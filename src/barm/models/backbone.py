@@ -195,16 +195,26 @@ def _load_local(body: nn.Module, path: Path, name: str) -> None:
         raise UserError(f"{path} is not a readable state dict ({error.what}); expected .pth or .safetensors") from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
-    state = {mobilenet.own_name(k): v for k, v in state_dict_of(content, path).items()}
+    given = {_bare(mobilenet.own_name(k)): v for k, v in state_dict_of(content, path).items()}
     own = body.state_dict()
+    state = {k: given[_bare(k)] for k in own if _bare(k) in given}
     missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
-    wrong = [k for k in own if k in state and state[k].shape != own[k].shape]
+    wrong = [k for k in state if state[k].shape != own[k].shape]
     if missing or wrong:
         raise UserError(
             f"{path} does not fit backbone '{name}': {count(len(missing), 'tensors')} missing, {len(wrong)} of "
             f"another shape, first: {(missing + wrong)[0]}; give the weights of the same timm network"
         )
     body.load_state_dict({k: state.get(k, own[k]) for k in own})
+
+
+def _bare(name: str) -> str:
+    """A tensor's name without what the ways to reach a network's maps change in it.
+
+    >>> _bare("body.stages_0.norm.weight") == _bare("stages.0.norm.weight")
+    True
+    """
+    return name.removeprefix("body.").removeprefix("model.").replace(".", "_")
 
 
 def _first_line(error: Exception) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from timm.layers.pos_embed_sincos import RotaryEmbeddingDinoV3
+from timm.models.hiera import MaskUnitAttention
 from timm.models.swin_transformer import SwinTransformerBlock
 from timm.models.swin_transformer_v2 import SwinTransformerV2Block
 from torch import Tensor, nn
@@ -25,12 +26,14 @@ APART = -100.0  # added to the attention between places that were not neighbours
 
 
 def trace_simply(network: nn.Module) -> None:
-    """Let the blocks of windows and the rotary embeddings in a network work in the forms of this module, in place."""
+    """Let what cannot be traced in a network work in the forms of this module, in place."""
     for module in network.modules():
         if isinstance(module, (SwinTransformerBlock, SwinTransformerV2Block)):
             module._attn = MethodType(attend, module)  # type: ignore[method-assign]
         elif isinstance(module, RotaryEmbeddingDinoV3):
             module._create_embed = MethodType(rotary, module)  # type: ignore[method-assign]
+        elif isinstance(module, MaskUnitAttention):
+            module.fused_attn = False  # whose five dimensions ONNX does not know
 
 
 def attend(block: Any, x: Tensor) -> Tensor:
