@@ -5,6 +5,7 @@ on generated images is trained twice, once without a stop and once stopped in th
 weights, bit for bit. The ONNX file must give our labels (`barm.weights.export.agreement`).
 
 python benchmarks/backbones.py                 # all, into docs/backbones.md and benchmarks/results/backbones.json
+python benchmarks/backbones.py --resume        # those that the results lack
 python benchmarks/backbones.py resnet18        # some: printed, nothing is written
 """
 
@@ -163,8 +164,9 @@ def provenance() -> dict[str, Any]:
 def write(rows: Sequence[dict[str, Any]], setup: dict[str, Any]) -> None:
     """Write the results, and the table between the marks of the page."""
     RESULTS.write_text(json.dumps({"setup": setup, "rows": rows}, indent=1) + "\n", "utf-8")
+    commits = ", ".join(sorted({row["commit"] for row in rows}))
     words = (
-        f"Data: {setup['data']}, seed {setup['seed']}. Machine: {setup['machine']}. Commit {setup['commit']}; "
+        f"Data: {setup['data']}, seed {setup['seed']}. Machine: {setup['machine']}. Commit {commits}; "
         f"{setup['releases']}. `make backbones` writes this anew."
     )
     before, rest = PAGE.read_text("utf-8").split(BEGIN)
@@ -190,6 +192,7 @@ def row_of(name: str, data: Path) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="by default all of the table")
+    parser.add_argument("--resume", action="store_true", help="keep what is measured already")
     parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)  # the data, in the process of one backbone
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -198,14 +201,18 @@ def main() -> None:
             return
         from barm.data.sources.shapes_disk import make_shapes
 
-        data, rows, setup = Path(folder) / "data", [], provenance()
+        data, setup = Path(folder) / "data", provenance()
+        before = json.loads(RESULTS.read_text("utf-8"))["rows"] if given.resume and RESULTS.exists() else []
+        rows = {row["backbone"]: row for row in before if "failed" not in row}
         make_shapes(data, num_classes=CLASSES, num_train=TRAIN, num_val=VAL, size=(SIDE, SIDE), seed=SEED)
-        for name in given.names or NAMES:
-            rows.append(row_of(name, data))
-            print(json.dumps(rows[-1]), flush=True)
+        for name in given.names or [name for i in range(3) for name in NAMES[i::3]]:  # all kinds early
+            if name in rows:
+                continue
+            rows[name] = {**row_of(name, data), "commit": setup["commit"]}
+            print(json.dumps(rows[name]), flush=True)
             if not given.names:
-                write(rows, setup)
-    if any("failed" in row for row in rows):
+                write([rows[n] for n in NAMES if n in rows], setup)
+    if any("failed" in row for row in rows.values()):
         raise SystemExit(1)
 
 

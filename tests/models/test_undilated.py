@@ -18,8 +18,6 @@ from barm.models.frozen import Constant
 from barm.models.inputs import timm_rule
 from barm.models.segmenter import NetworkConfig
 from barm.models.undilated import SizeRule, find_form
-from barm.weights.export.agreement import compare, in_pytorch
-from barm.weights.export.formats import to_torch_export
 
 PYRAMID, PLAIN, FIXED = "test_mambaout", "test_vit", "levit_128s"  # small ones; the last takes 224 x 224 alone
 
@@ -85,7 +83,7 @@ def test_one_update_changes_every_parameter(name, decoder):
     before = {n: p.clone() for n, p in model.named_parameters()}
     out = model(torch.randn(2, 3, 64, 64))
     out.logits.square().mean().backward()
-    torch.optim.SGD(model.parameters(), lr=1.0).step()
+    torch.optim.SGD(model.parameters(), lr=100.0).step()
     assert [n for n, p in model.named_parameters() if torch.equal(p, before[n])] == []
 
 
@@ -101,21 +99,14 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(name, tiny, tmp_pat
         outcome = update(trainer, *given, **named)
         return outcome._replace(stop=True) if trainer.iteration == 2 else outcome
 
-    with monkeypatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(StepTrainer, "update", stopping)
+    monkeypatch.setattr(StepTrainer, "update", stopping)
+    with pytest.raises(Stopped):
         fit(config, out=tmp_path / "broken", quiet=True)
+    monkeypatch.setattr(StepTrainer, "update", update)
     assert not RunDirectory(tmp_path / "broken").is_complete(0)
     fit(config, out=tmp_path / "broken", quiet=True, resume=True)
     whole, broken = (RunDirectory(tmp_path / run).step_path(0) / "model.safetensors" for run in ("whole", "broken"))
     assert broken.read_bytes() == whole.read_bytes()
-
-
-@pytest.mark.graph
-@pytest.mark.parametrize("name", [PYRAMID, PLAIN])
-def test_a_graph_takes_every_size(name, tiny_trained):
-    trained = tiny_trained("finetune", backbone=name)
-    made = to_torch_export(trained)
-    assert compare(made.predict, lambda image: in_pytorch(trained, image), 4).equal > 0.999
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -166,6 +157,6 @@ def test_a_plain_transformer_has_no_low_level():
 def test_a_network_without_maps(monkeypatch):
     monkeypatch.setattr("barm.models.undilated._maps", lambda *_: (_ for _ in ()).throw(ValueError("a\nb")))
     find_form.cache_clear()
-    with pytest.raises(UserError, match="'test_vit' gives no feature maps.*choose another") as caught:
+    with pytest.raises(UserError, match=r"'test_vit' gives no feature maps.*choose another") as caught:
         create_backbone(PLAIN, 16)
     assert "\n" not in str(caught.value)
