@@ -13,7 +13,7 @@ from barm.engine.checkpoint.directory import RunDirectory
 from barm.errors import Stopped, UserError
 from barm.labels import Step
 from barm.methods import METHODS
-from barm.models.backbone import create_backbone, num_channels
+from barm.models.backbone import create_backbone, num_channels, reveal_stages
 from barm.models.frozen import Constant
 from barm.models.inputs import timm_rule
 from barm.models.segmenter import NetworkConfig
@@ -82,7 +82,7 @@ def test_one_update_changes_every_parameter(name, decoder):
     model = method_of(name, decoder=decoder).build_model().train()
     before = {n: p.clone() for n, p in model.named_parameters()}
     out = model(torch.randn(2, 3, 64, 64))
-    out.logits.square().mean().backward()
+    out.logits.square().sum().backward()
     torch.optim.SGD(model.parameters(), lr=100.0).step()
     assert [n for n, p in model.named_parameters() if torch.equal(p, before[n])] == []
 
@@ -152,6 +152,13 @@ def test_normalisation_is_that_of_the_weights(name, mean):
 def test_a_plain_transformer_has_no_low_level():
     with pytest.raises(UserError, match=r"'test_vit' has no features at stride 4, only at 16, .*decoder = 'v3'"):
         create_backbone(PLAIN, 16, low_level=True)
+
+
+def test_what_only_dilated_networks_have():
+    with pytest.raises(UserError, match=r"'test_vit' cannot be dilated, and model.activation = 'leaky_relu'.*resnet50"):
+        create_backbone(PLAIN, 16, leaky=True)
+    with pytest.raises(UserError, match="exist in ResNets only"):
+        reveal_stages(create_backbone(PYRAMID, 16))
 
 
 def test_a_network_without_maps(monkeypatch):

@@ -129,9 +129,14 @@ def _create(name: str, output_stride: int, pretrained: bool, low_level: bool, le
         return body
 
     def undilated() -> nn.Module:
+        if leaky:
+            raise UserError(
+                f"backbone '{name}' cannot be dilated, and model.activation = 'leaky_relu' is for those that can: "
+                "leave it out, or choose one such as resnet50"
+            )
         source, more = cached_source(name, pretrained)
         low = LOW_LEVEL_STRIDE if low_level else None
-        return build_undilated(name, source, output_stride, low, options, {"pretrained": pretrained, **more})
+        return build_undilated(name, source, output_stride, low, {"pretrained": pretrained, **more})
 
     try:
         if pretrained:

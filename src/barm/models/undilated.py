@@ -123,7 +123,6 @@ def build_undilated(
     source: str,
     output_stride: int,
     low_level: int | None,
-    options: Mapping[str, Any],
     more: Mapping[str, Any],
 ) -> Undilated:
     """Build a network with the maps that a neck at this output stride can use.
@@ -135,14 +134,13 @@ def build_undilated(
         source: its name for timm.
         output_stride: 8 or 16; finer maps are left out.
         low_level: stride of a further, finer map.
-        options: for timm, which change the network.
-        more: for timm, about its weights.
+        more: options for timm, about its weights.
 
     Raises:
         UserError: for a network without such maps.
     """
-    form = find_form(name, source, output_stride, low_level, tuple(sorted(options.items(), key=lambda item: item[0])))
-    return Undilated(_body(source, form.tokens, form.positions, {**form.options, **options, **more}), form)
+    form = find_form(name, source, output_stride, low_level)
+    return Undilated(_body(source, form.tokens, form.positions, {**form.options, **more}), form)
 
 
 def _body(source: str, tokens: bool, positions: Sequence[int], options: Mapping[str, Any]) -> nn.Module:
@@ -156,18 +154,16 @@ def _body(source: str, tokens: bool, positions: Sequence[int], options: Mapping[
 
 
 @lru_cache(maxsize=64)
-def find_form(
-    name: str, source: str, output_stride: int, low_level: int | None, options: tuple[tuple[str, Any], ...] = ()
-) -> Form:
+def find_form(name: str, source: str, output_stride: int, low_level: int | None) -> Form:
     """Find out which maps a network gives and which images it takes. Arguments as for `build_undilated`."""
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        info, accepted = _skeleton(name, source, dict(options))
+        info, accepted = _skeleton(name, source)
         strides: list[int] = info.reduction(list(range(len(info.info))))
         tokens = len(set(strides)) == 1
         positions = _positions(strides, output_stride, low_level)
         if low_level is not None and low_level not in strides:
             raise no_low_level(name, low_level, strides)
-        body = _body(source, tokens, positions, {**accepted, **dict(options)}).eval()
+        body = _body(source, tokens, positions, accepted).eval()
         rule, maps = _size_rule(name, body, [strides[i] for i in positions], _own_size(body))
     fmt = getattr(body, "output_fmt", "NCHW")
     last = str(getattr(fmt, "value", fmt)) == "NHWC"
@@ -184,12 +180,12 @@ def _positions(strides: Sequence[int], output_stride: int, low_level: int | None
     return tuple(sorted(at[s] for s in wanted))
 
 
-def _skeleton(name: str, source: str, options: Mapping[str, Any]) -> tuple[FeatureInfo, dict[str, Any]]:
+def _skeleton(name: str, source: str) -> tuple[FeatureInfo, dict[str, Any]]:
     """What timm says of a network's maps, and the options by which it takes most sizes."""
     problem: Exception | None = None
     for accepted in ANY_SIZE:
         try:
-            body = timm.create_model(source, features_only=True, **accepted, **options)
+            body = timm.create_model(source, features_only=True, **accepted)
             return cast(FeatureInfo, body.feature_info), accepted
         except Exception as error:  # whatever a constructor raises at an option that it does not know
             problem = error
