@@ -156,19 +156,40 @@ def _body(source: str, tokens: bool, positions: Sequence[int], options: Mapping[
 @lru_cache(maxsize=64)
 def find_form(name: str, source: str, output_stride: int, low_level: int | None) -> Form:
     """Find out which maps a network gives and which images it takes. Arguments as for `build_undilated`."""
+    best: Form | None = None
+    problem: Exception | None = None
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        info, accepted = _skeleton(name, source)
-        strides: list[int] = info.reduction(list(range(len(info.info))))
-        tokens = len(set(strides)) == 1
-        positions = _positions(strides, output_stride, low_level)
-        if low_level is not None and low_level not in strides:
-            raise no_low_level(name, low_level, strides)
-        body = _body(source, tokens, positions, accepted).eval()
-        rule, maps = _size_rule(name, body, [strides[i] for i in positions], _own_size(body))
+        for options in ANY_SIZE:
+            try:
+                form = _form(name, source, output_stride, low_level, options)
+            except UserError:
+                raise
+            except Exception as error:  # whatever a network raises at an option or a size that it does not know
+                problem = error
+                continue
+            best = form if best is None or form.rule.fixed is None else best
+            if form.rule.fixed is None:
+                break
+    if best is None:
+        words = (str(problem).strip().splitlines() or [type(problem).__name__])[0][:160]
+        raise UserError(f"backbone '{name}' gives no feature maps ({words}): {OTHERS}") from problem
+    return best
+
+
+def _form(name: str, source: str, output_stride: int, low_level: int | None, options: dict[str, Any]) -> Form:
+    """The form of a network with these options; raises what the network raises. For torch's meta device."""
+    skeleton = timm.create_model(source, features_only=True, **options)
+    info = cast(FeatureInfo, skeleton.feature_info)
+    strides: list[int] = info.reduction(list(range(len(info.info))))
+    if low_level is not None and low_level not in strides:
+        raise no_low_level(name, low_level, strides)
+    tokens, positions = len(set(strides)) == 1, _positions(strides, output_stride, low_level)
+    own = tuple(strides[i] for i in positions)
+    body = _body(source, tokens, positions, options).eval()
+    rule, maps = _size_rule(body, own, _own_size(body))
     fmt = getattr(body, "output_fmt", "NCHW")
     last = str(getattr(fmt, "value", fmt)) == "NHWC"
-    channels = tuple(x.shape[-1 if last else 1] for x in maps)
-    return Form(tokens, accepted, positions, tuple(strides[i] for i in positions), channels, last, rule)
+    return Form(tokens, options, positions, own, tuple(x.shape[-1 if last else 1] for x in maps), last, rule)
 
 
 def _positions(strides: Sequence[int], output_stride: int, low_level: int | None) -> tuple[int, ...]:
@@ -180,18 +201,6 @@ def _positions(strides: Sequence[int], output_stride: int, low_level: int | None
     return tuple(sorted(at[s] for s in wanted))
 
 
-def _skeleton(name: str, source: str) -> tuple[FeatureInfo, dict[str, Any]]:
-    """What timm says of a network's maps, and the options by which it takes most sizes."""
-    problem: Exception | None = None
-    for accepted in ANY_SIZE:
-        try:
-            body = timm.create_model(source, features_only=True, **accepted)
-            return cast(FeatureInfo, body.feature_info), accepted
-        except Exception as error:  # whatever a constructor raises at an option that it does not know
-            problem = error
-    raise _unusable(name, problem)
-
-
 def _own_size(body: nn.Module) -> Size | None:
     """Size of the images that timm's configuration of the network names."""
     inner = body.model if isinstance(body, FeatureGetterNet) else body
@@ -199,7 +208,7 @@ def _own_size(body: nn.Module) -> Size | None:
     return (given[-2], given[-1]) if given else None
 
 
-def _size_rule(name: str, body: nn.Module, strides: Sequence[int], own: Size | None) -> tuple[SizeRule, list[Tensor]]:
+def _size_rule(body: nn.Module, strides: Sequence[int], own: Size | None) -> tuple[SizeRule, list[Tensor]]:
     """The least restrictive rule under which the network gives maps of the right sizes, and one image's maps."""
     step = max(strides)
     rules = [(SizeRule(step, 2 * step), [(2 * a * step, b * step) for a, b in PROBES])]
@@ -215,7 +224,7 @@ def _size_rule(name: str, body: nn.Module, strides: Sequence[int], own: Size | N
             return rule, maps
         except Exception as error:  # whatever a network raises at a size that it does not take
             problem = error
-    raise _unusable(name, problem)
+    raise cast(Exception, problem)
 
 
 def _maps(body: nn.Module, size: Size, strides: Sequence[int]) -> list[Tensor]:
@@ -244,8 +253,3 @@ def no_low_level(name: str, stride: int, strides: Sequence[int]) -> UserError:
         f"backbone '{name}' has no features at stride {stride}, only at {found}, and decoder = 'v3plus' "
         "needs them: choose decoder = 'v3', or another backbone"
     )
-
-
-def _unusable(name: str, problem: Exception | None) -> UserError:
-    words = (str(problem).strip().splitlines() or [type(problem).__name__])[0][:160]
-    return UserError(f"backbone '{name}' gives no feature maps ({words}): {OTHERS}")
