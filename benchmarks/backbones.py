@@ -38,7 +38,7 @@ NAMES = (
     *("deit_tiny_patch16_224", "vit_small_patch14_dinov2", "vit_small_patch16_dinov3", "vit_base_patch16_siglip_224"),
     *("vit_base_patch32_clip_224", "samvit_base_patch16", "eva02_tiny_patch14_224", "beit_base_patch16_224"),
 )
-FIRST = ("resnet18", "vit_small_patch14_dinov2", "pvt_v2_b0", "fastvit_t8", "deit_tiny_patch16_224", "convnext_atto")
+FIRST = ("deit_tiny_patch16_224", "convnext_atto", "vit_small_patch14_dinov2", "pvt_v2_b0", "resnet18", "fastvit_t8")
 SIDE, CLASSES, TRAIN, VAL, BATCH, SEED = 64, 4, 24, 4, 4, 0
 STOP_AFTER = 3  # of the updates
 ODD = (61, 45)  # width and height of the image that is asked about
