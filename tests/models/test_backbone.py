@@ -11,7 +11,7 @@ import torch
 from barm.errors import UserError
 from barm.labels import Step
 from barm.methods import METHODS
-from barm.models.backbone import create_backbone, num_channels
+from barm.models.backbone import _bare, create_backbone, num_channels
 from barm.models.segmenter import NetworkConfig
 
 SIDE = 64
@@ -47,24 +47,39 @@ def test_no_features_at_stride_4(monkeypatch):
 
 
 def test_an_output_stride_that_is_not_kept(monkeypatch):
-    """A network that takes the argument and stays at stride 32 is not trained."""
-
+    """A network that takes the argument and stays at stride 32 gets a pyramid, as one that refuses it."""
     create = timm.create_model
 
-    def careless(name: str, output_stride: int, **options):
+    def careless(name: str, output_stride: int = 32, **options):
         return create(name, **options)
 
     monkeypatch.setattr("barm.models.backbone.timm.create_model", careless)
-    with pytest.raises(UserError, match="'test_resnet' gives features at stride 32, not at output stride 16") as caught:
-        create_backbone("test_resnet", 16)
-    assert "\n" not in str(caught.value)
+    assert create_backbone("test_resnet", 16).form.strides == (16, 32)
 
 
-@pytest.mark.parametrize("pretrained", [False, True])
-@pytest.mark.parametrize("name", ["vgg11", "test_vit", "ghostnet_050"])
-def test_what_cannot_be_dilated(name, pretrained):
-    """Not the weights' fault, so nobody is sent to look for them."""
-    with pytest.raises(UserError, match=f"'{name}' cannot give features at output stride 16 .*resnet50") as caught:
-        create_backbone(name, 16, pretrained)
+def test_dilated_networks_keep_timms_names_and_numbers():
+    torch.manual_seed(0)
+    body = create_backbone("test_resnet", 16)
+    torch.manual_seed(0)
+    timms = timm.create_model("test_resnet", features_only=True, output_stride=16, out_indices=(-1,))
+    assert list(body.state_dict()) == list(timms.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(body.state_dict().values(), timms.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("name", ["test_convnext", "test_mambaout", "test_vit"])
+def test_a_local_file_has_timms_names(name, tmp_path):
+    """Whole networks with their classifier, whatever the way to their maps makes of the names."""
+    whole = timm.create_model(name)
+    torch.save(whole.state_dict(), tmp_path / "whole.pth")
+    body = create_backbone(name, 16, weights=tmp_path / "whole.pth")
+    values = {_bare(k): v for k, v in whole.state_dict().items()}
+    assert all(torch.equal(v, values[_bare(k)]) for k, v in body.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["resnet_18", "vit_smal_patch14_dinov2"])
+def test_an_unknown_name(name):
+    with pytest.raises(
+        UserError, match=f"unknown backbone '{name}': expected a timm model name.*did you mean"
+    ) as caught:
+        create_backbone(name, 16)
     assert "\n" not in str(caught.value)
-    assert "ImageNet" not in str(caught.value)

@@ -1,4 +1,8 @@
-"""Build a backbone: any timm model at output stride 8 or 16, with its weights."""
+"""Build a backbone, any timm model, with its weights.
+
+A network that can be dilated gives its last map at output stride 8 or 16. The others keep their own strides
+(`barm.models.undilated`).
+"""
 
 from __future__ import annotations
 
@@ -14,15 +18,15 @@ from torch import Tensor, nn
 
 from barm.errors import UserError, nearest
 from barm.models import mobilenet
-from barm.models.download import cached_source, check_reachable
+from barm.models.download import HUB, cached_source, check_reachable
 from barm.models.neck import LEAK
+from barm.models.undilated import Undilated, build_undilated, no_low_level
 from barm.reading import Unfit, read_pickled, read_safetensors, state_dict_of
 from barm.words import count
 
 BACKBONE_BN_MOMENTUM = 0.01  # spec/barm.md section 2
 LOW_LEVEL_STRIDE = 4  # spec/deeplab.md section 3
 USUAL_LOW_LEVEL = 1  # position of the features at that stride in most networks of timm: strides 2, 4, 8, 16, 32
-DILATED = "choose one whose last stages can be dilated, such as resnet50"
 
 
 def create_backbone(
@@ -108,58 +112,64 @@ def reveal_stages(backbone: nn.Module) -> list[Revealed]:
 
 def num_channels(backbone: nn.Module) -> list[int]:
     """Channels of the feature maps that the backbone returns."""
+    if isinstance(backbone, Undilated):
+        return list(backbone.form.channels)
     return list(backbone.feature_info.channels())  # type: ignore[union-attr, operator]
 
 
 def _create(name: str, output_stride: int, pretrained: bool, low_level: bool, leaky: bool) -> nn.Module:
-    options: dict[str, Any] = {"features_only": True, "output_stride": output_stride}
-    if leaky:
-        options["act_layer"] = partial(nn.LeakyReLU, LEAK, inplace=True)
+    options: dict[str, Any] = {"act_layer": partial(nn.LeakyReLU, LEAK, inplace=True)} if leaky else {}
 
     def built(*indices: int, pretrained: bool) -> nn.Module:
         if name == mobilenet.NAME:
             return mobilenet.MobileNetV2(output_stride, pretrained=pretrained, low_level=low_level)
         source, more = cached_source(name, pretrained)
-        body: nn.Module = timm.create_model(source, pretrained=pretrained, out_indices=indices, **options, **more)
+        form: dict[str, Any] = {"features_only": True, "output_stride": output_stride, "out_indices": indices}
+        body: nn.Module = timm.create_model(source, pretrained=pretrained, **form, **options, **more)
         return body
+
+    def undilated() -> nn.Module:
+        if leaky:
+            raise UserError(
+                f"backbone '{name}' cannot be dilated, and model.activation = 'leaky_relu' is for those that can: "
+                "leave it out, or choose one such as resnet50"
+            )
+        source, more = cached_source(name, pretrained)
+        low = LOW_LEVEL_STRIDE if low_level else None
+        return build_undilated(name, source, output_stride, low, {"pretrained": pretrained, **more})
 
     try:
         if pretrained:
-            _check_weights(lambda: built(-1, pretrained=False), name, output_stride)
-        body = built(*((USUAL_LOW_LEVEL, -1) if low_level else (-1,)), pretrained=pretrained)
-        _check_stride(body, name, output_stride)
+            check_reachable(name)
+        try:
+            body = built(*((USUAL_LOW_LEVEL, -1) if low_level else (-1,)), pretrained=pretrained)
+            if cast(FeatureInfo, body.feature_info).reduction()[-1] != output_stride:
+                return undilated()
+        except Exception:
+            if not _exists(name) or _dilates(lambda: built(-1, pretrained=False), output_stride):
+                raise
+            return undilated()
         position = _low_level(body, name) if low_level and name != mobilenet.NAME else USUAL_LOW_LEVEL
         return body if position == USUAL_LOW_LEVEL else built(position, -1, pretrained=pretrained)
     except UserError:
         raise
     except Exception as error:  # timm raises RuntimeError, hub errors and OSError alike; all mean "not to be had"
-        base = name.split(".")[0]
-        if name != mobilenet.NAME and not timm.is_model(base):
+        if not _exists(name):
+            base = name.split(".")[0]
             raise UserError(
                 f"unknown backbone '{name}': expected a timm model name{nearest(base, timm.list_models())}"
             ) from error
-        _check_dilation(lambda: built(-1, pretrained=False), name, output_stride)
         raise UserError(
             f"the ImageNet weights of '{name}' could not be had ({_first_line(error)}); connect to the network once, "
             "give a local file with --set model.weights=FILE, or train from scratch with --set model.pretrained=false"
         ) from error
 
 
-def _check_weights(build: Callable[[], nn.Module], name: str, output_stride: int) -> None:
-    """Check early that weights are available, unless the network does not have this output stride anyway."""
-    try:
-        check_reachable(name)
-    except UserError:
-        _check_dilation(build, name, output_stride)
-        raise
-
-
-def _check_stride(body: nn.Module, name: str, output_stride: int) -> None:
-    last = cast(FeatureInfo, body.feature_info).reduction()[-1]
-    if last != output_stride:
-        raise UserError(
-            f"backbone '{name}' gives features at stride {last}, not at output stride {output_stride}: {DILATED}"
-        )
+def _exists(name: str) -> bool:
+    """Whether the name is one of timm's, or its configuration is in the cache of the hub."""
+    if name.startswith(HUB):
+        return cached_source(name, False)[0] != name
+    return name == mobilenet.NAME or timm.is_model(name.split(".")[0])
 
 
 def _low_level(body: nn.Module, name: str) -> int:
@@ -167,22 +177,17 @@ def _low_level(body: nn.Module, name: str) -> int:
     info = cast(FeatureInfo, body.feature_info)
     strides: list[int] = info.reduction(list(range(len(info.info))))
     if LOW_LEVEL_STRIDE not in strides:
-        found = ", ".join(map(str, sorted(set(strides))))
-        raise UserError(
-            f"backbone '{name}' has no features at stride {LOW_LEVEL_STRIDE}, only at {found}, and decoder = 'v3plus' "
-            "needs them: choose decoder = 'v3', or another backbone"
-        )
+        raise no_low_level(name, LOW_LEVEL_STRIDE, strides)
     return len(strides) - 1 - strides[::-1].index(LOW_LEVEL_STRIDE)
 
 
-def _check_dilation(build: Callable[[], nn.Module], name: str, output_stride: int) -> None:
-    """Refuse an output stride with which the network cannot be built even without weights."""
+def _dilates(build: Callable[[], nn.Module], output_stride: int) -> bool:
+    """Whether a network can be built with this output stride, and keeps it. Takes no memory, and no random number."""
     try:
-        build()
-    except Exception as error:  # whatever a constructor raises
-        raise UserError(
-            f"backbone '{name}' cannot give features at output stride {output_stride} ({_first_line(error)}): {DILATED}"
-        ) from error
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            return cast(FeatureInfo, build().feature_info).reduction()[-1] == output_stride  # type: ignore[no-any-return]
+    except Exception:  # whatever a constructor raises
+        return False
 
 
 def _load_local(body: nn.Module, path: Path, name: str) -> None:
@@ -195,16 +200,26 @@ def _load_local(body: nn.Module, path: Path, name: str) -> None:
         raise UserError(f"{path} is not a readable state dict ({error.what}); expected .pth or .safetensors") from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
-    state = {mobilenet.own_name(k): v for k, v in state_dict_of(content, path).items()}
+    given = {_bare(mobilenet.own_name(k)): v for k, v in state_dict_of(content, path).items()}
     own = body.state_dict()
+    state = {k: given[_bare(k)] for k in own if _bare(k) in given}
     missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
-    wrong = [k for k in own if k in state and state[k].shape != own[k].shape]
+    wrong = [k for k in state if state[k].shape != own[k].shape]
     if missing or wrong:
         raise UserError(
             f"{path} does not fit backbone '{name}': {count(len(missing), 'tensors')} missing, {len(wrong)} of "
             f"another shape, first: {(missing + wrong)[0]}; give the weights of the same timm network"
         )
     body.load_state_dict({k: state.get(k, own[k]) for k in own})
+
+
+def _bare(name: str) -> str:
+    """A tensor's name without what the ways to reach a network's maps change in it.
+
+    >>> _bare("body.stages_0.norm.weight") == _bare("stages.0.norm.weight")
+    True
+    """
+    return name.removeprefix("body.").removeprefix("model.").replace(".", "_")
 
 
 def _first_line(error: Exception) -> str:

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from barm.errors import UserError, nearest
 from barm.models import mobilenet
 from barm.models.adopted import AdoptedConfig, AdoptedSegmenter
-from barm.models.backbone import create_backbone, num_channels, reveal_stages
+from barm.models.backbone import create_backbone, reveal_stages
 from barm.models.inputs import IMAGENET_MEAN, IMAGENET_STD, InputRule, Normalise, Order, timm_rule
 from barm.models.neck import AddedPoolNeck, AtrousNeck, DecoderNeck, Neck, make_separable
+from barm.models.pyramid import make_neck
 
 ASPP_DROPOUT = 0.1
 Dilation = Annotated[int, Field(ge=1, strict=True)]
@@ -34,8 +35,8 @@ class NetworkConfig(BaseModel):
     """Architecture of the network and its initial weights.
 
     Attributes:
-        backbone: a timm model name, or ``deeplab_mobilenetv2``.
-        output_stride: ratio of an image's side to that of the feature map.
+        backbone: any timm model name, or ``deeplab_mobilenetv2`` (docs/backbones.md).
+        output_stride: ratio of an image's side to that of the feature map; a plain transformer has its patch's.
         decoder: `v3` classifies ASPP's result, `v3plus` refines it with the features at stride 4, `added_pool` is the
             body of MiB and PLOP (spec/mib.md section 7).
         activation: of the backbone; `leaky_relu` has the slope 0.01 of MiB's and PLOP's in-place batch norm.
@@ -143,7 +144,7 @@ class Segmenter(nn.Module):
         )
         self._stages = reveal_stages(self.backbone) if levels else []
         rates = config.rates or ((6, 12, 18) if config.output_stride == 16 else (12, 24, 36))
-        neck = NECKS[config.decoder](num_channels(self.backbone), rates, config.channels, config.dropout)
+        neck = make_neck(self.backbone, NECKS[config.decoder], rates, config.channels, config.dropout)
         self.classifier = head(neck, config.channels, group_sizes)
         if config.separable:
             make_separable(self.classifier)

@@ -40,6 +40,16 @@ def test_every_rule_of_prediction(name, tiny_trained):
 
 
 @pytest.mark.graph
+@pytest.mark.parametrize("name", ["test_mambaout", "test_vit"])
+def test_backbones_that_cannot_be_dilated(name, tiny_trained):
+    """As ONNX: a pyramid and a plain transformer, at sizes that they resize to those they take."""
+    trained = tiny_trained("finetune", backbone=name)
+    found = compare(trained, FORMATS["onnx"][1](trained).predict, name)
+    assert found.classes >= 2, found
+    assert found.equal >= 0.999
+
+
+@pytest.mark.graph
 def test_a_body_with_a_window_of_any_size(tmp_path, tiny_trained):
     """MiB's and PLOP's body, whose pooling depends on the image's size, with torch alone."""
     trained = tiny_trained("plop", decoder="added_pool", activation="leaky_relu", output_stride=8)

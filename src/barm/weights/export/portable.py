@@ -20,7 +20,7 @@ from barm.ops.upsampled import computed_by
 from barm.weights.export.padding import pad_simply
 from barm.weights.trained import FORMAT, Trained
 
-EXAMPLE = (2, 80, 112)  # batch, height and width of the image that is traced
+EXAMPLE = (2, 1040, 1456)  # batch, height and width of the image that is traced: no map of it is one window alone
 LEAST_SIDE = 32  # pixels; of smaller ones the features may be one pixel, which a traced graph treats as a constant
 LEAST_SIDES = (LEAST_SIDE, 2 * LEAST_SIDE)
 LARGEST = 1 << 16
