@@ -18,7 +18,7 @@ from barm.engine.checkpoint.directory import METHOD, RunDirectory
 from barm.report.compare import read_results, summarise, to_csv, to_latex, to_markdown, write_comparison
 from barm.report.extension import extension_table
 from barm.report.tables import classes_table, steps_table
-from barm.weights.card import Told, card, code
+from barm.weights.card import Repository, card, code
 
 MARKUP = ("[/]", "[red]x", "[bold", ":smile:", "a\\")
 
@@ -112,7 +112,7 @@ def odd_run(tiny_run, tmp_path):
 
 
 def test_the_model_card(odd_run):
-    text = card(odd_run, 2, Told("me/odd"))
+    text = card(odd_run, 2, Repository("me/odd"))
     escaped = r"a\|b \`c\` &lt;d> \*e\*"
     assert text.count(escaped) >= 3
     assert "<d>" not in text

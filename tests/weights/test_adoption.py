@@ -14,7 +14,7 @@ from barm.engine.checkpoint.network import load_step
 from barm.errors import UserError
 from barm.labels import Step
 from barm.methods.base import Method
-from barm.models.adopted import logits_of, resized
+from barm.models.adopted import logits_of, size_rule
 from barm.models.inputs import InputRule
 from barm.weights.adoption import Classes, classes_of
 from barm.weights.importing import adopt, find_model, import_model
@@ -162,7 +162,7 @@ def test_images_of_any_size(size, tmp_path):
     model = networks.QUICK["smp-fpn"](tmp_path / "model")
     network, _ = imported(model, tmp_path / "run")
     image = torch.randn(1, 3, *size)
-    fitting = resized(image, 32)
+    fitting = size_rule(32).fit(image)
     assert all(side % 32 == 0 and abs(side - own) <= 16 for side, own in zip(fitting.shape[2:], size, strict=True))
     with torch.no_grad():
         torch.testing.assert_close(network(image).logits, find_model(model).module(fitting), rtol=0, atol=1e-5)

@@ -58,6 +58,12 @@ ActivationOpt = Annotated[
     Literal["softmax", "sigmoid"] | None,
     typer.Option("--activation", rich_help_panel=MODEL, help="With which it was trained, if its files do not say."),
 ]
+Calibrate = Annotated[
+    Path | None,
+    typer.Option("--calibrate", rich_help_panel=MODEL, help="Images like those it is used on, without labels."),
+]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="table.key=value, e.g. increment.epochs=10.")]
+Seed = Annotated[int | None, typer.Option(min=0, max=2**32 - 1)]
 Device = Annotated[Literal["auto", "cpu", "cuda"] | None, typer.Option(help="Where it runs.")]
 Precision = Annotated[
     Literal["auto", "32-true", "bf16-mixed", "16-mixed"] | None, typer.Option(help="bf16 where the processor has it.")

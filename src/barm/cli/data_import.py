@@ -23,7 +23,7 @@ OBJECTS = "Which of several objects a pixel belongs to; ignore: to none, if thei
 SOURCE = "The folder that an annotation tool wrote, or owner/name on Hugging Face."
 
 Source = Annotated[Path, typer.Argument(help=SOURCE)]
-Format = Annotated[FormatName, typer.Option(help="Found out by default.")]
+Format = Annotated[FormatName, typer.Option(help="ForeignModel out by default.")]
 Images = Annotated[Path | None, typer.Option(help="Where the images are, if not beside the annotations.")]
 Classes = Annotated[str | None, typer.Option(help="The classes to keep, in the order of their ids. " + NAMES)]
 Rest = Annotated[Literal["background", "ignore"], typer.Option(help="What the pixels of other classes become.")]

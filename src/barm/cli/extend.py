@@ -7,16 +7,19 @@ from typing import Annotated
 
 import typer
 
+from barm.cli import completion
 from barm.cli.common import (
-    MODEL,
     NAMES,
     ActivationOpt,
     Background,
+    Calibrate,
     ClassNames,
     Device,
     Json,
     Precision,
     Quiet,
+    Seed,
+    Settings,
     names_in,
     out,
     print_json,
@@ -24,16 +27,19 @@ from barm.cli.common import (
 )
 from barm.engine.distributed.watch import is_first
 
+RunOrModel = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN|MODEL",
+        help="A finished run; or a network of another library: a folder of segmentation_models_pytorch or transformers "
+        "(SegFormer, UperNet), a state dict of torchvision, or hf://owner/name.",
+        autocompletion=completion.runs,
+    ),
+]
+
 
 def extend(
-    run: Annotated[
-        str,
-        typer.Argument(
-            metavar="RUN|MODEL",
-            help="A finished run; or a network of another library: a folder of segmentation_models_pytorch or "
-            "transformers (SegFormer, UperNet), a state dict of torchvision, or hf://owner/name.",
-        ),
-    ],
+    run: RunOrModel,
     data: Annotated[Path, typer.Option(help="Images and masks in which the new classes are labelled.")],
     classes: Annotated[
         str | None, typer.Option(help=f"Their names; all that the run does not know by default. {NAMES}")
@@ -47,22 +53,15 @@ def extend(
     recipe: Annotated[
         str | None, typer.Option(help="Take method and optimisation from this recipe, not from the run.")
     ] = None,
-    override: Annotated[
-        list[str] | None, typer.Option("--set", help="table.key=value, e.g. increment.epochs=10.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1)] = None,
+    override: Settings = None,
+    seed: Seed = None,
     device: Device = None,
     precision: Precision = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the extension in --out stopped.")] = False,
     class_names: ClassNames = None,
     background: Background = None,
     activation: ActivationOpt = None,
-    images: Annotated[
-        Path | None,
-        typer.Option(
-            "--calibrate", rich_help_panel=MODEL, help="Images like those it is used on; those of --data by default."
-        ),
-    ] = None,
+    images: Calibrate = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:

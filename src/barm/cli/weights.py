@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -13,9 +13,11 @@ from barm.cli.common import (
     MODEL,
     ActivationOpt,
     Background,
+    Calibrate,
     ClassNames,
     Json,
     RunArg,
+    Settings,
     StepOpt,
     print_json,
     say,
@@ -42,10 +44,7 @@ def import_(
     method: Annotated[
         str | None, typer.Option(help="barm, ssul, or finetune for a DeepLab with one classifier, likewise.")
     ] = None,
-    images: Annotated[
-        Path | None,
-        typer.Option("--calibrate", rich_help_panel=MODEL, help="Images like those it is used on, without labels."),
-    ] = None,
+    images: Calibrate = None,
     class_names: ClassNames = None,
     background: Background = None,
     activation: ActivationOpt = None,
@@ -53,10 +52,7 @@ def import_(
         str | None,
         typer.Option(rich_help_panel=MODEL, help="Of the method that is to extend it; folder/barm by default."),
     ] = None,
-    override: Annotated[
-        list[str] | None,
-        typer.Option("--set", rich_help_panel=MODEL, help="table.key=value over the recipe."),
-    ] = None,
+    override: Settings = None,
 ) -> None:
     """Turn a checkpoint into a step of a run, which can be evaluated, extended and exported.
 
@@ -69,21 +65,8 @@ def import_(
     if form not in ("auto", whose):
         raise UserError(f"--format {form} does not fit: {kind.line(checkpoint)}")
     if kind.use == "adopt" or (kind.family == "torchvision" and recipe is not None):
-        from barm.weights.importing import import_lines, import_model
-
-        taken = import_model(
-            checkpoint,
-            folder,
-            class_names=class_names,
-            background=background,
-            activation=activation,
-            images=images,
-            recipe=recipe or "folder/barm",
-            overrides=override or (),
-        )
-        for line in import_lines(taken):
-            say(line)
-        return
+        given = {"class_names": class_names, "background": background, "activation": activation, "images": images}
+        return _import_model(checkpoint, folder, recipe=recipe or "folder/barm", overrides=override or (), **given)
     if kind.use != "import":
         raise UserError(kind.line(checkpoint))
     if whose == "official":
@@ -94,6 +77,14 @@ def import_(
         say(f"{folder}: step {found.step} of {found.dataset} {found.task}{others} from {checkpoint}")
         return
     _import_torchvision(checkpoint, folder, images, class_names, override or ())
+
+
+def _import_model(checkpoint: Path, folder: Path, **given: Any) -> None:
+    """Import a network of another library, and print what it is."""
+    from barm.weights.importing import import_lines, import_model
+
+    for line in import_lines(import_model(checkpoint, folder, **given)):
+        say(line)
 
 
 def _import_torchvision(

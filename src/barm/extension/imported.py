@@ -12,8 +12,8 @@ from barm.engine.distributed.launcher import processes
 from barm.engine.runtime import Runtime
 from barm.errors import UserError
 from barm.extension.plan import Plan, Request, make_plan
-from barm.weights.adoption import RECIPE, Taken
-from barm.weights.foreign.found import Activation
+from barm.weights.adoption import RECIPE, ImportedModel
+from barm.weights.foreign.model import Activation
 from barm.weights.hub import SCHEME, is_address
 from barm.weights.importing import import_model
 from barm.weights.recognise import recognise
@@ -56,7 +56,7 @@ def make_imported_plan(
     target: Path | None,
     *,
     resume: bool,
-    announce: Callable[[Taken], None],
+    announce: Callable[[ImportedModel], None],
 ) -> tuple[Plan, Runtime, Path]:
     """Import a network beside `target`, and plan the extension of the run that it becomes.
 

@@ -9,13 +9,13 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from barm.errors import UserError
 from barm.models.families import build
 from barm.models.heads import GroupedHead
 from barm.models.inputs import InputRule, Normalise
 from barm.models.neck import Neck
+from barm.models.undilated import SizeRule
 
 NO_ROW = -1
 NEVER = -30.0  # logit of a background that the network does not have
@@ -128,7 +128,7 @@ class AdoptedSegmenter(nn.Module):
     ) -> None:
         super().__init__()
         self.normalise = Normalise(rule)
-        self.divisor, self.least = config.divisor, config.least
+        self.sizes = size_rule(config.divisor, config.least)
         self.backbone = build(config.family, config.description)
         self.classifier = head(PassedNeck(config), config.width, group_sizes)
         # grouped heads predict from probabilities at the features' resolution
@@ -139,7 +139,8 @@ class AdoptedSegmenter(nn.Module):
 
     def forward(self, image: Tensor) -> Any:
         """Apply the network: RGB ``(N, 3, H, W)``, uint8 or normalised -> the classifier's output."""
-        result = self.backbone(resized(self.normalise(image), self.divisor, self.least))
+        image = self.normalise(image)
+        result = self.backbone(image if self.sizes is None else self.sizes.fit(image))
         made = self._take()
         return made._replace(logits=logits_of(result)) if self.tail else made
 
@@ -164,14 +165,9 @@ def replace(network: nn.Module, path: str, module: nn.Module) -> nn.Module:
     return before
 
 
-def resized(image: Tensor, divisor: int, least: int = 1) -> Tensor:
-    """Resize ``(N, 3, H, W)`` to the nearest size that can be divided and is no smaller than `least`."""
-    if divisor == least == 1:
-        return image
-    size = [max(-(-least // divisor) * divisor, (s + divisor // 2) // divisor * divisor) for s in image.shape[2:]]
-    if size == list(image.shape[2:]):
-        return image
-    return F.interpolate(image, size=size, mode="bilinear", align_corners=False)
+def size_rule(divisor: int, least: int = 1) -> SizeRule | None:
+    """Sizes of images that a network takes; None for one that takes all."""
+    return None if divisor == least == 1 else SizeRule(divisor, -(-least // divisor) * divisor)
 
 
 def logits_of(result: Any) -> Tensor:

@@ -29,7 +29,7 @@ from barm.escaping import normal
 from barm.models.adopted import NEVER, NO_ROW, AdoptedConfig, watched
 from barm.models.heads import GroupedHead, PlainHead
 from barm.weights.calibrate import REPORT, Calibration, calibrate, find_images
-from barm.weights.foreign.found import Activation, Found
+from barm.weights.foreign.model import Activation, ForeignModel
 from barm.weights.hub import is_address
 from barm.words import count
 
@@ -56,7 +56,7 @@ class Classes:
 
 
 @dataclass(frozen=True)
-class Taken:
+class ImportedModel:
     """An adopted network.
 
     Attributes:
@@ -119,7 +119,7 @@ def classes_of(
 
 
 def take(
-    found: Found,
+    found: ForeignModel,
     out: Path | str,
     *,
     names: Sequence[str] | None = None,
@@ -129,7 +129,7 @@ def take(
     recipe: str = RECIPE,
     overrides: Sequence[str] = (),
     origin: str = "",
-) -> Taken:
+) -> ImportedModel:
     """Write a network as a finished run of one step.
 
     Args:
@@ -182,10 +182,10 @@ def take(
             directory.add(0, {REPORT: {"images": str(images), **asdict(calibration)}})
     finally:
         directory.close()
-    return Taken(Path(out), found.title, classes, config, calibration, found.notes)
+    return ImportedModel(Path(out), found.title, classes, config, calibration, found.notes)
 
 
-def last_convolution(found: Found) -> nn.Conv2d:
+def last_convolution(found: ForeignModel) -> nn.Conv2d:
     """The convolution that makes way for our classifier.
 
     Raises:
@@ -216,7 +216,7 @@ def example(divisor: int) -> Tensor:
     return torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
 
 
-def _described(found: Found, conv: nn.Conv2d, classes: Classes) -> AdoptedConfig:
+def _described(found: ForeignModel, conv: nn.Conv2d, classes: Classes) -> AdoptedConfig:
     image = example(found.divisor)
     try:
         inner, logits = watched(found.module, found.classifier, image)
@@ -261,7 +261,7 @@ def _least_side(module: nn.Module, divisor: int) -> int:
 
 
 def _configured(
-    found: Found, adopted: AdoptedConfig, classes: Classes, recipe: str, overrides: Sequence[str]
+    found: ForeignModel, adopted: AdoptedConfig, classes: Classes, recipe: str, overrides: Sequence[str]
 ) -> RunConfig:
     model = {
         "backbone": found.title,
@@ -273,7 +273,9 @@ def _configured(
     return load_config(recipe, overrides, {"model": model, "task": task, "data": {"layout": "auto"}})
 
 
-def _needs_calibration(config: RunConfig, network: nn.Module, kind: Activation, found: Found, *, single: bool) -> bool:
+def _needs_calibration(
+    config: RunConfig, network: nn.Module, kind: Activation, found: ForeignModel, *, single: bool
+) -> bool:
     """Whether a method needs the network calibrated.
 
     Raises:
@@ -294,7 +296,7 @@ def _needs_calibration(config: RunConfig, network: nn.Module, kind: Activation, 
 
 
 @torch.no_grad()
-def load_weights(network: nn.Module, found: Found, classes: Classes, *, mirrored: bool) -> None:
+def load_weights(network: nn.Module, found: ForeignModel, classes: Classes, *, mirrored: bool) -> None:
     """Give our network the weights of the other, in place.
 
     Args:
@@ -315,7 +317,7 @@ def load_weights(network: nn.Module, found: Found, classes: Classes, *, mirrored
 
 
 @torch.no_grad()
-def _check_same(network: nn.Module, found: Found, classes: Classes) -> None:
+def _check_same(network: nn.Module, found: ForeignModel, classes: Classes) -> None:
     """Compare both networks on noise: our classes must have the scores of their outputs."""
     image = example(found.divisor)
     inner, logits = watched(found.module.eval(), found.classifier, image)

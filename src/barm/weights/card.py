@@ -28,7 +28,7 @@ SCENARIO = {
 }
 
 
-class Told(NamedTuple):
+class Repository(NamedTuple):
     """What the owner says of a repository.
 
     Attributes:
@@ -46,50 +46,50 @@ class Told(NamedTuple):
     original: bool = False
 
 
-def card(directory: RunDirectory, index: int, told: Told) -> str:
+def card(directory: RunDirectory, index: int, repository: Repository) -> str:
     """Write the README.md of a repository: header, scores by step, classes, data, licences, method, use, provenance.
 
     Args:
         directory: of the run.
         index: of the step that is pushed.
-        told: what the owner says of it.
+        repository: what the owner says of it.
     """
     record = directory.read(index, METHOD)
     method, tags = record["method"]["name"], ["semantic-segmentation", "continual-learning", "class-incremental"]
     adopted = record["model"].get("adopted") or {}
-    library = LIBRARIES[adopted["family"]] if told.original else "barm"
+    library = LIBRARIES[adopted["family"]] if repository.original else "barm"
     header = ModelCardData(
-        license=told.licence,
+        license=repository.licence,
         library_name=library,
         pipeline_tag="image-segmentation",
         tags=[*tags, method],
         base_model=SCHEME.sub("", adopted.get("origin", "")).partition("@")[0] or None,
-        data_license=told.data_licence,
+        data_license=repository.data_licence,
     )
     done = [directory.read(i, METRICS) for i in range(index + 1) if directory.has(i, METRICS)]
     parts = [
         f"---\n{header.to_yaml()}\n---",
-        _head(record, index, told.name),
-        _original_use(told, adopted) if told.original else _use(told.name, told.onnx),
+        _head(record, index, repository.name),
+        _original_use(repository, adopted) if repository.original else _use(repository.name, repository.onnx),
         _scores(done, index),
         _training(directory, record),
-        _licences(record["model"]["backbone"] if adopted else "", told),
+        _licences(record["model"]["backbone"] if adopted else "", repository),
         _provenance(directory),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _licences(title: str, told: Told) -> str:
+def _licences(title: str, repository: Repository) -> str:
     before = f" It started from {markdown(title)}, whose own licence holds on." if title else ""
     return (
-        f"## Licences\n\nWeights: {markdown(told.licence or 'none is claimed')}. Images that it was trained on: "
-        f"{markdown(told.data_licence or 'not stated')}.{before}"
+        f"## Licences\n\nWeights: {markdown(repository.licence or 'none is claimed')}. Images that it was trained on: "
+        f"{markdown(repository.data_licence or 'not stated')}.{before}"
     )
 
 
-def _original_use(told: Told, adopted: dict[str, Any]) -> str:
+def _original_use(repository: Repository, adopted: dict[str, Any]) -> str:
     """How the library that the network came from loads it."""
-    name, family = told.name, adopted["family"]
+    name, family = repository.name, adopted["family"]
     architecture = json.loads(adopted["architecture"])
     code_lines = {
         "smp": ["import segmentation_models_pytorch as smp\n", f'model = smp.from_pretrained("{name}").eval()'],

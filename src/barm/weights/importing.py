@@ -12,18 +12,19 @@ from barm.data.text import read_lines
 from barm.errors import UserError
 from barm.models.families import own
 from barm.models.inputs import IMAGENET_MEAN, IMAGENET_STD, InputRule, Triple
-from barm.weights.adoption import RECIPE, Taken, take
+from barm.weights.adoption import RECIPE, ImportedModel, take
 from barm.weights.foreign import smp, torchvision, transformers
-from barm.weights.foreign.found import Activation, Found
+from barm.weights.foreign.model import Activation, ForeignModel
 from barm.weights.hub import fetch_folder, is_address
 from barm.weights.recognise import recognise
 from barm.weights.torchvision import read_state
+from barm.words import count
 
 IMAGENET = (IMAGENET_MEAN, IMAGENET_STD)
 FAMILIES = ("smp", "transformers", "torchvision")  # whose networks are taken over
 
 
-def find_model(path: Path | str) -> Found:
+def find_model(path: Path | str) -> ForeignModel:
     """Read a trained network of another library.
 
     Args:
@@ -39,7 +40,7 @@ def find_model(path: Path | str) -> Found:
         raise UserError(kind.line(path))
     if kind.family != "torchvision":
         reader = smp if kind.family == "smp" else transformers
-        found: Found = reader.read(place)
+        found: ForeignModel = reader.read(place)
         return found
     return torchvision.read(read_state(place), place)
 
@@ -54,7 +55,7 @@ def import_model(
     images: Path | str | None = None,
     recipe: str = RECIPE,
     overrides: Sequence[str] = (),
-) -> Taken:
+) -> ImportedModel:
     """Write a trained network of another library as a finished run of one step, which can be extended.
 
     Args:
@@ -100,7 +101,7 @@ def adopt(
     images: Path | str | None = None,
     recipe: str = RECIPE,
     overrides: Sequence[str] = (),
-) -> Taken:
+) -> ImportedModel:
     """Write any trained network as a finished run of one step, which can be extended.
 
     The network takes images ``(N, 3, H, W)`` and returns logits ``(N, C, h, w)``, in a tuple, a dict or an object where
@@ -131,7 +132,7 @@ def adopt(
     own.hold(called, module)
     training = module.training
     try:
-        found = Found(
+        found = ForeignModel(
             called, "python", module.eval(), {"name": called}, classifier, None, activation, rule, divisor=divisor
         )
         return take(
@@ -148,7 +149,7 @@ def adopt(
         module.train(training)
 
 
-def import_lines(taken: Taken) -> list[str]:
+def import_lines(taken: ImportedModel) -> list[str]:
     """What was imported, for the terminal."""
     names, model = taken.classes.names, taken.config.model
     shown = ", ".join(names[1:9]) + (", ..." if len(names) > 9 else "")
@@ -158,14 +159,15 @@ def import_lines(taken: Taken) -> list[str]:
         "none": "it has no background",
     }[taken.classes.background]
     lines = [
-        f"{taken.run}: {taken.title}, {len(names) - 1} classes ({shown}); {background}",
+        f"{taken.run}: {taken.title}, {count(len(names) - 1, 'classes')} ({shown}); {background}",
         f"  images: mean {_numbers(model.mean)}, deviation {_numbers(model.std)} of values in 0..1",
         *(f"  {note}" for note in taken.notes),
     ]
     found: Any = taken.calibration
     if found is not None:
         lines += [
-            f"  softmax -> a probability per class, fitted on {found.fitted} images, measured on {found.held_out}:",
+            f"  softmax -> a probability per class, fitted on {count(found.fitted, 'images')} and measured on "
+            f"{count(found.held_out, 'others')}:",
             f"  calibration error {found.error_before:.4f} -> {found.error_after:.4f}, "
             f"{100 * found.agreement:.2f} % of the pixels keep their class",
         ]

@@ -14,11 +14,10 @@ from barm.engine.checkpoint.differences import to_table
 from barm.engine.checkpoint.directory import METRICS, RunDirectory
 from barm.engine.config import RunConfig
 from barm.errors import UserError
-from barm.weights.card import Told, card
+from barm.weights.card import Repository, card
 from barm.weights.export.formats import export_step
 from barm.weights.export.original import as_original, export_original
-from barm.weights.hub import MODEL
-from barm.weights.hub import told as errors_told
+from barm.weights.hub import MODEL, told
 from barm.weights.trained import open_trained
 
 ONNX, STATE = "model.onnx", "model.pth"
@@ -61,7 +60,7 @@ def push(
     """
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
-    with errors_told(name):
+    with told(name):
         validate_repo_id(name)
     directory = RunDirectory(Path(run))
     index = directory.last_step() if step is None else step
@@ -71,7 +70,7 @@ def push(
         raise UserError(f"{target} exists already: choose another --dry-run folder")
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "model"
-        _fill(folder, directory, index, Told(name, licence, data_licence, onnx, original), progress)
+        _fill(folder, directory, index, Repository(name, licence, data_licence, onnx, original), progress)
         if target is not None:
             shutil.copytree(folder, target, dirs_exist_ok=True)
             return str(target)
@@ -79,19 +78,21 @@ def push(
         return _upload(folder, name, f"Step {index} of {directory.path.name}", private, token)
 
 
-def _fill(folder: Path, directory: RunDirectory, index: int, told: Told, progress: Callable[[str], None]) -> None:
+def _fill(
+    folder: Path, directory: RunDirectory, index: int, repository: Repository, progress: Callable[[str], None]
+) -> None:
     """Write the files of a repository."""
-    if told.original:
+    if repository.original:
         single = as_original(open_trained(directory.path, index)).family == "torchvision"
         export_original(directory.path, folder / STATE if single else folder, step=index, progress=progress)
     else:
         export_step(directory.path, folder / MODEL, "safetensors", index, progress)
-    if told.onnx:
+    if repository.onnx:
         export_step(directory.path, folder / ONNX, "onnx", index, progress)
     done = [directory.read(i, METRICS) for i in range(index + 1) if directory.has(i, METRICS)]
     (folder / METRICS).write_text(json.dumps(done, indent=1) + "\n", "utf-8")
     (folder / "config.toml").write_text(tomli_w.dumps(to_table(without_places(directory.config()))), "utf-8")
-    (folder / "README.md").write_text(card(directory, index, told), "utf-8")
+    (folder / "README.md").write_text(card(directory, index, repository), "utf-8")
 
 
 def without_places(config: RunConfig) -> RunConfig:
@@ -104,7 +105,7 @@ def _upload(folder: Path, name: str, message: str, private: bool, token: str | N
     from huggingface_hub import HfApi
 
     api = HfApi(token=token)
-    with errors_told(name):
+    with told(name):
         repository = api.create_repo(name, private=private or None, exist_ok=True)
         if private and not api.model_info(repository.repo_id).private:
             raise UserError(f"{name} exists already and is public: make it private on its page, or leave --private out")

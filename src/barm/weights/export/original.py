@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from barm.engine.checkpoint.atomic import save_pickled
 from barm.errors import UserError
-from barm.models.adopted import NEVER, NO_ROW, AdoptedConfig, replace, resized, watched
+from barm.models.adopted import NEVER, NO_ROW, AdoptedConfig, replace, watched
 from barm.models.families import build
 from barm.models.families import torchvision as tv
 from barm.models.heads import PlainHead, PlainOutput
@@ -174,7 +174,7 @@ def _predict(module: nn.Module, path: str, trained: Trained) -> Predict:
     @torch.no_grad()
     def predict(image: Any) -> Any:
         pixels = network.normalise(torch.from_numpy(image.transpose(0, 3, 1, 2).copy()))
-        inner, enlarged = watched(module, path, resized(pixels, adopted.divisor, adopted.least))
+        inner, enlarged = watched(module, path, pixels if network.sizes is None else network.sizes.fit(pixels))
         theirs = enlarged if network.tail else inner
         logits = theirs.new_full((len(theirs), channels, *theirs.shape[2:]), NEVER)
         logits[:, order] = theirs

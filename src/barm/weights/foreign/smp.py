@@ -14,7 +14,8 @@ from barm.models.families import build
 from barm.models.inputs import InputRule, timm_rule
 from barm.models.segmenter import check_names
 from barm.reading import Unfit, read_json, read_pickled, read_safetensors, state_dict_of
-from barm.weights.foreign.found import Activation, Found
+from barm.weights.foreign.model import Activation, ForeignModel
+from barm.words import count
 
 CONFIG, CLASSES, KEY = "config.json", "classes.txt", "_model_class"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -43,7 +44,7 @@ def recognises(path: Path) -> bool:
     return isinstance(content, dict) and KEY in content
 
 
-def read(path: Path) -> Found:
+def read(path: Path) -> ForeignModel:
     """Read a folder.
 
     Raises:
@@ -52,7 +53,8 @@ def read(path: Path) -> Found:
     architecture: dict[str, Any] = read_json(path / CONFIG)
     name, encoder = str(architecture[KEY]), str(architecture.get("encoder_name", ""))
     if architecture.get("in_channels", 3) != 3:
-        raise UserError(f"{path} takes images of {architecture['in_channels']} channels: expected 3, red, green, blue")
+        number = count(architecture["in_channels"], "channels")
+        raise UserError(f"{path} has an input of {number}: expected 3, red, green, blue")
     activation = architecture.get("activation")
     if activation not in ACTIVATIONS:
         raise UserError(f"{path} ends with the activation '{activation}': expected none, softmax2d or sigmoid")
@@ -62,7 +64,7 @@ def read(path: Path) -> Found:
     module.load_state_dict(state)
     notes = () if architecture.get("aux_params") is None else ("its classifier of whole images is left out",)
     stride: Any = module.encoder.output_stride  # type: ignore[union-attr]
-    return Found(
+    return ForeignModel(
         f"segmentation_models_pytorch {name}, {encoder}",
         "smp",
         module,

@@ -14,7 +14,7 @@ from barm.errors import UserError
 from barm.models.families import build
 from barm.models.families.torchvision import JOINED, LOW, joined
 from barm.models.segmenter import check_names
-from barm.weights.foreign.found import Found
+from barm.weights.foreign.model import ForeignModel
 
 LAST, AUXILIARY = "classifier.4", "aux_classifier."
 
@@ -32,7 +32,7 @@ def name_of(state: Mapping[str, Tensor]) -> str | None:
     return "deeplabv3_mobilenet_v3_large" if atrous else None
 
 
-def read(state: Mapping[str, Tensor], path: Path) -> Found:
+def read(state: Mapping[str, Tensor], path: Path) -> ForeignModel:
     """Read a state dict.
 
     Args:
@@ -58,7 +58,7 @@ def read(state: Mapping[str, Tensor], path: Path) -> Found:
     module.load_state_dict({**module.state_dict(), **given})
     names = published("voc")[0] if outputs == len(published("voc")[0]) else None
     auxiliary = any(k.startswith(AUXILIARY) for k in state)
-    return Found(
+    return ForeignModel(
         f"torchvision {name}",
         "torchvision",
         module.eval(),

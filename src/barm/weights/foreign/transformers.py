@@ -15,7 +15,8 @@ from barm.models.families import build
 from barm.models.families.transformers import CLASSES, configuration
 from barm.models.inputs import IMAGENET_MEAN, IMAGENET_STD, InputRule
 from barm.reading import Unfit, read_json
-from barm.weights.foreign.found import Found
+from barm.weights.foreign.model import ForeignModel
+from barm.words import count
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 PROCESSOR_KEY = "barm_preprocessor"  # of the processor's file within the description
@@ -31,7 +32,7 @@ def recognises(path: Path) -> bool:
     return isinstance(content, dict) and any(name in CLASSES for name in content.get("architectures") or ())
 
 
-def read(path: Path) -> Found:
+def read(path: Path) -> ForeignModel:
     """Read a folder.
 
     Raises:
@@ -39,7 +40,8 @@ def read(path: Path) -> Found:
     """
     architecture: dict[str, Any] = read_json(path / CONFIG)
     if architecture.get("num_channels", 3) != 3:
-        raise UserError(f"{path} takes images of {architecture['num_channels']} channels: expected 3, red, green, blue")
+        number = count(architecture["num_channels"], "channels")
+        raise UserError(f"{path} has an input of {number}: expected 3, red, green, blue")
     name = architecture["architectures"][0]
     module = build("transformers", architecture).eval()
     loaded = _loaded(path, name, architecture)
@@ -49,7 +51,7 @@ def read(path: Path) -> Found:
     names = tuple(labels[i] for i in sorted(labels)) or None
     auxiliary = architecture.get("use_auxiliary_head", True) and name.startswith("UperNet")
     outputs = loaded.config.num_labels
-    return Found(
+    return ForeignModel(
         f"transformers {name}",
         "transformers",
         module,

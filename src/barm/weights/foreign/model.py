@@ -14,7 +14,7 @@ Activation = Literal["softmax", "sigmoid"]
 
 
 @dataclass(frozen=True)
-class Found:
+class ForeignModel:
     """A trained network of another library.
 
     Attributes:
