@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 FAST := $(addprefix tests/,golden losses methods ops test_batch.py test_labels.py test_layers.py test_metrics.py test_words.py)
 OLDEST := .venv-oldest
 
-.PHONY: demo check test test-long test-oldest lint bench bench-gpu docs gpu gpu-day clean
+.PHONY: demo check test test-long test-oldest lint bench bench-gpu docs containers gpu gpu-day clean
 
 demo: $(STAMP)  ## train BARM, fine-tuning and joint training on generated data; print and draw the comparison
 	$(BIN)/barm demo
@@ -31,7 +31,10 @@ lint: $(STAMP)  ## style, types
 bench: $(STAMP)  ## time and memory against the plain way and the bare network, on this processor; results in runs/bench
 	BARM=$(BIN)/barm DEVICE=cpu benchmarks/standard.sh
 
-bench-gpu: $(STAMP)  ## the same on a GPU, with the batch of the published recipe; results in runs/bench-gpu
+bench-containers: $(STAMP)  ## check Dockerfile and environment.yml, and build them where docker, podman, mamba or conda is
+	$(BIN)/python -m pytest -m 'long or not long' -rs tests/test_containers.py
+
+gpu: $(STAMP)  ## the same on a GPU, with the batch of the published recipe; results in runs/bench-gpu
 	BARM=$(BIN)/barm DEVICE=cuda BATCH=8 ROUNDS=20 OUT=runs/bench-gpu benchmarks/standard.sh
 
 docs: $(STAMP)  ## the documentation as a site, to be opened at runs/site/index.html; broken links are errors
