@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 FAST := $(addprefix tests/,golden losses methods ops test_batch.py test_labels.py test_layers.py test_metrics.py test_words.py)
 OLDEST := .venv-oldest
 
-.PHONY: demo check test test-long test-oldest lint bench bench-gpu backbones docs gpu gpu-day clean
+.PHONY: demo check test test-long test-oldest lint bench bench-gpu backbones docs containers gpu gpu-day clean
 
 demo: $(STAMP)  ## train BARM, fine-tuning and joint training on generated data; print and draw the comparison
 	$(BIN)/barm demo
@@ -33,6 +33,9 @@ bench: $(STAMP)  ## time and memory against the plain way and the bare network, 
 
 bench-gpu: $(STAMP)  ## the same on a GPU, with the batch of the published recipe; results in runs/bench-gpu
 	BARM=$(BIN)/barm DEVICE=cuda BATCH=8 ROUNDS=20 OUT=runs/bench-gpu benchmarks/standard.sh
+
+containers: $(STAMP)  ## check Dockerfile and environment.yml, and build them where docker, podman, mamba or conda is
+	$(BIN)/python -m pytest -m 'long or not long' -rs tests/test_containers.py
 
 backbones: $(STAMP)  ## backbones of all kinds trained, resumed and exported, in half an hour; the table of docs/backbones.md
 	$(BIN)/python benchmarks/backbones.py $(BACKBONES)
