@@ -160,7 +160,8 @@ def import_lines(taken: ImportedModel) -> list[str]:
     }[taken.classes.background]
     lines = [
         f"{taken.run}: {taken.title}, {count(len(names) - 1, 'classes')} ({shown}); {background}",
-        f"  images: mean {_numbers(model.mean)}, deviation {_numbers(model.std)} of values in 0..1",
+        f"  images: mean {_numbers(model.mean)}, deviation {_numbers(model.std)} of values in 0..1; "
+        "if it was trained with others, --set model.mean and model.std",
         *(f"  {note}" for note in taken.notes),
     ]
     found: Any = taken.calibration
