@@ -54,3 +54,10 @@ def test_every_floor_is_the_release_that_is_tested(name):
     """`make test-oldest`; a floor without a patch stands for any of its patches."""
     floor = floors(PROJECT["dependencies"])[name]
     assert f"{OLDEST[name]}.".startswith(f"{floor}.")
+
+
+def test_every_target_of_the_makefile_has_one_recipe():
+    text = (ROOT / "Makefile").read_text("utf-8")
+    phony = re.search(r"^\.PHONY: (.*)$", text, re.MULTILINE)[1].split()
+    rules = re.findall(r"^([a-z][a-z-]*):", text, re.MULTILINE)
+    assert sorted(rules) == sorted(phony)
