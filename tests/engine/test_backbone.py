@@ -80,7 +80,7 @@ def test_nothing_of_a_frozen_backbone_changes(index):
     assert any(isinstance(m, NormedConv) for m in unwrap(trainer.model).backbone.modules())
 
 
-@pytest.mark.parametrize("backbone", ["frozen", "lora"])
+@pytest.mark.parametrize("way", ["frozen", "lora"])
 @pytest.mark.parametrize("name", list(METHODS))
 def test_every_method_trains_so(name, way):
     if way == "lora":
@@ -164,7 +164,7 @@ def test_what_a_method_freezes_gets_no_adapter():
     assert not [name for name in model.state_dict() if "lora_" in name]
 
 
-@pytest.mark.parametrize("backbone", ["frozen", "lora"])
+@pytest.mark.parametrize("way", ["frozen", "lora"])
 def test_a_restored_step_ends_in_the_same_bits(way):
     pytest.importorskip("peft")
     whole, first, second = (trainer_of(way, 1) for _ in range(3))

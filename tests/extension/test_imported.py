@@ -134,3 +134,9 @@ def test_an_error_leaves_nothing(data, tmp_path):
     with pytest.raises(UserError, match="has no class 'bicycle'"):
         barm.extend(model, data, ["bicycle"], out=tmp_path / "run", recipe="folder/mib", quiet=True)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model"]
+
+
+def test_another_file_is_told_before_anything_else(data, tmp_path):
+    (tmp_path / "page.pth").write_text("<!DOCTYPE html><html><body>404</body></html>")
+    with pytest.raises(UserError, match="page.pth is a web page"):
+        barm.extend(tmp_path / "page.pth", data, quiet=True)

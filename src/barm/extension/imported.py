@@ -15,7 +15,7 @@ from barm.extension.plan import Plan, Request, make_plan
 from barm.weights.adoption import RECIPE, ImportedModel
 from barm.weights.foreign.model import Activation
 from barm.weights.hub import SCHEME, is_address
-from barm.weights.importing import import_model
+from barm.weights.importing import check_model, import_model
 from barm.weights.recognise import recognise
 
 
@@ -71,6 +71,8 @@ def make_imported_plan(
     Raises:
         UserError: as `import_model` and `make_plan`; the imported run is removed then.
     """
+    if not is_address(model):
+        check_model(Path(model))
     if processes() != (1, 1):
         raise UserError(
             f"{model} has to become a run before several processes extend it: barm weights import {model} --out RUN"

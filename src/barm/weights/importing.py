@@ -16,12 +16,25 @@ from barm.weights.adoption import RECIPE, ImportedModel, take
 from barm.weights.foreign import smp, torchvision, transformers
 from barm.weights.foreign.model import Activation, ForeignModel
 from barm.weights.hub import fetch_folder, is_address
+from barm.weights.kind import Kind
 from barm.weights.recognise import recognise
 from barm.weights.torchvision import read_state
 from barm.words import count
 
 IMAGENET = (IMAGENET_MEAN, IMAGENET_STD)
 FAMILIES = ("smp", "transformers", "torchvision")  # whose networks are taken over
+
+
+def check_model(path: Path) -> Kind:
+    """Say what a file or folder is.
+
+    Raises:
+        UserError: if it is no network of another library that can be taken over.
+    """
+    kind = recognise(path)
+    if kind.family not in FAMILIES or kind.use not in ("adopt", "import"):
+        raise UserError(kind.line(path))
+    return kind
 
 
 def find_model(path: Path | str) -> ForeignModel:
@@ -35,9 +48,7 @@ def find_model(path: Path | str) -> ForeignModel:
         UserError: if it is none of these, or damaged.
     """
     place = fetch_folder(path) if is_address(path) else Path(path)
-    kind = recognise(place)
-    if kind.family not in FAMILIES or kind.use not in ("adopt", "import"):
-        raise UserError(kind.line(path))
+    kind = check_model(place)
     if kind.family != "torchvision":
         reader = smp if kind.family == "smp" else transformers
         found: ForeignModel = reader.read(place)

@@ -9,7 +9,7 @@ from barm.weights.kind import OWN, Kind, State, Use
 from barm.weights.steps import network_with_steps
 from barm.words import count
 
-ADOPT = "`barm weights import {path} --calibrate IMAGES --out runs/base` makes it step 0 of a run"
+ADOPT = "`barm extend {path} --data NEW --out RUN` teaches it new classes (docs/models.md)"
 FOLDER = "save its folder with `model.save_pretrained(FOLDER)` and give that"
 BACKBONE = "it can be a backbone's initial weights: `--set model.backbone={name} --set model.weights={{path}}`"
 NOT = f"barm cannot go on from it; {OWN}"
