@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +14,9 @@ from barm.config import load_config
 from barm.engine.checkpoint.directory import RunDirectory
 from barm.labels import TaskPlan
 from barm.models.segmenter import MODELS
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "weights" / "foreign"))
+import networks  # noqa: E402
 
 MODEL = "deeplabv3_mobilenet"
 
@@ -67,4 +72,24 @@ def test_a_foreign_file_is_named_and_nothing_is_written(cli, tmp_path):
             assert len(err.strip().splitlines()) == 1
     status, _, err = cli("weights", "import", "u.pth", "--format", "torchvision", "--out", "run")
     assert "--format torchvision does not fit: u.pth is the state dict" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_network_of_another_library_is_imported_for_a_method(cli, tmp_path):
+    networks.QUICK["transformers-segformer"](tmp_path / "model")
+    status, out, _ = cli("weights", "import", "model", "--recipe", "folder/mib", "--out", "run")
+    assert status == 0
+    text = " ".join(out.split())
+    assert "transformers SegformerForSemanticSegmentation, 3 classes (sky, road, car)" in text
+    assert "images: mean 0.500 0.400 0.300, deviation 0.200 0.300 0.400" in text
+    record = json.loads((tmp_path / "run" / "step00" / "method.json").read_text())
+    assert record["method"]["name"] == "mib"
+    assert [c["name"] for c in record["classes"]] == list(networks.NAMES)
+
+
+def test_without_calibration_a_softmax_network_is_not_for_barm(cli, tmp_path):
+    networks.QUICK["transformers-segformer"](tmp_path / "model")
+    status, _, err = cli("weights", "import", "model", "--out", "run")
+    assert status != 0
+    assert "needs --calibrate DIR to go on with barm" in " ".join(err.split())
     assert not (tmp_path / "run").exists()
