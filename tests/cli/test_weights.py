@@ -16,7 +16,7 @@ from barm.labels import TaskPlan
 from barm.models.segmenter import MODELS
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "weights" / "foreign"))
-import networks  # noqa: E402
+import networks
 
 MODEL = "deeplabv3_mobilenet"
 

@@ -28,7 +28,10 @@ from barm.words import count
 
 def import_(
     checkpoint: Annotated[
-        Path, typer.Argument(help="A checkpoint of another program; `barm weights show` says what it is.")
+        Path,
+        typer.Argument(
+            help="A checkpoint of another program, or hf://owner/name; `barm weights show` says what it is."
+        ),
     ],
     folder: Annotated[Path, typer.Option("--out", help="The run's folder; earlier steps may be there already.")],
     form: Annotated[
@@ -58,15 +61,24 @@ def import_(
 
     Example: barm weights import deeplabv3_resnet50_coco.pth --calibrate images --out runs/base
     """
+    from barm.weights.hub import is_address
     from barm.weights.recognise import recognise
 
+    given: dict[str, Any] = {
+        "class_names": class_names,
+        "background": background,
+        "activation": activation,
+        "images": images,
+    }
+    given |= {"recipe": recipe or "folder/barm", "overrides": override or ()}
+    if is_address(checkpoint):
+        return _import_model(checkpoint, folder, **given)
     kind = recognise(checkpoint)
     whose = "torchvision" if kind.family == "torchvision" else "official"
     if form not in ("auto", whose):
         raise UserError(f"--format {form} does not fit: {kind.line(checkpoint)}")
     if kind.use == "adopt" or (kind.family == "torchvision" and recipe is not None):
-        given = {"class_names": class_names, "background": background, "activation": activation, "images": images}
-        return _import_model(checkpoint, folder, recipe=recipe or "folder/barm", overrides=override or (), **given)
+        return _import_model(checkpoint, folder, **given)
     if kind.use != "import":
         raise UserError(kind.line(checkpoint))
     if whose == "official":
