@@ -82,13 +82,18 @@ def import_(
     if kind.use != "import":
         raise UserError(kind.line(checkpoint))
     if whose == "official":
-        from barm.weights.published import import_published
-
-        found = import_published(checkpoint, folder, dataset=dataset, task=task, step=step, model=model, method=method)
-        others = f" ({' or '.join(found.others)} would fit too: --task)" if found.others else ""
-        say(f"{folder}: step {found.step} of {found.dataset} {found.task}{others} from {checkpoint}")
-        return
+        told = {"dataset": dataset, "task": task, "step": step, "model": model, "method": method}
+        return _import_official(checkpoint, folder, **told)
     _import_torchvision(checkpoint, folder, images, class_names, override or ())
+
+
+def _import_official(checkpoint: Path, folder: Path, **told: Any) -> None:
+    """Import an official checkpoint, and print which step of which task it is."""
+    from barm.weights.published import import_published
+
+    found = import_published(checkpoint, folder, **told)
+    others = f" ({' or '.join(found.others)} would fit too: --task)" if found.others else ""
+    say(f"{folder}: step {found.step} of {found.dataset} {found.task}{others} from {checkpoint}")
 
 
 def _import_model(checkpoint: Path, folder: Path, **given: Any) -> None:
