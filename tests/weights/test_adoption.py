@@ -225,3 +225,25 @@ def test_a_damaged_file(name, tmp_path):
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     with pytest.raises(UserError, match=r"not readable|cannot be loaded|cut short or damaged"):
         find_model(model)
+
+
+class Halving(networks.Own):
+    """Refuses sides that 8 does not divide."""
+
+    def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
+        if any(side % 8 for side in image.shape[2:]):
+            raise RuntimeError(f"cannot halve {tuple(image.shape[2:])} three times")
+        return super().forward(image)
+
+
+def test_the_size_that_a_network_needs_is_found(tmp_path):
+    given = {"classifier": "head.1", "classes": networks.NAMES, "recipe": "folder/mib", "overrides": CPU}
+    taken = adopt(Halving(), tmp_path / "run", **given)
+    assert taken.config.model.adopted.divisor == 8
+
+
+def test_a_network_that_takes_no_image(tmp_path):
+    module = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 4, 1))
+    with pytest.raises(UserError, match="takes no image of about 160 x 192 pixels"):
+        adopt(module, tmp_path / "run", classifier="1", classes=networks.NAMES, recipe="folder/mib")
+    assert not (tmp_path / "run").exists()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -157,6 +157,7 @@ def take(
             "of its classes in the outputs' order with --class-names FILE, one per line"
         )
     classes = classes_of(conv.out_channels, own, background, kind, found.title)
+    found = replace(found, divisor=divisor_of(found))
     adopted = _described(found, conv, classes).model_copy(update={"origin": origin if is_address(origin) else ""})
     config = _configured(found, adopted, classes, recipe, overrides)
     plan = config.task.plan(classes.names, config.seed)
@@ -211,22 +212,38 @@ def last_convolution(found: ForeignModel) -> nn.Conv2d:
 
 
 def example(divisor: int) -> Tensor:
-    """An image of noise whose sides can be divided, ``(1, 3, H, W)``."""
-    size = [-(-side // divisor) * divisor for side in SIDES]
+    """An image of noise whose sides are odd multiples of a number, ``(1, 3, H, W)``."""
+    size = [side // divisor // 2 * 2 * divisor + divisor for side in SIDES]
     return torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
+
+
+@torch.no_grad()
+def divisor_of(found: ForeignModel) -> int:
+    """The number that must divide the sides of a network's images: what is said of it, or twice that, and so on.
+
+    Raises:
+        UserError: if it takes images of no such size.
+    """
+    told = ""
+    divisor = found.divisor
+    while divisor <= min(SIDES):
+        try:
+            found.module(example(divisor))
+        except Exception as error:  # whatever another's network raises for a size
+            told = told or " ".join(str(error).split())[:120]
+            divisor *= 2
+        else:
+            return divisor
+    size = " x ".join(map(str, SIDES))
+    raise UserError(
+        f"{found.title} takes no image of about {size} pixels ({told}): expected a network for images (N, 3, H, W) of "
+        "any size, or of those that a number divides (divisor=...)"
+    )
 
 
 def _described(found: ForeignModel, conv: nn.Conv2d, classes: Classes) -> AdoptedConfig:
     image = example(found.divisor)
-    try:
-        inner, logits = watched(found.module, found.classifier, image)
-    except UserError:
-        raise
-    except Exception as error:  # whatever another's network raises for this size
-        raise UserError(
-            f"{found.title} does not take an image of {image.shape[3]} x {image.shape[2]} pixels "
-            f"({' '.join(str(error).split())[:120]}): give divisor=32, or what divides the sizes that it takes"
-        ) from error
+    inner, logits = watched(found.module, found.classifier, image)
     if inner.shape[:2] != logits.shape[:2]:
         raise UserError(
             f"'{found.classifier}' gives {inner.shape[1]} channels, the network {logits.shape[1]}: give the path of "
