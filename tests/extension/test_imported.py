@@ -19,6 +19,7 @@ from barm.engine.checkpoint.directory import RunDirectory
 from barm.errors import UserError
 from barm.extension.imported import ModelOptions
 from barm.models.adopted import logits_of
+from barm.weights.importing import find_model
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "weights" / "foreign"))
 import networks
@@ -148,3 +149,27 @@ def test_another_file_is_told_before_anything_else(data, tmp_path):
     (tmp_path / "page.pth").write_text("<!DOCTYPE html><html><body>404</body></html>")
     with pytest.raises(UserError, match=r"page\.pth is a web page"):
         barm.extend(tmp_path / "page.pth", data, quiet=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("recipe", "added"), [("folder/mib", []), ("folder/lwf", ["background"])])
+def test_a_network_without_background_gets_one_from_a_method_that_trains_it(recipe, added, data, tmp_path):
+    labels = networks.NAMES[1:]
+    model = networks.segformer(tmp_path / "model", id2label=dict(enumerate(labels)))
+    rates = [f"increment.lr.{part}=0.1" for part in ("new", "old")]
+    barm.extend(model, data, out=tmp_path / "run", recipe=recipe, overrides=[*SMALL, *rates], device="cpu", quiet=True)
+    barm.export_original(tmp_path / "run", tmp_path / "back")
+    found = find_model(tmp_path / "back")
+    assert list(found.names) == [*added, *labels, NEW]
+
+
+def test_an_extension_is_extended_and_goes_back(data, tmp_path):
+    other = class_names(2)[1]
+    make_shapes(tmp_path / "more", num_train=4, num_val=1, size=(96, 64), seed=4, only=[other], workers=0)
+    extended(networks.segformer(tmp_path / "model"), data, tmp_path / "first")
+    barm.extend(
+        tmp_path / "first", tmp_path / "more", out=tmp_path / "second", overrides=SMALL, device="cpu", quiet=True
+    )
+    barm.export_original(tmp_path / "second", tmp_path / "back")
+    assert list(find_model(tmp_path / "back").names) == [*networks.NAMES, NEW, other]
+    assert "licen" not in "".join(p.read_text() for p in (tmp_path / "back").glob("*.md"))

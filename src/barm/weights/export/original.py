@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ from barm.weights.importing import find_model
 from barm.weights.trained import Trained, open_trained
 from barm.words import count
 
+SMALL = 1e-3  # weights of a background that no training has touched
 Widened = tuple[nn.Module, dict[str, Any]]
 WIDENERS: dict[str, Callable[[Mapping[str, Any], Sequence[str]], Widened]] = {
     "smp": smp.widened,
@@ -78,7 +79,7 @@ def as_original(trained: Trained) -> Original:
             f"{adopted.family} has no place: export it as onnx, or extend the network with --recipe folder/mib, lwf, "
             "ilt or finetune"
         )
-    order = rows(adopted, len(trained.record["classes"]))
+    order = rows(trained)
     weight, bias = (torch.cat([getattr(h, name) for h in head.head])[order] for name in ("weight", "bias"))
     names = tuple(trained.record["classes"][channel]["name"] for channel in order)
     backbone: Any = trained.network.backbone
@@ -105,14 +106,16 @@ def _adopted(trained: Trained) -> AdoptedConfig:
     return adopted
 
 
-def rows(adopted: AdoptedConfig, channels: int) -> list[int]:
+def rows(trained: Trained) -> list[int]:
     """Our channels in the order of the library's outputs: the old ones as they were, then the new ones.
 
-    A background that is no output of the network is left out if it is never predicted, and comes first otherwise.
+    A background that is no output of the network comes first, unless it is still never predicted: then it is left out.
     """
+    adopted, first = _adopted(trained), cast(Any, trained.network.classifier).head[0]
     old = {row: channel for channel, row in enumerate(adopted.outputs) if row != NO_ROW}
-    first = [0] if adopted.background == "threshold" else []
-    return [*first, *(old[row] for row in sorted(old)), *range(len(adopted.outputs), channels)]
+    never = float(first.bias[0]) < NEVER / 2 and float(first.weight[0].abs().max()) < SMALL
+    added = [] if adopted.background == "row" or (adopted.background == "none" and never) else [0]
+    return [*added, *(old[row] for row in sorted(old)), *range(len(adopted.outputs), len(trained.record["classes"]))]
 
 
 def export_original(
@@ -168,8 +171,8 @@ def _save(found: Original, target: Path) -> None:
 def _predict(module: nn.Module, path: str, trained: Trained) -> Predict:
     """Prediction of the library's network as of ours: from its logits, with our numbers of the classes."""
     network: Any = trained.network
-    adopted, channels = _adopted(trained), len(trained.record["classes"])
-    order = rows(adopted, channels)
+    channels = len(trained.record["classes"])
+    order = rows(trained)
 
     @torch.no_grad()
     def predict(image: Any) -> Any:

@@ -97,6 +97,7 @@ def widened(architecture: Mapping[str, Any], names: Sequence[str]) -> tuple[nn.M
 def save(module: Any, config: Mapping[str, Any], names: Sequence[str], folder: Path) -> None:
     """Write the folder that `from_pretrained` of this library loads."""
     module.save_pretrained(folder)
+    (folder / "README.md").unlink(missing_ok=True)  # it claims a licence, which is not the library's to claim
     (folder / CLASSES).write_text("".join(f"{name}\n" for name in names), "utf-8")
 
 

@@ -39,6 +39,7 @@ def read(path: Path) -> ForeignModel:
         UserError: if the library is missing, or the weights are missing, damaged, or those of another network.
     """
     architecture: dict[str, Any] = read_json(path / CONFIG)
+    architecture.pop("_name_or_path", None)  # a place on the machine that wrote it
     if architecture.get("num_channels", 3) != 3:
         number = count(architecture["num_channels"], "channels")
         raise UserError(f"{path} has an input of {number}: expected 3, red, green, blue")
