@@ -40,8 +40,8 @@ def update(rt: Runtime, name: str, kind: str, target: Path) -> None:
         label[3] = 0
         label[2, :30] = 255
     rates = Rates(new=0.1, aspp=0.1, old=0.1, backbone=0.1)
-    body = kind if kind in ("frozen", "lora") else "trained"
-    recipe = StepRecipe(epochs=1, batch_size=4 // rt.world, lr=rates, body=body)
+    trains = kind if kind in ("frozen", "lora") else "trained"
+    recipe = StepRecipe(epochs=1, batch_size=4 // rt.world, lr=rates, backbone=trains)
     teacher = rt.constant(teacher) if method.uses_teacher else None
     trainer = StepTrainer(method, rt.place(model), teacher, recipe, 10, rt, seed=1)
     share = slice(rt.rank * 4 // rt.world, (rt.rank + 1) * 4 // rt.world)

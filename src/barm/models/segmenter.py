@@ -50,7 +50,8 @@ class NetworkConfig(BaseModel):
             says of pretrained weights, and ImageNet's for a network that starts from none.
         std: deviation of the images' channels, likewise.
         order: of the channels that the backbone wants.
-        adopted: a network of another library in place of all of the above but mean, std and order.
+        adopted: a network of another library in place of all of the above but mean, std and order; `barm weights
+            import` and `barm extend MODEL` write it.
         derived: keys that follow from the others where they are not given.
     """
 
@@ -70,7 +71,9 @@ class NetworkConfig(BaseModel):
     mean: tuple[Centre, Centre, Centre] = IMAGENET_MEAN
     std: tuple[Spread, Spread, Spread] = IMAGENET_STD
     order: Order = "rgb"
-    adopted: AdoptedConfig | None = None
+    adopted: AdoptedConfig | None = Field(
+        None, examples=[{"family": "smp", "classifier": "segmentation_head.0", "width": 16, "outputs": [0, 1]}]
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -56,7 +56,7 @@ def test_nothing_is_written_into_its_argument():
 def test_sizes_stay_short_where_padding_follows_the_size():
     """With timm's form of the padding this took minutes, and the sizes were formulas of thousands of signs."""
     began = time.monotonic()
-    program = trace(portable("tf_efficientnet_lite0"))
+    program = trace(portable("tf_efficientnet_lite0")).program
     shapes = [str(node.meta["val"].shape) for node in program.graph.nodes if "conv2d" in str(node.target)]
     assert len(shapes) > 40
     assert max(map(len, shapes)) < 200

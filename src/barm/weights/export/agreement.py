@@ -156,7 +156,7 @@ def in_pytorch(trained: Trained, image: NDArray[np.uint8]) -> tuple[NDArray[Any]
     return labels.numpy(), best.numpy()
 
 
-def _batches(num_classes: int, sizes: Sequence[tuple[int, int, int]]) -> Iterator[NDArray[np.uint8]]:
+def _batches(num_classes: int, sizes: Sequence[tuple[int, int, int]] = SIZES) -> Iterator[NDArray[np.uint8]]:
     """Test images in many sizes: generated scenes (the last of a larger batch is noise), and areas of random colours.
 
     Noise looks the same everywhere to a network, so that its labels are mostly one class; large areas vary.
