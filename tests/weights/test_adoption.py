@@ -26,9 +26,11 @@ CPU = ("runtime.device=cpu", "runtime.precision=32-true", "runtime.workers=0")
 IMAGE = torch.randn(2, 3, 96, 128, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.fixture(
-    scope="module", params=[*networks.QUICK, *(pytest.param(n, marks=pytest.mark.long) for n in networks.OTHERS)]
-)
+SOON = ("smp-fpn", "transformers-segformer", "torchvision-lraspp")
+LONG = [pytest.param(name, marks=pytest.mark.long) for name in networks.EVERY if name not in SOON]
+
+
+@pytest.fixture(scope="module", params=[*SOON, *LONG])
 def model(request, tmp_path_factory) -> Path:
     return networks.EVERY[request.param](tmp_path_factory.mktemp("models") / request.param)
 
