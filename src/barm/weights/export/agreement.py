@@ -16,6 +16,7 @@ from barm.data.sources import open_source
 from barm.data.sources.shapes import MAX_SHAPES, render
 from barm.engine.checkpoint.directory import RunDirectory
 from barm.errors import UserError
+from barm.ops.upsampled import upsample
 from barm.weights.export.portable import LEAST_SIDE
 from barm.weights.hub import is_address
 from barm.weights.trained import Trained
@@ -23,6 +24,7 @@ from barm.words import count
 
 Predict = Callable[[NDArray[np.uint8]], tuple[NDArray[Any], NDArray[Any]]]
 EQUAL, DIFFERENCE, RELATIVE = 0.999, 1e-3, 1e-2  # what a file has to reach: share of equal labels, scores
+TIE = 1e-6  # between scores that are equal up to rounding, as saturated sigmoids are
 LEAST_SCORE = 1e-3  # below it, a difference is taken relative to this
 OWN, LONGEST = 6, 640  # images of the run's own validation split that are looked at, and their longest side
 INFORMATIVE = 3  # classes in the labels, with background, from which on equal labels tell something
@@ -47,7 +49,7 @@ class Agreement:
         sizes: number of sizes of the generated images.
         own: number of images from the run's own validation split.
         classes: number of classes in PyTorch's labels, with background.
-        equal: share of pixels with the same label.
+        equal: share of pixels with the same label, or with one that is as likely up to rounding.
         difference: largest difference between the scores of a pixel.
         relative: the same as a share of PyTorch's score.
         scores: PyTorch's lowest and highest score.
@@ -107,7 +109,10 @@ def compare(
             continue
         labels, confidence = (np.asarray(t) for t in predict(image))
         expected, best = in_pytorch(trained, image)
-        equal, pixels = equal + int((labels == expected).sum()), pixels + expected.size
+        same = labels == expected
+        if not same.all():
+            same |= as_likely(trained, image, labels)
+        equal, pixels = equal + int(same.sum()), pixels + expected.size
         images, seen = images + len(image), seen | set(np.unique(expected).tolist())
         apart = np.abs(confidence - best)
         difference = float(np.maximum(difference, apart.max()))  # NaN stays
@@ -154,6 +159,16 @@ def in_pytorch(trained: Trained, image: NDArray[np.uint8]) -> tuple[NDArray[Any]
     size = (image.shape[1], image.shape[2])
     labels, (best, _) = trained.method.predict(out, size), trained.method.confidence(out, size)
     return labels.numpy(), best.numpy()
+
+
+@torch.no_grad()
+def as_likely(trained: Trained, image: NDArray[np.uint8], labels: NDArray[Any]) -> NDArray[np.bool_]:
+    """Where these labels have the largest score in PyTorch up to `TIE`, ``(N, H, W)``: there either label is right."""
+    method, size = trained.method, (image.shape[1], image.shape[2])
+    out = trained.network(torch.from_numpy(image.transpose(0, 3, 1, 2).copy()))
+    scores = method.decided(upsample(method.upsampled(out), size))
+    own = scores.gather(1, torch.from_numpy(labels.astype(np.int64))[:, None])[:, 0]
+    return np.asarray((own >= scores.amax(dim=1) - TIE).numpy())
 
 
 def _batches(num_classes: int, sizes: Sequence[tuple[int, int, int]] = SIZES) -> Iterator[NDArray[np.uint8]]:
