@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -9,12 +10,14 @@ import pytest
 import torch
 from torch import nn
 
+from barm.batch import Batch
 from barm.engine.checkpoint.directory import RunDirectory
 from barm.engine.checkpoint.network import load_step
 from barm.errors import UserError
 from barm.labels import Step
 from barm.methods.base import Method
 from barm.models.adopted import logits_of, size_rule
+from barm.models.families import build
 from barm.models.inputs import InputRule
 from barm.weights.adoption import Classes, classes_of
 from barm.weights.importing import adopt, find_model, import_model
@@ -249,3 +252,43 @@ def test_a_network_that_takes_no_image(tmp_path):
     with pytest.raises(UserError, match="takes no image of about 160 x 192 pixels"):
         adopt(module, tmp_path / "run", classifier="1", classes=networks.NAMES, recipe="folder/mib")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_file_names_networks_alone_and_no_other_function(tmp_path):
+    model = networks.QUICK["smp-fpn"](tmp_path / "model")
+    config = json.loads((model / "config.json").read_text())
+    other = {"_model_class": "from_pretrained", "pretrained_model_name_or_path": str(model), "encoder_name": "resnet18"}
+    with pytest.raises(UserError, match="'from_pretrained' is no network of segmentation_models_pytorch"):
+        build("smp", other)
+    (model / "config.json").write_text(json.dumps({**config, "encoder_weights": "/secret/place.pth"}))
+    assert "secret" not in json.dumps(find_model(model).architecture)
+
+
+def test_a_configuration_names_no_place_and_no_code(tmp_path):
+    model = networks.upernet(tmp_path / "model")
+    config = json.loads((model / "config.json").read_text())
+    config["backbone_config"] |= {"_name_or_path": "/secret/place", "attn_implementation": "somebody/kernels"}
+    (model / "config.json").write_text(json.dumps(config))
+    found = json.dumps(find_model(model).architecture)
+    assert "secret" not in found
+    assert "somebody" not in found
+
+
+def test_a_divisor_below_one(tmp_path):
+    with pytest.raises(UserError, match="divisor is 0: expected a whole number from 1 on"):
+        adopt(networks.Own(), tmp_path / "run", classifier="head.1", classes=networks.NAMES, divisor=0)
+
+
+def test_barm_trains_no_background_that_a_network_does_not_have(tmp_path, shapes_voc):
+    model = networks.segformer(tmp_path / "model", id2label=dict(enumerate(["sky", "road", "car"])))
+    network, method = imported(model, tmp_path / "run", "folder/barm", images=shapes_voc)
+    new = next_step(network, method)
+    later = method.config.build(Step(1, (*method.step.groups, (method.step.num_seen,))), method.network)
+    batch = Batch(IMAGE, torch.zeros(2, *IMAGE.shape[2:], dtype=torch.long), {})
+    terms = later.loss(new(IMAGE), network(IMAGE), batch)
+    value = float(terms["pb_bce"].total.detach() / terms["pb_bce"].number)
+    terms["pb_bce"].total.backward()
+    gradient = new.classifier.head[1].weight.grad
+    assert value >= 0
+    assert float(gradient[0].abs().max()) == 0  # the residual is not driven at the constant
+    assert float(gradient[1].abs().max()) > 0

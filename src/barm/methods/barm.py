@@ -97,7 +97,9 @@ class BARM(Method[GroupedOutput, BARMConfig]):
         if config.pseudo:
             threshold, softmax = config.pseudo_threshold, config.loss != "bce"
             label = map_pixels(pseudo_labels, old.logits, label, threshold=threshold, softmax=softmax)
-        learning = (0, *range(self.step.num_old, self.step.num_seen))  # all older classes are detached
+        learning = tuple(range(self.step.num_old, self.step.num_seen))  # all older classes are detached
+        if not self._without_background:
+            learning = (0, *learning)
 
         residual = new.heads[-1][:, 0]
         positive, negative = step_masks(batch.label, (residual.shape[1], residual.shape[2]))
@@ -110,6 +112,11 @@ class BARM(Method[GroupedOutput, BARMConfig]):
             "gkd": group_distillation(new.heads, old.heads, weight=config.group_weight),
             "bga_bce": residual_cross_entropy(residual, positive, weight=config.residual_weight),
         }
+
+    @property
+    def _without_background(self) -> bool:
+        """Whether the network never predicts background, whose constant logit no residual can lift."""
+        return self.network.adopted is not None and self.network.adopted.background == "none"
 
     def param_groups(self, model: nn.Module, rates: Rates) -> list[ParamGroup]:
         """Parameter groups: newest head and ear at `new`, older ones at `old`, ASPP and backbone at theirs."""

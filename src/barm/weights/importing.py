@@ -139,6 +139,8 @@ def adopt(
     >>> taken = adopt(network, "runs/base", classifier="head.4", classes=["road", "car"])  # doctest: +SKIP
     """
     called = name or type(module).__qualname__
+    if divisor < 1:
+        raise UserError(f"divisor is {divisor}: expected a whole number from 1 on")
     rule = normalisation if isinstance(normalisation, InputRule) else InputRule(*normalisation)
     own.hold(called, module)
     training = module.training

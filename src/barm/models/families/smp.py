@@ -7,6 +7,12 @@ from typing import Any
 
 from torch import nn
 
+from barm.errors import UserError
+
+CLASSES = frozenset(
+    {"Unet", "UnetPlusPlus", "MAnet", "Linknet", "FPN", "PSPNet", "PAN", "DeepLabV3", "DeepLabV3Plus"}
+    | {"UPerNet", "Segformer", "DPT"}
+)  # a file may name these alone
 FIXED_SIZE = frozenset({"DPT"})  # networks whose encoder takes one size unless it is told otherwise
 
 
@@ -16,9 +22,13 @@ def build(architecture: Mapping[str, Any]) -> nn.Module:
     An activation after the last convolution and a classifier of whole images are left out. Encoders for one size of
     image resample their position embeddings for any other.
     """
+    name = architecture["_model_class"]
+    if name not in CLASSES:
+        raise UserError(
+            f"'{name}' is no network of segmentation_models_pytorch: expected one of {', '.join(sorted(CLASSES))}"
+        )
     import segmentation_models_pytorch as smp
 
-    name = architecture["_model_class"]
     options = {key: value for key, value in architecture.items() if not key.startswith("_")}
     more = {"dynamic_img_size": True} if name in FIXED_SIZE else {}
     module: nn.Module = getattr(smp, name)(

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+LEFT_OUT = ("attn_implementation", "_attn_implementation", "experts_implementation", "auto_map", "_name_or_path")
 CLASSES = ("SegformerForSemanticSegmentation", "UperNetForSemanticSegmentation")
 
 
@@ -22,5 +23,12 @@ def configuration(architecture: Mapping[str, Any]) -> Any:
     """The library's own configuration for the content of a ``config.json``."""
     import transformers
 
-    given = {**architecture, "use_pretrained_backbone": False, "use_auxiliary_head": False}
+    given = {**plain(architecture), "use_pretrained_backbone": False, "use_auxiliary_head": False}
     return transformers.AutoConfig.for_model(**given)
+
+
+def plain(value: Any) -> Any:
+    """A configuration without what names code or places: kernels of a hub, a folder of the machine that wrote it."""
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items() if key not in LEFT_OUT}
+    return [plain(item) for item in value] if isinstance(value, list) else value

@@ -113,7 +113,7 @@ def rows(trained: Trained) -> list[int]:
     """
     adopted, first = _adopted(trained), cast(Any, trained.network.classifier).head[0]
     old = {row: channel for channel, row in enumerate(adopted.outputs) if row != NO_ROW}
-    never = float(first.bias[0]) < NEVER / 2 and float(first.weight[0].abs().max()) < SMALL
+    never = float(first.bias[0].detach()) < NEVER / 2 and float(first.weight[0].detach().abs().max()) < SMALL
     added = [] if adopted.background == "row" or (adopted.background == "none" and never) else [0]
     return [*added, *(old[row] for row in sorted(old)), *range(len(adopted.outputs), len(trained.record["classes"]))]
 

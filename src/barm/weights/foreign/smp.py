@@ -50,7 +50,7 @@ def read(path: Path) -> ForeignModel:
     Raises:
         UserError: if its weights are missing, damaged, or those of another network; for images without colours.
     """
-    architecture: dict[str, Any] = read_json(path / CONFIG)
+    architecture: dict[str, Any] = {**read_json(path / CONFIG), "encoder_weights": None}  # which may name a path
     name, encoder = str(architecture[KEY]), str(architecture.get("encoder_name", ""))
     if architecture.get("in_channels", 3) != 3:
         number = count(architecture["in_channels"], "channels")

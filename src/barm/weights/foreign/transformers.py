@@ -12,7 +12,7 @@ from torch import nn
 
 from barm.errors import UserError
 from barm.models.families import build
-from barm.models.families.transformers import CLASSES, configuration
+from barm.models.families.transformers import CLASSES, configuration, plain
 from barm.models.inputs import IMAGENET_MEAN, IMAGENET_STD, InputRule
 from barm.reading import Unfit, read_json
 from barm.weights.foreign.model import ForeignModel
@@ -38,8 +38,7 @@ def read(path: Path) -> ForeignModel:
     Raises:
         UserError: if the library is missing, or the weights are missing, damaged, or those of another network.
     """
-    architecture: dict[str, Any] = read_json(path / CONFIG)
-    architecture.pop("_name_or_path", None)  # a place on the machine that wrote it
+    architecture: dict[str, Any] = plain(read_json(path / CONFIG))
     if architecture.get("num_channels", 3) != 3:
         number = count(architecture["num_channels"], "channels")
         raise UserError(f"{path} has an input of {number}: expected 3, red, green, blue")
