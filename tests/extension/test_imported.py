@@ -160,7 +160,7 @@ def test_a_network_without_background_gets_one_from_a_method_that_trains_it(reci
     barm.extend(model, data, out=tmp_path / "run", recipe=recipe, overrides=[*SMALL, *rates], device="cpu", quiet=True)
     barm.export_original(tmp_path / "run", tmp_path / "back")
     found = find_model(tmp_path / "back")
-    assert list(found.names) == [*added, *labels, NEW]
+    assert list(found.names) == [*labels, *added, NEW]
 
 
 def test_an_extension_is_extended_and_goes_back(data, tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from barm.errors import UserError
 from barm.models.families import build
+from barm.models.families.logits import logits_of
 from barm.models.heads import GroupedHead
 from barm.models.inputs import InputRule, Normalise
 from barm.models.neck import Neck
@@ -37,6 +38,7 @@ class AdoptedConfig(BaseModel):
         tail: the network does something to its logits that is not the bilinear enlargement to the image's size.
         divisor: by which the sides of an image must be divisible; images are resized to the nearest such size.
         least: side of the smallest image in pixels; smaller ones are enlarged.
+        handed: channels that the rest of the network is given where nothing of what it returns is used.
         origin: the repository on a hub that it came from; empty for a file.
     """
 
@@ -52,6 +54,7 @@ class AdoptedConfig(BaseModel):
     tail: bool = False
     divisor: int = Field(1, ge=1, strict=True)
     least: int = Field(1, ge=1, strict=True)
+    handed: int = Field(1, ge=1, strict=True)
     origin: str = ""
 
     @property
@@ -84,20 +87,21 @@ class Tap(nn.Module):
 
     Args:
         classifier: of the network around it, which owns it.
-        tail: hand all logits on, since the network goes on with them.
+        handed: number of channels to hand on, with one channel's values; None for the logits, since the network's
+            result is used.
     """
 
-    def __init__(self, classifier: nn.Module, tail: bool) -> None:
+    def __init__(self, classifier: nn.Module, handed: int | None) -> None:
         super().__init__()
         self.classifier = (classifier,)  # in a tuple, since it is not a part of this module
-        self.tail = tail
+        self.handed = handed
         self.made: Any = None
 
     def forward(self, features: Tensor) -> Tensor:
         """Classify ``(N, D, h, w)``; keep the classifier's output until `take`, and return logits."""
         self.made = self.classifier[0]([features])
         logits: Tensor = self.made.logits
-        return logits if self.tail else logits[:, :1]
+        return logits if self.handed is None else logits[:, :1].expand(-1, self.handed, -1, -1)
 
     def take(self) -> Any:
         """Return the classifier's output for the last call, once."""
@@ -133,7 +137,7 @@ class AdoptedSegmenter(nn.Module):
         self.classifier = head(PassedNeck(config), config.width, group_sizes)
         # grouped heads predict from probabilities at the features' resolution
         self.tail = config.tail and not isinstance(self.classifier, GroupedHead)
-        tap = Tap(self.classifier, self.tail)
+        tap = Tap(self.classifier, None if self.tail else config.handed)
         replace(self.backbone, config.classifier, tap)
         self._tap = (tap,)
 
@@ -168,25 +172,6 @@ def replace(network: nn.Module, path: str, module: nn.Module) -> nn.Module:
 def size_rule(divisor: int, least: int = 1) -> SizeRule | None:
     """Sizes of images that a network takes; None for one that takes all."""
     return None if divisor == least == 1 else SizeRule(divisor, -(-least // divisor) * divisor)
-
-
-def logits_of(result: Any) -> Tensor:
-    """The logits in what a network returns: a tensor, the first of several, or an entry ``out`` or ``logits``.
-
-    Raises:
-        UserError: for anything else.
-    """
-    if isinstance(result, Mapping):
-        result = result.get("out", result.get("logits"))
-    result = getattr(result, "logits", result)
-    if isinstance(result, tuple | list) and result:
-        result = result[0]
-    if not isinstance(result, Tensor) or result.dim() != 4:
-        raise UserError(
-            f"the network returns a {type(result).__name__}: expected logits (N, C, h, w), a tuple that starts with "
-            "them, or a dict or an object that has them as 'out' or 'logits'"
-        )
-    return result
 
 
 @torch.no_grad()

@@ -7,15 +7,13 @@ before. A method whose scores are a probability per class needs a softmax networ
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from barm.config import load_config
 from barm.data.class_names import BACKGROUND, plain
@@ -31,12 +29,11 @@ from barm.models.heads import GroupedHead, PlainHead
 from barm.weights.calibrate import REPORT, Calibration, calibrate, find_images
 from barm.weights.foreign.model import Activation, ForeignModel
 from barm.weights.hub import is_address
+from barm.weights.probing import check_growth, describe, divisor_of, example, last_convolution
 from barm.words import count
 
 RECIPE = "folder/barm"
 TOLERANCE = 1e-4  # of the largest logit
-SIDES = (160, 192)  # of the image on which both networks are compared, made divisible
-SMALL = (32, 64, 96, 128)  # sides of images that are tried; files of ours promise to take the first
 NO_BACKGROUND = "none"  # for a network without this class
 
 
@@ -71,8 +68,8 @@ class ImportedModel:
     run: Path
     title: str
     classes: Classes
-    config: RunConfig
-    calibration: Calibration | None
+    config: RunConfig = field(repr=False)
+    calibration: Calibration | None = field(repr=False)
     notes: tuple[str, ...]
 
 
@@ -92,10 +89,18 @@ def classes_of(
         UserError: if the names are not as many as the outputs, or not all different.
     """
     own = tuple(map(normal, names))
-    called = [n for n in own if n == background] or [n for n in own if plain(n) in BACKGROUND]
+    if background == NO_BACKGROUND:
+        called: list[str] = []
+    else:
+        called = [n for n in own if n == background] or _called_background(own, what)
     if len(set(own)) != len(own):
         twice = next(n for n in own if own.count(n) > 1)
         raise UserError(f"the class names of {what} hold '{twice}' twice: expected different ones")
+    if "background" in own and background not in (None, "background"):
+        raise UserError(
+            f"{what} has a class called 'background', found the background '{background}': give 'background', or "
+            "another name to that class with --class-names FILE"
+        )
     if background not in (None, NO_BACKGROUND) and background not in own:
         raise UserError(f"{what} has no class '{background}': give one of {', '.join(own[:12])}, or none")
     if outputs == 1:
@@ -110,12 +115,19 @@ def classes_of(
         return Classes(("background", *own), tuple(range(outputs)), "row")
     elif len(own) == outputs:
         kind: Literal["threshold", "none"] = "threshold" if activation == "sigmoid" else "none"
-        if "background" not in own:
-            return Classes(("background", *own), (NO_ROW, *range(outputs)), kind)
+        return Classes(("background", *own), (NO_ROW, *range(outputs)), kind)
     expected = "1 name" if outputs == 1 else f"{outputs} names, or {outputs - 1} if output 0 is background"
     raise UserError(
         f"{what} has {count(outputs, 'outputs')}, found {count(len(own), 'class names')}: expected {expected}"
     )
+
+
+def _called_background(names: Sequence[str], what: str) -> list[str]:
+    """The name among some that says background; none, or one."""
+    called = [n for n in names if n == "background"] or [n for n in names if plain(n) in BACKGROUND]
+    if len(called) > 1:
+        raise UserError(f"{what} has the classes {' and '.join(called)}: say with --background which is the background")
+    return called
 
 
 def take(
@@ -158,10 +170,13 @@ def take(
         )
     classes = classes_of(conv.out_channels, own, background, kind, found.title)
     found = replace(found, divisor=divisor_of(found))
-    adopted = _described(found, conv, classes).model_copy(update={"origin": origin if is_address(origin) else ""})
+    adopted = describe(found, kind, classes.outputs, classes.background)
+    adopted = adopted.model_copy(update={"origin": origin if is_address(origin) else ""})
     config = _configured(found, adopted, classes, recipe, overrides)
     plan = config.task.plan(classes.names, config.seed)
-    network = config.method.build(plan[0], config.model).build_model()
+    network: Any = config.method.build(plan[0], config.model).build_model()
+    if network.tail:
+        check_growth(found)
     fitted = _needs_calibration(config, network, kind, found, single=conv.out_channels == 1)
     if fitted and images is None:
         raise UserError(
@@ -184,97 +199,6 @@ def take(
     finally:
         directory.close()
     return ImportedModel(Path(out), found.title, classes, config, calibration, found.notes)
-
-
-def last_convolution(found: ForeignModel) -> nn.Conv2d:
-    """The convolution that makes way for our classifier.
-
-    Raises:
-        UserError: if it is no convolution of stride 1 that keeps the size.
-    """
-    try:
-        conv = found.module.get_submodule(found.classifier)
-    except AttributeError:
-        convolutions = [name for name, m in found.module.named_modules() if isinstance(m, nn.Conv2d)]
-        known = f"its last convolutions are {', '.join(convolutions[-3:])}" if convolutions else "it has no convolution"
-        raise UserError(f"{found.title} has no module '{found.classifier}': {known}") from None
-    if not isinstance(conv, nn.Conv2d):
-        raise UserError(f"'{found.classifier}' is a {type(conv).__name__}: expected the last convolution, an nn.Conv2d")
-    k = conv.kernel_size[0]
-    keeps = conv.padding in ((k // 2, k // 2), "same") and conv.padding_mode == "zeros"
-    plain = conv.stride == conv.dilation == (1, 1) and conv.groups == 1
-    if conv.kernel_size != (k, k) or not k % 2 or not keeps or not plain:
-        raise UserError(
-            f"'{found.classifier}' is {conv}: expected a convolution of stride 1 with a square, odd window that keeps "
-            "the size, such as nn.Conv2d(64, 21, 1)"
-        )
-    return conv
-
-
-def example(divisor: int) -> Tensor:
-    """An image of noise whose sides are odd multiples of a number, ``(1, 3, H, W)``."""
-    size = [side // divisor // 2 * 2 * divisor + divisor for side in SIDES]
-    return torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
-
-
-@torch.no_grad()
-def divisor_of(found: ForeignModel) -> int:
-    """The number that must divide the sides of a network's images: what is said of it, or twice that, and so on.
-
-    Raises:
-        UserError: if it takes images of no such size.
-    """
-    told = ""
-    divisor = found.divisor
-    while divisor <= min(SIDES):
-        try:
-            found.module(example(divisor))
-        except Exception as error:  # whatever another's network raises for a size
-            told = told or " ".join(str(error).split())[:120]
-            divisor *= 2
-        else:
-            return divisor
-    size = " x ".join(map(str, SIDES))
-    raise UserError(
-        f"{found.title} takes no image of about {size} pixels ({told}): expected a network for images (N, 3, H, W) of "
-        "any size, or of those that a number divides (divisor=...)"
-    )
-
-
-def _described(found: ForeignModel, conv: nn.Conv2d, classes: Classes) -> AdoptedConfig:
-    image = example(found.divisor)
-    inner, logits = watched(found.module, found.classifier, image)
-    if inner.shape[:2] != logits.shape[:2]:
-        raise UserError(
-            f"'{found.classifier}' gives {inner.shape[1]} channels, the network {logits.shape[1]}: give the path of "
-            "its last convolution"
-        )
-    enlarged = F.interpolate(inner, image.shape[2:], mode="bilinear", align_corners=False)
-    same = any(a.shape == logits.shape and torch.equal(a, logits) for a in (inner, enlarged))
-    return AdoptedConfig(
-        family=found.family,
-        architecture=json.dumps(found.architecture),
-        classifier=found.classifier,
-        width=conv.in_channels,
-        kernel=conv.kernel_size[0],
-        outputs=classes.outputs,
-        background=classes.background,
-        tail=not same,
-        divisor=found.divisor,
-        least=_least_side(found.module, found.divisor),
-    )
-
-
-@torch.no_grad()
-def _least_side(module: nn.Module, divisor: int) -> int:
-    """Side of the smallest of some square images that a network takes; 1 if it takes them all."""
-    for side in SMALL:
-        try:
-            module(torch.zeros(1, 3, *[-(-side // divisor) * divisor] * 2))
-        except Exception:  # whatever another's network raises
-            continue
-        return 1 if side == SMALL[0] else side
-    return min(SIDES)
 
 
 def _configured(
@@ -334,12 +258,11 @@ def load_weights(network: nn.Module, found: ForeignModel, classes: Classes, *, m
 
 
 @torch.no_grad()
-def _check_same(network: nn.Module, found: ForeignModel, classes: Classes) -> None:
+def _check_same(network: Any, found: ForeignModel, classes: Classes) -> None:
     """Compare both networks on noise: our classes must have the scores of their outputs."""
     image = example(found.divisor)
     inner, logits = watched(found.module.eval(), found.classifier, image)
-    made = network.eval()(image).logits
-    theirs = logits if made.shape[2:] == logits.shape[2:] else inner
+    made, theirs = network.eval()(image).logits, logits if network.tail else inner
     pairs = [(channel, row) for channel, row in enumerate(classes.outputs) if row != NO_ROW]
     ours, theirs = (t[:, list(p)] for t, p in zip((made, theirs), zip(*pairs, strict=True), strict=True))
     far = float((ours - theirs).abs().max())

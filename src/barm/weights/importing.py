@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from barm.weights.foreign import smp, torchvision, transformers
 from barm.weights.foreign.model import Activation, ForeignModel
 from barm.weights.hub import fetch_folder, is_address
 from barm.weights.kind import Kind
+from barm.weights.probing import divisor_of, example, short
 from barm.weights.recognise import recognise
 from barm.weights.torchvision import read_state
 from barm.words import count
@@ -139,15 +143,16 @@ def adopt(
     >>> taken = adopt(network, "runs/base", classifier="head.4", classes=["road", "car"])  # doctest: +SKIP
     """
     called = name or type(module).__qualname__
-    if divisor < 1:
+    if not isinstance(divisor, int) or divisor < 1:
         raise UserError(f"divisor is {divisor}: expected a whole number from 1 on")
-    rule = normalisation if isinstance(normalisation, InputRule) else InputRule(*normalisation)
-    own.hold(called, module)
-    training = module.training
+    copied, notes = _copied(module, called)
+    found = ForeignModel(
+        called, "python", copied, {}, classifier, None, activation, _rule(normalisation), divisor=divisor, notes=notes
+    )
+    found = replace(found, divisor=divisor_of(found))
+    known = own.is_held(called)
+    found = replace(found, architecture=own.hold(called, copied, example(found.divisor).shape[2:]))
     try:
-        found = ForeignModel(
-            called, "python", module.eval(), {"name": called}, classifier, None, activation, rule, divisor=divisor
-        )
         return take(
             found,
             out,
@@ -158,8 +163,41 @@ def adopt(
             overrides=overrides,
             origin=called,
         )
-    finally:
-        module.train(training)
+    except BaseException:
+        if not known:
+            own.release(called)
+        raise
+
+
+def _copied(module: nn.Module, called: str) -> tuple[nn.Module, tuple[str, ...]]:
+    """A copy of a network as float32 on the processor, in evaluation mode, and remarks about it."""
+    try:
+        copied = copy.deepcopy(module).cpu().eval()
+    except Exception as error:  # whatever another's network raises
+        raise UserError(
+            f"{called} cannot be copied ({short(error)}): expected a network that keeps nothing of the images it has "
+            "seen; delete such attributes"
+        ) from error
+    kinds = {str(p.dtype).removeprefix("torch.") for p in copied.parameters() if p.is_floating_point()} - {"float32"}
+    notes = (f"its weights were {' and '.join(sorted(kinds))}, and are float32 from now on",) if kinds else ()
+    return copied.float(), notes
+
+
+def _rule(normalisation: Any) -> InputRule:
+    """Check a normalisation that Python code gives."""
+    if isinstance(normalisation, InputRule):
+        return normalisation
+    try:
+        mean, std = (tuple(float(v) for v in values) for values in normalisation)
+        fits = len(mean) == len(std) == 3 and all(map(math.isfinite, (*mean, *std))) and min(std) > 0
+    except (TypeError, ValueError):
+        fits = False
+    if not fits:
+        raise UserError(
+            f"normalisation is {normalisation!r}: expected mean and deviation of the three channels for values in "
+            "0..1, such as ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)), or an InputRule"
+        )
+    return InputRule(mean, std)  # type: ignore[arg-type]  # three numbers each, as checked
 
 
 def import_lines(taken: ImportedModel) -> list[str]:

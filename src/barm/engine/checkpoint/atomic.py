@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 
 def save_pickled(path: Path, value: dict[str, Any]) -> None:
@@ -47,3 +49,13 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def apart(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a state on the processor, without any that share memory, as tied weights do."""
+    seen, result = set[int](), dict[str, Tensor]()
+    for name, tensor in state.items():
+        own = tensor.detach().cpu().contiguous()
+        result[name] = own.clone() if own.untyped_storage().data_ptr() in seen else own
+        seen.add(own.untyped_storage().data_ptr())
+    return result

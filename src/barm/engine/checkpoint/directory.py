@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from safetensors.torch import save
 from torch import Tensor
 
-from barm.engine.checkpoint.atomic import save_pickled, sync, write_atomically
+from barm.engine.checkpoint.atomic import apart, save_pickled, sync, write_atomically
 from barm.engine.checkpoint.differences import AGREEING, difference, other_class, settings, to_table
 from barm.engine.checkpoint.images import Images, check_same
 from barm.engine.checkpoint.provenance import continued
@@ -257,7 +257,7 @@ class RunDirectory:
         shutil.rmtree(beside, ignore_errors=True)
         try:
             beside.mkdir()
-            (beside / MODEL).write_bytes(save({name: t.detach().cpu().contiguous() for name, t in state.items()}))
+            (beside / MODEL).write_bytes(save(apart(state)))
             plain = None if counts is None else counts.tolist()
             files = {METHOD: method, COUNTS: plain, METRICS: metrics, MEMORY: memory}
             for name, value in files.items():

@@ -5,16 +5,19 @@ from __future__ import annotations
 import copy
 import importlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from barm.errors import UserError
+from barm.models.families.logits import logits_of
 
 VARIABLE = "BARM_NETWORKS"  # modules that register networks, separated by commas
 _factories: dict[str, Callable[[], nn.Module]] = {}
+_checked: set[tuple[Any, ...]] = set()
 
 
 def register_network(name: str, factory: Callable[[], nn.Module]) -> None:
@@ -28,16 +31,43 @@ def register_network(name: str, factory: Callable[[], nn.Module]) -> None:
         factory: builds the network, with any weights.
     """
     _factories[name] = factory
+    _checked.clear()
 
 
-def hold(name: str, module: nn.Module) -> None:
-    """Register a copy of a network, for this process alone."""
-    template = copy.deepcopy(module)
-    register_network(name, lambda: copy.deepcopy(template))
+def hold(name: str, module: nn.Module, size: Sequence[int]) -> dict[str, Any]:
+    """Register a network for this process alone, and return what `build` needs to find it again.
+
+    Args:
+        name: of the network.
+        module: the network, which nobody changes afterwards.
+        size: height and width of an image that it takes.
+
+    Raises:
+        UserError: if another network has the name.
+    """
+    marks = fingerprint(module, size)
+    if name in _factories and not _alike(fingerprint(_made(name), size), marks):
+        raise UserError(f"another network is registered as '{name}': give this one a name of its own (name=...)")
+    _factories.setdefault(name, lambda: copy.deepcopy(module))
+    return {"name": name, "size": list(size), "fingerprint": marks}
+
+
+def release(name: str) -> None:
+    """Forget a network."""
+    _factories.pop(name, None)
+
+
+def is_held(name: str) -> bool:
+    """Whether a network is registered under a name."""
+    return name in _factories
 
 
 def build(architecture: Mapping[str, Any]) -> nn.Module:
-    """Build the network that is registered under `name`."""
+    """Build the network that is registered under `name`.
+
+    Raises:
+        UserError: if there is none, or another one: with other tensors, or other scores for the same tensors.
+    """
     name = architecture["name"]
     if name not in _factories:
         _import_registered()
@@ -46,7 +76,44 @@ def build(architecture: Mapping[str, Any]) -> nn.Module:
             f"this run's network is '{name}', a class of your own: call barm.register_network('{name}', FACTORY), or "
             f"name the module that does in the environment variable {VARIABLE}"
         )
-    return _factories[name]().to(torch.get_default_device())
+    marks = architecture.get("fingerprint")
+    if marks and (name, *marks) not in _checked:
+        with torch.device("cpu"):
+            found = fingerprint(_made(name), architecture["size"])
+        if not _alike(found, marks):
+            raise UserError(
+                f"the network that is registered as '{name}' is not the one that this run was made from: it gives "
+                "other scores for the same weights; register that one"
+            )
+        _checked.add((name, *marks))
+    return _made(name).to(torch.get_default_device())
+
+
+@torch.no_grad()
+def fingerprint(module: nn.Module, size: Sequence[int]) -> list[float]:
+    """Mean and deviation of a network's logits for an image of noise, with fixed tensors in place of its own.
+
+    Two networks with the same fingerprint have the same form: the same layers in the same order, whatever was trained.
+    """
+    probe, generator = copy.deepcopy(module).float().cpu().eval(), torch.Generator().manual_seed(0)
+    for tensor in probe.state_dict().values():
+        if tensor.is_floating_point() and tensor.dim() > 1:
+            values = torch.randn(tensor.shape, generator=generator)
+            tensor.copy_(values / max(1, tensor[0].numel()) ** 0.5)
+        elif tensor.is_floating_point():
+            tensor.copy_(0.5 + torch.rand(tensor.shape, generator=generator))
+    image = torch.randn(1, 3, *size, generator=generator)
+    logits = logits_of(probe(image)).double()
+    return [float(logits.shape[1]), *(float(f"{float(value):.6g}") for value in (logits.mean(), logits.std()))]
+
+
+def _alike(one: Sequence[float], other: Sequence[float]) -> bool:
+    return bool(np.allclose(one, other, rtol=1e-3, atol=1e-4, equal_nan=True))
+
+
+def _made(name: str) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):  # building costs a run no random number
+        return _factories[name]()
 
 
 def _import_registered() -> None:

@@ -60,7 +60,8 @@ def original(run: Path | str, step: int | None = None) -> nn.Module:
         step: of the run; the last by default.
 
     Returns:
-        A module in evaluation mode. Its outputs are the old ones in their order, then the new classes.
+        A module in evaluation mode. Its outputs are the old ones in their order, then a background that the network
+        did not have and was taught (a network of one output has it first), then the new classes.
 
     Raises:
         UserError: for a network of our own, or of a method that adds more than rows to the classifier.
@@ -109,13 +110,16 @@ def _adopted(trained: Trained) -> AdoptedConfig:
 def rows(trained: Trained) -> list[int]:
     """Our channels in the order of the library's outputs: the old ones as they were, then the new ones.
 
-    A background that is no output of the network comes first, unless it is still never predicted: then it is left out.
+    A background that the network did not have follows its old outputs, so that these keep their numbers; it is left out
+    while it is never predicted. The two classes of a network with one output are background and the other.
     """
     adopted, first = _adopted(trained), cast(Any, trained.network.classifier).head[0]
     old = {row: channel for channel, row in enumerate(adopted.outputs) if row != NO_ROW}
     never = float(first.bias[0].detach()) < NEVER / 2 and float(first.weight[0].detach().abs().max()) < SMALL
-    added = [] if adopted.background == "row" or (adopted.background == "none" and never) else [0]
-    return [*added, *(old[row] for row in sorted(old)), *range(len(adopted.outputs), len(trained.record["classes"]))]
+    untouched = len(trained.record["classes"]) == len(adopted.outputs)  # by any step
+    added = [] if adopted.background == "row" or (adopted.background == "none" and (never or untouched)) else [0]
+    kept, new = [old[row] for row in sorted(old)], range(len(adopted.outputs), len(trained.record["classes"]))
+    return [*added, *kept, *new] if adopted.background == "threshold" else [*kept, *added, *new]
 
 
 def export_original(
