@@ -205,6 +205,48 @@ def test_checkpoints(name, tmp_path):
     says(recognise(path), family, words, path)
 
 
+COMMANDS = ("barm extend", "barm weights import", "barm.adopt", "model.weights=", "save_pretrained(FOLDER)")
+DEEPLAB = {
+    **resnet("backbone."),
+    **tensors("classifier.0.convs.0.0.weight", "classifier.0.project.0.weight", "classifier.4.weight"),
+}
+ROWS: dict[str, tuple[Any, ...]] = {  # beginning of a row of the table in docs/export.md, and files that it is about
+    "a checkpoint of the official code": ("barm", "ssul", "vainf", "fine-tuned"),
+    "a checkpoint of MiB": ("mib", "rcil", "dkd"),
+    "FCN and DeepLabV3": ("fcn", "lraspp", DEEPLAB),
+    "a folder of": (UNET, SEGFORMER_FOLDER, UPERNET_FOLDER),
+    "a state dict of a network of your own": ("own",),
+    "a state dict of segmentation_models_pytorch": ("smp", "segformer"),
+    "an image classifier": ("classifier", "vit"),
+    "MMSegmentation": ("mmseg", "unet", "fcn18", {"architectures": ["DPTForSemanticSegmentation"]}),
+    "nnU-Net": ("nnunet", "detector", "gpt", "sam"),
+    "a whole pickled network": ("module", "inside"),
+    "the state of an optimiser": ("optimiser", "training", "numbers"),
+}
+ELSEWHERE = ("a run;", "a checkpoint of Lightning", "TorchScript", "an archive")  # rows that other tests are about
+
+
+def test_the_documents_promise_what_the_lines_say(tmp_path):
+    text = (Path(__file__).parents[2] / "docs" / "export.md").read_text("utf-8").partition("## What is this file?")[2]
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")][2:]
+    assert {next((s for s in (*ROWS, *ELSEWHERE) if row[0].startswith(s)), row[0]) for row in rows} == {
+        *ROWS,
+        *ELSEWHERE,
+    }
+    for start, examples in ROWS.items():
+        said = set()
+        for example in examples:
+            if isinstance(example, dict) and "classifier.4.weight" not in example:
+                kind = recognise(described(tmp_path / "folder", example))
+            else:
+                torch.save(CHECKPOINTS[example][0] if isinstance(example, str) else example, tmp_path / "model.pth")
+                kind = recognise(tmp_path / "model.pth")
+            said |= {command for command in COMMANDS if command in kind.advice}
+            said |= {"barm weights import"} if kind.use == "import" else set()
+        promised = next(row[2] for row in rows if row[0].startswith(start))
+        assert {command for command in COMMANDS if command in promised} == said, start
+
+
 @pytest.mark.parametrize("name", ["barm", "fcn", "smp"])
 def test_the_form_of_a_checkpoint_does_not_matter(name, tmp_path):
     content, family, _ = CHECKPOINTS[name]
