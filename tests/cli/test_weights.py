@@ -53,6 +53,27 @@ def test_show(cli, official):
     assert cli("weights", "show", "nothing")[1].startswith("nothing is no file or folder")
 
 
+def test_a_long_list_is_shown_in_part(cli):
+    heads = {f"cls.{i}.weight": torch.zeros(101 if i == 0 else 5, 1) for i in range(11)}
+    torch.save({"body.mod1.a": torch.zeros(1), **heads}, "model.pth")
+    line = next(line for line in cli("weights", "show", "model.pth")[1].splitlines() if "classes per step" in line)
+    assert line.endswith(" 100, 5, 5, 5, 5, 5, 5, 5, 5, 5, ... (11 in all)")
+    assert json.loads(cli("weights", "show", "model.pth", "--json")[1])["groups"] == [100, *[5] * 10]
+
+
+@pytest.mark.parametrize("place", ["nothing", "empty", "pictures", "parts"])
+def test_show_and_extend_have_the_same_words(place, cli, tmp_path):
+    """A path that does not exist, an empty folder, a data set, a folder with a description of another kind."""
+    for folder in ("empty", "pictures/images", "pictures/masks", "parts"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "parts/config.json").write_text("[]")
+    shown = " ".join(cli("weights", "show", place)[1].split())
+    status, _, err = cli("extend", place, "--data", "pictures", "--classes", "lamp", "--out", "run")
+    assert status == 2
+    assert shown == " ".join(err.split()).removeprefix("barm: ").replace(": ", " barm ", 1)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_foreign_file_is_named_and_nothing_is_written(cli, tmp_path):
     (tmp_path / "page.pth").write_text("<html>")
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from described_folders import SEGFORMER_FOLDER, UNET, UPERNET_FOLDER, described
 from safetensors.torch import save_file
 from torch import nn
 
@@ -77,6 +78,7 @@ LRASPP = tensors(
     "backbone.0.0.weight",
     "backbone.1.block.0.0.weight",
     "classifier.cbr.0.weight",
+    "classifier.low_classifier.weight",
     classifier__high_classifier__weight=(9, 1, 1, 1),
 )
 SEGFORMER = tensors("segformer.encoder.x", decode_head__classifier__weight=(5, 1, 1, 1))
@@ -160,14 +162,28 @@ CHECKPOINTS: dict[str, tuple[Any, str, tuple[str, ...]]] = {  # content, family,
     "gpt": (tensors("transformer.wte.weight", "lm_head.weight"), "network", ("a language model",)),
     "sam": (tensors("image_encoder.a.weight", "mask_decoder.b.weight"), "network", ("Segment Anything",)),
     "lora": (tensors("a.lora_A.weight", "a.lora_B.weight"), "network", ("LoRA adapters",)),
-    "own": (tensors("down.a", "up.b"), "state", ("2 tensors of a network that barm does not know (down, up)",)),
+    "own": (
+        tensors("down.blocks.0.a", "up.b"),
+        "state",
+        ("2 tensors of a network that barm does not know (first 'down.blocks.0.a')", "`barm.adopt`"),
+    ),
+    "fcn18": (
+        {**resnet("backbone.", (2, 2, 2, 2), deep=False), **tensors("classifier.0.weight", "classifier.4.weight")},
+        "torchvision",
+        ("torchvision's fcn_resnet18, 1 output: of torchvision's names barm takes fcn_resnet50", "`barm.adopt`"),
+    ),
+    "unet": (
+        tensors("inc.double_conv.0.weight", outc__conv__weight=(3, 1, 1, 1)),
+        "network",
+        ("the U-Net of PyTorch-UNet, 3 outputs: from Python `barm.adopt`",),
+    ),
     "optimiser": (torch.optim.SGD([torch.zeros(1)], 0.1).state_dict(), "optimizer", ("the state of an optimiser",)),
     "training": (
         {"optimizer": {"state": {}}, "epoch": 1},
         "optimizer",
         ("an optimiser alone (keys: optimizer, epoch)",),
     ),
-    "module": (Other(), "module", ("a whole pickled network of the class", ".Other", "model.state_dict()")),
+    "module": (Other(), "module", ("a whole pickled network of the class", ".Other", "`barm.adopt`")),
     "inside": ({"model": Other(), "epoch": 1}, "module", ("under 'model'",)),
     "tensor": (torch.zeros(3), "arrays", ("a single tensor",)),
     "numbers": ({"epoch": 3}, "pickle", ("without a state dict (keys: epoch)",)),
@@ -187,6 +203,48 @@ def test_checkpoints(name, tmp_path):
     path = tmp_path / "model.pth"
     torch.save(content, path)
     says(recognise(path), family, words, path)
+
+
+COMMANDS = ("barm extend", "barm weights import", "barm.adopt", "model.weights=", "save_pretrained(FOLDER)")
+DEEPLAB = {
+    **resnet("backbone."),
+    **tensors("classifier.0.convs.0.0.weight", "classifier.0.project.0.weight", "classifier.4.weight"),
+}
+ROWS: dict[str, tuple[Any, ...]] = {  # beginning of a row of the table in docs/export.md, and files that it is about
+    "a checkpoint of the official code": ("barm", "ssul", "vainf", "fine-tuned"),
+    "a checkpoint of MiB": ("mib", "rcil", "dkd"),
+    "FCN and DeepLabV3": ("fcn", "lraspp", DEEPLAB),
+    "a folder of": (UNET, SEGFORMER_FOLDER, UPERNET_FOLDER),
+    "a state dict of a network of your own": ("own",),
+    "a state dict of segmentation_models_pytorch": ("smp", "segformer"),
+    "an image classifier": ("classifier", "vit"),
+    "MMSegmentation": ("mmseg", "unet", "fcn18", {"architectures": ["DPTForSemanticSegmentation"]}),
+    "nnU-Net": ("nnunet", "detector", "gpt", "sam"),
+    "a whole pickled network": ("module", "inside"),
+    "the state of an optimiser": ("optimiser", "training", "numbers"),
+}
+ELSEWHERE = ("a run;", "a checkpoint of Lightning", "TorchScript", "an archive")  # rows that other tests are about
+
+
+def test_the_documents_promise_what_the_lines_say(tmp_path):
+    text = (Path(__file__).parents[2] / "docs" / "export.md").read_text("utf-8").partition("## What is this file?")[2]
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")][2:]
+    assert {next((s for s in (*ROWS, *ELSEWHERE) if row[0].startswith(s)), row[0]) for row in rows} == {
+        *ROWS,
+        *ELSEWHERE,
+    }
+    for start, examples in ROWS.items():
+        said = set()
+        for example in examples:
+            if isinstance(example, dict) and "classifier.4.weight" not in example:
+                kind = recognise(described(tmp_path / "folder", example))
+            else:
+                torch.save(CHECKPOINTS[example][0] if isinstance(example, str) else example, tmp_path / "model.pth")
+                kind = recognise(tmp_path / "model.pth")
+            said |= {command for command in COMMANDS if command in kind.advice}
+            said |= {"barm weights import"} if kind.use == "import" else set()
+        promised = next(row[2] for row in rows if row[0].startswith(start))
+        assert {command for command in COMMANDS if command in promised} == said, start
 
 
 @pytest.mark.parametrize("name", ["barm", "fcn", "smp"])
@@ -330,23 +388,16 @@ def test_a_checkpoint_that_is_cut_anywhere_has_a_line(cut, tmp_path):
         assert recognise(path).family in ("damaged", "unknown", "smp-state")
 
 
-def described(folder: Path, config: Any, weights: str = "model.safetensors") -> Path:
-    folder.mkdir()
-    (folder / "config.json").write_text(config if isinstance(config, str) else json.dumps(config), "utf-8")
-    (folder / weights).touch()
-    return folder
-
-
 @pytest.mark.parametrize(
     ("config", "family", "words"),
     [
+        (UNET, "smp", "Unet on resnet34, 3 outputs: `barm"),
         (
-            {"_model_class": "Unet", "encoder_name": "resnet34", "classes": 3},
-            "smp",
-            "Unet on resnet34, 3 outputs: `barm",
+            SEGFORMER_FOLDER,
+            "transformers",
+            "transformers' SegFormer (SegformerForSemanticSegmentation, 3 outputs): `barm",
         ),
-        ({"architectures": ["SegformerForSemanticSegmentation"], "id2label": {"0": "a"}}, "transformers", "SegFormer"),
-        ({"architectures": ["UperNetForSemanticSegmentation"]}, "transformers", "UPerNet"),
+        (UPERNET_FOLDER, "transformers", "transformers' UPerNet (UperNetForSemanticSegmentation, 3 outputs): `barm"),
         (
             {"architectures": ["Mask2FormerForUniversalSegmentation"]},
             "transformers",
@@ -358,12 +409,17 @@ def described(folder: Path, config: Any, weights: str = "model.safetensors") -> 
         ({"architecture": "convnext_tiny", "num_classes": 1000}, "timm", "model.backbone=convnext_tiny"),
         ({"other": 1}, "folder", "names no network"),
         ("{", "damaged", "is not valid JSON"),
-        ([], "folder", "is no table"),
+        ([], "damaged", "config.json is a list, expected a JSON object"),
     ],
 )
 def test_folders_with_a_description(config, family, words, tmp_path):
     folder = described(tmp_path / "net", config)
     says(recognise(folder), family, (words,), folder)
+
+
+def test_a_mistyped_path_has_a_hint(tmp_path):
+    (tmp_path / "unet.pth").touch()
+    assert recognise(tmp_path / "umet.pth").advice == "check the path; did you mean 'unet.pth'?"
 
 
 def test_the_state_dict_in_a_described_folder_points_to_the_folder(tmp_path):
@@ -432,7 +488,7 @@ def test_programs_that_pickle_classes_are_named(tmp_path, monkeypatch):
 
 
 def test_a_name_in_a_file_cannot_break_the_line(tmp_path):
-    folder = described(tmp_path / "net", {"_model_class": "A\n\x1b[31m{path}" + "b" * 900})
+    folder = described(tmp_path / "net", {"architectures": ["A\n\x1b[31m{path}" + "b" * 900]})
     line = recognise(folder).line(folder)
     assert line.isprintable()
     assert len(line) < 600 + 2 * len(str(folder))

@@ -25,6 +25,8 @@ from barm.cli.common import (
 from barm.errors import UserError
 from barm.words import count
 
+SHOWN = 10  # values of a list on one line
+
 
 def import_(
     checkpoint: Annotated[
@@ -140,13 +142,23 @@ def show(
     facts = (
         ("network", kind.architecture),
         ("outputs", kind.outputs),
-        ("classes per step", ", ".join(map(str, kind.groups))),
+        ("classes per step", few(kind.groups)),
         ("step", kind.step),
         ("barm", kind.advice),
     )
     for name, value in facts:
         if value not in (None, ""):
             say(f"  {name:<16}  {value}")
+
+
+def few(values: Sequence[object]) -> str:
+    """The first values of a list, and how many there are if it is long; ``--json`` gives all.
+
+    >>> few((15, 1)), few(range(12))
+    ('15, 1', '0, 1, 2, 3, 4, 5, 6, 7, 8, 9, ... (12 in all)')
+    """
+    shown = ", ".join(map(str, values[:SHOWN]))
+    return shown if len(values) <= SHOWN else f"{shown}, ... ({len(values)} in all)"
 
 
 def export(

@@ -37,8 +37,8 @@ class ModelOptions:
 
 
 def is_model(path: Path | str) -> bool:
-    """Whether a path is no run and no folder of runs, but weights of whatever kind."""
-    return is_address(path) or recognise(Path(path)).family not in ("run", "folder", "missing")
+    """Whether a path is no run; `barm.weights.recognise` says what else it is."""
+    return is_address(path) or recognise(Path(path)).family != "run"
 
 
 def start_of(model: Path | str, target: Path | None, new: Sequence[str]) -> tuple[Path, Path]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from barm.weights.containers import Contents
-from barm.weights.kind import OWN, Kind, State
+from barm.weights.kind import ADOPTED, OWN, Kind, State
 from barm.weights.networks import network_of
 from barm.weights.pickled import ClassName, Record, shape_of, tables_in
 from barm.words import count
@@ -32,15 +32,16 @@ STATES = (  # keys under which programs store a state dict, the better first
     "teacher",
     "student",
 )
-HARMLESS = re.compile(  # what a reader of tensors and plain values takes
+HARMLESS = re.compile(  # what `barm.weights.torchvision.read_state` takes
     r"torch\.(_utils\.\w+|\w+Storage|storage\.\w+|Size|device|Tensor|nn\.parameter\.\w+|_tensor\.\w+|b?float\d+|u?int\d+|bool)"
-    r"|collections\.\w+|argparse\.Namespace|_codecs\.encode|(builtins|__builtin__)\.(set|frozenset|slice|complex|bytearray)"
-    r"|numpy\.(_?core\.multiarray\.\w+|dtype|ndarray|dtypes\.\w+)"
+    r"|collections\.(OrderedDict|Counter)|argparse\.Namespace|_codecs\.encode"
+    r"|(builtins|__builtin__)\.(set|complex|bytearray)|numpy\.(_?core\.multiarray\.\w+|dtype|ndarray|dtypes\.\w+)"
 )
 UNTELLING = ("torch.nn.", "builtins.", "__builtin__.")  # named last: they do not say whose file it is
 LEAST = 0.5  # share of tensors in a table that is a state dict
 SAVED = "save its state dict where it was trained: `torch.save(model.state_dict(), FILE)`"
-INNER = "`torch.save(torch.load(PATH, weights_only=False)[{key!r}], FILE)` where it was trained gets its state dict out"
+INNER = "`torch.save(torch.load(PATH, weights_only=False){keys}, FILE)` where it was trained gets its state dict out"
+Shapes = dict[str, tuple[int, ...]]
 
 
 def kind_of_checkpoint(contents: Contents) -> Kind:
@@ -54,28 +55,43 @@ def kind_of_checkpoint(contents: Contents) -> Kind:
     for rule in (_program, _optimizer):
         if (kind := rule(table, contents)) is not None:
             return kind
-    key, state = state_in(table)
+    keys, state = state_in(table)
     if state is not None:
         kind = network_of(State(state))
         classes = foreign(contents.names)
-        return _with_classes(kind, classes, key) if classes else kind
+        if classes:
+            return _with_classes(kind, classes, keys)
+        if contents.form == "pickle" and kind.use != "none":  # torch.load refuses it, safe or not
+            return replace(kind, name=f"{kind.name}, in a plain pickle", advice=SAVED, use="none")
+        return kind
     return _no_state(table, contents)
 
 
-def state_in(table: Mapping[Any, Any]) -> tuple[str, dict[str, tuple[int, ...]] | None]:
-    """Key and tensors of the state dict in a table; the key is empty if the table itself is one."""
-    own = _shapes(table)
+def state_in(
+    table: Mapping[Any, Any], shape: Callable[[Any], tuple[int, ...] | None] = shape_of
+) -> tuple[tuple[str, ...], Shapes | None]:
+    """Find the state dict in a checkpoint: what is named by these keys is read by them.
+
+    Args:
+        table: the checkpoint, or its outline.
+        shape: of a value in it that is a tensor; none for what is none.
+
+    Returns:
+        Keys that lead to it, none if the table itself is one; and shapes of its tensors by name.
+    """
+    own = shapes_in(table, shape)
     if own and len(own) >= LEAST * len(table):
-        return "", own
+        return (), own
     for key in (*STATES, *(k for k in table if isinstance(k, str) and "optim" not in k)):
         inner = tables_in(table.get(key))
-        shapes = _shapes(inner)
+        shapes = shapes_in(inner, shape)
         if shapes and len(shapes) >= LEAST * len(inner):
-            return key, shapes
-        deeper = _shapes(tables_in(inner.get("state_dict", inner.get("model"))))
+            return (key,), shapes
+        second = "state_dict" if "state_dict" in inner else "model"
+        deeper = shapes_in(tables_in(inner.get(second)), shape)
         if deeper:
-            return key, deeper
-    return "", own or None
+            return (key, second), deeper
+    return (), own or None
 
 
 def foreign(names: frozenset[str]) -> list[str]:
@@ -85,9 +101,10 @@ def foreign(names: frozenset[str]) -> list[str]:
     )
 
 
-def _shapes(table: Mapping[Any, Any]) -> dict[str, tuple[int, ...]]:
-    found = {name: shape_of(value) for name, value in table.items() if isinstance(name, str)}
-    return {name: shape for name, shape in found.items() if shape is not None}
+def shapes_in(table: Mapping[Any, Any], shape: Callable[[Any], tuple[int, ...] | None] = shape_of) -> Shapes:
+    """Shapes of the tensors in a table by name; other values are left out."""
+    found = {name: shape(value) for name, value in table.items() if isinstance(name, str)}
+    return {name: sizes for name, sizes in found.items() if sizes is not None}
 
 
 def _safetensors(contents: Contents) -> Kind:
@@ -103,7 +120,7 @@ def _safetensors(contents: Contents) -> Kind:
         advice = "`barm predict {path} IMAGE --out seen` and `barm load` take it as it is"
         return Kind("barm-file", name, advice, "open", str(description.get("backbone", "")), classes, groups, step)
     return (
-        network_of(State(_shapes(contents.top)))
+        network_of(State(shapes_in(contents.top)))
         if contents.top
         else Kind("empty", "a safetensors file without tensors", SAVED)
     )
@@ -119,7 +136,7 @@ def _module(top: Record) -> Kind:
         return Kind("fastai", title, "save its state dict: `torch.save(learn.model.state_dict(), FILE)`")
     if not isinstance(top.state, dict) or "_modules" not in top.state:
         return Kind("pickle", f"a pickled object of the class {name}, not a state dict", SAVED)
-    advice = f"unpickling would run code, so barm does not; {SAVED}"
+    advice = f"unpickling would run code, so barm does not: load it in Python, and {ADOPTED}"
     return Kind("module", f"a whole pickled network of the class {name} (torch.save(model))", advice)
 
 
@@ -151,7 +168,7 @@ def _program(table: Mapping[Any, Any], contents: Contents) -> Kind | None:
 
 
 def _lightning(table: Mapping[Any, Any]) -> Kind:
-    shapes = _shapes(tables_in(table.get("state_dict")))
+    shapes = shapes_in(tables_in(table.get("state_dict")))
     if not shapes:
         return Kind("lightning", "a checkpoint of Lightning without a state dict", SAVED)
     inner, parts = network_of(State(shapes)), {name.split(".")[0] for name in shapes}
@@ -171,7 +188,7 @@ def _lightning(table: Mapping[Any, Any]) -> Kind:
 
 
 def _openmmlab(table: Mapping[Any, Any]) -> Kind | None:
-    shapes = _shapes(tables_in(table["state_dict"]))
+    shapes = shapes_in(tables_in(table["state_dict"]))
     if not shapes:
         return None
     kind = network_of(State(shapes))
@@ -188,12 +205,13 @@ def _optimizer(table: Mapping[Any, Any], _: Contents) -> Kind | None:
     return None
 
 
-def _with_classes(kind: Kind, classes: list[str], key: str) -> Kind:
+def _with_classes(kind: Kind, classes: list[str], keys: tuple[str, ...]) -> Kind:
     """A checkpoint that `torch.load` refuses for other things than the state dict in it."""
     name = f"{kind.name}, beside pickled objects ({classes[0]}{', ...' if len(classes) > 1 else ''})"
     if kind.use in ("none", "open"):
         return replace(kind, name=name)
-    return replace(kind, name=name, advice=f"they are never unpickled: {INNER.format(key=key)}", use="none")
+    inner = INNER.format(keys="".join(f"[{key!r}]" for key in keys))
+    return replace(kind, name=name, advice=f"they are never unpickled: {inner}", use="none")
 
 
 def _no_state(table: Mapping[Any, Any], contents: Contents) -> Kind:
@@ -202,7 +220,8 @@ def _no_state(table: Mapping[Any, Any], contents: Contents) -> Kind:
     module = next((k for k in keys if isinstance(table[k], Record) and "_modules" in tables_in(table[k])), None)
     if module is not None:
         title = f"a checkpoint with a whole pickled network of the class {table[module].name} under {module!r}"
-        return Kind("module", title, f"unpickling would run code, so barm does not; {SAVED}")
+        advice = f"unpickling would run code, so barm does not: load it in Python, and {ADOPTED}"
+        return Kind("module", title, advice)
     if isinstance(contents.top, ClassName):
         return Kind("pickle", f"a pickled reference to {contents.top.name}", SAVED)
     if shape_of(contents.top) is not None:

@@ -98,6 +98,8 @@ def open_contents(path: Path) -> Contents | Kind:
         known = next((kind for start, kind in STARTS if head.startswith(start)), None)
         if known is not None:
             return known
+        if path.suffix == ".safetensors" and head[:2] in (b"PK", b"\x80\x02"):  # torch.load goes by the ending
+            return Kind("damaged", "a file of torch.save that is called .safetensors", "give it the ending .pth")
         if head[:2] == b"PK":
             return _zip(file)
         if head[:1] == b"\x80" and len(head) > 1 and head[1] <= 5:

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from barm.reading import Unfit, read_json
-from barm.weights.kind import OWN, Kind
-from barm.weights.networks import ADOPT, BACKBONE
+from barm.reading import Unfit
+from barm.weights.described import (
+    CONFIG,
+    KEY,
+    TRANSFORMERS,
+    description,
+    labels_of,
+    smp_description,
+    transformers_description,
+)
+from barm.weights.kind import OWN, Family, Kind
+from barm.weights.networks import ADOPT, BACKBONE, PYTHON
 from barm.words import count
 
-CONFIG = "config.toml"  # of a run
-CONFIG_LIMIT = 16 << 20  # bytes, of a library's description
+RUN = "config.toml"
 WEIGHTS = (".pth", ".pt", ".ckpt", ".safetensors", ".bin", ".onnx", ".pt2", ".pkl")
 NOT = f"barm cannot go on from it; {OWN}"
-ADOPTED = {"SegformerForSemanticSegmentation": "SegFormer", "UperNetForSemanticSegmentation": "UPerNet"}
 TASKS = (  # endings of transformers' classes, and what such a network gives
     ("ForSemanticSegmentation", "a segmentation network with a head of its own kind"),
     ("ForUniversalSegmentation", "it gives masks with classes, no logits per pixel"),
@@ -41,9 +49,9 @@ def kind_of_folder(path: Path) -> Kind:
         names = set(os.listdir(path))
     except OSError as error:
         return Kind("unreadable", f"a folder that cannot be read ({error.strerror})", "check its permissions")
-    if CONFIG in names and "model.safetensors" not in names:
+    if RUN in names and "model.safetensors" not in names:
         return _run(names)
-    if "config.json" in names:
+    if CONFIG in names:
         return _described(path, names)
     return _marked(names) or _plain(path, names)
 
@@ -60,49 +68,63 @@ def _run(names: set[str]) -> Kind:
 
 def _described(path: Path, names: set[str]) -> Kind:
     try:
-        config = read_json(path / "config.json", CONFIG_LIMIT)
+        config = description(path / CONFIG)
     except (Unfit, OSError) as error:
         what = error.what if isinstance(error, Unfit) else str(error.strerror)
-        return Kind("damaged", f"a folder whose config.json {what}", "save it anew")
-    if not isinstance(config, dict):
-        return Kind("folder", "a folder whose config.json is no table", "give the folder that a library saved")
+        return Kind("damaged", f"a folder whose {CONFIG} {what}", "save it anew")
     if not any(name.endswith((".safetensors", ".bin", ".index.json")) for name in names):
-        return Kind("damaged", "a folder with a config.json, but without weights beside it", "save it anew, whole")
-    if isinstance(config.get("_model_class"), str):
-        return _smp(config)
+        return Kind("damaged", f"a folder with a {CONFIG}, but without weights beside it", "save it anew, whole")
     classes = config.get("architectures")
+    if KEY in config:
+        return _checked("smp", path, _smp)
     if isinstance(classes, list) and classes and isinstance(classes[0], str):
-        return _transformers(classes[0], config)
+        return _checked("transformers", path, _transformers) if classes[0] in TRANSFORMERS else _other(classes[0])
     if isinstance(config.get("architecture"), str):
         name = config["architecture"]
         advice = BACKBONE.format(name=name).replace("{path}", "{path}/model.safetensors")
         return Kind(
             "timm", f"a folder of timm with {name}", advice, "backbone", name, _number(config.get("num_classes"))
         )
+    if config.get("model_type") in [word for _, word in TRANSFORMERS.values()]:
+        return _checked("transformers", path, _transformers)
     if isinstance(config.get("model_type"), str):
         return Kind("transformers", f"a folder of transformers with a {config['model_type']} network", NOT)
-    return Kind("folder", "a folder whose config.json names no network that barm knows", NOT)
+    return Kind("folder", f"a folder whose {CONFIG} names no network that barm knows", NOT)
 
 
-def _smp(config: dict[str, Any]) -> Kind:
-    name, encoder = config["_model_class"], config.get("encoder_name")
-    outputs = _number(config.get("classes"))
-    title = f"segmentation_models_pytorch's {name}{f' on {encoder}' if isinstance(encoder, str) else ''}"
-    number = f", {count(outputs, 'outputs')}" if outputs else ""
-    return Kind("smp", f"{title}{number}", ADOPT, "adopt", name, outputs)
+def _checked(family: Family, path: Path, kind_of: Callable[[Path], Kind]) -> Kind:
+    """The kind of a network that barm takes, or what is wrong with its folder."""
+    try:
+        return kind_of(path)
+    except Unfit as error:
+        library = "segmentation_models_pytorch" if family == "smp" else "transformers"
+        place = "" if error.path == path else f"{error.path.name}: "
+        name = f"a folder of {library} that cannot be loaded ({place}{error.what})"
+        return Kind(family, name, "mend it, or save it anew with save_pretrained")
 
 
-def _transformers(name: str, config: dict[str, Any]) -> Kind:
-    labels = config.get("id2label")
-    outputs = len(labels) if isinstance(labels, dict) else _number(config.get("num_labels"))
-    if name in ADOPTED:
-        number = f", {count(outputs, 'outputs')}" if outputs else ""
-        return Kind("transformers", f"transformers' {ADOPTED[name]} ({name}{number})", ADOPT, "adopt", name, outputs)
+def _smp(path: Path) -> Kind:
+    config = smp_description(path)
+    name, outputs = config[KEY], config.get("classes", 1)
+    title = f"segmentation_models_pytorch's {name} on {config['encoder_name']}, {count(outputs, 'outputs')}"
+    return Kind("smp", title, ADOPT, "adopt", name, outputs)
+
+
+def _transformers(path: Path) -> Kind:
+    config = transformers_description(path)
+    name = config["architectures"][0]
+    outputs = len(labels_of(config, path)) or config.get("num_labels") or 2
+    title = f"transformers' {TRANSFORMERS[name][0]} ({name}, {count(outputs, 'outputs')})"
+    return Kind("transformers", title, ADOPT, "adopt", name, outputs)
+
+
+def _other(name: str) -> Kind:
+    """A network of transformers that barm does not take."""
     task = next((what for ending, what in TASKS if name.endswith(ending)), "")
-    known = ", ".join(sorted(ADOPTED.values()))
-    advice = f"of transformers barm takes {known}; {OWN}"
+    known = " and ".join(sorted(title for title, _ in TRANSFORMERS.values()))
+    own = f"{PYTHON}; {OWN}" if name.endswith("ForSemanticSegmentation") else OWN
     title = f"a network of transformers ({name}{f': {task}' if task else ''})"
-    return Kind("transformers", title, advice, "none", name, outputs if name.endswith("Segmentation") else None)
+    return Kind("transformers", title, f"of transformers' folders barm takes {known}; {own}", "none", name)
 
 
 def _marked(names: set[str]) -> Kind | None:
@@ -131,7 +153,7 @@ def _marked(names: set[str]) -> Kind | None:
 def _plain(path: Path, names: set[str]) -> Kind:
     if not names:
         return Kind("folder", "an empty folder", "give a run's folder, or a checkpoint")
-    runs = sorted(name for name in names if (path / name / CONFIG).is_file())
+    runs = sorted(name for name in names if (path / name / RUN).is_file())
     if runs:
         inside = " or ".join(f"{{path}}/{name}" for name in runs[:3])
         return Kind("folder", f"a folder with {count(len(runs), 'runs')} in it", f"give one of them: {inside}")

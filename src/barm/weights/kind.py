@@ -55,6 +55,7 @@ Family = Literal[
 ]
 Use = Literal["open", "import", "adopt", "backbone", "none"]
 OWN = "barm trains its own with `barm train --recipe folder/barm --data DATA`"
+ADOPTED = "`barm.adopt` takes it over, whatever its class (docs/models.md)"
 AGAIN = "fetch or copy it again"
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-from barm.weights.kind import OWN, Kind, State, Use
+from barm.weights.kind import ADOPTED, OWN, Kind, State, Use
 from barm.weights.steps import network_with_steps
 from barm.words import count
 
@@ -13,6 +13,15 @@ ADOPT = "`barm extend {path} --data NEW --out RUN` teaches it new classes (docs/
 FOLDER = "save its folder with `model.save_pretrained(FOLDER)` and give that"
 BACKBONE = "it can be a backbone's initial weights: `--set model.backbone={name} --set model.weights={{path}}`"
 NOT = f"barm cannot go on from it; {OWN}"
+PYTHON = f"from Python {ADOPTED}"
+TORCHVISION = (  # networks that barm takes; of others it knows the names
+    "fcn_resnet50",
+    "fcn_resnet101",
+    "deeplabv3_resnet50",
+    "deeplabv3_resnet101",
+    "deeplabv3_mobilenet_v3_large",
+    "lraspp_mobilenet_v3_large",
+)
 TIMM = "the timm name of the same network"
 WRAPPERS = 3  # prefixes such as ``module.model.`` in each other
 MOST = 0.8  # share of the names that a wrapper's prefix has
@@ -42,7 +51,6 @@ OTHERS: tuple[tuple[tuple[str, ...], str], ...] = (  # names that all occur, and
     (("tok_embeddings.weight",), "a language model (Llama)"),
     (("embeddings.word_embeddings.weight",), "a language model (BERT)"),
     (("bert.embeddings.",), "a language model (BERT)"),
-    (("inc.double_conv.0.weight", "outc.conv.weight"), "the U-Net of PyTorch-UNet"),
 )
 DECODERS: tuple[tuple[str, str], ...] = (
     ("decoder.blocks.x_0_0.", "UnetPlusPlus"),
@@ -82,35 +90,57 @@ CLASSIFIERS: tuple[tuple[tuple[str, ...], str, str], ...] = (  # names, title, t
 
 def network_of(state: State) -> Kind:
     """The kind of a state dict, with or without a wrapper's prefix such as ``module.`` or ``model.``."""
-    for _ in range(WRAPPERS):
+    for _, inner in unwrapped(state):
         for rule in RULES:
-            if (kind := rule(state)) is not None:
+            if (kind := rule(inner)) is not None:
                 return kind
-        parts = Counter(name.split(".")[0] for name in state.tensors)
-        first, number = parts.most_common(1)[0]
-        inner = state.without(f"{first}.")
-        if number < MOST * len(state.tensors) or not inner.tensors:
-            break
-        state = inner
     return _unknown(state)
 
 
-def _torchvision(state: State) -> Kind | None:
+def unwrapped(state: State) -> Iterator[tuple[str, State]]:
+    """A state dict as it is, and then without the prefix that most of its names have, and so on.
+
+    Yields:
+        The prefix, such as ``module.model.``, and the tensors below it. Names without it are left out.
+    """
+    prefix = ""
+    for _ in range(WRAPPERS):
+        yield prefix, state
+        first, number = Counter(name.split(".")[0] for name in state.tensors).most_common(1)[0]
+        inner = state.without(f"{first}.")
+        if number < MOST * len(state.tensors) or not inner.tensors:
+            return
+        prefix, state = f"{prefix}{first}.", inner
+
+
+def torchvision_name(state: State) -> str:
+    """Name of torchvision's segmentation network that has these tensors, also of one that barm does not take.
+
+    Empty if there is none.
+    """
     mobile = state.has("backbone.0.0.weight", "backbone.1.block.")
     backbone = "mobilenet_v3_large" if mobile else state.resnet("backbone.")
     if not backbone:
+        return ""
+    if state.has("classifier.cbr.0.weight", "classifier.low_classifier.weight", "classifier.high_classifier.weight"):
+        return f"lraspp_{backbone}"
+    if state.has("classifier.0.convs.0.0.weight", "classifier.4.weight"):
+        return f"deeplabv3_{backbone}"
+    return f"fcn_{backbone}" if state.has("classifier.0.weight", "classifier.4.weight") else ""
+
+
+def _torchvision(state: State) -> Kind | None:
+    name = torchvision_name(state)
+    if not name:
         return None
-    if state.has("classifier.cbr.0.weight", "classifier.high_classifier.weight"):
-        head, outputs = "lraspp", state.outputs("classifier.high_classifier.weight")
-    elif state.has("classifier.0.convs.0.0.weight", "classifier.4.weight"):
-        head, outputs = "deeplabv3", state.outputs("classifier.4.weight")
-    elif state.has("classifier.0.weight", "classifier.4.weight"):
-        head, outputs = "fcn", state.outputs("classifier.4.weight")
-    else:
-        return None
-    name = f"{head}_{backbone}"
+    last = "classifier.high_classifier.weight" if name.startswith("lraspp") else "classifier.4.weight"
+    outputs = state.outputs(last)
+    title = f"torchvision's {name}, {_outputs(outputs)}"
+    if name not in TORCHVISION:
+        advice = f"of torchvision's names barm takes {', '.join(TORCHVISION)}; {PYTHON}"
+        return Kind("torchvision", title, advice, "none", name, outputs)
     use: Use = "import" if name in ("deeplabv3_resnet50", "deeplabv3_resnet101") else "adopt"
-    return Kind("torchvision", f"torchvision's {name}, {_outputs(outputs)}", ADOPT, use, name, outputs)
+    return Kind("torchvision", title, ADOPT, use, name, outputs)
 
 
 def _smp(state: State) -> Kind | None:
@@ -130,7 +160,7 @@ def _mmsegmentation(state: State) -> Kind | None:
         return None
     outputs = state.outputs("decode_head.conv_seg.weight")
     title = f"a segmentation network of MMSegmentation, {_outputs(outputs)}"
-    return Kind("mmsegmentation", title, NOT, "none", state.resnet("backbone."), outputs)
+    return Kind("mmsegmentation", title, f"{PYTHON}; {OWN}", "none", state.resnet("backbone."), outputs)
 
 
 def _transformers(state: State) -> Kind | None:
@@ -189,11 +219,18 @@ def _classifier(state: State) -> Kind | None:
     return None
 
 
+def _unet(state: State) -> Kind | None:
+    if not state.has("inc.double_conv.0.weight", "outc.conv.weight"):
+        return None
+    outputs = state.outputs("outc.conv.weight")
+    return Kind("network", f"the U-Net of PyTorch-UNet, {_outputs(outputs)}", PYTHON, "none", "U-Net", outputs)
+
+
 def _unknown(state: State) -> Kind:
-    parts = ", ".join(dict.fromkeys(name.split(".")[0] for name in state.tensors))
-    short = parts if len(parts) <= 60 else f"{parts[:57]}..."
-    title = f"a state dict of {count(len(state.tensors), 'tensors')} of a network that barm does not know ({short})"
-    return Kind("state", title, NOT)
+    title = f"a state dict of {count(len(state.tensors), 'tensors')} of a network that barm does not know"
+    first = next(iter(state.tensors), "")
+    advice = f"if it is a network of your own, {PYTHON}"
+    return Kind("state", f"{title} (first '{first}')" if first else title, advice)
 
 
 def _outputs(number: int | None) -> str:
@@ -208,6 +245,7 @@ RULES: tuple[Callable[[State], Kind | None], ...] = (
     _mmsegmentation,
     _transformers,
     _nnunet,
+    _unet,
     _other,
     _ultralytics,
     _classifier,

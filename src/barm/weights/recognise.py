@@ -10,7 +10,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from barm.errors import UserError
+from barm.errors import UserError, nearest
 from barm.escaping import word
 from barm.reading import Unfit, short
 from barm.weights.checkpoints import SAVED, kind_of_checkpoint
@@ -59,13 +59,21 @@ def _plain(text: str) -> str:
     return line if len(line) <= LONGEST else f"{line[: LONGEST - 3]}..."
 
 
+def _beside(path: Path) -> str:
+    """A hint to a mistyped path; empty if nothing of a similar name lies beside it."""
+    try:
+        return nearest(path.name, os.listdir(path.parent))
+    except OSError:
+        return ""
+
+
 def _kind(path: Path) -> Kind:
     try:
         if path.is_dir():
             return kind_of_folder(path)
         contents = open_contents(path)
     except FileNotFoundError:
-        return Kind("missing", "no file or folder", "check the path")
+        return Kind("missing", "no file or folder", f"check the path{_beside(path)}")
     except Unfit as error:
         return Kind("unreadable", f"no checkpoint: it {error.what}", "give a file or a folder")
     except OSError as error:

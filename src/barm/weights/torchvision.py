@@ -11,7 +11,10 @@ import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from barm.config import load_config
@@ -24,6 +27,10 @@ from barm.errors import UserError
 from barm.models.segmenter import check_names
 from barm.reading import Unfit, read_pickled, read_safetensors, state_dict_of
 from barm.weights.calibrate import REPORT, Calibration, calibrate, find_images
+from barm.weights.checkpoints import state_in
+from barm.weights.containers import open_contents
+from barm.weights.kind import Kind, State
+from barm.weights.networks import torchvision_name, unwrapped
 from barm.words import count
 
 PREFIXES = {
@@ -38,24 +45,56 @@ BODIES = {6: "resnet50.tv_in1k", 23: "resnet101.tv_in1k"}  # by the blocks of th
 def read_state(path: Path) -> dict[str, Tensor]:
     """Read the tensors of a torchvision user's file: a state dict, or a checkpoint that holds one.
 
+    The state dict is looked for where `barm.weights.recognise` looks for it: under the same keys, below the same
+    prefixes.
+
     Raises:
         UserError: if it is not readable, or holds no tensors.
     """
     if not path.is_file():
         raise UserError(f"no checkpoint {path}: give a .pth or .safetensors file")
     try:
-        if path.suffix == ".safetensors":
-            return read_safetensors(path)
-        content = read_pickled(path, [argparse.Namespace])  # torchvision's training script stores its flags
+        contents = open_contents(path)
+        if isinstance(contents, Kind):
+            raise Unfit(path, f"it is {contents.name}")
+        if contents.form == "safetensors":
+            content: Any = read_safetensors(path)
+        else:
+            content = read_pickled(path, plain_types())
     except Unfit as error:
         raise UserError(
             f"{path} is not a readable checkpoint ({error.what}); expected a state dict that holds tensors only: "
             "torch.save(model.state_dict(), path)"
         ) from error
-    for key in ("model", "state_dict", "model_state"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    return {name.removeprefix("module."): tensor for name, tensor in state_dict_of(content, path).items()}
+    keys, shapes = state_in(content, _shape) if isinstance(content, dict) else ((), None)
+    for key in keys:
+        content = content[key]
+    if shapes is not None:
+        content = {name: torch.as_tensor(content[name]) for name in shapes}
+    state, prefix = state_dict_of(content, path), ""
+    if shapes is not None:
+        inside = unwrapped(State(shapes))
+        prefix = next((place for place, inner in inside if torchvision_name(inner)), "")
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+
+
+def plain_types() -> list[Any]:
+    """Types beside tensors that a training script's checkpoint holds: its flags, numbers and arrays of numpy."""
+    scalar, array = np.float64(0).__reduce__()[0], np.zeros(0).__reduce__()[0]
+    old_and_new = [
+        (function, f"{module}.multiarray.{name}")
+        for function, name in ((scalar, "scalar"), (array, "_reconstruct"))
+        for module in ("numpy.core", "numpy._core")
+    ]
+    dtypes = {type(np.dtype(letter)) for letter in "?bBhHiIlLqQefdSU"}
+    return [argparse.Namespace, *old_and_new, np.ndarray, np.dtype, *dtypes]
+
+
+def _shape(value: Any) -> tuple[int, ...] | None:
+    """Shape of a dense tensor, or of an array of numbers."""
+    if isinstance(value, Tensor):
+        return tuple(value.shape) if value.layout == torch.strided else None
+    return value.shape if isinstance(value, np.ndarray) and value.dtype.kind in "biuf" else None
 
 
 def own_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from torch import nn
 
+from barm.errors import UserError
+from barm.models.families import build
 from barm.models.inputs import InputRule
 
 Activation = Literal["softmax", "sigmoid"]
@@ -40,3 +43,15 @@ class ForeignModel:
     rule: InputRule = field(default_factory=InputRule)
     divisor: int = 1
     notes: tuple[str, ...] = ()
+
+
+def built(family: str, architecture: Mapping[str, Any], file: Path) -> nn.Module:
+    """Build a network from a library's description.
+
+    Raises:
+        UserError: as `barm.models.families.build`, with the name of the description's file.
+    """
+    try:
+        return build(family, architecture)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,15 +12,15 @@ from torch import Tensor, nn
 
 from barm.data.text import read_lines
 from barm.errors import UserError
-from barm.models.families import build
 from barm.models.inputs import InputRule, timm_rule
 from barm.models.segmenter import check_names
 from barm.reading import Unfit, read_json, read_pickled, read_safetensors, state_dict_of
-from barm.weights.foreign.model import Activation, ForeignModel
-from barm.words import count
+from barm.weights.described import CONFIG, KEY, WEIGHTS, smp_description, whole, wrong
+from barm.weights.foreign.model import Activation, ForeignModel, built
 
-CONFIG, CLASSES, KEY = "config.json", "classes.txt", "_model_class"
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+CLASSES = "classes.txt"
+PRETRAINED = "_encoder_weights"  # of the description; the library leaves out what begins with a line
+ADVPROP = "advprop"  # weights of EfficientNets that want other images than ImageNet's
 HALF = (0.5, 0.5, 0.5)
 INPUTS: Mapping[str, InputRule] = {  # of encoders whose weights want something else than ImageNet's mean and deviation
     **{name: InputRule(HALF, HALF) for name in ("xception", "inceptionv4", "inceptionresnetv2")},
@@ -35,30 +37,19 @@ ACTIVATIONS: Mapping[str | None, Activation | None] = {
 }
 
 
-def recognises(path: Path) -> bool:
-    """Whether a folder is one that `save_pretrained` of this library wrote."""
-    try:
-        content = read_json(path / CONFIG)
-    except (OSError, Unfit):
-        return False
-    return isinstance(content, dict) and KEY in content
-
-
 def read(path: Path) -> ForeignModel:
     """Read a folder.
 
     Raises:
         UserError: if its weights are missing, damaged, or those of another network; for images without colours.
     """
-    architecture: dict[str, Any] = {**read_json(path / CONFIG), "encoder_weights": None}  # which may name a path
-    name, encoder = str(architecture[KEY]), str(architecture.get("encoder_name", ""))
-    if architecture.get("in_channels", 3) != 3:
-        number = count(architecture["in_channels"], "channels")
-        raise UserError(f"{path} has an input of {number}: expected 3, red, green, blue")
-    activation = architecture.get("activation")
-    if activation not in ACTIVATIONS:
-        raise UserError(f"{path} ends with the activation '{activation}': expected none, softmax2d or sigmoid")
-    module = build("smp", architecture).eval()
+    given = smp_description(path)
+    name, encoder, activation = given[KEY], given["encoder_name"], given.get("activation")
+    weights = given.get("encoder_weights") or given.get(PRETRAINED)
+    weights = weights if weights == ADVPROP else None  # it may name a place, and no other changes the rule
+    architecture: dict[str, Any] = {**given, "encoder_weights": None, PRETRAINED: weights}
+    _check_types(architecture, path / CONFIG)
+    module = built("smp", architecture, path / CONFIG).eval()
     state = {k: v for k, v in _weights(path).items() if not k.startswith("classification_head.")}
     check_names(module.state_dict(), state, set(), str(path))
     module.load_state_dict(state)
@@ -71,17 +62,26 @@ def read(path: Path) -> ForeignModel:
         architecture,
         _classifier(module),
         tuple(read_lines(path / CLASSES)) if (path / CLASSES).is_file() else None,
-        "sigmoid" if architecture.get("classes") == 1 else ACTIVATIONS[activation],
-        input_rule(encoder),
+        "sigmoid" if architecture.get("classes", 1) == 1 else ACTIVATIONS[activation],
+        input_rule(encoder, weights),
         int(stride) if getattr(module, "requires_divisible_input_shape", True) else 1,
         notes,
     )
 
 
-def input_rule(encoder: str) -> InputRule:
-    """Rule by which an encoder's pretrained weights want their images."""
+def input_rule(encoder: str, weights: str | None = None) -> InputRule:
+    """Rule by which an encoder's pretrained weights want their images.
+
+    The library itself fetches these numbers from a hub. All its encoders take RGB in 0..1.
+
+    Args:
+        encoder: its name.
+        weights: name of the weights, such as ``imagenet``.
+    """
     if encoder.startswith("tu-"):
         return timm_rule(encoder.removeprefix("tu-"))
+    if weights == ADVPROP:
+        return InputRule(HALF, HALF)
     return next((rule for start, rule in INPUTS.items() if encoder.startswith(start)), InputRule())
 
 
@@ -98,7 +98,33 @@ def save(module: Any, config: Mapping[str, Any], names: Sequence[str], folder: P
     """Write the folder that `from_pretrained` of this library loads."""
     module.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)  # it claims a licence, which is not the library's to claim
+    if config.get(PRETRAINED):  # which says how its images are normalised
+        written = {**read_json(folder / CONFIG), PRETRAINED: config[PRETRAINED]}
+        (folder / CONFIG).write_text(json.dumps(written, indent=2) + "\n", "utf-8")
     (folder / CLASSES).write_text("".join(f"{name}\n" for name in names), "utf-8")
+
+
+def _check_types(config: Mapping[str, Any], file: Path) -> None:
+    """Refuse a value of another type than that of the library's default.
+
+    Raises:
+        Unfit: naming the field.
+    """
+    import segmentation_models_pytorch as smp
+
+    encoder, attention = config["encoder_name"], config.get("decoder_attention_type")
+    if not encoder.startswith(("tu-", "timm-")) and encoder not in smp.encoders.get_encoder_names():
+        raise wrong(file, "encoder_name", encoder, "an encoder of the library")
+    if attention is not None and attention != "scse":
+        raise wrong(file, "decoder_attention_type", attention, "null or scse")
+    for field, parameter in inspect.signature(getattr(smp, config[KEY])).parameters.items():
+        value, default = config.get(field, parameter.default), parameter.default
+        if isinstance(default, tuple) and not (isinstance(value, list | tuple) and all(type(v) is int for v in value)):
+            raise wrong(file, field, value, "a list of whole numbers")
+        if type(default) is int:
+            whole(value, field, file)
+        if type(default) is float and not (type(value) in (int, float) and 0 <= value <= 1):
+            raise wrong(file, field, value, "a number between 0 and 1")
 
 
 def _classifier(module: nn.Module) -> str:

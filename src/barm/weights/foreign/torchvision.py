@@ -12,24 +12,13 @@ from torchvision.models import segmentation
 from barm.data.palette import published
 from barm.errors import UserError
 from barm.models.families import build
-from barm.models.families.torchvision import JOINED, LOW, joined
+from barm.models.families.torchvision import JOINED, NAMES, joined
 from barm.models.segmenter import check_names
 from barm.weights.foreign.model import ForeignModel
+from barm.weights.kind import State
+from barm.weights.networks import torchvision_name
 
 LAST, AUXILIARY = "classifier.4", "aux_classifier."
-
-
-def name_of(state: Mapping[str, Tensor]) -> str | None:
-    """Name of the network that has these tensors, or None."""
-    if f"{LOW}.weight" in state:
-        return "lraspp_mobilenet_v3_large"
-    if f"{LAST}.weight" not in state:
-        return None
-    atrous = "classifier.0.project.0.weight" in state
-    if any(name.startswith("backbone.layer3.") for name in state):
-        blocks = len({name.split(".")[2] for name in state if name.startswith("backbone.layer3.")})
-        return {6: "{}_resnet50", 23: "{}_resnet101"}.get(blocks, "").format("deeplabv3" if atrous else "fcn") or None
-    return "deeplabv3_mobilenet_v3_large" if atrous else None
 
 
 def read(state: Mapping[str, Tensor], path: Path) -> ForeignModel:
@@ -42,9 +31,13 @@ def read(state: Mapping[str, Tensor], path: Path) -> ForeignModel:
     Raises:
         UserError: if it is none of torchvision's segmentation networks, or lacks tensors.
     """
-    name = name_of(state)
-    if name is None:
-        raise UserError(f"{path} is no segmentation network of torchvision: expected one of fcn, deeplabv3, lraspp")
+    name = torchvision_name(State({key: tuple(tensor.shape) for key, tensor in state.items()}))
+    if name not in NAMES:
+        found = f" ({name})" if name else ""
+        raise UserError(
+            f"{path} is no segmentation network of torchvision that barm takes{found}: expected one of "
+            + ", ".join(NAMES)
+        )
     module = build("torchvision", {"name": name}).eval()
     given = joined({k: v for k, v in state.items() if not k.startswith(AUXILIARY)})
     last = JOINED if name.startswith("lraspp") else LAST

@@ -12,24 +12,25 @@ from torch import nn
 
 from barm.errors import UserError
 from barm.models.families import build
-from barm.models.families.transformers import CLASSES, configuration, plain
+from barm.models.families.transformers import configuration, plain
 from barm.models.inputs import IMAGENET_MEAN, IMAGENET_STD, InputRule
-from barm.reading import Unfit, read_json
-from barm.weights.foreign.model import ForeignModel
-from barm.words import count
+from barm.weights.described import (
+    CONFIG,
+    PROCESSOR,
+    labels_of,
+    normalisation,
+    processor,
+    reduced,
+    transformers_description,
+)
+from barm.weights.foreign.model import ForeignModel, built
 
-CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 PROCESSOR_KEY = "barm_preprocessor"  # of the processor's file within the description
 CLASSIFIER = "decode_head.classifier"
-
-
-def recognises(path: Path) -> bool:
-    """Whether a folder holds a network of this library that can be extended."""
-    try:
-        content = read_json(path / CONFIG)
-    except (OSError, Unfit):
-        return False
-    return isinstance(content, dict) and any(name in CLASSES for name in content.get("architectures") or ())
+REDUCED = (
+    "it was trained on masks without their background (do_reduce_labels): output 0 is the class of value 1, and no "
+    "output is background"
+)
 
 
 def read(path: Path) -> ForeignModel:
@@ -38,29 +39,26 @@ def read(path: Path) -> ForeignModel:
     Raises:
         UserError: if the library is missing, or the weights are missing, damaged, or those of another network.
     """
-    architecture: dict[str, Any] = plain(read_json(path / CONFIG))
-    if architecture.get("num_channels", 3) != 3:
-        number = count(architecture["num_channels"], "channels")
-        raise UserError(f"{path} has an input of {number}: expected 3, red, green, blue")
+    given = transformers_description(path)
+    architecture: dict[str, Any] = plain(given)
     name = architecture["architectures"][0]
-    module = build("transformers", architecture).eval()
+    module = built("transformers", architecture, path / CONFIG).eval()
     loaded = _loaded(path, name, architecture)
     module.load_state_dict(loaded.state_dict())
-    processor = _processor(path)
-    labels = {int(k): str(v) for k, v in (architecture.get("id2label") or {}).items()}
-    names = tuple(labels[i] for i in sorted(labels)) or None
+    images = processor(path)
+    mean, std = normalisation(images, path / PROCESSOR, (IMAGENET_MEAN, IMAGENET_STD))
     auxiliary = architecture.get("use_auxiliary_head", True) and name.startswith("UperNet")
-    outputs = loaded.config.num_labels
+    outputs, names = loaded.config.num_labels, labels_of(given, path / CONFIG)
     return ForeignModel(
         f"transformers {name}",
         "transformers",
         module,
-        {**architecture, PROCESSOR_KEY: processor},
+        {**architecture, PROCESSOR_KEY: images},
         CLASSIFIER,
-        None if names == tuple(f"LABEL_{i}" for i in range(outputs)) else names,
+        None if names == tuple(f"LABEL_{i}" for i in range(outputs)) else names or None,
         "sigmoid" if outputs == 1 else "softmax",
-        _rule(processor, path),
-        notes=("its auxiliary head is left out",) if auxiliary else (),
+        InputRule(mean, std),
+        notes=(*(("its auxiliary head is left out",) if auxiliary else ()), *((REDUCED,) if reduced(images) else ())),
     )
 
 
@@ -99,29 +97,6 @@ def _loaded(path: Path, name: str, architecture: Mapping[str, Any]) -> Any:
     if wrong:
         raise UserError(f"{path} lacks {len(wrong)} of the network's tensors, first '{wrong[0]}': save it again")
     return module
-
-
-def _processor(path: Path) -> dict[str, Any]:
-    try:
-        content = read_json(path / PROCESSOR)
-    except (OSError, Unfit):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _rule(processor: Mapping[str, Any], path: Path) -> InputRule:
-    """Rule of an image processor, for values in 0..1."""
-    mean, std = (tuple(processor.get(k) or default) for k, default in _DEFAULTS)
-    factor = float(processor.get("rescale_factor") or 1 / 255) * 255
-    if not processor.get("do_normalize", True):
-        mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    if len(mean) != 3 or len(std) != 3 or not all(std):
-        raise UserError(f"{path / PROCESSOR}: image_mean and image_std are not three numbers each: mend them")
-    m, s = (tuple(float(v) / factor for v in values) for values in (mean, std))
-    return InputRule((m[0], m[1], m[2]), (s[0], s[1], s[2]))
-
-
-_DEFAULTS = (("image_mean", IMAGENET_MEAN), ("image_std", IMAGENET_STD))
 
 
 @contextmanager
