@@ -24,7 +24,7 @@ from barm.escaping import markup, place
 from barm.extension.advice import advice
 from barm.extension.drawing import draw
 from barm.extension.imported import ModelOptions, is_model, make_imported_plan
-from barm.extension.measure import agreement, claimed, mean, measure_again, taken_for
+from barm.extension.measure import agreement, claimed, mean, measure_again, taken_for, trained_parts
 from barm.extension.plan import Plan, Request, make_plan
 from barm.reading import real
 from barm.weights.importing import import_lines
@@ -157,4 +157,4 @@ def _result(plan: Plan, rt: Runtime, directory: RunDirectory, monitor: Monitor, 
         "claimed": claimed(plan, rt, directory, monitor),
         "notes": list(plan.notes),
     }
-    return {**result, "advice": advice(result, recipe)}
+    return {**result, "advice": advice(result, recipe, trained_parts(plan, directory))}
