@@ -11,7 +11,7 @@ from barm.config import load_config
 from barm.engine.config import StepRecipe
 from barm.extension.advice import OLD_PARTS, advice
 
-RECIPE = load_config("folder/barm", ["task.groups=[[\"a\"],[\"b\"]]"]).increment
+RECIPE = load_config("folder/barm", ['task.groups=[["a"],["b"]]']).increment
 SETTING = re.compile(r"--set increment\.(\S+?)=([0-9.e+-]+[0-9])")
 
 

@@ -23,6 +23,7 @@ from barm.weights.importing import find_model
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "weights" / "foreign"))
 import networks
+from balance import balance, noise
 
 NEW = class_names(1)[0]
 SMALL = (
@@ -71,18 +72,20 @@ def test_a_network_learns_a_class_and_goes_back_to_its_library(name, data, tmp_p
     result = extended(model, data, tmp_path / "run")
     assert result["learned"] == [NEW]
     assert set(result["class_iou"]) == {*networks.NAMES, NEW}
+    size = (224, 224) if name == "smp-dpt" else (64, 96)  # which alone DPT takes as its library loads it
+    image = noise(*size)
+    balance(tmp_path / "run", image)
     target = tmp_path / ("back" if model.is_dir() else "back.pth")
     barm.export_original(tmp_path / "run", target)
     there = loaded_there(name, target)
-    size = (224, 224) if name == "smp-dpt" else (64, 96)  # which alone DPT takes as its library loads it
-    image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
     ours = barm.load(tmp_path / "run", device="cpu", precision="32-true").predict(image)
     rule = barm.read_config(tmp_path / "run").model.rule
     pixels = (torch.from_numpy(image).float() / 255 - torch.tensor(rule.mean)) / torch.tensor(rule.std)
     with torch.no_grad():
         logits = logits_of(there(pixels.permute(2, 0, 1)[None]))
         logits = nn.functional.interpolate(logits, size, mode="bilinear", align_corners=False)
-    assert np.array_equal(logits[0].argmax(0).numpy(), ours)
+    assert len(np.unique(ours)) > 2, "equal maps of one class prove nothing"
+    assert np.mean(logits[0].argmax(0).numpy() == ours) > 0.999
 
 
 def test_barm_extends_a_softmax_network_which_is_calibrated_on_the_new_images(data, tmp_path):
@@ -113,15 +116,17 @@ def test_a_module_from_python_is_extended_and_given_back(data, tmp_path):
     given = {"classifier": "head.1", "classes": networks.NAMES, "recipe": "folder/mib", "overrides": SMALL}
     barm.adopt(module, tmp_path / "base", **given)
     barm.extend(tmp_path / "base", data, out=tmp_path / "run", overrides=SMALL, device="cpu", quiet=True)
+    image = noise(64, 96)
+    balance(tmp_path / "run", image)
     wider = barm.original(tmp_path / "run")
     assert type(wider) is networks.Own
     assert wider.head[1].out_channels == len(networks.NAMES) + 1
-    image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
     model = barm.load(tmp_path / "run", device="cpu", precision="32-true")
     rule = barm.read_config(tmp_path / "run").model.rule
     pixels = (torch.from_numpy(image).float() / 255 - torch.tensor(rule.mean)) / torch.tensor(rule.std)
     with torch.no_grad():
         labels = wider(pixels.permute(2, 0, 1)[None])["out"].argmax(1)
+    assert len(labels.unique()) > 2, "equal maps of one class prove nothing"
     assert np.array_equal(labels[0].numpy(), model.predict(image))
 
 

@@ -92,7 +92,8 @@ def _fill(
 ) -> None:
     """Write the files of a repository."""
     if repository.original:
-        single = as_original(open_trained(directory.path, index)).family == "torchvision"
+        found = as_original(open_trained(directory.path, index))
+        single, repository = found.family == "torchvision", repository._replace(outputs=found.names)
         export_original(directory.path, folder / STATE if single else folder, step=index, progress=progress)
     else:
         export_step(directory.path, folder / MODEL, "safetensors", index, progress)
