@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -13,12 +14,15 @@ from typer.testing import CliRunner
 
 import barm
 from barm.cli import app
+from barm.config import load_config
 from barm.data.sources.shapes import class_names
 from barm.data.sources.shapes_disk import make_shapes
 from barm.engine.checkpoint.directory import RunDirectory
 from barm.errors import UserError
-from barm.extension.imported import ModelOptions
+from barm.extension.early import ModelOptions
+from barm.extension.imported import taken_lines
 from barm.models.adopted import logits_of
+from barm.weights.adoption import Classes, ImportedModel
 from barm.weights.importing import find_model
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "weights" / "foreign"))
@@ -133,7 +137,9 @@ def test_a_module_from_python_is_extended_and_given_back(data, tmp_path):
 def test_the_command_says_what_the_network_is(data, tmp_path):
     model = networks.QUICK["smp-fpn"](tmp_path / "model")
     command = ["extend", str(model), "--data", str(data), "--out", str(tmp_path / "run"), "--recipe", "folder/mib"]
-    done = CliRunner().invoke(app, [*command, *(part for text in SMALL for part in ("--set", text)), "--device", "cpu"])
+    command += ["--calibrate", str(data), "--device", "cpu"]
+    crop = [text for text in SMALL if "crop" not in text]
+    done = CliRunner().invoke(app, [*command, *(part for text in crop for part in ("--set", text))])
     assert done.exit_code == 0, done.output
     text = " ".join(done.output.split())
     assert (
@@ -141,6 +147,21 @@ def test_the_command_says_what_the_network_is(data, tmp_path):
         in text
     )
     assert "images: mean 0.485 0.456 0.406, deviation 0.229 0.224 0.225 of values in 0..1" in text
+    assert f"{tmp_path}/run-base is the network as a run of one step" in text
+    assert f"no calibration is needed, its scores are taken as they are: {data} is not looked at" in text
+    assert "increment.crop is" in text
+    assert "base.crop" not in text, "step 0 is not trained"
+    shutil.rmtree(tmp_path / "run-base")  # as it says
+    barm.export_original(tmp_path / "run", tmp_path / "back")
+
+
+def test_the_command_says_when_background_is_the_largest_output():
+    adopted = {"family": "smp", "classifier": "head", "width": 4, "outputs": (0, 1)}
+    config = load_config("folder/barm", ["task.groups=[['car']]"], {"model": {"adopted": adopted}})
+    taken = ImportedModel(Path("run"), "net", Classes(("background", "car"), (0, 1), "row"), config, None, ())
+    rule = "a pixel is background where that output is the largest"
+    assert any(rule in line for line in taken_lines(taken, ModelOptions(activation="sigmoid")))
+    assert not any(rule in line for line in taken_lines(taken, ModelOptions()))
 
 
 def test_an_error_leaves_nothing(data, tmp_path):

@@ -35,15 +35,11 @@ def original_code(config: NetworkConfig, repository: str, names: Sequence[str]) 
     adopted = _adopted(config)
     imports, load = LOADED[adopted.family]
     loaded = load.format(repo=f'"{repository}"', network=adopted.description.get("name"), outputs=len(names))
-    own, others = (
-        [],
-        ["import numpy as np", "import torch", "from PIL import Image", "from torch.nn import functional as F"],
-    )
-    for line in imports.splitlines():
-        (own if line.startswith("import") else others).append(line)
+    found = ["import numpy as np", "import torch", "from PIL import Image", "from torch.nn import functional as F"]
+    found += imports.splitlines()
     lines = [
-        *sorted([*own, *others[:2]]),
-        *sorted(others[2:], key=str.lower),
+        *sorted(line for line in found if line.startswith("import")),
+        *sorted((line for line in found if line.startswith("from")), key=str.lower),
         "",
         loaded,
         'image = np.array(Image.open("photo.jpg").convert("RGB"))',
