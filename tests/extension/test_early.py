@@ -66,7 +66,7 @@ def test_names_and_places_are_enough(wrong, message, place, monkeypatch):
 
 def test_options_of_networks_are_refused_for_a_run(place, tmp_path):
     (tmp_path / "config.toml").write_text("")
-    with pytest.raises(UserError, match="no network of another library.*leave them out"):
+    with pytest.raises(UserError, match=r"no network of another library.*leave them out"):
         check_early(tmp_path, place / "data", [NEW], model=ModelOptions(activation="sigmoid"))
 
 

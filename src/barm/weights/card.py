@@ -132,9 +132,8 @@ def _head(record: dict[str, Any], index: int, name: str, adopted: AdoptedConfig 
     else:
         names = {c["id"]: c["name"] for c in record["classes"]}
         new = [names[i] for group in record["groups"][1:] for i in group]
-        taught = (
-            f" It was then taught {markdown(', '.join(new))} from images that label new classes only." if new else ""
-        )
+        known = markdown(", ".join(new))
+        taught = f" It was then taught {known}, from images in which nothing else is labelled." if new else ""
         first = count(len(record["groups"][0]), "classes")
         told = f"{what}. The network was trained elsewhere on its first {first}.{taught}"
         network = code(model["backbone"]) + (", a module of its owner's own" if adopted.family == "python" else "")
