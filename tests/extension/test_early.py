@@ -47,19 +47,20 @@ WRONG = [
     ({"recipe": "folder/nope"}, "unknown recipe"),
     ({"overrides": ["base.epochs=3"]}, r"settled \[base\]"),
     ({"step": 7}, "network without steps"),
+    ({"run": "nothing", "model": ModelOptions(background="none")}, "nothing is no file or folder: check the path"),
 ]
 
 
 @pytest.mark.parametrize(("wrong", "message"), WRONG)
 def test_names_and_places_are_enough(wrong, message, place, monkeypatch):
     monkeypatch.chdir(place)
-    given = {"data": "data", "classes": [NEW], **wrong}
+    given = {"run": "net", "data": "data", "classes": [NEW], **wrong}
     before = sorted(place.iterdir())
     with pytest.raises(UserError, match=message) as caught:
-        check_early("net", **given)
+        check_early(**given)
     assert "\n" not in str(caught.value)
     with pytest.raises(UserError) as again:
-        barm.extend("net", quiet=True, **given)
+        barm.extend(**given, quiet=True)
     assert str(again.value) == str(caught.value)
     assert sorted(place.iterdir()) == before
 

@@ -71,7 +71,7 @@ def check_early(
     if out is not None and alone:
         check_place(Path(out), resume=resume)
     kind = None if is_address(run) else recognise(run)
-    if kind is not None and kind.family not in ("run", "folder", "missing", *FAMILIES):
+    if kind is not None and kind.family not in ("run", "folder", *FAMILIES):
         raise UserError(kind.line(run))
     foreign = kind is None or kind.family in FAMILIES
     if not foreign and options != ModelOptions():
