@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from barm.data.sources.shapes_disk import make_shapes
     from barm.engine.config import RunConfig
     from barm.errors import Stopped, UserError
-    from barm.extension.imported import ModelOptions
+    from barm.extension.early import ModelOptions
     from barm.extension.run import extend
     from barm.grid import read_grid, run_grid
     from barm.labels import Step, TaskPlan
@@ -59,7 +59,7 @@ _HOMES = {
     "InputRule": "barm.models.inputs",
     "METHODS": "barm.methods",
     "Model": "barm.predict.model",
-    "ModelOptions": "barm.extension.imported",
+    "ModelOptions": "barm.extension.early",
     "PredictOptions": "barm.predict.images",
     "Prediction": "barm.predict.images",
     "RunConfig": "barm.engine.config",

@@ -25,6 +25,7 @@ from barm.errors import UserError, nearest
 from barm.words import count
 
 IGNORE = 255
+NO_ROW = -1  # of a class that is no output of the network
 TABLES = ("base", "increment")  # of the configuration: how step 0 is trained, and how every later one
 MAX_CLASSES = 254  # ids 1..254 fit beside background and ignore in an 8-bit mask
 Setting = Literal["overlap", "disjoint", "partitioned"]

@@ -106,7 +106,7 @@ def test_the_choice_is_printed(small, tmp_path):
         app, ["train", "--recipe", "folder/barm", "--data", str(small), "--task", "2-1", *out, *words]
     )
     assert done.exit_code == 0, done.output
-    assert "base.crop and increment.crop are 81: the smallest 16 k + 1 that holds" in " ".join(done.output.split())
+    assert "base.crop is 81: the smallest 16 k + 1 that holds" in " ".join(done.output.split())
     assert "warning" not in done.output
 
 

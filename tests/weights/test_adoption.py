@@ -20,8 +20,8 @@ from barm.models.adopted import size_rule
 from barm.models.families import build
 from barm.models.families.logits import logits_of
 from barm.models.inputs import InputRule
-from barm.weights.adoption import Classes, classes_of
 from barm.weights.importing import adopt, find_model, import_model
+from barm.weights.output_classes import Classes, classes_of
 
 sys.path.insert(0, str(Path(__file__).parent / "foreign"))
 import networks

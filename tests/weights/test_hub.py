@@ -17,6 +17,7 @@ import barm.api
 from barm.config import load_config
 from barm.data.sources.shapes import class_names
 from barm.data.sources.shapes_disk import make_shapes
+from barm.weights import push as pushing
 from barm.weights.push import push
 
 sys.path.insert(0, str(Path(__file__).parent / "foreign"))
@@ -67,6 +68,24 @@ barm.extend("hf://you/fpn", "data", out="run", recipe="folder/mib", overrides=sm
 barm.push("run", "me/wider", original=True, licence="mit", data_licence="cc-by-4.0")
 found = find_model("hf://me/wider")
 print(json.dumps([found.title, found.names, found.module.segmentation_head[0].out_channels]))
+"""
+FORMS_OVER = """
+import json
+from pathlib import Path
+from barm.weights.push import _upload
+
+names = {
+    "own": ["README.md", "config.toml", "metrics.json", "model.safetensors", "model.onnx"],
+    "smp": ["README.md", "config.toml", "metrics.json", "model.safetensors", "config.json", "classes.txt"],
+    "torchvision": ["README.md", "config.toml", "metrics.json", "model.pth"],
+}
+for form, files in names.items():
+    Path(form).mkdir()
+    for name in files:
+        Path(form, name).write_text(form)
+for form, name in (("own", "me/net"), ("smp", "me/net"), ("torchvision", "me/net"), ("own", "me/foreign")):
+    _upload(Path(form), name, form, False, None)
+print(json.dumps("done"))
 """
 WITHOUT = """
 import json, time
@@ -137,6 +156,27 @@ def test_there_and_back(run, tmp_path):
     assert seconds < 10, "two questions of four seconds at most"
     assert cached == 1
     assert f"{address} cannot be reached" in fetch
+
+
+def test_a_push_removes_the_files_of_the_other_form_in_the_same_commit(tmp_path):
+    theirs = {"notes/config.json": b"mine", "picture.png": b"mine", ".gitattributes": b"mine"}
+    with hub_server.running() as hub:
+        hub.files |= {"me/net": {**theirs}, "me/foreign": {"config.json": b"theirs", "classes.txt": b"theirs"}}
+        hub.private |= {"me/net": False, "me/foreign": False}
+        place = {"HF_HOME": str(tmp_path / "cache"), "HF_TOKEN": hub_server.TOKEN}
+        python(FORMS_OVER, tmp_path, HF_ENDPOINT=hub.address, **place)
+        files, commits = hub.files, [c["summary"] for c in hub.commits]
+    assert commits == ["own", "smp", "torchvision", "own"]
+    assert set(files["me/net"]) == {"README.md", "config.toml", "metrics.json", "model.pth", *theirs}
+    assert {"config.json", "classes.txt"} <= set(files["me/foreign"]), "no push made it: its files are not ours"
+
+
+def test_the_names_of_the_forms_match_nothing_else():
+    from fnmatch import fnmatch
+
+    others = ("notes/config.json", "model.safetensors.bak", "model-last.safetensors", "README.md", "tokenizer.json")
+    assert not [n for n in others for pattern in pushing.FORMS if fnmatch(n, pattern)]
+    assert any(fnmatch("model-00001-of-00002.safetensors", pattern) for pattern in pushing.FORMS)
 
 
 def test_what_would_be_pushed(run, shapes_voc, tmp_path):

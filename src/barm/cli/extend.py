@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -69,24 +69,25 @@ def extend(
 
     Example: barm extend runs/demo/barm --data own --classes lamp --out runs/with-lamp
     """
-    from barm.extension.imported import ModelOptions
+    from barm.extension.early import ModelOptions, check_early
+
+    options = ModelOptions(class_names, background, activation, images)
+    names = names_in(classes, "--classes") if classes else ()
+    known: dict[str, Any] = {"model": options, "out": folder, "val": val or (), "step": step, "recipe": recipe}
+    known |= {"overrides": override or (), "resume": resume}
+    check_early(run, data, names, **known)  # before torch is loaded, which takes seconds
+
     from barm.extension.run import extend as extend_run
     from barm.report.extension import extension_lines, extension_table
 
     result = extend_run(
         run,
         data,
-        names_in(classes, "--classes") if classes else (),
-        model=ModelOptions(class_names, background, activation, images),
-        out=folder,
-        val=val or (),
-        step=step,
-        recipe=recipe,
-        overrides=override or (),
+        names,
+        **known,
         seed=seed,
         device=device,
         precision=precision,
-        resume=resume,
         quiet=quiet or as_json,
     )
     if not is_first():

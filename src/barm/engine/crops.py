@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from barm.data.image_sizes import Size, image_sizes, middle
@@ -54,15 +54,17 @@ def sized(config: RunConfig, data: Data, steps: Sequence[int] = (0, 1)) -> Sized
     return Sized(config.model_copy(update=settled), chosen, tuple(warnings))
 
 
-def chosen_lines(chosen: Mapping[str, str]) -> list[str]:
-    """Describe the choices, one line per reason.
+def chosen_lines(chosen: Mapping[str, str], steps: Iterable[int] = (0, 1)) -> list[str]:
+    """Describe the choices for the steps that train, one line per reason.
 
-    >>> chosen_lines({"base.crop": "161", "increment.crop": "161"})
-    ['base.crop and increment.crop are 161']
+    >>> both = {"base.crop": "161", "increment.crop": "161"}
+    >>> chosen_lines(both), chosen_lines(both, [1])
+    (['base.crop and increment.crop are 161'], ['increment.crop is 161'])
     """
-    keys: dict[str, list[str]] = {}
+    keys, trained = dict[str, list[str]](), {TABLES[min(index, 1)] for index in steps}
     for key, reason in chosen.items():
-        keys.setdefault(reason, []).append(key)
+        if key.partition(".")[0] in trained:
+            keys.setdefault(reason, []).append(key)
     return [f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} {why}" for why, names in keys.items()]
 
 

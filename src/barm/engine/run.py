@@ -94,7 +94,7 @@ def run(
     try:
         rt.on_main(lambda: directory.open(config, record, resume=resume, same=same, images=images_of(data)))
         monitor.open(path, lambda: peak_memory(rt.device))
-        for line in chosen_lines(chosen):
+        for line in chosen_lines(chosen, datasets):
             monitor.say(markup(line))
         for line in (*data.warned(config, [s for s in steps if s.index in datasets]), *warnings):
             monitor.say(f"[yellow]warning:[/yellow] {markup(line)}")
@@ -291,5 +291,5 @@ def told(path: Path) -> Iterator[None]:
 def _next(path: Path) -> str:
     here = RunDirectory(path)  # as this process sees it: one that fails is alone
     if here.finished_steps() or here.has_partial():
-        return f"the state is saved in {path}: go on with --resume"
+        return f"the state is saved in {path}: go on with --resume (resume=True in Python)"
     return "nothing was saved yet: start anew"

@@ -1,57 +1,103 @@
-"""Advice after an extension that forgot too much or learned too little."""
+"""Advice after an extension that forgot too much or learned too little.
+
+What was found comes first, then one line of what to try. Both at once never ask for fewer and for more epochs, and no
+setting is advised that the step has already, or that changes nothing in its training.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from barm.engine.config import StepRecipe
-from barm.words import count
+from barm.words import count, listed
 
 LOST = 0.03  # of the mean IoU of the old classes
+AGREED, KEPT = 0.8, 0.5  # of the old network's pixels that the new one gives the same class: mean, and of one class
 MISTAKEN, MISSED = 0.15, 0.5  # of a new class's pixels
 CLAIMED = 0.01  # of the background of images without labels of new classes
 UPDATES = 60  # fewer teach little
+NAMED = 3  # classes that are named at most
+OLD_PARTS = ("aspp", "backbone", "old")  # whose rates cost old classes
 
 
-def advice(result: Mapping[str, Any], recipe: StepRecipe) -> list[str]:
+def advice(result: Mapping[str, Any], recipe: StepRecipe, trained: Collection[str] = OLD_PARTS) -> list[str]:
     """Lines of advice, the most serious first.
 
     Args:
         result: of `barm.extension.run.extend`.
         recipe: recipe of the step's training.
+        trained: parts of the network, as in `Rates`, whose rate changes something in this step.
     """
-    return [*_lost(result, recipe), *_mistaken(result, recipe), *_few(result, recipe), *_claimed(result)]
+    forgot, mistaken, few = [*_forgot(result)], [*_mistaken(result)], [*_few(result, recipe)]
+    lines = [*forgot, *mistaken, *few]
+    if forgot:
+        lines.append(_gentler(recipe, trained, measured=result["agreement"] is None, short=bool(mistaken or few)))
+    elif lines:
+        lines.append(_longer(result, recipe, mistaken=bool(mistaken)))
+    return [*lines, *_claimed(result)]
 
 
-def _lost(result: Mapping[str, Any], recipe: StepRecipe) -> Iterator[str]:
+def _forgot(result: Mapping[str, Any]) -> Iterator[str]:
+    """By labels of the old classes; without any, by how far the new network agrees with the old one."""
     before, after = result["old"]["before"], result["old"]["after"]
-    if before is not None and before - after > LOST:
+    if before is not None and after is not None:
+        if before - after > LOST:
+            yield f"the old classes lost {100 * (before - after):.1f} points"
+        return
+    shares = {name: share for name, share in (result["agreement"] or {}).items() if share is not None}
+    if not shares:
+        return
+    mean, worst = sum(shares.values()) / len(shares), sorted(shares, key=shares.__getitem__)[:NAMED]
+    gone = [f"'{name}' {100 * shares[name]:.0f} %" for name in worst if shares[name] < KEPT]
+    if mean < AGREED or gone:
+        named = f" ({listed(gone)})" if gone else ""
         yield (
-            f"the old classes lost {100 * (before - after):.1f} points: try fewer epochs (--set increment.epochs="
-            f"{max(1, recipe.epochs // 2)}) or lower rates (--set increment.lr.aspp={recipe.lr.aspp / 3:.2g} --set "
-            f"increment.lr.backbone={recipe.lr.backbone / 3:.2g})"
+            f"the old classes are probably forgotten: of the pixels that the old network gives a class, the new one "
+            f"gives the same to {100 * mean:.0f} % in the mean over the classes{named}"
         )
 
 
-def _mistaken(result: Mapping[str, Any], recipe: StepRecipe) -> Iterator[str]:
-    longer = f"give more images of it, or train longer: --set increment.epochs={4 * recipe.epochs}"
+def _mistaken(result: Mapping[str, Any]) -> Iterator[str]:
     for name, shares in result["taken_for"].items():
         for other, share in shares.items():
             if other == "background" and share >= MISSED:
-                yield f"{100 * share:.0f} % of '{name}' is not found: {longer}"
+                yield f"{100 * share:.0f} % of '{name}' is not found"
             elif other not in (name, "background") and share >= MISTAKEN:
-                yield f"{100 * share:.0f} % of '{name}' is called '{other}', which looks alike to the network: {longer}"
+                yield f"{100 * share:.0f} % of '{name}' is called '{other}', which looks alike to the network"
 
 
 def _few(result: Mapping[str, Any], recipe: StepRecipe) -> Iterator[str]:
     if result["updates"] < UPDATES:
-        epochs = -(-recipe.epochs * UPDATES // result["updates"])
         yield (
             f"{count(result['images'], 'images')} in batches of {recipe.batch_size} gave only "
-            f"{count(result['updates'], 'updates')}: "
-            f"with so few images take more epochs, --set increment.epochs={epochs}"
+            f"{count(result['updates'], 'updates')}"
         )
+
+
+def _gentler(recipe: StepRecipe, trained: Collection[str], *, measured: bool, short: bool) -> str:
+    """What keeps the old classes; `short`: the new ones were learned too little, too."""
+    parts = [part for part in OLD_PARTS if part in trained and not (part == "backbone" and recipe.backbone == "frozen")]
+    parts = [part for part in parts if part != "old"] or parts
+    ways = []
+    if recipe.epochs > 1 and not short:
+        ways.append(f"fewer epochs (--set increment.epochs={recipe.epochs // 2})")
+    if parts:
+        rates = (f"--set increment.lr.{part}={getattr(recipe.lr, part) / 3:.2g}" for part in parts)
+        ways.append(f"lower rates ({' '.join(rates)})")
+    if short or not ways:
+        ways.append("more images of the new classes")
+    unseen = "" if measured else "; --val DIR with labels of old classes measures what is lost"
+    return f"try {(' and ' if short else ' or ').join(ways)}{unseen}"
+
+
+def _longer(result: Mapping[str, Any], recipe: StepRecipe, *, mistaken: bool) -> str:
+    """What teaches the new classes better, where the old ones have kept theirs."""
+    enough = -(-recipe.epochs * UPDATES // max(1, result["updates"]))
+    epochs = max(enough, 4 * recipe.epochs if mistaken else recipe.epochs + 1)
+    return f"try more images of the new {'class' if len(result['learned']) == 1 else 'classes'}, or more epochs: " + (
+        f"--set increment.epochs={epochs}"
+    )
 
 
 def _claimed(result: Mapping[str, Any]) -> Iterator[str]:

@@ -3,37 +3,21 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+from barm.config import load_config
 from barm.engine.checkpoint.directory import CONFIG, RunDirectory
 from barm.engine.distributed.launcher import processes
 from barm.engine.runtime import Runtime
 from barm.errors import UserError
-from barm.extension.plan import Plan, Request, make_plan
+from barm.extension.early import ModelOptions, labelled_names, old_names, start_of
+from barm.extension.plan import Plan, Request, check_alone, make_plan
 from barm.weights.adoption import RECIPE, ImportedModel
-from barm.weights.foreign.model import Activation
-from barm.weights.hub import SCHEME, is_address
+from barm.weights.hub import is_address
 from barm.weights.importing import check_model, import_model
 from barm.weights.recognise import recognise
-
-
-@dataclass(frozen=True)
-class ModelOptions:
-    """What the files of a network of another library may not say; see `barm.weights.importing.import_model`.
-
-    Attributes:
-        class_names: names of its classes in the outputs' order, or a file with one per line.
-        background: name of the background among them, or ``none``.
-        activation: that turns its logits into probabilities.
-        images: a folder of images like those it is used on, for its calibration; by default those of the new classes.
-    """
-
-    class_names: Path | str | Sequence[str] | None = None
-    background: str | None = None
-    activation: Activation | None = None
-    images: Path | str | None = None
 
 
 def is_model(path: Path | str) -> bool:
@@ -41,12 +25,19 @@ def is_model(path: Path | str) -> bool:
     return is_address(path) or recognise(Path(path)).family != "run"
 
 
-def start_of(model: Path | str, target: Path | None, new: Sequence[str]) -> tuple[Path, Path]:
-    """Folders of the run that a network becomes, and of its extension."""
-    name = SCHEME.sub("", str(model)).partition("@")[0].rpartition("/")[2] if is_address(model) else Path(model).stem
-    parent = Path() if is_address(model) else Path(model).parent
-    out = target or parent / f"{name}+{'+'.join(new)}".replace("/", "-")[:100]
-    return out.with_name(f"{out.name}-base"), out
+def taken_lines(taken: ImportedModel, options: ModelOptions) -> list[str]:
+    """What became of the options, and of the network's folder, for the terminal."""
+    adopted = taken.config.model.adopted
+    architecture = {} if adopted is None else adopted.description
+    sigmoid = "sigmoid" in (options.activation, architecture.get("activation"))
+    lines = [f"  {taken.run} is the network as a run of one step; once the extension is finished it may be removed"]
+    if options.images is not None and taken.calibration is None:
+        lines.append(f"  no calibration is needed, its scores are taken as they are: {options.images} is not looked at")
+    if sigmoid and taken.classes.background == "row":
+        lines.append(
+            "  a pixel is background where that output is the largest; that no class reaches one half does not matter"
+        )
+    return lines
 
 
 def make_imported_plan(
@@ -81,6 +72,7 @@ def make_imported_plan(
         raise UserError("give the new classes with --classes, or the new run's folder with --out")
     base, out = start_of(model, target, request.classes)
     RunDirectory(out).check_place(resume=resume)
+    _check_recipe(model, request, options)
     if not (resume and (base / CONFIG).is_file()):
         taken = import_model(
             model,
@@ -101,3 +93,13 @@ def make_imported_plan(
             shutil.rmtree(base, ignore_errors=True)
         raise
     return plan, rt, out
+
+
+def _check_recipe(model: Path | str, request: Request, options: ModelOptions) -> None:
+    """Refuse settings that are wrong, and a method that new images are not enough for, before the network is read."""
+    table = {"task": {"groups": [["old"], ["new"]], "name": None}, "data": {"root": str(request.data)}}
+    config = load_config(request.recipe or RECIPE, request.overrides, table)
+    known = [] if is_address(model) else old_names(Path(model), options) or ()
+    _, found = labelled_names(request.data, request.classes)
+    missing = [name for name in known if name not in found]
+    check_alone(config, config.task.plan(("background", "old", "new"), 0)[0], missing, other=RECIPE)

@@ -19,6 +19,7 @@ from barm.engine.monitor import Monitor
 from barm.engine.runtime import Runtime
 from barm.engine.scores import scores_of
 from barm.extension.plan import Plan
+from barm.methods.base import Rates
 from barm.metrics import class_accuracy, confusion_counts
 
 Scores = dict[str, float | None]
@@ -61,7 +62,10 @@ def taken_for(plan: Plan, counts: Tensor) -> dict[str, dict[str, float]]:
 
 
 def claimed(plan: Plan, rt: Runtime, directory: RunDirectory, monitor: Monitor) -> float | None:
-    """Share of the background that is predicted as a new class, in images in which no new class is labelled."""
+    """Share of the background that is predicted as a new class, in images in which no new class is labelled.
+
+    None where there are no such images, or none of their pixels is background.
+    """
     new = set(plan.data.plan[plan.step].new)
     silent = [source for source in plan.data.measured if not new & labelled(source)]
     if not silent:
@@ -71,14 +75,24 @@ def claimed(plan: Plan, rt: Runtime, directory: RunDirectory, monitor: Monitor) 
         (count_source(plan.config, rt, method, network, source, plan.data, monitor) for source in silent),
         torch.zeros((), dtype=torch.int64),
     )
-    return float(counts[0, method.step.num_old :].sum() / max(int(counts[0].sum()), 1))
+    background = int(counts[0].sum())
+    return float(counts[0, method.step.num_old :].sum() / background) if background else None
 
 
-def agreement(plan: Plan, rt: Runtime, directory: RunDirectory) -> Scores:
+def trained_parts(plan: Plan, directory: RunDirectory) -> set[str]:
+    """Parts of the network, as in `Rates`, whose learning rate changes something in the new step."""
+    network, method = load_step(directory, plan.step, plan.data.plan, plan.data.train.class_names)
+    marked = Rates(**{part: 1.0 + i for i, part in enumerate(Rates.model_fields)})
+    used = {group["lr"] for group in method.param_groups(network, marked) if group["params"]}
+    return {part for part in Rates.model_fields if getattr(marked, part) in used}
+
+
+def agreement(plan: Plan, rt: Runtime, directory: RunDirectory) -> Scores | None:
     """For every old class, the share of the old network's pixels that the new network gives the same class.
 
     Measured on validation images, without the pixels labelled as a new class; None for a class that the old network
-    predicts nowhere. This is no accuracy: where the old network errs, the new one may be right.
+    predicts nowhere, and None in all if no pixel is left. This is no accuracy: where the old network errs, the new one
+    may be right.
     """
     old, new = (load_step(directory, step, plan.data.plan) for step in (plan.known.step, plan.step))
     networks = [rt.constant(old[0]), rt.constant(new[0])]
@@ -95,6 +109,8 @@ def agreement(plan: Plan, rt: Runtime, directory: RunDirectory) -> Scores:
                 before = torch.where((batch.label >= step.num_old) & (batch.label < channels), 255, before)
                 counts += confusion_counts(after, before, channels)
     counts = rt.all_sum(counts).cpu()
+    if not int(counts.sum()):
+        return None
     names, shares = plan.data.train.class_names, class_accuracy(counts)
     return {
         names[i]: float(shares[c]) if int(counts[c].sum()) else None

@@ -9,7 +9,7 @@ from pathlib import Path
 from barm.config import merge, parse_override, read_recipe, validate
 from barm.data.base import Source
 from barm.data.fingerprint import fingerprint
-from barm.data.sources import LAYOUTS, detect_layout, open_source
+from barm.data.sources import LAYOUTS
 from barm.data.sources.named import labelled
 from barm.data.sources.tree import find_root
 from barm.engine.checkpoint.differences import to_table
@@ -19,11 +19,11 @@ from barm.engine.config import PlaceConfig, RunConfig
 from barm.engine.datasets import Data, open_data, open_val
 from barm.engine.finite import check_finite
 from barm.engine.runtime import Runtime
-from barm.errors import UserError, nearest
+from barm.errors import UserError
+from barm.extension.early import CHANGEABLE, choose_classes, labelled_names
+from barm.labels import Step
 from barm.models.segmenter import check_names
 from barm.reading import real
-
-CHANGEABLE = ("increment", "method", "evaluation", "runtime")  # tables; the rest is settled by the run
 
 
 @dataclass(frozen=True)
@@ -84,51 +84,10 @@ def read_known(run: Path, step: int | None) -> Known:
     return Known(directory, last if step is None else step, config, groups)
 
 
-def choose_classes(wanted: Sequence[str], known: Known, folder: Sequence[str], data: Path) -> tuple[str, ...]:
-    """Choose the new classes: the requested ones, or all classes of the folder that the run does not know.
-
-    Args:
-        wanted: names; none for all.
-        known: the run.
-        folder: names that the data set labels, without background.
-        data: the data set's folder, for error messages.
-
-    Raises:
-        UserError: for a class that is known already, is not in the folder or stands there twice, or if none is left.
-    """
-    run = known.directory.path
-    chosen = tuple(wanted) or tuple(name for name in folder if name not in known.classes)
-    if not chosen:
-        raise UserError(f"{run} knows every class of {data} already ({', '.join(folder)}): nothing is new")
-    for i, name in enumerate(chosen):
-        if name in known.classes or name == "background":
-            new = [n for n in folder if n not in known.classes]
-            raise UserError(
-                f"{run} knows '{name}' already: give new classes to --classes"
-                + (f"; new in {data}: {', '.join(new[:8])}" if new else "")
-            )
-        if name not in folder:
-            known_to = f"; it labels {', '.join(folder[:8])}" + (" ..." if len(folder) > 8 else "")
-            raise UserError(f"{data} has no class '{name}'{nearest(name, folder) or known_to}")
-        if name in chosen[:i]:
-            raise UserError(f"class '{name}' is given twice to --classes: name each once")
-    return chosen
-
-
 def new_place(data: Path, wanted: Sequence[str]) -> tuple[PlaceConfig, tuple[str, ...]]:
-    """The new images' place and the classes that they label.
-
-    A plain folder without ``classes.txt`` has the wanted classes as its mask values 1, 2, ....
-    """
-    layout = detect_layout(data)
-    names: tuple[str, ...] = ()
-    if layout == "folder" and not (find_root(data, LAYOUTS["folder"]) / "classes.txt").is_file():
-        if not wanted:
-            raise UserError(
-                f"{data} has no classes.txt: write one, or name the classes of the mask values 1, 2, ... with --classes"
-            )
-        names = tuple(wanted)
-    found = open_source(layout, data, "train", names).class_names[1:]
+    """The new images' place and the classes that they label; see `labelled_names`."""
+    layout, found = labelled_names(data, wanted)
+    names = () if (find_root(data, LAYOUTS[layout]) / "classes.txt").is_file() or layout != "folder" else tuple(wanted)
     return PlaceConfig(root=real(data), layout=layout, names=names), found
 
 
@@ -207,21 +166,35 @@ def extended_config(
     return validate(table)
 
 
-def check_method(config: RunConfig, known: Known, data: Data) -> None:
-    """Refuse a method that cannot extend the run with the new images alone."""
-    run, method, step = known.directory.path, config.method, data.plan[known.step]
-    name, old = method.name, known.config.method
+def check_alone(config: RunConfig, step: Step, missing: Sequence[str], *, other: str = "") -> None:
+    """Refuse a method that needs more than images in which new classes are labelled.
+
+    Args:
+        config: of the run.
+        step: of the old run.
+        missing: old classes that the new images do not label.
+        other: a recipe to go on with instead of one that keeps images; by default the same method without.
+    """
+    method = config.method
+    name = method.name
     if method.memory is not None:
+        without = other or f"shapes/{name.removesuffix('-m')}"
         raise UserError(
             f"{name} trains on kept old images, which an extension does not have: go on with another method, such as "
-            f"--recipe shapes/{name.removesuffix('-m')}"
+            f"--recipe {without}"
         )
-    missing = [n for n in known.classes if data.train.class_names.index(n) not in labelled(data.train)]
-    if method.build(step, config.model).policy.supervision == "seen" and missing:
+    if missing and method.build(step, config.model).policy.supervision == "seen":
         raise UserError(
             f"{name} training needs the labels of all classes in the new images, but {config.data.root} does not "
             f"label '{missing[0]}': go on with a method that needs new labels only, such as --recipe folder/barm"
         )
+
+
+def check_method(config: RunConfig, known: Known, data: Data) -> None:
+    """Refuse a method that cannot extend the run with the new images alone."""
+    run, method, step = known.directory.path, config.method, data.plan[known.step]
+    name, old = method.name, known.config.method
+    check_alone(config, step, [n for n in known.classes if data.train.class_names.index(n) not in labelled(data.train)])
     if method.loss != old.loss:
         raise UserError(f"{run} was trained with loss '{old.loss}', {name} has '{method.loss}': choose another recipe")
     network = config.model.model_copy(update={"pretrained": False, "weights": None})
@@ -289,7 +262,7 @@ def make_plan(request: Request) -> tuple[Plan, Runtime]:
     """
     known = read_known(request.run, request.step)
     place, folder = new_place(request.data, request.classes)
-    new = choose_classes(request.classes, known, folder, request.data)
+    new = choose_classes(request.classes, known.classes, str(request.run), folder, request.data)
     config = extended_config(request, known, place, new, [])
     rt = Runtime(config.runtime)
     old, notes = old_places(request, known, rt)

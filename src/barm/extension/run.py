@@ -16,17 +16,16 @@ from barm.engine.checkpoint.network import renumbered
 from barm.engine.checkpoint.shared import SharedDirectory
 from barm.engine.crops import sized
 from barm.engine.datasets import train_dataset
-from barm.engine.distributed.launcher import processes
 from barm.engine.monitor import Monitor
 from barm.engine.run import Adopted, run
 from barm.engine.runtime import Runtime
 from barm.escaping import markup, place
 from barm.extension.advice import advice
 from barm.extension.drawing import draw
-from barm.extension.imported import ModelOptions, is_model, make_imported_plan
-from barm.extension.measure import agreement, claimed, mean, measure_again, taken_for
+from barm.extension.early import ModelOptions, check_early, default_out
+from barm.extension.imported import is_model, make_imported_plan, taken_lines
+from barm.extension.measure import agreement, claimed, mean, measure_again, taken_for, trained_parts
 from barm.extension.plan import Plan, Request, make_plan
-from barm.reading import real
 from barm.weights.importing import import_lines
 from barm.words import count, listed
 
@@ -74,8 +73,8 @@ def extend(
         What is written to ``extension.json`` in the new run: IoU of every class before and after, means, advice.
     """
     target = None if out is None else Path(out)
-    if target is not None and processes() == (1, 1):  # others may see no such folder
-        RunDirectory(target).check_place(resume=resume)  # before the images are read
+    places: dict[str, Any] = {"model": model, "out": out, "val": val, "step": step}
+    check_early(run, data, classes, **places, recipe=recipe, overrides=overrides, resume=resume)
     request = Request(
         Path(run), Path(data), classes, [Path(v) for v in val], step, recipe, overrides, seed, device, precision
     )
@@ -87,7 +86,7 @@ def extend(
             model or ModelOptions(),
             target,
             resume=resume,
-            announce=lambda taken: lines.extend(import_lines(taken)),
+            announce=lambda taken: lines.extend([*import_lines(taken), *taken_lines(taken, model or ModelOptions())]),
         )
     else:
         plan, rt = make_plan(request)
@@ -97,12 +96,6 @@ def extend(
         for line in lines:
             monitor.say(markup(line))
         return _extend(plan, rt, target, monitor, resume)
-
-
-def default_out(path: Path, new: Sequence[str]) -> Path:
-    """Default folder of an extension: beside the run, named after the new classes."""
-    whole = path if path.name not in ("", "..") else real(path)  # "." has no name
-    return whole.with_name(f"{whole.name}+{'+'.join(new)}".replace("/", "-")[:100])
 
 
 def _extend(plan: Plan, rt: Runtime, target: Path, monitor: Monitor, resume: bool) -> dict[str, Any]:
@@ -157,4 +150,4 @@ def _result(plan: Plan, rt: Runtime, directory: RunDirectory, monitor: Monitor, 
         "claimed": claimed(plan, rt, directory, monitor),
         "notes": list(plan.notes),
     }
-    return {**result, "advice": advice(result, recipe)}
+    return {**result, "advice": advice(result, recipe, trained_parts(plan, directory))}

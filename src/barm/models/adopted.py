@@ -18,7 +18,6 @@ from barm.models.inputs import InputRule, Normalise
 from barm.models.neck import Neck
 from barm.models.undilated import SizeRule
 
-NO_ROW = -1
 NEVER = -30.0  # logit of a background that the network does not have
 
 

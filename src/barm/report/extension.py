@@ -51,11 +51,14 @@ def extension_table(result: Mapping[str, Any]) -> Table:
 def extension_lines(result: Mapping[str, Any]) -> list[str]:
     """Explanations of the table's numbers, and advice."""
     lines = ["IoU in percent, on images that were not trained on."]
-    if result["agreement"] is not None:
+    if result["old"]["before"] is None:
         lines = [
-            "IoU in percent. No images that label the old classes are at hand: theirs is not measured (see --val).",
-            "agreement: of the pixels that the old network gives a class, the share that the new one gives it too.",
+            "IoU in percent. No images that label the old classes are at hand: theirs is not measured (see --val)."
         ]
+    if result["agreement"] is not None:
+        lines.append(
+            "agreement: of the pixels that the old network gives a class, the share that the new one gives it too."
+        )
     return [*lines, *(f"! {line}" for line in result["advice"])]
 
 

@@ -10,46 +10,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
 from barm.config import load_config
-from barm.data.class_names import BACKGROUND, plain
 from barm.data.palette import id_palette
 from barm.engine.checkpoint.directory import RunDirectory
 from barm.engine.checkpoint.network import describe_classes
 from barm.engine.config import RunConfig
 from barm.engine.runtime import Runtime
 from barm.errors import UserError
-from barm.escaping import normal
-from barm.models.adopted import NEVER, NO_ROW, AdoptedConfig, watched
+from barm.labels import NO_ROW
+from barm.models.adopted import NEVER, AdoptedConfig, watched
 from barm.models.heads import GroupedHead, PlainHead
 from barm.weights.calibrate import REPORT, Calibration, calibrate, find_images
-from barm.weights.foreign.model import Activation, ForeignModel
+from barm.weights.foreign.model import ForeignModel
 from barm.weights.hub import is_address
+from barm.weights.output_classes import Activation, Classes, classes_of
 from barm.weights.probing import check_growth, describe, divisor_of, example, last_convolution
 from barm.words import count
 
 RECIPE = "folder/barm"
 TOLERANCE = 1e-4  # of the largest logit
-NO_BACKGROUND = "none"  # for a network without this class
-
-
-@dataclass(frozen=True)
-class Classes:
-    """Classes of a network, background first.
-
-    Attributes:
-        names: of them.
-        outputs: row of the classifier for each; -1 for a background without one.
-        background: as in `AdoptedConfig`.
-    """
-
-    names: tuple[str, ...]
-    outputs: tuple[int, ...]
-    background: Literal["row", "threshold", "none"]
 
 
 @dataclass(frozen=True)
@@ -71,63 +55,6 @@ class ImportedModel:
     config: RunConfig = field(repr=False)
     calibration: Calibration | None = field(repr=False)
     notes: tuple[str, ...]
-
-
-def classes_of(
-    outputs: int, names: Sequence[str], background: str | None, activation: Activation, what: str
-) -> Classes:
-    """Decide which output is which class.
-
-    Args:
-        outputs: of the network.
-        names: of its outputs in their order; background may be left out if it is output 0.
-        background: name of the background, or ``none``; by default the one that is called so.
-        activation: of the network.
-        what: name of the network for error messages.
-
-    Raises:
-        UserError: if the names are not as many as the outputs, or not all different.
-    """
-    own = tuple(map(normal, names))
-    if background == NO_BACKGROUND:
-        called: list[str] = []
-    else:
-        called = [n for n in own if n == background] or _called_background(own, what)
-    if len(set(own)) != len(own):
-        twice = next(n for n in own if own.count(n) > 1)
-        raise UserError(f"the class names of {what} hold '{twice}' twice: expected different ones")
-    if "background" in own and background not in (None, "background"):
-        raise UserError(
-            f"{what} has a class called 'background', found the background '{background}': give 'background', or "
-            "another name to that class with --class-names FILE"
-        )
-    if background not in (None, NO_BACKGROUND) and background not in own:
-        raise UserError(f"{what} has no class '{background}': give one of {', '.join(own[:12])}, or none")
-    if outputs == 1:
-        foreground = [n for n in own if n not in called]
-        if len(foreground) == 1:
-            return Classes(("background", *foreground), (NO_ROW, 0), "threshold")
-    elif background != NO_BACKGROUND and called and len(own) == outputs:
-        at = own.index(called[0])
-        rest = [i for i in range(outputs) if i != at]
-        return Classes(("background", *(own[i] for i in rest)), (at, *rest), "row")
-    elif background != NO_BACKGROUND and not called and len(own) == outputs - 1:
-        return Classes(("background", *own), tuple(range(outputs)), "row")
-    elif len(own) == outputs:
-        kind: Literal["threshold", "none"] = "threshold" if activation == "sigmoid" else "none"
-        return Classes(("background", *own), (NO_ROW, *range(outputs)), kind)
-    expected = "1 name" if outputs == 1 else f"{outputs} names, or {outputs - 1} if output 0 is background"
-    raise UserError(
-        f"{what} has {count(outputs, 'outputs')}, found {count(len(own), 'class names')}: expected {expected}"
-    )
-
-
-def _called_background(names: Sequence[str], what: str) -> list[str]:
-    """The name among some that says background; none, or one."""
-    called = [n for n in names if n == "background"] or [n for n in names if plain(n) in BACKGROUND]
-    if len(called) > 1:
-        raise UserError(f"{what} has the classes {' and '.join(called)}: say with --background which is the background")
-    return called
 
 
 def take(

@@ -17,16 +17,16 @@ from barm.models.families import own
 from barm.models.inputs import IMAGENET_MEAN, IMAGENET_STD, InputRule, Triple
 from barm.weights.adoption import RECIPE, ImportedModel, take
 from barm.weights.foreign import smp, torchvision, transformers
-from barm.weights.foreign.model import Activation, ForeignModel
+from barm.weights.foreign.model import ForeignModel
 from barm.weights.hub import fetch_folder, is_address
-from barm.weights.kind import Kind
+from barm.weights.kind import FAMILIES, Kind
+from barm.weights.output_classes import Activation
 from barm.weights.probing import divisor_of, example, short
 from barm.weights.recognise import recognise
 from barm.weights.torchvision import read_state
 from barm.words import count
 
 IMAGENET = (IMAGENET_MEAN, IMAGENET_STD)
-FAMILIES = ("smp", "transformers", "torchvision")  # whose networks are taken over
 
 
 def check_model(path: Path) -> Kind:

@@ -54,6 +54,7 @@ Family = Literal[
     "unknown",
 ]
 Use = Literal["open", "import", "adopt", "backbone", "none"]
+FAMILIES = ("smp", "transformers", "torchvision")  # whose networks are taken over
 OWN = "barm trains its own with `barm train --recipe folder/barm --data DATA`"
 ADOPTED = "`barm.adopt` takes it over, whatever its class (docs/models.md)"
 AGAIN = "fetch or copy it again"

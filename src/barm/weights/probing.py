@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from barm.errors import UserError
 from barm.models.adopted import AdoptedConfig, watched
 from barm.models.families.logits import logits_of
-from barm.weights.foreign.model import Activation, ForeignModel
+from barm.weights.foreign.model import ForeignModel
+from barm.weights.output_classes import Activation
 
 SIDES = (160, 192)  # of the image that networks are tried on, made divisible
 SMALL = (32, 64, 96, 128)  # sides of images that are tried; files of ours promise to take the first

@@ -21,6 +21,12 @@ from barm.weights.hub import MODEL, told
 from barm.weights.trained import open_trained
 
 ONNX, STATE = "model.onnx", "model.pth"
+MARKS = ("config.toml", METRICS)  # which every push writes, in either form
+FORMS = (  # names of the files of all forms: what a push does not write again is of another form, and goes
+    *(MODEL, ONNX, STATE),
+    *("config.json", "classes.txt", "preprocessor_config.json", "generation_config.json", f"{MODEL}.index.json"),
+    f"model-{'[0-9]' * 5}-of-{'[0-9]' * 5}.safetensors",
+)
 
 
 def push(
@@ -38,6 +44,9 @@ def push(
     progress: Callable[[str], None] = lambda line: None,
 ) -> str:
     """Push a trained step to a hub, with a model card made from the run.
+
+    What an earlier push has left in the repository and this one does not write again, such as the files of the other
+    form (`original`) or ``model.onnx``, is deleted in the same commit. Files that no push writes stay.
 
     Args:
         run: the run's folder.
@@ -83,7 +92,8 @@ def _fill(
 ) -> None:
     """Write the files of a repository."""
     if repository.original:
-        single = as_original(open_trained(directory.path, index)).family == "torchvision"
+        found = as_original(open_trained(directory.path, index))
+        single, repository = found.family == "torchvision", repository._replace(outputs=found.names)
         export_original(directory.path, folder / STATE if single else folder, step=index, progress=progress)
     else:
         export_step(directory.path, folder / MODEL, "safetensors", index, progress)
@@ -91,7 +101,7 @@ def _fill(
         export_step(directory.path, folder / ONNX, "onnx", index, progress)
     done = [directory.read(i, METRICS) for i in range(index + 1) if directory.has(i, METRICS)]
     (folder / METRICS).write_text(json.dumps(done, indent=1) + "\n", "utf-8")
-    (folder / "config.toml").write_text(tomli_w.dumps(to_table(without_places(directory.config()))), "utf-8")
+    (folder / MARKS[0]).write_text(tomli_w.dumps(to_table(without_places(directory.config()))), "utf-8")
     (folder / "README.md").write_text(card(directory, index, repository), "utf-8")
 
 
@@ -109,7 +119,11 @@ def _upload(folder: Path, name: str, message: str, private: bool, token: str | N
         repository = api.create_repo(name, private=private or None, exist_ok=True)
         if private and not api.model_info(repository.repo_id).private:
             raise UserError(f"{name} exists already and is public: make it private on its page, or leave --private out")
+        there = api.list_repo_files(repository.repo_id)
         api.upload_folder(
-            repo_id=repository.repo_id, folder_path=folder, commit_message=message, delete_patterns=[ONNX]
+            repo_id=repository.repo_id,
+            folder_path=folder,
+            commit_message=message,
+            delete_patterns=list(FORMS) if set(MARKS) <= set(there) else None,  # else it is not from a push of ours
         )
     return str(repository)

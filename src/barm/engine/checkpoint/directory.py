@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from safetensors.torch import save
 from torch import Tensor
 
+from barm.engine.checkpoint import place
 from barm.engine.checkpoint.atomic import apart, save_pickled, sync, write_atomically
 from barm.engine.checkpoint.differences import AGREEING, difference, other_class, settings, to_table
 from barm.engine.checkpoint.images import Images, check_same
@@ -27,8 +28,8 @@ from barm.models.segmenter import NetworkConfig
 from barm.reading import Unfit, read_json, read_pickled, read_safetensors, read_toml
 
 EXTENSION = "extension.json"  # in the folder of a run that `barm extend` made
-CONFIG, MODEL, METHOD, COUNTS, METRICS, MEMORY, IMAGES = (
-    "config.toml",
+CONFIG, LOCK = place.CONFIG, place.LOCK
+MODEL, METHOD, COUNTS, METRICS, MEMORY, IMAGES = (
     "model.safetensors",
     "method.json",
     "counts.json",
@@ -36,7 +37,6 @@ CONFIG, MODEL, METHOD, COUNTS, METRICS, MEMORY, IMAGES = (
     "memory.json",
     "pictures.json",
 )
-LOCK = ".lock"
 STATE = {  # of a step that is not finished: what `save_partial` is given
     "iteration": int,
     "skipped": int,
@@ -92,17 +92,7 @@ class RunDirectory:
         Raises:
             UserError: if the folder has contents and `resume` is off, is none, or there is no run to resume.
         """
-        present = self.path.exists()
-        if present and not self.path.is_dir():
-            raise UserError(f"{self.path} is a file: expected a folder for the run; choose another --out")
-        existing = present and any(p.name != LOCK for p in self.path.iterdir())
-        if existing and not resume:
-            raise UserError(f"{self.path} exists already: choose another --out, or go on with it with --resume")
-        if existing and not (self.path / CONFIG).is_file():
-            raise UserError(f"{self.path} is not a run: expected {CONFIG} in it; choose another --out")
-        if not present and resume:
-            raise UserError(f"nothing to resume: {self.path} does not exist; leave --resume out to start")
-        return present, existing
+        return place.check_place(self.path, resume=resume)
 
     def open(
         self,

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from barm.engine.checkpoint.atomic import save_pickled
 from barm.errors import UserError
-from barm.models.adopted import NEVER, NO_ROW, AdoptedConfig, replace, watched
+from barm.labels import NO_ROW
+from barm.models.adopted import NEVER, AdoptedConfig, replace, watched
 from barm.models.families import build
 from barm.models.families import torchvision as tv
 from barm.models.heads import PlainHead, PlainOutput
@@ -60,11 +61,13 @@ def original(run: Path | str, step: int | None = None) -> nn.Module:
         step: of the run; the last by default.
 
     Returns:
-        A module in evaluation mode. Its outputs are the old ones in their order, then a background that the network
-        did not have and was taught (a network of one output has it first), then the new classes.
+        A module of the library's class (of the user's own for a network of `barm.adopt`), on the CPU and in evaluation
+        mode. Its outputs are the old ones in their order, then a background that the network did not have and was
+        taught (a network of one output has it first), then the new classes.
 
     Raises:
-        UserError: for a network of our own, or of a method that adds more than rows to the classifier.
+        UserError: as `open_trained`; for a network of barm's own, or of a method that adds more than rows to the
+            classifier; if the library is not installed, or the user's class is not registered.
     """
     return as_original(open_trained(run, step)).module
 
@@ -115,11 +118,33 @@ def rows(trained: Trained) -> list[int]:
     """
     adopted, first = _adopted(trained), cast(Any, trained.network.classifier).head[0]
     old = {row: channel for channel, row in enumerate(adopted.outputs) if row != NO_ROW}
-    never = float(first.bias[0].detach()) < NEVER / 2 and float(first.weight[0].detach().abs().max()) < SMALL
-    untouched = len(trained.record["classes"]) == len(adopted.outputs)  # by any step
-    added = [] if adopted.background == "row" or (adopted.background == "none" and (never or untouched)) else [0]
+    never = len(trained.record["groups"]) == 1 or untouched(first.weight, first.bias)
+    added = [] if adopted.background == "row" or (adopted.background == "none" and never) else [0]
     kept, new = [old[row] for row in sorted(old)], range(len(adopted.outputs), len(trained.record["classes"]))
     return [*added, *kept, *new] if adopted.background == "threshold" else [*kept, *added, *new]
+
+
+def untouched(weight: Tensor, bias: Tensor) -> bool:
+    """Whether the first row of a classifier is still that of a background which is never predicted."""
+    return float(bias[0].detach()) < NEVER / 2 and float(weight[0].detach().abs().max()) < SMALL
+
+
+def has_background(record: Mapping[str, Any], state: Mapping[str, Tensor]) -> bool:
+    """Whether a step's network can predict background.
+
+    Args:
+        record: of the step, as in ``method.json``.
+        state: its tensors.
+    """
+    adopted = NetworkConfig.stored(record["model"]).adopted
+    if adopted is None or adopted.background != "none":
+        return True
+    if len(record["groups"]) == 1:  # nothing was trained
+        return False
+    weight, bias = (state[f"classifier.head.0.{name}"] for name in ("weight", "bias"))
+    if any(name.startswith("classifier.ear.") for name in state):  # no residual lifts the constant logit
+        return float(bias[0]) >= NEVER / 2
+    return not untouched(weight, bias)
 
 
 def export_original(
@@ -129,20 +154,31 @@ def export_original(
     step: int | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> Agreement:
-    """Write what the library itself loads: a folder for `from_pretrained`, or a state dict of torchvision.
+    """Write what the library itself loads: a folder for ``from_pretrained``, or a state dict of torchvision.
+
+    A folder of segmentation_models_pytorch has ``config.json``, ``model.safetensors`` and ``classes.txt``, the names of
+    its outputs. One of transformers has ``config.json``, in which the names are, ``model.safetensors``, and
+    ``preprocessor_config.json`` where the network came with one. A state dict of torchvision has no names, and no
+    auxiliary classifier: it fits the network built with ``num_classes`` as many as `original` has outputs.
+
+    Everything is written beside `out` first, loaded again by the library, compared with the run's network on generated
+    images and on the run's validation images where these are at hand, and then moved into place.
 
     Args:
         run: as for `original`.
-        out: a new folder; for torchvision a ``.pth`` file, overwritten where it exists.
+        out: for torchvision a file that ends in ``.pth`` or ``.pt``, overwritten where it exists; otherwise a folder
+            that does not exist. Missing folders above it are made.
         step: of the run; the last by default.
-        progress: called with what is being done.
+        progress: called with what is being done, a line each.
 
     Returns:
-        How near the file, loaded again by the library, is to our network.
+        How near the network that was loaded again is to ours.
 
     Raises:
-        UserError: as `original`; for a network of the user's own class; if the folder exists, or what was written does
-            not agree; nothing is left then.
+        UserError: as `original`; for a network of the user's own class, which has no file; if `out` exists as a folder
+            or has another ending (torchvision), or exists (the others); or if what was written predicts something else.
+            `out` is as it was then.
+        OSError: if it cannot be written.
     """
     trained, target = open_trained(run, step), Path(out)
     found = as_original(trained)

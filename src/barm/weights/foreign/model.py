@@ -12,8 +12,7 @@ from torch import nn
 from barm.errors import UserError
 from barm.models.families import build
 from barm.models.inputs import InputRule
-
-Activation = Literal["softmax", "sigmoid"]
+from barm.weights.output_classes import Activation
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from barm.models.inputs import InputRule, timm_rule
 from barm.models.segmenter import check_names
 from barm.reading import Unfit, read_json, read_pickled, read_safetensors, state_dict_of
 from barm.weights.described import CONFIG, KEY, WEIGHTS, smp_description, whole, wrong
-from barm.weights.foreign.model import Activation, ForeignModel, built
+from barm.weights.foreign.model import ForeignModel, built
+from barm.weights.output_classes import Activation
 
 CLASSES = "classes.txt"
 PRETRAINED = "_encoder_weights"  # of the description; the library leaves out what begins with a line

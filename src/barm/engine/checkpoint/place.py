@@ -1,0 +1,33 @@
+"""Whether a run can be written into a folder. Nothing here needs torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from barm.errors import UserError
+
+CONFIG, LOCK = "config.toml", ".lock"  # of a run's folder
+
+
+def check_place(path: Path, *, resume: bool) -> tuple[bool, bool]:
+    """Check whether a run can be written or resumed here. Nothing is changed.
+
+    Returns:
+        Whether the folder exists, and whether anything is in it.
+
+    Raises:
+        UserError: if the folder has contents and `resume` is off, is none, or there is no run to resume.
+    """
+    present = path.exists()
+    if present and not path.is_dir():
+        raise UserError(f"{path} is a file: expected a folder for the run; choose another --out (out=...)")
+    existing = present and any(p.name != LOCK for p in path.iterdir())
+    if existing and not resume:
+        raise UserError(
+            f"{path} exists already: choose another --out, or go on with it with --resume (resume=True in Python)"
+        )
+    if existing and not (path / CONFIG).is_file():
+        raise UserError(f"{path} is not a run: expected {CONFIG} in it; choose another --out (out=...)")
+    if not present and resume:
+        raise UserError(f"nothing to resume: {path} does not exist; leave --resume (resume=True) out to start")
+    return present, existing
