@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Generic, Literal, NotRequired, TypedDict, TypeVar
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
@@ -114,6 +115,8 @@ class Method(ABC, Generic[Out, Config]):
     policy: ClassVar[LabelPolicy] = INCREMENTAL
     uses_teacher: ClassVar[bool] = False
     calibrates: ClassVar[bool] = False
+    gathers: ClassVar[bool] = False
+    carries: ClassVar[bool] = False
 
     def __init__(self, config: Config, step: Step, network: NetworkConfig) -> None:
         self.step = step
@@ -152,6 +155,58 @@ class Method(ABC, Generic[Out, Config]):
     def calibrate(self, counts: Tensor) -> None:
         """Receive the counts of all batches and processes."""
         raise NotImplementedError
+
+    @property
+    def trains(self) -> bool:
+        """Whether the step has updates by gradients. Otherwise its network is what `init_from` and `gathered` make."""
+        return True
+
+    def set_length(self, per_epoch: int, total: int) -> None:
+        """Learn how many updates an epoch and the whole step have, before the first one."""
+
+    @property
+    def finishes(self) -> bool:
+        """Whether `finish` does anything at this step."""
+        return False
+
+    def finish(self, model: nn.Module, previous: nn.Module | None) -> None:
+        """Change the trained network in place, after the last update and before it is evaluated and stored.
+
+        Every process calls it with the same tensors, so it must neither draw nor depend on the process.
+
+        Args:
+            model: the network, float32, on the device.
+            previous: the network as the previous step stored it, on the CPU; None at step 0.
+        """
+
+    def start_sums(self, device: torch.device) -> dict[str, Tensor]:
+        """Zeros to which `gather` adds, if the method `gathers`; float64 or int64."""
+        raise NotImplementedError
+
+    def gather(self, out: Out, batch: Batch, sums: dict[str, Tensor]) -> None:
+        """Add one batch to the sums, in place.
+
+        A method that `gathers` sees the step's images once more after the training and after `finish`, step 0 included:
+        augmented as in training, with the output of the network in evaluation mode and float32.
+        """
+        raise NotImplementedError
+
+    def gathered(self, model: nn.Module, sums: Mapping[str, Tensor]) -> None:
+        """Receive the sums of all batches and processes; the network may be changed in place."""
+        raise NotImplementedError
+
+    def hand_on(self) -> dict[str, Tensor]:
+        """State for the next step, if the method `carries` one. It is stored beside the network."""
+        return {}
+
+    def take_over(self, state: Mapping[str, Tensor]) -> None:
+        """Receive what the previous step handed on, before anything else happens at this step.
+
+        It is empty where that step was imported or trained by another method.
+
+        Raises:
+            UserError: if the method cannot go on with that.
+        """
 
     def state_dict(self) -> dict[str, Tensor]:
         """The method's own state, which a resumed step loads instead of computing it again."""
