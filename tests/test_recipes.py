@@ -1,4 +1,4 @@
-"""Recipes against the tables of the specifications: spec/{barm,mib,plop,dkd,ssul}.md."""
+"""Recipes against the tables of the specifications: spec/{barm,mib,ewf,plop,dkd,ssul}.md."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from barm.methods import METHODS
 
 TASKS = {"voc": "15-1", "ade": "100-10"}
 BARM = ("barm", "finetune", "joint")  # both bounds train as BARM does
-MIB = ("mib", "mib-published", "lwf", "ilt", "plop", "plop-published")
+MIB = ("mib", "mib-published", "mib-ewf", "lwf", "ilt", "plop", "plop-published", "plop-ewf")
 DKD, SSUL = ("dkd", "dkd-m"), ("ssul", "ssul-m")
 
 # epochs and batch of step 0, of later steps, crop, geometry
@@ -66,6 +66,10 @@ SETTINGS = {
     "barm": {"pseudo": True, "pseudo_threshold": 0.7, "triplet_weight": 5.0, "residual_weight": 1.0}
     | {"feature_weight": 4.0, "group_weight": 1.0, "loss": "bce", "freeze_bn": True},
     "mib": {"distillation_weight": 10.0, "alpha": 1.0, "freeze_bn": False},
+    "mib-ewf": {"distillation_weight": 10.0, "freeze_bn": False}
+    | {"fusion": {"share": None, "freeze_old_heads": True, "largest": 1.0}},
+    "plop-ewf": {"pod_weight": 1e-2, "pod_weight_last": 5e-4}
+    | {"fusion": {"share": None, "freeze_old_heads": True, "largest": 1.0}},
     "lwf": {"distillation_weight": 100.0, "feature_weight": 0.0, "freeze_bn": False},
     "ilt": {"distillation_weight": 100.0, "feature_weight": 100.0, "freeze_bn": False},
     "plop": {"pod_weight": 1e-2, "pod_weight_last": 5e-4, "threshold_floor": 1e-3, "thresholds": "published"},
@@ -74,6 +78,8 @@ SETTINGS = {
     "ssul": {"pseudo": True, "pseudo_threshold": 0.7, "weight_transfer": True, "loss": "bce", "freeze_bn": True},
 }
 ADE_SETTINGS = {
+    "mib-ewf": {"distillation_weight": 100.0},
+    "plop-ewf": {"pod_weight": 1e-3, "pod_weight_last": 1e-5},
     "plop": {"pod_weight": 1e-3, "pod_weight_last": 1e-5},
     "dkd": {"base_pos_weight": 35.0, "pos_weight": 35.0},
 }
@@ -182,6 +188,14 @@ def test_the_augmentation_is_the_recipes(name, crop, geometry):
         dataset = train_dataset(recipe("voc", name), data, step)
         assert dataset.transform == TrainTransform(crop, geometry, (0.5, 2.0), 0.5, 0)
         assert dataset[(0, 0)][1].shape == (crop, crop)
+
+
+def test_what_ewf_has_of_its_own():
+    """spec/ewf.md section 5: ADE 100-50 has another weight and batch; VOC 10-1 has 30 epochs where PLOP has 10."""
+    config = load_config("ade/100-50/mib-ewf")
+    assert (config.method.distillation_weight, config.base.batch_size, config.increment.batch_size) == (10, 48, 48)
+    assert load_config("voc/10-1/plop").increment.epochs == 10
+    assert load_config("voc/10-1/plop-ewf").increment.epochs == 30
 
 
 def test_settings_that_are_given_are_kept():

@@ -38,3 +38,22 @@ def test_a_stopped_run_resumes_to_the_same_weights(name, tiny, tmp_path, monkeyp
     assert RunDirectory(tmp_path / "broken").finished_steps() == [0]
     fit(config, out=tmp_path / "broken", resume=True, quiet=True)
     assert weights(tmp_path / "broken") == weights(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("name", ["mib-ewf"])
+def test_a_run_that_is_stopped_in_its_evaluation_changes_the_trained_weights_once(name, tiny, tmp_path, monkeypatch):
+    config = tiny(name, "3-1", "base.epochs=1", "increment.epochs=1", "method.name=" + name)
+    fit(config, out=tmp_path / "whole", quiet=True)
+    show = Monitor.evaluation
+
+    def stop(self: Monitor, step: int, total: int):
+        if step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return show(self, step, total)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Monitor, "evaluation", stop)
+        with pytest.raises(Stopped):
+            fit(config, out=tmp_path / "broken", quiet=True)
+    fit(config, out=tmp_path / "broken", resume=True, quiet=True)
+    assert weights(tmp_path / "broken") == weights(tmp_path / "whole")

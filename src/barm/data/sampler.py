@@ -76,6 +76,27 @@ class EpochSampler(Sampler[list[Key]]):
             yield numbered(epoch, order[first : first + self.batch_size], count, copies)
 
 
+class OnceSampler(Sampler[list[Key]]):
+    """Batches of one process in which every image occurs once, augmented as in the first epoch; the last may be small.
+
+    Args:
+        num_images: of the step.
+        batch_size: per process.
+        rank: of this process.
+        world: number of processes.
+    """
+
+    def __init__(self, num_images: int, batch_size: int, rank: int, world: int) -> None:
+        self.num_images, self.batch_size, self.rank, self.world = num_images, batch_size, rank, world
+
+    def __len__(self) -> int:
+        return len(range(self.rank * self.batch_size, self.num_images, self.batch_size * self.world))
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        for first in range(self.rank * self.batch_size, self.num_images, self.batch_size * self.world):
+            yield [(0, i) for i in range(first, min(first + self.batch_size, self.num_images))]
+
+
 class ReplacingSampler(Sampler[list[Key]]):
     """Batches of the step in which exemplars take half of the places.
 

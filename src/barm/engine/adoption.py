@@ -60,4 +60,5 @@ def adopt(config: RunConfig, directory: RunDirectory, other: RunDirectory, data:
         describe_classes(config, data.plan, step, data.train.class_names, data.train.palette),
         counts,
         other.read(0, METRICS),
+        carried=other.load_carried(0),
     )

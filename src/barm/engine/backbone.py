@@ -36,6 +36,9 @@ def trained_groups(method: Method[Any, Any], model: nn.Module, recipe: StepRecip
         UserError: if adapters cannot be added.
     """
     groups = method.param_groups(model, recipe.lr)
+    still = {id(parameter) for parameter in method.frozen(model)}
+    for group in groups if still else ():
+        group["params"] = [p for p in group["params"] if id(p) not in still]
     if recipe.backbone != "frozen" and recipe.depth_decay < 1:
         depth = depths(backbone_of(model), method.network.backbone)
         groups = [part for group in groups for part in by_depth(group, depth, recipe.depth_decay)]

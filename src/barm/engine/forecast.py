@@ -118,6 +118,7 @@ def _try(config: RunConfig, rt: Runtime, ready: Prepared, step: Step, dataset: S
         method.init_from(model, previous)
         teacher = rt.constant(previous) if method.uses_teacher else None
         del previous
+    method.set_length(TRIED, TRIED)
     trainer = StepTrainer(method, rt.place(model), teacher, recipe, TRIED, rt, config.seed)
     forget_peak(rt.device)
     loading = train_batches(config, rt, dataset, epochs=TRIED, batch_size=recipe.batch_size, trains=False)

@@ -19,7 +19,7 @@ from barm.data.device_transforms import finish
 from barm.data.exemplars import MemoryDataset
 from barm.data.index import cores
 from barm.data.loader import Unread, end_workers, lost_worker, make_eval_loader, make_train_loader, same_size_batches
-from barm.data.sampler import EpochSampler, ReplacingSampler
+from barm.data.sampler import EpochSampler, OnceSampler, ReplacingSampler
 from barm.engine.config import RunConfig
 from barm.engine.runtime import Runtime
 from barm.errors import Failed, Stopped
@@ -55,6 +55,17 @@ def train_batches(
     loader = make_train_loader(dataset, sampler, workers=workers, on_device=on_device, pin=pin)
     batches = _finished(loader, rt) if on_device else _to_device(loader, rt)
     return _ended(batches if trains else _stoppable(batches, rt, len(loader)))
+
+
+def once_batches(config: RunConfig, rt: Runtime, dataset: StepDataset, batch_size: int) -> tuple[Batches, int]:
+    """Batches of this process's share of a step's images, each once, augmented; and the number of batches."""
+    sampler = OnceSampler(len(dataset), batch_size, rt.rank, rt.world)
+    on_device = config.runtime.augment == "device"
+    workers, pin = num_workers(config, rt), rt.device.type == "cuda"
+    loader = make_train_loader(dataset, sampler, workers=workers, on_device=on_device, pin=pin)
+    batches = _finished(loader, rt) if on_device else _to_device(loader, rt)
+    rounds = -(-len(dataset) // (batch_size * rt.world))
+    return _ended(_stoppable(batches, rt, rounds)), len(sampler)
 
 
 def ordered_batches(config: RunConfig, rt: Runtime, dataset: EvalDataset | StepView) -> tuple[Batches, int]:

@@ -209,6 +209,12 @@ class Monitor:
         with track(self.console, f"step {step}: evaluation", total) as advance:
             yield advance
 
+    @contextmanager
+    def gathering(self, step: int, total: int) -> Iterator[Callable[[], None]]:
+        """Show the pass over a step's images after the training; returns the function to call after each batch."""
+        with track(self.console, f"step {step}: statistics", total) as advance:
+            yield advance
+
     def metrics(self, step: int, means: dict[str, float]) -> None:
         """Report the scores of a step."""
         self._scalars("miou", means, step)

@@ -20,6 +20,7 @@ from barm.engine.checkpoint.images import images_of
 from barm.engine.checkpoint.network import describe_classes, load_step, same_colours
 from barm.engine.checkpoint.provenance import provenance
 from barm.engine.checkpoint.shared import SharedDirectory
+from barm.engine.completion import completed
 from barm.engine.config import RunConfig
 from barm.engine.crops import chosen_lines
 from barm.engine.datasets import Data, train_dataset, with_exemplars
@@ -129,50 +130,94 @@ def _run_step(
     step: Step,
 ) -> None:
     """Train, evaluate and store one step."""
-    recipe = config.recipe(step.index)
     method = config.method.build(step, config.model)
     torch.manual_seed(config.seed * 1000 + step.index)
-    model, teacher = method.build_model(), None
+    model, previous = method.build_model(), None
     partial, exemplars = directory.load_partial(step.index), list[Exemplar]()
     if step.index > 0:
         previous, before = load_step(directory, step.index - 1, data.plan, data.train.class_names)
+        if method.carries:
+            method.take_over(directory.load_carried(step.index - 1))
         method.init_from(model, previous)
         exemplars = _exemplars(config, rt, directory, data, previous, before, partial)
-        teacher = rt.constant(previous) if method.uses_teacher else None
-        del previous
     model = rt.place(model)
-    images = with_exemplars(config, data, dataset, step, exemplars)
+    if method.trains:
+        images = with_exemplars(config, data, dataset, step, exemplars)
+        trainer, per_epoch = _trainer(config, rt, directory, method, model, previous, images, partial)
+        save = saving(rt, directory, trainer, exemplars)
+        _trained(config, rt, monitor, data, trainer, images, per_epoch, save)
+        model = trainer.network
+    else:
+        save = _nothing
+    previous = previous if method.finishes else None
+    rt.share_buffers(model)
+    with saved(rt, save):
+        network = completed(config, rt, method, model, previous, dataset, monitor)
+        counts = evaluate_step(config, rt, method, network, data, step, monitor)
+    carried = method.hand_on() if method.carries else None
+    rt.on_main(lambda: _store(config, directory, monitor, data, step, network.state_dict(), counts, exemplars, carried))
 
+
+def _trainer(
+    config: RunConfig,
+    rt: Runtime,
+    directory: RunDirectory,
+    method: Method[Any, Any],
+    model: nn.Module,
+    previous: nn.Module | None,
+    images: StepDataset | MemoryDataset,
+    partial: dict[str, Any] | None,
+) -> tuple[StepTrainer, int]:
+    """The trainer of a step, fresh and calibrated or as it was saved, and the number of updates of an epoch."""
+    recipe = config.recipe(method.step.index)
     per_epoch = iterations_per_epoch(len(images), recipe.batch_size, rt.world)
-    trainer = StepTrainer(method, model, teacher, recipe, recipe.epochs * per_epoch, rt, config.seed)
+    total = recipe.epochs * per_epoch
+    teacher = rt.constant(previous) if previous is not None and method.uses_teacher else None
+    method.set_length(per_epoch, total)
+    trainer = StepTrainer(method, model, teacher, recipe, total, rt, config.seed)
     if partial is not None:
         found = trainer.misfit(partial)
         if found is not None:
-            raise directory.damaged_partial(step.index, found)
+            raise directory.damaged_partial(method.step.index, found)
         trainer.load_state_dict(partial)
     elif teacher is not None and method.calibrates:
         with train_batches(config, rt, images, epochs=1, batch_size=recipe.batch_size, trains=False) as batches:
             calibrate(method, teacher, batches, rt)
+    return trainer, per_epoch
+
+
+def _trained(
+    config: RunConfig,
+    rt: Runtime,
+    monitor: Monitor,
+    data: Data,
+    trainer: StepTrainer,
+    images: StepDataset | MemoryDataset,
+    per_epoch: int,
+    save: Callable[[], None],
+) -> None:
+    """Train a step to its end.
+
+    Raises:
+        Stopped: someone asked to stop; the state is saved.
+    """
+    step = trainer.method.step.index
+    title, batch_size = step_title(step, len(data.plan)), trainer.recipe.batch_size * rt.world
     forget_peak(rt.device)
-    title = step_title(step.index, len(data.plan))
-    monitor.start_step(title, step.index, trainer.iteration, trainer.total, per_epoch, recipe.batch_size * rt.world)
-    save = saving(rt, directory, trainer, exemplars)
+    monitor.start_step(title, step, trainer.iteration, trainer.total, per_epoch, batch_size)
     finished = _train(config, rt, monitor, data, trainer, images, per_epoch, save)
     monitor.end_step()
     if not finished:
-        raise Stopped(
-            f"stopped at step {step.index}, iteration {trainer.iteration} of {trainer.total}", rt.stop_signal or 15
-        )
+        raise Stopped(f"stopped at step {step}, iteration {trainer.iteration} of {trainer.total}", rt.stop_signal or 15)
     trainer.check_finite()
     if trainer.skipped:
         monitor.say(
             f"[yellow]{title}: {count(trainer.skipped, 'updates')} skipped because the loss was not finite[/yellow]"
         )
-    network = trainer.network
-    rt.share_buffers(network)
-    with saved(rt, save):
-        counts = evaluate_step(config, rt, method, network, data, step, monitor)
-    rt.on_main(lambda: _store(config, directory, monitor, data, step, network.state_dict(), counts, exemplars))
+
+
+def _nothing() -> None:
+    """Save nothing: a step without updates starts again."""
 
 
 def _train(
@@ -232,6 +277,7 @@ def _store(
     state: dict[str, Tensor],
     counts: Tensor,
     exemplars: Sequence[Exemplar],
+    carried: Mapping[str, Tensor] | None,
 ) -> None:
     """Store the finished step and report its scores."""
     metrics = scores_of(directory, step, counts, data)
@@ -239,7 +285,7 @@ def _store(
     if step.index > 0:
         record["classes"] = same_colours(record["classes"], directory.read(step.index - 1, METHOD)["classes"])
     memory = None if config.method.memory is None or step.index == 0 else to_json(exemplars)
-    directory.save_step(step.index, state, record, counts, metrics, memory)
+    directory.save_step(step.index, state, record, counts, metrics, memory, carried)
     means = {k: v for k, v in metrics["miou"].items() if v is not None}
     monitor.metrics(step.index, means)
     one = len(data.plan) == 1  # then there is one mean

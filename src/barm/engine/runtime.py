@@ -143,9 +143,10 @@ class Runtime:
         """Put images into the memory layout of the networks."""
         return image.contiguous(memory_format=self.layout)
 
-    def constant(self, module: nn.Module) -> Constant:
-        """A copy of a network that never trains again, as fast as it gets on this device."""
-        return Constant(module, constant_type(self.precision, self.device), self.device, self.layout)
+    def constant(self, module: nn.Module, *, exact: bool = False) -> Constant:
+        """A copy of a network that never trains again, as fast as it gets on this device; in float32 if `exact`."""
+        dtype = torch.float32 if exact else constant_type(self.precision, self.device)
+        return Constant(module, dtype, self.device, self.layout)
 
     @contextmanager
     def one_shape(self, one: bool = True) -> Iterator[None]:

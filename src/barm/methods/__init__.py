@@ -3,6 +3,7 @@
 from barm.methods.barm import BARMConfig
 from barm.methods.base import MethodConfig
 from barm.methods.dkd import DKDConfig, DKDMConfig
+from barm.methods.ewf import MiBEWFConfig, PLOPEWFConfig
 from barm.methods.finetune import FineTuneConfig, JointConfig
 from barm.methods.lwf import ILTConfig, LwFConfig
 from barm.methods.mib import MiBConfig
@@ -16,7 +17,9 @@ METHODS: dict[str, type[MethodConfig]] = {
     "lwf": LwFConfig,
     "ilt": ILTConfig,
     "mib": MiBConfig,
+    "mib-ewf": MiBEWFConfig,
     "plop": PLOPConfig,
+    "plop-ewf": PLOPEWFConfig,
     "dkd": DKDConfig,
     "dkd-m": DKDMConfig,
     "ssul": SSULConfig,

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Generic, Literal, NotRequired, TypedDict, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Literal, NotRequired, TypedDict, TypeVar, cast
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
@@ -17,6 +18,7 @@ from barm.batch import Batch, Output, Term
 from barm.data.exemplars import MemoryConfig
 from barm.labels import INCREMENTAL, LabelPolicy, Step
 from barm.losses.common import accepted, best_channel, probabilities
+from barm.methods.fusion import FusionConfig, fuse, fusion_share
 from barm.models.segmenter import NetworkConfig
 from barm.ops.upsampled import map_pixels
 
@@ -70,6 +72,7 @@ class MethodConfig(BaseModel):
         loss: of the labelled pixels: sigmoid per channel (`bce`), softmax (`ce`) or `focal`.
         freeze_bn: from step 1 on, batch norm uses its running statistics and its scale and shift do not train.
         memory: old images that later steps may see again; none where it is not set.
+        fusion: after every later step the network is averaged with that of the previous step (EWF).
         maps: names of the maps, beside images and labels, that the method uses where the data set has them; what it
             does not name is neither read nor checked.
         terms: explanation of each loss term in a sentence, by its name in the log.
@@ -84,6 +87,7 @@ class MethodConfig(BaseModel):
     loss: Literal["bce", "ce", "focal"] = "bce"
     freeze_bn: bool = True
     memory: MemoryConfig | None = Field(None, examples=[{"size": 100}])
+    fusion: FusionConfig | None = Field(None, examples=[{}])
 
     @property
     def base_training(self) -> dict[str, Any]:
@@ -92,7 +96,7 @@ class MethodConfig(BaseModel):
         Two methods that agree in this, and in network, data and recipe, train the same step 0, so that one may take it
         over from the other. Unless a method says it, only the same method with the same hyper-parameters agrees.
         """
-        return self.model_dump(mode="json")
+        return self.model_dump(mode="json", exclude={"fusion"})
 
     def build(self, step: Step, network: NetworkConfig) -> Method[Any, Any]:
         """The method for one step."""
@@ -114,6 +118,8 @@ class Method(ABC, Generic[Out, Config]):
     policy: ClassVar[LabelPolicy] = INCREMENTAL
     uses_teacher: ClassVar[bool] = False
     calibrates: ClassVar[bool] = False
+    gathers: ClassVar[bool] = False
+    carries: ClassVar[bool] = False
 
     def __init__(self, config: Config, step: Step, network: NetworkConfig) -> None:
         self.step = step
@@ -152,6 +158,70 @@ class Method(ABC, Generic[Out, Config]):
     def calibrate(self, counts: Tensor) -> None:
         """Receive the counts of all batches and processes."""
         raise NotImplementedError
+
+    @property
+    def trains(self) -> bool:
+        """Whether the step has updates by gradients. Otherwise its network is what `init_from` and `gathered` make."""
+        return True
+
+    def set_length(self, per_epoch: int, total: int) -> None:
+        """Learn how many updates an epoch and the whole step have, before the first one."""
+
+    @property
+    def finishes(self) -> bool:
+        """Whether `finish` does anything at this step."""
+        return self.config.fusion is not None and self.step.index > 0
+
+    def finish(self, model: nn.Module, previous: nn.Module | None) -> None:
+        """Change the trained network in place, after the last update and before it is evaluated and stored.
+
+        Every process calls it with the same tensors, so it must neither draw nor depend on the process.
+
+        Args:
+            model: the network, float32, on the device.
+            previous: the network as the previous step stored it, on the CPU; None at step 0.
+        """
+        fusion = self.config.fusion
+        if fusion is not None and previous is not None:
+            share = fusion.share or fusion_share(len(self.step.new), self.step.num_seen)
+            fused = fuse(previous.state_dict(), model.state_dict(), share, largest=fusion.largest)
+            model.load_state_dict(fused)
+
+    def frozen(self, model: nn.Module) -> list[nn.Parameter]:
+        """Parameters that do not train whatever `param_groups` says: older classifiers, if the fusion says so."""
+        if not self.finishes or self.config.fusion is None or not self.config.fusion.freeze_old_heads:
+            return []
+        older = cast(Any, model).classifier.head[: self.step.index]
+        return [parameter for head in older for parameter in head.parameters()]
+
+    def start_sums(self, device: torch.device) -> dict[str, Tensor]:
+        """Zeros to which `gather` adds, if the method `gathers`; float64 or int64."""
+        raise NotImplementedError
+
+    def gather(self, out: Out, batch: Batch, sums: dict[str, Tensor]) -> None:
+        """Add one batch to the sums, in place.
+
+        A method that `gathers` sees the step's images once more after the training and after `finish`, step 0 included:
+        augmented as in training, with the output of the network in evaluation mode and float32.
+        """
+        raise NotImplementedError
+
+    def gathered(self, model: nn.Module, sums: Mapping[str, Tensor]) -> None:
+        """Receive the sums of all batches and processes; the network may be changed in place."""
+        raise NotImplementedError
+
+    def hand_on(self) -> dict[str, Tensor]:
+        """State for the next step, if the method `carries` one. It is stored beside the network."""
+        return {}
+
+    def take_over(self, state: Mapping[str, Tensor]) -> None:
+        """Receive what the previous step handed on, before anything else happens at this step.
+
+        It is empty where that step was imported or trained by another method.
+
+        Raises:
+            UserError: if the method cannot go on with that.
+        """
 
     def state_dict(self) -> dict[str, Tensor]:
         """The method's own state, which a resumed step loads instead of computing it again."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
@@ -59,3 +60,11 @@ def apart(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         result[name] = own.clone() if own.untyped_storage().data_ptr() in seen else own
         seen.add(own.untyped_storage().data_ptr())
     return result
+
+
+def linked(file: Path, target: Path) -> None:
+    """Link the file under another name, or copy it if the file system has no hard links to it."""
+    try:
+        target.hardlink_to(file)
+    except (OSError, NotImplementedError):
+        shutil.copyfile(file, target)

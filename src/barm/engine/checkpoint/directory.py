@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,18 @@ from safetensors.torch import save
 from torch import Tensor
 
 from barm.engine.checkpoint import place
-from barm.engine.checkpoint.atomic import apart, save_pickled, sync, write_atomically
+from barm.engine.checkpoint.atomic import apart, linked, save_pickled, sync, write_atomically
 from barm.engine.checkpoint.differences import AGREEING, difference, other_class, settings, to_table
 from barm.engine.checkpoint.images import Images, check_same
 from barm.engine.checkpoint.provenance import continued
-from barm.engine.checkpoint.schema import misfit
+from barm.engine.checkpoint.schema import misfit, misfit_state
 from barm.engine.config import RunConfig
 from barm.engine.finite import check_finite
 from barm.errors import UserError, nearest
 from barm.models.segmenter import NetworkConfig
 from barm.reading import Unfit, read_json, read_pickled, read_safetensors, read_toml
 
+CARRIED = "state.safetensors"  # of a method, for the next step
 EXTENSION = "extension.json"  # in the folder of a run that `barm extend` made
 CONFIG, LOCK = place.CONFIG, place.LOCK
 MODEL, METHOD, COUNTS, METRICS, MEMORY, IMAGES = (
@@ -37,13 +39,6 @@ MODEL, METHOD, COUNTS, METRICS, MEMORY, IMAGES = (
     "memory.json",
     "pictures.json",
 )
-STATE = {  # of a step that is not finished: what `save_partial` is given
-    "iteration": int,
-    "skipped": int,
-    "skipped_in_a_row": int,
-    "memory": list,
-    **dict.fromkeys(("model", "optimizer", "scaler", "method"), dict),
-}
 
 
 class RunDirectory:
@@ -234,22 +229,24 @@ class RunDirectory:
         counts: Tensor | None,
         metrics: Mapping[str, Any] | None,
         memory: Sequence[Mapping[str, Any]] | None = None,
+        carried: Mapping[str, Tensor] | None = None,
     ) -> None:
         """Write a finished step atomically: temporary folder, flush, rename.
 
-        An imported step has no counts and no metrics until it is evaluated. Few methods keep a memory of images.
+        An imported step has no counts and no metrics until it is evaluated. Few methods keep a memory of images, or
+        carry a state of their own.
 
         Raises:
             UserError: for tensors that hold anything but numbers; nothing is written then.
         """
-        check_finite(state, f"step {index} for {self.path}")
-        beside = self.path / f".step{index:02d}.tmp"
-        shutil.rmtree(beside, ignore_errors=True)
-        try:
-            beside.mkdir()
-            (beside / MODEL).write_bytes(save(apart(state)))
-            plain = None if counts is None else counts.tolist()
-            files = {METHOD: method, COUNTS: plain, METRICS: metrics, MEMORY: memory}
+        tensors = {MODEL: state, **({CARRIED: carried} if carried else {})}
+        for part in tensors.values():
+            check_finite(part, f"step {index} for {self.path}")
+        plain = None if counts is None else counts.tolist()
+        files = {METHOD: method, COUNTS: plain, METRICS: metrics, MEMORY: memory}
+        with self._appearing(index) as beside:
+            for name, part in tensors.items():
+                (beside / name).write_bytes(save(apart(part)))
             for name, value in files.items():
                 if value is not None:
                     (beside / name).write_text(json.dumps(value, indent=1) + "\n", "utf-8")
@@ -258,12 +255,21 @@ class RunDirectory:
             for file in beside.iterdir():
                 sync(file)
             sync(beside)
+        sync(self.path)
+        shutil.rmtree(self._partial(index), ignore_errors=True)
+
+    @contextmanager
+    def _appearing(self, index: int) -> Iterator[Path]:
+        """A folder to be filled, which becomes the step's at the end; nothing is left of it if that fails."""
+        beside = self.path / f".step{index:02d}.tmp"
+        shutil.rmtree(beside, ignore_errors=True)
+        try:
+            beside.mkdir()
+            yield beside
             beside.rename(self.step_path(index))
         except BaseException:
             shutil.rmtree(beside, ignore_errors=True)
             raise
-        sync(self.path)
-        shutil.rmtree(self._partial(index), ignore_errors=True)
 
     def take_step(self, index: int, other: RunDirectory, changed: Mapping[str, Any], leave: Sequence[str] = ()) -> None:
         """Take over another run's finished step. Tensors are hard links if the file system allows it, else copies.
@@ -274,20 +280,14 @@ class RunDirectory:
             changed: JSON files with other contents than there, by name.
             leave: names of files that are left out.
         """
-        beside, there = self.path / f".step{index:02d}.tmp", other._finished(index)
-        shutil.rmtree(beside, ignore_errors=True)
-        try:
-            beside.mkdir()
+        there = other._finished(index)
+        with self._appearing(index) as beside:
             for file in sorted(there.iterdir()):
                 if file.name not in (*changed, *leave, IMAGES):  # those of the other run, not of this one
-                    _link(file, beside / file.name)
+                    linked(file, beside / file.name)
             for name, value in changed.items():
                 (beside / name).write_text(json.dumps(value, indent=1) + "\n", "utf-8")
                 sync(beside / name)
-            beside.rename(self.step_path(index))
-        except BaseException:
-            shutil.rmtree(beside, ignore_errors=True)
-            raise
 
     def add(self, index: int, files: Mapping[str, Any]) -> None:
         """Add further JSON files to a finished step, by name."""
@@ -296,7 +296,14 @@ class RunDirectory:
 
     def load_model_state(self, index: int) -> dict[str, Tensor]:
         """Load the tensors of a finished step."""
-        path = self._finished(index) / MODEL
+        return self._tensors(index, MODEL)
+
+    def load_carried(self, index: int) -> dict[str, Tensor]:
+        """Load what a finished step's method hands on; empty if it hands on nothing."""
+        return self._tensors(index, CARRIED) if self.has(index, CARRIED) else {}
+
+    def _tensors(self, index: int, name: str) -> dict[str, Tensor]:
+        path = self._finished(index) / name
         try:
             return read_safetensors(path)
         except FileNotFoundError:
@@ -368,23 +375,12 @@ class RunDirectory:
             return None
         except Unfit as error:
             raise self.damaged_partial(index, error.what) from None
-        for name, kind in STATE.items():
-            if not isinstance(state, dict) or not isinstance(state.get(name), kind):
-                raise self.damaged_partial(index, f"'{name}' is missing or no {kind.__name__}")
-        wrong = misfit(MEMORY, state["memory"])
+        wrong = misfit_state(state)
         if wrong is not None:
-            raise self.damaged_partial(index, f"its memory: {wrong}")
+            raise self.damaged_partial(index, wrong)
         return dict(state)
 
     def damaged_partial(self, index: int, what: str) -> UserError:
         """An error about the state of an unfinished step."""
         path = self._partial(index) / "trainer.pt"
         return UserError(f"{path} is damaged ({what[:160]}): remove {path.parent} to train this step from its start")
-
-
-def _link(file: Path, target: Path) -> None:
-    """Link the file under another name, or copy it if the file system has no hard links to it."""
-    try:
-        target.hardlink_to(file)
-    except (OSError, NotImplementedError):
-        shutil.copyfile(file, target)

@@ -23,6 +23,14 @@ Position = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
 Count = Annotated[int, Field(strict=True, ge=0, lt=2**62)]
 Score = FiniteFloat | None
 
+STATE = {  # of a step that is not finished: what `RunDirectory.save_partial` is given
+    "iteration": int,
+    "skipped": int,
+    "skipped_in_a_row": int,
+    "memory": list,
+    **dict.fromkeys(("model", "optimizer", "scaler", "method"), dict),
+}
+
 
 class _Form(BaseModel):
     model_config = ConfigDict(extra="allow")
@@ -137,3 +145,12 @@ def misfit(name: str, value: Any) -> str | None:
         if uneven is not None:
             return f"{count(len(value), 'rows')}, but row {uneven} has {count(len(value[uneven]), 'columns')}"
     return None
+
+
+def misfit_state(state: Any) -> str | None:
+    """Describe what in the state of an unfinished step is no part of one, or None."""
+    for name, kind in STATE.items():
+        if not isinstance(state, dict) or not isinstance(state.get(name), kind):
+            return f"'{name}' is missing or no {kind.__name__}"
+    wrong = misfit("memory.json", state["memory"])
+    return None if wrong is None else f"its memory: {wrong}"
