@@ -130,10 +130,10 @@ def test_rates_fall_with_the_depth(name, blocks):
     class Groups:
         network = NetworkConfig(backbone=name, channels=16, pretrained=False)
 
-        def frozen(self, model):
-        return []
+            def frozen(self, model):
+            return []
 
-    def param_groups(self, model, rates):
+        def param_groups(self, model, rates):
             pairs = [("head", model.classifier, rates.new), ("backbone", model.backbone, rates.backbone)]
             return [{"name": n, "params": list(m.parameters()), "lr": lr} for n, m, lr in pairs]
 
