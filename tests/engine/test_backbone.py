@@ -130,7 +130,7 @@ def test_rates_fall_with_the_depth(name, blocks):
     class Groups:
         network = NetworkConfig(backbone=name, channels=16, pretrained=False)
 
-            def frozen(self, model):
+        def frozen(self, model):
             return []
 
         def param_groups(self, model, rates):
