@@ -129,11 +129,11 @@ def test_a_network_that_ends_in_probabilities_gives_its_logits(activation, tmp_p
     ("end", "change", "line"),
     [
         (nn.Sigmoid(), {}, "ends in a sigmoid, found the activation 'softmax': expected 'sigmoid'"),
-        (lambda t: t.softmax(dim=1) ** 2, {}, "returns values in 0..1, which are probabilities: expected logits"),
+        (lambda t: t.softmax(dim=1) ** 2, {}, "returns values in 0..1, which may be probabilities: expected logits"),
         (
             lambda t: t / t.abs().sum(dim=1, keepdim=True),
             {},
-            "works for its 4 channels alone .they change the old ones",
+            "depends on its 4 channels .one more changes what it returns for the old ones",
         ),
         (nn.Identity(), {"divisor": 0}, "divisor is 0: expected a whole number from 1 on"),
         (nn.Identity(), {"divisor": 1.5}, "divisor is 1.5: expected a whole number from 1 on"),
@@ -146,6 +146,138 @@ def test_what_python_code_gives_wrongly(end, change, line, tmp_path):
     with pytest.raises(UserError, match=line):
         adopt(Ending(end), tmp_path / "run", **{**GIVEN, **change})
     assert not (tmp_path / "run").exists()
+
+
+class Channels(networks.Own):
+    """Returns what the classifier gives, and knows the number of its channels by heart."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        logits = self.head(self.body(image))
+        return logits.view(len(image), 4, *logits.shape[2:])
+
+
+class Elsewhere(networks.Own):
+    """Makes a tensor on the processor, wherever its image is."""
+
+    def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
+        return super().forward(image * torch.ones(1, 3, 1, 1, device="cpu"))
+
+
+class Alias(networks.Own):
+    """Has its classifier under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.other = self.head[1]
+
+
+class Chance(networks.Own):
+    """Never gives the same scores."""
+
+    def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
+        return super().forward(image + torch.rand_like(image))
+
+
+class Needs(networks.Own):
+    """Takes sides that a number divides."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+    def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
+        assert all(side % self.number == 0 for side in image.shape[2:]), f"{self.number} must divide the sides"
+        return super().forward(image)
+
+
+@pytest.mark.parametrize(
+    ("module", "change", "line"),
+    [
+        (Channels(), {}, "depends on its 4 channels"),
+        (Alias(), {}, r"has one convolution in several places \(head.1, other\): leave it one name"),
+        (Alias(), {"classifier": "other"}, "has one convolution in several places"),
+        (Chance(), {}, "gives other scores for the same image each time"),
+        (nn.Conv2d(3, 4, 1), {"classifier": ""}, "has no path to its last convolution"),
+        (torch.jit.script(nn.Sequential(nn.Conv2d(3, 4, 1))), {"classifier": "0"}, "is compiled by torch.jit"),
+        (Needs(48), {}, "takes no image of 161 x 193 pixels"),
+        (lambda image: image, {}, "found a function: expected the network, an nn.Module"),
+        (networks.Own(), {"divisor": True}, "divisor is True: expected a whole number"),
+        (networks.Own(), {"activation": "tanh"}, "unknown activation 'tanh': expected softmax or sigmoid"),
+        (networks.Own(), {"classes": "abcd"}, "classes is the text 'abcd': expected a list of names"),
+        (networks.Own(), {"classes": ["background", "a", "b", ""]}, "hold '': expected texts of 1 to 200 characters"),
+        (networks.Own(), {"classes": ["background", "a", "b", 3]}, "hold 3: expected texts"),
+        (networks.Own(), {"classes": ["background", "a", "b", "c\n"]}, "expected texts of 1 to 200 characters on one"),
+        (networks.Own(), {"classes": ["background", "background", "b", "c"]}, "hold 'background' twice"),
+        (networks.Own(), {"classes": ["a", "b", "c"], "background": "a"}, "found 3 class names: expected 4 names$"),
+    ],
+)
+def test_networks_and_names_that_are_refused(module, change, line, tmp_path):
+    with pytest.raises(UserError, match=line):
+        adopt(module, tmp_path / "run", **{**GIVEN, **change})
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_size_that_is_said(tmp_path):
+    taken = adopt(Needs(48), tmp_path / "run", divisor=48, **GIVEN)
+    assert taken.config.model.adopted.divisor == 48
+
+
+def test_a_network_that_ends_in_log_softmax_gives_its_logits(tmp_path):
+    module = networks.shaken(Ending(nn.LogSoftmax(dim=1)))
+    adopt(module, tmp_path / "run", **GIVEN)
+    network, _ = load_step(RunDirectory(tmp_path / "run"), 0)
+    with torch.no_grad():
+        torch.testing.assert_close(network(IMAGE).logits, module.head(module.body(IMAGE)), rtol=0, atol=1e-5)
+
+
+def test_a_compiled_network_is_taken_as_it_was_before(tmp_path):
+    adopt(torch.compile(networks.Own()), tmp_path / "run", **{**GIVEN, "classifier": "_orig_mod.head.1"})
+    assert own.is_held("Own")
+
+
+def test_a_network_that_needs_the_processor_is_extended(tmp_path):
+    from barm.data.sources.shapes_disk import make_shapes
+
+    make_shapes(tmp_path / "data", num_train=4, num_val=1, size=(64, 64), seed=3, workers=0)
+    adopt(Elsewhere(), tmp_path / "run", **GIVEN)
+    barm.extend(
+        tmp_path / "run",
+        tmp_path / "data",
+        [barm.open_source("folder", tmp_path / "data", "train").class_names[1]],
+        out=tmp_path / "new",
+        overrides=["increment.epochs=1", "increment.crop=64", "runtime.workers=0"],
+        quiet=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("factory", "line"),
+    [
+        (lambda: 3, "the factory of 'mine' returns a int: expected the network"),
+        (lambda: networks.Own(nothing=1), "the factory of 'mine' .* does not build a network: .*unexpected keyword"),
+        (lambda: nn.Conv2d(1, 4, 1), "the network that is registered as 'mine' takes no image"),
+    ],
+)
+def test_a_factory_that_does_not_fit(factory, line, tmp_path):
+    adopt(networks.Own(), tmp_path / "run", name="mine", **GIVEN)
+    barm.register_network("mine", factory)
+    with pytest.raises(UserError, match=line):
+        load_step(RunDirectory(tmp_path / "run"), 0)
+
+
+def test_a_network_is_no_factory():
+    with pytest.raises(UserError, match="the factory of 'mine' is a Own: expected a function or class"):
+        barm.register_network("mine", networks.Own())
+
+
+def test_a_module_that_cannot_be_imported(tmp_path, monkeypatch):
+    (tmp_path / "broken_module.py").write_text("1 / 0")
+    adopt(networks.Own(), tmp_path / "run", name="mine", **GIVEN)
+    monkeypatch.setattr(own, "_factories", {})
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("BARM_NETWORKS", "broken_module")
+    with pytest.raises(UserError, match=r"names 'broken_module', which cannot be imported .division by zero"):
+        load_step(RunDirectory(tmp_path / "run"), 0)
 
 
 def test_a_large_divisor(tmp_path):
@@ -164,7 +296,7 @@ def test_tied_weights_are_taken_and_stay_tied(tmp_path):
 
 
 def test_a_fixed_number_of_channels_is_no_obstacle_to_barm(tmp_path, shapes_voc):
-    with pytest.raises(UserError, match="works for its 4 channels alone"):
+    with pytest.raises(UserError, match="depends on its 4 channels"):
         adopt(Fixed(), tmp_path / "run", **GIVEN)
     assert not (tmp_path / "run").exists()
     barm_given = {**GIVEN, "recipe": "folder/barm", "images": shapes_voc}

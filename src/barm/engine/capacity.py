@@ -105,6 +105,17 @@ def skeleton(method: Method[Any, Any]) -> nn.Module | None:
         return None
 
 
+def _working_skeleton(method: Method[Any, Any]) -> nn.Module | None:
+    """As `skeleton`; None also for another's network whose code does not work without memory."""
+    model = skeleton(method)
+    if model is not None and method.network.adopted is not None:
+        try:
+            model.eval()(torch.empty(1, 3, SIDE, SIDE, device="meta"))
+        except Exception:  # whatever it raises for tensors that are elsewhere
+            return None
+    return model
+
+
 def machine_memory() -> int | None:
     """Memory of this machine, or of the container on it, in bytes; None if unknown."""
     found = []
@@ -157,7 +168,7 @@ def _method(network: str, method: str, increment: bool) -> Method[Any, Any]:
 def _training_need(network: str, config: str, increment: bool, trains: str = "{}") -> Need:
     recipe = StepRecipe(epochs=1, batch_size=1, lr=ANY, **json.loads(trains))
     method = _method(network, config, increment)
-    model = skeleton(method)
+    model = _working_skeleton(method)
     if model is None:
         return Need(0, 0)
     trained = {id(p): p for group in trained_groups(method, model, recipe) for p in group["params"]}
@@ -170,7 +181,7 @@ def _training_need(network: str, config: str, increment: bool, trains: str = "{}
 
 @lru_cache(maxsize=32)
 def _evaluation_need(network: str, config: str) -> Need:
-    model, largest = skeleton(_method(network, config, increment=False)), 0
+    model, largest = _working_skeleton(_method(network, config, increment=False)), 0
     if model is None:
         return Need(0, 0)
 

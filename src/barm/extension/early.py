@@ -159,8 +159,10 @@ def choose_classes(
 def _check_settings(run: Path | str, overrides: Sequence[str], step: int | None, *, foreign: bool) -> None:
     allowed = (*CHANGEABLE, "model") if foreign else CHANGEABLE
     for text in overrides:
+        if "=" not in text:
+            raise UserError(f"--set expects table.key=value, got '{text}'")
         table = text.partition("=")[0].partition(".")[0].strip()
-        if "=" in text and table not in allowed:
+        if table not in allowed:
             raise UserError(
                 f"--set {text}: {run} has settled [{table}]; an extension may change {', '.join(CHANGEABLE)}"
             )

@@ -28,7 +28,7 @@ from barm.models.heads import GroupedHead, PlainHead
 from barm.weights.calibrate import REPORT, Calibration, calibrate, find_images
 from barm.weights.foreign.model import ForeignModel
 from barm.weights.hub import is_address
-from barm.weights.output_classes import Activation, Classes, classes_of
+from barm.weights.output_classes import ACTIVATIONS, Activation, Classes, classes_of
 from barm.weights.probing import check_growth, describe, divisor_of, example, last_convolution
 from barm.words import count
 
@@ -87,6 +87,8 @@ def take(
     """
     conv = last_convolution(found)
     kind = activation or found.activation or "softmax"
+    if kind not in ACTIVATIONS:
+        raise UserError(f"unknown activation '{kind}': expected {' or '.join(ACTIVATIONS)}")
     own = found.names if names is None else tuple(names)
     if own is None and conv.out_channels == 1:
         own = ("object",)
@@ -102,8 +104,8 @@ def take(
     config = _configured(found, adopted, classes, recipe, overrides)
     plan = config.task.plan(classes.names, config.seed)
     network: Any = config.method.build(plan[0], config.model).build_model()
-    if network.tail:
-        check_growth(found)
+    if isinstance(network.classifier, PlainHead):
+        check_growth(found, unchanged=network.tail)
     fitted = _needs_calibration(config, network, kind, found, single=conv.out_channels == 1)
     if fitted and images is None:
         raise UserError(

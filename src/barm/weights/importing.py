@@ -142,8 +142,14 @@ def adopt(
 
     >>> taken = adopt(network, "runs/base", classifier="head.4", classes=["road", "car"])  # doctest: +SKIP
     """
+    if not isinstance(module, nn.Module):
+        raise UserError(f"found a {type(module).__name__}: expected the network, an nn.Module")
+    if isinstance(classes, str):
+        raise UserError(f"classes is the text '{classes}': expected a list of names, one per output")
+    module = getattr(module, "_orig_mod", module)  # of torch.compile
+    classifier = classifier.removeprefix("_orig_mod.")
     called = name or type(module).__qualname__
-    if not isinstance(divisor, int) or divisor < 1:
+    if not isinstance(divisor, int) or isinstance(divisor, bool) or divisor < 1:
         raise UserError(f"divisor is {divisor}: expected a whole number from 1 on")
     copied, notes = _copied(module, called)
     found = ForeignModel(

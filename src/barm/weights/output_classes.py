@@ -13,6 +13,8 @@ from barm.labels import NO_ROW
 from barm.words import count
 
 Activation = Literal["softmax", "sigmoid"]  # that turns logits into probabilities
+ACTIVATIONS = ("softmax", "sigmoid")
+LONGEST = 200  # characters of a name
 NO_BACKGROUND = "none"  # for a network without this class
 
 
@@ -46,14 +48,11 @@ def classes_of(
     Raises:
         UserError: if the names are not as many as the outputs, or not all different.
     """
-    own = tuple(map(normal, names))
+    own = _checked(names, what)
     if background == NO_BACKGROUND:
         called: list[str] = []
     else:
         called = [n for n in own if n == background] or _called_background(own, what)
-    if len(set(own)) != len(own):
-        twice = next(n for n in own if own.count(n) > 1)
-        raise UserError(f"the class names of {what} hold '{twice}' twice: expected different ones")
     if background not in (None, NO_BACKGROUND) and background not in own:
         raise UserError(f"{what} has no class '{background}': give one of {', '.join(own[:12])}, or none")
     if "background" in own and background not in (None, "background"):
@@ -74,10 +73,28 @@ def classes_of(
     elif len(own) == outputs:
         kind: Literal["threshold", "none"] = "threshold" if activation == "sigmoid" else "none"
         return Classes(("background", *own), (NO_ROW, *range(outputs)), kind)
-    expected = "1 name" if outputs == 1 else f"{outputs} names, or {outputs - 1} if output 0 is background"
+    expected = count(outputs, "names")
+    if outputs > 1 and background is None and not called:
+        expected += f", or {outputs - 1} if output 0 is background"
     raise UserError(
         f"{what} has {count(outputs, 'outputs')}, found {count(len(own), 'class names')}: expected {expected}"
     )
+
+
+def _checked(names: Sequence[str], what: str) -> tuple[str, ...]:
+    """Names in their normal form: texts that are not empty, have no control characters, and are all different."""
+    for name in names:
+        wrong = not isinstance(name, str) or not name.strip() or any(ord(c) < 32 or 127 <= ord(c) < 160 for c in name)
+        if wrong or len(name) > LONGEST:
+            found = repr(name) if len(repr(name)) < 40 else f"{repr(name)[:37]}..."
+            raise UserError(
+                f"the class names of {what} hold {found}: expected texts of 1 to {LONGEST} characters on one line"
+            )
+    own = tuple(map(normal, names))
+    twice = next((n for n in own if own.count(n) > 1), None)
+    if twice is not None:
+        raise UserError(f"the class names of {what} hold '{twice}' twice: expected different ones")
+    return own
 
 
 def _called_background(names: Sequence[str], what: str) -> list[str]:

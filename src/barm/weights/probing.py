@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,11 @@ from barm.weights.output_classes import Activation
 
 SIDES = (160, 192)  # of the image that networks are tried on, made divisible
 SMALL = (32, 64, 96, 128)  # sides of images that are tried; files of ours promise to take the first
-ENDINGS: dict[str, Callable[[Tensor], Tensor]] = {"softmax": lambda t: t.softmax(dim=1), "sigmoid": torch.sigmoid}
+ENDINGS: dict[str, tuple[Activation, Callable[[Tensor], Tensor]]] = {
+    "softmax": ("softmax", lambda t: t.softmax(dim=1)),
+    "log_softmax": ("softmax", lambda t: t.log_softmax(dim=1)),
+    "sigmoid": ("sigmoid", torch.sigmoid),
+}
 CLOSE = 1e-5  # between probabilities
 
 
@@ -28,6 +32,10 @@ def last_convolution(found: ForeignModel) -> nn.Conv2d:
     Raises:
         UserError: if it is no convolution of stride 1 that keeps the size.
     """
+    if isinstance(found.module, torch.jit.ScriptModule):
+        raise UserError(f"{found.title} is compiled by torch.jit: give the module that it was made from")
+    if not found.classifier:
+        raise UserError(f"{found.title} has no path to its last convolution: give it, such as 'head.4'")
     try:
         conv = found.module.get_submodule(found.classifier)
     except AttributeError:
@@ -36,6 +44,9 @@ def last_convolution(found: ForeignModel) -> nn.Conv2d:
         raise UserError(f"{found.title} has no module '{found.classifier}': {known}") from None
     if not isinstance(conv, nn.Conv2d):
         raise UserError(f"'{found.classifier}' is a {type(conv).__name__}: expected the last convolution, an nn.Conv2d")
+    paths = [name for name, m in found.module.named_modules(remove_duplicate=False) if m is conv]
+    if len(paths) > 1:
+        raise UserError(f"{found.title} has one convolution in several places ({', '.join(paths)}): leave it one name")
     k = conv.kernel_size[0]
     keeps = conv.padding in ((k // 2, k // 2), "same") and conv.padding_mode == "zeros"
     plain = conv.stride == conv.dilation == (1, 1) and conv.groups == 1
@@ -47,9 +58,9 @@ def last_convolution(found: ForeignModel) -> nn.Conv2d:
     return conv
 
 
-def example(divisor: int) -> Tensor:
-    """An image of noise whose sides are odd multiples of a number, ``(1, 3, H, W)``."""
-    size = [side // divisor // 2 * 2 * divisor + divisor for side in SIDES]
+def example(divisor: int, more: tuple[int, int] = (0, 0)) -> Tensor:
+    """An image of noise whose sides are odd multiples of a number, plus `more` of it, ``(1, 3, H, W)``."""
+    size = [(side // divisor // 2 * 2 + 1 + m) * divisor for side, m in zip(SIDES, more, strict=True)]
     return torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
 
 
@@ -64,6 +75,7 @@ def divisor_of(found: ForeignModel) -> int:
     while not told or divisor <= min(SIDES):
         try:
             found.module(example(divisor))
+            found.module(example(divisor, (2, 4)))  # one size may fit by chance
         except Exception as error:  # whatever another's network raises for a size
             told = told or short(error)
             divisor *= 2
@@ -76,7 +88,9 @@ def divisor_of(found: ForeignModel) -> int:
     )
 
 
-def describe(found: ForeignModel, kind: Activation, outputs: tuple[int, ...], background: Any) -> AdoptedConfig:
+def describe(
+    found: ForeignModel, kind: Activation, outputs: tuple[int, ...], background: Literal["row", "threshold", "none"]
+) -> AdoptedConfig:
     """What our network has to know of the other.
 
     Args:
@@ -86,7 +100,7 @@ def describe(found: ForeignModel, kind: Activation, outputs: tuple[int, ...], ba
         background: likewise.
 
     Raises:
-        UserError: if its classifier is not the last convolution, or what follows is no enlargement.
+        UserError: if its classifier is not the last convolution, or it returns probabilities that are made otherwise.
     """
     conv, image = last_convolution(found), example(found.divisor)
     inner, logits = watched(found.module, found.classifier, image)
@@ -120,23 +134,37 @@ def _enlarges(found: ForeignModel, kind: Activation, inner: Tensor, logits: Tens
     candidates = [t for t in (inner, enlarged) if t.shape == logits.shape]
     if any(torch.equal(t, logits) for t in candidates):
         return True
-    ending = next(
-        (n for n, f in ENDINGS.items() if any(torch.allclose(f(t), logits, atol=CLOSE) for t in candidates)), None
-    )
-    if ending is not None and ending != kind and logits.shape[1] > 1:
-        raise UserError(f"{found.title} ends in a {ending}, found the activation '{kind}': expected '{ending}'")
+    ending, wanted = _ending(candidates, logits) or ("", kind)
+    if wanted != kind and logits.shape[1] > 1:
+        raise UserError(f"{found.title} ends in a {ending}, found the activation '{kind}': expected '{wanted}'")
     probable = float(logits.min()) >= 0 and float(logits.max()) <= 1 and not 0 <= float(inner.min()) <= 1
-    if ending is None and probable:
+    if not ending and probable:
         raise UserError(
-            f"{found.title} returns values in 0..1, which are probabilities: expected logits; leave out what follows "
-            f"'{found.classifier}' but its enlargement, such as nn.Softmax"
+            f"{found.title} returns values in 0..1, which may be probabilities: expected logits; leave out what "
+            f"follows '{found.classifier}' but its enlargement, such as nn.Softmax or nn.ReLU"
         )
-    return ending is not None
+    return bool(ending)
+
+
+def _ending(candidates: Sequence[Tensor], logits: Tensor) -> tuple[str, Activation] | None:
+    """The function of `ENDINGS` that makes a network's result of one of the candidates, and its activation; or None."""
+    return next(
+        (
+            (name, activation)
+            for name, (activation, function) in ENDINGS.items()
+            if any(torch.allclose(function(t), logits, atol=CLOSE) for t in candidates)
+        ),
+        None,
+    )
 
 
 @torch.no_grad()
-def check_growth(found: ForeignModel) -> None:
-    """Check that what follows the classifier works for more channels, and leaves the old ones as they are.
+def check_growth(found: ForeignModel, *, unchanged: bool) -> None:
+    """Check that what follows the classifier works for more channels.
+
+    Args:
+        found: the network.
+        unchanged: the old channels have to stay as they are.
 
     Raises:
         UserError: if it does not.
@@ -146,14 +174,17 @@ def check_growth(found: ForeignModel) -> None:
     _, before = watched(found.module, found.classifier, image)
     try:
         after = _with_channels(found, image, lambda out: torch.cat([out, out[:, :1]], dim=1))
-        fits = after.shape[1] == channels + 1 and torch.allclose(after[:, :channels], before, rtol=1e-4, atol=1e-4)
-        told = "they change the old ones" if after.shape[1] == channels + 1 else f"it returns {after.shape[1]}"
+        fits = after.shape[1] == channels + 1
+        told = f"with one more it returns {after.shape[1]}"
+        if fits and unchanged:
+            fits = torch.allclose(after[:, :channels], before, rtol=1e-4, atol=1e-4)
+            told = "one more changes what it returns for the old ones"
     except Exception as error:  # whatever another's network raises
         fits, told = False, short(error)
     if not fits:
         raise UserError(
-            f"what {found.title} does after '{found.classifier}' works for its {channels} channels alone ({told}): "
-            "write it for any number of channels, or extend the network with --recipe folder/barm"
+            f"what {found.title} does after '{found.classifier}' depends on its {channels} channels ({told}): write it "
+            "so that any number of channels can follow, each by itself, or extend the network with --recipe folder/barm"
         )
 
 

@@ -46,7 +46,8 @@ def push(
     """Push a trained step to a hub, with a model card made from the run.
 
     What an earlier push has left in the repository and this one does not write again, such as the files of the other
-    form (`original`) or ``model.onnx``, is deleted in the same commit. Files that no push writes stay.
+    form (`original`) or ``model.onnx``, is deleted in the same commit, whoever wrote the files of these names. Files of
+    other names stay.
 
     Args:
         run: the run's folder.

@@ -29,7 +29,14 @@ def register_network(name: str, factory: Callable[[], nn.Module]) -> None:
     Args:
         name: as it was given to `barm.adopt`.
         factory: builds the network, with any weights.
+
+    Raises:
+        UserError: if it is no function or class.
     """
+    if not callable(factory) or isinstance(factory, nn.Module):
+        raise UserError(
+            f"the factory of '{name}' is a {type(factory).__name__}: expected a function or class that builds it"
+        )
     _factories[name] = factory
     _checked.clear()
 
@@ -46,6 +53,8 @@ def hold(name: str, module: nn.Module, size: Sequence[int]) -> dict[str, Any]:
         UserError: if another network has the name.
     """
     marks = fingerprint(module, size)
+    if not np.array_equal(fingerprint(module, size), marks, equal_nan=True):
+        raise UserError(f"'{name}' gives other scores for the same image each time: expected a network without chance")
     if name in _factories and not _alike(fingerprint(_made(name), size), marks):
         raise UserError(f"another network is registered as '{name}': give this one a name of its own (name=...)")
     _factories.setdefault(name, lambda: copy.deepcopy(module))
@@ -79,7 +88,12 @@ def build(architecture: Mapping[str, Any]) -> nn.Module:
     marks = architecture.get("fingerprint")
     if marks and (name, *marks) not in _checked:
         with torch.device("cpu"):
-            found = fingerprint(_made(name), architecture["size"])
+            made = _made(name)
+            try:
+                found = fingerprint(made, architecture["size"])
+            except Exception as error:  # whatever the user's code raises
+                told = " ".join(str(error).split())[:160] or type(error).__name__
+                raise UserError(f"the network that is registered as '{name}' takes no image: {told}") from error
         if not _alike(found, marks):
             raise UserError(
                 f"the network that is registered as '{name}' is not the one that this run was made from: it gives "
@@ -93,7 +107,7 @@ def build(architecture: Mapping[str, Any]) -> nn.Module:
 def fingerprint(module: nn.Module, size: Sequence[int]) -> list[float]:
     """Mean and deviation of a network's logits for an image of noise, with fixed tensors in place of its own.
 
-    Two networks with the same fingerprint have the same form: the same layers in the same order, whatever was trained.
+    Networks of one form have the same, whatever was trained; one of another form has another, up to small differences.
     """
     probe, generator = copy.deepcopy(module).float().cpu().eval(), torch.Generator().manual_seed(0)
     for tensor in probe.state_dict().values():
@@ -112,13 +126,22 @@ def _alike(one: Sequence[float], other: Sequence[float]) -> bool:
 
 
 def _made(name: str) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):  # building costs a run no random number
-        return _factories[name]()
+    """Build the network of a name; it costs a run no random number."""
+    try:
+        with torch.random.fork_rng(devices=[]):
+            made = _factories[name]()
+    except Exception as error:  # whatever the user's code raises
+        told = " ".join(str(error).split())[:160] or type(error).__name__
+        raise UserError(f"the factory of '{name}' (barm.register_network) does not build a network: {told}") from error
+    if not isinstance(made, nn.Module):
+        raise UserError(f"the factory of '{name}' returns a {type(made).__name__}: expected the network, an nn.Module")
+    return made
 
 
 def _import_registered() -> None:
     for module in filter(None, os.environ.get(VARIABLE, "").split(",")):
         try:
             importlib.import_module(module.strip())
-        except ImportError as error:
-            raise UserError(f"{VARIABLE} names '{module.strip()}', which cannot be imported ({error})") from error
+        except Exception as error:  # whatever the user's code raises
+            told = " ".join(str(error).split())[:160] or type(error).__name__
+            raise UserError(f"{VARIABLE} names '{module.strip()}', which cannot be imported ({told})") from error

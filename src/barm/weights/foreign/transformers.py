@@ -24,6 +24,7 @@ from barm.weights.described import (
     transformers_description,
 )
 from barm.weights.foreign.model import ForeignModel, built
+from barm.words import count
 
 PROCESSOR_KEY = "barm_preprocessor"  # of the processor's file within the description
 CLASSIFIER = "decode_head.classifier"
@@ -96,6 +97,12 @@ def _loaded(path: Path, name: str, architecture: Mapping[str, Any]) -> Any:
     wrong = [*report["missing_keys"], *(key[0] for key in report["mismatched_keys"])]
     if wrong:
         raise UserError(f"{path} lacks {len(wrong)} of the network's tensors, first '{wrong[0]}': save it again")
+    more = [key for key in report["unexpected_keys"] if not key.startswith("auxiliary_head.")]
+    if more:
+        raise UserError(
+            f"{path} has {count(len(more), 'tensors')} more than the network that its config.json describes, first "
+            f"'{more[0]}': mend it, or save the folder anew with save_pretrained"
+        )
     return module
 
 
