@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from barm.predict.model import Model, load
     from barm.report.build import write_report
     from barm.report.figures import colourise, overlay
+    from barm.report.paper_figures import figure
     from barm.settings import recipe_text
     from barm.weights.export.formats import export_step
     from barm.weights.export.original import export_original, original
@@ -79,6 +80,7 @@ _HOMES = {
     "export_original": "barm.weights.export.original",
     "export_step": "barm.weights.export.formats",
     "extend": "barm.extension.run",
+    "figure": "barm.report.paper_figures",
     "find_images": "barm.predict.files",
     "fit": "barm.api",
     "get_data": "barm.data.get",
@@ -134,6 +136,7 @@ __all__ = [
     "export_original",
     "export_step",
     "extend",
+    "figure",
     "find_images",
     "fit",
     "get_data",

@@ -14,6 +14,7 @@ from barm.cli import (
     data_import,
     export,
     extend,
+    figure,
     listing,
     report,
     results,
@@ -29,7 +30,7 @@ from barm.cli.usage import Commands
 
 PANELS: dict[str, tuple[Callable[..., Any], ...]] = {  # in the order of --help
     "Train": (training.demo, training.train, extend.extend),
-    "Look": (report.report, results.evaluate, results.predict, serve.serve, training.compare),
+    "Look": (report.report, results.evaluate, results.predict, serve.serve, training.compare, figure.figure),
     "Take away": (export.export, export.push),
     "Look up": (listing.recipes, listing.methods),
     "Measure": (bench.bench,),

@@ -2,6 +2,7 @@
 
 from barm.methods.barm import BARMConfig
 from barm.methods.base import MethodConfig
+from barm.methods.dft import DFTConfig
 from barm.methods.dkd import DKDConfig, DKDMConfig
 from barm.methods.ewf import MiBEWFConfig, PLOPEWFConfig
 from barm.methods.finetune import FineTuneConfig, JointConfig
@@ -13,6 +14,7 @@ from barm.methods.ssul import SSULConfig, SSULMConfig
 METHODS: dict[str, type[MethodConfig]] = {
     "barm": BARMConfig,
     "finetune": FineTuneConfig,
+    "dft": DFTConfig,
     "joint": JointConfig,
     "lwf": LwFConfig,
     "ilt": ILTConfig,

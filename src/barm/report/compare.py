@@ -317,10 +317,11 @@ def to_csv(results: Sequence[Result]) -> str:
     return text.getvalue()
 
 
-def to_json(results: Sequence[Result], rows: Sequence[Row]) -> str:
-    """Format everything as JSON: the rows, and every run with its provenance."""
+def to_json(results: Sequence[Result], rows: Sequence[Row], published: Sequence[Any] = ()) -> str:
+    """Format everything as JSON: the rows, every run with its provenance, and published results where asked for."""
     runs = [{**asdict(r), "settings": placeless(r.settings)} for r in results]
-    return json.dumps({"rows": [asdict(r) for r in rows], "runs": runs}, indent=1) + "\n"
+    beside = {"published": [asdict(p) for p in published]} if published else {}
+    return json.dumps({"rows": [asdict(r) for r in rows], "runs": runs, **beside}, indent=1) + "\n"
 
 
 def write_comparison(folder: Path, results: Sequence[Result]) -> list[Path]:

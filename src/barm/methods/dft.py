@@ -1,0 +1,95 @@
+"""DFT: fine-tuning done decently, the baseline that every method should beat.
+
+What plain fine-tuning lacks is cheap, and none of it is a method of its own: the body learns slowly, objects that the
+previous network knows keep its labels, every class is asked by itself, and rare classes count as much as frequent
+ones. Revisiting studies of 2025 find that this takes most of the distance between fine-tuning and published methods;
+docs/benchmark.md says what it takes here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from barm.batch import Batch, Term
+from barm.labels import IGNORE, Step
+from barm.losses.balanced import balanced_binary_cross_entropy
+from barm.losses.common import pseudo_labels
+from barm.losses.segmentation import segmentation
+from barm.methods.base import MethodConfig
+from barm.methods.finetune import FineTune
+from barm.models.heads import PlainOutput
+from barm.models.segmenter import NetworkConfig
+from barm.ops.upsampled import map_pixels, sum_pixels
+
+
+class DFTConfig(MethodConfig):
+    """Decent fine-tuning: pseudo-labels of the previous network, a slow body, and classes that count alike.
+
+    Attributes:
+        pseudo_threshold: least probability with which the previous network's class replaces the label background; 1
+            leaves all labels as they are.
+        balance: exponent of the ratio of other pixels to a class's own, by which these are weighted; 0 weights nothing.
+        most_weight: the largest of these weights.
+    """
+
+    terms: ClassVar[Mapping[str, str]] = {
+        "bce": "Binary cross-entropy of every class against the labels (step 0).",
+        "balanced_bce": "The same, where confident old pixels have the previous network's class, and the pixels of a "
+        "rare class weigh more.",
+    }
+
+    name: Literal["dft"] = "dft"
+    loss: Literal["bce"] = "bce"
+    pseudo_threshold: float = Field(0.7, ge=0, le=1)
+    balance: float = Field(0.5, ge=0, le=1)
+    most_weight: float = Field(10.0, ge=1, le=1000)
+
+    @property
+    def base_training(self) -> dict[str, Any]:
+        """The segmentation loss of the labels."""
+        return {"objective": "segmentation", "loss": self.loss}
+
+    def build(self, step: Step, network: NetworkConfig) -> DFT:
+        """DFT at one step."""
+        return DFT(self, step, network)
+
+
+class DFT(FineTune[DFTConfig]):
+    """DFT at one step."""
+
+    uses_teacher = True
+
+    def loss(self, new: PlainOutput, old: PlainOutput | None, batch: Batch) -> dict[str, Term]:
+        """The weighted binary cross-entropy against the labels that the previous network completes."""
+        if old is None:
+            return {"bce": segmentation("bce", new.logits, batch.label)}
+        config = self.config
+        label = map_pixels(pseudo_labels, old.logits, batch.label, threshold=config.pseudo_threshold, softmax=False)
+        weights = class_weights(label, self.step.num_seen, config.balance, config.most_weight)
+        return {"balanced_bce": sum_pixels(balanced_binary_cross_entropy, new.logits, label, positive=weights)}
+
+
+def class_weights(label: Tensor, channels: int, balance: float, most: float) -> Tensor:
+    """Weights of the classes' own pixels, ``(C,)`` float32: a power of the ratio of the others to these, at least 1.
+
+    A class that no pixel has, and background, weigh 1.
+
+    Args:
+        label: channels, ``(N, H, W)`` int64; 255 counts nowhere.
+        channels: C.
+        balance: the exponent.
+        most: the largest weight.
+
+    >>> class_weights(torch.tensor([[[0, 0, 0, 0, 0, 0, 0, 0, 0, 1]]]), 3, 0.5, 10.0)
+    tensor([1., 3., 1.])
+    """
+    own = torch.bincount(label[label != IGNORE].flatten(), minlength=channels)[:channels].float()
+    weights = ((own.sum() - own) / own.clamp(min=1)).pow(balance).clamp(1, most)
+    weights[own == 0] = 1
+    weights[0] = 1
+    return weights
