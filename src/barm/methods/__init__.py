@@ -8,6 +8,7 @@ from barm.methods.lwf import ILTConfig, LwFConfig
 from barm.methods.mib import MiBConfig
 from barm.methods.plop import PLOPConfig
 from barm.methods.ssul import SSULConfig, SSULMConfig
+from barm.methods.star import STARConfig, STARMConfig
 
 METHODS: dict[str, type[MethodConfig]] = {
     "barm": BARMConfig,
@@ -21,4 +22,6 @@ METHODS: dict[str, type[MethodConfig]] = {
     "dkd-m": DKDMConfig,
     "ssul": SSULConfig,
     "ssul-m": SSULMConfig,
+    "star": STARConfig,
+    "star-m": STARMConfig,
 }
