@@ -26,7 +26,7 @@ from barm.data.sources import open_source
 from barm.data.sources.named import Named
 from barm.data.sources.shapes import class_names
 from barm.data.sources.shapes_disk import make_shapes
-from barm.engine.checkpoint.directory import COUNTS, METHOD, METRICS, RunDirectory
+from barm.engine.checkpoint.directory import CARRIED, COUNTS, METHOD, METRICS, RunDirectory
 from barm.engine.monitor import Monitor
 from barm.errors import Stopped, UserError
 from barm.extension.run import default_out, extend
@@ -136,6 +136,15 @@ def test_every_method_goes_on(name, make_run, tiny_settings, lamp, tmp_path):
     result = extend(run, lamp, out=tmp_path / "new", quiet=True)
     assert result["method"] == name
     assert 0 <= result["new"] <= 1
+
+
+def test_a_method_without_statistics_is_refused_at_once(make_run, tiny_settings, lamp, tmp_path):
+    """As where the network was imported: nothing is trained or written."""
+    run = make_run("star", tiny=tiny_settings, task="offline")
+    (RunDirectory(run).step_path(0) / CARRIED).unlink()
+    with pytest.raises(UserError, match=r"step 0 has none .*imported"):
+        extend(run, lamp, out=tmp_path / "new", quiet=True)
+    assert not (tmp_path / "new").exists()
 
 
 def test_unknown_truth_does_not_count():

@@ -152,3 +152,11 @@ def test_a_plan_of_nothing_is_a_loss_without_replay():
     without = method.loss(new, old, batch)["mbce"]
     assert float(without.number) == 4 * 9
     assert float(with_replay.number) > 4 * 9 + 12
+
+
+def test_candidates_of_star_have_their_own_class():
+    """Q9: the release takes the first class for background, and every other for the one before it."""
+    logits = torch.tensor([[3.0, -9.0, -9.0], [-9.0, -9.0, 3.0], [1.0, 1.0, 1.0]]).T.reshape(1, 3, 1, 3)
+    out = BinaryOutput(logits, logits, logits, logits)
+    batch = Batch(torch.zeros(1, 3, 1, 3), torch.zeros(1, 1, 3, dtype=torch.long), {})
+    assert STARConfig().build(STEP, NETWORK).annotate(out, batch, 0.9).tolist() == [[[1, 3, 0]]]
