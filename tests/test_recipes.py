@@ -1,4 +1,4 @@
-"""Recipes against the tables of the specifications: spec/{barm,mib,ewf,plop,dkd,ssul}.md."""
+"""Recipes against the tables of the specifications: spec/{barm,mib,ewf,plop,dkd,ssul,star}.md."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from barm.methods import METHODS
 TASKS = {"voc": "15-1", "ade": "100-10"}
 BARM = ("barm", "finetune", "joint")  # both bounds train as BARM does
 MIB = ("mib", "mib-published", "mib-ewf", "lwf", "ilt", "plop", "plop-published", "plop-ewf")
-DKD, SSUL = ("dkd", "dkd-m"), ("ssul", "ssul-m")
+DKD, SSUL, STAR = ("dkd", "dkd-m"), ("ssul", "ssul-m"), ("star", "star-m")
 
 # epochs and batch of step 0, of later steps, crop, geometry
 SCHEDULES = {
@@ -32,12 +32,14 @@ SCHEDULES = {
         MIB: ((30, 24), (30, 24), 512, "resized_crop"),
         DKD: ((60, 32), (60, 32), 512, "resized_crop"),
         SSUL: ((50, 32), (50, 32), 513, "rescale"),
+        STAR: ((60, 24), (60, 24), 512, "resized_crop"),
     },
     "ade": {
         BARM: ((60, 8), (100, 4), 513, "rescale"),
         MIB: ((60, 24), (60, 24), 512, "resized_crop"),
         DKD: ((100, 24), (100, 24), 512, "resized_crop"),
         SSUL: ((100, 24), (100, 24), 513, "rescale"),
+        STAR: ((100, 24), (100, 24), 512, "resized_crop"),
     },
 }
 # rates of step 0 and of later steps: new, aspp, old, backbone
@@ -47,19 +49,33 @@ RATES = {
         MIB: ((1e-2, 1e-2, 1e-2, 1e-2), (1e-3, 1e-3, 1e-3, 1e-3)),
         DKD: ((1e-2, 1e-2, 1e-2, 1e-3), (1e-3, 1e-3, 1e-3, 1e-4)),
         SSUL: ((1e-2, 1e-2, 1e-2, 1e-3), (1e-2, 1e-2, 1e-6, 1e-3)),
+        STAR: ((1e-2, 1e-2, 1e-2, 1e-3), (1e-2, 1e-3, 1e-3, 1e-4)),
     },
     "ade": {
         BARM: ((1e-2, 1e-2, 1e-2, 1e-3), (1e-2, 1e-3, 1e-4, 1e-4)),
         MIB: ((1e-2, 1e-2, 1e-2, 1e-2), (1e-3, 1e-3, 1e-3, 1e-3)),
         DKD: ((2.5e-2, 2.5e-2, 2.5e-2, 2.5e-3), (2.5e-3, 2.5e-3, 2.5e-3, 2.5e-4)),
         SSUL: ((1e-2, 1e-2, 1e-2, 1e-3), (5e-2, 1e-2, 5e-6, 1e-3)),
+        STAR: ((2.5e-2, 2.5e-2, 2.5e-2, 2.5e-3), (2.5e-2, 2.5e-3, 2.5e-3, 2.5e-4)),
     },
 }
 # policy, the share of the warm-up where it has one, and whether that is rounded down to whole updates; `warm_poly` is
 # the one without a floor
 POLICIES = {
-    "voc": {BARM: ("poly",), MIB: ("warm_poly", 0.0), DKD: ("warm_poly", 0.0), SSUL: ("poly",)},
-    "ade": {BARM: ("poly",), MIB: ("warm_poly", 0.0), DKD: ("warm_poly", 0.2, False), SSUL: ("warm_poly", 0.1, True)},
+    "voc": {
+        BARM: ("poly",),
+        MIB: ("warm_poly", 0.0),
+        DKD: ("warm_poly", 0.0),
+        SSUL: ("poly",),
+        STAR: ("warm_poly", 0.0),
+    },
+    "ade": {
+        BARM: ("poly",),
+        MIB: ("warm_poly", 0.0),
+        DKD: ("warm_poly", 0.2, False),
+        SSUL: ("warm_poly", 0.1, True),
+        STAR: ("warm_poly", 0.2, False),
+    },
 }
 # what the methods themselves are told
 SETTINGS = {
@@ -76,19 +92,24 @@ SETTINGS = {
     "dkd": {"kd_weight": 5.0, "positive_weight": 5.0, "negative_weight": 5.0, "auxiliary_weight": 1.0}
     | {"base_pos_weight": 2.0, "pos_weight": 1.0, "freeze_bn": True},
     "ssul": {"pseudo": True, "pseudo_threshold": 0.7, "weight_transfer": True, "loss": "bce", "freeze_bn": True},
+    "star": {"features_weight": 5.0, "similarity_weight": 0.05, "pos_weight": 4.0, "own_reference": False}
+    | {"loss": "bce", "freeze_bn": True},
 }
 ADE_SETTINGS = {
     "mib-ewf": {"distillation_weight": 100.0},
     "plop-ewf": {"pod_weight": 1e-3, "pod_weight_last": 1e-5},
     "plop": {"pod_weight": 1e-3, "pod_weight_last": 1e-5},
     "dkd": {"base_pos_weight": 35.0, "pos_weight": 35.0},
+    "star": {"pos_weight": 30.0},
 }
 MEMORY = {  # labels, mix, threshold, unique
     "dkd-m": ("step", "append", 0.9, True),
     "ssul-m": ("seen", "replace", 0.7, False),
+    "star-m": ("step", "append", 0.9, True),
 }
 MEMORY_SIZE = {"voc": 100, "ade": 300, "folder": 100, "shapes": 50}
-EVERY = [(data, name) for data in TASKS for family in (BARM, MIB, DKD, SSUL) for name in family]
+OWN_SIZE = {("voc", "star-m"): 50, ("folder", "star-m"): 50}
+EVERY = [(data, name) for data in TASKS for family in (BARM, MIB, DKD, SSUL, STAR) for name in family]
 
 
 def recipe(data: str, name: str) -> RunConfig:
@@ -160,7 +181,7 @@ def test_memories(data, name):
         return
     for memory in (config.method.memory, METHODS[name]().memory):
         assert (memory.labels, memory.mix, memory.threshold, memory.unique) == MEMORY[name]
-    assert config.method.memory.size == MEMORY_SIZE[data]
+    assert config.method.memory.size == OWN_SIZE.get((data, name), MEMORY_SIZE[data])
 
 
 class Small:

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_map
 from barm.batch import Batch, total_loss
 from barm.labels import TaskPlan
 from barm.losses import segmentation
+from barm.losses.prototypes import Plan
 from barm.methods import METHODS
 from barm.models.segmenter import NetworkConfig
 from barm.ops import strips
@@ -96,6 +97,14 @@ def test_nor_do_strips(name):
 
 def test_nor_does_barm_by_softmax():
     assert waits(*outputs("barm", 2, {"loss": "ce"}), "plain") == set()
+
+
+def test_nor_does_a_replay():
+    """Of features that are drawn from statistics, which come to the device once."""
+    method, found = outputs("star", 2, {})
+    method.replay(Plan((3, 2, 0), 0.5))
+    method.prototypes = torch.eye(3, 16)
+    assert waits(method, found, "plain") == set()
 
 
 def test_a_copy_that_waits_is_noticed():

@@ -26,7 +26,7 @@ from barm.data.sources import open_source
 from barm.data.sources.named import Named
 from barm.data.sources.shapes import class_names
 from barm.data.sources.shapes_disk import make_shapes
-from barm.engine.checkpoint.directory import COUNTS, METHOD, METRICS, RunDirectory
+from barm.engine.checkpoint.directory import CARRIED, COUNTS, METHOD, METRICS, RunDirectory
 from barm.engine.monitor import Monitor
 from barm.errors import Stopped, UserError
 from barm.extension.run import default_out, extend
@@ -130,12 +130,21 @@ def test_classes_in_another_order_are_renumbered(make_run, tiny_settings, lamp, 
         assert result["class_iou"][name]["before"] == pytest.approx(metrics[name], abs=1e-9)
 
 
-@pytest.mark.parametrize("name", sorted(n for n in METHODS if n not in ("joint", "ssul-m", "dkd-m")))
+@pytest.mark.parametrize("name", sorted(n for n in METHODS if n not in ("joint", "ssul-m", "dkd-m", "star-m")))
 def test_every_method_goes_on(name, make_run, tiny_settings, lamp, tmp_path):
     run = make_run(name, tiny=tiny_settings, task="offline")
     result = extend(run, lamp, out=tmp_path / "new", quiet=True)
     assert result["method"] == name
     assert 0 <= result["new"] <= 1
+
+
+def test_a_method_without_statistics_is_refused_at_once(make_run, tiny_settings, lamp, tmp_path):
+    """As where the network was imported: nothing is trained or written."""
+    run = make_run("star", tiny=tiny_settings, task="offline")
+    (RunDirectory(run).step_path(0) / CARRIED).unlink()
+    with pytest.raises(UserError, match=r"step 0 has none .*imported"):
+        extend(run, lamp, out=tmp_path / "new", quiet=True)
+    assert not (tmp_path / "new").exists()
 
 
 def test_unknown_truth_does_not_count():

@@ -29,6 +29,7 @@ from barm.engine.selection import presence
 from barm.engine.train import StepTrainer
 from barm.labels import INCREMENTAL, Step, TaskPlan
 from barm.methods import METHODS
+from barm.methods.star import STAR
 from barm.metrics import group_means
 from barm.models.segmenter import NetworkConfig
 
@@ -229,3 +230,22 @@ def test_the_page_names_tests_that_exist(row):
         known = [*re.findall(r"def test_(\w+)", path.read_text("utf-8")), *golden]
         assert all(any(name in one for one in known) for name in names.split(", ")), (file, names)
     assert len(re.findall("`", tests)) == 2 * len(re.findall(r"`([\w/]+): ([^`]+)`", tests))
+
+
+def test_star_takes_statistics_of_the_steps_own_images(tiny, tmp_path, monkeypatch):
+    """STAR-M: kept images train, and count for the plan; they show old classes, of which statistics are there."""
+    seen = {"observe": 0, "gather": 0}
+    for name in seen:
+        inner = getattr(STAR, name)
+
+        def spy(self, out, batch, *rest, name=name, inner=inner):
+            if self.step.index:
+                seen[name] += len(batch.label)
+            return inner(self, out, batch, *rest)
+
+        monkeypatch.setattr(STAR, name, spy)
+    config = tiny("star-m", "3-1", "method.memory.size=8", "increment.batch_size=1")
+    fit(config, out=tmp_path / "run", quiet=True)
+    data = open_data(config, Runtime(config.runtime))
+    own = len(train_dataset(config, data, data.plan[1]))
+    assert seen == {"observe": own + 8, "gather": own}

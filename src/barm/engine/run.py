@@ -131,6 +131,7 @@ def _run_step(
 ) -> None:
     """Train, evaluate and store one step."""
     method = config.method.build(step, config.model)
+    method.set_conditions(data.plan.setting, rt.rank, rt.world)
     torch.manual_seed(config.seed * 1000 + step.index)
     model, previous = method.build_model(), None
     partial, exemplars = directory.load_partial(step.index), list[Exemplar]()

@@ -201,6 +201,9 @@ def check_method(config: RunConfig, known: Known, data: Data) -> None:
     expected = method.build(step, network).build_model().state_dict()
     state = known.directory.load_model_state(known.step)
     check_names(expected, state, set(), f"{run} for {name}")
+    after = method.build(data.plan[known.step + 1], network)
+    if after.carries:
+        after.take_over(known.directory.load_carried(known.step))
     check_finite(state, str(known.directory.step_path(known.step)))
 
 

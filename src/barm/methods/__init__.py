@@ -10,6 +10,7 @@ from barm.methods.lwf import ILTConfig, LwFConfig
 from barm.methods.mib import MiBConfig
 from barm.methods.plop import PLOPConfig
 from barm.methods.ssul import SSULConfig, SSULMConfig
+from barm.methods.star import STARConfig, STARMConfig
 
 METHODS: dict[str, type[MethodConfig]] = {
     "barm": BARMConfig,
@@ -26,4 +27,6 @@ METHODS: dict[str, type[MethodConfig]] = {
     "dkd-m": DKDMConfig,
     "ssul": SSULConfig,
     "ssul-m": SSULMConfig,
+    "star": STARConfig,
+    "star-m": STARMConfig,
 }

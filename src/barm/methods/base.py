@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from barm.batch import Batch, Output, Term
 from barm.data.exemplars import MemoryConfig
-from barm.labels import INCREMENTAL, LabelPolicy, Step
+from barm.labels import INCREMENTAL, LabelPolicy, Setting, Step
 from barm.losses.common import accepted, best_channel, probabilities
 from barm.methods.fusion import FusionConfig, fuse, fusion_share
 from barm.models.segmenter import NetworkConfig
@@ -166,6 +166,12 @@ class Method(ABC, Generic[Out, Config]):
 
     def set_length(self, per_epoch: int, total: int) -> None:
         """Learn how many updates an epoch and the whole step have, before the first one."""
+
+    def set_conditions(self, setting: Setting, rank: int, world: int) -> None:
+        """Learn by which rule the task gives images to steps, and which of how many equal parts of a batch it sees.
+
+        It is called before anything else happens at the step.
+        """
 
     @property
     def finishes(self) -> bool:

@@ -18,10 +18,11 @@ from barm.data.exemplars import MemoryConfig
 from barm.labels import Step
 from barm.losses.common import sigmoid_distillation
 from barm.losses.decomposed import auxiliary_loss, multiple_binary_cross_entropy
-from barm.methods.base import Factor, Method, MethodConfig, ParamGroup, Rates, Weight, group
+from barm.methods.base import Factor, MethodConfig, ParamGroup, Rates, Weight, group
+from barm.methods.binary import BinaryMethod
 from barm.models.heads import DecomposedHead, DecomposedOutput
 from barm.models.segmenter import NetworkConfig, build_network, hand_over
-from barm.ops.upsampled import map_pixels, sum_all
+from barm.ops.upsampled import sum_all
 
 
 class DKDConfig(MethodConfig):
@@ -70,7 +71,7 @@ class DKDMConfig(DKDConfig):
     memory: MemoryConfig | None = MemoryConfig(size=100, labels="step", mix="append", threshold=0.9)
 
 
-class DKD(Method[DecomposedOutput, DKDConfig]):
+class DKD(BinaryMethod[DecomposedOutput, DKDConfig]):
     """DKD at one step."""
 
     uses_teacher = True
@@ -113,29 +114,9 @@ class DKD(Method[DecomposedOutput, DKDConfig]):
         kept = sigmoid_distillation(logits[:, 1 : self.step.num_old], old, weight=self.config.kd_weight)
         return {**self._base_objective(logits, label), "kd": kept}
 
-    def scores(self, out: DecomposedOutput) -> Tensor:
-        """`decided` at feature resolution, ``(N, C, h, w)``."""
-        return self.decided(out.logits[:, 1:])
-
     def upsampled(self, out: DecomposedOutput) -> Tensor:
         """The logits of the classes, ``(N, C - 1, h, w)``."""
         return out.logits[:, 1:]
-
-    def decided(self, values: Tensor) -> Tensor:
-        """Probabilities of the classes, and for background 1 minus the largest, ``(N, C, H, W)``."""
-        return _with_background(torch.sigmoid(values))
-
-    def confidence(self, out: DecomposedOutput, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Largest probability per pixel and its channel. Logits are upsampled first."""
-        best, channel = map_pixels(
-            lambda logits: tuple(self.decided(logits).max(dim=1)), self.upsampled(out), size=size
-        )
-        return best, channel
-
-    def predict(self, out: DecomposedOutput, size: tuple[int, int]) -> Tensor:
-        """Predict the likeliest class where its probability is above a half, else background (section 9.1)."""
-        labels: Tensor = map_pixels(_likeliest, out.logits[:, 1:], size=size)
-        return labels
 
     def param_groups(self, model: nn.Module, rates: Rates) -> list[ParamGroup]:
         """Parameter groups. From step 1 on, only the newest classifier has weight decay (section 6)."""
@@ -146,21 +127,3 @@ class DKD(Method[DecomposedOutput, DKDConfig]):
             group("old_heads", take(head.aux, *head.head[:-1]), rates.new if first else rates.old, decay=first),
             group("backbone", take(cast(nn.Module, model.backbone)), rates.backbone, decay=first),
         ]
-
-    def train_mode(self, model: nn.Module) -> None:
-        """Put the network into training mode. From step 1 on, dropout is off and batch norm frozen."""
-        super().train_mode(model)
-        if self.step.index:
-            for module in model.modules():
-                if isinstance(module, nn.Dropout):
-                    module.eval()
-
-
-def _with_background(probability: Tensor) -> Tensor:
-    """Prepend background as 1 minus the likeliest class, ``(N, C - 1, h, w)`` -> ``(N, C, h, w)``."""
-    return torch.cat([1 - probability.amax(dim=1, keepdim=True), probability], dim=1)
-
-
-def _likeliest(logits: Tensor) -> Tensor:
-    best, channel = torch.sigmoid(logits).max(dim=1)
-    return torch.where(best > 0.5, channel + 1, 0)

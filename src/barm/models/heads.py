@@ -273,6 +273,49 @@ class DecomposedHead(nn.Module):
         return DecomposedOutput(logits, positive, negative)
 
 
+class BinaryOutput(NamedTuple):
+    """Output of a classifier without background, with what is needed to classify further features.
+
+    Attributes:
+        logits: ``(N, classes, h, w)``.
+        branch: the classifier's input, ``(N, D, h, w)``, not negative.
+        weight: of all classes, ``(classes, D)``.
+        bias: of all classes, ``(classes,)``.
+    """
+
+    logits: Tensor
+    branch: Tensor
+    weight: Tensor
+    bias: Tensor
+
+
+class BinaryHead(nn.Module):
+    """One branch and a 1x1 classifier per step; none for background (spec/star.md section 2).
+
+    Args:
+        aspp: turns the backbone's feature maps into the common feature.
+        channels: D, of every branch.
+        group_sizes: classes per step without background.
+    """
+
+    def __init__(self, aspp: Neck, channels: int, group_sizes: Sequence[int]) -> None:
+        super().__init__()
+        self.aspp = aspp
+        self.head_pre = conv_block(aspp.width, channels)
+        self.head = nn.ModuleList(nn.Conv2d(channels, size, 1) for size in group_sizes)
+
+    def forward(self, features: Sequence[Tensor]) -> BinaryOutput:
+        """Compute logits from backbone features ``(N, B, h, w)``."""
+        return self.classify(self.head_pre(self.aspp(features)))
+
+    def classify(self, branch: Tensor) -> BinaryOutput:
+        """Compute logits from the classifier's input ``(N, D, h, w)``."""
+        logits = torch.cat([head(branch) for head in self.head], dim=1)
+        weight = torch.cat([cast(nn.Conv2d, head).weight.flatten(1) for head in self.head])
+        bias = torch.cat([cast(Tensor, head.bias) for head in self.head])
+        return BinaryOutput(logits, branch, weight, bias)
+
+
 class UnknownOutput(NamedTuple):
     """Output of SSUL's classifier: logits with the unknown class first, ``(N, 1 + C, h, w)``."""
 

@@ -77,9 +77,12 @@ def _grown(state: State) -> Kind:
         return _official(state, "barm-export", f"DKD {EXPORTED}", sizes, "dkd", 1)
     if state.has("classifier.aspp.pool_conv.weight"):
         return _official(state, "barm-export", f"MiB or a relative {EXPORTED}", (sizes[0] - 1, *sizes[1:]), "mib", 0)
+    with_background = (sizes[0] - 1, *sizes[1:])
+    if not ears and dataset_of(sizes) and not dataset_of(with_background):  # only then are all outputs classes
+        return _official(state, "barm-export", f"STAR {EXPORTED}", sizes, "star", 0)
     if ears == len(sizes) - 1:
         return _official(state, "official-barm", "BARM's official code", tuple(n - 1 for n in sizes), "barm", 0)
-    return _official(state, "barm-export", f"fine-tuning {EXPORTED}", (sizes[0] - 1, *sizes[1:]), "finetune", 0)
+    return _official(state, "barm-export", f"fine-tuning {EXPORTED}", with_background, "finetune", 0)
 
 
 def _official(state: State, family: Family, code: str, groups: tuple[int, ...], method: str, extra: int) -> Kind:
