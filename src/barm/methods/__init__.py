@@ -7,6 +7,7 @@ from barm.methods.finetune import FineTuneConfig, JointConfig
 from barm.methods.lwf import ILTConfig, LwFConfig
 from barm.methods.mib import MiBConfig
 from barm.methods.plop import PLOPConfig
+from barm.methods.rcil import RCILConfig
 from barm.methods.ssul import SSULConfig, SSULMConfig
 
 METHODS: dict[str, type[MethodConfig]] = {
@@ -17,6 +18,7 @@ METHODS: dict[str, type[MethodConfig]] = {
     "ilt": ILTConfig,
     "mib": MiBConfig,
     "plop": PLOPConfig,
+    "rcil": RCILConfig,
     "dkd": DKDConfig,
     "dkd-m": DKDMConfig,
     "ssul": SSULConfig,
