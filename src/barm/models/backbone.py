@@ -94,7 +94,7 @@ class Revealed(nn.Module):
 
 
 def reveal_stages(backbone: nn.Module, side: Side = "before") -> list[Revealed]:
-    """Let the last activation of every stage keep its input or result, from shallow to deep, under the same tensor names.
+    """Let the last activation of every stage keep its input or result, from shallow to deep. No tensor is renamed.
 
     Source: spec/plop.md section 5.1 (features before the final activation of the stage), spec/rcil.md Q2 (after it).
 
