@@ -1,4 +1,4 @@
-"""Recipes against the tables of the specifications: spec/{barm,mib,ewf,plop,dkd,ssul,star}.md."""
+"""Recipes against the tables of the specifications: spec/{barm,mib,ewf,plop,rcil,dkd,ssul,star}.md."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ from barm.methods import METHODS
 TASKS = {"voc": "15-1", "ade": "100-10"}
 BARM = ("barm", "finetune", "joint")  # both bounds train as BARM does
 MIB = ("mib", "mib-published", "mib-ewf", "lwf", "ilt", "plop", "plop-published", "plop-ewf")
-DKD, SSUL, STAR = ("dkd", "dkd-m"), ("ssul", "ssul-m"), ("star", "star-m")
+RCIL, DKD, SSUL, STAR = ("rcil", "rcil-published"), ("dkd", "dkd-m"), ("ssul", "ssul-m"), ("star", "star-m")
 
 # epochs and batch of step 0, of later steps, crop, geometry
 SCHEDULES = {
     "voc": {
         BARM: ((50, 16), (20, 8), 513, "rescale"),
         MIB: ((30, 24), (30, 24), 512, "resized_crop"),
+        RCIL: ((30, 24), (30, 24), 512, "resized_crop"),
         DKD: ((60, 32), (60, 32), 512, "resized_crop"),
         SSUL: ((50, 32), (50, 32), 513, "rescale"),
         STAR: ((60, 24), (60, 24), 512, "resized_crop"),
@@ -37,6 +38,7 @@ SCHEDULES = {
     "ade": {
         BARM: ((60, 8), (100, 4), 513, "rescale"),
         MIB: ((60, 24), (60, 24), 512, "resized_crop"),
+        RCIL: ((60, 24), (60, 24), 512, "resized_crop"),
         DKD: ((100, 24), (100, 24), 512, "resized_crop"),
         SSUL: ((100, 24), (100, 24), 513, "rescale"),
         STAR: ((100, 24), (100, 24), 512, "resized_crop"),
@@ -47,6 +49,7 @@ RATES = {
     "voc": {
         BARM: ((1e-2, 1e-2, 1e-2, 1e-3), (1e-3, 1e-3, 1e-4, 1e-4)),
         MIB: ((1e-2, 1e-2, 1e-2, 1e-2), (1e-3, 1e-3, 1e-3, 1e-3)),
+        RCIL: ((2e-2, 2e-2, 2e-2, 2e-2), (1e-3, 1e-3, 1e-3, 1e-3)),
         DKD: ((1e-2, 1e-2, 1e-2, 1e-3), (1e-3, 1e-3, 1e-3, 1e-4)),
         SSUL: ((1e-2, 1e-2, 1e-2, 1e-3), (1e-2, 1e-2, 1e-6, 1e-3)),
         STAR: ((1e-2, 1e-2, 1e-2, 1e-3), (1e-2, 1e-3, 1e-3, 1e-4)),
@@ -54,6 +57,7 @@ RATES = {
     "ade": {
         BARM: ((1e-2, 1e-2, 1e-2, 1e-3), (1e-2, 1e-3, 1e-4, 1e-4)),
         MIB: ((1e-2, 1e-2, 1e-2, 1e-2), (1e-3, 1e-3, 1e-3, 1e-3)),
+        RCIL: ((1e-2, 1e-2, 1e-2, 1e-2), (1e-3, 1e-3, 1e-3, 1e-3)),
         DKD: ((2.5e-2, 2.5e-2, 2.5e-2, 2.5e-3), (2.5e-3, 2.5e-3, 2.5e-3, 2.5e-4)),
         SSUL: ((1e-2, 1e-2, 1e-2, 1e-3), (5e-2, 1e-2, 5e-6, 1e-3)),
         STAR: ((2.5e-2, 2.5e-2, 2.5e-2, 2.5e-3), (2.5e-2, 2.5e-3, 2.5e-3, 2.5e-4)),
@@ -64,14 +68,14 @@ RATES = {
 POLICIES = {
     "voc": {
         BARM: ("poly",),
-        MIB: ("warm_poly", 0.0),
+        MIB + RCIL: ("warm_poly", 0.0),
         DKD: ("warm_poly", 0.0),
         SSUL: ("poly",),
         STAR: ("warm_poly", 0.0),
     },
     "ade": {
         BARM: ("poly",),
-        MIB: ("warm_poly", 0.0),
+        MIB + RCIL: ("warm_poly", 0.0),
         DKD: ("warm_poly", 0.2, False),
         SSUL: ("warm_poly", 0.1, True),
         STAR: ("warm_poly", 0.2, False),
@@ -89,6 +93,8 @@ SETTINGS = {
     "lwf": {"distillation_weight": 100.0, "feature_weight": 0.0, "freeze_bn": False},
     "ilt": {"distillation_weight": 100.0, "feature_weight": 100.0, "freeze_bn": False},
     "plop": {"pod_weight": 1e-2, "pod_weight_last": 5e-4, "threshold_floor": 1e-3, "thresholds": "published"},
+    "rcil": {"distillation_weight": 100.0, "cube_weight": 1e-2, "cube_weight_last": 5e-4, "shift_bias": False}
+    | {"freeze_bn": False},
     "dkd": {"kd_weight": 5.0, "positive_weight": 5.0, "negative_weight": 5.0, "auxiliary_weight": 1.0}
     | {"base_pos_weight": 2.0, "pos_weight": 1.0, "freeze_bn": True},
     "ssul": {"pseudo": True, "pseudo_threshold": 0.7, "weight_transfer": True, "loss": "bce", "freeze_bn": True},
@@ -99,6 +105,7 @@ ADE_SETTINGS = {
     "mib-ewf": {"distillation_weight": 100.0},
     "plop-ewf": {"pod_weight": 1e-3, "pod_weight_last": 1e-5},
     "plop": {"pod_weight": 1e-3, "pod_weight_last": 1e-5},
+    "rcil": {"cube_weight": 5e-6, "cube_weight_last": 5e-7},
     "dkd": {"base_pos_weight": 35.0, "pos_weight": 35.0},
     "star": {"pos_weight": 30.0},
 }
@@ -109,7 +116,7 @@ MEMORY = {  # labels, mix, threshold, unique
 }
 MEMORY_SIZE = {"voc": 100, "ade": 300, "folder": 100, "shapes": 50}
 OWN_SIZE = {("voc", "star-m"): 50, ("folder", "star-m"): 50}
-EVERY = [(data, name) for data in TASKS for family in (BARM, MIB, DKD, SSUL, STAR) for name in family]
+EVERY = [(data, name) for data in TASKS for family in (BARM, MIB, RCIL, DKD, SSUL, STAR) for name in family]
 
 
 def recipe(data: str, name: str) -> RunConfig:
@@ -169,6 +176,7 @@ def test_networks(data, name):
     published = name.endswith("-published")
     wanted = ("added_pool", "leaky_relu", 0.0) if published else ("v3", "relu", 0.1)
     assert (network.decoder, network.activation, network.dropout) == wanted
+    assert network.stem_activation == (name != "rcil-published")
 
 
 @pytest.mark.parametrize(("data", "name"), [(d, n) for d in sorted(MEMORY_SIZE) for n in methods_of(d) if n in METHODS])
@@ -268,7 +276,13 @@ def test_the_published_schedules():
     assert load_config("voc/10-1/plop", ["increment.epochs=7"]).increment.epochs == 7
     assert load_config("voc/plop", ["task.name=10-1"]).increment.epochs == 30
     for data in ("voc", "ade", "folder"):
-        for name in ("mib", "plop", "lwf", "ilt"):  # spec/mib.md section 8: the rate falls to 0, without a warm-up
+        for name in (
+            "mib",
+            "plop",
+            "rcil",
+            "lwf",
+            "ilt",
+        ):  # spec/mib.md section 8: the rate falls to 0, without a warm-up
             config = load_config(f"{data}/{name}", ["task.name=2-1"])
             assert all((s.policy, s.warm_up) == ("warm_poly", 0.0) for s in (config.base, config.increment))
     assert learning_rate("warm_poly", 0.01, 0, 9, warm_up=0.0) == 0.01

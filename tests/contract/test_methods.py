@@ -184,4 +184,9 @@ def body(name: str) -> dict[str, torch.Size]:
 
 
 def test_the_same_body_for_all(name):
-    assert body(name) == body("barm")
+    """Some convolutions may be there twice, each with its batch norm."""
+    found, expected = body(name), body("barm")
+    twice = {k for k in found if ".new." in k}
+    single = {k: shape for k, shape in found.items() if ".old." not in k and k not in twice}
+    assert single.items() <= expected.items()
+    assert len(found) - len(twice) == len(expected)

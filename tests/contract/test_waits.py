@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_map
 
 from barm.batch import Batch, total_loss
 from barm.labels import TaskPlan
-from barm.losses import segmentation
+from barm.losses import cube, segmentation
 from barm.losses.prototypes import Plan
 from barm.methods import METHODS
 from barm.models.segmenter import NetworkConfig
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(
     torch.__version__ < "2.11", reason="before torch 2.11 a stand-in for a CUDA tensor asks the driver"
 )
 NETWORK = NetworkConfig(backbone="test_resnet", channels=16, pretrained=False)
-CACHES = (strips.interpolation, segmentation.numbering, segmentation._positions)
+CACHES = (strips.interpolation, cube.averaging, segmentation.numbering, segmentation._positions)
 
 
 class Copies(TorchDispatchMode):

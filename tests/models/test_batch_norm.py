@@ -26,6 +26,7 @@ from barm.models.segmenter import NetworkConfig
 from barm.predict.model import load
 
 BACKBONES = ("test_resnet", "test_efficientnet")  # nn.BatchNorm2d; timm's BatchNormAct2d
+RESIDUAL = ("plop", "rcil")  # methods that want a residual network
 
 
 def network_of(name: str, backbone: str = "test_resnet", index: int = 1) -> nn.Module:
@@ -53,7 +54,7 @@ def leaves(out) -> list[torch.Tensor]:
 def test_constants_of_converted_networks(name, convert):
     """torch's converter is asked about torch's batch norm alone; of timm's it loses the activation."""
     rt = Runtime(RuntimeConfig(device="cpu", precision="32-true"))
-    both = convert is convert_sync_batchnorm and name != "plop"  # which wants a residual network
+    both = convert is convert_sync_batchnorm and name not in RESIDUAL
     for backbone in BACKBONES if both else BACKBONES[:1]:
         network = settled(network_of(name, backbone))
         image = torch.randn(2, 3, 48, 48)
@@ -117,7 +118,7 @@ def test_statistics_of_no_batch_are_let_be():
 def test_a_run_is_the_same(name, tiny, tiny_settings, shapes_voc, tmp_path, monkeypatch):
     """Trained, evaluated, stored, resumed and extended, with batch norm that trains at every step."""
     states, counts = [], []
-    backbone = f"model.backbone={'test_resnet' if name == 'plop' else 'test_efficientnet'}"
+    backbone = f"model.backbone={'test_resnet' if name in RESIDUAL else 'test_efficientnet'}"
     overrides = ["method.freeze_bn=false", *(s for s in tiny_settings if s.startswith(("increment.", "evaluation.")))]
     config = tiny(name, "3-1", "method.freeze_bn=false", backbone)
     for shares in (False, True):

@@ -91,7 +91,7 @@ def test_unknown_published_name():
     assert len(MODELS) == 9
 
 
-@pytest.mark.parametrize("name", ["barm", "dkd", "plop", "ssul"])
+@pytest.mark.parametrize("name", ["barm", "dkd", "plop", "rcil", "ssul"])
 def test_traced_by_the_compiler(name):
     """Every kind of classifier, the frozen batch norm inside the convolutions: what `runtime.compile` compiles."""
     network = NetworkConfig(backbone="test_resnet", channels=8, pretrained=False, dropout=0)

@@ -31,12 +31,12 @@ pytestmark = pytest.mark.gpu
 
 PLAN = TaskPlan.parse("2-1", 4)
 SIDE = 97
-COMPILED = ("barm", "plop")  # a grown classifier without and with revealed stages
+COMPILED = ("barm", "plop", "rcil")  # a grown classifier, revealed stages, parallel branches
 
 
 def small(name: str, backbone: str = "test_resnet", **more: object) -> NetworkConfig:
     """A small network without dropout, whose random numbers are the device's own."""
-    backbone = "test_resnet" if name == "plop" else backbone  # which wants a residual network
+    backbone = "test_resnet" if name in ("plop", "rcil") else backbone  # which want a residual network
     return NetworkConfig(backbone=backbone, channels=16, pretrained=False, dropout=0, **more)
 
 

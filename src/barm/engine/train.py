@@ -115,7 +115,10 @@ class StepTrainer:
         """
         rt = self.rt
         rt.enter()
-        torch.manual_seed(_mix(self.seed, self.method.step.index, self.iteration, rt.rank))
+        seeds = (self.seed, self.method.step.index, self.iteration)
+        torch.manual_seed(_mix(*seeds))
+        self.method.draw(unwrap(self.model))
+        torch.manual_seed(_mix(*seeds, rt.rank))
         old, before = None if self.teacher is None else self.teacher(batch.image), self._statistics()
         new = self.model(rt.image(batch.image))
         terms = self.method.loss(new, old, batch)

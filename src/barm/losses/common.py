@@ -35,6 +35,13 @@ def where_counted(mask: Tensor, values: Tensor) -> Tensor:
     return values.masked_fill(mask == 0, 0.0)
 
 
+def old_channels(x: Tensor, channels: int) -> Tensor:
+    """Add the channels that a teacher with this number of channels does not have to channel 0, ``(N, C, h, w)``."""
+    if x.shape[1] == channels:
+        return x
+    return torch.cat([x[:, :1] + x[:, channels:].sum(dim=1, keepdim=True), x[:, 1:channels]], dim=1)
+
+
 def binary_cross_entropy(logits: Tensor, label: Tensor, *, weight: float = 1.0) -> Term:
     r"""Binary cross-entropy of every channel against the one-hot label.
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from barm.batch import Term
-from barm.losses.common import count
+from barm.losses.common import count, old_channels
 
 SCALES = (1, 2, 4)
 
@@ -46,7 +46,9 @@ def local_pod(
         scales: cells per side.
     """
     distances = [
-        torch.linalg.vector_norm(embedding(_fold(x, z.shape[1]) ** 2, scales) - embedding(z**2, scales), dim=1).sum()
+        torch.linalg.vector_norm(
+            embedding(old_channels(x, z.shape[1]) ** 2, scales) - embedding(z**2, scales), dim=1
+        ).sum()
         for x, z in zip(new, old, strict=True)
     ]
     weights = [weight] * (len(old) - 1) + [weight_last]
@@ -72,10 +74,3 @@ def embedding(x: Tensor, scales: Sequence[int] = SCALES) -> Tensor:
                 region = x[:, :, top : top + cell, left : left + cell]
                 parts += [region.mean(dim=3).flatten(1), region.mean(dim=2).flatten(1)]
     return torch.cat(parts, dim=1)
-
-
-def _fold(x: Tensor, channels: int) -> Tensor:
-    """Add the channels that the teacher does not have to channel 0."""
-    if x.shape[1] == channels:
-        return x
-    return torch.cat([x[:, :1] + x[:, channels:].sum(dim=1, keepdim=True), x[:, 1:channels]], dim=1)

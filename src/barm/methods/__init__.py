@@ -9,6 +9,7 @@ from barm.methods.finetune import FineTuneConfig, JointConfig
 from barm.methods.lwf import ILTConfig, LwFConfig
 from barm.methods.mib import MiBConfig
 from barm.methods.plop import PLOPConfig
+from barm.methods.rcil import RCILConfig
 from barm.methods.ssul import SSULConfig, SSULMConfig
 from barm.methods.star import STARConfig, STARMConfig
 
@@ -23,6 +24,7 @@ METHODS: dict[str, type[MethodConfig]] = {
     "mib-ewf": MiBEWFConfig,
     "plop": PLOPConfig,
     "plop-ewf": PLOPEWFConfig,
+    "rcil": RCILConfig,
     "dkd": DKDConfig,
     "dkd-m": DKDMConfig,
     "ssul": SSULConfig,

@@ -159,6 +159,14 @@ class Method(ABC, Generic[Out, Config]):
         """Receive the counts of all batches and processes."""
         raise NotImplementedError
 
+    def draw(self, model: nn.Module) -> None:
+        """Draw what is random in the network at an update and the same in all processes, in place.
+
+        It is called before every update. torch's generator of the processor then has a seed that follows from the run's
+        seed, the step and the update alone, so a resumed step draws the same. What a process draws by itself, such as
+        dropout, is drawn in the network.
+        """
+
     @property
     def trains(self) -> bool:
         """Whether the step has updates by gradients. Otherwise its network is what `init_from` and `gathered` make."""

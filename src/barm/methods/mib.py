@@ -59,11 +59,14 @@ class BackgroundInitialised(SoftmaxMethod[Config]):
             return
         head = cast(PlainHead, model.classifier).head
         first, new = cast(nn.Conv2d, head[0]), cast(nn.Conv2d, head[-1])
-        share = math.log(1 + len(self.step.new))
         with torch.no_grad():
-            _bias(first)[0] -= share
             new.weight.copy_(first.weight[:1].expand_as(new.weight))
-            _bias(new).copy_(_bias(first)[:1].expand_as(_bias(new)))
+            self._start_biases(_bias(first), _bias(new))
+
+    def _start_biases(self, first: Tensor, new: Tensor) -> None:
+        """Set the biases of step 0, the background's first, and those of the new classes, in place."""
+        first[0] -= math.log(1 + len(self.step.new))
+        new.copy_(first[:1].expand_as(new))
 
 
 class MiB(BackgroundInitialised[MiBConfig]):

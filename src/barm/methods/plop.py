@@ -76,7 +76,7 @@ class PLOP(BackgroundInitialised[PLOPConfig]):
     def build_model(self) -> nn.Module:
         """Build fine-tuning's network, which also returns the backbone's stages."""
         sizes = self.step.group_sizes
-        return build_network(self.network, PlainHead, sizes, pretrained=self.step.index == 0, levels=True)
+        return build_network(self.network, PlainHead, sizes, pretrained=self.step.index == 0, levels="before")
 
     def observe(self, old: PlainOutput, batch: Batch) -> Tensor:
         """Histogram of the previous model's entropies on background, ``(C, 100)`` int64."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import timm
 import torch
@@ -24,6 +24,7 @@ from barm.models.undilated import Undilated, build_undilated, no_low_level
 from barm.reading import Unfit, read_pickled, read_safetensors, state_dict_of
 from barm.words import count
 
+Side = Literal["before", "after"]  # of an activation
 BACKBONE_BN_MOMENTUM = 0.01  # spec/barm.md section 2
 LOW_LEVEL_STRIDE = 4  # spec/deeplab.md section 3
 USUAL_LOW_LEVEL = 1  # position of the features at that stride in most networks of timm: strides 2, 4, 8, 16, 32
@@ -65,49 +66,62 @@ def create_backbone(
 
 
 class Revealed(nn.Module):
-    """An activation that keeps its input for a later reader.
+    """An activation that keeps its input or its result for a later reader.
 
     Args:
         slope: of its negative side: 0 is ReLU.
+        side: what is kept: what it has ``before`` or ``after`` it.
     """
 
     given: Tensor | None = None
 
-    def __init__(self, slope: float) -> None:
+    def __init__(self, slope: float, side: Side = "before") -> None:
         super().__init__()
-        self.slope = slope
+        self.slope, self.side = slope, side
 
     def forward(self, x: Tensor) -> Tensor:
-        """``max(x, slope x)``; `x` is kept until `take` is called."""
-        self.given = x
-        return nn.functional.leaky_relu(x, self.slope) if self.slope else torch.relu(x)
+        """``max(x, slope x)``; one of both is kept until `take` is called."""
+        result = nn.functional.leaky_relu(x, self.slope) if self.slope else torch.relu(x)
+        self.given = x if self.side == "before" else result
+        return result
 
     def take(self) -> Tensor:
-        """Return the input of the last call, once."""
+        """Return what was kept of the last call, once."""
         given, self.given = self.given, None
         if given is None:
             raise RuntimeError("nothing to take: the backbone has not run")
         return given
 
 
-def reveal_stages(backbone: nn.Module) -> list[Revealed]:
-    """Let the last activation of every stage keep its input, from shallow to deep. Tensor names stay the same.
+def reveal_stages(backbone: nn.Module, side: Side = "before") -> list[Revealed]:
+    """Let the last activation of every stage keep its input or result, from shallow to deep. No tensor is renamed.
 
-    Source: spec/plop.md section 5.1 (features before the final activation of the stage).
+    Source: spec/plop.md section 5.1 (features before the final activation of the stage), spec/rcil.md Q2 (after it).
 
     Raises:
         UserError: for a backbone that is no residual network of timm.
     """
     stages = [cast(nn.Sequential, getattr(backbone, f"layer{i}", None)) for i in range(1, 5)]
     if not all(stages):
-        raise UserError("the features before a stage's last activation exist in ResNets only: choose such a backbone")
+        raise UserError(f"the features {side} a stage's last activation exist in ResNets only: choose such a backbone")
     revealed = []
     for stage in stages:
         block = stage[-1]
         name = "act3" if hasattr(block, "act3") else "act2"
-        revealed.append(Revealed(getattr(getattr(block, name), "negative_slope", 0.0)))
+        revealed.append(Revealed(getattr(getattr(block, name), "negative_slope", 0.0), side))
         setattr(block, name, revealed[-1])
     return revealed
+
+
+def drop_stem_activation(backbone: nn.Module) -> None:
+    """Leave out the activation between a ResNet's first batch norm and its pooling, in place (spec/rcil.md Q1).
+
+    Raises:
+        UserError: for a backbone that has none there.
+    """
+    if not hasattr(backbone, "act1") or not hasattr(backbone, "layer1"):
+        raise UserError("model.stem_activation = false is for ResNets: leave it out, or choose one such as resnet50")
+    backbone.act1 = nn.Identity()
 
 
 def num_channels(backbone: nn.Module) -> list[int]:

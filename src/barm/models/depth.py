@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
@@ -29,7 +30,8 @@ def depths(backbone: nn.Module, name: str) -> dict[int, int]:
 def _of_timm(backbone: nn.Module, name: str) -> dict[int, int]:
     """Numbers of the blocks by timm's own rule; empty where timm has none, or the names are not those of the network.
 
-    A network that returns features has ``_`` for ``.`` in some names, or stands as `model` in a wrapper.
+    A network that returns features has ``_`` for ``.`` in some names, or stands as `model` in a wrapper. Parallel
+    branches are where their convolution was.
     """
     if not timm.is_model(name.split(".")[0]):
         return {}
@@ -42,7 +44,7 @@ def _of_timm(backbone: nn.Module, name: str) -> dict[int, int]:
     blocks = {own.replace(".", "_"): block for own, block in rule.items()}
     found: dict[int, int] = {}
     for own, parameter in backbone.named_parameters():
-        plain = own.replace(".", "_")
+        plain = re.sub(r"_(old|new)_[01]_(weight|bias)$", "_weight", own.replace(".", "_"))
         key = plain if plain in blocks else plain.removeprefix("model_")
         if key not in blocks:
             return {}

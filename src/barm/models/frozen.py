@@ -13,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from barm.models.batch_norm import ordinary
 from barm.models.heads import GroupedHead, fold_into
+from barm.models.pairs import merge_pairs
 
 EXAMPLE = (1, 3, 64, 64)
 TOLERANCE = 1e-3  # of the largest value; folding changes the rounding alone, about 1e-5
@@ -35,6 +36,7 @@ def fold_batch_norm(network: nn.Module, dtype: torch.dtype = torch.float32) -> n
     example = torch.randn(EXAMPLE, generator=torch.Generator().manual_seed(0))
     folded = copy.deepcopy(network)
     before = tree_leaves(network(example))
+    merge_pairs(folded, dtype)
     _fold(folded, example, dtype)
     for module in folded.modules():
         if isinstance(module, GroupedHead):

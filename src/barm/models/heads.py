@@ -22,7 +22,7 @@ class PlainOutput(NamedTuple):
         logits: ``(N, C, h, w)``.
         feature: the backbone's last feature map, ``(N, B, h, w)``.
         branch: the classifier's input, ``(N, D, h, w)``.
-        levels: the backbone's stages if the network returns them, from shallow to deep before their last
+        levels: the backbone's stages if the network returns them, from shallow to deep before or after their last
             activation, ``(N, B_i, h_i, w_i)`` each.
     """
 

@@ -99,9 +99,13 @@ class AddedPoolNeck(Neck):
         self.last_norm = _norm_act(channels)
         self.dropout = nn.Dropout(dropout)
         self.width = channels
+        self.draw(nn.init.calculate_gain("leaky_relu", LEAK))
+
+    def draw(self, gain: float) -> None:
+        """Draw the weights of all convolutions by Xavier's normal rule."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                nn.init.xavier_normal_(module.weight, nn.init.calculate_gain("leaky_relu", LEAK))
+                nn.init.xavier_normal_(module.weight, gain)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Join feature maps -> ``(N, width, h, w)`` at the last one's size."""

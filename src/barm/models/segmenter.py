@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from barm.errors import UserError, nearest
 from barm.models import mobilenet
 from barm.models.adopted import AdoptedConfig, AdoptedSegmenter
-from barm.models.backbone import create_backbone, reveal_stages
+from barm.models.backbone import Side, create_backbone, drop_stem_activation, reveal_stages
 from barm.models.inputs import IMAGENET_MEAN, IMAGENET_STD, InputRule, Normalise, Order, timm_rule
 from barm.models.neck import AddedPoolNeck, AtrousNeck, DecoderNeck, Neck, make_separable
+from barm.models.pairs import Form, pair_backbone, pair_neck
 from barm.models.pyramid import make_neck
 
 ASPP_DROPOUT = 0.1
@@ -40,6 +41,7 @@ class NetworkConfig(BaseModel):
         decoder: `v3` classifies ASPP's result, `v3plus` refines it with the features at stride 4, `added_pool` is the
             body of MiB and PLOP (spec/mib.md section 7).
         activation: of the backbone; `leaky_relu` has the slope 0.01 of MiB's and PLOP's in-place batch norm.
+        stem_activation: whether an activation follows a ResNet's first batch norm; RCIL was published without.
         separable: depthwise separable convolutions behind the backbone; with `v3plus` only, as published.
         channels: D, width of ASPP and of every branch.
         rates: dilations of the three atrous ASPP branches; by default 6, 12, 18 at stride 16 and twice that at 8.
@@ -62,6 +64,7 @@ class NetworkConfig(BaseModel):
     output_stride: Literal[8, 16] = 16
     decoder: Literal["v3", "v3plus", "added_pool"] = "v3"
     activation: Literal["relu", "leaky_relu"] = "relu"
+    stem_activation: bool = True
     separable: bool = False
     channels: int = Field(256, ge=4, strict=True)
     rates: tuple[Dilation, Dilation, Dilation] | None = Field(None, examples=[[6, 12, 18]])
@@ -121,8 +124,14 @@ class Segmenter(nn.Module):
         head: builds the classifier from the neck, the width of its branches and the group sizes.
         group_sizes: classes per step without background.
         pretrained: honour the configuration's ImageNet weights (step 0 only; later steps take the previous step's).
-        levels: fill the output's `levels` with the backbone's stages (ResNets only).
+        levels: fill the output's `levels` with the backbone's stages (ResNets only), before or after their last
+            activation.
         init_std: of the classifier's fresh convolutions; by default Kaiming's.
+        branches: form of the old branch, where the 3x3 convolutions of the backbone's blocks and those of ASPP exist
+            twice (ResNets only).
+
+    Raises:
+        UserError: for a backbone or settings that do not go with `levels` or `branches`.
     """
 
     def __init__(
@@ -132,10 +141,13 @@ class Segmenter(nn.Module):
         group_sizes: Sequence[int],
         *,
         pretrained: bool,
-        levels: bool = False,
+        levels: Side | None = None,
         init_std: float | None = None,
+        branches: Form | None = None,
     ) -> None:
         super().__init__()
+        if branches is not None and config.separable:
+            raise UserError("parallel branches of separable convolutions cannot be merged: leave model.separable out")
         self.normalise = Normalise(config.rule)
         self.backbone = create_backbone(
             config.backbone,
@@ -145,9 +157,14 @@ class Segmenter(nn.Module):
             low_level=config.decoder == "v3plus",
             leaky=config.activation == "leaky_relu",
         )
-        self._stages = reveal_stages(self.backbone) if levels else []
+        if not config.stem_activation:
+            drop_stem_activation(self.backbone)
+        self._stages = reveal_stages(self.backbone, levels) if levels else []
         rates = config.rates or ((6, 12, 18) if config.output_stride == 16 else (12, 24, 36))
         neck = make_neck(self.backbone, NECKS[config.decoder], rates, config.channels, config.dropout)
+        if branches is not None:
+            pair_backbone(self.backbone, branches)
+            pair_neck(neck, branches)
         self.classifier = head(neck, config.channels, group_sizes)
         if config.separable:
             make_separable(self.classifier)
@@ -175,17 +192,19 @@ def build_network(
     group_sizes: Sequence[int],
     *,
     pretrained: bool,
-    levels: bool = False,
+    levels: Side | None = None,
     init_std: float | None = None,
+    branches: Form | None = None,
 ) -> nn.Module:
     """Build the network that a configuration describes. Arguments are those of `Segmenter`.
 
     Raises:
-        UserError: for `levels` of a network of another library.
+        UserError: for `levels` or `branches` of a network of another library.
     """
     if config.adopted is None:
-        return Segmenter(config, head, group_sizes, pretrained=pretrained, levels=levels, init_std=init_std)
-    if levels:
+        more: dict[str, Any] = {"levels": levels, "init_std": init_std, "branches": branches}
+        return Segmenter(config, head, group_sizes, pretrained=pretrained, **more)
+    if levels or branches:
         raise UserError(
             f"{config.backbone} has no stages of a ResNet, whose features this method distils: choose another method, "
             "such as --recipe folder/mib"

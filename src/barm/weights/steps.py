@@ -126,7 +126,8 @@ def _mib(state: State) -> Kind:
     groups = (sizes[0] - 1, *sizes[1:])
     parallel = any(name.endswith("conv2_new.weight") for name in state.tensors)
     code = "RCIL's official code" if parallel else "the official code of MiB or PLOP, or one that grew from it (EWF)"
-    recipe = "" if parallel else ": `barm train --recipe voc/15-1/mib` or voc/15-1/plop trains the method anew"
+    names = "voc/15-1/rcil`" if parallel else "voc/15-1/mib` or voc/15-1/plop"
+    recipe = f": `barm train --recipe {names} trains the method anew"
     advice = f"its in-place batch norm and body have no counterpart here, so barm does not import it{recipe}"
     family: Family = "rcil" if parallel else "mib-plop"
     name = f"a checkpoint of {code} {_after(groups)}"
