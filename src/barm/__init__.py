@@ -41,9 +41,9 @@ if TYPE_CHECKING:
     from barm.predict.files import find_images
     from barm.predict.images import Prediction, PredictOptions, predict_files
     from barm.predict.model import Model, load
+    from barm.predict.paper_figures import figure
     from barm.report.build import write_report
     from barm.report.figures import colourise, overlay
-    from barm.report.paper_figures import figure
     from barm.settings import recipe_text
     from barm.weights.export.formats import export_step
     from barm.weights.export.original import export_original, original
@@ -80,7 +80,7 @@ _HOMES = {
     "export_original": "barm.weights.export.original",
     "export_step": "barm.weights.export.formats",
     "extend": "barm.extension.run",
-    "figure": "barm.report.paper_figures",
+    "figure": "barm.predict.paper_figures",
     "find_images": "barm.predict.files",
     "fit": "barm.api",
     "get_data": "barm.data.get",

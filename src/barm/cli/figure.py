@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from barm.cli.common import Device, say
-from barm.data.images import IMAGE_SUFFIXES
 
 
 class FigureKind(StrEnum):
@@ -29,7 +28,8 @@ def figure(
 
     Example: barm figure qualitative runs/demo/barm runs/demo/finetune photo.jpg --out figure.png
     """
-    from barm.report.paper_figures import figure as draw
+    from barm.data.images import IMAGE_SUFFIXES
+    from barm.predict.paper_figures import figure as draw
 
     images = [p for p in paths if p.suffix.lower() in IMAGE_SUFFIXES and not p.is_dir()]
     runs = [p for p in paths if p not in images]

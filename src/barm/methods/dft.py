@@ -88,8 +88,9 @@ def class_weights(label: Tensor, channels: int, balance: float, most: float) -> 
     >>> class_weights(torch.tensor([[[0, 0, 0, 0, 0, 0, 0, 0, 0, 1]]]), 3, 0.5, 10.0)
     tensor([1., 3., 1.])
     """
-    own = torch.bincount(label[label != IGNORE].flatten(), minlength=channels)[:channels].float()
+    counts = torch.zeros(IGNORE + 1, dtype=torch.int64, device=label.device)
+    flat = label.flatten().long()
+    own = counts.scatter_add_(0, flat, torch.ones_like(flat))[:channels].float()
     weights = ((own.sum() - own) / own.clamp(min=1)).pow(balance).clamp(1, most)
-    weights[own == 0] = 1
-    weights[0] = 1
-    return weights
+    weights = torch.where(own == 0, 1.0, weights)
+    return torch.cat([torch.ones_like(weights[:1]), weights[1:]])

@@ -17,7 +17,7 @@ from barm.engine.checkpoint.differences import to_table
 from barm.engine.checkpoint.directory import RunDirectory
 from barm.engine.config import RunConfig
 from barm.errors import UserError
-from barm.report import paper_figures
+from barm.predict import paper_figures
 
 
 @pytest.fixture(scope="module")

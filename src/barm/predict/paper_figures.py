@@ -51,10 +51,10 @@ def figure(
     target = Path(out)
     if target.suffix.lower() not in (".png", ".pdf", ".svg"):
         raise UserError(f"{target} is no image: expected a name that ends in .png, .pdf or .svg")
-    pictures = {str(path): read_image(Path(path)) for path in images}
+    photos = {str(path): read_image(Path(path)) for path in images}
     directories = {str(path): RunDirectory(Path(path)) for path in runs}
     draw = _qualitative if kind == "qualitative" else _background
-    drawn = draw(directories, pictures, device)
+    drawn = draw(directories, photos, device)
     target.parent.mkdir(parents=True, exist_ok=True)
     drawn.savefig(target, dpi=130)
     pyplot().close(drawn)
@@ -74,7 +74,7 @@ def _titles(directories: dict[str, RunDirectory]) -> dict[str, str]:
     return {p: name if several.count(name) == 1 else f"{name} ({Path(p).name})" for p, name in methods.items()}
 
 
-def _qualitative(directories: dict[str, RunDirectory], pictures: dict[str, Image.Image], device: str | None) -> Any:
+def _qualitative(directories: dict[str, RunDirectory], photos: dict[str, Image.Image], device: str | None) -> Any:
     tasks = {path: task_name(d.config()) for path, d in directories.items()}
     first, *others = tasks
     for path in others:
@@ -83,21 +83,21 @@ def _qualitative(directories: dict[str, RunDirectory], pictures: dict[str, Image
     titles, found, model = _titles(directories), dict[tuple[str, int, str], NDArray[np.uint8]](), None
     for path, directory in directories.items():
         for model in _models(directory, device):
-            for name, picture in pictures.items():
-                found[path, model.step, name] = model.predict(picture)
+            for name, photo in photos.items():
+                found[path, model.step, name] = model.predict(photo)
     assert model is not None  # every run has a step
     steps = sorted({step for _, step, _ in found})
-    plt, rows = pyplot(), [(name, path) for name in pictures for path in directories]
+    plt, rows = pyplot(), [(name, path) for name in photos for path in directories]
     drawn, axes = plt.subplots(
         len(rows),
         1 + len(steps),
-        figsize=(CELL * (1 + len(steps)), _heights(pictures, len(directories))),
+        figsize=(CELL * (1 + len(steps)), _heights(photos, len(directories))),
         squeeze=False,
         layout="constrained",
-        height_ratios=[pictures[n].height / pictures[n].width for n, _ in rows],
+        height_ratios=[photos[n].height / photos[n].width for n, _ in rows],
     )
     for row, (line, (name, path)) in enumerate(zip(axes, rows, strict=True)):
-        pixels = np.asarray(pictures[name])
+        pixels = np.asarray(photos[name])
         _panel(line[0], pixels if path == first else None, "image" if row == 0 else "")
         for ax, step in zip(line[1:], steps, strict=True):
             label = found.get((path, step, name))
@@ -108,26 +108,26 @@ def _qualitative(directories: dict[str, RunDirectory], pictures: dict[str, Image
     return drawn
 
 
-def _background(directories: dict[str, RunDirectory], pictures: dict[str, Image.Image], device: str | None) -> Any:
+def _background(directories: dict[str, RunDirectory], photos: dict[str, Image.Image], device: str | None) -> Any:
     titles, maps = _titles(directories), dict[tuple[str, str], NDArray[np.float32]]()
     for path, directory in directories.items():
         model = load(directory.path, directory.last_step(), device=device)
-        for name, picture in pictures.items():
-            maps[name, path] = model.background(picture)
+        for name, photo in photos.items():
+            maps[name, path] = model.background(photo)
     longest, plt = max(len(parts) for parts in maps.values()), pyplot()
-    rows = [(name, path) for name in pictures for path in directories]
+    rows = [(name, path) for name in photos for path in directories]
     drawn, axes = plt.subplots(
         len(rows),
         longest + 2,
-        figsize=(CELL * (longest + 2) + 0.8, _heights(pictures, len(directories))),
+        figsize=(CELL * (longest + 2) + 0.8, _heights(photos, len(directories))),
         squeeze=False,
         layout="constrained",
-        height_ratios=[pictures[n].height / pictures[n].width for n, _ in rows],
+        height_ratios=[photos[n].height / photos[n].width for n, _ in rows],
     )
     shown: dict[str, Any] = {}
     for row, (line, (name, path)) in enumerate(zip(axes, rows, strict=True)):
         parts, top = maps[name, path], row == 0
-        _panel(line[0], np.asarray(pictures[name]), "image" if top else "")
+        _panel(line[0], np.asarray(photos[name]), "image" if top else "")
         line[0].set_ylabel(titles[path], fontsize=9)
         for index, ax in enumerate(line[1:-1]):
             title = "background, step 0" if index == 0 else f"residual, step {index}"
@@ -141,9 +141,9 @@ def _background(directories: dict[str, RunDirectory], pictures: dict[str, Image.
     return drawn
 
 
-def _heights(pictures: dict[str, Image.Image], each: int) -> float:
+def _heights(photos: dict[str, Image.Image], each: int) -> float:
     """Height of a figure in inches whose cells are as wide as `CELL`."""
-    return 0.9 + CELL * each * sum(p.height / p.width for p in pictures.values())
+    return 0.9 + CELL * each * sum(p.height / p.width for p in photos.values())
 
 
 def _panel(ax: Any, pixels: Any, title: str, cmap: str | None = None, limit: float | None = None) -> None:
