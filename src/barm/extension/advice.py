@@ -19,14 +19,21 @@ def advice(result: Mapping[str, Any], recipe: StepRecipe) -> list[str]:
 
     Args:
         result: of `barm.extension.run.extend`.
-        recipe: recipe of the step's training.
+        recipe: recipe of the step's training; without updates it does not matter.
     """
     return [*_lost(result, recipe), *_mistaken(result, recipe), *_few(result, recipe), *_claimed(result)]
 
 
 def _lost(result: Mapping[str, Any], recipe: StepRecipe) -> Iterator[str]:
     before, after = result["old"]["before"], result["old"]["after"]
-    if before is not None and before - after > LOST:
+    if before is None or before - after <= LOST:
+        return
+    if not result["updates"]:
+        yield (
+            f"the old classes lost {100 * (before - after):.1f} points: give images that show them too, label them "
+            "there, or train the step: --recipe folder/barm"
+        )
+    else:
         yield (
             f"the old classes lost {100 * (before - after):.1f} points: try fewer epochs (--set increment.epochs="
             f"{max(1, recipe.epochs // 2)}) or lower rates (--set increment.lr.aspp={recipe.lr.aspp / 3:.2g} --set "
@@ -35,7 +42,9 @@ def _lost(result: Mapping[str, Any], recipe: StepRecipe) -> Iterator[str]:
 
 
 def _mistaken(result: Mapping[str, Any], recipe: StepRecipe) -> Iterator[str]:
-    longer = f"give more images of it, or train longer: --set increment.epochs={4 * recipe.epochs}"
+    longer = "give more images of it" + (
+        f", or train longer: --set increment.epochs={4 * recipe.epochs}" if result["updates"] else ""
+    )
     for name, shares in result["taken_for"].items():
         for other, share in shares.items():
             if other == "background" and share >= MISSED:
@@ -45,7 +54,7 @@ def _mistaken(result: Mapping[str, Any], recipe: StepRecipe) -> Iterator[str]:
 
 
 def _few(result: Mapping[str, Any], recipe: StepRecipe) -> Iterator[str]:
-    if result["updates"] < UPDATES:
+    if 0 < result["updates"] < UPDATES:
         epochs = -(-recipe.epochs * UPDATES // result["updates"])
         yield (
             f"{count(result['images'], 'images')} in batches of {recipe.batch_size} gave only "

@@ -7,11 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from barm.config import read_recipe
 from barm.engine.checkpoint.directory import CONFIG, RunDirectory
 from barm.engine.distributed.launcher import processes
 from barm.engine.runtime import Runtime
 from barm.errors import UserError
 from barm.extension.plan import Plan, Request, make_plan
+from barm.methods import METHODS
 from barm.weights.adoption import RECIPE, ImportedModel
 from barm.weights.foreign.model import Activation
 from barm.weights.hub import SCHEME, is_address
@@ -81,6 +83,10 @@ def make_imported_plan(
         raise UserError("give the new classes with --classes, or the new run's folder with --out")
     base, out = start_of(model, target, request.classes)
     RunDirectory(out).check_place(resume=resume)
+    recipe, own = request.recipe or RECIPE, [text for text in request.overrides if not text.startswith("model.")]
+    given = list(request.overrides)
+    if METHODS[read_recipe(recipe)["method"]["name"]].extends_any:  # from the network as that one has it
+        recipe, given = RECIPE, [text for text in given if not text.startswith("method.")]
     if not (resume and (base / CONFIG).is_file()):
         taken = import_model(
             model,
@@ -89,12 +95,11 @@ def make_imported_plan(
             background=options.background,
             activation=options.activation,
             images=options.images or request.data,
-            recipe=request.recipe or RECIPE,
-            overrides=request.overrides,
+            recipe=recipe,
+            overrides=given,
         )
         announce(taken)
     try:
-        own = [text for text in request.overrides if not text.startswith("model.")]
         plan, rt = make_plan(replace(request, run=base, overrides=own))
     except BaseException:
         if not out.exists():

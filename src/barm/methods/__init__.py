@@ -7,6 +7,7 @@ from barm.methods.finetune import FineTuneConfig, JointConfig
 from barm.methods.lwf import ILTConfig, LwFConfig
 from barm.methods.mib import MiBConfig
 from barm.methods.plop import PLOPConfig
+from barm.methods.segacil import SegACILConfig
 from barm.methods.ssul import SSULConfig, SSULMConfig
 
 METHODS: dict[str, type[MethodConfig]] = {
@@ -21,4 +22,5 @@ METHODS: dict[str, type[MethodConfig]] = {
     "dkd-m": DKDMConfig,
     "ssul": SSULConfig,
     "ssul-m": SSULMConfig,
+    "segacil": SegACILConfig,
 }
