@@ -51,6 +51,18 @@ def start_of(model: Path | str, target: Path | None, new: Sequence[str]) -> tupl
     return out.with_name(f"{out.name}-base"), out
 
 
+def _first(request: Request) -> tuple[str, list[str]]:
+    """Recipe and settings of the step that the network becomes.
+
+    They are those of the extension, unless that goes on from any method's network and replaces the classifier.
+    """
+    recipe, overrides = request.recipe or RECIPE, list(request.overrides)
+    method = METHODS.get(str(read_recipe(recipe).get("method", {}).get("name")))
+    if method is None or not method.extends_any:
+        return recipe, overrides
+    return RECIPE, [text for text in overrides if not text.startswith("method.")]
+
+
 def make_imported_plan(
     model: Path | str,
     request: Request,
@@ -83,10 +95,8 @@ def make_imported_plan(
         raise UserError("give the new classes with --classes, or the new run's folder with --out")
     base, out = start_of(model, target, request.classes)
     RunDirectory(out).check_place(resume=resume)
-    recipe, own = request.recipe or RECIPE, [text for text in request.overrides if not text.startswith("model.")]
-    given = list(request.overrides)
-    if METHODS[read_recipe(recipe)["method"]["name"]].extends_any:  # from the network as that one has it
-        recipe, given = RECIPE, [text for text in given if not text.startswith("method.")]
+    recipe, given = _first(request)
+    own = [text for text in request.overrides if not text.startswith("model.")]
     if not (resume and (base / CONFIG).is_file()):
         taken = import_model(
             model,

@@ -140,7 +140,8 @@ def _result(plan: Plan, rt: Runtime, directory: RunDirectory, monitor: Monitor, 
     then, now = (directory.read(step, METRICS)["class_iou"] for step in (plan.known.step, plan.step))
     old = {name: now[name] if then[name] is not None else None for name in then}
     agreed = None if any(then[name] is not None for name in plan.known.classes) else agreement(plan, rt, directory)
-    recipe, trains = plan.config.increment, plan.config.method.build(plan.data.plan[plan.step], plan.config.model).trains
+    recipe, step = plan.config.increment, plan.data.plan[plan.step]
+    trains = plan.config.method.build(step, plan.config.model).trains
     updates = recipe.epochs * iterations_per_epoch(images, recipe.batch_size, rt.world)
     result = {
         "run": str(directory.path),

@@ -94,7 +94,7 @@ def add_rows_by_class(autos: Tensor, cross: Tensor, counts: Tensor, expanded: Te
     Source: spec/segacil.md Q8.
     """
     rows, label = expanded.reshape(-1, expanded.shape[-1]), label.reshape(-1).long()
-    for channel in label[label != IGNORE].unique().tolist():
+    for channel in sorted(set(label[label != IGNORE].tolist())):
         own = rows[label == channel]
         autos[channel].addmm_(own.T, own)
         cross[:, channel] += own.sum(0)
@@ -123,7 +123,8 @@ def ridge_weight(auto: Tensor, cross: Tensor, gamma: float) -> Tensor:
 
 def inverse_autocorrelation(auto: Tensor, gamma: float) -> Tensor:
     """``(A + gamma I)^-1``, ``(E, E)``, which the releases keep instead of A. Arguments as for `ridge_weight`."""
-    return torch.cholesky_inverse(_factor(auto, gamma))
+    inverse: Tensor = torch.cholesky_inverse(_factor(auto, gamma))
+    return inverse
 
 
 def _factor(auto: Tensor, gamma: float) -> Tensor:

@@ -224,7 +224,8 @@ class SegACIL(Method[PlainOutput, SegACILConfig]):
 
     def gather(self, out: PlainOutput, batch: Batch, sums: dict[str, Tensor]) -> None:
         """Add a batch's cells to A and B, in float64 (section 5)."""
-        label = labels_on_grid(self.labels(out, batch), out.branch.shape[2:], self.config.cell_label)
+        height, width = out.branch.shape[2:]
+        label = labels_on_grid(self.labels(out, batch), (height, width), self.config.cell_label)
         for expanded, own in self._rows(out.branch, label):
             if self.config.balanced:
                 add_rows_by_class(sums[AUTO], sums[CROSS], sums[COUNTS], expanded, own)
@@ -245,13 +246,14 @@ class SegACIL(Method[PlainOutput, SegACILConfig]):
     def _rows(self, features: Tensor, label: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Expanded cells and their labels, some images at a time."""
         number = max(1, ROWS // (features.shape[2] * features.shape[3]))
-        for some, own in zip(features.split(number), label.split(number), strict=True):
+        for some, own in zip(torch.split(features, number), torch.split(label, number), strict=True):
             yield expand(some, self._projection), own
 
     @torch.no_grad()
     def gathered(self, model: nn.Module, sums: Mapping[str, Tensor]) -> None:
         """Add the sums of the steps before, and solve for the weights of all classes."""
-        total = {name: value + self._sums[name].to(value.device) for name, value in sums.items()} if self._sums else sums
+        before = {name: value.to(sums[name].device) for name, value in self._sums.items()}
+        total = {name: value + before[name] if before else value for name, value in sums.items()}
         if self.config.balanced:
             weight = balanced_weight(total[AUTO], total[CROSS], total[COUNTS], self.config.gamma)
         else:

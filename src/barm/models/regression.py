@@ -47,7 +47,7 @@ def regression_scores(features: Tensor, projection: Tensor, weight: Tensor) -> T
         weight: W, ``(C, E, 1, 1)``.
     """
     wide, pad = features.to(projection.dtype), projection.shape[2] // 2
-    parts = zip(projection.split(UNITS), weight.split(UNITS, dim=1), strict=True)
+    parts = zip(torch.split(projection, UNITS), torch.split(weight, UNITS, dim=1), strict=True)
     first, *rest = [F.conv2d(F.conv2d(wide, p, padding=pad).relu(), w) for p, w in parts]
     for part in rest:
         first = first + part
@@ -57,7 +57,8 @@ def regression_scores(features: Tensor, projection: Tensor, weight: Tensor) -> T
 class Regression(nn.Module):
     """Fixed random projection, ReLU, and a linear map that is solved for, not trained.
 
-    It computes in float32 whatever the network does: a solution's weights are large and cancel each other.
+    Its tensors stay float32 in a network of lower precision (`barm.models.frozen`): a solution's weights cancel each
+    other.
 
     Args:
         features: D.
@@ -76,8 +77,7 @@ class Regression(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """``(N, D, h, w)`` -> scores ``(N, C, h, w)``."""
-        with torch.autocast(features.device.type, enabled=False):
-            return regression_scores(features, self.projection, self.weight)
+        return regression_scores(features, self.projection, self.weight)
 
 
 class RegressionHead(nn.Module):
