@@ -4,19 +4,35 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 
 from barm.api import fit
 from barm.engine.checkpoint.directory import RunDirectory
 from barm.engine.monitor import Monitor
 from barm.errors import Stopped
+from barm.labels import TaskPlan
 from barm.methods import METHODS
+from barm.models.segmenter import NetworkConfig
 
 
 def weights(out: Path) -> list[bytes]:
     return [(RunDirectory(out).step_path(i) / "model.safetensors").read_bytes() for i in range(2)]
+
+
+PLAN = TaskPlan.parse("3-1", 4)
+
+
+def made(name: str, step: int):
+    """The method at a step."""
+    return METHODS[name](name=name).build(PLAN[step], NetworkConfig(pretrained=False))
+
+
+def end() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))
@@ -24,17 +40,43 @@ def test_a_stopped_run_resumes_to_the_same_weights(name, tiny, tmp_path, monkeyp
     config = tiny(name, "3-1", "base.epochs=1", "increment.epochs=3", "method.name=" + name)
     fit(config, out=tmp_path / "whole", quiet=True)
 
-    show = Monitor.progress
+    show, last = Monitor.progress, 1 if made(name, 1).trains else 0
 
     def stop(self: Monitor, iteration: int, *rest) -> None:
         show(self, iteration, *rest)
-        if self.step == 1 and iteration == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
+        if self.step == last and iteration == 2:
+            end()
 
     with monkeypatch.context() as patch:
         patch.setattr(Monitor, "progress", stop)
         with pytest.raises(Stopped):
             fit(config, out=tmp_path / "broken", quiet=True)
-    assert RunDirectory(tmp_path / "broken").finished_steps() == [0]
+    assert RunDirectory(tmp_path / "broken").finished_steps() == list(range(last))
     fit(config, out=tmp_path / "broken", resume=True, quiet=True)
     assert weights(tmp_path / "broken") == weights(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("name", sorted(n for n in METHODS if made(n, 1).gathers))
+def test_a_stop_while_statistics_are_gathered(name, tiny, tmp_path, monkeypatch):
+    """At step 0, then at step 1; what is handed on is the same too."""
+    config = tiny(name, "3-1", "method.name=" + name)
+    fit(config, out=tmp_path / "whole", quiet=True)
+    show = Monitor.gathering
+    for step in range(2):
+
+        @contextmanager
+        def stop(self: Monitor, index: int, total: int, wanted=step):
+            with show(self, index, total) as advance:
+                yield lambda: (advance(), end()) if index == wanted else advance()
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Monitor, "gathering", stop)
+            with pytest.raises(Stopped):
+                fit(config, out=tmp_path / "broken", resume=step > 0, quiet=True)
+        assert RunDirectory(tmp_path / "broken").finished_steps() == list(range(step))
+    fit(config, out=tmp_path / "broken", resume=True, quiet=True)
+    assert weights(tmp_path / "broken") == weights(tmp_path / "whole")
+    for step in range(2):
+        whole, broken = (RunDirectory(tmp_path / n).load_carried(step) for n in ("whole", "broken"))
+        assert whole.keys() == broken.keys()
+        assert all(torch.equal(whole[key], broken[key]) for key in whole)
