@@ -1,4 +1,4 @@
-"""Recipes against the tables of the specifications: spec/{barm,mib,plop,dkd,ssul}.md."""
+"""Recipes against the tables of the specifications: spec/{barm,mib,plop,dkd,ssul,segacil}.md."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ TASKS = {"voc": "15-1", "ade": "100-10"}
 BARM = ("barm", "finetune", "joint")  # both bounds train as BARM does
 MIB = ("mib", "mib-published", "lwf", "ilt", "plop", "plop-published")
 DKD, SSUL = ("dkd", "dkd-m"), ("ssul", "ssul-m")
+SEGACIL = ("segacil", "segacil-published")
 
 # epochs and batch of step 0, of later steps, crop, geometry
 SCHEDULES = {
@@ -32,12 +33,14 @@ SCHEDULES = {
         MIB: ((30, 24), (30, 24), 512, "resized_crop"),
         DKD: ((60, 32), (60, 32), 512, "resized_crop"),
         SSUL: ((50, 32), (50, 32), 513, "rescale"),
+        SEGACIL: ((50, 32), (1, 64), 513, "rescale"),
     },
     "ade": {
         BARM: ((60, 8), (100, 4), 513, "rescale"),
         MIB: ((60, 24), (60, 24), 512, "resized_crop"),
         DKD: ((100, 24), (100, 24), 512, "resized_crop"),
         SSUL: ((100, 24), (100, 24), 513, "rescale"),
+        SEGACIL: ((60, 8), (1, 8), 513, "rescale"),
     },
 }
 # rates of step 0 and of later steps: new, aspp, old, backbone
@@ -47,19 +50,21 @@ RATES = {
         MIB: ((1e-2, 1e-2, 1e-2, 1e-2), (1e-3, 1e-3, 1e-3, 1e-3)),
         DKD: ((1e-2, 1e-2, 1e-2, 1e-3), (1e-3, 1e-3, 1e-3, 1e-4)),
         SSUL: ((1e-2, 1e-2, 1e-2, 1e-3), (1e-2, 1e-2, 1e-6, 1e-3)),
+        SEGACIL: ((1e-2, 1e-2, 1e-2, 1e-3), (1e-3, 1e-3, 1e-4, 1e-4)),  # the latter are BARM's, and not used
     },
     "ade": {
         BARM: ((1e-2, 1e-2, 1e-2, 1e-3), (1e-2, 1e-3, 1e-4, 1e-4)),
         MIB: ((1e-2, 1e-2, 1e-2, 1e-2), (1e-3, 1e-3, 1e-3, 1e-3)),
         DKD: ((2.5e-2, 2.5e-2, 2.5e-2, 2.5e-3), (2.5e-3, 2.5e-3, 2.5e-3, 2.5e-4)),
         SSUL: ((1e-2, 1e-2, 1e-2, 1e-3), (5e-2, 1e-2, 5e-6, 1e-3)),
+        SEGACIL: ((1e-2, 1e-2, 1e-2, 1e-3), (1e-2, 1e-3, 1e-4, 1e-4)),
     },
 }
 # policy, the share of the warm-up where it has one, and whether that is rounded down to whole updates; `warm_poly` is
 # the one without a floor
 POLICIES = {
-    "voc": {BARM: ("poly",), MIB: ("warm_poly", 0.0), DKD: ("warm_poly", 0.0), SSUL: ("poly",)},
-    "ade": {BARM: ("poly",), MIB: ("warm_poly", 0.0), DKD: ("warm_poly", 0.2, False), SSUL: ("warm_poly", 0.1, True)},
+    "voc": {BARM: ("poly",), MIB: ("warm_poly", 0.0), DKD: ("warm_poly", 0.0), SSUL: ("poly",), SEGACIL: ("poly",)},
+    "ade": {BARM: ("poly",), MIB: ("warm_poly", 0.0), DKD: ("warm_poly", 0.2, False), SSUL: ("warm_poly", 0.1, True), SEGACIL: ("poly",)},
 }
 # what the methods themselves are told
 SETTINGS = {
@@ -72,6 +77,7 @@ SETTINGS = {
     "dkd": {"kd_weight": 5.0, "positive_weight": 5.0, "negative_weight": 5.0, "auxiliary_weight": 1.0}
     | {"base_pos_weight": 2.0, "pos_weight": 1.0, "freeze_bn": True},
     "ssul": {"pseudo": True, "pseudo_threshold": 0.7, "weight_transfer": True, "loss": "bce", "freeze_bn": True},
+    "segacil": {"width": 8192, "gamma": 1.0, "pseudo": False, "pseudo_threshold": 0.7, "balanced": False},
 }
 ADE_SETTINGS = {
     "plop": {"pod_weight": 1e-3, "pod_weight_last": 1e-5},
@@ -82,7 +88,9 @@ MEMORY = {  # labels, mix, threshold, unique
     "ssul-m": ("seen", "replace", 0.7, False),
 }
 MEMORY_SIZE = {"voc": 100, "ade": 300, "folder": 100, "shapes": 50}
-EVERY = [(data, name) for data in TASKS for family in (BARM, MIB, DKD, SSUL) for name in family]
+FAMILIES = (BARM, MIB, DKD, SSUL, SEGACIL)
+PUBLISHED_ON_VOC_ALONE = {("ade", "segacil-published")}
+EVERY = [(d, name) for d in TASKS for family in FAMILIES for name in family if (d, name) not in PUBLISHED_ON_VOC_ALONE]
 
 
 def recipe(data: str, name: str) -> RunConfig:
@@ -138,8 +146,9 @@ def test_methods(data, name):
 @pytest.mark.parametrize(("data", "name"), EVERY)
 def test_networks(data, name):
     network = recipe(data, name).model
-    assert (network.backbone, network.output_stride, network.channels) == ("resnet101.tv_in1k", 16, 256)
-    published = name.endswith("-published")
+    stride = 8 if name == "segacil-published" else 16
+    assert (network.backbone, network.output_stride, network.channels) == ("resnet101.tv_in1k", stride, 256)
+    published = name.endswith("-published") and name in MIB
     wanted = ("added_pool", "leaky_relu", 0.0) if published else ("v3", "relu", 0.1)
     assert (network.decoder, network.activation, network.dropout) == wanted
 

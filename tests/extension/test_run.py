@@ -138,6 +138,29 @@ def test_every_method_goes_on(name, make_run, tiny_settings, lamp, tmp_path):
     assert 0 <= result["new"] <= 1
 
 
+def test_one_pass_without_gradients_from_another_methods_run(finished, lamp, tmp_path, capsys):
+    """SegACIL on the branches of a BARM run, which has no sums: its network labels the old classes. Then on its own."""
+    result = extend(finished, lamp, [NEW], out=tmp_path / "first", recipe="folder/segacil")
+    assert "method.width is 1024: for 8 training images" in capsys.readouterr().err
+    assert (result["method"], result["updates"]) == ("segacil", 0)
+    assert not any("epochs" in line for line in result["advice"])
+    new = RunDirectory(tmp_path / "first")
+    assert new.config().method.old_ears == 1
+    state, old = new.load_carried(2), RunDirectory(finished).load_model_state(1)
+    assert float(state["cross"][:, 1:5].abs().sum()) > 0, "the old network labelled nothing"
+    same = [name for name in new.load_model_state(2) if name in old]
+    assert all(torch.equal(new.load_model_state(2)[name], old[name]) for name in same)
+    assert {name.split(".")[1] for name in old if name not in same} == {"head"}
+
+    more = tmp_path / "more"
+    make_shapes(more, num_classes=4, only=[NEXT, NEW], num_train=6, num_val=3, size=(48, 48), seed=6)
+    extend(tmp_path / "first", more, out=tmp_path / "second", quiet=True)
+    grown = RunDirectory(tmp_path / "second").load_carried(3)["auto"] - state["auto"]
+    assert float(torch.linalg.eigvalsh(grown).min()) > -1e-6 * float(grown.abs().max()), "cells were added"
+    with pytest.raises(UserError, match="the run's sums have 1024"):
+        extend(tmp_path / "first", more, out=tmp_path / "third", overrides=["method.width=64"], quiet=True)
+
+
 def test_unknown_truth_does_not_count():
     rng = np.random.default_rng(0)
     label, prediction = rng.integers(0, 3, 500), rng.integers(0, 4, 500)
