@@ -41,12 +41,16 @@ cli.training.train
         engine.checkpoint.network.load_step
         methods.base.Method.init_from
         engine.datasets.with_exemplars
-        engine.train.StepTrainer
-        engine.run._train
-          engine.loaders.train_batches
-          engine.train.train_step
-            engine.train.StepTrainer.update
-            engine.checkpoint.directory.RunDirectory.save_partial (through `save`)
+        engine.run._trainer
+          engine.train.StepTrainer
+        engine.run._trained
+          engine.run._train
+            engine.loaders.train_batches
+            engine.train.train_step
+              engine.train.StepTrainer.update
+              engine.checkpoint.directory.RunDirectory.save_partial (through `save`)
+        engine.completion.completed
+          engine.completion.gather
         engine.evaluate.evaluate_step
         engine.run._store
           engine.scores.scores_of

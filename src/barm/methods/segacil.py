@@ -35,6 +35,7 @@ from barm.models.heads import PlainOutput
 from barm.models.regression import RegressionHead
 from barm.models.segmenter import NetworkConfig, build_network, hand_over
 from barm.ops.upsampled import map_pixels
+from barm.words import count
 
 AUTO, CROSS, COUNTS = "auto", "cross", "counts"  # sums, and names of what is handed on
 LEAST, MOST = 1024, 8192  # widths that the number of images decides
@@ -91,7 +92,7 @@ class SegACILConfig(MethodConfig):
         if self.width != "auto":
             return self, {}
         width = min(max(LEAST, 1 << (2 * images - 1).bit_length()), MOST)
-        why = f"{width}: for {images} training images; the sums take {8e-6 * width**2:.0f} MB"
+        why = f"{width}: for {count(images, 'training images')}; the sums take {8e-6 * width**2:.0f} MB"
         return self.model_copy(update={"width": width}), {"method.width": why}
 
     def going_on(self, before: MethodConfig, index: int) -> Self:
