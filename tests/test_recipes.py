@@ -64,7 +64,13 @@ RATES = {
 # the one without a floor
 POLICIES = {
     "voc": {BARM: ("poly",), MIB: ("warm_poly", 0.0), DKD: ("warm_poly", 0.0), SSUL: ("poly",), SEGACIL: ("poly",)},
-    "ade": {BARM: ("poly",), MIB: ("warm_poly", 0.0), DKD: ("warm_poly", 0.2, False), SSUL: ("warm_poly", 0.1, True), SEGACIL: ("poly",)},
+    "ade": {
+        BARM: ("poly",),
+        MIB: ("warm_poly", 0.0),
+        DKD: ("warm_poly", 0.2, False),
+        SSUL: ("warm_poly", 0.1, True),
+        SEGACIL: ("poly",),
+    },
 }
 # what the methods themselves are told
 SETTINGS = {

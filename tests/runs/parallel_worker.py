@@ -17,6 +17,8 @@ from barm.methods import METHODS
 from barm.methods.base import Rates
 from barm.models.segmenter import NetworkConfig
 
+SMALL = {"segacil": {"width": 64}}  # settings by method, to be quick
+
 
 def main(target: str, *cases: str) -> None:
     rt = Runtime(RuntimeConfig(device="cpu", precision="32-true", channels_last=False))
@@ -28,8 +30,8 @@ def update(rt: Runtime, name: str, kind: str, target: Path) -> None:
     network = NetworkConfig(backbone="test_resnet", channels=16, pretrained=False, dropout=0)
     plan = TaskPlan.parse("2-1", 4)
     torch.manual_seed(0)
-    method = METHODS[name](name=name, freeze_bn=True).build(plan[1], network)
-    teacher = METHODS[name](name=name).build(plan[0], network).build_model()
+    method = METHODS[name](name=name, freeze_bn=True, **SMALL.get(name, {})).build(plan[1], network)
+    teacher = METHODS[name](name=name, **SMALL.get(name, {})).build(plan[0], network).build_model()
     model = method.build_model()
     method.init_from(model, teacher)
     generator = torch.Generator().manual_seed(1)

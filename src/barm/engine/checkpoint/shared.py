@@ -52,6 +52,10 @@ class SharedDirectory(RunDirectory):
         """Load the tensors of a finished step, on the CPU."""
         return self._rt.from_main(partial(super().load_model_state, index))
 
+    def load_carried(self, index: int) -> dict[str, Tensor]:
+        """Load what a finished step's method hands on; empty if it hands on nothing."""
+        return self._rt.from_main(partial(super().load_carried, index))
+
     def load_partial(self, index: int) -> dict[str, Any] | None:
         """Load the trainer's state of an unfinished step, or None."""
         return self._rt.from_main(partial(super().load_partial, index))
