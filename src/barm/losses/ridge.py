@@ -130,6 +130,7 @@ def inverse_autocorrelation(auto: Tensor, gamma: float) -> Tensor:
 def _factor(auto: Tensor, gamma: float) -> Tensor:
     lifted = auto.clone()
     lifted.diagonal().add_(gamma)
+    factor: Tensor
     factor, failed = torch.linalg.cholesky_ex(lifted)
     if bool(failed) or not bool(factor.diagonal().isfinite().all()):
         raise UserError(
