@@ -134,6 +134,7 @@ def test_the_number_of_images_decides_the_width(images, width):
     config, reasons = SegACILConfig(width="auto").settled(images)
     assert config.width == width
     assert reasons["method.width"].startswith(f"{width}: for {images} training images")
+    assert SegACILConfig(width="auto", balanced=True).settled(images)[0].width == 1024
     assert SegACILConfig(width=64).settled(images) == (SegACILConfig(width=64), {})
 
 

@@ -47,8 +47,8 @@ class SegACILConfig(MethodConfig):
     """SegACIL (2024): later steps train nothing; a ridge regression on frozen features is solved in closed form.
 
     Attributes:
-        width: E, of the random expansion; `auto` chooses 1024 to 8192 by the number of training images. The sums that
-            go from step to step take ``8 E^2`` bytes.
+        width: E, of the random expansion; `auto` chooses 1024 to 8192 by the number of training images, 1024 if
+            `balanced`. The sums that go from step to step take ``8 E^2`` bytes.
         gamma: strength of the ridge.
         pseudo: label confident old pixels with the previous step's class.
         pseudo_threshold: on the sigmoid of a score, which is itself between 0 and 1: 0.7 asks for a score of 0.847, 0.9
@@ -88,23 +88,22 @@ class SegACILConfig(MethodConfig):
         return self.model_dump(mode="json", exclude={"pseudo", "pseudo_threshold", "sequential", "old_ears"})
 
     def settled(self, images: int) -> tuple[Self, dict[str, str]]:
-        """Choose the width: twice the number of images, as a power of two from 1024 to 8192."""
+        """Choose the width: twice the number of images, as a power of two from 1024 to 8192; 1024 if `balanced`."""
         if self.width != "auto":
             return self, {}
-        width = min(max(LEAST, 1 << (2 * images - 1).bit_length()), MOST)
-        why = f"{width}: for {count(images, 'training images')}; the sums take {8e-6 * width**2:.0f} MB"
+        width = min(max(LEAST, 1 << (2 * images - 1).bit_length()), LEAST if self.balanced else MOST)
+        share = " per class" if self.balanced else ""
+        why = f"{width}: for {count(images, 'training images')}; the sums take {8e-6 * width**2:.0f} MB{share}"
         return self.model_copy(update={"width": width}), {"method.width": why}
 
     def going_on(self, before: MethodConfig, index: int) -> Self:
         """Keep the sums' settings of a run of this method, and the branches of any other."""
         if not isinstance(before, SegACILConfig):
             return self.model_copy(update={"old_ears": before.ears(index)})
-        for key in ("width", "balanced"):
-            if getattr(self, key) not in ("auto", getattr(before, key)):
-                raise UserError(
-                    f"method.{key} is {getattr(self, key)}, the run's sums have {getattr(before, key)}: leave it out"
-                )
-        return self.model_copy(update={"width": before.width, "old_ears": before.old_ears})
+        if self.width not in ("auto", before.width):
+            raise UserError(f"method.width is {self.width}, the run's sums have {before.width}: leave it out")
+        kept = {"width": before.width, "balanced": before.balanced, "old_ears": before.old_ears}
+        return self.model_copy(update=kept)
 
     def ears(self, index: int) -> int:
         """Those of the network that was extended."""
