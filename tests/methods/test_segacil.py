@@ -129,7 +129,7 @@ def test_sums_of_another_width_or_kind_are_refused():
         SegACILConfig(width=64).build(PLAN[1], NETWORK).take_over(state)
 
 
-@pytest.mark.parametrize(("images", "width"), [(1, 1024), (512, 1024), (513, 2048), (3000, 8192), (10**6, 8192)])
+@pytest.mark.parametrize(("images", "width"), [(8, 1024), (512, 1024), (513, 2048), (3000, 8192), (10**6, 8192)])
 def test_the_number_of_images_decides_the_width(images, width):
     config, reasons = SegACILConfig(width="auto").settled(images)
     assert config.width == width
