@@ -40,17 +40,19 @@ class LabelPolicy:
         hidden: label in training of every class that the step does not learn (the background shift).
         unseen: label in evaluation of classes that a later step will learn; `IGNORE` leaves them out of the scores.
         void: label in training of the mask's 255.
-        supervision: classes labelled in training: those of the `step` alone, or all `seen` so far (joint training).
+        supervision: classes labelled in training: those of the `step` alone; all `seen` so far, in the images of all
+            steps so far (joint training); or all so far in the step's images (`sequential`).
     """
 
     hidden: int = 0
     unseen: int = IGNORE
     void: int = IGNORE
-    supervision: Literal["step", "seen"] = "step"
+    supervision: Literal["step", "seen", "sequential"] = "step"
 
 
 INCREMENTAL = LabelPolicy()
 JOINT = LabelPolicy(supervision="seen")
+SEQUENTIAL = LabelPolicy(supervision="sequential")
 
 
 @dataclass(frozen=True, slots=True)

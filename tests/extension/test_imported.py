@@ -108,6 +108,7 @@ def test_barm_extends_a_softmax_network_which_is_calibrated_on_the_new_images(da
     [
         pytest.param("smp-fpn", "folder/barm", marks=pytest.mark.long),
         ("transformers-segformer", "folder/mib"),
+        ("smp-fpn", "folder/segacil"),
     ],
 )
 def test_every_extension_goes_out_as_onnx(name, recipe, data, tmp_path):

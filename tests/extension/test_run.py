@@ -32,6 +32,7 @@ from barm.errors import Stopped, UserError
 from barm.extension.run import default_out, extend
 from barm.labels import TaskPlan
 from barm.methods import METHODS
+from barm.methods.base import Method
 from barm.metrics import certain, class_iou, confusion_counts
 from barm.models.segmenter import MODELS, NetworkConfig
 from barm.predict.model import load
@@ -145,6 +146,36 @@ def test_a_method_without_statistics_is_refused_at_once(make_run, tiny_settings,
     with pytest.raises(UserError, match=r"step 0 has none .*imported"):
         extend(run, lamp, out=tmp_path / "new", quiet=True)
     assert not (tmp_path / "new").exists()
+
+
+def test_one_pass_without_gradients_from_another_methods_run(finished, lamp, tmp_path, capsys, monkeypatch):
+    """SegACIL on the branches of a BARM run, which has no sums: its network labels the old classes. Then on its own."""
+
+    def sure(self, out, batch, threshold):  # this network of seconds is sure of nothing
+        assert out.logits.shape[1] == 5
+        return torch.where(batch.label == 0, 4, batch.label)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Method, "annotate", sure)
+        result = extend(finished, lamp, [NEW], out=tmp_path / "first", recipe="folder/segacil")
+    assert "method.width is 1024: for 8 training images" in capsys.readouterr().err
+    assert (result["method"], result["updates"]) == ("segacil", 0)
+    assert not any("epochs" in line for line in result["advice"])
+    new = RunDirectory(tmp_path / "first")
+    assert new.config().method.old_ears == 1
+    state, old = new.load_carried(2), RunDirectory(finished).load_model_state(1)
+    assert (state["cross"].sum(0) > 0).tolist() == [False, False, False, False, True, True], "the old network's labels"
+    same = [name for name in new.load_model_state(2) if name in old]
+    assert all(torch.equal(new.load_model_state(2)[name], old[name]) for name in same)
+    assert {name.split(".")[1] for name in old if name not in same} == {"head"}
+
+    more = tmp_path / "more"
+    make_shapes(more, num_classes=4, only=[NEXT, NEW], num_train=6, num_val=3, size=(48, 48), seed=6)
+    extend(tmp_path / "first", more, out=tmp_path / "second", quiet=True)
+    grown = RunDirectory(tmp_path / "second").load_carried(3)["auto"].sum(0) - state["auto"].sum(0)
+    assert float(torch.linalg.eigvalsh(grown).min()) > -1e-6 * float(grown.abs().max()), "cells were added"
+    with pytest.raises(UserError, match="the run's sums have 1024"):
+        extend(tmp_path / "first", more, out=tmp_path / "third", overrides=["method.width=64"], quiet=True)
 
 
 def test_unknown_truth_does_not_count():

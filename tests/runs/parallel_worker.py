@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from barm.batch import Batch
+from barm.engine.completion import gather
 from barm.engine.config import RuntimeConfig, StepRecipe
 from barm.engine.runtime import Runtime, unwrap
 from barm.engine.train import StepTrainer, calibrate
@@ -15,6 +16,8 @@ from barm.labels import TaskPlan
 from barm.methods import METHODS
 from barm.methods.base import Rates
 from barm.models.segmenter import NetworkConfig
+
+SMALL = {"segacil": {"width": 64}}  # settings by method, to be quick
 
 
 def main(target: str, *cases: str) -> None:
@@ -27,8 +30,8 @@ def update(rt: Runtime, name: str, kind: str, target: Path) -> None:
     network = NetworkConfig(backbone="test_resnet", channels=16, pretrained=False, dropout=0)
     plan = TaskPlan.parse("2-1", 4)
     torch.manual_seed(0)
-    method = METHODS[name](name=name, freeze_bn=True).build(plan[1], network)
-    teacher = METHODS[name](name=name).build(plan[0], network).build_model()
+    method = METHODS[name](name=name, freeze_bn=True, **SMALL.get(name, {})).build(plan[1], network)
+    teacher = METHODS[name](name=name, **SMALL.get(name, {})).build(plan[0], network).build_model()
     model = method.build_model()
     method.init_from(model, teacher)
     generator = torch.Generator().manual_seed(1)
@@ -43,15 +46,22 @@ def update(rt: Runtime, name: str, kind: str, target: Path) -> None:
     trains = kind if kind in ("frozen", "lora") else "trained"
     recipe = StepRecipe(epochs=1, batch_size=4 // rt.world, lr=rates, backbone=trains)
     teacher = rt.constant(teacher) if method.uses_teacher else None
-    trainer = StepTrainer(method, rt.place(model), teacher, recipe, 10, rt, seed=1)
     share = slice(rt.rank * 4 // rt.world, (rt.rank + 1) * 4 // rt.world)
     batch = Batch(image[share], label[share], {})
-    if teacher is not None and method.calibrates:
-        calibrate(method, teacher, [batch], rt)
-    outcome = trainer.update(batch)
+    if not method.trains:
+        values, model = {}, rt.place(model)
+    else:
+        trainer = StepTrainer(method, rt.place(model), teacher, recipe, 10, rt, seed=1)
+        if teacher is not None and method.calibrates:
+            calibrate(method, teacher, [batch], rt)
+        values, model = trainer.update(batch).values, unwrap(trainer.model)
+    if method.gathers:
+        if method.finishes:
+            method.finish(model, None)
+        gather(method, model, [batch], rt)
     if rt.is_main:
-        state = {"model": unwrap(trainer.model).state_dict(), "method": method.state_dict()}
-        torch.save({**state, "values": outcome.values}, target)
+        state = {"model": model.state_dict(), "method": method.state_dict()}
+        torch.save({**state, "values": values}, target)
 
 
 if __name__ == "__main__":

@@ -175,8 +175,9 @@ def _training_need(network: str, config: str, increment: bool, trains: str = "{}
     for parameter in model.parameters():
         parameter.requires_grad_(id(parameter) in trained)
     train_mode(method, model, recipe)
-    weights = sum(_size(p) for p in model.parameters())
-    return Need(weights + 2 * sum(map(_size, trained.values())), _kept(model) / (IMAGES * SIDE**2))
+    weights = sum(_size(p) for p in model.parameters()) + 2 * sum(map(_size, trained.values()))
+    sums = method.start_sums(torch.device("meta")).values() if method.gathers else ()
+    return Need(max(weights, sum(map(_size, sums))), _kept(model) / (IMAGES * SIDE**2))
 
 
 @lru_cache(maxsize=32)

@@ -1,4 +1,7 @@
-"""Crop sizes and image sizes: a crop of `auto` is chosen by the images, a given one is compared with them."""
+"""Crop sizes and image sizes: a crop of `auto` is chosen by the images, a given one is compared with them.
+
+So are the settings that a method leaves to the data.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +20,11 @@ SMALL = 0.1  # share of an image that a crop shows
 
 
 class Sized(NamedTuple):
-    """A configuration with every crop settled.
+    """A configuration with every crop settled, and every setting of the method.
 
     Attributes:
         config: the configuration.
-        chosen: reasons for the crops that were chosen here, by key of the configuration.
+        chosen: reasons for what was chosen here, by key of the configuration.
         warnings: on crops that are far from the images, a line each.
     """
 
@@ -31,7 +34,7 @@ class Sized(NamedTuple):
 
 
 def sized(config: RunConfig, data: Data, steps: Sequence[int] = (0, 1)) -> Sized:
-    """Settle the crops by the sizes of the training images.
+    """Settle the crops by the sizes of the training images, and the method's settings by their number.
 
     Args:
         config: of a run.
@@ -51,7 +54,8 @@ def sized(config: RunConfig, data: Data, steps: Sequence[int] = (0, 1)) -> Sized
         if number in trained and number < len(data.plan):
             warnings += _far(table, recipe.side, recipe.geometry, train, best)
     warnings += _far_evaluation(config.evaluation.crop, measured)
-    return Sized(config.model_copy(update=settled), chosen, tuple(warnings))
+    method, reasons = config.method.settled(len(data.train))
+    return Sized(config.model_copy(update={**settled, "method": method}), chosen | reasons, tuple(warnings))
 
 
 def chosen_lines(chosen: Mapping[str, str], steps: Iterable[int] = (0, 1)) -> list[str]:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 
 from barm.batch import Batch
 from barm.data.dataset import StepDataset
@@ -22,6 +23,8 @@ from barm.engine.prepare import Prepared
 from barm.engine.runtime import Runtime
 from barm.engine.train import StepTrainer, calibrate
 from barm.labels import IGNORE, Step
+from barm.methods.base import Method
+from barm.models.frozen import Constant
 
 TRIED = 4  # updates, of which the first does not count: it also starts the loaders and, compiled, the compiler
 LONG = 20.0  # seconds after which no further one is tried
@@ -69,7 +72,7 @@ def forecast(ready: Prepared, rt: Runtime, say: Callable[[str], None] = lambda _
 
 
 class _Cost(NamedTuple):
-    """Seconds per update, per batch of a calibration, and per pixel of the evaluation; peak memory in bytes."""
+    """Seconds per update, per batch of calibration and statistics, and per pixel of the evaluation; peak bytes."""
 
     update: float
     shown: float
@@ -82,7 +85,7 @@ def _forecast(
 ) -> StepForecast:
     recipe = config.recipe(step.index)
     epoch = iterations_per_epoch(_length(config, ready, step, dataset), recipe.batch_size, rt.world)
-    updates = recipe.epochs * epoch
+    updates = recipe.epochs * epoch if cost.update else 0
     pixels = sum(_pixels(config, source) for source in ready.data.measured) / rt.world
     training = updates * cost.update + epoch * cost.shown
     return StepForecast(step, len(dataset), recipe.side, updates, training, pixels * cost.pixel, cost.memory)
@@ -111,7 +114,7 @@ def _without_weights(config: RunConfig) -> RunConfig:
 def _try(config: RunConfig, rt: Runtime, ready: Prepared, step: Step, dataset: StepDataset) -> _Cost:
     """Run some updates of a step, and evaluate the last batch."""
     torch.manual_seed(config.seed)
-    method, recipe, teacher = config.method.build(step, config.model), config.recipe(step.index), None
+    method, teacher = config.method.build(step, config.model), None
     model = method.build_model()
     if step.index > 0:
         previous = config.method.build(ready.data.plan[step.index - 1], config.model).build_model()
@@ -119,8 +122,32 @@ def _try(config: RunConfig, rt: Runtime, ready: Prepared, step: Step, dataset: S
         teacher = rt.constant(previous) if method.uses_teacher else None
         del previous
     method.set_length(TRIED, TRIED)
-    trainer = StepTrainer(method, rt.place(model), teacher, recipe, TRIED, rt, config.seed)
+    model = rt.place(model)
     forget_peak(rt.device)
+    per_update, shown, network = _updates(config, rt, method, model, teacher, dataset)
+    constant, largest = rt.constant(network), _largest(config, rt, ready.data)
+    if method.gathers:
+        shown += _pass(config, rt, method, network, dataset)
+    started = time.monotonic()
+    evaluate(method, constant, [largest], rt)
+    _wait(rt)
+    seen = largest.image.shape[0] * largest.image.shape[2] * largest.image.shape[3]
+    return _Cost(per_update, shown, (time.monotonic() - started) / seen, peak_memory(rt.device))
+
+
+def _updates(
+    config: RunConfig,
+    rt: Runtime,
+    method: Method[Any, Any],
+    model: nn.Module,
+    teacher: Constant | None,
+    dataset: StepDataset,
+) -> tuple[float, float, nn.Module]:
+    """Seconds per update and per batch of a calibration, and the trained network; 0 for a step without updates."""
+    if not method.trains:
+        return 0.0, 0.0, model
+    recipe = config.recipe(method.step.index)
+    trainer = StepTrainer(method, model, teacher, recipe, TRIED, rt, config.seed)
     loading = train_batches(config, rt, dataset, epochs=TRIED, batch_size=recipe.batch_size, trains=False)
     times, began, shown = list[float](), time.monotonic(), 0.0
     with rt.one_shape(), loading as batches:
@@ -136,12 +163,21 @@ def _try(config: RunConfig, rt: Runtime, ready: Prepared, step: Step, dataset: S
             if len(times) == TRIED or (rt.world == 1 and times[-1] - began > LONG):  # all processes try as many
                 break
     per_update = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else times[0] - began
-    network, largest = rt.constant(trainer.network), _largest(config, rt, ready.data)
+    return per_update, shown, trainer.network
+
+
+def _pass(config: RunConfig, rt: Runtime, method: Method[Any, Any], network: nn.Module, dataset: StepDataset) -> float:
+    """Seconds per batch of the statistics after the training."""
+    batch_size = config.recipe(method.step.index).batch_size
+    with train_batches(config, rt, dataset, epochs=1, batch_size=batch_size, trains=False) as batches:
+        batch = next(batches)
+    if method.finishes:
+        method.finish(network, None)
+    constant, sums = rt.constant(network, exact=True), method.start_sums(rt.device)
     started = time.monotonic()
-    evaluate(method, network, [largest], rt)
+    method.gather(constant(batch.image), batch, sums)
     _wait(rt)
-    seen = largest.image.shape[0] * largest.image.shape[2] * largest.image.shape[3]
-    return _Cost(per_update, shown, (time.monotonic() - started) / seen, peak_memory(rt.device))
+    return time.monotonic() - started
 
 
 def _largest(config: RunConfig, rt: Runtime, data: Data) -> Batch:

@@ -133,13 +133,14 @@ def _run_step(
     method = config.method.build(step, config.model)
     method.set_conditions(data.plan.setting, rt.rank, rt.world)
     torch.manual_seed(config.seed * 1000 + step.index)
-    model, previous = method.build_model(), None
+    model, previous, known = method.build_model(), None, None
     partial, exemplars = directory.load_partial(step.index), list[Exemplar]()
     if step.index > 0:
         previous, before = load_step(directory, step.index - 1, data.plan, data.train.class_names)
         if method.carries:
             method.take_over(directory.load_carried(step.index - 1))
         method.init_from(model, previous)
+        known = (previous, before) if method.finishes or method.asks_previous is not None else None
         exemplars = _exemplars(config, rt, directory, data, previous, before, partial)
     model = rt.place(model)
     if method.trains:
@@ -150,10 +151,10 @@ def _run_step(
         model = trainer.network
     else:
         save = _nothing
-    previous = previous if method.finishes else None
+    del previous
     rt.share_buffers(model)
     with saved(rt, save):
-        network = completed(config, rt, method, model, previous, dataset, monitor)
+        network = completed(config, rt, method, model, known, dataset, monitor)
         counts = evaluate_step(config, rt, method, network, data, step, monitor)
     carried = method.hand_on() if method.carries else None
     rt.on_main(lambda: _store(config, directory, monitor, data, step, network.state_dict(), counts, exemplars, carried))

@@ -20,6 +20,8 @@ UPDATES = 60  # fewer teach little
 NAMED = 3  # classes that are named at most
 OLD_PARTS = ("aspp", "backbone", "old")  # whose rates cost old classes
 
+PASS = "give images that show the old classes too, with labels, or train the step: --recipe folder/barm"
+
 
 def advice(result: Mapping[str, Any], recipe: StepRecipe, trained: Collection[str] = OLD_PARTS) -> list[str]:
     """Lines of advice, the most serious first.
@@ -31,7 +33,9 @@ def advice(result: Mapping[str, Any], recipe: StepRecipe, trained: Collection[st
     """
     forgot, mistaken, few = [*_forgot(result)], [*_mistaken(result)], [*_few(result, recipe)]
     lines = [*forgot, *mistaken, *few]
-    if forgot:
+    if not result["updates"]:  # a method that trains nothing
+        lines += [PASS] if lines else []
+    elif forgot:
         lines.append(_gentler(recipe, trained, measured=result["agreement"] is None, short=bool(mistaken or few)))
     elif lines:
         lines.append(_longer(result, recipe, mistaken=bool(mistaken)))
@@ -68,7 +72,7 @@ def _mistaken(result: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _few(result: Mapping[str, Any], recipe: StepRecipe) -> Iterator[str]:
-    if result["updates"] < UPDATES:
+    if 0 < result["updates"] < UPDATES:
         yield (
             f"{count(result['images'], 'images')} in batches of {recipe.batch_size} gave only "
             f"{count(result['updates'], 'updates')}"

@@ -7,13 +7,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from barm.config import load_config
+from barm.config import load_config, read_recipe
 from barm.engine.checkpoint.directory import CONFIG, RunDirectory
 from barm.engine.distributed.launcher import processes
 from barm.engine.runtime import Runtime
 from barm.errors import UserError
 from barm.extension.early import ModelOptions, labelled_names, old_names, start_of
 from barm.extension.plan import Plan, Request, check_alone, make_plan
+from barm.methods import METHODS
 from barm.weights.adoption import RECIPE, ImportedModel
 from barm.weights.hub import is_address
 from barm.weights.importing import check_model, import_model
@@ -38,6 +39,18 @@ def taken_lines(taken: ImportedModel, options: ModelOptions) -> list[str]:
             "  a pixel is background where that output is the largest; that no class reaches one half does not matter"
         )
     return lines
+
+
+def _first(request: Request) -> tuple[str, list[str]]:
+    """Recipe and settings of the step that the network becomes.
+
+    They are those of the extension, unless that goes on from any method's network and replaces the classifier.
+    """
+    recipe, overrides = request.recipe or RECIPE, list(request.overrides)
+    method = METHODS.get(str(read_recipe(recipe).get("method", {}).get("name")))
+    if method is None or not method.extends_any:
+        return recipe, overrides
+    return RECIPE, [text for text in overrides if not text.startswith("method.")]
 
 
 def make_imported_plan(
@@ -73,6 +86,7 @@ def make_imported_plan(
     base, out = start_of(model, target, request.classes)
     RunDirectory(out).check_place(resume=resume)
     _check_recipe(model, request, options)
+    recipe, given = _first(request)
     if not (resume and (base / CONFIG).is_file()):
         taken = import_model(
             model,
@@ -81,8 +95,8 @@ def make_imported_plan(
             background=options.background,
             activation=options.activation,
             images=options.images or request.data,
-            recipe=request.recipe or RECIPE,
-            overrides=request.overrides,
+            recipe=recipe,
+            overrides=given,
         )
         announce(taken)
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from barm.config import merge, parse_override, read_recipe, validate
 from barm.data.base import Source
@@ -15,6 +16,7 @@ from barm.data.sources.tree import find_root
 from barm.engine.checkpoint.differences import to_table
 from barm.engine.checkpoint.directory import IMAGES, METHOD, RunDirectory
 from barm.engine.checkpoint.images import other_measured
+from barm.engine.checkpoint.network import load_step
 from barm.engine.config import PlaceConfig, RunConfig
 from barm.engine.datasets import Data, open_data, open_val
 from barm.engine.finite import check_finite
@@ -22,6 +24,7 @@ from barm.engine.runtime import Runtime
 from barm.errors import UserError
 from barm.extension.early import CHANGEABLE, choose_classes, labelled_names
 from barm.labels import Step
+from barm.methods.base import Method
 from barm.models.segmenter import check_names
 from barm.reading import real
 
@@ -163,7 +166,9 @@ def extended_config(
                 + ", ".join(CHANGEABLE)
             )
         table = merge(table, change)
-    return validate(table)
+    config = validate(table)
+    method = config.method.going_on(known.config.method, known.step)
+    return config.model_copy(update={"method": method})
 
 
 def check_alone(config: RunConfig, step: Step, missing: Sequence[str], *, other: str = "") -> None:
@@ -183,7 +188,7 @@ def check_alone(config: RunConfig, step: Step, missing: Sequence[str], *, other:
             f"{name} trains on kept old images, which an extension does not have: go on with another method, such as "
             f"--recipe {without}"
         )
-    if missing and method.build(step, config.model).policy.supervision == "seen":
+    if missing and method.build(step, config.model).policy.supervision != "step":
         raise UserError(
             f"{name} training needs the labels of all classes in the new images, but {config.data.root} does not "
             f"label '{missing[0]}': go on with a method that needs new labels only, such as --recipe folder/barm"
@@ -195,9 +200,12 @@ def check_method(config: RunConfig, known: Known, data: Data) -> None:
     run, method, step = known.directory.path, config.method, data.plan[known.step]
     name, old = method.name, known.config.method
     check_alone(config, step, [n for n in known.classes if data.train.class_names.index(n) not in labelled(data.train)])
+    network = config.model.model_copy(update={"pretrained": False, "weights": None})
+    if name != old.name and method.extends_any:
+        _check_other(method.build(data.plan[known.step + 1], network), known)
+        return
     if method.loss != old.loss:
         raise UserError(f"{run} was trained with loss '{old.loss}', {name} has '{method.loss}': choose another recipe")
-    network = config.model.model_copy(update={"pretrained": False, "weights": None})
     expected = method.build(step, network).build_model().state_dict()
     state = known.directory.load_model_state(known.step)
     check_names(expected, state, set(), f"{run} for {name}")
@@ -205,6 +213,18 @@ def check_method(config: RunConfig, known: Known, data: Data) -> None:
     if after.carries:
         after.take_over(known.directory.load_carried(known.step))
     check_finite(state, str(known.directory.step_path(known.step)))
+
+
+def _check_other(method: Method[Any, Any], known: Known) -> None:
+    """Refuse a network of another method whose branches this one does not know."""
+    name = known.config.method.name
+    try:
+        method.init_from(method.build_model(), load_step(known.directory, known.step)[0])
+    except UserError as error:
+        raise UserError(
+            f"{known.directory.path} was trained by {name}, whose network {method.config.name} cannot go on with "
+            f"({error}): leave --recipe out, or take one of {name}"
+        ) from None
 
 
 def check_images(data: Data, new: Iterable[int], folder: Path) -> list[str]:

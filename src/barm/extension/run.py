@@ -133,7 +133,9 @@ def _result(plan: Plan, rt: Runtime, directory: RunDirectory, monitor: Monitor, 
     then, now = (directory.read(step, METRICS)["class_iou"] for step in (plan.known.step, plan.step))
     old = {name: now[name] if then[name] is not None else None for name in then}
     agreed = None if any(then[name] is not None for name in plan.known.classes) else agreement(plan, rt, directory)
-    recipe = plan.config.increment
+    recipe, step = plan.config.increment, plan.data.plan[plan.step]
+    trains = plan.config.method.build(step, plan.config.model).trains
+    updates = recipe.epochs * iterations_per_epoch(images, recipe.batch_size, rt.world)
     result = {
         "run": str(directory.path),
         "from": str(plan.known.directory.path),
@@ -141,7 +143,7 @@ def _result(plan: Plan, rt: Runtime, directory: RunDirectory, monitor: Monitor, 
         "learned": list(plan.new),
         "method": plan.config.method.name,
         "images": images,
-        "updates": recipe.epochs * iterations_per_epoch(images, recipe.batch_size, rt.world),
+        "updates": updates if trains else 0,
         "old": {"before": mean(then), "after": mean(old)},
         "new": mean({name: now[name] for name in plan.new}),
         "class_iou": {name: {"before": then.get(name), "after": now[name]} for name in now},

@@ -10,6 +10,7 @@ from barm.methods.lwf import ILTConfig, LwFConfig
 from barm.methods.mib import MiBConfig
 from barm.methods.plop import PLOPConfig
 from barm.methods.rcil import RCILConfig
+from barm.methods.segacil import SegACILConfig
 from barm.methods.ssul import SSULConfig, SSULMConfig
 from barm.methods.star import STARConfig, STARMConfig
 
@@ -31,4 +32,5 @@ METHODS: dict[str, type[MethodConfig]] = {
     "ssul-m": SSULMConfig,
     "star": STARConfig,
     "star-m": STARMConfig,
+    "segacil": SegACILConfig,
 }

@@ -69,6 +69,10 @@ class BARMConfig(MethodConfig):
         """The segmentation loss of the labels."""
         return {"objective": "segmentation", "loss": self.loss}
 
+    def ears(self, index: int) -> int:
+        """One for every step after the first."""
+        return index
+
     def build(self, step: Step, network: NetworkConfig) -> BARM:
         """BARM at one step."""
         return BARM(self, step, network)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Generic, Literal, NotRequired, TypedDict, TypeVar, cast
+from typing import Annotated, Any, ClassVar, Generic, Literal, NotRequired, Self, TypedDict, TypeVar, cast
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -76,12 +76,14 @@ class MethodConfig(BaseModel):
         maps: names of the maps, beside images and labels, that the method uses where the data set has them; what it
             does not name is neither read nor checked.
         terms: explanation of each loss term in a sentence, by its name in the log.
+        extends_any: `barm extend` may go on with the method from another one's network, whose classifier is replaced.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     maps: ClassVar[frozenset[str]] = frozenset()
     terms: ClassVar[Mapping[str, str]] = {}
+    extends_any: ClassVar[bool] = False
 
     name: str
     loss: Literal["bce", "ce", "focal"] = "bce"
@@ -97,6 +99,29 @@ class MethodConfig(BaseModel):
         over from the other. Unless a method says it, only the same method with the same hyper-parameters agrees.
         """
         return self.model_dump(mode="json", exclude={"fusion"})
+
+    def settled(self, images: int) -> tuple[Self, dict[str, str]]:
+        """Settle what is left to the data.
+
+        Args:
+            images: number of training images.
+
+        Returns:
+            The configuration, and reasons for what was chosen by key, such as ``method.width``.
+        """
+        return self, {}
+
+    def going_on(self, before: MethodConfig, index: int) -> Self:
+        """This configuration as it extends a run, whose step `index` was trained as `before` says.
+
+        Raises:
+            UserError: for what that run has settled otherwise.
+        """
+        return self
+
+    def ears(self, index: int) -> int:
+        """Number of branches beside `head_pre` in the network of step `index`."""
+        return 0
 
     def build(self, step: Step, network: NetworkConfig) -> Method[Any, Any]:
         """The method for one step."""
@@ -115,7 +140,7 @@ class Method(ABC, Generic[Out, Config]):
     latter as `self.config`.
     """
 
-    policy: ClassVar[LabelPolicy] = INCREMENTAL
+    policy: LabelPolicy = INCREMENTAL
     uses_teacher: ClassVar[bool] = False
     calibrates: ClassVar[bool] = False
     gathers: ClassVar[bool] = False
@@ -207,6 +232,14 @@ class Method(ABC, Generic[Out, Config]):
             return []
         older = cast(Any, model).classifier.head[: self.step.index]
         return [parameter for head in older for parameter in head.parameters()]
+
+    @property
+    def asks_previous(self) -> float | None:
+        """A probability from which the previous network's classes replace background in the labels that are gathered.
+
+        It labels as its own method says (`annotate`). None leaves the labels as they are.
+        """
+        return None
 
     def start_sums(self, device: torch.device) -> dict[str, Tensor]:
         """Zeros to which `gather` adds, if the method `gathers`; float64 or int64."""

@@ -16,6 +16,7 @@ from barm.models.families.logits import logits_of
 from barm.models.heads import GroupedHead
 from barm.models.inputs import InputRule, Normalise
 from barm.models.neck import Neck
+from barm.models.regression import RegressionHead
 from barm.models.undilated import SizeRule
 
 NEVER = -30.0  # logit of a background that the network does not have
@@ -134,8 +135,8 @@ class AdoptedSegmenter(nn.Module):
         self.sizes = size_rule(config.divisor, config.least)
         self.backbone = build(config.family, config.description)
         self.classifier = head(PassedNeck(config), config.width, group_sizes)
-        # grouped heads predict from probabilities at the features' resolution
-        self.tail = config.tail and not isinstance(self.classifier, GroupedHead)
+        # these heads predict from probabilities at the features' resolution
+        self.tail = config.tail and not isinstance(self.classifier, GroupedHead | RegressionHead)
         tap = Tap(self.classifier, None if self.tail else config.handed)
         replace(self.backbone, config.classifier, tap)
         self._tap = (tap,)

@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from barm.models.batch_norm import ordinary
 from barm.models.heads import GroupedHead, fold_into
 from barm.models.pairs import merge_pairs
+from barm.models.regression import Regression
 
 EXAMPLE = (1, 3, 64, 64)
 TOLERANCE = 1e-3  # of the largest value; folding changes the rounding alone, about 1e-5
@@ -49,16 +50,16 @@ def fold_batch_norm(network: nn.Module, dtype: torch.dtype = torch.float32) -> n
 
 
 def lower_precision(network: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Convert to another type, in place. Batch norm that is left keeps float32 statistics, scale and shift.
+    """Convert to another type, in place. Batch norm that is left, and a regression's weights, stay float32.
 
     A variance above 65504 would be infinite in fp16, and bf16 keeps three digits of it. torch computes batch norm of
     tensors in a lower precision with float32 statistics.
     """
-    norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    states = [{name: tensor.clone() for name, tensor in norm.state_dict().items()} for norm in norms]
+    kept = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm | Regression)]
+    states = [{name: tensor.clone() for name, tensor in module.state_dict().items()} for module in kept]
     network.to(dtype)
-    for norm, state in zip(norms, states, strict=True):
-        norm.float().load_state_dict(state)
+    for module, state in zip(kept, states, strict=True):
+        module.float().load_state_dict(state)
     return network
 
 

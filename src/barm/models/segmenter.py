@@ -212,18 +212,20 @@ def build_network(
     return AdoptedSegmenter(config.adopted, head, group_sizes, config.rule)
 
 
-def hand_over(model: nn.Module, previous: nn.Module, *, new: Sequence[str]) -> None:
+def hand_over(model: nn.Module, previous: nn.Module, *, new: Sequence[str], dropped: Sequence[str] = ()) -> None:
     """Copy every tensor of `previous` into the tensor of the same name in `model`, in place.
 
     Args:
         model: this step's network.
         previous: last step's network.
-        new: prefixes of the names that only `model` has.
+        new: prefixes of the names that only `model` has, or has with another meaning.
+        dropped: prefixes of the names that only `previous` has.
 
     Raises:
         UserError: if any other tensor is missing on one side or has another shape.
     """
-    own, given = model.state_dict(), previous.state_dict()
+    own = model.state_dict()
+    given = {name: value for name, value in previous.state_dict().items() if not name.startswith(tuple(dropped))}
     fresh = {name for name in own if name.startswith(tuple(new))}
     check_names(own, given, fresh, "the previous step's model")
     model.load_state_dict({**own, **{name: given[name] for name in own if name not in fresh}})
