@@ -39,4 +39,6 @@ def build(family: str, architecture: Mapping[str, Any]) -> nn.Module:
         raise
     except Exception as error:  # whatever a constructor of another library raises
         told = " ".join(str(error).split())[:160] or type(error).__name__
-        raise UserError(f"{family} cannot build this network ({told}): update it, or barm") from error
+        raise UserError(
+            f"{family} cannot build this network ({told}): its description is damaged, or of another release"
+        ) from error
