@@ -48,8 +48,20 @@ TINY = (
 )
 
 
+VARIANTS = ("-m", "-ewf")  # of methods: exemplars, fusion; on the same network with the same losses
+OF_NETWORKS = {"test_batch_norm.py", "test_frozen.py", "test_frozen_norm.py", "test_formats.py", "test_backbone.py"}
+
+
+@pytest.hookimpl(tryfirst=True)  # before what is marked ``long`` is left out
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked ``gpu`` or ``graph`` are skipped, visibly, without a CUDA device or where torch is too old."""
+    """Tests marked ``gpu`` or ``graph`` are skipped, visibly, without a CUDA device or where torch is too old.
+
+    What is about a method's network alone is tested of one variant; `make test-long` has the others.
+    """
+    for item in items:
+        name = getattr(item, "callspec", None) and item.callspec.params.get("name")
+        if item.path.name in OF_NETWORKS and str(name).endswith(VARIANTS):
+            item.add_marker(pytest.mark.long)
     lacking = {}
     if not torch.cuda.is_available():
         lacking["gpu"] = "no CUDA device"
