@@ -15,7 +15,7 @@ from barm.predict.images import KINDS
     ("line", "offered"),
     [
         ("barm tra", ["train"]),
-        ("barm train --recipe shapes/6-1/mi", ["shapes/6-1/mib"]),
+        ("barm train --recipe shapes/6-1/il", ["shapes/6-1/ilt"]),
         ("barm evaluate ru", ["runs/deep/mine"]),
         ("barm evaluate runs/deep/", ["runs/deep/mine"]),
         ("barm compare runs/deep/mine r", ["runs/deep/mine"]),
