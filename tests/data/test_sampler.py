@@ -8,7 +8,7 @@ import torch
 from barm.data.dataset import StepDataset
 from barm.data.index import checked
 from barm.data.loader import make_train_loader
-from barm.data.sampler import EpochSampler
+from barm.data.sampler import EpochSampler, OnceSampler
 from barm.data.sources import open_source
 from barm.data.transforms import TrainTransform
 from barm.labels import INCREMENTAL, TaskPlan
@@ -66,3 +66,15 @@ def test_few_images_are_repeated():
         key for rank in (0, 1) for batch in EpochSampler(3, 4, 2, 0, rank, 2, seed=1, step=0) for key in batch
     ]
     assert len(set(both_ranks)) == len(both_ranks) == 16  # copies of an image have augmentations of their own
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_every_image_is_seen_once_in_a_pass(world):
+    """Also the last, smaller batch; a process may have fewer batches, or none."""
+    seen = []
+    for rank in range(world):
+        sampler = OnceSampler(num_images=10, batch_size=4, rank=rank, world=world)
+        batches = list(sampler)
+        assert len(sampler) == len(batches)
+        seen += [key for batch in batches for key in batch]
+    assert sorted(seen) == [(0, i) for i in range(10)]

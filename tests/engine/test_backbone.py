@@ -81,7 +81,7 @@ def test_nothing_of_a_frozen_backbone_changes(index):
 
 
 @pytest.mark.parametrize("way", ["frozen", "lora"])
-@pytest.mark.parametrize("name", list(METHODS))
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "segacil"])  # whose later steps train nothing
 def test_every_method_trains_so(name, way):
     if way == "lora":
         pytest.importorskip("peft")

@@ -178,6 +178,9 @@ def test_large_images_are_told_of(small):
         class_names, palette = ("background", "a"), None
         sizes = ((4000, 3000),) * 3
 
+        def __len__(self) -> int:
+            return 3
+
     data = opened(small)
     found = sized(load_config("folder/barm", FAST, {"task": {"name": "2-1"}}), Data(Large(), data.val, data.plan))
     assert found.config.base.crop == 513

@@ -10,7 +10,7 @@ from barm.batch import Batch
 from barm.labels import Step
 from barm.losses.balanced import balanced_binary_cross_entropy
 from barm.losses.common import binary_cross_entropy
-from barm.methods.dft import DFTConfig, class_weights
+from barm.methods.dft import DFTConfig, class_counts, class_weights
 from barm.models.heads import PlainOutput
 from barm.models.segmenter import NetworkConfig
 from barm.ops.upsampled import computed_by
@@ -46,8 +46,22 @@ def test_without_weights_it_is_the_plain_loss():
 
 @pytest.mark.parametrize(("balance", "most", "expected"), [(0, 10, [1, 1, 1]), (1, 10, [1, 9, 1]), (1, 4, [1, 4, 1])])
 def test_class_weights(balance, most, expected):
-    label = torch.tensor([[[0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 255]]])
-    assert class_weights(label, 3, balance, most).tolist() == expected
+    counts = class_counts(torch.tensor([[[0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 255]]]), 3)
+    assert counts.tolist() == [9, 1, 0]
+    assert class_weights(counts, balance, most).tolist() == expected
+
+
+def test_the_weights_are_those_of_the_steps_images_and_are_restored():
+    step = Step(1, ((1, 2), (3,)))
+    method, other = (DFTConfig(balance=1.0).build(step, NetworkConfig()) for _ in range(2))
+    label = torch.tensor([[[0, 0, 0], [3, 255, 0]]])
+    old = torch.full((1, 3, 2, 3), -9.0)
+    old[0, 2, 0, 0] = 9.0  # sure of class 2 there
+    out = PlainOutput(old, old, old)
+    method.calibrate(method.observe(out, Batch(torch.zeros(1, 3, 2, 3), label, {})))
+    assert method.state_dict()["weights"].tolist() == [1, 1, 4, 4]
+    other.load_state_dict(method.state_dict())
+    assert torch.equal(other.state_dict()["weights"], method.state_dict()["weights"])
 
 
 @pytest.mark.parametrize("way", ["plain", "strips"])

@@ -26,7 +26,7 @@ from barm.models.segmenter import NetworkConfig
 from barm.predict.model import load
 
 BACKBONES = ("test_resnet", "test_efficientnet")  # nn.BatchNorm2d; timm's BatchNormAct2d
-RESIDUAL = ("plop", "rcil")  # methods that want a residual network
+RESIDUAL = ("plop", "plop-ewf", "rcil")  # methods that want a residual network
 
 
 def network_of(name: str, backbone: str = "test_resnet", index: int = 1) -> nn.Module:

@@ -61,7 +61,7 @@ def test_both_train_the_same_network(recipe, runs):
         assert all(torch.equal(stored[name], first[name]) for name in first)
     with (runs / "0" / recipe / "log.csv").open() as file:
         losses = [(int(row["step"]), float(row["value"])) for row in csv.DictReader(file) if row["name"] == "loss"]
-    assert {step for step, _ in losses} == {0, 1, 2}
+    assert {step for step, _ in losses} == ({0} if recipe == "segacil" else {0, 1, 2})  # which has no later updates
     assert all(math.isfinite(value) for _, value in losses)
     variances = [v for n, v in RunDirectory(runs / "0" / recipe).load_model_state(0).items() if "running_var" in n]
     assert any(not torch.equal(v, torch.ones_like(v)) for v in variances)  # batch norm was trained

@@ -67,7 +67,8 @@ def chosen_lines(chosen: Mapping[str, str], steps: Iterable[int] = (0, 1)) -> li
     """
     keys, trained = dict[str, list[str]](), {TABLES[min(index, 1)] for index in steps}
     for key, reason in chosen.items():
-        if key.partition(".")[0] in trained:
+        table = key.partition(".")[0]
+        if table in trained or table not in TABLES:
             keys.setdefault(reason, []).append(key)
     return [f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} {why}" for why, names in keys.items()]
 

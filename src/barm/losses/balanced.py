@@ -22,6 +22,7 @@ def balanced_binary_cross_entropy(logits: Tensor, label: Tensor, *, positive: Te
         positive: w, ``(C,)`` float.
         weight: factor in the objective.
 
+    >>> import torch
     >>> term = balanced_binary_cross_entropy(
     ...     torch.zeros(1, 2, 1, 2), torch.tensor([[[1, 255]]]), positive=torch.tensor([1.0, 3.0])
     ... )

@@ -63,34 +63,68 @@ class DFT(FineTune[DFTConfig]):
     """DFT at one step."""
 
     uses_teacher = True
+    calibrates = True
+
+    def __init__(self, config: DFTConfig, step: Step, network: NetworkConfig) -> None:
+        super().__init__(config, step, network)
+        self._weights = torch.ones(step.num_seen)
+
+    def observe(self, old: PlainOutput, batch: Batch) -> Tensor:
+        """Count the pixels of every class in the completed labels, ``(C,)`` int64."""
+        return class_counts(self._completed(old, batch), self.step.num_seen)
+
+    def calibrate(self, counts: Tensor) -> None:
+        """Weigh the classes by what the step's images show of them."""
+        self._weights = class_weights(counts, self.config.balance, self.config.most_weight)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The weights of the classes."""
+        return {"weights": self._weights}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore them."""
+        self._weights = state["weights"].clone()
 
     def loss(self, new: PlainOutput, old: PlainOutput | None, batch: Batch) -> dict[str, Term]:
         """The weighted binary cross-entropy against the labels that the previous network completes."""
         if old is None:
             return {"bce": segmentation("bce", new.logits, batch.label)}
-        config = self.config
-        label = map_pixels(pseudo_labels, old.logits, batch.label, threshold=config.pseudo_threshold, softmax=False)
-        weights = class_weights(label, self.step.num_seen, config.balance, config.most_weight)
-        return {"balanced_bce": sum_pixels(balanced_binary_cross_entropy, new.logits, label, positive=weights)}
+        self._weights = self._weights.to(new.logits.device)
+        label = self._completed(old, batch)
+        return {"balanced_bce": sum_pixels(balanced_binary_cross_entropy, new.logits, label, positive=self._weights)}
+
+    def _completed(self, old: PlainOutput, batch: Batch) -> Tensor:
+        """The labels, in which confident old pixels have the previous network's class."""
+        threshold = self.config.pseudo_threshold
+        label: Tensor = map_pixels(pseudo_labels, old.logits, batch.label, threshold=threshold, softmax=False)
+        return label
 
 
-def class_weights(label: Tensor, channels: int, balance: float, most: float) -> Tensor:
+def class_counts(label: Tensor, channels: int) -> Tensor:
+    """Count the pixels of every channel, ``(N, H, W)`` int64 -> ``(C,)`` int64; 255 counts nowhere.
+
+    >>> class_counts(torch.tensor([[[0, 2, 2, 255]]]), 3)
+    tensor([1, 0, 2])
+    """
+    counts = torch.zeros(IGNORE + 1, dtype=torch.int64, device=label.device)
+    flat = label.flatten().long()
+    return counts.scatter_add_(0, flat, torch.ones_like(flat))[:channels]
+
+
+def class_weights(counts: Tensor, balance: float, most: float) -> Tensor:
     """Weights of the classes' own pixels, ``(C,)`` float32: a power of the ratio of the others to these, at least 1.
 
     A class that no pixel has, and background, weigh 1.
 
     Args:
-        label: channels, ``(N, H, W)`` int64; 255 counts nowhere.
-        channels: C.
+        counts: pixels by channel, ``(C,)`` int64.
         balance: the exponent.
         most: the largest weight.
 
-    >>> class_weights(torch.tensor([[[0, 0, 0, 0, 0, 0, 0, 0, 0, 1]]]), 3, 0.5, 10.0)
+    >>> class_weights(torch.tensor([9, 1, 0]), 0.5, 10.0)
     tensor([1., 3., 1.])
     """
-    counts = torch.zeros(IGNORE + 1, dtype=torch.int64, device=label.device)
-    flat = label.flatten().long()
-    own = counts.scatter_add_(0, flat, torch.ones_like(flat))[:channels].float()
+    own = counts.float()
     weights = ((own.sum() - own) / own.clamp(min=1)).pow(balance).clamp(1, most)
     weights = torch.where(own == 0, 1.0, weights)
     return torch.cat([torch.ones_like(weights[:1]), weights[1:]])
