@@ -49,18 +49,21 @@ TINY = (
 
 
 VARIANTS = ("-m", "-ewf")  # of methods: exemplars, fusion; on the same network with the same losses
-OF_NETWORKS = {"test_batch_norm.py", "test_frozen.py", "test_frozen_norm.py", "test_formats.py", "test_backbone.py"}
+SHARED = {  # files whose tests see a method's network and losses alone
+    *("test_batch_norm.py", "test_frozen.py", "test_frozen_norm.py", "test_formats.py", "test_backbone.py"),
+    *("test_capacity.py", "test_methods.py", "test_waits.py"),
+}
 
 
 @pytest.hookimpl(tryfirst=True)  # before what is marked ``long`` is left out
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests marked ``gpu`` or ``graph`` are skipped, visibly, without a CUDA device or where torch is too old.
 
-    What is about a method's network alone is tested of one variant; `make test-long` has the others.
+    What is about a method's network and losses alone is tested of one variant; `make test-long` has the others.
     """
     for item in items:
         name = getattr(item, "callspec", None) and item.callspec.params.get("name")
-        if item.path.name in OF_NETWORKS and str(name).endswith(VARIANTS):
+        if item.path.name in SHARED and str(name).endswith(VARIANTS):
             item.add_marker(pytest.mark.long)
     lacking = {}
     if not torch.cuda.is_available():
