@@ -240,7 +240,7 @@ def test_a_network_that_needs_the_processor_is_extended(tmp_path):
 
     make_shapes(tmp_path / "data", num_train=4, num_val=1, size=(64, 64), seed=3, workers=0)
     adopt(Elsewhere(), tmp_path / "run", **GIVEN)
-    barm.extend(
+    result = barm.extend(
         tmp_path / "run",
         tmp_path / "data",
         [barm.open_source("folder", tmp_path / "data", "train").class_names[1]],
@@ -248,6 +248,8 @@ def test_a_network_that_needs_the_processor_is_extended(tmp_path):
         overrides=["increment.epochs=1", "increment.crop=64", "runtime.workers=0"],
         quiet=True,
     )
+    assert result["updates"] > 0
+    assert RunDirectory(tmp_path / "new").finished_steps() == [0, 1]
 
 
 @pytest.mark.parametrize(
