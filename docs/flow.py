@@ -45,11 +45,10 @@ cli.training.train
           engine.train.StepTrainer
           engine.train.calibrate
         engine.run._trained
-          engine.run._train
-            engine.loaders.train_batches
-            engine.train.train_step
-              engine.train.StepTrainer.update
-              engine.checkpoint.directory.RunDirectory.save_partial (through `save`)
+          engine.loaders.train_batches
+          engine.train.train_step
+            engine.train.StepTrainer.update
+            engine.checkpoint.directory.RunDirectory.save_partial (through `save`)
         engine.completion.completed
           methods.base.Method.finish
           engine.completion.gather

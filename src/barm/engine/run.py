@@ -207,7 +207,20 @@ def _trained(
     title, batch_size = step_title(step, len(data.plan)), trainer.recipe.batch_size * rt.world
     forget_peak(rt.device)
     monitor.start_step(title, step, trainer.iteration, trainer.total, per_epoch, batch_size)
-    finished = _train(config, rt, monitor, data, trainer, images, per_epoch, save)
+    loading = train_batches(
+        config, rt, images, epochs=trainer.recipe.epochs, batch_size=trainer.recipe.batch_size, start=trainer.iteration
+    )
+    with rt.one_shape(), loading as batches, saved(rt, save):
+        finished = train_step(
+            trainer,
+            batches,
+            iterations_per_epoch=per_epoch,
+            progress=monitor.progress,
+            save=save,
+            save_every=config.runtime.save_every,
+            log_every=config.runtime.log_every,
+            names=lambda batch: [data.train.name(int(i)) for i in batch.extras["index"]],
+        )
     monitor.end_step()
     if not finished:
         raise Stopped(f"stopped at step {step}, iteration {trainer.iteration} of {trainer.total}", rt.stop_signal or 15)
@@ -220,34 +233,6 @@ def _trained(
 
 def _nothing() -> None:
     """Save nothing: a step without updates starts again."""
-
-
-def _train(
-    config: RunConfig,
-    rt: Runtime,
-    monitor: Monitor,
-    data: Data,
-    trainer: StepTrainer,
-    images: StepDataset | MemoryDataset,
-    per_epoch: int,
-    save: Callable[[], None],
-) -> bool:
-    """Run a step's remaining updates; returns False if stopped and saved."""
-    recipe = trainer.recipe
-    loading = train_batches(
-        config, rt, images, epochs=recipe.epochs, batch_size=recipe.batch_size, start=trainer.iteration
-    )
-    with rt.one_shape(), loading as batches, saved(rt, save):
-        return train_step(
-            trainer,
-            batches,
-            iterations_per_epoch=per_epoch,
-            progress=monitor.progress,
-            save=save,
-            save_every=config.runtime.save_every,
-            log_every=config.runtime.log_every,
-            names=lambda batch: [data.train.name(int(i)) for i in batch.extras["index"]],
-        )
 
 
 def _exemplars(
