@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from barm.data.base import Sample, Source
     from barm.data.check import check_folder
     from barm.data.get import get_data
+    from barm.data.image_files import find_images
     from barm.data.images import read_image
     from barm.data.importers import import_data
     from barm.data.importers.annotations import ImportOptions
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from barm.methods import METHODS
     from barm.models.families.own import register_network
     from barm.models.inputs import InputRule
-    from barm.predict.files import find_images
     from barm.predict.images import Prediction, PredictOptions, predict_files
     from barm.predict.model import Model, load
     from barm.predict.paper_figures import figure
@@ -81,7 +81,7 @@ _HOMES = {
     "export_step": "barm.weights.export.formats",
     "extend": "barm.extension.run",
     "figure": "barm.predict.paper_figures",
-    "find_images": "barm.predict.files",
+    "find_images": "barm.data.image_files",
     "fit": "barm.api",
     "get_data": "barm.data.get",
     "import_data": "barm.data.importers",

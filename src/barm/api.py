@@ -106,7 +106,9 @@ def evaluate(
     trained = read_config(path)
     config, sources = _where(evaluated_as(trained, overrides, native=native), data)
     if data is not None:  # nothing was trained on its training split
-        config = config.model_copy(update={"data": config.data.model_copy(update={"allow_shared": True})})
+        config = config.model_copy(
+            update={"data": config.data.model_copy(update={"allow_shared": True, "unlabelled": None})}
+        )
     rt = Runtime(config.runtime)
     directory = SharedDirectory(Path(path), rt)
     index = directory.last_step() if step is None else step

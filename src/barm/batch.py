@@ -7,8 +7,9 @@ H W label size, h w feature size, T steps.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 
@@ -30,6 +31,10 @@ class Batch(NamedTuple):
         """``(H, W)`` of the labels."""
         return self.label.shape[1], self.label.shape[2]
 
+    def part(self, images: slice) -> Batch:
+        """Some of the images, with their labels and further maps."""
+        return Batch(self.image[images], self.label[images], {k: v[images] for k, v in self.extras.items()})
+
 
 class Output(Protocol):
     """Output of a network: a NamedTuple with logits and whatever else its method needs."""
@@ -37,6 +42,19 @@ class Output(Protocol):
     @property
     def logits(self) -> Tensor:
         """Scores before sigmoid or softmax, ``(N, C, h, w)``, at feature resolution."""
+
+
+def output_part(out: Any, images: slice) -> Any:
+    """A network's output for some of the images.
+
+    Args:
+        out: maps ``(N, ., h, w)``, tuples of them, and weights, which have fewer dimensions and stay.
+        images: which.
+    """
+    if isinstance(out, tuple):
+        parts = [output_part(value, images) for value in out]
+        return type(out)(*parts) if hasattr(out, "_fields") else tuple(parts)
+    return out[images] if isinstance(out, Tensor) and out.dim() == 4 else out
 
 
 class Term(NamedTuple):
@@ -68,6 +86,13 @@ class Term(NamedTuple):
         """The weighted mean within this process, scalar."""
         total = self.total if self.rest is None else self.total + self.rest()
         return self.weight * total / self.number.clamp(min=1)
+
+
+def added(one: Term, other: Term) -> Term:
+    """The term of two parts of a batch together; both have one weight."""
+    rests = [term.rest for term in (one, other) if term.rest is not None]
+    rest = (lambda: torch.stack([part() for part in rests]).sum()) if rests else None
+    return Term(one.total + other.total, one.number + other.number, one.weight, rest)
 
 
 def total_loss(terms: Mapping[str, Term]) -> Tensor:

@@ -11,8 +11,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import barm
+from barm.data.image_files import check_images, find_images
 from barm.data.palette import display_palette
-from barm.predict.files import check_images, find_images
 from barm.predict.images import _batches
 from barm.report.images import index_mask, with_legend
 

@@ -64,6 +64,10 @@ Calibrate = Annotated[
 ]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="table.key=value, e.g. increment.epochs=10.")]
 Seed = Annotated[int | None, typer.Option(min=0, max=2**32 - 1)]
+Unlabelled = Annotated[
+    Path | None,
+    typer.Option(help="A folder of images without masks, on which later steps are to answer as before (distillation)."),
+]
 Device = Annotated[Literal["auto", "cpu", "cuda"] | None, typer.Option(help="Where it runs.")]
 Precision = Annotated[
     Literal["auto", "32-true", "bf16-mixed", "16-mixed"] | None, typer.Option(help="bf16 where the processor has it.")

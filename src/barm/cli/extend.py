@@ -20,6 +20,7 @@ from barm.cli.common import (
     Quiet,
     Seed,
     Settings,
+    Unlabelled,
     names_in,
     out,
     print_json,
@@ -49,6 +50,7 @@ def extend(
         list[Path] | None,
         typer.Option(help="A data set that labels old classes, to measure what is forgotten; may be repeated."),
     ] = None,
+    unlabelled: Unlabelled = None,
     step: Annotated[int | None, typer.Option(min=0, help="Extend this step; the last by default.")] = None,
     recipe: Annotated[
         str | None, typer.Option(help="Take method and optimisation from this recipe, not from the run.")
@@ -88,6 +90,7 @@ def extend(
         seed=seed,
         device=device,
         precision=precision,
+        unlabelled=unlabelled,
         quiet=quiet or as_json,
     )
     if not is_first():

@@ -92,7 +92,7 @@ def predict(
 
     Example: barm predict runs/demo/barm photos "more/*.jpg" --out seen --sizes 0.75,1,1.25 --flip
     """
-    from barm.predict.files import check_there, find_images
+    from barm.data.image_files import check_there, find_images
 
     if folder is None and not as_json:
         raise UserError("nothing to do: say with --out where the results go, or ask for --json")

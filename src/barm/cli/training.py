@@ -8,7 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from barm.cli.common import NAMES, Device, Json, Precision, Quiet, Recipe, RunList, groups_in, out, progress, say
+from barm.cli.common import (
+    NAMES,
+    Device,
+    Json,
+    Precision,
+    Quiet,
+    Recipe,
+    RunList,
+    Unlabelled,
+    groups_in,
+    out,
+    progress,
+    say,
+)
 from barm.engine.distributed.watch import is_first
 from barm.errors import UserError
 from barm.reading import real
@@ -40,6 +53,7 @@ def train(
     recipe: Recipe,
     data: Annotated[Path | None, typer.Option(help="The data set's folder.")] = None,
     folder: Annotated[Path | None, typer.Option("--out", help="The run's folder; runs/<recipe> by default.")] = None,
+    unlabelled: Unlabelled = None,
     task: Annotated[str | None, typer.Option(help="For recipes without a task: <first>-<increment>.")] = None,
     group: Annotated[
         list[str] | None,
@@ -85,6 +99,7 @@ def train(
             ("runtime", "precision", precision),
             ("runtime", "deterministic", deterministic or None),
             ("data", "root", str(real(data)) if data else None),
+            ("data", "unlabelled", str(real(unlabelled)) if unlabelled else None),
         ),
     )
     config = load_config(recipe, override or (), updates)

@@ -56,8 +56,18 @@ class Source(Protocol):
         """Foreground ids in the image's mask (neither 0 nor 255), without reading the mask again."""
 
 
-def load(source: Source, i: int) -> Sample:
-    """Load one image of a source that was checked when it was opened.
+class Images(Protocol):
+    """What `load` needs: images by number, each with a name."""
+
+    def __getitem__(self, i: int, /) -> Sample:
+        """Load one image."""
+
+    def name(self, i: int, /) -> str:
+        """The image's unique name."""
+
+
+def load(source: Images, i: int) -> Sample:
+    """Load one image that was checked when its source was opened.
 
     Raises:
         Failed: if it can no longer be read.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from barm.data.base import Source, load
+from barm.data.base import Sample, Source, load
 from barm.data.device_transforms import Placed, place
 from barm.data.sampler import Key
 from barm.data.transforms import EvalTransform, TrainTransform, eval_transform, train_transform
@@ -63,17 +63,28 @@ class StepDataset(Dataset[Item | Placed]):
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def positions(self) -> int:
+        """Number of positions that a key may have."""
+        return len(self.images)
+
     def __getitem__(self, key: Key) -> Item | Placed:
         return self.load(self.images[key[1]], key, self.lut, {})
 
     def load(self, index: int, key: Key, lut: Lut, marks: dict[str, Tensor]) -> Item | Placed:
         """Load an image and augment it as its key says, with further scalars by name."""
-        rng = np.random.default_rng([self.seed, self.step.index, *key])
         marks = {"index": torch.tensor(index), **marks}
+        return self.augmented(load(self.source, index), key, lut, self.transform, marks)
+
+    def augmented(
+        self, sample: Sample, key: Key, lut: Lut, transform: TrainTransform, marks: dict[str, Tensor]
+    ) -> Item | Placed:
+        """Augment an image as its key says, with scalars by name."""
+        rng = np.random.default_rng([self.seed, self.step.index, *key])
         if self.on_device:
-            part, mask, maps, placing = place(load(self.source, index), lut, rng, self.transform)
+            part, mask, maps, placing = place(sample, lut, rng, transform)
             return part, mask, {**maps, **marks}, placing
-        image, label, extras = train_transform(load(self.source, index), lut, rng, self.transform)
+        image, label, extras = train_transform(sample, lut, rng, transform)
         return image, label, {**extras, **marks}
 
 

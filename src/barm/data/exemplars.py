@@ -93,6 +93,11 @@ class MemoryDataset(Dataset[Item | Placed]):
         """Number of images of an epoch."""
         return len(self.current) + (len(self.kept) if self.mix == "append" else 0)
 
+    @property
+    def positions(self) -> int:
+        """Number of positions that a key may have: the step's images, then the exemplars."""
+        return len(self.current) + len(self.kept)
+
     def __getitem__(self, key: Key) -> Item | Placed:
         first, current = len(self.current), self.current
         old = key[1] >= first

@@ -130,6 +130,42 @@ class ReplacingSampler(Sampler[list[Key]]):
             yield replaced(batch, kept, rng.permutation(len(batch))[: len(batch) // 2])
 
 
+class BesideSampler(Sampler[list[Key]]):
+    """Batches of a step, each followed by images without labels, in an order of their own that goes round.
+
+    Args:
+        base: the step's batches.
+        first: position of the first image without labels in the data set.
+        count: number of these.
+        batch_size: of these per batch and process.
+    """
+
+    def __init__(self, base: EpochSampler | ReplacingSampler, first: int, count: int, batch_size: int) -> None:
+        self.base, self.first, self.count, self.batch_size = base, first, count, batch_size
+        self.epochs = base if isinstance(base, EpochSampler) else base.base
+        self._known = (-1, np.empty(0, np.intp))  # the order of a pass
+
+    def __len__(self) -> int:
+        return len(self.base)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        epochs, size = self.epochs, self.batch_size
+        for iteration, batch in enumerate(self.base, start=epochs.start):
+            start = (iteration * epochs.world + epochs.rank) * size
+            yield [*batch, *(self._key(place) for place in range(start, start + size))]
+
+    def _key(self, place: int) -> Key:
+        """The image at a place of all passes one after the other."""
+        epoch, at = divmod(place, self.count)
+        return epoch, self.first + int(self._order(epoch)[at])
+
+    def _order(self, epoch: int) -> NDArray[np.intp]:
+        if self._known[0] != epoch:
+            rng = np.random.default_rng([self.epochs.seed, self.epochs.step, epoch, 3])
+            self._known = (epoch, rng.permutation(self.count))
+        return self._known[1]
+
+
 def replaced(batch: Sequence[Any], kept: Sequence[Any], places: Sequence[int] | np.ndarray[Any, Any]) -> list[Any]:
     """The batch with exemplars at the given places.
 

@@ -59,14 +59,19 @@ def check_training(config: RunConfig, rt: Runtime, index: int) -> None:
     if recipe.crop == "auto":  # chosen when the data are open
         return
     need = _training_need(*_key(config), index > 0, recipe.model_dump_json(include={"backbone", "lora"}))
-    pixels = min(recipe.batch_size * recipe.side**2, MOST)
+    beside = (recipe.unlabelled or recipe.batch_size) if index and config.data.unlabelled is not None else 0
+    pixels = min((recipe.batch_size + beside) * recipe.side**2, MOST)
     _check(
         rt,
         need.once + pixels * (LOADED + need.per_pixel * _share(rt)),
-        f"{table}.batch_size={count(recipe.batch_size, 'images')} with {table}.crop={recipe.crop} and "
-        f"model.channels={config.model.channels}",
+        f"{table}.batch_size={count(recipe.batch_size, 'images')}{_and_unlabelled(beside)} with "
+        f"{table}.crop={recipe.crop} and model.channels={config.model.channels}",
         f"a smaller {table}.batch_size, {table}.crop or model.channels",
     )
+
+
+def _and_unlabelled(beside: int) -> str:
+    return f" and {beside} without labels" if beside else ""
 
 
 def check_evaluation(config: RunConfig, rt: Runtime, sources: Sequence[Source]) -> None:

@@ -66,6 +66,8 @@ class DataConfig(_Config):
         class_list: published list of the classes in every training image, which then decides the images of each step;
             by default the masks do.
         allow_shared: images may be in the training and in a validation split; an error by default.
+        unlabelled: folder of images without masks, which later steps see beside their own: a method's distillation
+            keeps the previous network's answer on them. Its images must not be measured on.
         cache_mb: MiB of training images that are kept decoded, in one file in ``$BARM_CACHE`` (0: none).
     """
 
@@ -76,6 +78,7 @@ class DataConfig(_Config):
     val: tuple[PlaceConfig, ...] = ()
     class_list: Path | None = Field(None, examples=["train_classes.txt"])
     allow_shared: bool = False
+    unlabelled: Path | None = Field(None, examples=["photos"])
     cache_mb: int = Field(0, ge=0, strict=True)
 
     @model_validator(mode="after")
@@ -135,6 +138,7 @@ class StepRecipe(_Config):
     Attributes:
         epochs: passes over the step's images.
         batch_size: images per update and process.
+        unlabelled: images of `data.unlabelled` beside them, per update and process; by default as many.
         lr: learning rates by part of the network.
         backbone: how it trains: as the method says (`trained`), not at all (`frozen`), or by adapters that the
             step's end merges into its weights (`lora`).
@@ -160,6 +164,7 @@ class StepRecipe(_Config):
 
     epochs: int = Field(ge=1, strict=True)
     batch_size: int = Field(ge=1, strict=True)
+    unlabelled: int | None = Field(None, ge=1, strict=True, examples=[8])
     lr: Rates
     backbone: Literal["trained", "frozen", "lora"] = "trained"
     depth_decay: float = Field(1.0, gt=0, le=1)
@@ -322,6 +327,16 @@ class RunConfig(_Config):
             raise ValueError(
                 "method.memory.mix = 'replace' puts kept images in half of every batch, but increment.batch_size is "
                 f"{size}: make it 2 or more, or take mix = 'append'"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _distilled(self) -> RunConfig:
+        if self.data.unlabelled is not None and not self.method.distillation:
+            able = ", ".join(name for name, config in METHODS.items() if config.distillation)
+            raise ValueError(
+                f"data.unlabelled: {self.method.name} has no distillation, so it learns nothing from images without "
+                f"labels; expected one of {able}"
             )
         return self
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from barm.data.base import Source
+from barm.data.beside import BesideDataset
 from barm.data.check import leak
 from barm.data.dataset import EvalDataset, StepDataset
 from barm.data.decoded import DecodedSource
@@ -18,6 +19,7 @@ from barm.data.sources import open_source
 from barm.data.sources.files import FileSource
 from barm.data.sources.named import Named, labelled
 from barm.data.transforms import EvalTransform, TrainTransform
+from barm.data.unlabelled import UnlabelledImages
 from barm.engine.config import DataConfig, PlaceConfig, RunConfig
 from barm.engine.runtime import Runtime
 from barm.errors import UserError
@@ -35,6 +37,7 @@ class Data:
         others: validation splits of further data sets.
         warnings: what is likely a mistake in the data, a line each.
         saliency: origin of the saliency maps, or that there are none; empty where the method uses none.
+        unlabelled: images without masks for later steps.
     """
 
     train: Source
@@ -43,6 +46,7 @@ class Data:
     others: tuple[Source, ...] = ()
     warnings: tuple[str, ...] = ()
     saliency: str = ""
+    unlabelled: UnlabelledImages | None = None
 
     @property
     def measured(self) -> tuple[Source, ...]:
@@ -82,13 +86,14 @@ def open_data(config: RunConfig, rt: Runtime) -> Data:
     for source in () if data_config.allow_shared else (val, *others):
         if (shared := leak(found, source)) is not None:
             raise UserError(shared)
+    unlabelled = _unlabelled(data_config, (val, *others))
     train: Source = rt.main_first(lambda: _held(found, data_config))
     measured = [Named(source, data_config.classes) if data_config.classes else source for source in (val, *others)]
     plan = config.task.plan(tuple(train.class_names), config.seed)
     remarks = dict.fromkeys(r for source in (found, val, *others) for r in source.remarks)
     warnings = tuple(r.text for r in remarks if r.level == "warning")
     saliency = _origin(found) if "saliency" in config.method.maps else ""
-    return Data(train, measured[0], plan, tuple(measured[1:]), warnings, saliency)
+    return Data(train, measured[0], plan, tuple(measured[1:]), warnings, saliency, unlabelled)
 
 
 def open_val(rt: Runtime, place: PlaceConfig, classes: Sequence[str] = ()) -> Source:
@@ -105,6 +110,21 @@ def _checked_train(data_config: DataConfig, root: Path, maps: frozenset[str]) ->
     """Open and check the training split, with the method's maps."""
     source = open_source(data_config.layout, root, "train", data_config.names)
     return checked(source if "saliency" in maps else replace(source, saliency=()), data_config.class_list)
+
+
+def _unlabelled(data_config: DataConfig, measured: Sequence[FileSource]) -> UnlabelledImages | None:
+    """Open the images without masks.
+
+    Raises:
+        UserError: no image there, an unsound one, or one that is measured on.
+    """
+    if data_config.unlabelled is None:
+        return None
+    images = UnlabelledImages(data_config.unlabelled)
+    for source in () if data_config.allow_shared else measured:
+        if (shared := leak(images, source)) is not None:
+            raise UserError(f"data.unlabelled: {shared}")
+    return images
 
 
 def _origin(source: FileSource) -> str:
@@ -131,6 +151,14 @@ def train_dataset(config: RunConfig, data: Data, step: Step) -> StepDataset:
 def eval_dataset(config: RunConfig, data: Data, source: Source, step: Step, policy: LabelPolicy) -> EvalDataset:
     """A data set for evaluation, transformed as configured, with a step's labels."""
     return EvalDataset(source, data.plan, step, policy, EvalTransform(crop=config.evaluation.crop or None))
+
+
+def training_images(
+    config: RunConfig, data: Data, dataset: StepDataset, step: Step, exemplars: Sequence[Exemplar]
+) -> StepDataset | MemoryDataset | BesideDataset:
+    """The step's images, with exemplars and images without labels if there are any."""
+    images = with_exemplars(config, data, dataset, step, exemplars)
+    return images if data.unlabelled is None or step.index == 0 else BesideDataset(images, data.unlabelled)
 
 
 def with_exemplars(

@@ -11,11 +11,13 @@ import torch
 from torch import nn
 
 from barm.batch import Batch
+from barm.data.beside import BesideDataset
 from barm.data.dataset import StepDataset
+from barm.data.exemplars import MemoryDataset
 from barm.data.image_sizes import image_sizes
 from barm.data.sampler import iterations_per_epoch
 from barm.engine.config import RunConfig
-from barm.engine.datasets import Data, train_dataset
+from barm.engine.datasets import Data, train_dataset, training_images
 from barm.engine.evaluate import evaluate
 from barm.engine.loaders import train_batches
 from barm.engine.memory_use import forget_peak, peak_memory
@@ -124,7 +126,8 @@ def _try(config: RunConfig, rt: Runtime, ready: Prepared, step: Step, dataset: S
     method.set_length(TRIED, TRIED)
     model = rt.place(model)
     forget_peak(rt.device)
-    per_update, shown, network = _updates(config, rt, method, model, teacher, dataset)
+    images = training_images(config, ready.data, dataset, step, ())
+    per_update, shown, network = _updates(config, rt, method, model, teacher, images)
     constant, largest = rt.constant(network), _largest(config, rt, ready.data)
     if method.gathers:
         shown += _pass(config, rt, method, network, dataset)
@@ -141,7 +144,7 @@ def _updates(
     method: Method[Any, Any],
     model: nn.Module,
     teacher: Constant | None,
-    dataset: StepDataset,
+    dataset: StepDataset | MemoryDataset | BesideDataset,
 ) -> tuple[float, float, nn.Module]:
     """Seconds per update and per batch of a calibration, and the trained network; 0 for a step without updates."""
     if not method.trains:
@@ -154,7 +157,7 @@ def _updates(
         for batch in batches:
             if not times and teacher is not None and method.calibrates:
                 started = time.monotonic()
-                calibrate(method, teacher, [batch], rt)
+                calibrate(method, teacher, [batch.part(slice(recipe.batch_size))], rt)
                 _wait(rt)
                 shown = time.monotonic() - started
             trainer.update(batch)

@@ -11,15 +11,16 @@ from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from typing import Any
 
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 
 from barm.batch import Batch
+from barm.data.beside import BesideDataset
 from barm.data.dataset import EvalDataset, Item, StepDataset, StepView
 from barm.data.device_transforms import finish
 from barm.data.exemplars import MemoryDataset
 from barm.data.index import cores
 from barm.data.loader import Unread, end_workers, lost_worker, make_eval_loader, make_train_loader, same_size_batches
-from barm.data.sampler import EpochSampler, OnceSampler, ReplacingSampler
+from barm.data.sampler import BesideSampler, EpochSampler, Key, OnceSampler, ReplacingSampler
 from barm.engine.config import RunConfig
 from barm.engine.runtime import Runtime
 from barm.errors import Failed, Stopped
@@ -32,7 +33,7 @@ Batches = AbstractContextManager[Generator[Batch, None, None]]  # to be entered:
 def train_batches(
     config: RunConfig,
     rt: Runtime,
-    dataset: StepDataset | MemoryDataset,
+    dataset: StepDataset | MemoryDataset | BesideDataset,
     *,
     epochs: int,
     batch_size: int,
@@ -45,11 +46,13 @@ def train_batches(
     """
     step = dataset.step.index
     base = EpochSampler(len(dataset), batch_size, epochs, start, rt.rank, rt.world, config.seed, step)
-    sampler = (
-        ReplacingSampler(base, len(dataset), len(dataset.kept))
-        if isinstance(dataset, MemoryDataset) and dataset.mix == "replace"
-        else base
-    )
+    own = dataset.current if isinstance(dataset, BesideDataset) else dataset
+    replacing = isinstance(own, MemoryDataset) and own.mix == "replace"
+    labelled = ReplacingSampler(base, len(own), own.positions - len(own)) if replacing else base
+    sampler: Sampler[list[Key]] = labelled
+    if isinstance(dataset, BesideDataset):
+        beside = config.recipe(step).unlabelled or batch_size
+        sampler = BesideSampler(labelled, dataset.first, len(dataset.unlabelled), beside)
     on_device = config.runtime.augment == "device"
     workers, pin = num_workers(config, rt), rt.device.type == "cuda"
     loader = make_train_loader(dataset, sampler, workers=workers, on_device=on_device, pin=pin)

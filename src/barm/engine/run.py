@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from barm.data.beside import BesideDataset
 from barm.data.dataset import StepDataset
 from barm.data.exemplars import Exemplar, MemoryDataset, from_json, to_json
 from barm.data.sampler import iterations_per_epoch
@@ -23,7 +24,7 @@ from barm.engine.checkpoint.shared import SharedDirectory
 from barm.engine.completion import completed
 from barm.engine.config import RunConfig
 from barm.engine.crops import chosen_lines
-from barm.engine.datasets import Data, train_dataset, with_exemplars
+from barm.engine.datasets import Data, train_dataset, training_images
 from barm.engine.evaluate import evaluate_step
 from barm.engine.loaders import train_batches
 from barm.engine.memory_use import forget_peak, peak_memory
@@ -144,7 +145,7 @@ def _run_step(
         exemplars = _exemplars(config, rt, directory, data, previous, before, partial)
     model = rt.place(model)
     if method.trains:
-        images = with_exemplars(config, data, dataset, step, exemplars)
+        images = training_images(config, data, dataset, step, exemplars)
         trainer, per_epoch = _trainer(config, rt, directory, method, model, previous, images, partial)
         save = saving(rt, directory, trainer, exemplars)
         _trained(config, rt, monitor, data, trainer, images, per_epoch, save)
@@ -167,7 +168,7 @@ def _trainer(
     method: Method[Any, Any],
     model: nn.Module,
     previous: nn.Module | None,
-    images: StepDataset | MemoryDataset,
+    images: StepDataset | MemoryDataset | BesideDataset,
     partial: dict[str, Any] | None,
 ) -> tuple[StepTrainer, int]:
     """The trainer of a step, fresh and calibrated or as it was saved, and the number of updates of an epoch."""
@@ -183,7 +184,8 @@ def _trainer(
             raise directory.damaged_partial(method.step.index, found)
         trainer.load_state_dict(partial)
     elif teacher is not None and method.calibrates:
-        with train_batches(config, rt, images, epochs=1, batch_size=recipe.batch_size, trains=False) as batches:
+        own = images.current if isinstance(images, BesideDataset) else images
+        with train_batches(config, rt, own, epochs=1, batch_size=recipe.batch_size, trains=False) as batches:
             calibrate(method, teacher, batches, rt)
     return trainer, per_epoch
 
@@ -194,7 +196,7 @@ def _trained(
     monitor: Monitor,
     data: Data,
     trainer: StepTrainer,
-    images: StepDataset | MemoryDataset,
+    images: StepDataset | MemoryDataset | BesideDataset,
     per_epoch: int,
     save: Callable[[], None],
 ) -> None:
@@ -219,7 +221,7 @@ def _trained(
             save=save,
             save_every=config.runtime.save_every,
             log_every=config.runtime.log_every,
-            names=lambda batch: [data.train.name(int(i)) for i in batch.extras["index"]],
+            names=lambda batch: [data.train.name(i) for i in batch.extras["index"].tolist() if i >= 0],
         )
     monitor.end_step()
     if not finished:

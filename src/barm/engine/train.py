@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from barm.batch import Batch, Term
+from barm.batch import Batch, Term, added, output_part
 from barm.engine.backbone import frozen_part, train_mode, trained_groups
 from barm.engine.config import StepRecipe
 from barm.engine.finite import not_finite
@@ -121,7 +121,7 @@ class StepTrainer:
         torch.manual_seed(_mix(*seeds, rt.rank))
         old, before = None if self.teacher is None else self.teacher(batch.image), self._statistics()
         new = self.model(rt.image(batch.image))
-        terms = self.method.loss(new, old, batch)
+        terms = self._terms(new, old, batch)
         counts, stop, finite = self._agree(terms)
         parts = [
             t.weight * t.total * (rt.world / n).to(t.total.dtype) for t, n in zip(terms.values(), counts, strict=True)
@@ -133,6 +133,18 @@ class StepTrainer:
         return Outcome(
             self._values(terms, counts) if report else None, bool(stop) if report or rt.world == 1 else False
         )
+
+    def _terms(self, new: Any, old: Any, batch: Batch) -> dict[str, Term]:
+        """The objective's terms; images without labels, which follow the others, have those of the distillation."""
+        own = self.recipe.batch_size
+        if len(batch.image) == own or old is None:
+            return self.method.loss(new, old, batch)
+        terms, beside = (
+            self.method.loss(output_part(new, images), output_part(old, images), batch.part(images))
+            for images in (slice(own), slice(own, None))
+        )
+        shared = self.method.config.distillation
+        return {name: added(term, beside[name]) if name in shared else term for name, term in terms.items()}
 
     def _agree(self, terms: dict[str, Term]) -> tuple[Tensor, Tensor | bool, Tensor]:
         """Agree between processes on counts, a request to stop, and a finite loss.

@@ -43,6 +43,7 @@ class Request:
     seed: int | None = None
     device: str | None = None
     precision: str | None = None
+    unlabelled: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -148,6 +149,8 @@ def extended_config(
         "val": [p.model_dump(mode="json") for p in old],
         "cache_mb": known.config.data.cache_mb,
     }
+    if request.unlabelled is not None:
+        table["data"]["unlabelled"] = str(real(request.unlabelled))
     if "increment.crop" in known.directory.provenance().get("chosen", {}):
         table["increment"]["crop"] = "auto"
     table["task"] = {"groups": [*(list(g) for g in known.groups), list(new)]}

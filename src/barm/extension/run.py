@@ -46,6 +46,7 @@ def extend(
     seed: int | None = None,
     device: str | None = None,
     precision: str | None = None,
+    unlabelled: Path | str | None = None,
     resume: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any]:
@@ -66,6 +67,7 @@ def extend(
         seed: another one than the run's.
         device: as in `RuntimeConfig`.
         precision: as in `RuntimeConfig`.
+        unlabelled: further images without masks, on which the network is to answer as before.
         resume: go on with an extension that was stopped.
         quiet: show nothing.
 
@@ -76,7 +78,17 @@ def extend(
     places: dict[str, Any] = {"model": model, "out": out, "val": val, "step": step}
     check_early(run, data, classes, **places, recipe=recipe, overrides=overrides, resume=resume)
     request = Request(
-        Path(run), Path(data), classes, [Path(v) for v in val], step, recipe, overrides, seed, device, precision
+        Path(run),
+        Path(data),
+        classes,
+        [Path(v) for v in val],
+        step,
+        recipe,
+        overrides,
+        seed,
+        device,
+        precision,
+        None if unlabelled is None else Path(unlabelled),
     )
     lines: list[str] = []
     if is_model(run):

@@ -54,6 +54,7 @@ class BARMConfig(MethodConfig):
         "network.",
         "gkd": "Group knowledge distillation: each earlier head keeps the probabilities of the previous network.",
     }
+    distillation: ClassVar[frozenset[str]] = frozenset({"gkd"})
 
     name: Literal["barm"] = "barm"
     pseudo: bool = True

@@ -76,6 +76,8 @@ class MethodConfig(BaseModel):
         maps: names of the maps, beside images and labels, that the method uses where the data set has them; what it
             does not name is neither read nor checked.
         terms: explanation of each loss term in a sentence, by its name in the log.
+        distillation: names of the terms that compare the network with the previous one and use no label, so that images
+            without labels can have them too.
         extends_any: `barm extend` may go on with the method from another one's network, whose classifier is replaced.
     """
 
@@ -83,6 +85,7 @@ class MethodConfig(BaseModel):
 
     maps: ClassVar[frozenset[str]] = frozenset()
     terms: ClassVar[Mapping[str, str]] = {}
+    distillation: ClassVar[frozenset[str]] = frozenset()
     extends_any: ClassVar[bool] = False
 
     name: str

@@ -44,6 +44,7 @@ class DKDConfig(MethodConfig):
         "dkd_pos": "Distillation of what speaks for each old class (positive scores).",
         "dkd_neg": "Distillation of what speaks against each old class (negative scores).",
     }
+    distillation: ClassVar[frozenset[str]] = frozenset({"kd", "dkd_pos", "dkd_neg"})
 
     name: Literal["dkd"] = "dkd"
     kd_weight: Weight = 5.0

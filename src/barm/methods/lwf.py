@@ -31,6 +31,7 @@ class DistillationConfig(SoftmaxConfig):
         "kd": "Distillation: the probabilities of the old classes stay those of the previous network.",
         "features": "Distillation of the features: the encoder's last feature map stays that of the previous network.",
     }
+    distillation: ClassVar[frozenset[str]] = frozenset({"kd", "features"})
 
     distillation_weight: Weight = 100.0
     feature_weight: Weight = 0.0

@@ -36,6 +36,7 @@ class MiBConfig(SoftmaxConfig):
         "unce": "Unbiased cross-entropy: the label background means background or any old class.",
         "unkd": "Unbiased distillation: the previous network's background may be background or a new class.",
     }
+    distillation: ClassVar[frozenset[str]] = frozenset({"unkd"})
 
     name: Literal["mib"] = "mib"
     distillation_weight: Weight = 10.0

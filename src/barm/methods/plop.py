@@ -51,6 +51,7 @@ class PLOPConfig(SoftmaxConfig):
         "ce": "Cross-entropy against the labels, where confident old pixels have the previous network's class.",
         "pod": "Local POD: features pooled over strips of the image stay those of the previous network.",
     }
+    distillation: ClassVar[frozenset[str]] = frozenset({"pod"})
 
     name: Literal["plop"] = "plop"
     pod_weight: Weight = 0.01

@@ -41,6 +41,7 @@ class RCILConfig(SoftmaxConfig):
         "spatial": "Pooled cube over windows: windows of features and logits stay those of the previous network.",
         "channel": "Pooled cube over channels: neighbouring features stay those of the previous network.",
     }
+    distillation: ClassVar[frozenset[str]] = frozenset({"unkd", "spatial", "channel"})
 
     name: Literal["rcil"] = "rcil"
     distillation_weight: Weight = 100.0

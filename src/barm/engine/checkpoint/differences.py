@@ -10,7 +10,13 @@ from barm.engine.config import RunConfig
 
 AGREEING = ("seed", "data", "task", "model", "method", "base", "increment", "evaluation")  # tables that decide it
 BASE = ("seed", "data", "task", "model", "base", "evaluation")  # those that step 0 depends on, beside the method
-NEUTRAL = ("data.root", "data.val", "data.cache_mb", "evaluation.batch_size")  # but not these in them
+NEUTRAL = (
+    "data.root",
+    "data.val",
+    "data.unlabelled",
+    "data.cache_mb",
+    "evaluation.batch_size",
+)  # but not these in them
 
 
 def to_table(config: RunConfig) -> dict[str, Any]:

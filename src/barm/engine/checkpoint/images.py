@@ -9,13 +9,15 @@ from typing import Any
 from barm.data.fingerprint import Fingerprint, changed, fingerprint
 from barm.engine.datasets import Data
 from barm.errors import UserError
+from barm.words import count
 
-Images = Mapping[str, Any]  # fingerprints of the training split and of all that is measured on, as JSON keeps them
+Images = Mapping[str, Any]  # fingerprints of what is trained on, with labels and without, and measured on, for JSON
 
 
 def images_of(data: Data) -> Images:
     """Record of the images on which a run is trained and measured."""
-    return {"train": fingerprint(data.train), "measured": [fingerprint(source) for source in data.measured]}
+    beside = {} if data.unlabelled is None else {"unlabelled": data.unlabelled.fingerprint}
+    return {"train": fingerprint(data.train), "measured": [fingerprint(source) for source in data.measured], **beside}
 
 
 def other_images(theirs: Images, ours: Images, *, trained: bool = True, measured: bool = True) -> str | None:
@@ -41,6 +43,10 @@ def other_measured(theirs: Sequence[Fingerprint], ours: Sequence[Fingerprint]) -
     return next((f"validation split: {what}" for what in found if what is not None), None)
 
 
+def _images(record: Images) -> str:
+    return count(len(record.get("unlabelled", ())), "images")
+
+
 def check_same(records: Iterable[tuple[Images, bool]], now: Images, where: Path) -> None:
     """Refuse to resume a run on other images than its own.
 
@@ -54,6 +60,8 @@ def check_same(records: Iterable[tuple[Images, bool]], now: Images, where: Path)
     """
     for record, measured in records:
         found = other_images(record, now, measured=measured)
+        if found is None and "train" in record and record.get("unlabelled") != now.get("unlabelled"):
+            found = f"data.unlabelled: {_images(record)} there, {_images(now)} here, or others"
         if found is not None:
             raise UserError(
                 f"{where} was started on other images ({found}): resume with the data it was started on, or choose "

@@ -1,4 +1,4 @@
-"""Find and check the images named on the command line, before heavy imports."""
+"""Find and check images in files, folders and patterns, before heavy imports."""
 
 from __future__ import annotations
 
@@ -95,7 +95,10 @@ def check_there(found: Sequence[ImageFile], refused: Callable[[str], None] | Non
 
 
 def check_images(
-    found: Sequence[ImageFile], refused: Callable[[str], None] | None = None, done: Callable[[], None] = lambda: None
+    found: Sequence[ImageFile],
+    refused: Callable[[str], None] | None = None,
+    done: Callable[[], None] = lambda: None,
+    remedy: str = "--keep-going leaves them out",
 ) -> list[tuple[ImageFile, tuple[int, int]]]:
     """Check images, several at a time.
 
@@ -103,6 +106,7 @@ def check_images(
         found: the images.
         refused: see `predict_files`.
         done: called after each.
+        remedy: what to do about several of no use.
 
     Returns:
         The sound ones with their upright ``(width, height)``.
@@ -120,7 +124,7 @@ def check_images(
             done()
     if wrong and (refused is None or not sound):
         many = f"{len(wrong)} of {count(len(found), 'images')} {verb(len(wrong), 'are')} of no use"
-        raise UserError(f"{many} (--keep-going leaves them out): {'; '.join(wrong)}" if len(found) > 1 else wrong[0])
+        raise UserError(f"{many} ({remedy}): {'; '.join(wrong)}" if len(found) > 1 else wrong[0])
     if refused is not None:
         for line in wrong:
             refused(line)
