@@ -26,14 +26,14 @@ from barm.engine.config import RunConfig
 from barm.engine.crops import chosen_lines
 from barm.engine.datasets import Data, train_dataset, training_images
 from barm.engine.evaluate import evaluate_step
-from barm.engine.loaders import train_batches
+from barm.engine.loaders import Batches, train_batches
 from barm.engine.memory_use import forget_peak, peak_memory
 from barm.engine.monitor import Monitor
 from barm.engine.prepare import prepare
 from barm.engine.runtime import Runtime
 from barm.engine.scores import scores_of
 from barm.engine.selection import choose_exemplars
-from barm.engine.train import StepTrainer, calibrate, train_step
+from barm.engine.train import StepTrainer, calibrate, train_step, warm_start
 from barm.errors import Failed, Stopped
 from barm.escaping import markup
 from barm.labels import Step
@@ -175,7 +175,17 @@ def _trainer(
     recipe = config.recipe(method.step.index)
     per_epoch = iterations_per_epoch(len(images), recipe.batch_size, rt.world)
     total = recipe.epochs * per_epoch
-    teacher = rt.constant(previous) if previous is not None and method.uses_teacher else None
+    own = images.current if isinstance(images, BesideDataset) else images
+
+    def once() -> Batches:
+        return train_batches(config, rt, own, epochs=1, batch_size=recipe.batch_size, trains=False)
+
+    warms = method.warms and partial is None
+    before = rt.constant(previous) if previous is not None and (method.uses_teacher or warms) else None
+    if before is not None and warms:
+        with once() as batches:
+            warm_start(method, model, before, batches, rt)
+    teacher = before if method.uses_teacher else None
     method.set_length(per_epoch, total)
     trainer = StepTrainer(method, model, teacher, recipe, total, rt, config.seed)
     if partial is not None:
@@ -184,8 +194,7 @@ def _trainer(
             raise directory.damaged_partial(method.step.index, found)
         trainer.load_state_dict(partial)
     elif teacher is not None and method.calibrates:
-        own = images.current if isinstance(images, BesideDataset) else images
-        with train_batches(config, rt, own, epochs=1, batch_size=recipe.batch_size, trains=False) as batches:
+        with once() as batches:
             calibrate(method, teacher, batches, rt)
     return trainer, per_epoch
 

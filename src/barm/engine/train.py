@@ -21,6 +21,7 @@ from barm.models.frozen import Constant
 from barm.words import count
 from barm.words import verb as verb_of
 
+NEW_HEAD = "new_head"  # the parameter group of the newest classifier
 MAX_SKIPPED = 20  # updates in a row whose loss is not finite
 
 
@@ -75,6 +76,9 @@ class StepTrainer:
         for parameter in model.parameters():
             parameter.requires_grad_(id(parameter) in training)
         self.base_lrs = [g["lr"] for g in groups]
+        warm = method.config.warm_start
+        self.alone = int(warm.alone * total) if warm is not None and method.warms else 0  # updates of the new head
+        self._others = [p for g in groups if g["name"] != NEW_HEAD for p in g["params"]] if self.alone else []
         sgd = torch.optim.SGD(
             [dict(g) for g in groups],
             lr=recipe.lr.new,
@@ -128,6 +132,8 @@ class StepTrainer:
         ]
         rt.backward(torch.stack(parts).sum())
         self._apply(finite, before)
+        for parameter in self._others if self.iteration < self.alone else ():
+            self._sgd.state[parameter]["momentum_buffer"].zero_()
         self.iteration += 1
         self._set_rates()
         return Outcome(
@@ -199,7 +205,8 @@ class StepTrainer:
 
     def _set_rates(self) -> None:
         for base, param_group in zip(self.base_lrs, self.optimizer.param_groups, strict=True):
-            param_group["lr"] = scheduled(self.recipe, base, self.iteration, self.total)
+            still = self.iteration < self.alone and param_group["name"] != NEW_HEAD
+            param_group["lr"] = 0.0 if still else scheduled(self.recipe, base, self.iteration, self.total)
 
     def check_finite(self) -> None:
         """Refuse weights that are not finite, in every process alike.
@@ -308,6 +315,16 @@ def calibrate(method: Method[Any, Any], teacher: Constant, batches: Iterable[Bat
     for batch in batches:
         counts = counts + method.observe(teacher(batch.image), batch)
     method.calibrate(rt.all_sum(counts))
+
+
+def warm_start(
+    method: Method[Any, Any], model: nn.Module, previous: Constant, batches: Iterable[Batch], rt: Runtime
+) -> None:
+    """Start the new classifier from the old ones: the previous network over the step's images, once."""
+    sums = torch.zeros((), dtype=torch.float64, device=rt.device)
+    for batch in batches:
+        sums = sums + method.resemble(previous(batch.image), batch)
+    method.warm(model, rt.all_sum(sums))
 
 
 def train_step(

@@ -55,6 +55,7 @@ class BARMConfig(MethodConfig):
         "gkd": "Group knowledge distillation: each earlier head keeps the probabilities of the previous network.",
     }
     distillation: ClassVar[frozenset[str]] = frozenset({"gkd"})
+    warms: ClassVar[bool] = True
 
     name: Literal["barm"] = "barm"
     pseudo: bool = True

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Generic, Literal, NotRequired, Self, TypedDict, TypeVar, cast
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from barm.batch import Batch, Output, Term
@@ -19,6 +19,7 @@ from barm.data.exemplars import MemoryConfig
 from barm.labels import INCREMENTAL, LabelPolicy, Setting, Step
 from barm.losses.common import accepted, best_channel, probabilities
 from barm.methods.fusion import FusionConfig, fuse, fusion_share
+from barm.methods.warm_start import WarmStartConfig, resemblance, shares
 from barm.models.segmenter import NetworkConfig
 from barm.ops.upsampled import map_pixels
 
@@ -73,11 +74,13 @@ class MethodConfig(BaseModel):
         freeze_bn: from step 1 on, batch norm uses its running statistics and its scale and shift do not train.
         memory: old images that later steps may see again; none where it is not set.
         fusion: after every later step the network is averaged with that of the previous step (EWF).
+        warm_start: at every later step the new classifier starts from the old ones and trains alone first (NeST).
         maps: names of the maps, beside images and labels, that the method uses where the data set has them; what it
             does not name is neither read nor checked.
         terms: explanation of each loss term in a sentence, by its name in the log.
         distillation: names of the terms that compare the network with the previous one and use no label, so that images
             without labels can have them too.
+        warms: whether `warm_start` can be set.
         extends_any: `barm extend` may go on with the method from another one's network, whose classifier is replaced.
     """
 
@@ -86,6 +89,7 @@ class MethodConfig(BaseModel):
     maps: ClassVar[frozenset[str]] = frozenset()
     terms: ClassVar[Mapping[str, str]] = {}
     distillation: ClassVar[frozenset[str]] = frozenset()
+    warms: ClassVar[bool] = False
     extends_any: ClassVar[bool] = False
 
     name: str
@@ -93,6 +97,13 @@ class MethodConfig(BaseModel):
     freeze_bn: bool = True
     memory: MemoryConfig | None = Field(None, examples=[{"size": 100}])
     fusion: FusionConfig | None = Field(None, examples=[{}])
+    warm_start: WarmStartConfig | None = Field(None, examples=[{}])
+
+    @model_validator(mode="after")
+    def _can_warm(self) -> Self:
+        if self.warm_start is not None and not self.warms:
+            raise ValueError(f"{self.name} starts new classes in its own way: leave method.warm_start out")
+        return self
 
     @property
     def base_training(self) -> dict[str, Any]:
@@ -101,7 +112,7 @@ class MethodConfig(BaseModel):
         Two methods that agree in this, and in network, data and recipe, train the same step 0, so that one may take it
         over from the other. Unless a method says it, only the same method with the same hyper-parameters agrees.
         """
-        return self.model_dump(mode="json", exclude={"fusion"})
+        return self.model_dump(mode="json", exclude={"fusion", "warm_start"})
 
     def settled(self, images: int) -> tuple[Self, dict[str, str]]:
         """Settle what is left to the data.
@@ -186,6 +197,24 @@ class Method(ABC, Generic[Out, Config]):
     def calibrate(self, counts: Tensor) -> None:
         """Receive the counts of all batches and processes."""
         raise NotImplementedError
+
+    @property
+    def warms(self) -> bool:
+        """Whether the new classifier has a warm start at this step."""
+        return self.config.warm_start is not None and self.step.index > 0
+
+    def resemble(self, old: Out, batch: Batch) -> Tensor:
+        """Sums over one batch of what the previous network takes the new classes for, ``(new, K)`` float64."""
+        return resemblance(self.scores(old), batch.label, first=self.step.num_old, number=len(self.step.new))
+
+    def warm(self, model: nn.Module, sums: Tensor) -> None:
+        """Start the new classifier from the old ones, in place, before the training.
+
+        Args:
+            model: as `init_from` left it.
+            sums: of `resemble` over the step's images.
+        """
+        cast(Any, model).classifier.start_newest_from(shares(sums.cpu(), background=self.config.loss == "ce"))
 
     def draw(self, model: nn.Module) -> None:
         """Draw what is random in the network at an update and the same in all processes, in place.

@@ -42,6 +42,7 @@ class DFTConfig(MethodConfig):
         "balanced_bce": "The same, where confident old pixels have the previous network's class, and the pixels of a "
         "rare class weigh more.",
     }
+    warms: ClassVar[bool] = True
 
     name: Literal["dft"] = "dft"
     loss: Literal["bce"] = "bce"

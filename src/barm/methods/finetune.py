@@ -25,6 +25,7 @@ class FineTuneConfig(MethodConfig):
     """Fine-tuning: every step trains on its own labels only, in which old objects are background."""
 
     terms: ClassVar[Mapping[str, str]] = SEGMENTATION
+    warms: ClassVar[bool] = True
 
     name: Literal["finetune"] = "finetune"
 

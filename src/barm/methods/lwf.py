@@ -32,6 +32,7 @@ class DistillationConfig(SoftmaxConfig):
         "features": "Distillation of the features: the encoder's last feature map stays that of the previous network.",
     }
     distillation: ClassVar[frozenset[str]] = frozenset({"kd", "features"})
+    warms: ClassVar[bool] = True
 
     distillation_weight: Weight = 100.0
     feature_weight: Weight = 0.0

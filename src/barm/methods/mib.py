@@ -37,6 +37,7 @@ class MiBConfig(SoftmaxConfig):
         "unkd": "Unbiased distillation: the previous network's background may be background or a new class.",
     }
     distillation: ClassVar[frozenset[str]] = frozenset({"unkd"})
+    warms: ClassVar[bool] = True
 
     name: Literal["mib"] = "mib"
     distillation_weight: Weight = 10.0

@@ -52,6 +52,7 @@ class PLOPConfig(SoftmaxConfig):
         "pod": "Local POD: features pooled over strips of the image stay those of the previous network.",
     }
     distillation: ClassVar[frozenset[str]] = frozenset({"pod"})
+    warms: ClassVar[bool] = True
 
     name: Literal["plop"] = "plop"
     pod_weight: Weight = 0.01

@@ -42,6 +42,7 @@ class RCILConfig(SoftmaxConfig):
         "channel": "Pooled cube over channels: neighbouring features stay those of the previous network.",
     }
     distillation: ClassVar[frozenset[str]] = frozenset({"unkd", "spatial", "channel"})
+    warms: ClassVar[bool] = True
 
     name: Literal["rcil"] = "rcil"
     distillation_weight: Weight = 100.0

@@ -112,6 +112,21 @@ def fold_into(conv: nn.Conv2d, norm: nn.BatchNorm2d, dtype: torch.dtype = torch.
     return fits
 
 
+def start_as_mean(weight: Tensor, bias: Tensor, rows: Sequence[tuple[Tensor, Tensor]], shares: Tensor) -> None:
+    """Let classifiers be means of others, in place.
+
+    Args:
+        weight: ``(new, D, k, k)``.
+        bias: ``(new,)``.
+        rows: weights and biases of the others, together K.
+        shares: ``(new, K)``.
+    """
+    weights, biases = (torch.cat(parts) for parts in zip(*rows, strict=True))
+    given = shares.to(weights)
+    weight.copy_(torch.einsum("nk,kdij->ndij", given, weights))
+    bias.copy_(given @ biases)
+
+
 class GroupedHead(nn.Module):
     """One branch per step: `head_pre` and its head at step 0, an ear and its head at every later step.
 
@@ -153,6 +168,18 @@ class GroupedHead(nn.Module):
             target.bias.copy_(source.bias)
         if statistics:
             target.load_state_dict(source.state_dict())
+
+    @torch.no_grad()
+    def start_newest_from(self, shares: Tensor) -> None:
+        """Let the newest head's classes start as means of the old ones, in place. Its residual stays.
+
+        Args:
+            shares: of the old channels, background first, ``(new, K)``.
+        """
+        first, *later = (cast(nn.Conv2d, h) for h in self.head[:-1])
+        rows = [(first.weight, cast(Tensor, first.bias)), *((h.weight[1:], cast(Tensor, h.bias)[1:]) for h in later)]
+        newest = cast(nn.Conv2d, self.head[-1])
+        start_as_mean(newest.weight[1:], cast(Tensor, newest.bias)[1:], rows, shares)
 
     def _branches(self, feature: Tensor) -> Tensor:
         """Compute all branches. Plain convolutions with folded batch norm run as one, since they have equal shapes."""
@@ -228,6 +255,13 @@ class PlainHead(nn.Module):
         """Compute logits from backbone features ``(N, B, h, w)``."""
         branch = self.head_pre(self.aspp(features))
         return PlainOutput(torch.cat([head(branch) for head in self.head], dim=1), features[-1], branch)
+
+    @torch.no_grad()
+    def start_newest_from(self, shares: Tensor) -> None:
+        """Let the newest classes start as means of the old ones, in place; `shares` as for `GroupedHead`."""
+        *older, newest = (cast(nn.Conv2d, h) for h in self.head)
+        rows = [(h.weight, cast(Tensor, h.bias)) for h in older]
+        start_as_mean(newest.weight, cast(Tensor, newest.bias), rows, shares)
 
 
 class DecomposedOutput(NamedTuple):
