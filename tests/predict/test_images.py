@@ -180,6 +180,32 @@ def test_chosen_classes(predict, photos, tmp_path, model):
     assert not (tmp_path / "no").exists()
 
 
+def test_pixels_of_which_it_is_not_sure(predict, photos, tmp_path, model):
+    """They are 255 in the mask, background for the eye, and their share is told; also of several sizes."""
+    image = barm.read_image(photos / "a.png")
+    best = model.scores(image).max(0)
+    middle = float(np.median(best))
+    whole, some = model.predict(image), model.predict(image, sure=middle)
+    near = np.abs(best - middle) < 1e-4  # views are summed in another order
+    np.testing.assert_array_equal(some[~near], np.where(best >= middle, whole, 255)[~near])
+    views = {"sizes": (1.0, 0.75), "flip": True}
+    best = model.scores(image, **views).max(0)
+    assert abs((model.predict(image, sure=middle, **views) == 255).mean() - (best < middle).mean()) < 0.01
+    words = ("photos/a.png", "--out", "seen", "--write", "mask,colour,overlay", "--unsure-below", middle)
+    status, told, _ = predict(*words)
+    assert status == 0
+    assert "unsure 50 %" in told
+    mask = np.asarray(Image.open(tmp_path / "seen/a_mask.png"))
+    np.testing.assert_array_equal(mask, some)
+    colours = np.asarray(Image.open(tmp_path / "seen/a_colour.png"))
+    assert not colours[mask == 255].any()
+    status, told, _ = predict("photos/a.png", "--json", "--unsure-below", middle)
+    shown = json.loads(told)[0]
+    assert shown["unsure"] + sum(shown["classes"].values()) == pytest.approx(1, abs=1e-5)
+    only = model.predict(image, sure=middle, classes=[])
+    np.testing.assert_array_equal(only == 255, some == 255)
+
+
 def test_arrays_are_images_too(photos, model):
     image = barm.read_image(photos / "a.png")
     np.testing.assert_array_equal(model.predict(np.asarray(image)), model.predict(image))
@@ -218,6 +244,8 @@ def test_the_legend_stands_below(tmp_path):
         (("--sizes", "0"), ("a size is a factor", "got 0.0")),
         (("--write", "mask,overlays"), ("unknown kind of file 'overlays'", "did you mean 'overlay'")),
         (("--step", "7"), ("no finished step 7",)),
+        (("--unsure-below", "1"), ("a probability from 0 to below 1", "got 1")),
+        (("--unsure-below", "0.5", "--save-as", "classes.toml"), ("no number for pixels without a sure class",)),
     ],
 )
 def test_bad_options(words, told, predict, photos, tmp_path):

@@ -77,6 +77,10 @@ def predict(
     sizes: Annotated[
         str, typer.Option(help="The network's views: factors, or from 16 on the short side in pixels; commas.")
     ] = "1",
+    sure: Annotated[
+        float,
+        typer.Option("--unsure-below", help="Masks hold 255, which training ignores, where no class is as probable."),
+    ] = 0.0,
     flip: Annotated[bool, typer.Option("--flip", help="Mirror images count too.")] = False,
     ids: Annotated[bool, typer.Option("--ids", help="Masks hold the data set's ids, not channels.")] = False,
     save_as: Annotated[Path | None, typer.Option(help=VALUES)] = None,
@@ -102,7 +106,7 @@ def predict(
     wanted = names_in(classes, "--classes") if classes is not None else None
 
     kinds = words(write) or ()
-    options = PredictOptions(numbers(sizes, "--sizes"), flip, wanted, batch, kinds, ids, legend, save_as)
+    options = PredictOptions(numbers(sizes, "--sizes"), flip, wanted, batch, kinds, ids, legend, save_as, sure)
     wrong: list[str] = []
     results = predict_files(
         run,
@@ -128,5 +132,6 @@ def _tell(result: Prediction) -> None:
     """Print the classes of an image."""
     from barm.predict.images import percent
 
-    shown = ", ".join(f"{name} {percent(share)}" for name, share in result.shares.items() if name != "background")
+    shares = {**result.shares, **({"unsure": result.unsure} if result.unsure else {})}
+    shown = ", ".join(f"{name} {percent(share)}" for name, share in shares.items() if name != "background")
     say(f"{next(iter(result.files.values()), result.image)}: {shown or 'background only'}")

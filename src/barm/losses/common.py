@@ -109,6 +109,16 @@ def best_channel(scores: Tensor) -> Tensor:
     return scores.max(dim=1).indices
 
 
+def sure_channel(scores: Tensor, *, least: float) -> Tensor:
+    """`best_channel`, but `IGNORE` where its score is below `least`.
+
+    >>> sure_channel(torch.tensor([0.2, 0.6]).view(1, 2, 1, 1), least=0.7)
+    tensor([[[255]]])
+    """
+    best, channel = scores.max(dim=1)
+    return channel.masked_fill(best < least, IGNORE)
+
+
 def pseudo_labels(logits: Tensor, label: Tensor, *, threshold: float, softmax: bool = False, first: int = 1) -> Tensor:
     """Replace background labels by the previous model's class where its probability is high.
 

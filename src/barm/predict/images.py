@@ -21,7 +21,7 @@ from barm.data.images import read_image
 from barm.data.left_right import mirror_warning
 from barm.engine.checkpoint.atomic import write_atomically
 from barm.errors import UserError, nearest
-from barm.predict.model import Labels, Model, load
+from barm.predict.model import Labels, Model, check_sure, load
 from barm.report.images import colour_mask, encoded, index_mask, overlay_image
 
 Kind = Literal["mask", "colour", "overlay"]
@@ -39,7 +39,8 @@ class Prediction:
     Attributes:
         image: its file.
         size: width and height in pixels.
-        shares: of the image's area by class name, background too, the largest first; together 1.
+        shares: of the image's area by class name, background too, the largest first; with `unsure` together 1.
+        unsure: share of the area without a class that is probable enough.
         files: what was written, by kind.
     """
 
@@ -47,6 +48,7 @@ class Prediction:
     size: tuple[int, int]
     shares: dict[str, float]
     files: dict[str, Path]
+    unsure: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
         """The result in plain values for JSON."""
@@ -54,6 +56,7 @@ class Prediction:
             "image": str(self.image),
             "size": list(self.size),
             "classes": {name: round(share, 6) for name, share in self.shares.items()},
+            "unsure": round(self.unsure, 6),
             "files": {kind: str(path) for kind, path in self.files.items()},
         }
 
@@ -66,6 +69,7 @@ class PredictOptions:
         sizes: see `Model.predict`.
         flip: see `Model.predict`.
         classes: see `Model.predict`.
+        sure: see `Model.predict`. Masks hold 255 there; other images show such pixels as background.
         batch: see `Model.predict`.
         write: kinds of files.
         ids: masks hold the data set's ids instead of channels.
@@ -81,8 +85,12 @@ class PredictOptions:
     ids: bool = False
     legend: bool = True
     save_as: Path | str | None = None
+    sure: float = 0.0
 
     def __post_init__(self) -> None:
+        check_sure(self.sure)
+        if self.sure and self.save_as is not None:
+            raise UserError("masks of a file's values have no number for pixels without a sure class: leave one out")
         if self.ids and self.save_as is not None:
             raise UserError("masks hold either the data set's ids or the values of a file: give --ids or --save-as")
         if not self.write:
@@ -204,7 +212,12 @@ def _stream(
                 batch = batches[ahead - AHEAD]
                 images = [job.result() for job in reading.popleft()]
                 labels = model.predict(
-                    images, sizes=options.sizes, flip=options.flip, classes=options.classes, batch=len(images)
+                    images,
+                    sizes=options.sizes,
+                    flip=options.flip,
+                    classes=options.classes,
+                    sure=options.sure,
+                    batch=len(images),
                 )
                 parts = zip(batch, images, labels, strict=True)
                 writing.append([pool.submit(_finish, model, *part, target, options, masks) for part in parts])
@@ -239,7 +252,8 @@ def _finish(
     masks: _Masks,
 ) -> Prediction:
     """Write an image's files and summarise its prediction."""
-    counts = np.bincount(label.ravel(), minlength=len(model.class_names)) / label.size
+    areas = np.bincount(label.ravel(), minlength=256) / label.size
+    counts = areas[: len(model.class_names)]
     present = sorted(np.flatnonzero(counts).tolist(), key=lambda c: -counts[c])
     shares = {model.class_names[c]: float(counts[c]) for c in present}
     files: dict[str, Path] = {}
@@ -249,7 +263,7 @@ def _finish(
             path = files[kind] = target / one.name.parent / (one.name.name + ENDINGS[kind])
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, _content(kind, model, image, label, legend, masks), flush=False)
-    return Prediction(one.path, image.size, shares, files)
+    return Prediction(one.path, image.size, shares, files, float(areas[len(counts) :].sum()))
 
 
 def _content(
@@ -257,6 +271,7 @@ def _content(
 ) -> bytes:
     if kind == "mask":
         return encoded(masks.image(label), "PNG")
+    label = np.where(label < len(model.class_names), label, 0).astype(np.uint8)
     if kind == "colour":
         return encoded(colour_mask(label, model.display_colours), "PNG")
     return encoded(overlay_image(image, label, model.display_colours, legend), "JPEG", quality=92)

@@ -17,7 +17,8 @@ from barm.data.images import SMALLEST, check_size, to_rgb
 from barm.data.palette import display_palette
 from barm.engine.runtime import Runtime
 from barm.errors import UserError, nearest
-from barm.losses.common import best_channel
+from barm.labels import IGNORE
+from barm.losses.common import best_channel, sure_channel
 from barm.methods.base import Method
 from barm.models.heads import GroupedOutput
 from barm.ops.strips import map_views
@@ -81,6 +82,7 @@ class Model:
         sizes: Sequence[float] = ...,
         flip: bool = ...,
         classes: Sequence[str] | None = ...,
+        sure: float = ...,
         batch: int = ...,
     ) -> Labels: ...
     @overload
@@ -91,6 +93,7 @@ class Model:
         sizes: Sequence[float] = ...,
         flip: bool = ...,
         classes: Sequence[str] | None = ...,
+        sure: float = ...,
         batch: int = ...,
     ) -> list[Labels]: ...
     def predict(
@@ -100,6 +103,7 @@ class Model:
         sizes: Sequence[float] = (1.0,),
         flip: bool = False,
         classes: Sequence[str] | None = None,
+        sure: float = 0.0,
         batch: int = 8,
     ) -> Labels | list[Labels]:
         """Label every pixel of an image, or of several.
@@ -112,6 +116,7 @@ class Model:
                 in pixels. Of several, the mean of the classes' probabilities decides.
             flip: also predict the mirrored image, and average.
             classes: names; all others become background. Channels stay what they are.
+            sure: a pixel whose class is less probable than this is 255, which training ignores.
             batch: images of one size that go through the network together.
 
         Returns:
@@ -121,9 +126,10 @@ class Model:
         Raises:
             UserError: an image that is too small or no image, a size that is not above 0, or an unknown class.
         """
+        check_sure(sure)
         shown = self.shown(classes)
         if isinstance(image, Image.Image | np.ndarray):
-            return self._labels([as_image(image)], sizes, flip, shown)[0]
+            return self._labels([as_image(image)], sizes, flip, shown, sure)[0]
         images = [as_image(one) for one in image]
         by_size: dict[tuple[int, int], list[int]] = {}
         for place, rgb in enumerate(images):
@@ -132,7 +138,7 @@ class Model:
         for places in by_size.values():
             for start in range(0, len(places), max(1, batch)):
                 part = places[start : start + max(1, batch)]
-                found.update(zip(part, self._labels([images[i] for i in part], sizes, flip, shown), strict=True))
+                found.update(zip(part, self._labels([images[i] for i in part], sizes, flip, shown, sure), strict=True))
         return [found[place] for place in range(len(images))]
 
     def scores(self, image: ImageLike, *, sizes: Sequence[float] = (1.0,), flip: bool = False) -> NDArray[np.float32]:
@@ -175,15 +181,21 @@ class Model:
         return np.asarray(upsample(parts, size)[0].cpu().numpy(), np.float32)
 
     def _labels(
-        self, images: Sequence[Image.Image], sizes: Sequence[float], flip: bool, shown: Labels | None
+        self, images: Sequence[Image.Image], sizes: Sequence[float], flip: bool, shown: Labels | None, sure: float
     ) -> list[Labels]:
         """Predict channels of images of one size."""
         size, method = (images[0].height, images[0].width), self._method
-        if tuple(sizes) == (1.0,) and not flip:
+        if tuple(sizes) == (1.0,) and not flip and not sure:
             labels = method.predict(self._network(self._pixels(images, size)), size)
         else:
             views = self._views(images, sizes, flip)
-            labels = map_views(lambda *values: best_channel(_total(map(method.decided, values))), views, size)
+            number = len(views)
+
+            def label(*values: Tensor) -> Tensor:
+                total = _total(map(method.decided, values))
+                return sure_channel(total / number, least=sure) if sure else best_channel(total)
+
+            labels = map_views(label, views, size)
         found = np.asarray(labels.to(torch.uint8).cpu().numpy())
         return list(found if shown is None else shown[found])
 
@@ -220,6 +232,7 @@ class Model:
                 known = f"; known: {', '.join(self.class_names)}"
                 raise UserError(f"unknown class '{name}'{nearest(name, self.class_names) or known}")
             table[self.class_names.index(name)] = self.class_names.index(name)
+        table[IGNORE] = IGNORE
         return table
 
 
@@ -237,6 +250,16 @@ def as_image(image: ImageLike) -> Image.Image:
         image = Image.fromarray(image)
     check_size(image.size, "the image")
     return to_rgb(image)[0]
+
+
+def check_sure(sure: float) -> None:
+    """Refuse what is no probability.
+
+    Raises:
+        UserError: outside 0 to below 1.
+    """
+    if not 0 <= sure < 1:
+        raise UserError(f"expected a probability from 0 to below 1 to be sure of a class, got {sure:g}")
 
 
 def _scaled(size: tuple[int, int], wanted: float) -> tuple[int, int]:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from barm.labels import IGNORE
 from barm.report.figures import colourise, overlay
 
 Pixels = NDArray[np.uint8]
@@ -22,7 +23,7 @@ def index_mask(label: Pixels, colours: Pixels, values: Sequence[int] | None = No
     """Make a palette image of channels, or of other numbers of the classes.
 
     Args:
-        label: channels, ``(H, W)``.
+        label: channels, ``(H, W)``; 255 is white.
         colours: by channel, ``(C, 3)``.
         values: by channel, what the mask is to hold, such as the data set's ids; channels by default.
     """
@@ -31,8 +32,10 @@ def index_mask(label: Pixels, colours: Pixels, values: Sequence[int] | None = No
     numbers = list(range(len(colours))) if values is None else list(values)
     table[: len(numbers)] = numbers
     palette[numbers] = colours
+    palette[IGNORE] = 255
+    last = IGNORE if label.size and label.max() == IGNORE else max(numbers)
     mask = Image.fromarray(table[label])
-    mask.putpalette(palette[: max(numbers) + 1].flatten().tolist())
+    mask.putpalette(palette[: last + 1].flatten().tolist())  # a file has as many bits as the palette needs
     return mask
 
 
