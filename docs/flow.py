@@ -40,7 +40,7 @@ cli.training.train
         methods.base.MethodConfig.build
         engine.checkpoint.network.load_step
         methods.base.Method.init_from
-        engine.datasets.with_exemplars
+        engine.datasets.training_images
         engine.run._trainer
           engine.train.StepTrainer
           engine.train.calibrate
@@ -64,13 +64,14 @@ engine.loaders.train_batches
   data.loader.make_train_loader
     data.dataset.StepDataset.load (through the loader's processes)
       data.base.load
-        data.sources.files.FileSource.__getitem__ (through `Source`)
+        data.sources.files.FileSource.__getitem__ (through `Images`)
           data.images.read_image
           data.masks.read_mask
-      data.transforms.train_transform
-        data.transforms.choose
-        data.transforms.apply_to_image
-        data.transforms.apply_to_map
+      data.dataset.StepDataset.augmented
+        data.transforms.train_transform
+          data.transforms.choose
+          data.transforms.apply_to_image
+          data.transforms.apply_to_map
   engine.loaders._to_device
     batch.Batch
 engine.train.StepTrainer.update

@@ -21,6 +21,8 @@ from barm.data.exemplars import MemoryConfig
 from barm.engine.config import LoraConfig, PlaceConfig, RunConfig, StepRecipe
 from barm.methods import METHODS
 from barm.methods.base import MethodConfig, Rates
+from barm.methods.fusion import FusionConfig
+from barm.methods.warm_start import WarmStartConfig
 from barm.settings import explained, summary, to_toml
 
 PAGE = Path(__file__).parent / "reference/config.md"
@@ -144,7 +146,8 @@ def tables() -> Iterator[str]:
         model = field.annotation
         if name == "method":
             yield from methods()
-            yield f"### [method.memory]\n\n{summary(MemoryConfig)}\n\n{table(rows(MemoryConfig))}"
+            for key, part in (("memory", MemoryConfig), ("fusion", FusionConfig), ("warm_start", WarmStartConfig)):
+                yield f"### [method.{key}]\n\n{summary(part)}\n\n{table(rows(part))}"
         elif name == "base":
             both = f"`[base]`: {words['base']} `[increment]`: {words['increment']}"
             yield f"## [base] and [increment]\n\n{both}\n\n{table(rows(StepRecipe))}"

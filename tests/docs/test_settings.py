@@ -49,7 +49,8 @@ def test_every_key_has_a_row(script):
     assert [row for row in rows if len(row) != 4 or not all(row)] == []
     assert all(f"### method.name = {name}\n" in text for name in METHODS)
     heads = re.findall(r"^##+ (\[.*)$", text, re.MULTILINE)
-    tables = ["[data]", "[[data.val]]", "[task]", "[model]", "[method]", "[method.memory]", "[base] and [increment]"]
+    options = [f"[method.{name}]" for name in ("memory", "fusion", "warm_start")]
+    tables = ["[data]", "[[data.val]]", "[task]", "[model]", "[method]", *options, "[base] and [increment]"]
     adapters = ["[base.lora] and [increment.lora]"]
     assert heads == [*tables, "[base.lr] and [increment.lr]", *adapters, "[evaluation]", "[runtime]"]
 

@@ -26,7 +26,7 @@ from barm.data.sources import open_source
 from barm.data.sources.named import Named
 from barm.data.sources.shapes import class_names
 from barm.data.sources.shapes_disk import make_shapes
-from barm.engine.checkpoint.directory import CARRIED, COUNTS, METHOD, METRICS, RunDirectory
+from barm.engine.checkpoint.directory import CARRIED, COUNTS, IMAGES, METHOD, METRICS, RunDirectory
 from barm.engine.monitor import Monitor
 from barm.errors import Stopped, UserError
 from barm.extension.run import default_out, extend
@@ -176,6 +176,22 @@ def test_one_pass_without_gradients_from_another_methods_run(finished, lamp, tmp
     assert float(torch.linalg.eigvalsh(grown).min()) > -1e-6 * float(grown.abs().max()), "cells were added"
     with pytest.raises(UserError, match="the run's sums have 1024"):
         extend(tmp_path / "first", more, out=tmp_path / "third", overrides=["method.width=64"], quiet=True)
+
+
+def test_images_without_labels_beside_the_new_ones(finished, lamp, tmp_path, cli):
+    """They change the result, and their folder is checked before anything is written."""
+    make_shapes(tmp_path / "photos", num_classes=3, num_train=5, num_val=1, size=(48, 48), seed=8)
+    words = ("extend", finished, "--data", lamp, "--classes", NEW, "--quiet")
+    (tmp_path / "empty").mkdir()
+    status, _, err = cli(*words, "--unlabelled", tmp_path / "empty", "--out", tmp_path / "no")
+    assert status == 2
+    assert "no images at" in err
+    assert not (tmp_path / "no").exists()
+    for name, more in (("plain", ()), ("kept", ("--unlabelled", tmp_path / "photos/images/train"))):
+        assert cli(*words, *more, "--out", tmp_path / name)[0] == 0
+    kept, plain = (RunDirectory(tmp_path / name).load_model_state(2) for name in ("kept", "plain"))
+    assert any(not torch.equal(value, plain[name]) for name, value in kept.items())
+    assert len(RunDirectory(tmp_path / "kept").read(2, IMAGES)["unlabelled"]) == 5
 
 
 def test_unknown_truth_does_not_count():

@@ -52,7 +52,8 @@ def test_three_steps_equal_one_regression_on_all_cells(tiny, tmp_path, monkeypat
         gather(self, out, batch, sums)
 
     monkeypatch.setattr(SegACIL, "gather", note)
-    fit(tiny("segacil", "2-1", "method.width=48", "method.gamma=0.5"), out=tmp_path / "run", quiet=True)
+    published = ("method.balanced=false", "method.cell_label=corner")
+    fit(tiny("segacil", "2-1", "method.width=48", "method.gamma=0.5", *published), out=tmp_path / "run", quiet=True)
     rows, label = (torch.cat(part).numpy() for part in zip(*seen, strict=True))
     rows, label = rows[label != IGNORE], label[label != IGNORE]
     ridge = np.concatenate([rows, np.sqrt(0.5) * np.eye(48)])

@@ -37,6 +37,10 @@ RunOrModel = Annotated[
         autocompletion=completion.runs,
     ),
 ]
+Val = Annotated[
+    list[Path] | None,
+    typer.Option(help="A data set that labels old classes, to measure what is forgotten; may be repeated."),
+]
 
 
 def extend(
@@ -46,10 +50,7 @@ def extend(
         str | None, typer.Option(help=f"Their names; all that the run does not know by default. {NAMES}")
     ] = None,
     folder: Annotated[Path | None, typer.Option("--out", help="The new run's folder; RUN+CLASSES by default.")] = None,
-    val: Annotated[
-        list[Path] | None,
-        typer.Option(help="A data set that labels old classes, to measure what is forgotten; may be repeated."),
-    ] = None,
+    val: Val = None,
     unlabelled: Unlabelled = None,
     step: Annotated[int | None, typer.Option(min=0, help="Extend this step; the last by default.")] = None,
     recipe: Annotated[

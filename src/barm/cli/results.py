@@ -31,6 +31,9 @@ from barm.words import count
 if TYPE_CHECKING:
     from barm.predict.images import Prediction
 
+Sure = Annotated[
+    float, typer.Option("--unsure-below", help="Masks hold 255, which training ignores, where no class is as probable.")
+]
 VALUES = "Masks hold the values or colours of this classes.toml, or of the one in this folder."
 
 
@@ -77,10 +80,7 @@ def predict(
     sizes: Annotated[
         str, typer.Option(help="The network's views: factors, or from 16 on the short side in pixels; commas.")
     ] = "1",
-    sure: Annotated[
-        float,
-        typer.Option("--unsure-below", help="Masks hold 255, which training ignores, where no class is as probable."),
-    ] = 0.0,
+    sure: Sure = 0.0,
     flip: Annotated[bool, typer.Option("--flip", help="Mirror images count too.")] = False,
     ids: Annotated[bool, typer.Option("--ids", help="Masks hold the data set's ids, not channels.")] = False,
     save_as: Annotated[Path | None, typer.Option(help=VALUES)] = None,

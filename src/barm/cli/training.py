@@ -30,6 +30,8 @@ from barm.words import count
 if TYPE_CHECKING:
     from barm.report.compare import Row
 
+Deterministic = Annotated[bool, typer.Option("--deterministic", help="On a GPU, the same bits in every run; slower.")]
+
 
 def demo(
     folder: Annotated[Path, typer.Option("--out", help="Where the data, the runs and the image go.")] = Path(
@@ -71,9 +73,7 @@ def train(
     seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1)] = None,
     device: Device = None,
     precision: Precision = None,
-    deterministic: Annotated[
-        bool, typer.Option("--deterministic", help="On a GPU, the same bits in every run; slower.")
-    ] = False,
+    deterministic: Deterministic = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print configuration, sizes, updates, minutes and memory; train nothing.")
     ] = False,
