@@ -25,6 +25,7 @@ from barm.extension.drawing import draw
 from barm.extension.early import ModelOptions, check_early, default_out
 from barm.extension.imported import is_model, make_imported_plan, taken_lines
 from barm.extension.measure import agreement, claimed, mean, measure_again, taken_for, trained_parts
+from barm.extension.offer import offer
 from barm.extension.plan import Plan, Request, make_plan
 from barm.weights.importing import import_lines
 from barm.words import count, listed
@@ -118,6 +119,9 @@ def _extend(plan: Plan, rt: Runtime, target: Path, monitor: Monitor, resume: boo
     monitor.say(markup(f"{told}{place(str(plan.config.data.root))}"))
     for note in plan.notes:
         monitor.say(f"[yellow]{markup(note)}[/yellow]")
+    quicker = offer(plan, rt, _updates(plan, rt, images))
+    if quicker is not None:
+        monitor.say(markup(quicker))
 
     def take(new_run: RunDirectory) -> None:
         rt.on_main(lambda: _take_steps(plan, new_run))
@@ -140,14 +144,19 @@ def _take_steps(plan: Plan, directory: RunDirectory) -> None:
             directory.take_step(index, source, {METHOD: record}, leave=(COUNTS, METRICS))
 
 
+def _updates(plan: Plan, rt: Runtime, images: int) -> int:
+    """Number of updates of the step on so many images; 0 for a method that trains nothing there."""
+    recipe = plan.config.increment
+    trains = plan.config.method.build(plan.data.plan[plan.step], plan.config.model).trains
+    return recipe.epochs * iterations_per_epoch(images, recipe.batch_size, rt.world) if trains else 0
+
+
 def _result(plan: Plan, rt: Runtime, directory: RunDirectory, monitor: Monitor, images: int) -> dict[str, Any]:
     """Compare the stored scores of the previous step and the new one."""
     then, now = (directory.read(step, METRICS)["class_iou"] for step in (plan.known.step, plan.step))
     old = {name: now[name] if then[name] is not None else None for name in then}
     agreed = None if any(then[name] is not None for name in plan.known.classes) else agreement(plan, rt, directory)
-    recipe, step = plan.config.increment, plan.data.plan[plan.step]
-    trains = plan.config.method.build(step, plan.config.model).trains
-    updates = recipe.epochs * iterations_per_epoch(images, recipe.batch_size, rt.world)
+    recipe = plan.config.increment
     result = {
         "run": str(directory.path),
         "from": str(plan.known.directory.path),
@@ -155,7 +164,7 @@ def _result(plan: Plan, rt: Runtime, directory: RunDirectory, monitor: Monitor, 
         "learned": list(plan.new),
         "method": plan.config.method.name,
         "images": images,
-        "updates": updates if trains else 0,
+        "updates": _updates(plan, rt, images),
         "old": {"before": mean(then), "after": mean(old)},
         "new": mean({name: now[name] for name in plan.new}),
         "class_iou": {name: {"before": then.get(name), "after": now[name]} for name in now},
