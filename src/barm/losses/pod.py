@@ -47,7 +47,8 @@ def local_pod(
     """
 
     def distance(x: Tensor, z: Tensor) -> Tensor:
-        return torch.linalg.vector_norm(embedding(x**2, scales) - embedding(z**2, scales), dim=1)
+        norm: Tensor = torch.linalg.vector_norm(embedding(x**2, scales) - embedding(z**2, scales), dim=1)
+        return norm
 
     share = math.sqrt(num_seen / num_new) / len(old)
     return level_distances(new, old, distance, share=share, weight=weight, weight_last=weight_last)
