@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from arrays import named, step_of, tensors
 from torch import nn
 
 from barm.batch import Batch, total_loss
@@ -32,14 +33,8 @@ from barm.ops.upsampled import upsample
 
 pytestmark = pytest.mark.usefixtures("both_ways")
 
-HERE = Path(__file__).parent / "data/dkd"
+files = partial(named, "dkd", "_*")
 NETWORK = NetworkConfig(backbone="test_resnet", pretrained=False)
-
-
-def files(prefix: str) -> list[str]:
-    found = sorted(p.stem for p in HERE.glob(f"{prefix}_*.npz"))
-    assert found
-    return found
 
 
 def assert_close(actual, expected) -> None:
@@ -49,16 +44,9 @@ def assert_close(actual, expected) -> None:
     assert float(np.abs(actual.detach().double().numpy() - expected).max(initial=0)) <= bound
 
 
-def tensors(g, *names):
-    return [torch.from_numpy(g[name]) for name in names]
-
-
 def method_of(g, **settings: float) -> DKD:
     """DKD at a step with the file's numbers of old and new classes."""
-    old, new = int(g["n_old_classes"]), int(g["n_new_classes"])
-    groups = (tuple(range(1, old + 1)), tuple(range(old + 1, old + new + 1)))
-    step = Step(1, groups) if old else Step(0, groups[1:])
-    return DKDConfig(**settings).build(step, NETWORK)
+    return DKDConfig(**settings).build(step_of(g, background=False), NETWORK)
 
 
 def head_of(width: int, sizes: list[int], aux: tuple, classes: tuple) -> DecomposedHead:

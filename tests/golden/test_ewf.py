@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from arrays import named
 from torch import nn
 from torch.nn import functional as F
 
@@ -18,13 +19,7 @@ from barm.methods.base import Rates
 from barm.methods.fusion import change_threshold, fuse, fusion_share
 from barm.models.segmenter import NetworkConfig
 
-HERE = Path(__file__).parent / "data/ewf"
-
-
-def files(prefix: str) -> list[str]:
-    found = sorted(p.stem for p in HERE.glob(f"{prefix}_a*.npz"))
-    assert found
-    return found
+files = partial(named, "ewf", "_a*")
 
 
 def state(g, prefix: str) -> dict[str, torch.Tensor]:

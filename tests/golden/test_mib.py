@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from arrays import named, step_of, tensors
 from torch import nn
 
 from barm.batch import Batch, total_loss
@@ -23,17 +24,7 @@ from barm.models.segmenter import NetworkConfig
 
 pytestmark = pytest.mark.usefixtures("both_ways")
 
-HERE = Path(__file__).parent / "data/mib"
-
-
-def files(prefix: str) -> list[str]:
-    found = sorted(p.stem for p in HERE.glob(f"{prefix}*.npz"))
-    assert found
-    return found
-
-
-def tensors(g, *names):
-    return [torch.from_numpy(g[name]) for name in names]
+files = partial(named, "mib", "*")
 
 
 def assert_close(actual, expected) -> None:
@@ -41,12 +32,6 @@ def assert_close(actual, expected) -> None:
     expected = np.asarray(expected)
     bound = (1e-9 if expected.dtype == np.float64 else 1e-5) * max(float(np.abs(expected).max(initial=0)), 1e-6)
     assert float(np.abs(actual.detach().numpy() - expected).max(initial=0)) <= bound
-
-
-def step_of(g) -> Step:
-    """A step with the file's numbers of old and new channels."""
-    old, new = int(g["n_old_classes"]), int(g["n_new_classes"])
-    return Step(1, (tuple(range(1, old)), tuple(range(old, old + new))))
 
 
 @pytest.mark.parametrize("file", files("unbiased_ce"))
@@ -90,7 +75,7 @@ def test_feature_distillation(file, golden):
 def test_objectives(file, golden):
     g = golden(f"mib/{file}.npz")
     name = str(g["method_name"]).lower()
-    method = METHODS[name](name=name).build(step_of(g), NetworkConfig(pretrained=False))
+    method = METHODS[name](name=name).build(step_of(g, background=True), NetworkConfig(pretrained=False))
     assert float(g["weight_kd"]) == method.config.distillation_weight
     logits, old, label = tensors(g, "student_logits", "teacher_logits", "labels")
     keys = ("student_features", "teacher_features")

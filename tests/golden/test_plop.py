@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from arrays import named, tensors
 
 from barm.batch import Batch, total_loss
 from barm.labels import Step
@@ -25,13 +26,7 @@ from barm.models.segmenter import NetworkConfig
 
 pytestmark = pytest.mark.usefixtures("both_ways")
 
-HERE = Path(__file__).parent / "data/plop"
-
-
-def files(prefix: str) -> list[str]:
-    found = sorted(p.stem for p in HERE.glob(f"{prefix}*.npz"))
-    assert found
-    return found
+files = partial(named, "plop", "*")
 
 
 def assert_close(actual, expected, relative=1e-5) -> None:
@@ -43,10 +38,6 @@ def assert_close(actual, expected, relative=1e-5) -> None:
 
 def channels(g) -> dict[str, int]:
     return {"num_seen": int(g["n_current_classes"]), "num_new": int(g["n_new_classes"])}
-
-
-def tensors(g, *names):
-    return [torch.from_numpy(g[name]) for name in names]
 
 
 @pytest.mark.parametrize("file", files("local_pod"))

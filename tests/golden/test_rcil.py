@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from arrays import batch_of, named, step_of, tensors
 from timm.models.resnet import Bottleneck
 from torch import nn
 from torch.nn import functional as F
 
-from barm.batch import Batch, total_loss
+from barm.batch import total_loss
 from barm.labels import Step
 from barm.losses.cube import channel_cube, spatial_cube
 from barm.methods.rcil import RCILConfig
@@ -31,18 +32,8 @@ from barm.models.pairs import (
 )
 from barm.models.segmenter import NetworkConfig
 
-HERE = Path(__file__).parent / "data/rcil"
+files = partial(named, "rcil", "_[a-z][0-9]*")
 CUBE = {"voc": (0.01, 0.0005), "ade": (5e-6, 5e-7)}  # spec/rcil.md section 7
-
-
-def files(prefix: str) -> list[str]:
-    found = sorted(p.stem for p in HERE.glob(f"{prefix}_[a-z][0-9]*.npz"))
-    assert found
-    return found
-
-
-def tensors(g, *names):
-    return [torch.from_numpy(g[name]) for name in names]
 
 
 def assert_close(actual, expected, double=1e-9, single=2e-5) -> None:
@@ -266,15 +257,12 @@ def test_pooled_cubes(file, golden):
 @pytest.mark.parametrize("file", files("objective"))
 def test_objectives(file, golden):
     g = golden(f"rcil/{file}.npz")
-    known, new = int(g["n_old_classes"]), int(g["n_new_classes"])
-    step = Step(1, (tuple(range(1, known)), tuple(range(known, known + new))))
     cube, last = CUBE[str(g["dataset"])]
     config = RCILConfig(cube_weight=cube, cube_weight_last=last, distillation_weight=float(g["weight_kd"]))
     student, teacher = levels_of(g)
     outputs = [PlainOutput(m[-1], m[-3], m[-2], tuple(m[:-2])) for m in (student, teacher)]
-    label = torch.from_numpy(g["labels"])
-    method = config.build(step, NetworkConfig(pretrained=False))
-    terms = method.loss(*outputs, Batch(torch.zeros(len(label), 3, *label.shape[1:]), label, {}))
+    method = config.build(step_of(g, background=True), NetworkConfig(pretrained=False))
+    terms = method.loss(*outputs, batch_of(g["labels"]))
     for name, part in (("unce", "ce"), ("unkd", "kd"), ("spatial", "spatial"), ("channel", "channel")):
         assert_close(terms[name].value, g[f"expected_{part}_term"])
     total = total_loss(terms)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from arrays import named, tensors
 from torch import Tensor
 
 from barm.batch import Batch
@@ -30,17 +31,7 @@ from barm.ops.upsampled import map_pixels
 
 pytestmark = pytest.mark.usefixtures("both_ways")
 
-HERE = Path(__file__).parent / "data/segacil"
-
-
-def files(prefix: str) -> list[str]:
-    found = sorted(p.stem for p in HERE.glob(f"{prefix}_[0-9].npz"))
-    assert found
-    return found
-
-
-def tensors(g, *names: str) -> list[Tensor]:
-    return [torch.from_numpy(g[name]) for name in names]
+files = partial(named, "segacil", "_[0-9]")
 
 
 def assert_close(actual: Tensor, expected, relative=1e-8) -> None:

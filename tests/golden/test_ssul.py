@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from arrays import DATA, named
 from torch import nn
 
 from barm.batch import Batch
@@ -26,14 +27,8 @@ from barm.models.segmenter import NetworkConfig
 
 pytestmark = pytest.mark.usefixtures("both_ways")
 
-HERE = Path(__file__).parent / "data/ssul"
+files = partial(named, "ssul", "_*")
 LOSSES = {"bce_loss": "bce", "ce_loss": "ce", "focal_loss": "focal"}
-
-
-def files(prefix: str) -> list[str]:
-    found = sorted(p.stem for p in HERE.glob(f"{prefix}_*.npz"))
-    assert found
-    return found
 
 
 def assert_close(actual, expected) -> None:
@@ -218,7 +213,7 @@ def test_the_loss_uses_saliency():
     assert float(salient) < float(plain)
 
 
-@pytest.mark.parametrize("file", [f for f in files("labels") if "memory_shifted" in np.load(HERE / f"{f}.npz")])
+@pytest.mark.parametrize("file", [f for f in files("labels") if "memory_shifted" in np.load(DATA / f"ssul/{f}.npz")])
 def test_labels_of_the_memory(file, golden):
     """Kept images get labels of all classes so far, and the unknown as all others; as released on request (Q1)."""
     g = golden(f"ssul/{file}.npz")
@@ -241,7 +236,7 @@ def test_labels_of_the_memory(file, golden):
 def test_choice_of_the_memory(file, golden):
     """Every step's memory, one after the other, down to the order of both shuffles."""
     g = golden(f"ssul/{file}.npz")
-    expected = json.loads((HERE / f"{file}_expected.json").read_text("utf-8"))
+    expected = json.loads((DATA / f"ssul/{file}_expected.json").read_text("utf-8"))
     plan = TaskPlan.parse(expected["task"], 20 if expected["dataset"] == "voc" else 150)
     config = MemoryConfig(size=expected["mem_size"], unique=False)
     memory: list[Exemplar] = []

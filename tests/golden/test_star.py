@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from arrays import batch_of, named, step_of, tensors
 from torch import nn
 
-from barm.batch import Batch, total_loss
+from barm.batch import total_loss
 from barm.labels import Step
 from barm.losses.decomposed import multiple_binary_cross_entropy
 from barm.losses.prototypes import (
@@ -31,13 +32,7 @@ from barm.models.segmenter import NetworkConfig
 
 pytestmark = pytest.mark.usefixtures("both_ways")
 
-HERE = Path(__file__).parent / "data/star"
-
-
-def files(prefix: str) -> list[str]:
-    found = sorted(p.stem for p in HERE.glob(f"{prefix}_*.npz"))
-    assert found
-    return found
+files = partial(named, "star", "_*")
 
 
 def assert_close(actual, expected) -> None:
@@ -48,17 +43,10 @@ def assert_close(actual, expected) -> None:
     assert float(np.abs(actual - expected).max(initial=0)) <= bound
 
 
-def tensors(g, *names):
-    return [torch.from_numpy(g[name]) for name in names]
-
-
 def method_of(g, width: int = 4, **settings: float) -> STAR:
     """STAR at a step with the file's numbers of old and new classes."""
-    old, new = int(g["n_old_classes"]), int(g["n_new_classes"])
-    groups = (tuple(range(1, old + 1)), tuple(range(old + 1, old + new + 1)))
-    step = Step(1, groups) if old else Step(0, groups[1:])
     network = NetworkConfig(backbone="test_resnet", pretrained=False, channels=width)
-    return STARConfig(**settings).build(step, network)
+    return STARConfig(**settings).build(step_of(g, background=False), network)
 
 
 def previous_of(g) -> Statistics:
@@ -78,11 +66,6 @@ def classified(g, who: str) -> tuple[BinaryOutput, list[torch.Tensor]]:
         head.head[0].bias.copy_(bias)
     feature.requires_grad_()
     return head.classify(feature), [feature, head.head[0].weight, head.head[0].bias]
-
-
-def batch_of(label: np.ndarray) -> Batch:
-    label = torch.from_numpy(label).long()
-    return Batch(torch.zeros(len(label), 3, *label.shape[1:]), label, {})
 
 
 @pytest.mark.parametrize("file", files("counts"))

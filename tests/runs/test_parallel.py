@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import runpy
 import socket
 import subprocess
 import sys
@@ -12,11 +14,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from barm.engine.checkpoint.directory import METRICS, RunDirectory
 from barm.labels import TaskPlan
-from barm.methods import METHODS
+from barm.methods import METHODS, star
 from barm.models.segmenter import NetworkConfig
 
 WORKER = Path(__file__).with_name("parallel_worker.py")
+STATISTICS_WORKER = Path(__file__).with_name("statistics_worker.py")
 
 
 def start(world: int, *words: str) -> tuple[list[int], list[str]]:
@@ -74,6 +78,35 @@ def compare(case, one, two):
         largest = float(expected.abs().max()) if expected.numel() else 0.0
         found = float((two["model"][key].double() - expected.double()).abs().max())
         assert found <= 1e-5 * max(largest, 1e-12), (case, key)
+
+
+@pytest.fixture(scope="module")
+def statistics_runs(shapes_voc, tiny_settings, tmp_path_factory):
+    """Folder of the runs of one process, this one, and of two, which are started once for all methods."""
+    folder = tmp_path_factory.mktemp("statistics")
+    words = (str(folder), str(shapes_voc), json.dumps(tiny_settings))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BARM_CACHE", str(folder / "cache"))
+        patch.setattr(star, "drawn_features", star.drawn_features)  # which the worker replaces
+        runpy.run_path(str(STATISTICS_WORKER))["main"](*words, "1")
+        statuses, errors = start(2, str(STATISTICS_WORKER), *words, "2")
+    assert statuses == [0, 0], errors
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "exact"), [("star", 1e-6), ("segacil", 1e-9)])
+def test_whole_runs_with_statistics_are_equal(name, exact, statistics_runs):
+    """Of two processes and of one, from the same first step: weights, and the sums that go from step to step."""
+    one, two = (RunDirectory(statistics_runs / world / name) for world in ("1", "2"))
+    for step in range(3):
+        for read, most in (("load_model_state", 1e-6), ("load_carried", exact)):
+            expected, found = (getattr(run, read)(step) for run in (one, two))
+            assert expected.keys() == found.keys()
+            for key, value in expected.items():
+                largest = float(value.abs().max()) if value.numel() else 0.0
+                assert torch.allclose(found[key], value, rtol=0, atol=most * largest), (step, key)
+        assert two.read(step, METRICS)["miou"] == pytest.approx(one.read(step, METRICS)["miou"], abs=1e-3)
 
 
 @pytest.mark.slow

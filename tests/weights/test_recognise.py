@@ -119,6 +119,15 @@ CHECKPOINTS: dict[str, tuple[Any, str, tuple[str, ...]]] = {  # content, family,
         "official-dkd",
         ("DKD's official code after step 1, groups 15, 5", "voc/15-1/dkd"),
     ),
+    "segacil": (
+        {
+            **resnet("backbone.", (3, 4, 23, 3)),
+            **aspp(),
+            **tensors(classifier__head_pre__0__weight=(8, 8, 3, 3), P=(32, 8), W=(32, 5), R=(32, 32)),
+        },
+        "segacil",
+        ("SegACIL with 5 outputs, a regression of width 32 on resnet101", "barm weights import"),
+    ),
     "fine-tuned": (
         {
             **resnet("backbone."),
@@ -222,6 +231,7 @@ DEEPLAB = {
 }
 ROWS: dict[str, tuple[Any, ...]] = {  # beginning of a row of the table in docs/export.md, and files that it is about
     "a checkpoint of the official code": ("barm", "ssul", "vainf", "fine-tuned"),
+    "a network of SegACIL": ("segacil",),
     "a checkpoint of MiB": ("mib", "rcil", "dkd"),
     "FCN and DeepLabV3": ("fcn", "lraspp", DEEPLAB),
     "a folder of": (UNET, SEGFORMER_FOLDER, UPERNET_FOLDER),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -40,6 +40,31 @@ def old_channels(x: Tensor, channels: int) -> Tensor:
     if x.shape[1] == channels:
         return x
     return torch.cat([x[:, :1] + x[:, channels:].sum(dim=1, keepdim=True), x[:, 1:channels]], dim=1)
+
+
+def level_distances(
+    new: Sequence[Tensor],
+    old: Sequence[Tensor],
+    distance: Callable[[Tensor, Tensor], Tensor],
+    *,
+    share: float,
+    weight: float,
+    weight_last: float,
+) -> Term:
+    """Sum the distances of the student's feature maps from the teacher's over levels and images; counts images.
+
+    Args:
+        new: the student's maps, ``(B, D, h, w)`` each; logits may have further channels (`old_channels`).
+        old: the teacher's.
+        distance: per image ``(B,)``, of maps with equal channels.
+        share: factor of every level.
+        weight: of all levels but the last.
+        weight_last: of the last level.
+    """
+    weights = [weight] * (len(old) - 1) + [weight_last]
+    distances = [distance(old_channels(x, z.shape[1]), z).sum() for x, z in zip(new, old, strict=True)]
+    total = torch.stack([w * share * d for w, d in zip(weights, distances, strict=True)]).sum()
+    return Term(total, count(len(old[0]), total))
 
 
 def binary_cross_entropy(logits: Tensor, label: Tensor, *, weight: float = 1.0) -> Term:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from barm.batch import Term
-from barm.losses.common import count, old_channels
+from barm.losses.common import level_distances
 
 WINDOWS = (4, 8, 12, 16, 20, 24)
 
@@ -56,7 +56,10 @@ def spatial_cube(
         windows: sides of the windows in pixels, even numbers.
     """
     poolings = [window_mean(window) for window in windows]
-    return _weighted(new, old, poolings, math.sqrt(num_seen / num_new), weight, weight_last)
+    share = math.sqrt(num_seen / num_new) / (len(old) * len(poolings))
+    return level_distances(
+        new, old, partial(distance, poolings=poolings), share=share, weight=weight, weight_last=weight_last
+    )
 
 
 def channel_cube(
@@ -73,23 +76,10 @@ def channel_cube(
     Published on all levels but the logits, so that the last one is the classifier's input (Q9).
     """
     pooling = Pooling(channel_mean, channel_mean)  # it is its own transpose
-    return _weighted(new, old, [pooling], math.sqrt(num_seen / num_new), weight, weight_last)
-
-
-def _weighted(
-    new: Sequence[Tensor],
-    old: Sequence[Tensor],
-    poolings: Sequence[Pooling],
-    schedule: float,
-    weight: float,
-    weight_last: float,
-) -> Term:
-    """The levels' distances with their weights, summed over the images."""
-    weights = [weight] * (len(old) - 1) + [weight_last]
-    distances = [distance(old_channels(x, z.shape[1]), z, poolings) for x, z in zip(new, old, strict=True)]
-    share = schedule / (len(old) * len(poolings))
-    total = torch.stack([w * share * d.sum() for w, d in zip(weights, distances, strict=True)]).sum()
-    return Term(total, count(len(old[0]), total))
+    share = math.sqrt(num_seen / num_new) / len(old)
+    return level_distances(
+        new, old, partial(distance, poolings=[pooling]), share=share, weight=weight, weight_last=weight_last
+    )
 
 
 def window_mean(window: int) -> Pooling:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from barm.batch import Term
-from barm.losses.common import count, old_channels
+from barm.losses.common import level_distances
 
 SCALES = (1, 2, 4)
 
@@ -45,16 +45,13 @@ def local_pod(
         weight_last: of the last level, whatever it is (P13).
         scales: cells per side.
     """
-    distances = [
-        torch.linalg.vector_norm(
-            embedding(old_channels(x, z.shape[1]) ** 2, scales) - embedding(z**2, scales), dim=1
-        ).sum()
-        for x, z in zip(new, old, strict=True)
-    ]
-    weights = [weight] * (len(old) - 1) + [weight_last]
-    schedule = math.sqrt(num_seen / num_new) / len(old)
-    total = torch.stack([w * schedule * d for w, d in zip(weights, distances, strict=True)]).sum()
-    return Term(total, count(len(old[0]), total))
+
+    def distance(x: Tensor, z: Tensor) -> Tensor:
+        norm: Tensor = torch.linalg.vector_norm(embedding(x**2, scales) - embedding(z**2, scales), dim=1)
+        return norm
+
+    share = math.sqrt(num_seen / num_new) / len(old)
+    return level_distances(new, old, distance, share=share, weight=weight, weight_last=weight_last)
 
 
 def embedding(x: Tensor, scales: Sequence[int] = SCALES) -> Tensor:

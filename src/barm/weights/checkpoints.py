@@ -11,7 +11,7 @@ from typing import Any
 from barm.weights.containers import Contents
 from barm.weights.kind import ADOPTED, OWN, Kind, State
 from barm.weights.networks import network_of
-from barm.weights.pickled import ClassName, Record, shape_of, tables_in
+from barm.weights.pickled import ClassName, Record, module_shapes, shape_of, tables_in
 from barm.words import count
 
 KEY = "barm"  # of the description among a file's metadata
@@ -136,8 +136,22 @@ def _module(top: Record) -> Kind:
         return Kind("fastai", title, "save its state dict: `torch.save(learn.model.state_dict(), FILE)`")
     if not isinstance(top.state, dict) or "_modules" not in top.state:
         return Kind("pickle", f"a pickled object of the class {name}, not a state dict", SAVED)
-    advice = f"unpickling would run code, so barm does not: load it in Python, and {ADOPTED}"
-    return Kind("module", f"a whole pickled network of the class {name} (torch.save(model))", advice)
+    return _whole(top, f"a whole pickled network of the class {name} (torch.save(model))")
+
+
+def _whole(module: Record, title: str, key: str = "") -> Kind:
+    """A pickled network. If barm takes its state dict: how to get that."""
+    shapes = module_shapes(module)
+    inner = network_of(State(shapes)) if shapes else None
+    if inner is None or inner.use == "none":
+        advice = f"load it in Python, and {ADOPTED}"
+    else:
+        title = f"{title}, {inner.name}"
+        advice = (
+            f"where its code is, `torch.save(torch.load(PATH, weights_only=False){key}.state_dict(), FILE)` makes a "
+            "file that barm takes"
+        )
+    return Kind("module", title, f"unpickling would run code, so barm does not: {advice}")
 
 
 def _program(table: Mapping[Any, Any], contents: Contents) -> Kind | None:
@@ -220,8 +234,7 @@ def _no_state(table: Mapping[Any, Any], contents: Contents) -> Kind:
     module = next((k for k in keys if isinstance(table[k], Record) and "_modules" in tables_in(table[k])), None)
     if module is not None:
         title = f"a checkpoint with a whole pickled network of the class {table[module].name} under {module!r}"
-        advice = f"unpickling would run code, so barm does not: load it in Python, and {ADOPTED}"
-        return Kind("module", title, advice)
+        return _whole(table[module], title, f"[{module!r}]")
     if isinstance(contents.top, ClassName):
         return Kind("pickle", f"a pickled reference to {contents.top.name}", SAVED)
     if shape_of(contents.top) is not None:

@@ -14,6 +14,7 @@ Family = Literal[
     "official-ssul",
     "official-dkd",
     "barm-export",
+    "segacil",
     "mib-plop",
     "rcil",
     "vainf",
@@ -76,6 +77,7 @@ class Kind:
         step: index of the step that it was saved after.
         model: published name of the network, such as ``deeplabv3bga_resnet101``.
         method: of barm, with which it is imported.
+        settings: ``table.key=value`` of the configuration that the tensors decide.
     """
 
     family: Family
@@ -88,6 +90,7 @@ class Kind:
     step: int | None = None
     model: str = ""
     method: str = ""
+    settings: tuple[str, ...] = ()
 
     def line(self, path: object) -> str:
         """One line about the file: what it is, and what to do with it.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 
+from barm.weights.analytic import find_regression, kind_of_regression
 from barm.weights.kind import ADOPTED, OWN, Kind, State, Use
 from barm.weights.steps import network_with_steps
 from barm.words import count
@@ -90,6 +91,9 @@ CLASSIFIERS: tuple[tuple[tuple[str, ...], str, str], ...] = (  # names, title, t
 
 def network_of(state: State) -> Kind:
     """The kind of a state dict, with or without a wrapper's prefix such as ``module.`` or ``model.``."""
+    found = find_regression(state, [prefix for prefix, _ in unwrapped(state)])
+    if found is not None:
+        return kind_of_regression(state, found)
     for _, inner in unwrapped(state):
         for rule in RULES:
             if (kind := rule(inner)) is not None:

@@ -65,6 +65,9 @@ def settle(
     fitting = tasks_of(kind.groups, dataset) if dataset in SIZES and kind.groups else []
     task = task or named.get("task") or next(iter(fitting), None)
     step = kind.step if step is None else step
+    sizes = _sizes(str(dataset), str(task)) if kind.method == "segacil" else ()
+    if step is None and sizes:
+        step = _step_of(kind, path, sizes, f"--dataset {dataset} --task {task}")
     model = model or kind.model or named.get("model")
     missing = [n for n, v in (("--dataset", dataset), ("--task", task), ("--model", model)) if not v]
     if missing or step is None:
@@ -102,6 +105,19 @@ def _check_same(kind: Kind, path: Path, step: int, model: str, dataset: str, tas
         wrong = f"--dataset {dataset} --task {task}"
     if wrong:
         raise UserError(f"{wrong} does not fit: {path} is {kind.name}; leave it out, or give another file")
+
+
+def _step_of(kind: Kind, path: Path, sizes: tuple[int, ...], given: str) -> int:
+    """The step of a task after which a network has the outputs of this one.
+
+    Raises:
+        UserError: if there is none.
+    """
+    outputs = [1 + sum(sizes[: i + 1]) for i in range(len(sizes))]
+    if kind.outputs in outputs:
+        return outputs.index(kind.outputs)
+    after = ", ".join(map(str, outputs))
+    raise UserError(f"{given} does not fit: {path} is {kind.name}; expected {after} after the steps of that task")
 
 
 def _network(model: str) -> str:

@@ -150,6 +150,18 @@ def tables_in(value: Any) -> Mapping[Any, Any]:
     return {}
 
 
+def module_shapes(module: Any, prefix: str = "", depth: int = 32) -> dict[str, tuple[int, ...]]:
+    """Shapes of the parameters and buffers of a pickled ``torch.nn.Module``, by the names of its state dict."""
+    attributes, shapes = tables_in(module), dict[str, tuple[int, ...]]()
+    for kind in ("_parameters", "_buffers"):
+        for name, value in tables_in(attributes.get(kind)).items():
+            if (shape := shape_of(value)) is not None:
+                shapes[f"{prefix}{name}"] = shape
+    for name, inner in tables_in(attributes.get("_modules")).items() if depth else ():
+        shapes |= module_shapes(inner, f"{prefix}{name}.", depth - 1)
+    return shapes
+
+
 class _Machine:
     """Stack and memo of the pickle's operations."""
 

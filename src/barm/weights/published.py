@@ -6,6 +6,8 @@ those of our networks (spec/barm.md section 2), so conversion is checking. Pickl
 
 from __future__ import annotations
 
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,10 @@ from barm.errors import UserError
 from barm.labels import TaskPlan
 from barm.models.segmenter import MODELS, check_names
 from barm.reading import Unfit, read_pickled, state_dict_of
+from barm.weights.analytic import TRAINED, find_regression, named_as_here
+from barm.weights.checkpoints import state_in
+from barm.weights.kind import State
+from barm.weights.networks import unwrapped
 from barm.weights.official import Origin, settle
 from barm.weights.published_names import own_names
 from barm.weights.recognise import recognise
@@ -46,9 +52,11 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
             f"{path} is not a readable checkpoint ({error.what}); expected a .pth that holds tensors and plain values "
             "only"
         ) from error
-    state = content.get("model_state") if isinstance(content, dict) else None
-    if not isinstance(state, dict):
+    table = content if isinstance(content, dict) else {}
+    keys, shapes = state_in(table, lambda value: tuple(value.shape) if isinstance(value, Tensor) else None)
+    if shapes is None:
         raise UserError(f"{path} has no 'model_state': expected an official checkpoint")
+    state: Any = reduce(getitem, keys, table)
     return {name.removeprefix("module."): tensor for name, tensor in state_dict_of(state, path).items()}
 
 
@@ -80,8 +88,12 @@ def import_checkpoint(
     """
     method = config.method.build(plan[step], config.model.model_copy(update={"pretrained": False}))
     own = method.build_model().state_dict()
-    state = own_names(read_checkpoint(path), own)
-    check_names(own, state, {name for name in own if name.endswith("num_batches_tracked")}, str(path))
+    given = read_checkpoint(path)
+    shapes = State({name: tuple(value.shape) for name, value in given.items()})
+    found = find_regression(shapes, [prefix for prefix, _ in unwrapped(shapes)])
+    state = own_names(given, own) if found is None else named_as_here(given, found)
+    fresh = {name for name in own if name.endswith("num_batches_tracked")} | ({*TRAINED} if found else set())
+    check_names(own, state, fresh, str(path))
     directory = RunDirectory(out)
     try:
         directory.open(config, {"imported": str(path)}, resume=out.exists())
@@ -125,10 +137,12 @@ def import_published(
     if model is not None and model not in MODELS:
         raise UserError(f"unknown model '{model}'; known: {', '.join(MODELS)}")
     path = Path(path)
-    origin = settle(recognise(path), path, dataset=dataset, task=task, step=step, model=model, method=method)
+    kind = recognise(path)
+    origin = settle(kind, path, dataset=dataset, task=task, step=step, model=model, method=method)
     names, palette = published(origin.dataset)
     record = {**MODELS[origin.model], "pretrained": False}
-    config = load_config(f"{origin.dataset}/{origin.task}/{origin.method}", updates={"model": record})
+    recipe = f"{origin.dataset}/{origin.task}/{origin.method}"
+    config = load_config(recipe, kind.settings if origin.method == kind.method else (), {"model": record})
     plan, step = config.task.plan(names, config.seed), origin.step
     import_checkpoint(path, Path(out), config=config, plan=plan, step=step, class_names=names, palette=palette)
     return origin
