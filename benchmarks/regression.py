@@ -24,11 +24,10 @@ from barm.engine.runtime import Runtime
 from barm.words import count
 
 
-def measure(data: Path, width: int, images: int) -> str:
+def measure(data: Path, width: int, images: int, *, balanced: bool) -> str:
     """A row of the table: seconds per 100 images, processor seconds, those of the solution, peak memory and sums."""
-    config = load_config(
-        "shapes/3-1/segacil", [f"method.width={width}", "runtime.device=cpu"], {"data": {"root": str(data)}}
-    )
+    given = [f"method.width={width}", f"method.balanced={str(balanced).lower()}", "runtime.device=cpu"]
+    config = load_config("shapes/3-1/segacil", given, {"data": {"root": str(data)}})
     rt = Runtime(config.runtime)
     opened = open_data(config, rt)
     dataset = train_dataset(config, opened, opened.plan[0])
@@ -52,28 +51,34 @@ def measure(data: Path, width: int, images: int) -> str:
     solve = time.process_time()
     method.gathered(model, sums)
     solve = time.process_time() - solve
+    stored = sum(value.nbytes for value in sums.values()) / 1e6
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    return f"| {width} | {wall:.1f} | {spent:.1f} | {solve:.1f} | {grown:.0f} MB | {8e-6 * width**2:.0f} MB |"
+    kind = f"{width}, balanced over {opened.plan[0].num_seen}" if balanced else str(width)
+    return f"| {kind} | {wall:.1f} | {spent:.1f} | {solve:.1f} | {grown:.0f} MB | {stored:.0f} MB |"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--widths", type=int, nargs="+", default=[1024, 2048, 4096, 8192])
+    parser.add_argument("--widths", type=int, nargs="*", default=[1024, 2048, 4096, 8192])
     parser.add_argument("--images", type=int, default=100)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--balanced", type=int, nargs="*", default=[1024, 2048], help="widths with every class alike")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.one:
-        print(measure(options.data, options.widths[0], options.images))
+        width, *_ = options.widths or options.balanced
+        print(measure(options.data, width, options.images, balanced=not options.widths))
         return
     print(f"{count(options.images, 'images')}, {count(options.threads, 'threads')}, torch {torch.__version__}")
     print("| width | seconds per 100 images | processor seconds | of the solution | peak memory | state in the run |")
     print("|---|---|---|---|---|---|")
-    for width in options.widths:  # a process each, for its own peak
-        words = ["--data", str(options.data), "--images", str(options.images), "--threads", str(options.threads)]
-        command = [sys.executable, __file__, *words, "--widths", str(width), "--one"]
+    words = ["--data", str(options.data), "--images", str(options.images), "--threads", str(options.threads), "--one"]
+    plain = [["--widths", str(width), "--balanced"] for width in options.widths]
+    alike = [["--widths", "--balanced", str(width)] for width in options.balanced]
+    for kind in [*plain, *alike]:  # a process each, for its own peak
+        command = [sys.executable, __file__, *words, *kind]
         print(subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip(), flush=True)
 
 
