@@ -110,17 +110,21 @@ def note(places: Places, name: str, job: str, slot: int) -> None:
 
 
 def ensure_keeper(places: Places) -> bool:
-    """Start a keeper if there is none; whether one was started."""
-    if is_held(places.lock("keeper")):
+    """Start a keeper if there is none, and wait until it is at work; whether one was started."""
+    lock = places.lock("keeper")
+    if is_held(lock):
         return False
     with places.of("keeper", ".log").open("ab") as log:
-        subprocess.Popen(
+        keeper = subprocess.Popen(
             [sys.executable, "-m", "barm.jobs.local", str(places.out)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             start_new_session=True,
         )
+    end = time.monotonic() + BEGINS
+    while keeper.poll() is None and not is_held(lock) and time.monotonic() < end:
+        time.sleep(0.1)
     return True
 
 
