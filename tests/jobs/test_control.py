@@ -95,7 +95,15 @@ def planned(out, *states):
             began = {"began": time.time() - 60, "host": "node1", "pid": 1, "job": "5", "seconds": 30, "ended": None}
             write_record(places.of(name, ".state.json"), RunState(**{"failures": 0, **began, **state}))
             write_record(places.of(name, ".job.json"), Submission(job="5", when=0, slot=1, silent=0))
-    plan = Plan(grid={}, root="data", options=JobOptions(jobs=2, cpus=1), devices=("4", "7"), runs=tuple(runs))
+    plan = Plan(
+        grid={},
+        root="data",
+        host="node1",
+        cwd=".",
+        options=JobOptions(jobs=2, cpus=1),
+        devices=("4", "7"),
+        runs=tuple(runs),
+    )
     write_record(places.plan, plan)
     return plan, places
 
@@ -139,6 +147,13 @@ def test_damaged_files(tmp_path):
     places.plan.write_text("{")
     with pytest.raises(UserError, match=r"plan\.json is damaged .*: remove .*jobs"):
         read_plan(places)
+
+
+def test_jobs_of_another_machine(tmp_path):
+    planned(tmp_path, {"status": "running"})
+    for action in (control.grid_status, control.cancel_grid):
+        with pytest.raises(UserError, match="were started on node1: give this command there"):
+            action(tmp_path)
 
 
 def test_the_last_line_of_a_log(tmp_path):

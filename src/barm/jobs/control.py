@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
@@ -49,6 +50,8 @@ def submit_grid(
     plan = Plan(
         grid=grid.model_dump(mode="json"),
         root=str(real(root)),
+        host=socket.gethostname(),
+        cwd=os.getcwd(),
         options=options,
         devices=devices,
         runs=_planned(grid, places.out),
@@ -73,9 +76,7 @@ def grid_status(out: Path | str) -> list[RunView]:
     Raises:
         UserError: if there are no jobs.
     """
-    places = Places(real(Path(out)))
-    plan = read_plan(places)
-    check_installed()
+    places, plan = _at_work(out)
     return advance(plan, places, jobs_of(plan, places))
 
 
@@ -89,9 +90,7 @@ def cancel_grid(out: Path | str) -> list[RunView]:
         UserError: if there are no jobs.
         Failed: if runs did not stop in two minutes.
     """
-    places = Places(real(Path(out)))
-    plan = read_plan(places)
-    check_installed()
+    places, plan = _at_work(out)
     places.of("cancelled", "").touch()  # the keeper and the jobs look for it
     living = jobs_of(plan, places)
     if plan.options.on == "slurm":
@@ -125,14 +124,16 @@ def wait_for_grid(out: Path | str, show: Callable[[list[RunView]], None], again:
     """
     places = Places(real(Path(out)))
     plan = read_plan(places)
-    living, tries = jobs_of(plan, places), 0
+    living, tries, before = jobs_of(plan, places), 0, list[str]()
     try:
         while True:
             views = views_of(plan, places, living)
             show(views)
             if all(view.is_over for view in views):
                 return
-            tries = tries + 1 if start_missing(plan, places, living, views) else 0
+            now = [view.status for view in views]
+            tries, before = tries if now == before else 0, now
+            tries += start_missing(plan, places, living, views)
             if tries > TRIES:
                 log = places.of("keeper", ".log")
                 raise Failed(f"the process that starts the runs ends at once: {last_line(log)}; see {log}")
@@ -191,6 +192,16 @@ def check_installed() -> None:
         raise UserError("runs as jobs need submitit, which is not installed: pip install 'barm-seg[cluster]'")
 
 
+def _at_work(out: Path | str) -> tuple[Places, Plan]:
+    """The plan of jobs that were started, which must have been on this machine unless they are on a cluster."""
+    places = Places(real(Path(out)))
+    plan = read_plan(places)
+    check_installed()
+    if plan.options.on == "local" and plan.host != socket.gethostname():
+        raise UserError(f"the jobs in {places.out} were started on {plan.host}: give this command there")
+    return places, plan
+
+
 def _settled(options: JobOptions) -> tuple[JobOptions, tuple[str, ...]]:
     """The options with nothing left open, and the GPUs of this machine that runs on it share."""
     if options.on == "slurm":
@@ -236,7 +247,7 @@ def _check_free(plan: Plan, places: Places) -> None:
         return
     there = read_plan(places)
     same = (there.grid, there.root, there.options.on) == (plan.grid, plan.root, plan.options.on)
-    if same or not find_living(there, places):
+    if same or not _is_at_work(there, places):
         return
     raise UserError(
         f"{places.out}: jobs of another grid, or started in another way, are at work there; wait for them, stop them "
@@ -244,10 +255,11 @@ def _check_free(plan: Plan, places: Places) -> None:
     )
 
 
-def find_living(plan: Plan, places: Places) -> list[str]:
-    """Names of the runs whose jobs live, and the keeper's."""
-    alive = [v.run.name for v in views_of(plan, places, jobs_of(plan, places)) if v.status in ("running", "queued")]
-    return [*alive, *(["keeper"] if is_held(places.lock("keeper")) else [])]
+def _is_at_work(plan: Plan, places: Places) -> bool:
+    """Whether the job of a run lives, or a keeper that will start one."""
+    views = views_of(plan, places, jobs_of(plan, places))
+    lives = any(view.status in ("running", "queued") for view in views)
+    return lives or (is_held(places.lock("keeper")) and not all(view.is_over for view in views))
 
 
 def _renew(view: RunView, places: Places) -> None:

@@ -62,21 +62,24 @@ class Jobs:
 
 def keep(out: Path) -> None:
     """Start what is ready, at most `jobs` at once, until nothing is left. A second keeper ends at once."""
-    places = Places(out)
+    places, started = Places(out), list[Any]()
     try:
-        with FileLock(places.lock("keeper"), timeout=5):  # others hold it for a moment to look at it
-            started: list[Any] = []
-            while not places.cancelled.exists():
-                started = [job for job in started if not job.done()]  # takes note of ended processes
-                plan = read_plan(places)
-                views = views_of(plan, places, Jobs(places))
-                if all(view.is_over for view in views):
-                    return
-                for run, slot in ready(plan, views, places):
-                    started.append(submit(plan, places, run, slot))
-                time.sleep(PAUSE)
+        while _is_left(places):  # asked without the lock too: who saw it held has left new work to this keeper
+            with FileLock(places.lock("keeper"), timeout=5):  # others hold it for a moment to see whether it is held
+                while _is_left(places):
+                    started = [job for job in started if not job.done()]  # takes note of ended processes
+                    plan = read_plan(places)
+                    for run, slot in ready(plan, views_of(plan, places, Jobs(places)), places):
+                        started.append(submit(plan, places, run, slot))
+                    time.sleep(PAUSE)
     except Timeout:
         return
+
+
+def _is_left(places: Places) -> bool:
+    """Whether there is anything to do, or to wait for."""
+    plan = read_plan(places)
+    return not places.cancelled.exists() and not all(v.is_over for v in views_of(plan, places, Jobs(places)))
 
 
 def ready(plan: Plan, views: list[RunView], places: Places) -> list[tuple[PlannedRun, int]]:

@@ -73,6 +73,8 @@ class Plan(Table):
         version: of the file's format.
         grid: as `barm.grid.GridConfig` reads it.
         root: the data set's folder.
+        host: the machine on which it was made.
+        cwd: the folder in which it was made, to which paths in the settings are relative.
         options: with nothing left open that a job needs.
         devices: numbers of the GPUs of this machine that the runs share, one each.
         runs: in the order of the grid.
@@ -81,6 +83,8 @@ class Plan(Table):
     version: Literal[1] = 1
     grid: dict[str, Any]
     root: str
+    host: str
+    cwd: str
     options: JobOptions
     devices: tuple[str, ...] = ()
     runs: tuple[PlannedRun, ...]

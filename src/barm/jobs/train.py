@@ -34,6 +34,7 @@ def train(out: Path, name: str) -> None:
     cell = Cell(run.method, run.task, run.setting, run.order, run.seed)
     try:
         with FileLock(places.of(name, ".training.lock"), timeout=PATIENCE):
+            os.chdir(plan.cwd)
             train_cell(GridConfig.model_validate(plan.grid), cell, out, Path(plan.root))
     except Timeout:
         raise UserError(f"{out / name} is in use by another process: wait for it") from None
