@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import re
 import time
+from functools import partial
 
 import pytest
+from rich.console import Console
 
 from barm.errors import UserError
 from barm.jobs import control
 from barm.jobs.plan import JobOptions, Places, Plan, PlannedRun, read_plan, write_record
 from barm.jobs.states import RunState, Submission, last_line, views_of
-from barm.jobs.table import as_json, status_table, summary
+from barm.jobs.table import as_json, status_table, summary, watched
 
 
 @pytest.fixture
@@ -123,8 +125,6 @@ def test_how_runs_stand(tmp_path):
 
 
 def test_how_they_are_shown(tmp_path):
-    from rich.console import Console
-
     plan, places = planned(tmp_path, {"status": "running"})
     run = tmp_path / "6-1-overlap-s0/mib"
     (run / "step00").mkdir(parents=True)
@@ -137,6 +137,26 @@ def test_how_they_are_shown(tmp_path):
     assert cells == ["mib", "6-1 overlap", "0", "running", "1, update 40", "1.5", "node1, GPU 7, job 5"]
     (record,) = json.loads(json.dumps(as_json(tmp_path, views)))
     assert (record["state"], record["step"], record["where"]) == ("running", "1, update 40", "node1, GPU 7, job 5")
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_what_is_shown_while_they_run(tmp_path, capsys, monkeypatch, live):
+    monkeypatch.setattr("barm.jobs.table.is_live", lambda console: live)
+    monkeypatch.setattr("barm.jobs.table.Console", partial(Console, force_terminal=live, width=120))
+    plan, places = planned(tmp_path, None, {"status": "failed", "failures": 2, "last": "no [disk]"})
+    with watched(tmp_path, quiet=False) as show:
+        show(views_of(plan, places, lambda _: {}))
+        show(views_of(plan, places, lambda _: {"6-1-overlap-s0/mib": "running"}))
+    err = capsys.readouterr().err
+    if live:
+        assert "running" in err
+    else:
+        log = places.of("6-1-overlap-s1/mib", ".log")
+        lines = [f"[1/2] 6-1-overlap-s1/mib: failed: no [disk]; see {log}", "[1/2] 6-1-overlap-s0/mib: running"]
+        assert err.splitlines() == lines
+    with watched(tmp_path, quiet=True) as show:
+        show(views_of(plan, places, lambda _: {}))
+    assert capsys.readouterr().err == ""
 
 
 def test_damaged_files(tmp_path):

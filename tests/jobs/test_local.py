@@ -28,6 +28,24 @@ def test_two_at_once(folder):
     folder.until(lambda: not is_held(folder.places.lock("keeper")))
 
 
+def test_a_gpu_each(folder, monkeypatch):
+    monkeypatch.setattr("barm.jobs.control._devices", lambda: ("4", "7"))
+    folder.order(finetune=[{"seconds": 2}], joint=[{"seconds": 2}])
+    folder.submit("finetune", "joint", options=JobOptions())
+    assert set(folder.wait().values()) == {"finished"}
+    assert {folder.lines(method)[0].split(" ")[3] for method in ("finetune", "joint")} == {"4", "7"}
+
+
+def test_a_job_without_a_note_is_not_started_twice(folder):
+    folder.order(finetune=[{"seconds": 3}])
+    folder.submit("finetune")
+    folder.state("finetune")
+    folder.places.of("3-1-overlap-s1/finetune", ".job.json").unlink()  # as if the keeper had died before it
+    assert folder.status() == {"finetune": "running"}
+    assert folder.wait() == {"finetune": "finished"}
+    assert folder.events("finetune") == ["begin", "end"]
+
+
 def test_a_shared_start_is_waited_for(folder):
     folder.order(finetune=[{"before": 1, "seconds": 60}])
     folder.submit("finetune", "joint", same_start=SHARED)

@@ -44,14 +44,15 @@ class Jobs:
 
     def __call__(self, views: Iterable[RunView]) -> Mapping[str, str]:
         """The living ones by their names: ``running`` or ``queued``."""
-        found = {view.run.name: self._living(view) for view in views if view.submission is not None}
+        found = {view.run.name: self._living(view) for view in views}
         return {name: status for name, status in found.items() if status is not None}
 
     def _living(self, view: RunView) -> str | None:
-        if is_held(self.places.lock(view.run.name)):
-            return "running" if view.begun else "queued"
         submission, state = view.submission, view.state
-        assert submission is not None
+        if is_held(self.places.lock(view.run.name)):  # whoever submitted it may have died before a note of it
+            return "running" if state is not None and state.status == "running" else "queued"
+        if submission is None:
+            return None
         since = submission.when
         if view.begun and state is not None:
             if state.status != "requeued" or state.ended is None:
