@@ -62,6 +62,17 @@ def test_a_start_that_fails_does_not_lose_the_others(folder, cluster):
     assert "dependency" not in job(folder, cluster, "joint")["options"]
 
 
+def test_a_start_that_is_ended_again_and_again_does_not_lose_the_others(folder, cluster):
+    folder.order(finetune=[{"seconds": 60, "start": False}, {"seconds": 60, "start": False}, {}])
+    folder.submit("finetune", "joint", options=SLURM, same_start=SHARED)
+    for _ in range(2):
+        os.kill(folder.state("finetune").pid, signal.SIGTERM)  # it saves; the cluster gives joint's job up
+        folder.until(lambda: folder.events("finetune")[-1] == "saved")
+        folder.until(lambda: folder.status() and folder.events("finetune")[-1] != "saved")
+    assert set(folder.wait().values()) == {"finished"}
+    assert folder.events("joint") == ["begin", "end"]
+
+
 def test_cancelled_jobs_leave_the_cluster(folder, cluster):
     folder.order(finetune=[{"seconds": 60}])
     folder.submit("finetune", "joint", options=SLURM, same_start=SHARED)

@@ -105,12 +105,13 @@ def submit(plan: Plan, places: Places, run: PlannedRun, slot: int) -> Any:
     return job
 
 
-def note(places: Places, name: str, job: str, slot: int) -> None:
+def note(places: Places, name: str, job: str, slot: int, after: str = "") -> None:
     """Write down that a run was submitted."""
     before, state = read_submission(places, name), read_state(places, name)
     began = before is None or (state is not None and state.job == before.job)
-    silent = 0 if began or before is None else before.silent + 1
-    write_record(places.of(name, ".job.json"), Submission(job=job, when=time.time(), slot=slot, silent=silent))
+    silent = 0 if began or before is None else before.silence
+    record = Submission(job=job, when=time.time(), slot=slot, silent=silent, after=after)
+    write_record(places.of(name, ".job.json"), record)
 
 
 def ensure_keeper(places: Places) -> bool:

@@ -95,14 +95,13 @@ def submit_waiting(plan: Plan, places: Places, living: Jobs) -> int:
         numbers = [_number(view) for view in views.values() if view.status in ("running", "queued")]
         waiting = [view.run for view in views.values() if view.status == "waiting"]
         for run in waiting:
-            conditions = []
             start = start_of(run, views, places)
-            if start is not None:
-                conditions.append(f"afterok:{_number(views[start])}")
+            after = "" if start is None else f"afterok:{_number(views[start])}"
+            conditions = [after] if after else []
             if plan.options.jobs is not None and len(numbers) >= plan.options.jobs:
                 conditions.append(f"afterany:{numbers[-plan.options.jobs]}")
-            number = _submit(plan, places, run, ",".join(dict.fromkeys(conditions)))
-            note(places, run.name, number, len(numbers))
+            number = _submit(plan, places, run, ",".join(conditions))
+            note(places, run.name, number, len(numbers), after)
             numbers.append(number)
             now = read_submission(places, run.name)
             views[run.name] = views[run.name]._replace(status="queued", submission=now)

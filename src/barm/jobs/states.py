@@ -50,13 +50,20 @@ class Submission(Table):
         job: the job's number.
         when: it was submitted, in seconds since 1970.
         slot: its place among the runs at the same time, from 0.
-        silent: submissions before it in a row that never began.
+        silent: submissions before it in a row that never began, although they need not wait for another job.
+        after: the success for which it waits on a cluster, which gives it up if that does not come.
     """
 
     job: str
     when: float
     slot: int
     silent: int
+    after: str = ""
+
+    @property
+    def silence(self) -> int:
+        """The same with this one, if it never began."""
+        return self.silent + (not self.after)
 
 
 class RunView(NamedTuple):
@@ -143,7 +150,7 @@ def _status(view: RunView, alive: str | None, cancelled: bool) -> str:
         return view.status
     if alive is not None:
         return alive
-    if view.submission is not None and not view.begun and view.submission.silent >= RETRIES:
+    if view.submission is not None and not view.begun and view.submission.silence > RETRIES:
         return "failed"
     return "failed" if failures(view.state) > RETRIES else "cancelled" if cancelled else "waiting"
 
