@@ -132,6 +132,6 @@ def test_on_a_cluster(start, grid, undisturbed, cluster):
 def test_the_measurement(tmp_path):
     script = Path(__file__).parents[2] / "benchmarks/grid_jobs.py"
     words = [sys.executable, script, "--small", "--rounds", "1", "--out", tmp_path / "measured"]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=900, check=False)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=1800, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "the same bits at equal threads" in done.stdout
