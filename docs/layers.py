@@ -28,6 +28,7 @@ LAYERS = (  # from the bottom; a package imports from the layers below its own a
     ("predict",),
     ("api",),
     ("app", "bench", "demo", "extension", "grid"),
+    ("jobs",),
     ("cli",),
 )
 

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from barm.extension.early import ModelOptions
     from barm.extension.run import extend
     from barm.grid import read_grid, run_grid
+    from barm.jobs.control import cancel_grid, grid_status, submit_grid
+    from barm.jobs.plan import JobOptions
     from barm.labels import Step, TaskPlan
     from barm.methods import METHODS
     from barm.models.families.own import register_network
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "ImportOptions": "barm.data.importers.annotations",
     "InputRule": "barm.models.inputs",
+    "JobOptions": "barm.jobs.plan",
     "METHODS": "barm.methods",
     "Model": "barm.predict.model",
     "ModelOptions": "barm.extension.early",
@@ -72,6 +75,7 @@ _HOMES = {
     "TaskPlan": "barm.labels",
     "UserError": "barm.errors",
     "adopt": "barm.weights.importing",
+    "cancel_grid": "barm.jobs.control",
     "check_folder": "barm.data.check",
     "colourise": "barm.report.figures",
     "compare": "barm.api",
@@ -84,6 +88,7 @@ _HOMES = {
     "find_images": "barm.data.image_files",
     "fit": "barm.api",
     "get_data": "barm.data.get",
+    "grid_status": "barm.jobs.control",
     "import_data": "barm.data.importers",
     "import_model": "barm.weights.importing",
     "import_published": "barm.weights.published",
@@ -107,6 +112,7 @@ _HOMES = {
     "run_bench": "barm.bench.run",
     "run_grid": "barm.grid",
     "serve": "barm.app.serve",
+    "submit_grid": "barm.jobs.control",
     "write_report": "barm.report.build",
     "write_split": "barm.data.sources.folder",
 }
@@ -114,6 +120,7 @@ __all__ = [
     "METHODS",
     "ImportOptions",
     "InputRule",
+    "JobOptions",
     "Model",
     "ModelOptions",
     "PredictOptions",
@@ -128,6 +135,7 @@ __all__ = [
     "UserError",
     "__version__",
     "adopt",
+    "cancel_grid",
     "check_folder",
     "colourise",
     "compare",
@@ -140,6 +148,7 @@ __all__ = [
     "find_images",
     "fit",
     "get_data",
+    "grid_status",
     "import_data",
     "import_model",
     "import_published",
@@ -163,6 +172,7 @@ __all__ = [
     "run_bench",
     "run_grid",
     "serve",
+    "submit_grid",
     "write_report",
     "write_split",
 ]

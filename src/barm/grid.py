@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +23,8 @@ from barm.errors import Stopped, UserError, nearest
 from barm.labels import Setting
 from barm.reading import read_json, read_toml
 from barm.report.compare import read_result
+
+FIRST = "step00"  # in a run's folder, of its first step
 
 
 class _Table(BaseModel):
@@ -145,19 +147,48 @@ def run_grid(
         The folders of the finished runs, and a line for every failed one.
     """
     out, data = Path(out), None if data is None else Path(data)
-    root = _data(grid, out, data)
+    root = data_root(grid, out, data)
     todo = cells(grid)
+    places = {cell: f"[{number}/{len(todo)}] {cell.name()}" for number, cell in enumerate(todo, start=1)}
+
+    def train(cell: Cell) -> None:
+        say(places[cell])
+        train_cell(grid, cell, out, root, quiet=quiet)
+
+    return each_run(grid, out, root, train, say, generated=data is None)
+
+
+def each_run(
+    grid: GridConfig,
+    out: Path,
+    root: Path,
+    train: Callable[[Cell], None],
+    say: Callable[[str], None],
+    *,
+    generated: bool,
+) -> tuple[list[Path], list[str]]:
+    """Check the finished runs of a grid, and have the others trained. A run that fails is reported and left out.
+
+    Args:
+        grid: the runs.
+        out: their folder.
+        root: the data set's.
+        train: called with every run that is not finished; raises if it stays so.
+        say: called with a line on every failure.
+        generated: whether the grid's own data are used; otherwise a finished run must have been trained in `root`.
+
+    Returns:
+        The folders of the finished runs, and a line for every failed one.
+    """
     finished, failed = list[Path](), list[str]()
-    for number, cell in enumerate(todo, start=1):
+    for cell in cells(grid):
         path = out / cell.name()
         try:
-            config = _config(grid, cell, root)
-            if _is_finished(path):
-                _check_same(path, config, generated=data is None)
+            config = config_of(grid, cell, root)
+            if is_finished(path):
+                _check_same(path, config, generated=generated)
             else:
-                say(f"[{number}/{len(todo)}] {cell.name()}")
-                start = _same_start(grid.same_start, cell, out)
-                fit(config, out=path, resume=path.exists(), start_from=start, quiet=quiet)
+                train(cell)
             if finished:
                 _check_images(path, finished[0])
             finished.append(path)
@@ -169,7 +200,21 @@ def run_grid(
     return finished, failed
 
 
-def _config(grid: GridConfig, cell: Cell, root: Path) -> RunConfig:
+def train_cell(grid: GridConfig, cell: Cell, out: Path, root: Path, *, quiet: bool = False) -> None:
+    """Train one run of a grid, or go on with it; its step 0 is taken over where another run has the same."""
+    path = out / cell.name()
+    there = (out / cell.name(name) for name in alike(grid, cell.method))
+    start = next((other for other in there if (other / FIRST).is_dir()), None)
+    fit(config_of(grid, cell, root), out=path, resume=path.exists(), start_from=start, quiet=quiet)
+
+
+def alike(grid: GridConfig, method: str) -> list[str]:
+    """The methods whose step 0 is the same training as this one's, without itself."""
+    return [name for group in grid.same_start if method in group for name in group if name != method]
+
+
+def config_of(grid: GridConfig, cell: Cell, root: Path) -> RunConfig:
+    """The whole configuration of a run."""
     updates: dict[str, Any] = {
         "seed": cell.seed,
         "data": {"root": str(root)},
@@ -201,13 +246,8 @@ def _check_images(path: Path, first: Path) -> None:
         )
 
 
-def _same_start(groups: Sequence[Sequence[str]], cell: Cell, out: Path) -> Path | None:
-    """Find another run of the same cell whose step 0 is the same training."""
-    alike = [name for group in groups if cell.method in group for name in group if name != cell.method]
-    return next((out / cell.name(n) for n in alike if (out / cell.name(n) / "step00").is_dir()), None)
-
-
-def _is_finished(path: Path) -> bool:
+def is_finished(path: Path) -> bool:
+    """Whether all steps of the run are trained and evaluated."""
     try:
         read_result(path)
     except UserError:
@@ -215,7 +255,12 @@ def _is_finished(path: Path) -> bool:
     return True
 
 
-def _data(grid: GridConfig, out: Path, data: Path | None) -> Path:
+def data_root(grid: GridConfig, out: Path, data: Path | None) -> Path:
+    """The folder of the data set: the given one, or the grid's own data, which are made if they are missing.
+
+    Raises:
+        UserError: if there is neither, or other data were made in `out`.
+    """
     if data is not None:
         return data.resolve()
     if grid.shapes is None:

@@ -9,6 +9,7 @@ import typer
 
 from barm.cli import (
     bench,
+    compare,
     data,
     data_get,
     data_import,
@@ -30,7 +31,7 @@ from barm.cli.usage import Commands
 
 PANELS: dict[str, tuple[Callable[..., Any], ...]] = {  # in the order of --help
     "Train": (training.demo, training.train, extend.extend),
-    "Look": (report.report, results.evaluate, results.predict, serve.serve, training.compare, figure.figure),
+    "Look": (report.report, results.evaluate, results.predict, serve.serve, compare.compare, figure.figure),
     "Take away": (export.export, export.push),
     "Look up": (listing.recipes, listing.methods),
     "Measure": (bench.bench,),

@@ -1,34 +1,17 @@
-"""Commands that train: demo, train, compare."""
+"""Commands that train: demo, train."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-from barm.cli.common import (
-    NAMES,
-    Device,
-    Json,
-    Precision,
-    Quiet,
-    Recipe,
-    RunList,
-    Unlabelled,
-    groups_in,
-    out,
-    progress,
-    say,
-)
+from barm.cli.common import NAMES, Device, Precision, Quiet, Recipe, Unlabelled, groups_in, out
 from barm.engine.distributed.watch import is_first
 from barm.errors import UserError
 from barm.reading import real
-from barm.words import count
-
-if TYPE_CHECKING:
-    from barm.report.compare import Row
 
 Deterministic = Annotated[bool, typer.Option("--deterministic", help="On a GPU, the same bits in every run; slower.")]
 
@@ -121,56 +104,3 @@ def _updates(seed: int | None, given: Iterable[tuple[str, str, Any]]) -> dict[st
         if value is not None:
             updates.setdefault(table, {})[key] = value
     return updates
-
-
-def compare(
-    runs: RunList = None,
-    grid: Annotated[Path | None, typer.Option(help="A TOML file: methods x tasks x seeds to train first.")] = None,
-    data: Annotated[Path | None, typer.Option(help="The grid's data set.")] = None,
-    folder: Annotated[Path | None, typer.Option("--out", help="Where tables, the chart and a grid's runs go.")] = None,
-    published: Annotated[
-        str | None,
-        typer.Option(help="Published results of a task beside them: voc/15-1, ade/100-10, voc/15-1/disjoint."),
-    ] = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Compare runs: one table, and with --out CSV, JSON, Markdown, LaTeX and a chart. A grid trains what is missing.
-
-    Example: barm compare --grid benchmarks/shapes-small.toml --out runs/small
-    """
-    from barm.grid import read_grid, run_grid
-    from barm.report.compare import read_results, summarise, to_json, write_comparison
-    from barm.report.published import find_published
-
-    if not runs and grid is None and published is None:
-        raise UserError("nothing to compare: give folders of runs, --grid FILE, or --published voc/15-1")
-    beside = [] if published is None else find_published(published)
-    paths, failed = list(runs or []), list[str]()
-    read_results(paths)  # complains before a grid works for hours
-    if grid is not None:
-        folder = folder or Path("runs") / grid.stem
-        trained, failed = run_grid(read_grid(grid), folder, data, progress(quiet), quiet=quiet)
-        paths += trained
-    results = read_results(paths)
-    rows = summarise(results)
-    if as_json:
-        print(to_json(results, rows, beside), end="")
-    else:
-        _show(rows, published)
-    for path in () if folder is None or not paths else write_comparison(folder, results):
-        if not as_json:
-            say(str(path))
-    if failed:
-        raise UserError(f"{count(len(failed), 'runs')} failed, the first: {failed[0]}")
-
-
-def _show(rows: Sequence[Row], published: str | None) -> None:
-    """Print the table of one's own runs, and the published results of their task."""
-    from barm.report.compare import tables
-    from barm.report.published import published_table
-
-    for part in tables(rows) if rows else ():
-        out.print(part)
-    for part in () if published is None else published_table(published, rows):
-        out.print(part)

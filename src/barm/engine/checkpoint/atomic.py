@@ -7,10 +7,10 @@ import shutil
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def save_pickled(path: Path, value: dict[str, Any]) -> None:
@@ -18,6 +18,8 @@ def save_pickled(path: Path, value: dict[str, Any]) -> None:
 
     A full disk raises `OSError`; `torch.save` alone raises RuntimeError.
     """
+    import torch  # here, since processes without it write files too
+
     content = BytesIO()
     torch.save(value, content)
     write_atomically(path, content.getbuffer())
@@ -54,7 +56,8 @@ def sync(path: Path) -> None:
 
 def apart(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of a state on the processor, without any that share memory, as tied weights do."""
-    seen, result = set[int](), dict[str, Tensor]()
+    seen = set[int]()
+    result: dict[str, Tensor] = {}
     for name, tensor in state.items():
         own = tensor.detach().cpu().contiguous()
         result[name] = own.clone() if own.untyped_storage().data_ptr() in seen else own

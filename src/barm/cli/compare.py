@@ -1,0 +1,158 @@
+"""The command `barm compare`, with grids of runs on many devices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from barm.cli.common import Json, Quiet, RunList, out, print_json, progress, say
+from barm.errors import UserError
+from barm.words import count
+
+if TYPE_CHECKING:
+    from barm.grid import GridConfig
+    from barm.report.compare import Row
+
+JOBS = "A grid on many devices or machines"
+On = Annotated[
+    Literal["local", "slurm"] | None,
+    typer.Option("--on", rich_help_panel=JOBS, help="A job per run: on this machine, or on a SLURM cluster."),
+]
+Jobs = Annotated[int | None, typer.Option(min=1, rich_help_panel=JOBS, help="Runs at the same time.")]
+Gpus = Annotated[int | None, typer.Option(min=0, max=1, rich_help_panel=JOBS, help="GPUs of a run.")]
+Cpus = Annotated[int | None, typer.Option(min=1, rich_help_panel=JOBS, help="Threads of a run.")]
+Memory = Annotated[float | None, typer.Option(min=0.1, rich_help_panel=JOBS, help="GB of a run, on a cluster.")]
+Time = Annotated[
+    int | None, typer.Option(min=1, rich_help_panel=JOBS, help="Minutes of a job; then it saves and is queued again.")
+]
+Partition = Annotated[str | None, typer.Option(rich_help_panel=JOBS, help="Of the cluster.")]
+Slurm = Annotated[
+    list[str] | None,
+    typer.Option(rich_help_panel=JOBS, help="key=value for sbatch, e.g. account=vision (may be repeated)."),
+]
+Status = Annotated[bool, typer.Option("--status", rich_help_panel=JOBS, help="Show the jobs; start what was killed.")]
+Cancel = Annotated[bool, typer.Option("--cancel", rich_help_panel=JOBS, help="Stop the jobs; they save their states.")]
+
+
+def compare(
+    runs: RunList = None,
+    grid: Annotated[Path | None, typer.Option(help="A TOML file: methods x tasks x seeds to train first.")] = None,
+    data: Annotated[Path | None, typer.Option(help="The grid's data set.")] = None,
+    folder: Annotated[Path | None, typer.Option("--out", help="Where tables, the chart and a grid's runs go.")] = None,
+    published: Annotated[
+        str | None,
+        typer.Option(help="Published results of a task beside them: voc/15-1, ade/100-10, voc/15-1/disjoint."),
+    ] = None,
+    on: On = None,
+    jobs: Jobs = None,
+    gpus: Gpus = None,
+    cpus: Cpus = None,
+    memory: Memory = None,
+    time: Time = None,
+    partition: Partition = None,
+    slurm: Slurm = None,
+    status: Status = False,
+    cancel: Cancel = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compare runs: one table, and with --out CSV, JSON, Markdown, LaTeX and a chart. A grid trains what is missing.
+
+    Example: barm compare --grid benchmarks/shapes-small.toml --out runs/small
+    """
+    options = {"jobs": jobs, "gpus": gpus, "cpus": cpus, "memory": memory, "time": time, "partition": partition}
+    given = {name: value for name, value in {**options, "slurm": slurm}.items() if value}
+    given |= {} if gpus is None else {"gpus": gpus}
+    _check_words(grid, on, given, status=status, cancel=cancel)
+    from barm.grid import read_grid, run_grid
+    from barm.report.compare import read_results, summarise, to_json, write_comparison
+    from barm.report.published import find_published
+
+    if not runs and grid is None and published is None:
+        raise UserError("nothing to compare: give folders of runs, --grid FILE, or --published voc/15-1")
+    beside = [] if published is None else find_published(published)
+    paths, failed = list(runs or []), list[str]()
+    read_results(paths)  # complains before a grid works for hours
+    if grid is not None:
+        folder, wanted = folder or Path("runs") / grid.stem, read_grid(grid)
+        if status or cancel:
+            _show_jobs(folder, as_json=as_json, cancel=cancel)
+            return
+        train = run_grid if on is None else _on(on, given, f"barm compare --grid {grid} --out {folder} --status")
+        trained, failed = train(wanted, folder, data, progress(quiet), quiet=quiet)
+        paths += trained
+    results = read_results(paths)
+    rows = summarise(results)
+    if as_json:
+        print(to_json(results, rows, beside), end="")
+    else:
+        _show(rows, published)
+    for path in () if folder is None or not paths else write_comparison(folder, results):
+        if not as_json:
+            say(str(path))
+    if failed:
+        raise UserError(f"{count(len(failed), 'runs')} failed, the first: {failed[0]}")
+
+
+def _check_words(grid: Path | None, on: str | None, given: dict[str, Any], *, status: bool, cancel: bool) -> None:
+    """Refuse options that say nothing without others."""
+    if grid is None and (on or given or status or cancel):
+        first = next(iter(given), "status" if status else "cancel" if cancel else "on")
+        raise UserError(f"--{first} is about the runs of a grid: give --grid FILE too")
+    if given and on is None:
+        raise UserError(f"--{next(iter(given))} is about jobs: say --on local or --on slurm too")
+    if (status or cancel) and (on or (status and cancel)):
+        raise UserError("give one of --on, --status and --cancel")
+
+
+def _on(on: str, given: dict[str, Any], again: str) -> Callable[..., tuple[list[Path], list[str]]]:
+    """A function as `barm.run_grid` that trains the missing runs as jobs."""
+    from barm.jobs.control import collect, submit_grid, wait_for_grid
+    from barm.jobs.plan import JobOptions
+    from barm.jobs.table import watched
+
+    pairs = {key: value for key, _, value in (text.partition("=") for text in given.pop("slurm", []))}
+    wrong = [key for key, value in pairs.items() if not key or not value]
+    if wrong:
+        raise UserError(f"--slurm expects key=value such as account=vision, got '{wrong[0]}'")
+
+    def train(
+        grid: GridConfig, folder: Path, data: Path | None, say: Callable[[str], None], *, quiet: bool
+    ) -> tuple[list[Path], list[str]]:
+        submit_grid(grid, folder, data, JobOptions.model_validate({"on": on, **given, "slurm": pairs}))
+        with watched(folder, quiet) as show:
+            wait_for_grid(folder, show, f"{again} shows them, --cancel stops them")
+        return collect(grid, folder, data, say)
+
+    return train
+
+
+def _show_jobs(folder: Path, *, as_json: bool, cancel: bool) -> None:
+    """Print how the runs of a grid stand, after a cancellation if `cancel`."""
+    from barm.jobs.control import cancel_grid, grid_status
+    from barm.jobs.plan import Places
+    from barm.jobs.table import as_json as to_json
+    from barm.jobs.table import status_table
+
+    views = (cancel_grid if cancel else grid_status)(folder)
+    if as_json:
+        print_json(to_json(folder, views))
+        return
+    out.print(status_table(folder, views))
+    for view in views:
+        if view.status == "failed":
+            say(f"{view.run.name}: {view.why(Places(folder))}")
+
+
+def _show(rows: Sequence[Row], published: str | None) -> None:
+    """Print the table of one's own runs, and the published results of their task."""
+    from barm.report.compare import tables
+    from barm.report.published import published_table
+
+    for part in tables(rows) if rows else ():
+        out.print(part)
+    for part in () if published is None else published_table(published, rows):
+        out.print(part)

@@ -1,0 +1,1 @@
+"""Grids on many devices and machines: one job per run, through submitit."""

@@ -1,0 +1,278 @@
+"""Train a grid on many devices or machines: plan and start it, look at it, wait for it, stop it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+
+from filelock import FileLock
+
+from barm.errors import Failed, Stopped, UserError
+from barm.grid import Cell, GridConfig, alike, cells, data_root, each_run, is_finished
+from barm.jobs import local, slurm
+from barm.jobs.local import cores, ensure_keeper
+from barm.jobs.plan import JobOptions, Places, Plan, PlannedRun, read_plan, write_record
+from barm.jobs.states import RunState, RunView, is_held, last_line, read_state, views_of
+from barm.reading import real
+from barm.words import count
+
+PAUSE = 1.0  # seconds between two looks
+PATIENCE = 120.0  # seconds for cancelled runs to save and end
+TRIES = 3  # to start a keeper
+
+
+def submit_grid(
+    grid: GridConfig, out: Path | str, data: Path | str | None = None, options: JobOptions | None = None
+) -> list[RunView]:
+    """Start the missing runs of a grid as jobs, and return at once. Failed and cancelled ones are tried again.
+
+    Args:
+        grid: the runs.
+        out: folder for the runs, and for generated data.
+        data: the data set's folder, unless the grid generates one.
+        options: where, and with what; on this machine by default.
+
+    Returns:
+        The runs as they stand.
+
+    Raises:
+        UserError: if the options do not fit this machine, or another grid's runs are being trained there.
+    """
+    check_installed()
+    places, options = Places(real(Path(out))), options or JobOptions()
+    options, devices = _settled(options)
+    root = data_root(grid, places.out, None if data is None else Path(data))
+    plan = Plan(
+        grid=grid.model_dump(mode="json"),
+        root=str(real(root)),
+        host=socket.gethostname(),
+        cwd=os.getcwd(),
+        options=options,
+        devices=devices,
+        runs=_planned(grid, places.out),
+    )
+    living = jobs_of(plan, places)
+    with FileLock(places.lock("submit")):
+        _check_free(plan, places)
+        places.cancelled.unlink(missing_ok=True)
+        for view in views_of(plan, places, living):
+            if view.status not in ("running", "queued"):
+                _renew(view, places)
+        write_record(places.plan, plan)
+    return advance(plan, places, living)
+
+
+def grid_status(out: Path | str) -> list[RunView]:
+    """The runs of a grid that was started as jobs. What a dead keeper or submitter left is started again.
+
+    Args:
+        out: the grid's folder.
+
+    Raises:
+        UserError: if there are no jobs.
+    """
+    places, plan = _at_work(out)
+    return advance(plan, places, jobs_of(plan, places))
+
+
+def cancel_grid(out: Path | str) -> list[RunView]:
+    """Stop the runs of a grid that was started as jobs; they save their states. `submit_grid` goes on with them.
+
+    Args:
+        out: the grid's folder.
+
+    Raises:
+        UserError: if there are no jobs.
+        Failed: if runs did not stop in two minutes.
+    """
+    places, plan = _at_work(out)
+    places.of("cancelled", "").touch()  # the keeper and the jobs look for it
+    living = jobs_of(plan, places)
+    if plan.options.on == "slurm":
+        with FileLock(places.lock("submit")):
+            found = views_of(plan, places, living)
+            slurm.cancel([v.submission.job for v in found if v.status in ("running", "queued") and v.submission])
+    end = time.monotonic() + PATIENCE
+    while True:
+        views = views_of(plan, places, living)
+        alive = [view.run.name for view in views if not view.is_over]
+        if not alive:
+            return views
+        if isinstance(living, slurm.Jobs):
+            living.forget()
+        if time.monotonic() > end:
+            raise Failed(f"{count(len(alive), 'runs')} did not stop in {PATIENCE:.0f} s, the first: {alive[0]}")
+        time.sleep(PAUSE)
+
+
+def wait_for_grid(out: Path | str, show: Callable[[list[RunView]], None], again: str) -> None:
+    """Wait until nothing of a grid is left to do, and start again what was killed.
+
+    Args:
+        out: the grid's folder.
+        show: called with the runs as they stand, about once a second.
+        again: how to look at the runs later, for messages.
+
+    Raises:
+        Stopped: at Ctrl-C; the runs go on.
+        Failed: if they cannot be started.
+    """
+    places = Places(real(Path(out)))
+    plan = read_plan(places)
+    living, tries, before = jobs_of(plan, places), 0, list[str]()
+    try:
+        while True:
+            views = views_of(plan, places, living)
+            show(views)
+            if all(view.is_over for view in views):
+                return
+            now = [view.status for view in views]
+            tries, before = tries if now == before else 0, now
+            tries += start_missing(plan, places, living, views)
+            if tries > TRIES:
+                log = places.of("keeper", ".log")
+                raise Failed(f"the process that starts the runs ends at once: {last_line(log)}; see {log}")
+            time.sleep(PAUSE)
+    except KeyboardInterrupt:
+        raise Stopped(f"the runs go on without this command: {again}", signal.SIGINT) from None
+
+
+def collect(
+    grid: GridConfig, out: Path | str, data: Path | str | None, say: Callable[[str], None]
+) -> tuple[list[Path], list[str]]:
+    """What became of a grid's runs, as `barm.run_grid` returns it; nothing is trained.
+
+    Args:
+        grid: the runs.
+        out: their folder.
+        data: the data set's folder, unless the grid generates one.
+        say: called with a line on every failure.
+    """
+    places = Places(real(Path(out)))
+    plan = read_plan(places)
+    views = {view.run.name: view for view in views_of(plan, places, jobs_of(plan, places))}
+
+    def explain(cell: Cell) -> None:
+        view = views[cell.name()]
+        raise Failed(view.why(places) if view.status == "failed" else f"it is {view.status}")
+
+    return each_run(grid, Path(out), Path(plan.root), explain, say, generated=data is None)
+
+
+def advance(plan: Plan, places: Places, living: local.Jobs | slurm.Jobs) -> list[RunView]:
+    """Start what is to be started now, and return the runs as they stand then."""
+    views = views_of(plan, places, living)
+    return views_of(plan, places, living) if start_missing(plan, places, living, views) else views
+
+
+def start_missing(plan: Plan, places: Places, living: local.Jobs | slurm.Jobs, views: list[RunView]) -> bool:
+    """Start a keeper if there is none, or submit what waits to the cluster; whether there was something to do."""
+    if all(view.is_over for view in views) or places.cancelled.exists():
+        return False
+    if isinstance(living, local.Jobs):
+        return ensure_keeper(places)
+    return any(v.status == "waiting" for v in views) and slurm.submit_waiting(plan, places, living) > 0
+
+
+def jobs_of(plan: Plan, places: Places) -> local.Jobs | slurm.Jobs:
+    """Who tells which runs live."""
+    return slurm.Jobs(places) if plan.options.on == "slurm" else local.Jobs(places)
+
+
+def check_installed() -> None:
+    """Refuse to go on without submitit, or where it does not work."""
+    if os.name == "nt":
+        raise UserError("jobs need Unix's signals: leave --on out, and the runs are trained one after the other")
+    if find_spec("submitit") is None:
+        raise UserError("runs as jobs need submitit, which is not installed: pip install 'barm-seg[cluster]'")
+
+
+def _at_work(out: Path | str) -> tuple[Places, Plan]:
+    """The plan of jobs that were started, which must have been on this machine unless they are on a cluster."""
+    places = Places(real(Path(out)))
+    plan = read_plan(places)
+    check_installed()
+    if plan.options.on == "local" and plan.host != socket.gethostname():
+        raise UserError(f"the jobs in {places.out} were started on {plan.host}: give this command there")
+    return places, plan
+
+
+def _settled(options: JobOptions) -> tuple[JobOptions, tuple[str, ...]]:
+    """The options with nothing left open, and the GPUs of this machine that runs on it share."""
+    if options.on == "slurm":
+        given: Mapping[str, int] = {"gpus": 1, "cpus": 4, "time": 24 * 60}
+        left = {key: value for key, value in given.items() if getattr(options, key) is None}
+        return options.model_copy(update=left), ()
+    for name in ("memory", "partition", "slurm"):
+        if getattr(options, name):
+            raise UserError(f"--{name} is for a cluster: leave it out, or say --on slurm")
+    devices = _devices() if options.gpus != 0 else ()
+    if options.gpus and not devices:
+        raise UserError("--gpus 1, but no GPU is visible here: leave it out, or check the driver")
+    jobs = options.jobs or len(devices) or 1
+    if devices and jobs > len(devices):
+        raise UserError(f"--jobs {jobs}, but {count(len(devices), 'GPUs')} here: give at most as many, or --gpus 0")
+    cpus = options.cpus or max(1, cores() // jobs)
+    return options.model_copy(update={"gpus": int(bool(devices)), "jobs": jobs, "cpus": cpus}), devices
+
+
+def _devices() -> tuple[str, ...]:
+    """The GPUs of this machine as CUDA_VISIBLE_DEVICES names them."""
+    import torch
+
+    number = torch.cuda.device_count()
+    visible = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return tuple(visible[:number] or map(str, range(number)))
+
+
+def _planned(grid: GridConfig, out: Path) -> tuple[PlannedRun, ...]:
+    """The runs in the order of the grid."""
+    runs = []
+    for cell in cells(grid):
+        before = grid.methods[: grid.methods.index(cell.method)]
+        starts = tuple(cell.name(method) for method in before if method in alike(grid, cell.method))
+        finished = is_finished(out / cell.name())
+        runs.append(PlannedRun(name=cell.name(), **cell._asdict(), finished=finished, starts=starts))
+    return tuple(runs)
+
+
+def _check_free(plan: Plan, places: Places) -> None:
+    """Refuse to change the plan of runs that are being trained in another way than planned now."""
+    if not places.plan.exists():
+        return
+    there = read_plan(places)
+    same = (there.grid, there.root, there.options.on) == (plan.grid, plan.root, plan.options.on)
+    if same or not _is_at_work(there, places):
+        return
+    raise UserError(
+        f"{places.out}: jobs of another grid, or started in another way, are at work there; wait for them, stop them "
+        "with --cancel, or choose another --out"
+    )
+
+
+def _is_at_work(plan: Plan, places: Places) -> bool:
+    """Whether the job of a run lives, or a keeper that will start one."""
+    views = views_of(plan, places, jobs_of(plan, places))
+    lives = any(view.status in ("running", "queued") for view in views)
+    return lives or (is_held(places.lock("keeper")) and not all(view.is_over for view in views))
+
+
+def _renew(view: RunView, places: Places) -> None:
+    """Forget failures and submissions of a run none of whose jobs lives, and a state whose run was removed."""
+    name = view.run.name
+    places.of(name, ".job.json").unlink(missing_ok=True)
+    state = read_state(places, name)
+    if state is None or view.run.finished:
+        return
+    path = places.of(name, ".state.json")
+    if not (places.out / name).is_dir():
+        path.unlink()
+        return
+    seconds = state.seconds + (state.ended or state.began) - state.began
+    fresh: dict[str, object] = {"status": "stopped", "failures": 0, "ended": state.began, "seconds": seconds}
+    write_record(path, RunState.model_validate({**state.model_dump(), **fresh}))
