@@ -105,10 +105,9 @@ def evaluate(
     """
     trained = read_config(path)
     config, sources = _where(evaluated_as(trained, overrides, native=native), data)
-    if data is not None:  # nothing was trained on its training split
-        config = config.model_copy(
-            update={"data": config.data.model_copy(update={"allow_shared": True, "unlabelled": None})}
-        )
+    shared = {} if data is None else {"allow_shared": True}  # nothing was trained on its training split
+    read = config.data.model_copy(update={"unlabelled": None, **shared})
+    config = config.model_copy(update={"data": read})
     rt = Runtime(config.runtime)
     directory = SharedDirectory(Path(path), rt)
     index = directory.last_step() if step is None else step

@@ -88,12 +88,27 @@ def test_a_method_without_distillation_refuses_them(tiny, photos):
         tiny("finetune", "2-1", f"data.unlabelled={photos}")
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("base.unlabelled=3",), "step 0 has no previous network"),
+        (("increment.unlabelled=3",), "data.unlabelled, which is not set"),
+    ],
+)
+def test_numbers_that_would_do_nothing(words, told, tiny):
+    with pytest.raises(UserError, match=told):
+        tiny("barm", "2-1", *words)
+
+
 def test_what_is_measured_on_is_refused(tiny, photos, shapes_voc, tmp_path):
+    """Whatever its name is, and however deep it lies."""
     copy = shutil.copytree(photos, tmp_path / "photos")
     name = (shapes_voc / "ImageSets/Segmentation/val.txt").read_text().split()[0]
-    shutil.copy(shapes_voc / "JPEGImages" / f"{name}.jpg", copy)
-    with pytest.raises(UserError, match=r"data\.unlabelled: 1 image of .* in the validation split"):
+    (copy / "deep").mkdir()
+    shutil.copy(shapes_voc / "JPEGImages" / f"{name}.jpg", copy / "deep/other.jpg")
+    with pytest.raises(UserError, match=r"data\.unlabelled: 1 image of .* 'deep/other\.jpg'.*allow_shared"):
         fit(tiny("barm", "2-1", f"data.unlabelled={copy}"), out=tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("augment", ["workers", "device"])
@@ -107,8 +122,10 @@ def test_a_stopped_run_ends_in_the_same_weights(augment, tiny, photos, tmp_path,
     with pytest.raises(Stopped):
         fit(config, out=tmp_path / "broken", quiet=True)
     monkeypatch.undo()
-    other = config.model_copy(update={"data": config.data.model_copy(update={"unlabelled": photos.parent})})
-    with pytest.raises(UserError, match=r"data\.unlabelled: 7 images there, \d+ images here"):
+    less = shutil.copytree(photos, tmp_path / "less")
+    next(less.iterdir()).unlink()
+    other = config.model_copy(update={"data": config.data.model_copy(update={"unlabelled": less})})
+    with pytest.raises(UserError, match=r"data\.unlabelled: 7 images there, 6 here: '.*' is gone"):
         fit(other, out=tmp_path / "broken", resume=True, quiet=True)
     fit(config, out=tmp_path / "broken", resume=True, quiet=True)
     fit(tiny("dkd-m", "3-1", words[2]), out=tmp_path / "without", quiet=True)
@@ -116,8 +133,13 @@ def test_a_stopped_run_ends_in_the_same_weights(augment, tiny, photos, tmp_path,
     assert whole == broken
     assert whole[0] == without[0]
     assert whole[1] != without[1]
-    shutil.move(tmp_path / "whole", tmp_path / "moved")
-    assert evaluate(tmp_path / "moved")["miou"] == RunDirectory(tmp_path / "moved").read(1, "metrics.json")["miou"]
+
+
+def test_a_run_is_measured_without_them(tiny, photos, tmp_path):
+    copy = shutil.copytree(photos, tmp_path / "photos")
+    fit(tiny("barm", "3-1", f"data.unlabelled={copy}"), out=tmp_path / "run", quiet=True)
+    shutil.rmtree(copy)
+    assert evaluate(tmp_path / "run")["miou"] == RunDirectory(tmp_path / "run").read(1, "metrics.json")["miou"]
 
 
 def _stopping(update, trainer, *words, **named):

@@ -30,11 +30,11 @@ def test_what_the_previous_network_takes_a_new_class_for():
     assert torch.allclose(found, torch.tensor([[0.0, 0.0, 0.0], [0.6, 0.8, 0.6]], dtype=torch.float64), atol=1e-7)
 
 
-def made(name, task="2-2"):
+def made(name, task="2-2", step=1):
     torch.manual_seed(0)
-    plan, config = TaskPlan.parse(task, 4), METHODS[name](warm_start={"alone": 0.5}, freeze_bn=True)
-    previous = config.build(plan[0], NETWORK).build_model()
-    method = config.build(plan[1], NETWORK)
+    plan, config = TaskPlan.parse(task, 4), METHODS[name](warm_start={"alone": 0.5})
+    previous = config.build(plan[step - 1], NETWORK).build_model()
+    method = config.build(plan[step], NETWORK)
     model = method.build_model()
     method.init_from(model, previous)
     return method, model, previous
@@ -54,9 +54,16 @@ def test_new_rows_are_means_of_the_old_ones(name):
     assert torch.equal(newest.weight[:rows], before[:rows])
 
 
-@pytest.mark.parametrize("name", ["barm", "finetune"])
+def test_later_heads_of_barm_have_a_residual_that_is_no_class():
+    method, model, _ = made("barm", "1-1", step=2)
+    first, second, newest = model.classifier.head
+    method.warm(model, torch.tensor([[4.0, 1.0, 3.0]], dtype=torch.float64))
+    assert torch.allclose(newest.weight[1], 0.25 * first.weight[1] + 0.75 * second.weight[1], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", WARMING)
 def test_it_trains_alone_first(name):
-    """Then all train, without the momentum of the updates before."""
+    """Not even the statistics of batch norm move. Then all train, without the momentum of the updates before."""
     method, model, previous = made(name)
     rt = Runtime(RuntimeConfig(device="cpu", precision="32-true"))
     teacher = rt.constant(previous) if method.uses_teacher else None
@@ -65,16 +72,17 @@ def test_it_trains_alone_first(name):
     label = torch.randint(0, 5, (2, 48, 48))
     label[(label > 0) & (label < 3)] = 0
     batch = Batch(torch.randint(0, 256, (2, 3, 48, 48), dtype=torch.uint8), label, {})
-    before = {n: p.clone() for n, p in trainer.network.named_parameters()}
+    before = {n: p.clone() for n, p in trainer.network.state_dict().items()}
     for _ in range(2):
         trainer.update(batch)
-    moved = {n for n, p in trainer.network.named_parameters() if not torch.equal(p, before[n])}
+    moved = {n for n, p in trainer.network.state_dict().items() if not torch.equal(p, before[n])}
     assert moved == {"classifier.head.1.weight", "classifier.head.1.bias"}
     others = [p for g in trainer.optimizer.param_groups if g["name"] != "new_head" for p in g["params"]]
     assert not any(trainer.optimizer.state[p]["momentum_buffer"].any() for p in others)
     trainer.update(batch)
-    moved = {n for n, p in trainer.network.named_parameters() if not torch.equal(p, before[n])}
+    moved = {n for n, p in trainer.network.state_dict().items() if not torch.equal(p, before[n])}
     assert any(n.startswith("backbone") for n in moved)
+    assert any("running_mean" in n for n in moved) != method.bn_frozen
 
 
 def test_a_method_with_a_start_of_its_own_refuses(tiny):

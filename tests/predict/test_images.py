@@ -206,6 +206,12 @@ def test_pixels_of_which_it_is_not_sure(predict, photos, tmp_path, model):
     np.testing.assert_array_equal(only == 255, some == 255)
 
 
+def test_scores_that_are_no_probabilities(model, photos, monkeypatch):
+    monkeypatch.setattr(type(model._method.config), "probable", False)
+    with pytest.raises(barm.UserError, match="the scores of barm are no probabilities"):
+        model.predict(barm.read_image(photos / "a.png"), sure=0.5)
+
+
 def test_arrays_are_images_too(photos, model):
     image = barm.read_image(photos / "a.png")
     np.testing.assert_array_equal(model.predict(np.asarray(image)), model.predict(image))

@@ -15,7 +15,6 @@ from barm.data.mask_values import absent, listing
 from barm.data.sources import detect_layout, open_source
 from barm.data.sources.files import FileSource
 from barm.data.sources.tree import Remark
-from barm.data.unlabelled import UnlabelledImages
 from barm.errors import UserError
 from barm.labels import TABLES
 from barm.words import count, verb
@@ -149,14 +148,13 @@ def check_folder(root: Path | str, layout: str = "auto") -> Report:
     )
 
 
-def leak(train: FileSource | UnlabelledImages, val: FileSource) -> str | None:
+def leak(train: FileSource, val: FileSource) -> str | None:
     """Report images that are in both splits in one line; None if there are none.
 
     Two files of one name in two folders are the same image if their bytes are equal.
     """
     theirs = dict(zip(val.names, val.images, strict=True))
-    given = zip(train.names, train.images, strict=True)
-    both = [n for n, path in given if n in theirs and _same(path, theirs[n])]
+    both = [n for n, path in zip(train.names, train.images, strict=True) if n in theirs and _same(path, theirs[n])]
     if not both:
         return None
     return (

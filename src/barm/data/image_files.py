@@ -47,6 +47,11 @@ def find_images(given: Sequence[Path | str], out: Path | str | None = None) -> l
     return [ImageFile(path, name) for name, path in names.items()]
 
 
+def images_below(folder: Path) -> list[Path]:
+    """The images in a folder and in all folders below it, sorted; hidden ones are left out."""
+    return sorted(_walk(folder, None))
+
+
 def _members(given: str, out: Path | None) -> Iterator[ImageFile]:
     """Images of one argument of the command line, with the names of their results."""
     path = Path(given)

@@ -332,6 +332,12 @@ class RunConfig(_Config):
 
     @model_validator(mode="after")
     def _distilled(self) -> RunConfig:
+        if self.base.unlabelled is not None:
+            raise ValueError("base.unlabelled: step 0 has no previous network to distil: leave it out")
+        if self.increment.unlabelled is not None and self.data.unlabelled is None:
+            raise ValueError(
+                "increment.unlabelled is a number of images of data.unlabelled, which is not set: give both"
+            )
         if self.data.unlabelled is not None and not self.method.distillation:
             able = ", ".join(name for name, config in METHODS.items() if config.distillation)
             raise ValueError(

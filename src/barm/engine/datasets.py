@@ -86,7 +86,7 @@ def open_data(config: RunConfig, rt: Runtime) -> Data:
     for source in () if data_config.allow_shared else (val, *others):
         if (shared := leak(found, source)) is not None:
             raise UserError(shared)
-    unlabelled = _unlabelled(data_config, (val, *others))
+    unlabelled = _unlabelled(data_config, rt, (val, *others))
     train: Source = rt.main_first(lambda: _held(found, data_config))
     measured = [Named(source, data_config.classes) if data_config.classes else source for source in (val, *others)]
     plan = config.task.plan(tuple(train.class_names), config.seed)
@@ -112,8 +112,8 @@ def _checked_train(data_config: DataConfig, root: Path, maps: frozenset[str]) ->
     return checked(source if "saliency" in maps else replace(source, saliency=()), data_config.class_list)
 
 
-def _unlabelled(data_config: DataConfig, measured: Sequence[FileSource]) -> UnlabelledImages | None:
-    """Open the images without masks.
+def _unlabelled(data_config: DataConfig, rt: Runtime, measured: Sequence[FileSource]) -> UnlabelledImages | None:
+    """Open the images without masks; one process checks them.
 
     Raises:
         UserError: no image there, an unsound one, or one that is measured on.
@@ -121,9 +121,7 @@ def _unlabelled(data_config: DataConfig, measured: Sequence[FileSource]) -> Unla
     if data_config.unlabelled is None:
         return None
     images = UnlabelledImages(data_config.unlabelled)
-    for source in () if data_config.allow_shared else measured:
-        if (shared := leak(images, source)) is not None:
-            raise UserError(f"data.unlabelled: {shared}")
+    rt.on_main(lambda: images.check(() if data_config.allow_shared else measured))
     return images
 
 

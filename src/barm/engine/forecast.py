@@ -23,7 +23,7 @@ from barm.engine.loaders import train_batches
 from barm.engine.memory_use import forget_peak, peak_memory
 from barm.engine.prepare import Prepared
 from barm.engine.runtime import Runtime
-from barm.engine.train import StepTrainer, calibrate
+from barm.engine.train import StepTrainer, calibrate, warm_start
 from barm.labels import IGNORE, Step
 from barm.methods.base import Method
 from barm.models.frozen import Constant
@@ -121,7 +121,7 @@ def _try(config: RunConfig, rt: Runtime, ready: Prepared, step: Step, dataset: S
     if step.index > 0:
         previous = config.method.build(ready.data.plan[step.index - 1], config.model).build_model()
         method.init_from(model, previous)
-        teacher = rt.constant(previous) if method.uses_teacher else None
+        teacher = rt.constant(previous) if method.uses_teacher or method.warms else None
         del previous
     method.set_length(TRIED, TRIED)
     model = rt.place(model)
@@ -150,16 +150,21 @@ def _updates(
     if not method.trains:
         return 0.0, 0.0, model
     recipe = config.recipe(method.step.index)
-    trainer = StepTrainer(method, model, teacher, recipe, TRIED, rt, config.seed)
+    trainer = StepTrainer(method, model, teacher if method.uses_teacher else None, recipe, TRIED, rt, config.seed)
     loading = train_batches(config, rt, dataset, epochs=TRIED, batch_size=recipe.batch_size, trains=False)
     times, began, shown = list[float](), time.monotonic(), 0.0
     with rt.one_shape(), loading as batches:
         for batch in batches:
+            if not times and method.warms and teacher is not None:
+                started = time.monotonic()
+                warm_start(method, model, teacher, [batch.part(slice(recipe.batch_size))], rt)
+                _wait(rt)
+                shown += time.monotonic() - started
             if not times and teacher is not None and method.calibrates:
                 started = time.monotonic()
                 calibrate(method, teacher, [batch.part(slice(recipe.batch_size))], rt)
                 _wait(rt)
-                shown = time.monotonic() - started
+                shown += time.monotonic() - started
             trainer.update(batch)
             _wait(rt)
             times.append(time.monotonic())

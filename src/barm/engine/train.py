@@ -107,8 +107,16 @@ class StepTrainer:
         return ordinary(unwrap(self.model))
 
     def train_mode(self) -> None:
-        """Put the network into training mode, as method and recipe say."""
-        train_mode(self.method, unwrap(self.model), self.recipe)
+        """Put the network into training mode, as method and recipe say.
+
+        While the new classifier trains alone, batch norm keeps its statistics.
+        """
+        network = unwrap(self.model)
+        train_mode(self.method, network, self.recipe)
+        if self.iteration < self.alone:
+            for module in network.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
 
     def update(self, batch: Batch, *, report: bool = True) -> Outcome:
         """Run one optimiser update on this process's part of the batch.
@@ -135,6 +143,8 @@ class StepTrainer:
         for parameter in self._others if self.iteration < self.alone else ():
             self._sgd.state[parameter]["momentum_buffer"].zero_()
         self.iteration += 1
+        if self.iteration == self.alone:
+            self.train_mode()
         self._set_rates()
         return Outcome(
             self._values(terms, counts) if report else None, bool(stop) if report or rt.world == 1 else False
@@ -278,6 +288,7 @@ class StepTrainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.rt.load_scaler_state(state["scaler"])
         self.method.load_state_dict(state["method"])
+        self.train_mode()
         self._set_rates()
 
 

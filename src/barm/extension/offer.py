@@ -23,7 +23,7 @@ def offer(plan: Plan, rt: Runtime, updates: int) -> str | None:
         rt: the runtime.
         updates: that the plan's method would do.
     """
-    if rt.device.type != "cpu" or updates < MANY:
+    if rt.device.type != "cpu" or updates < MANY or plan.config.data.unlabelled is not None:
         return None
     method = METHODS["segacil"].model_validate(read_recipe(SOLVED)["method"])
     solved = method.going_on(plan.known.config.method, plan.known.step)

@@ -81,6 +81,7 @@ class MethodConfig(BaseModel):
         distillation: names of the terms that compare the network with the previous one and use no label, so that images
             without labels can have them too.
         warms: whether `warm_start` can be set.
+        probable: the scores are probabilities, which a threshold can be compared with.
         extends_any: `barm extend` may go on with the method from another one's network, whose classifier is replaced.
     """
 
@@ -90,6 +91,7 @@ class MethodConfig(BaseModel):
     terms: ClassVar[Mapping[str, str]] = {}
     distillation: ClassVar[frozenset[str]] = frozenset()
     warms: ClassVar[bool] = False
+    probable: ClassVar[bool] = True
     extends_any: ClassVar[bool] = False
 
     name: str
@@ -214,7 +216,9 @@ class Method(ABC, Generic[Out, Config]):
             model: as `init_from` left it.
             sums: of `resemble` over the step's images.
         """
-        cast(Any, model).classifier.start_newest_from(shares(sums.cpu(), background=self.config.loss == "ce"))
+        predicted = self.network.adopted is None or self.network.adopted.background != "none"
+        background = self.config.loss == "ce" and predicted
+        cast(Any, model).classifier.start_newest_from(shares(sums.cpu(), background=background))
 
     def draw(self, model: nn.Module) -> None:
         """Draw what is random in the network at an update and the same in all processes, in place.

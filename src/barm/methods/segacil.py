@@ -62,6 +62,7 @@ class SegACILConfig(MethodConfig):
 
     terms: ClassVar[Mapping[str, str]] = SEGMENTATION
     extends_any: ClassVar[bool] = True
+    probable: ClassVar[bool] = False
 
     name: Literal["segacil"] = "segacil"
     loss: Literal["bce"] = "bce"
@@ -78,6 +79,8 @@ class SegACILConfig(MethodConfig):
     def _consistent(self) -> Self:
         if self.memory is not None:
             raise ValueError("segacil trains on no image twice: leave method.memory out")
+        if self.fusion is not None:
+            raise ValueError("segacil solves for its weights and trains none after step 0: leave method.fusion out")
         if self.pseudo and self.sequential:
             raise ValueError("old classes are labelled in the sequential setting: leave method.pseudo out")
         return self

@@ -173,6 +173,9 @@ class GroupedHead(nn.Module):
     def start_newest_from(self, shares: Tensor) -> None:
         """Let the newest head's classes start as means of the old ones, in place. Its residual stays.
 
+        The newest ear starts as `head_pre`, and so did the ears of later heads, whose classifiers count as if they
+        stood on it.
+
         Args:
             shares: of the old channels, background first, ``(new, K)``.
         """

@@ -21,7 +21,7 @@ from barm.data.images import read_image
 from barm.data.left_right import mirror_warning
 from barm.engine.checkpoint.atomic import write_atomically
 from barm.errors import UserError, nearest
-from barm.predict.model import Labels, Model, check_sure, load
+from barm.predict.model import Labels, Model, load
 from barm.report.images import colour_mask, encoded, index_mask, overlay_image
 
 Kind = Literal["mask", "colour", "overlay"]
@@ -88,7 +88,6 @@ class PredictOptions:
     sure: float = 0.0
 
     def __post_init__(self) -> None:
-        check_sure(self.sure)
         if self.sure and self.save_as is not None:
             raise UserError("masks of a file's values have no number for pixels without a sure class: leave one out")
         if self.ids and self.save_as is not None:
@@ -148,6 +147,7 @@ def predict_files(
     values = None if options.save_as is None else find_class_values(Path(options.save_as))
     model = run if isinstance(run, Model) else load(run, step, device=device, precision=precision)
     model.shown(options.classes)
+    model.check_sure(options.sure)
     masks = _written_masks(model, options.ids, values)
     mixed = mirror_warning(model.class_names[1:]) if options.flip else None
     if mixed is not None:

@@ -126,7 +126,7 @@ class Model:
         Raises:
             UserError: an image that is too small or no image, a size that is not above 0, or an unknown class.
         """
-        check_sure(sure)
+        self.check_sure(sure)
         shown = self.shown(classes)
         if isinstance(image, Image.Image | np.ndarray):
             return self._labels([as_image(image)], sizes, flip, shown, sure)[0]
@@ -218,6 +218,20 @@ class Model:
             planes = F.interpolate(planes, size=size, mode="bilinear", antialias=True)
         return planes.to(self._rt.device)
 
+    def check_sure(self, sure: float) -> None:
+        """Refuse a threshold that is no probability, or that has none to be compared with.
+
+        Raises:
+            UserError: says why.
+        """
+        if not 0 <= sure < 1:
+            raise UserError(f"expected a probability from 0 to below 1 to be sure of a class, got {sure:g}")
+        name, config = self._method.config.name, self._method.config
+        if sure and not config.probable:
+            raise UserError(
+                f"the scores of {name} are no probabilities, so no threshold on them can be given: leave it out"
+            )
+
     def shown(self, classes: Sequence[str] | None) -> Labels | None:
         """Table from channel to channel, ``(256,)``, in which all but these classes become background; None for all.
 
@@ -250,16 +264,6 @@ def as_image(image: ImageLike) -> Image.Image:
         image = Image.fromarray(image)
     check_size(image.size, "the image")
     return to_rgb(image)[0]
-
-
-def check_sure(sure: float) -> None:
-    """Refuse what is no probability.
-
-    Raises:
-        UserError: outside 0 to below 1.
-    """
-    if not 0 <= sure < 1:
-        raise UserError(f"expected a probability from 0 to below 1 to be sure of a class, got {sure:g}")
 
 
 def _scaled(size: tuple[int, int], wanted: float) -> tuple[int, int]:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from barm.data.fingerprint import Fingerprint, changed, fingerprint
+from barm.data.unlabelled import changed_images
 from barm.engine.datasets import Data
 from barm.errors import UserError
-from barm.words import count
 
 Images = Mapping[str, Any]  # fingerprints of what is trained on, with labels and without, and measured on, for JSON
 
@@ -43,10 +43,6 @@ def other_measured(theirs: Sequence[Fingerprint], ours: Sequence[Fingerprint]) -
     return next((f"validation split: {what}" for what in found if what is not None), None)
 
 
-def _images(record: Images) -> str:
-    return count(len(record.get("unlabelled", ())), "images")
-
-
 def check_same(records: Iterable[tuple[Images, bool]], now: Images, where: Path) -> None:
     """Refuse to resume a run on other images than its own.
 
@@ -60,8 +56,9 @@ def check_same(records: Iterable[tuple[Images, bool]], now: Images, where: Path)
     """
     for record, measured in records:
         found = other_images(record, now, measured=measured)
-        if found is None and "train" in record and record.get("unlabelled") != now.get("unlabelled"):
-            found = f"data.unlabelled: {_images(record)} there, {_images(now)} here, or others"
+        if found is None and "train" in record:
+            other = changed_images(record.get("unlabelled"), now.get("unlabelled"))
+            found = other and f"data.unlabelled: {other}"
         if found is not None:
             raise UserError(
                 f"{where} was started on other images ({found}): resume with the data it was started on, or choose "
