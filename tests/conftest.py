@@ -62,13 +62,14 @@ SHARED = {  # files whose tests see a method's network and losses alone
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests marked ``gpu`` or ``graph`` are skipped, visibly, without a CUDA device or where torch is too old.
 
-    What is about a method's network and losses alone is tested of one variant, and what is the engine's work of the
-    methods that the mark ``kinds`` names; `make test-long` has the others.
+    What is about a method's network and losses alone is tested of one variant. What is the engine's work is tested of
+    one method of each kind of head, teacher and state, and of new methods: the mark ``others`` names the rest, which
+    `make test-long` has.
     """
     for item in items:
         name = getattr(item, "callspec", None) and item.callspec.params.get("name")
-        kinds = item.get_closest_marker("kinds")
-        if (item.path.name in SHARED and str(name).endswith(VARIANTS)) or (kinds and name not in kinds.args):
+        others = item.get_closest_marker("others")
+        if (item.path.name in SHARED and str(name).endswith(VARIANTS)) or (others and name in others.args):
             item.add_marker(pytest.mark.long)
     lacking = {}
     if not torch.cuda.is_available():
