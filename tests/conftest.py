@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from barm.data.sources.shapes_disk import make_shapes
 from barm.engine.config import RunConfig
 from barm.weights.export.portable import LEAST_TORCH
 
+sys.path.insert(0, str(Path(__file__).parent))  # for `forked`
 settings.register_profile("same", derandomize=True)  # the same examples in every run; "search" looks for others
 settings.register_profile("search", derandomize=False)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
@@ -59,11 +62,14 @@ SHARED = {  # files whose tests see a method's network and losses alone
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests marked ``gpu`` or ``graph`` are skipped, visibly, without a CUDA device or where torch is too old.
 
-    What is about a method's network and losses alone is tested of one variant; `make test-long` has the others.
+    What is about a method's network and losses alone is tested of one variant. What is the engine's work is tested of
+    one method of each kind of head, teacher and state, and of new methods: the mark ``others`` names the rest, which
+    `make test-long` has.
     """
     for item in items:
         name = getattr(item, "callspec", None) and item.callspec.params.get("name")
-        if item.path.name in SHARED and str(name).endswith(VARIANTS):
+        others = item.get_closest_marker("others")
+        if (item.path.name in SHARED and str(name).endswith(VARIANTS)) or (others and name in others.args):
             item.add_marker(pytest.mark.long)
     lacking = {}
     if not torch.cuda.is_available():
@@ -74,6 +80,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for marker, reason in lacking.items():
             if item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_collection_finish() -> None:
+    """What all tests import is left out of every later collection of garbage: there are millions of objects."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -35,6 +35,7 @@ def end() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+@pytest.mark.others("dft", "dkd", "finetune", "ilt", "joint", "lwf", "mib", "plop-ewf", "ssul", "star")
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_a_stopped_run_resumes_to_the_same_weights(name, tiny, tmp_path, monkeypatch):
     config = tiny(name, "3-1", "base.epochs=1", "increment.epochs=3", "method.name=" + name)

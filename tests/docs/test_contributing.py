@@ -79,16 +79,13 @@ def test_its_own_test_passes(package):
     assert "1 passed" in run(package, "pytest", "-q", "-p", "no:cacheprovider", "test_keep.py", cwd=package)
 
 
-def test_the_contract_tests_pick_it_up(package):
-    words = ("pytest", "-v", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", "keep")
-    shown = run(package, *words, "tests/contract/test_methods.py", cwd=ROOT)
-    assert re.search(r"[1-9]\d* passed", shown), shown
-
-
-def test_so_do_the_recipes(package):
+def test_the_contract_tests_and_those_of_the_recipes_pick_it_up(package):
     """Whatever goes through all methods or all recipes."""
-    words = ("pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", "memories or forgotten")
-    assert "failed" not in run(package, *words, "tests/test_recipes.py", cwd=ROOT)
+    words = ("pytest", "-vv", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", "keep or memories or forgotten")
+    shown = run(package, *words, "tests/contract/test_methods.py", "tests/test_recipes.py", cwd=ROOT)
+    assert re.search(r"test_methods.py::\w+\[.*keep.*PASSED", shown), shown
+    assert re.search(r"test_recipes.py::test_no_recipe_is_forgotten PASSED", shown), shown
+    assert "FAILED" not in shown
 
 
 def test_it_trains_from_its_recipe(package, shapes_voc, tiny_settings, tmp_path):

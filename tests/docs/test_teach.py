@@ -12,10 +12,14 @@ from typer.testing import CliRunner
 
 from barm.cli import app
 
+SMALL = (
+    *("model.backbone=test_resnet", "model.pretrained=false", "model.channels=16"),
+    *("base.epochs=1", "increment.epochs=1", "runtime.workers=0"),
+)
 SHORTENED = {  # words that are added to a command; of two equal options the last counts
-    "barm data make shapes known": ["--train", "120", "--val", "12"],
-    "barm train": ["--set", "base.epochs=2", "--set", "increment.epochs=1"],
-    "barm data make shapes hearts": ["--train", "64", "--val", "12"],
+    "barm data make shapes known": ["--train", "60", "--val", "6"],
+    "barm train": [word for setting in SMALL for word in ("--set", setting)],
+    "barm data make shapes hearts": ["--train", "16", "--val", "6"],
 }
 BOUNDS = {"short": (0.0, 1.0, 0.0), "whole": (0.7, 0.03, 0.45)}  # known before, lost at most, new
 

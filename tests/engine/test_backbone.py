@@ -80,6 +80,7 @@ def test_nothing_of_a_frozen_backbone_changes(index):
     assert any(isinstance(m, NormedConv) for m in unwrap(trainer.model).backbone.modules())
 
 
+@pytest.mark.others("dft", "finetune", "ilt", "joint", "lwf")
 @pytest.mark.parametrize("way", ["frozen", "lora"])
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "segacil"])  # whose later steps train nothing
 def test_every_method_trains_so(name, way):

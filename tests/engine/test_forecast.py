@@ -20,6 +20,7 @@ from barm.engine.runtime import Runtime
 from barm.errors import UserError
 
 
+@pytest.mark.others("plop", "dkd-m", "star", "finetune")
 @pytest.mark.parametrize("name", ["barm", "plop", "dkd-m", "ssul-m", "star", "joint", "finetune", "segacil"])
 def test_it_counts_the_updates_of_the_run(name, tiny_settings, shapes_voc, tmp_path, monkeypatch):
     settings = [*tiny_settings, f"method.name={name}", "increment.epochs=2"]

@@ -127,5 +127,7 @@ def test_only_what_is_used_stays_on_the_device(name, teachers, tiny, tmp_path, m
     monkeypatch.setattr(Runtime, "place", placed)
     monkeypatch.setattr(Constant, "__init__", frozen)
     monkeypatch.setattr(StepTrainer, "update", updated)
+    gc.collect()
+    gc.freeze()  # so that to collect, at every update, is to look at what the run has made
     fit(tiny(name, "3-1"), out=tmp_path / "run", quiet=True)
     assert max(alive) == 1 + teachers  # a teacher whose convolutions were packed is another network

@@ -107,7 +107,7 @@ def test_barm_extends_a_softmax_network_which_is_calibrated_on_the_new_images(da
     ("name", "recipe"),
     [
         pytest.param("smp-fpn", "folder/barm", marks=pytest.mark.long),
-        ("transformers-segformer", "folder/mib"),
+        pytest.param("transformers-segformer", "folder/mib", marks=pytest.mark.long),
         ("smp-fpn", "folder/segacil"),
     ],
 )

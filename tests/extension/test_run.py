@@ -131,6 +131,7 @@ def test_classes_in_another_order_are_renumbered(make_run, tiny_settings, lamp, 
         assert result["class_iou"][name]["before"] == pytest.approx(metrics[name], abs=1e-9)
 
 
+@pytest.mark.others("dft", "finetune", "ilt", "lwf", "mib", "plop-ewf")
 @pytest.mark.parametrize("name", sorted(n for n in METHODS if n not in ("joint", "ssul-m", "dkd-m", "star-m")))
 def test_every_method_goes_on(name, make_run, tiny_settings, lamp, tmp_path):
     run = make_run(name, tiny=tiny_settings, task="offline")

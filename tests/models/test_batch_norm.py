@@ -47,6 +47,7 @@ def leaves(out) -> list[torch.Tensor]:
     return [t for part in out for t in (part if isinstance(part, tuple) else (part,))]
 
 
+@pytest.mark.others("dft", "finetune", "ilt", "joint", "lwf", "plop")
 @pytest.mark.parametrize(
     "convert", [convert_sync_batchnorm, nn.SyncBatchNorm.convert_sync_batchnorm], ids=["timm", "torch"]
 )
@@ -114,6 +115,7 @@ def test_statistics_of_no_batch_are_let_be():
 
 
 @pytest.mark.slow
+@pytest.mark.others("dft", "dkd", "finetune", "ilt", "joint", "lwf", "plop", "ssul")
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_a_run_is_the_same(name, tiny, tiny_settings, shapes_voc, tmp_path, monkeypatch):
     """Trained, evaluated, stored, resumed and extended, with batch norm that trains at every step."""
@@ -141,6 +143,7 @@ def test_a_run_is_the_same(name, tiny, tiny_settings, shapes_voc, tmp_path, monk
 
 
 @pytest.mark.slow
+@pytest.mark.others("dft", "finetune", "ilt", "joint", "lwf", "plop", "rcil")
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_one_network_one_number(name, tiny, tmp_path, monkeypatch):
     """What a run stored is what `barm evaluate` finds, in bf16 too, whatever trained the network."""

@@ -55,6 +55,7 @@ def test_the_same_function(options, left):
         assert float((a - b).abs().max()) <= 1e-4 * float(a.abs().max())
 
 
+@pytest.mark.others("dft", "finetune", "ilt", "joint", "lwf", "plop")
 @pytest.mark.parametrize("name", sorted(METHODS))
 @pytest.mark.parametrize("index", [0, 2])
 def test_constants_of_every_method(name, index):

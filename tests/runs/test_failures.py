@@ -6,9 +6,8 @@ import csv
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,13 @@ import pytest
 
 from barm.api import fit
 from barm.data.masks import foreground, read_mask
+from barm.engine import evaluate
 from barm.engine.checkpoint.atomic import write_atomically
 from barm.engine.checkpoint.differences import to_table
 from barm.engine.checkpoint.directory import RunDirectory
 from barm.errors import UserError
+from barm.metrics import confusion_counts
+from forked import Forked, command, ranks
 
 pytestmark = pytest.mark.slow
 LIMIT = 30  # seconds from the loss to the end: few on a machine that has nothing else to do
@@ -38,14 +40,13 @@ class Started:
         self.recipe = tmp_path / "recipe.toml"
         write_atomically(self.recipe, tomli_w.dumps(to_table(self.config)).encode())
 
-    def words(self, *more: str) -> list[str]:
-        train = ["-m", "barm.cli", "train", "--recipe", str(self.recipe), "--out", str(self.out), "--quiet"]
-        return [sys.executable, *train, *more]
+    def command(self, *more: str) -> Callable[[], object]:
+        return command("train", "--recipe", self.recipe, "--out", self.out, "--quiet", *more)
 
-    def start(self, *more: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(self.words(*more), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    def start(self) -> Forked:
+        return Forked(self.command())
 
-    def wait_for(self, reached: Any, process: subprocess.Popen[str]) -> None:
+    def wait_for(self, reached: Any, process: Forked) -> None:
         deadline = time.monotonic() + 90
         while not reached(self.out) and process.poll() is None:
             assert time.monotonic() < deadline
@@ -70,14 +71,9 @@ def iterations(out: Path) -> int:
     return max((int(r[2]) for r in rows if len(r) == 5 and r[0] == "0"), default=0)
 
 
-def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+def ended(process: Forked) -> tuple[int | None, str]:
     """Exit status and stderr of a process that must end within the limit."""
-    try:
-        _, err = process.communicate(timeout=LIMIT)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
-        raise
+    _, err = process.communicate(timeout=LIMIT)
     return process.returncode, err
 
 
@@ -137,15 +133,14 @@ def state_per_epoch(run: Started) -> int:
 
 def test_with_two_processes_the_one_that_fails_ends_both(tmp_path, shapes_voc, tiny):
     run = Started(tmp_path, shapes_voc, tiny, "runtime.workers=1", "runtime.log_every=1", "base.epochs=60")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29613"]
-    words = [*launch, *run.words()[1:]]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    run.wait_for(lambda out: iterations(out) >= 10, process)
+    processes = ranks(run.command())
+    run.wait_for(lambda out: iterations(out) >= 10, processes[0])
     victim = run.images("train")[1]
     victim.rename(tmp_path / "kept.jpg")
-    status, err = ended(process)
+    statuses, errors = zip(*map(ended, processes), strict=True)
+    err = "".join(errors)
 
-    assert status == 1, err
+    assert statuses == (1, 1), err
     own = [line for line in err.splitlines() if line.startswith("barm: ")]
     assert len({line for line in own if line.startswith("barm: image")}) == 1, err
     assert all(str(victim) in line for line in own), err  # the other process may say why it ends
@@ -154,12 +149,12 @@ def test_with_two_processes_the_one_that_fails_ends_both(tmp_path, shapes_voc, t
     (tmp_path / "kept.jpg").rename(victim)
     with pytest.raises(UserError, match="step 0 was stopped with 2 processes, now there is 1"):
         fit(run.config, out=run.out, resume=True, quiet=True, steps=[0])
-    again = subprocess.run([*words, "--resume", "--step", "0"], capture_output=True, text=True, timeout=120)
-    assert again.returncode == 0, again.stderr
+    again = [ended(process) for process in ranks(run.command("--resume", "--step", "0"))]
+    assert [status for status, _ in again] == [0, 0], again
     assert RunDirectory(run.out).finished_steps() == [0]
 
 
-def workers_of(process: subprocess.Popen[str]) -> list[int]:
+def workers_of(process: Forked) -> list[int]:
     """The processes that it has started."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     return [int(c) for c in children]
@@ -179,21 +174,11 @@ def test_a_killed_worker_is_one_line(tmp_path, shapes_voc, tiny):
     assert RunDirectory(run.out).load_partial(0)["iteration"] >= 5
 
 
-SLOW_EVALUATION = """
-import sys, time
-from barm.engine import evaluate
-from barm.metrics import confusion_counts
-
-def slowly(*words):
+def slowly(*words: Any) -> Any:
+    """Counts of a batch, which take 0.2 s."""
     print("batch", flush=True)
     time.sleep(0.2)
     return confusion_counts(*words)
-
-evaluate.confusion_counts = slowly
-from barm.cli import main
-sys.argv = ["barm", *sys.argv[1:]]
-main()
-"""
 
 
 @pytest.mark.parametrize(("signum", "workers"), [(signal.SIGINT, 1), (signal.SIGTERM, 0)])
@@ -201,10 +186,8 @@ def test_a_signal_is_obeyed_within_an_evaluation(signum, workers, tmp_path, shap
     """The evaluation of step 0 has six batches of 0.2 s; it is stopped in its first."""
     settings = (f"runtime.workers={workers}", "base.epochs=2", "evaluation.batch_size=1")
     run = Started(tmp_path, shapes_voc, tiny, *settings)
-    words = [sys.executable, "-c", SLOW_EVALUATION, *run.words()[3:]]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "batch\n"
+    process = Forked(lambda: (setattr(evaluate, "confusion_counts", slowly), run.command()()))
+    run.wait_for(lambda _: process.out, process)
     process.send_signal(signum)
     out, err = process.communicate(timeout=LIMIT)
 

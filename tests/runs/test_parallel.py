@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import runpy
-import socket
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,38 +14,16 @@ from barm.engine.checkpoint.directory import METRICS, RunDirectory
 from barm.labels import TaskPlan
 from barm.methods import METHODS, star
 from barm.models.segmenter import NetworkConfig
+from forked import Forked, command, ended, ranks, script
 
 WORKER = Path(__file__).with_name("parallel_worker.py")
 STATISTICS_WORKER = Path(__file__).with_name("statistics_worker.py")
 
 
-def start(world: int, *words: str) -> tuple[list[int], list[str]]:
-    """Run python with these words in `world` processes, as torchrun would; exit statuses and what each said."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    processes = []
-    for rank in range(world):
-        env = {**os.environ, "OMP_NUM_THREADS": "1"}
-        if world > 1:
-            env |= {
-                "RANK": str(rank),
-                "LOCAL_RANK": str(rank),
-                "WORLD_SIZE": str(world),
-                "LOCAL_WORLD_SIZE": str(world),
-                "GROUP_RANK": "0",
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": str(port),
-                "TORCHELASTIC_RUN_ID": "test",
-            }
-        processes.append(subprocess.Popen([sys.executable, *words], env=env, stderr=subprocess.PIPE, text=True))
-    errors = [p.communicate(timeout=120)[1] for p in processes]
-    return [p.returncode for p in processes], errors
-
-
-def launch(world: int, *words: str) -> None:
+def launch(world: int, *words: object) -> None:
     """Run the worker in `world` processes."""
-    statuses, errors = start(world, str(WORKER), *words)
+    run = script(WORKER, *words)
+    statuses, errors = ended(ranks(run) if world > 1 else [Forked(run)])
     assert statuses == [0] * world, errors
 
 
@@ -61,7 +35,7 @@ def test_two_processes_equal_one(tmp_path):
         cases.append("barm:lora")
     for world in (1, 2):
         (tmp_path / str(world)).mkdir()
-        launch(world, str(tmp_path / str(world)), *cases)
+        launch(world, tmp_path / str(world), *cases)
     for case in cases:
         one, two = (torch.load(tmp_path / f"{n}/{case.replace(':', '-')}.pt", weights_only=True) for n in (1, 2))
         compare(case, one, two)
@@ -89,7 +63,7 @@ def statistics_runs(shapes_voc, tiny_settings, tmp_path_factory):
         patch.setenv("BARM_CACHE", str(folder / "cache"))
         patch.setattr(star, "drawn_features", star.drawn_features)  # which the worker replaces
         runpy.run_path(str(STATISTICS_WORKER))["main"](*words, "1")
-        statuses, errors = start(2, str(STATISTICS_WORKER), *words, "2")
+        statuses, errors = ended(ranks(script(STATISTICS_WORKER, *words, "2")))
     assert statuses == [0, 0], errors
     return folder
 
@@ -114,9 +88,9 @@ def test_bad_input_ends_all_processes(shapes_voc, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/something").touch()
     sizes = [word for key in ("base", "increment", "evaluation") for word in ("--set", f"{key}.crop=48")]
-    words = ("-m", "barm.cli", "train", "--recipe", "shapes/2-1/barm", "--data", str(shapes_voc), *sizes, "--out")
+    words = ("train", "--recipe", "shapes/2-1/barm", "--data", shapes_voc, *sizes, "--out")
     for path, says in (("run", "exists already"), ("new", "unknown backbone 'no_net'")):
-        out, errors = start(2, *words, str(tmp_path / path), "--set", "model.backbone=no_net")
+        out, errors = ended(ranks(command(*words, tmp_path / path, "--set", "model.backbone=no_net")))
         assert out == [2, 2]
         assert errors[0].startswith("barm: ")
         assert says in errors[0]

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from barm.api import fit
+from barm.config import load_config
 from barm.data import loader
 from barm.data.decoded import DecodedSource
 from barm.engine.checkpoint import atomic as writing
@@ -25,6 +26,7 @@ from barm.engine.checkpoint.atomic import write_atomically
 from barm.engine.checkpoint.directory import RunDirectory
 from barm.engine.signals import on_stop
 from barm.errors import UserError
+from forked import Forked
 
 LACKING = """
 import os, signal, sys
@@ -171,38 +173,33 @@ def test_a_run_on_windows(windows, tmp_path):
     assert (tmp_path / "file").read_bytes() == b"second"
 
 
-HOLDER = """
-import os, sys, time
-from pathlib import Path
-from barm.config import load_config
-from barm.engine.checkpoint.directory import RunDirectory
-directory = RunDirectory(Path(sys.argv[1]))
-directory.open(load_config("shapes/2-1/barm"), {}, resume=False)
-if not os.fork():  # as a loader, which lives on for a moment
+def hold(run: Path) -> None:
+    """Keep a run locked, in a process with a child."""
+    os.setsid()
+    directory = RunDirectory(run)
+    directory.open(load_config("shapes/2-1/barm"), {}, resume=False)
+    if not os.fork():  # as a loader, which lives on for a moment
+        time.sleep(60)
+    print("held", flush=True)
     time.sleep(60)
-print(os.getpid(), flush=True)
-time.sleep(60)
-"""
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a child that outlives its parent")
 def test_a_lock_ends_with_its_process(tmp_path):
     """Refused at once while the other run lives; free at once when it was killed, though its loaders still end."""
-    from barm.config import load_config
-
     config, run = load_config("shapes/2-1/barm"), tmp_path / "run"
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(run)], stdout=subprocess.PIPE, text=True, start_new_session=True
-    )
+    holder = Forked(lambda: hold(run))
     try:
-        assert int(holder.stdout.readline()) == holder.pid
+        while "held" not in holder.out:
+            assert holder.poll() is None, holder.err
+            time.sleep(0.01)
         began = time.monotonic()
         with pytest.raises(UserError, match="is in use by another run: wait for it or choose another --out"):
             RunDirectory(run).open(config, {}, resume=True)
         assert time.monotonic() - began < 5
         holder.kill()
-        holder.wait()
+        holder.communicate()
         directory = RunDirectory(run)
         directory.open(config, {}, resume=True)
         directory.close()

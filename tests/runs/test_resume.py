@@ -5,11 +5,9 @@ from __future__ import annotations
 import csv
 import resource
 import signal
-import subprocess
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,6 +15,8 @@ from barm.api import fit
 from barm.engine.checkpoint.atomic import write_atomically
 from barm.engine.checkpoint.differences import to_table
 from barm.engine.checkpoint.directory import RunDirectory
+from forked import Forked
+from forked import command as barm
 
 pytestmark = pytest.mark.slow
 
@@ -30,25 +30,14 @@ def command(tmp_path, tiny):
     recipe = tmp_path / "recipe.toml"
     write_atomically(recipe, tomli_w.dumps(to_table(config)).encode())
 
-    def start(out: Path, *more: str, **options: Any) -> subprocess.Popen[str]:
-        words = [
-            sys.executable,
-            "-m",
-            "barm.cli",
-            "train",
-            "--recipe",
-            str(recipe),
-            "--out",
-            str(out),
-            "--quiet",
-            *more,
-        ]
-        return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+    def start(out: Path, *more: str, before: Callable[[], object] = lambda: None) -> Forked:
+        train = barm("train", "--recipe", recipe, "--out", out, "--quiet", *more)
+        return Forked(lambda: (before(), train()))
 
     return config, start
 
 
-def interrupt(process: subprocess.Popen[str], out: Path, step: int, iteration: int, signum: int) -> int:
+def interrupt(process: Forked, out: Path, step: int, iteration: int, signum: int) -> int | None:
     """Send a signal once the run has finished an iteration of a step; its exit status."""
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline and process.poll() is None:
@@ -108,7 +97,7 @@ def test_a_disk_that_fills_up_ends_the_run_at_once(command, tmp_path):
     _, start = command
     out = tmp_path / "run"
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # noqa: E731
-    process = start(out, "--set", "runtime.workers=1", preexec_fn=limit)
+    process = start(out, "--set", "runtime.workers=1", before=limit)
     _, err = process.communicate(timeout=90)
     assert process.returncode == 2
     assert err.startswith("barm: cannot write")
