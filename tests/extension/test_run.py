@@ -186,7 +186,7 @@ def test_images_without_labels_beside_the_new_ones(finished, lamp, tmp_path, cli
     (tmp_path / "empty").mkdir()
     status, _, err = cli(*words, "--unlabelled", tmp_path / "empty", "--out", tmp_path / "no")
     assert status == 2
-    assert "no images at" in err
+    assert "data.unlabelled: no images in" in err
     assert not (tmp_path / "no").exists()
     for name, more in (("plain", ()), ("kept", ("--unlabelled", tmp_path / "photos/images/train"))):
         assert cli(*words, *more, "--out", tmp_path / name)[0] == 0

@@ -85,7 +85,7 @@ def test_nothing_is_lost_with_the_keeper(folder):
     os.kill(keeper(folder.path), signal.SIGKILL)
     folder.until(lambda: is_finished(folder, "finetune"))
     assert not folder.events("joint")
-    assert folder.status() == {"finetune": "finished", "joint": "waiting"}  # and starts another keeper
+    assert folder.status()["joint"] in ("waiting", "queued")  # and starts another keeper
     folder.until(lambda: folder.events("joint") == ["begin", "end"])
     assert set(folder.wait().values()) == {"finished"}
 

@@ -138,7 +138,8 @@ class StepRecipe(_Config):
     Attributes:
         epochs: passes over the step's images.
         batch_size: images per update and process.
-        unlabelled: images of `data.unlabelled` beside them, per update and process; by default as many.
+        unlabelled: images of `data.unlabelled` beside them, per update and process; by default as many. Step 0, which
+            has no previous network, sees none.
         lr: learning rates by part of the network.
         backbone: how it trains: as the method says (`trained`), not at all (`frozen`), or by adapters that the
             step's end merges into its weights (`lora`).
@@ -332,8 +333,6 @@ class RunConfig(_Config):
 
     @model_validator(mode="after")
     def _distilled(self) -> RunConfig:
-        if self.base.unlabelled is not None:
-            raise ValueError("base.unlabelled: step 0 has no previous network to distil: leave it out")
         if self.increment.unlabelled is not None and self.data.unlabelled is None:
             raise ValueError(
                 "increment.unlabelled is a number of images of data.unlabelled, which is not set: give both"
