@@ -27,13 +27,6 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 WITH_BLOCKS = [p for p in PAGES if "```" in p.read_text("utf-8")]
 REASONS = ("real data", "a GPU", "several machines", "docker or conda")
 COMMANDS = ("bash", "python")
-LONG = pytest.mark.long
-TRAINS = (  # pages whose blocks train what those of README.md train, or with the commands of another test
-    "docs/benchmark.md",  # tests/test_grid.py
-    "docs/concepts.md",  # tests/test_demo.py; what is given in other pages
-    "docs/data.md",  # README.md
-    "docs/paper.md",  # tests/runs/test_processes.py, tests/golden/test_deeplab.py
-)
 BLOCK = re.compile(r"^```(\w*)[ \t]*([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 HAS = re.compile(r"^<!-- given: (.*?) ?-->$", re.MULTILINE)
 WHOLE = re.compile(r"^<!-- page run by: (.*?) ?-->$", re.MULTILINE)
@@ -78,9 +71,7 @@ def blocks_of(text: str) -> list[Block]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("cut_short")
-@pytest.mark.parametrize(
-    "page", [pytest.param(p, marks=LONG if name(p) in TRAINS else ()) for p in WITH_BLOCKS], ids=name
-)
+@pytest.mark.parametrize("page", WITH_BLOCKS, ids=name)
 def test_what_the_page_says_works(page, shell, reader, made, monkeypatch):
     monkeypatch.chdir(reader)
     for given in HAS.findall(page.read_text("utf-8")):

@@ -40,7 +40,6 @@ def printed(notebook: Any) -> str:
     return "".join(output.text for output in outputs if output.output_type == "stream" and output.name == "stdout")
 
 
-@pytest.mark.long
 @pytest.mark.graph
 def test_the_new_class_is_learned_and_the_old_ones_are_kept(executed):
     row = re.compile(r"^(\S.*?) +([\d.]+|-) +([\d.]+)$", re.MULTILINE)
@@ -53,7 +52,6 @@ def test_the_new_class_is_learned_and_the_old_ones_are_kept(executed):
     assert float(before) - after < 10
 
 
-@pytest.mark.long
 @pytest.mark.graph
 def test_it_draws_images(executed):
     outputs = [output for cell in executed.cells if cell.cell_type == "code" for output in cell.outputs]
@@ -64,7 +62,6 @@ def test_it_draws_images(executed):
     assert len(image.convert("RGB").getcolors(maxcolors=1 << 20)) > 100
 
 
-@pytest.mark.long
 @pytest.mark.graph
 def test_the_library_and_onnxruntime_give_the_same_labels(executed):
     assert "Unet with 4 outputs" in printed(executed)
