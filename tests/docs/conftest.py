@@ -308,5 +308,5 @@ def cut_short(monkeypatch: pytest.MonkeyPatch) -> None:
     def short_fit(*words: Any, overrides: Sequence[str] = (), **options: Any) -> Any:
         return fit(*words, overrides=[*overrides, *SHORT], **options)
 
-    for home in (barm.api, barm):  # which keeps what it has once handed out
+    for home in (barm, barm.api):  # the first keeps what it takes from the second
         monkeypatch.setattr(home, "fit", short_fit)
