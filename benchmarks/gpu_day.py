@@ -81,9 +81,12 @@ def parts(out: Path, small: bool, device: str) -> Iterator[Part]:
 
     yield Part("machine", (sys.executable, "-c", MACHINE), 30)
     workers = str(min(12, os.cpu_count() or 1))
-    pytest = ["-m", "pytest", "-m", "gpu", "-v", "-rs", "--tb=short", "-p", "no:warnings", "-n"]
-    yield Part("tests", (sys.executable, *pytest, workers), 180)
+    marked = sorted(str(f) for f in (ROOT / "tests").rglob("test_*.py") if "mark.gpu" in f.read_text("utf-8"))
+    pytest = ["-m", "pytest", *marked, "-m", "gpu and not long", "-v", "-rs", "--tb=short", "-p", "no:warnings", "-n"]
+    yield Part("tests", (sys.executable, *pytest, workers, "-k", "not test_compiled"), 180)
     yield bench("voc", 90, "--batch", batch, "--rounds", many, measured=["step", "losses", "profile"])
+    yield bench("launch", 120, "--batch", batch, "--rounds", many, measured=["launch"])
+    yield Part("compiled", (sys.executable, *pytest, workers, "-k", "test_compiled"), 90)
     ade = ["--task", "100-10", "--classes", "150"]
     yield bench("ade", 60, *ade, "--batch", batch, "--rounds", few, measured=["step", "losses", "evaluation"])
     memory = ("--measure-memory", "--device", device, *(["--small"] if small else []))

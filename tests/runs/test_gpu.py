@@ -16,10 +16,13 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 from barm.api import evaluate, fit
 from barm.batch import Batch, total_loss
+from barm.bench.cases import our_update
+from barm.bench.run import setting_of
 from barm.config import load_config
 from barm.data.sources.shapes_disk import make_shapes
 from barm.engine.checkpoint.directory import METRICS, RunDirectory
 from barm.engine.config import RuntimeConfig
+from barm.engine.graphs import GraphedNetwork
 from barm.engine.runtime import Runtime
 from barm.labels import TaskPlan
 from barm.methods import METHODS
@@ -31,7 +34,6 @@ pytestmark = pytest.mark.gpu
 
 PLAN = TaskPlan.parse("2-1", 4)
 SIDE = 97
-COMPILED = ("barm", "plop", "rcil")  # a grown classifier, revealed stages, parallel branches
 
 
 def small(name: str, backbone: str = "test_resnet", **more: object) -> NetworkConfig:
@@ -125,8 +127,52 @@ def test_low_precision(name, precision, tiny, tmp_path):
     assert labels.shape == (40, 50)
 
 
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_graphs(name, tiny, tmp_path):
+    """`runtime.cuda_graphs` changes no bit: dropout, running statistics and drawn branches are the same."""
+    words = ("runtime.log_every=1", "runtime.device=cuda", "runtime.deterministic=true", "runtime.precision=bf16-mixed")
+    for graphs in ("true", "false"):
+        fit(tiny(name, "2-1", f"runtime.cuda_graphs={graphs}", *words), out=tmp_path / graphs, quiet=True)
+    assert rows(tmp_path / "true", "loss") == rows(tmp_path / "false", "loss")
+
+
+def test_graphs_are_used(monkeypatch):
+    """Both networks are recorded and replayed."""
+    setting = setting_of("test_resnet", "2-1", 4, 1, 2, 65, "cuda", "bf16-mixed")
+    replays, replay = [], torch.cuda.CUDAGraph.replay
+    monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", lambda graph: (replays.append(graph), replay(graph))[1])
+    work = our_update(setting)
+    for _ in range(3):
+        work()
+    assert len(replays) == 9
+    assert len(set(map(id, replays))) == 3
+
+
+class Reads(nn.Module):
+    """A network that reads a value back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 2, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        out = self.conv(image.float())
+        return out * 2 if out.sum().item() > 1e9 else out
+
+
+def test_a_network_that_cannot_be_recorded():
+    network, image = Reads().cuda(), torch.randn(2, 3, 8, 8).cuda()
+    graphed = GraphedNetwork(network, None, torch.cuda.graph_pool_handle())
+    expected = network(image)
+    for _ in range(2):
+        out = graphed(image)
+        assert torch.equal(out, expected)
+        out.sum().backward()
+    torch.cuda.synchronize()
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", COMPILED)
+@pytest.mark.parametrize("name", sorted(METHODS))
 def test_compiled(name, tiny, tmp_path):
     """`runtime.compile` changes speed alone."""
     words = ("model.dropout=0", "runtime.log_every=1", "runtime.device=cuda")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -68,9 +69,9 @@ class Setting:
         """BARM at the step before."""
         return BARMConfig().build(Step(self.step.index - 1, self.step.groups[:-1]), self.network)
 
-    def fast(self) -> Runtime:
-        """Runtime settings with which barm trains."""
-        return Runtime(RuntimeConfig(device=self.device, precision=self.precision))
+    def fast(self, **options: bool) -> Runtime:
+        """Runtime settings with which barm trains, but for the given ones."""
+        return Runtime(RuntimeConfig(device=self.device, precision=self.precision, **options))
 
     def slow(self) -> Runtime:
         """Runtime settings with which the published code trains. fp32 on a processor, fp16 autocast on a GPU, NCHW."""
@@ -95,6 +96,16 @@ def random_batch(setting: Setting, rt: Runtime) -> Batch:
 def update_work(setting: Setting) -> dict[str, Work]:
     """A whole update in three versions: ours, plain, and the bare network (student both ways, teacher forward)."""
     return {OURS: our_update(setting), PLAIN: _as_usual(_plain_update(setting)), BARE: _bare_network(setting)}
+
+
+def launch_work(setting: Setting) -> dict[str, Work]:
+    """Our update in every way to launch it: on a GPU as graphs or by kernel, compiled where a compiler is there."""
+    ways: dict[str, dict[str, bool]] = {OURS: {}}
+    if setting.fast().device.type == "cuda":
+        ways["kernel by kernel"] = {"cuda_graphs": False}
+    if shutil.which("c++") is not None:
+        ways |= {f"{name}, compiled": {**options, "compile": True} for name, options in list(ways.items())}
+    return {name: our_update(setting, **options) for name, options in ways.items()}
 
 
 def _as_usual(work: Work) -> Work:
@@ -122,9 +133,9 @@ def _recipe(setting: Setting) -> StepRecipe:
     return StepRecipe(epochs=1, batch_size=max(2, setting.batch), lr=rates)
 
 
-def our_update(setting: Setting, report_every: int = 10) -> Work:
-    """A whole update as barm trains it; every n-th one returns the values of the loss."""
-    rt = setting.fast()
+def our_update(setting: Setting, report_every: int = 10, **options: bool) -> Work:
+    """A whole update as barm trains it; every n-th one returns the values of the loss. Options are the runtime's."""
+    rt = setting.fast(**options)
     method, model, old = _networks(setting, rt)
     teacher = None if old is None else rt.constant(old)
     trainer = StepTrainer(method, model, teacher, _recipe(setting), 10**6, rt, seed=0)

@@ -19,6 +19,7 @@ from barm.bench.cases import (
     Setting,
     constant_work,
     evaluation_work,
+    launch_work,
     loader_cost,
     losses_work,
     our_update,
@@ -32,7 +33,7 @@ from barm.errors import UserError, nearest
 from barm.labels import Step, TaskPlan
 from barm.models.segmenter import MODELS, NetworkConfig
 
-PARTS = ("step", "losses", "evaluation", "loader", "constant", "growth", "profile")
+PARTS = ("step", "losses", "evaluation", "loader", "constant", "launch", "growth", "profile")
 BRANCHES, CLASSES, SIDES = (1, 10, 50), (21, 151, 1001), (0.5, 1.0, 1.5)  # sides as multiples of the crop
 MATRIX_RATE = {"H200": 790e12, "H100": 790e12}  # dense bf16 products per second that such a GPU was seen to reach
 Say = Callable[[str], None]
@@ -139,6 +140,8 @@ def _part(
         work, agreement = constant_work(setting)
         costs = side_by_side(work, device, rounds, say)
         return costs, {**agreement(), **_on_the_processor(costs)}
+    if part == "launch":
+        return side_by_side(launch_work(setting), device, rounds, say), {}
     if part == "losses":
         return side_by_side(losses_work(setting), device, rounds, say), {}
     work = update_work(setting)

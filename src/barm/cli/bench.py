@@ -22,7 +22,7 @@ def bench(
     part: Annotated[
         list[str] | None,
         typer.Option(
-            help="step, losses, evaluation, loader (these by default), constant, growth, profile; may be repeated.",
+            help="step, losses, evaluation, loader (by default), constant, launch, growth, profile; may be repeated.",
             autocompletion=completion.parts,
         ),
     ] = None,

@@ -25,6 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from barm.engine.config import RuntimeConfig
 from barm.engine.distributed import watch
 from barm.engine.distributed.launcher import processes
+from barm.engine.graphs import GraphedNetwork, GraphedTeacher
 from barm.engine.signals import on_stop
 from barm.errors import UserError
 from barm.models.batch_norm import synchronised
@@ -83,6 +84,8 @@ class Runtime:
         if accelerator == "cpu":
             keep_freed_memory()
         self.device: torch.device = self.fabric.device
+        graphs = config.cuda_graphs and accelerator == "cuda" and per_node * nodes == 1
+        self._pool: Any = torch.cuda.graph_pool_handle() if graphs else None
         self.rank: int = self.fabric.global_rank
         self.processes_per_node = per_node
         self.world: int = self.fabric.world_size
@@ -136,8 +139,14 @@ class Runtime:
             take_in_frozen_norms(part)
         if self.compile:
             module = torch.compile(module)  # type: ignore[assignment]
+        if self._pool is not None:
+            module = GraphedNetwork(module, DTYPES.get(self.precision), self._pool)
         wrapped, wrapped_optimizer = self.fabric.setup(module, optimizer)
         return wrapped, wrapped_optimizer
+
+    def teacher(self, teacher: Constant) -> Constant | GraphedTeacher:
+        """The previous network as a function of batches of one shape, whose result the next call may overwrite."""
+        return teacher if self._pool is None else GraphedTeacher(teacher, self._pool)
 
     def image(self, image: Tensor) -> Tensor:
         """Put images into the memory layout of the networks."""
@@ -304,7 +313,11 @@ def constant_type(precision: str, device: torch.device) -> torch.dtype:
 def unwrap(module: nn.Module) -> nn.Module:
     """The network inside Fabric's wrapper, as it trains. Its batch norm may share statistics (see `ordinary`)."""
     inner = getattr(module, "module", module)
-    return inner if isinstance(inner, nn.Module) else module
+    inner = inner if isinstance(inner, nn.Module) else module
+    if isinstance(inner, GraphedNetwork):
+        inner = inner.network
+    compiled = getattr(inner, "_orig_mod", None)  # of torch.compile
+    return compiled if isinstance(compiled, nn.Module) else inner
 
 
 def keep_freed_memory(keep: bool = True) -> None:

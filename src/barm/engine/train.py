@@ -89,7 +89,7 @@ class StepTrainer:
         )
         for parameter in (p for g in groups for p in g["params"]):  # zeros do what the first update does by itself,
             sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)  # also where that one is left out
-        self.teacher, self._sgd = teacher, sgd
+        self.teacher, self._sgd = None if teacher is None else rt.teacher(teacher), sgd
         frozen = frozen_part(model, recipe)
         self.model, self.optimizer = rt.setup(model, sgd, trains_bn=not method.bn_frozen, frozen=frozen)
         # what a forward pass may change: the running statistics of batch norm, where it trains

@@ -1,0 +1,115 @@
+"""CUDA graphs: thousands of kernels of an update launched as three.
+
+The teacher's forward pass, and the student's forward and backward pass, are recorded at the first batch and replayed
+for every later batch of the same shape. The kernels are those of the ordinary passes. A network that cannot be
+recorded, because it reads values back from the GPU, is run as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from barm.models.frozen import Constant
+
+
+class GraphedNetwork(nn.Module):
+    """A training network as two CUDA graphs, which are recorded anew when the shape of the batch or a mode changes.
+
+    Recording leaves running statistics and the state of the random numbers as they were.
+
+    Args:
+        network: on the GPU.
+        dtype: of autocast, or None for fp32.
+        pool: memory of the graphs, shared with the teacher's, which is recorded and replayed before these.
+    """
+
+    def __init__(self, network: nn.Module, dtype: torch.dtype | None, pool: Any) -> None:
+        super().__init__()
+        self.network, self.dtype, self.pool = network, dtype, pool
+        self._key: Any = None
+        self._run: Callable[[Tensor], Any] = network
+
+    def forward(self, image: Tensor) -> Any:
+        """Apply the network. The next call overwrites the result."""
+        if not (self.network.training and torch.is_grad_enabled()):
+            return self.network(image)
+        key = image.shape, image.dtype, tuple(module.training for module in self.network.modules())
+        if key != self._key:
+            self._key, self._run = key, self.network  # which frees the former graphs
+            self._run = self._recorded(image)
+        return self._run(image)
+
+    def _recorded(self, image: Tensor) -> Callable[[Tensor], Any]:
+        buffers = [(buffer, buffer.clone()) for buffer in self.network.buffers()]
+        random = torch.cuda.get_rng_state(image.device)
+        inner = _Autocast(self.network, self.dtype)
+        try:
+            with torch.autocast("cuda", enabled=False, cache_enabled=False):
+                run: Callable[[Tensor], Any] = torch.cuda.make_graphed_callables(
+                    inner, (image.detach().clone(),), allow_unused_input=True, pool=self.pool
+                )
+        except (RuntimeError, AssertionError):
+            run = self.network
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
+        torch.cuda.set_rng_state(random, image.device)
+        return run
+
+
+class _Autocast(nn.Module):
+    """A network under an autocast that does not keep the converted weights, since every replay converts them anew."""
+
+    def __init__(self, network: nn.Module, dtype: torch.dtype | None) -> None:
+        super().__init__()
+        self.network, self.dtype = network, dtype
+
+    def forward(self, image: Tensor) -> Any:
+        with torch.autocast("cuda", self.dtype, enabled=self.dtype is not None, cache_enabled=False):
+            return self.network(image)
+
+
+class GraphedTeacher:
+    """A constant network as a CUDA graph, which is recorded anew when the shape of the batch changes.
+
+    Args:
+        teacher: on the GPU.
+        pool: memory of the graph.
+    """
+
+    def __init__(self, teacher: Constant, pool: Any) -> None:
+        self.teacher, self.pool = teacher, pool
+        self._key: Any = None
+        self._replay: Callable[[Tensor], Any] = teacher
+
+    def __call__(self, image: Tensor) -> Any:
+        """Apply the network to ``(N, 3, H, W)``; output in fp32, which the next call overwrites."""
+        key = image.shape, image.dtype
+        if key != self._key:
+            self._key, self._replay = key, self.teacher
+            self._replay = self._recorded(image)
+        return self._replay(image)
+
+    def _recorded(self, image: Tensor) -> Callable[[Tensor], Any]:
+        given, graph, stream = image.detach().clone(), torch.cuda.CUDAGraph(), torch.cuda.Stream(image.device)  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream(image.device))
+        try:
+            with torch.cuda.stream(stream):
+                for _ in range(3):  # algorithms are chosen and workspaces allocated before the recording
+                    self.teacher(given)
+            torch.cuda.current_stream(image.device).wait_stream(stream)
+            with torch.cuda.graph(graph, pool=self.pool, stream=stream):
+                out = self.teacher(given)
+        except RuntimeError:
+            return self.teacher
+
+        def replay(image: Tensor) -> Any:
+            given.copy_(image)
+            graph.replay()
+            return out
+
+        return replay
