@@ -141,7 +141,7 @@ def test_graphs_are_used(monkeypatch):
     setting = setting_of("test_resnet", "2-1", 4, 1, 2, 65, "cuda", "bf16-mixed")
     replays, replay = [], torch.cuda.CUDAGraph.replay
     monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", lambda graph: (replays.append(graph), replay(graph))[1])
-    work = our_update(setting)
+    work = our_update(setting, cuda_graphs=True)
     for _ in range(3):
         work()
     assert len(replays) == 9

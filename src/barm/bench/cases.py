@@ -23,7 +23,8 @@ from barm.data.sources import open_source
 from barm.data.sources.shapes_disk import make_shapes
 from barm.data.transforms import TrainTransform, draw, train_transform
 from barm.engine.config import Precision, RuntimeConfig, StepRecipe
-from barm.engine.runtime import Runtime, keep_freed_memory
+from barm.engine.memory_use import keep_freed_memory
+from barm.engine.runtime import Runtime
 from barm.engine.train import StepTrainer
 from barm.labels import Step
 from barm.methods.barm import BARM, BARMConfig
@@ -99,10 +100,10 @@ def update_work(setting: Setting) -> dict[str, Work]:
 
 
 def launch_work(setting: Setting) -> dict[str, Work]:
-    """Our update in every way to launch it: on a GPU as graphs or by kernel, compiled where a compiler is there."""
+    """Our update in every way to launch it: on a GPU also as CUDA graphs; compiled where a compiler is there."""
     ways: dict[str, dict[str, bool]] = {OURS: {}}
     if setting.fast().device.type == "cuda":
-        ways["kernel by kernel"] = {"cuda_graphs": False}
+        ways["CUDA graphs"] = {"cuda_graphs": True}
     if shutil.which("c++") is not None:
         ways |= {f"{name}, compiled": {**options, "compile": True} for name, options in list(ways.items())}
     return {name: our_update(setting, **options) for name, options in ways.items()}

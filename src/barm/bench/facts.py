@@ -14,7 +14,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from barm.bench.cases import Setting, our_update
 from barm.bench.measure import Work, finish
-from barm.engine.runtime import DTYPES, keep_freed_memory
+from barm.engine.memory_use import keep_freed_memory
+from barm.engine.runtime import DTYPES
 
 MATRIX = {"cpu": 1024, "cuda": 8192}  # side of the square matrices
 WIDE, NARROW = 1024, 256  # channels of a ResNet's third stage

@@ -261,7 +261,8 @@ class RuntimeConfig(_Config):
         workers: loader processes; -1 chooses by the number of processors.
         channels_last: memory layout of the networks.
         compile: `torch.compile` the network that trains.
-        cuda_graphs: on one GPU, launch the kernels of the networks all at once (`barm.engine.graphs`).
+        cuda_graphs: on one GPU, record the networks as CUDA graphs, whose kernels are launched all at once. No GPU has
+            tried it yet: `make gpu-day` compares both.
         deterministic: on a GPU, use algorithms that give the same bits every time, where torch has them, and name
             the others; slower. A processor always does.
         save_every: iterations between two saved trainer states.
@@ -277,7 +278,7 @@ class RuntimeConfig(_Config):
     workers: int = Field(-1, ge=-1, strict=True)
     channels_last: bool = True
     compile: bool = False
-    cuda_graphs: bool = True
+    cuda_graphs: bool = False
     deterministic: bool = False
     save_every: int = Field(500, ge=1, strict=True)
     log_every: int = Field(10, ge=1, strict=True)

@@ -1,7 +1,9 @@
-"""Peak memory: of the tensors on a GPU, or else of this process (Linux)."""
+"""Memory of this process or of a GPU: its peak, and whether what is freed is kept (Linux)."""
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -9,6 +11,12 @@ import torch
 
 STATUS, REFERENCES = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 MEGABYTE = 1 << 20
+MALLOC = {  # options of glibc's malloc.h: what it comes to by itself, and to keep what is freed
+    -1: (2**31 - 1, 2**31 - 1),  # M_TRIM_THRESHOLD, in both: the small that stays is not worth a difference
+    -2: (128 << 10, 1 << 28),  # M_TOP_PAD
+    -3: (32 << 20, 32 << 20),  # M_MMAP_THRESHOLD
+    -4: (65536, 0),  # M_MMAP_MAX
+}
 
 
 def forget_peak(device: torch.device) -> None:
@@ -34,3 +42,14 @@ def resident(field: str) -> int | None:
             if line.startswith(field):
                 return int(line.split()[1]) * 1024
     return None
+
+
+def keep_freed_memory(keep: bool = True) -> None:
+    """Let glibc keep freed memory; otherwise every large tensor is fetched from the kernel anew, page by page.
+
+    Measured in docs/speed.md. Without glibc nothing happens. With `keep` off glibc's default is restored.
+    """
+    allocate = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform.startswith("linux") else None
+    if allocate is not None:
+        for option, values in MALLOC.items():
+            allocate(option, values[keep])

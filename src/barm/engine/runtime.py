@@ -6,10 +6,8 @@ One process, torchrun and SLURM start the same code; gradients are averaged over
 from __future__ import annotations
 
 import atexit
-import ctypes
 import logging
 import os
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +24,7 @@ from barm.engine.config import RuntimeConfig
 from barm.engine.distributed import watch
 from barm.engine.distributed.launcher import processes
 from barm.engine.graphs import GraphedNetwork, GraphedTeacher
+from barm.engine.memory_use import keep_freed_memory
 from barm.engine.signals import on_stop
 from barm.errors import UserError
 from barm.models.batch_norm import synchronised
@@ -33,12 +32,6 @@ from barm.models.frozen import Constant
 from barm.models.frozen_norm import take_in_frozen_norms
 
 T = TypeVar("T")
-MALLOC = {  # options of glibc's malloc.h: what it comes to by itself, and to keep what is freed
-    -1: (2**31 - 1, 2**31 - 1),  # M_TRIM_THRESHOLD, in both: the small that stays is not worth a difference
-    -2: (128 << 10, 1 << 28),  # M_TOP_PAD
-    -3: (32 << 20, 32 << 20),  # M_MMAP_THRESHOLD
-    -4: (65536, 0),  # M_MMAP_MAX
-}
 SENDS_BUFFERS = next(  # at every update; torch 2.14 has renamed it
     name
     for name in ("forward_sync_buffers", "broadcast_buffers")
@@ -318,17 +311,6 @@ def unwrap(module: nn.Module) -> nn.Module:
         inner = inner.network
     compiled = getattr(inner, "_orig_mod", None)  # of torch.compile
     return compiled if isinstance(compiled, nn.Module) else inner
-
-
-def keep_freed_memory(keep: bool = True) -> None:
-    """Let glibc keep freed memory; otherwise every large tensor is fetched from the kernel anew, page by page.
-
-    Measured in docs/speed.md. Without glibc nothing happens. With `keep` off glibc's default is restored.
-    """
-    allocate = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform.startswith("linux") else None
-    if allocate is not None:
-        for option, values in MALLOC.items():
-            allocate(option, values[keep])
 
 
 def _leave_group() -> None:
