@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from barm.errors import UserError, nearest
 from barm.models import mobilenet
 from barm.models.download import HUB, cached_source, check_reachable
+from barm.models.efficientnet import named_as_in_timm
 from barm.models.neck import LEAK
 from barm.models.undilated import Undilated, build_undilated, no_low_level
 from barm.reading import Unfit, read_pickled, read_safetensors, state_dict_of
@@ -214,8 +215,9 @@ def _load_local(body: nn.Module, path: Path, name: str) -> None:
         raise UserError(f"{path} is not a readable state dict ({error.what}); expected .pth or .safetensors") from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
-    given = {_bare(mobilenet.own_name(k)): v for k, v in state_dict_of(content, path).items()}
     own = body.state_dict()
+    timms = named_as_in_timm(state_dict_of(content, path), own)
+    given = {_bare(mobilenet.own_name(k)): v for k, v in timms.items()}
     state = {k: given[_bare(k)] for k in own if _bare(k) in given}
     missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
     wrong = [k for k in state if state[k].shape != own[k].shape]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 
+from barm.models.efficientnet import timm_name
 from barm.weights.analytic import find_regression, kind_of_regression
 from barm.weights.kind import ADOPTED, OWN, Kind, State, Use
 from barm.weights.steps import network_with_steps
@@ -210,6 +211,11 @@ def _classifier(state: State) -> Kind | None:
         what = "an image classifier" if outputs else "a backbone without a classifier"
         title = f"{resnet}, {what}{f' with {_outputs(outputs)}' if outputs else ''}"
         return Kind("timm", title, advice, "backbone", resnet, outputs)
+    named = timm_name(state.tensors)
+    if named is not None:
+        outputs = state.outputs("_fc.weight")
+        title = f"{named} in the names of efficientnet_pytorch, an image classifier with {_outputs(outputs)}"
+        return Kind("timm", title, BACKBONE.format(name=named), "backbone", named, outputs)
     for names, title, timm in CLASSIFIERS:
         if state.has(*names):
             if not timm:
