@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import resource
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -31,13 +33,23 @@ def command(tmp_path, tiny):
     write_atomically(recipe, tomli_w.dumps(to_table(config)).encode())
 
     def start(out: Path, *more: str, before: Callable[[], object] = lambda: None) -> Forked:
-        train = barm("train", "--recipe", recipe, "--out", out, "--quiet", *more)
-        return Forked(lambda: (before(), train()))
+        return Forked(lambda: (before(), barm("train", "--recipe", recipe, "--out", out, "--quiet", *more)()))
 
     return config, start
 
 
-def interrupt(process: Forked, out: Path, step: int, iteration: int, signum: int) -> int | None:
+@pytest.fixture
+def fresh(command, tmp_path):
+    """The same in processes that have nothing from this one, where a test before may have used the GPU."""
+
+    def start(out: Path, *more: str) -> subprocess.Popen[str]:
+        words = ["train", "--recipe", str(tmp_path / "recipe.toml"), "--out", str(out), "--quiet", *more]
+        return subprocess.Popen([sys.executable, "-m", "barm.cli", *words], text=True, stderr=subprocess.PIPE)
+
+    return start
+
+
+def interrupt(process: Forked | subprocess.Popen[str], out: Path, step: int, iteration: int, signum: int) -> int | None:
     """Send a signal once the run has finished an iteration of a step; its exit status."""
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline and process.poll() is None:
@@ -106,13 +118,12 @@ def test_a_disk_that_fills_up_ends_the_run_at_once(command, tmp_path):
 
 
 @pytest.mark.gpu
-def test_resume_on_a_gpu(command, tmp_path):
+def test_resume_on_a_gpu(fresh, tmp_path):
     """Deterministic there: killed and resumed, it ends in the same weights."""
-    _, start = command
     words = ("--device", "cuda", "--set", "runtime.deterministic=true")
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    interrupt(start(broken, *words), broken, 1, 3, signal.SIGKILL)
-    for process in (start(broken, *words, "--resume"), start(whole, *words)):
+    interrupt(fresh(broken, *words), broken, 1, 3, signal.SIGKILL)
+    for process in (fresh(broken, *words, "--resume"), fresh(whole, *words)):
         _, err = process.communicate(timeout=180)
         assert process.returncode == 0, err
     assert RunDirectory(broken).finished_steps() == [0, 1, 2]

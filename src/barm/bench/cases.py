@@ -100,10 +100,10 @@ def update_work(setting: Setting) -> dict[str, Work]:
 
 
 def launch_work(setting: Setting) -> dict[str, Work]:
-    """Our update in every way to launch it: on a GPU also as CUDA graphs; compiled where a compiler is there."""
+    """Our update in every way to launch it: on a GPU also without CUDA graphs; compiled where a compiler is there."""
     ways: dict[str, dict[str, bool]] = {OURS: {}}
     if setting.fast().device.type == "cuda":
-        ways["CUDA graphs"] = {"cuda_graphs": True}
+        ways["kernel by kernel"] = {"cuda_graphs": False}
     if shutil.which("c++") is not None:
         ways |= {f"{name}, compiled": {**options, "compile": True} for name, options in list(ways.items())}
     return {name: our_update(setting, **options) for name, options in ways.items()}

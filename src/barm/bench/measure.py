@@ -54,27 +54,39 @@ def side_by_side(
     """
     seconds: dict[str, list[float]] = {name: [] for name in work}
     processor: dict[str, list[float]] = {name: [] for name in work}
+    recorded: dict[str, int] = {}
     for round_ in range(rounds + 1):
         for name, function in work.items():
             say(f"{'warm-up' if round_ == 0 else f'round {round_} of {rounds}'}: {name}")
+            before = graph_memory(device) if round_ == 0 else 0
             began, busy = time.perf_counter(), time.process_time()
             function()
             finish(device)
-            if round_ > 0:
+            if round_ == 0:
+                recorded[name] = graph_memory(device) - before
+            else:
                 seconds[name].append(time.perf_counter() - began)
                 processor[name].append(time.process_time() - busy)
-    return {
-        name: Cost(
-            statistics.median(s), min(s), max(s), peak_memory(work[name], device), statistics.median(processor[name])
-        )
-        for name, s in seconds.items()
-    }
+    costs = {}
+    for name, s in seconds.items():
+        memory = peak_memory(work[name], device)
+        memory = None if memory is None else memory + recorded[name]
+        costs[name] = Cost(statistics.median(s), min(s), max(s), memory, statistics.median(processor[name]))
+    return costs
 
 
 def finish(device: torch.device) -> None:
     """Wait until the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def graph_memory(device: torch.device) -> int:
+    """Bytes of the GPU that recorded CUDA graphs hold."""
+    if device.type != "cuda":
+        return 0
+    pools = torch.cuda.memory_snapshot()  # type: ignore[no-untyped-call]
+    return sum(int(part["total_size"]) for part in pools if tuple(part["segment_pool_id"]) != (0, 0))
 
 
 def peak_memory(function: Work, device: torch.device) -> int | None:

@@ -46,6 +46,7 @@ class GraphedNetwork(nn.Module):
     def _recorded(self, image: Tensor) -> Callable[[Tensor], Any]:
         buffers = [(buffer, buffer.clone()) for buffer in self.network.buffers()]
         random = torch.cuda.get_rng_state(image.device)
+        _expect_two_streams()
         inner = _Autocast(self.network, self.dtype)
         try:
             with torch.autocast("cuda", enabled=False, cache_enabled=False):
@@ -59,6 +60,13 @@ class GraphedNetwork(nn.Module):
                 buffer.copy_(before)
         torch.cuda.set_rng_state(random, image.device)
         return run
+
+
+def _expect_two_streams() -> None:
+    """Keep torch from warning of gradients that come from the stream of the recording, which it waits for."""
+    switch = getattr(torch.autograd.graph, "set_warn_on_accumulate_grad_stream_mismatch", None)
+    if switch is not None:
+        switch(False)
 
 
 class _Autocast(nn.Module):
