@@ -12,12 +12,14 @@ from pydantic import BaseModel, ValidationError
 from barm.catalogue import methods_of, recipe_names, recipes_folder
 from barm.engine.config import RunConfig
 from barm.errors import UserError, nearest
+from barm.labels import TABLES
 from barm.methods import METHODS
 from barm.reading import DEPTH, parse_toml, read_toml, too_deep
 
 __all__ = ["load_config", "merge", "methods_of", "read_recipe", "recipe_names", "validate"]
 
 Table = dict[str, Any]
+LENGTHS = {"epochs", "updates"}  # keys of which a step has one
 
 
 def load_config(
@@ -97,7 +99,8 @@ def _packaged(name: str) -> tuple[str, str | None]:
 def merge(base: Table, over: Mapping[str, Any]) -> Table:
     """Merge `over` into `base`, table by table.
 
-    A [method] of another name, or a task of another kind, replaces the whole table.
+    A [method] of another name, or a task of another kind, replaces the whole table. A length in updates replaces one
+    in epochs, and the other way round.
     """
     result = dict(base)
     for key, value in over.items():
@@ -108,6 +111,8 @@ def merge(base: Table, over: Mapping[str, Any]) -> Table:
             result[key] = dict(value)
         elif key == "task" and {"name", "groups"} & set(value):
             result[key] = {**{k: v for k, v in old.items() if k not in ("name", "groups")}, **value}
+        elif key in TABLES and len(LENGTHS & set(value)) == 1:
+            result[key] = merge({k: v for k, v in old.items() if k not in LENGTHS}, value)
         else:
             result[key] = merge(dict(old), value)
     return result

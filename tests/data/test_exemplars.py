@@ -64,7 +64,7 @@ def test_kept_images_are_labelled_as_configured(images):
 def test_half_of_every_batch_is_replaced_in_place(images, number):
     batch, world = 4, 2
     for rank in range(world):
-        base = EpochSampler(len(images), batch, 3, 0, rank, world, seed=1, step=1)
+        base = EpochSampler(len(images), batch, 3 * len(images) // 8, 0, rank, world, seed=1, step=1)
         mixed = list(ReplacingSampler(base, len(images), number))
         assert len(mixed) == len(base)
         for plain, one in zip(base, mixed, strict=True):
@@ -76,7 +76,7 @@ def test_half_of_every_batch_is_replaced_in_place(images, number):
 
 def test_copies_of_a_kept_image_differ(images):
     """Three images stand at eight places of a batch, none twice under one augmentation in all epochs."""
-    base = EpochSampler(len(images), 16, 6, 0, 0, 1, seed=1, step=1)
+    base = EpochSampler(len(images), 16, 6 * max(1, len(images) // 16), 0, 0, 1, seed=1, step=1)
     keys = [key for batch in ReplacingSampler(base, 99, 3) for key in batch if key[1] >= 99]
     assert len(keys) == 8 * len(base)
     assert len(set(keys)) == len(keys)
@@ -87,13 +87,15 @@ def test_copies_of_a_kept_image_differ(images):
 
 def test_a_restart_changes_nothing(images):
     def batches(start):
-        return list(ReplacingSampler(EpochSampler(len(images), 2, 4, start, 0, 1, seed=1, step=1), 99, 5))
+        return list(
+            ReplacingSampler(EpochSampler(len(images), 2, 4 * len(images) // 2, start, 0, 1, seed=1, step=1), 99, 5)
+        )
 
     assert batches(0)[3:] == batches(3)
 
 
 def test_all_kept_images_take_part(images):
-    base = EpochSampler(40, 4, 10, 0, 0, 1, seed=1, step=1)
+    base = EpochSampler(40, 4, 100, 0, 0, 1, seed=1, step=1)
     seen = {key[1] for batch in ReplacingSampler(base, 40, 12) for key in batch if key[1] >= 40}
     assert seen == set(range(40, 52))
 

@@ -8,7 +8,7 @@ import torch
 from barm.data.dataset import StepDataset
 from barm.data.index import checked
 from barm.data.loader import make_train_loader
-from barm.data.sampler import EpochSampler, OnceSampler
+from barm.data.sampler import EpochSampler, OnceSampler, iterations_per_epoch
 from barm.data.sources import open_source
 from barm.data.transforms import TrainTransform
 from barm.labels import INCREMENTAL, TaskPlan
@@ -23,7 +23,9 @@ def source(shapes_voc):
 
 def loader(source, start=0, workers=0, rank=0, world=1):
     dataset = StepDataset(source, PLAN, PLAN[1], INCREMENTAL, TrainTransform(32), seed=5)
-    sampler = EpochSampler(len(dataset), 2, 3, start, rank, world, seed=5, step=1)
+    sampler = EpochSampler(
+        len(dataset), 2, 3 * iterations_per_epoch(len(dataset), 2, world), start, rank, world, seed=5, step=1
+    )
     return list(make_train_loader(dataset, sampler, workers=workers))
 
 
@@ -40,8 +42,8 @@ def test_workers_and_restarts_change_nothing(source):
 
 
 def test_ranks_share_the_global_batch():
-    single = list(EpochSampler(11, 4, 2, 0, 0, 1, seed=1, step=0))
-    parts = [list(EpochSampler(11, 2, 2, 0, rank, 2, seed=1, step=0)) for rank in range(2)]
+    single = list(EpochSampler(11, 4, 4, 0, 0, 1, seed=1, step=0))
+    parts = [list(EpochSampler(11, 2, 4, 0, rank, 2, seed=1, step=0)) for rank in range(2)]
     assert single == [a + b for a, b in zip(*parts, strict=True)]
     epoch = [i for batch in single[:2] for _, i in batch]
     assert len(set(epoch)) == 8
@@ -51,11 +53,18 @@ def test_every_epoch_has_an_order_of_its_own():
     """spec/barm.md section 7: published, every process saw the same half of the images in every epoch."""
     halves = []
     for rank in range(2):
-        batches = list(EpochSampler(12, 3, 4, 0, rank, 2, seed=1, step=0))
+        batches = list(EpochSampler(12, 3, 8, 0, rank, 2, seed=1, step=0))
         halves.append([tuple(i for batch in batches[e : e + 2] for _, i in batch) for e in range(0, 8, 2)])
     assert all(set(a) | set(b) == set(range(12)) for a, b in zip(*halves, strict=True))
     assert len(set(halves[0])) == 4
     assert len({frozenset(half) for half in halves[0]}) > 1
+
+
+def test_a_pass_may_end_in_between():
+    """The first updates are the same, whatever the length of the step."""
+    whole, part = (list(EpochSampler(12, 3, total, 0, 0, 1, seed=1, step=0)) for total in (8, 6))
+    assert part == whole[:6]
+    assert list(EpochSampler(12, 3, 6, 5, 0, 1, seed=1, step=0)) == whole[5:6]
 
 
 def test_few_images_are_repeated():

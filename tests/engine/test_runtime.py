@@ -98,7 +98,7 @@ def test_memory_is_pinned_for_the_chosen_device(chosen, tiny, monkeypatch):
         monkeypatch.setattr(loading, name, noted)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     rt.device = torch.device(chosen)
-    loading.train_batches(config, rt, images, epochs=1, batch_size=4)
+    loading.train_batches(config, rt, images, total=1, batch_size=4)
     loading.ordered_batches(config, rt, StepView(images, EvalTransform(crop=48)))
     assert pinned == [chosen == "cuda"] * 2
 

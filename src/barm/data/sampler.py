@@ -39,12 +39,12 @@ def numbered(epoch: int, places: NDArray[np.intp], count: int, copies: int) -> l
 
 
 class EpochSampler(Sampler[list[Key]]):
-    """Batches of one process over all epochs, from iteration `start` on.
+    """Batches of one process, pass after pass, from iteration `start` on.
 
     Args:
         num_images: of the step.
         batch_size: per process.
-        epochs: of the step.
+        total: updates of the step; the last pass may end in between.
         start: first iteration.
         rank: of this process.
         world: number of processes.
@@ -53,12 +53,11 @@ class EpochSampler(Sampler[list[Key]]):
     """
 
     def __init__(
-        self, num_images: int, batch_size: int, epochs: int, start: int, rank: int, world: int, seed: int, step: int
+        self, num_images: int, batch_size: int, total: int, start: int, rank: int, world: int, seed: int, step: int
     ) -> None:
         self.num_images, self.batch_size, self.rank, self.world = num_images, batch_size, rank, world
-        self.seed, self.step, self.start = seed, step, start
+        self.seed, self.step, self.start, self.total = seed, step, start, total
         self.per_epoch = iterations_per_epoch(num_images, batch_size, world)
-        self.total = epochs * self.per_epoch
 
     def __len__(self) -> int:
         return self.total - self.start

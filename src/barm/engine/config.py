@@ -136,7 +136,8 @@ class StepRecipe(_Config):
     """Optimisation of a step: SGD with a schedule per iteration. Source: spec/barm.md section 4.
 
     Attributes:
-        epochs: passes over the step's images.
+        epochs: passes over the step's images, or else
+        updates: of the optimiser; `auto` chooses them by the number of training images (`barm.engine.crops.sized`).
         batch_size: images per update and process.
         unlabelled: images of `data.unlabelled` beside them, per update and process; by default as many. Step 0, which
             has no previous network, sees none.
@@ -163,7 +164,8 @@ class StepRecipe(_Config):
         void_label: label of the mask's 255: ignored, or background as in one release (spec/mib.md Q1).
     """
 
-    epochs: int = Field(ge=1, strict=True)
+    epochs: int | None = Field(None, ge=1, strict=True, examples=[30])
+    updates: Annotated[int, Field(ge=1, strict=True)] | Literal["auto"] | None = Field(None, examples=[2000])
     batch_size: int = Field(ge=1, strict=True)
     unlabelled: int | None = Field(None, ge=1, strict=True, examples=[8])
     lr: Rates
@@ -207,6 +209,20 @@ class StepRecipe(_Config):
                 f"image; expected at most {self.crop}"
             )
         return self
+
+    @model_validator(mode="after")
+    def _one_length(self) -> StepRecipe:
+        if (self.epochs is None) == (self.updates is None):
+            raise ValueError("give the length of a step either in epochs (such as 30) or in updates (such as 2000)")
+        return self
+
+    def length(self, per_epoch: int) -> int:
+        """Number of updates of a step whose epochs have `per_epoch`."""
+        if self.epochs is not None:
+            return self.epochs * per_epoch
+        if not isinstance(self.updates, int):
+            raise ValueError("updates = 'auto' is no number before the data are open")
+        return self.updates
 
     @property
     def side(self) -> int:
@@ -261,8 +277,7 @@ class RuntimeConfig(_Config):
         workers: loader processes; -1 chooses by the number of processors.
         channels_last: memory layout of the networks.
         compile: `torch.compile` the network that trains.
-        cuda_graphs: on one GPU, record the networks as CUDA graphs, whose kernels are launched all at once. No GPU has
-            tried it yet: `make gpu-day` compares both.
+        cuda_graphs: on one GPU, record the networks as CUDA graphs, whose kernels are launched all at once.
         deterministic: on a GPU, use algorithms that give the same bits every time, where torch has them, and name
             the others; slower. A processor always does.
         save_every: iterations between two saved trainer states.
@@ -278,7 +293,7 @@ class RuntimeConfig(_Config):
     workers: int = Field(-1, ge=-1, strict=True)
     channels_last: bool = True
     compile: bool = False
-    cuda_graphs: bool = False
+    cuda_graphs: bool = True
     deterministic: bool = False
     save_every: int = Field(500, ge=1, strict=True)
     log_every: int = Field(10, ge=1, strict=True)

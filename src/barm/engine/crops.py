@@ -1,6 +1,6 @@
-"""Crop sizes and image sizes: a crop of `auto` is chosen by the images, a given one is compared with them.
+"""Settings that the images decide: sizes of crops, lengths of steps, and what a method leaves to the data.
 
-So are the settings that a method leaves to the data.
+A given crop is compared with the sizes of the images.
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ from barm.data.transforms import Geometry
 from barm.engine.config import RunConfig, StepRecipe
 from barm.engine.datasets import Data
 from barm.labels import TABLES
+from barm.words import count
 
+UPDATES = {"base": 2000, "increment": 500}  # the least that a step needs, however few its images are
+PASSES = {"base": 25, "increment": 10}  # over its images, where these are more
 MOST = 513  # side of the published crops, beyond which memory and time grow more than scores
 FAR = 1.5  # ratio of two sides
 SMALL = 0.1  # share of an image that a crop shows
@@ -50,12 +53,34 @@ def sized(config: RunConfig, data: Data, steps: Sequence[int] = (0, 1)) -> Sized
         if recipe.crop == "auto":
             recipe = recipe.model_copy(update={"crop": best})
             chosen[f"{table}.crop"] = _reason(best, train, config.model.output_stride)
+        if recipe.updates == "auto" and number < len(data.plan):
+            images = _largest_step(config, data, number)
+            recipe, chosen[f"{table}.updates"] = _lengthened(table, recipe, images)
         settled[table] = recipe
         if number in trained and number < len(data.plan):
             warnings += _far(table, recipe.side, recipe.geometry, train, best)
     warnings += _far_evaluation(config.evaluation.crop, measured)
     method, reasons = config.method.settled(len(data.train))
     return Sized(config.model_copy(update={**settled, "method": method}), chosen | reasons, tuple(warnings))
+
+
+def _largest_step(config: RunConfig, data: Data, first: int) -> int:
+    """Number of training images of step 0, or of the later step that has most of them."""
+    plan, train, sizes = data.plan, data.train, list[int]()
+    for step in plan.steps()[first : None if first else 1]:
+        policy = config.method.build(step, config.model).policy
+        selects = plan.selects_seen if policy.supervision == "seen" else plan.selects
+        sizes.append(sum(selects(step, train.classes_in(i), train.name(i)) for i in range(len(train))))
+    return max(sizes)
+
+
+def _lengthened(table: str, recipe: StepRecipe, images: int) -> tuple[StepRecipe, str]:
+    """A recipe whose updates are chosen for so many images, and the reason."""
+    passes, least = PASSES[table], UPDATES[table]
+    updates = max(least, passes * images // recipe.batch_size)
+    why = f"{passes} passes over" if updates > least else "the least that is chosen; there are"
+    told = f"{updates}: {why} {count(images, 'training images')}"
+    return recipe.model_copy(update={"updates": updates}), told
 
 
 def chosen_lines(chosen: Mapping[str, str], steps: Iterable[int] = (0, 1)) -> list[str]:

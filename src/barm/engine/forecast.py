@@ -87,7 +87,7 @@ def _forecast(
 ) -> StepForecast:
     recipe = config.recipe(step.index)
     epoch = iterations_per_epoch(_length(config, ready, step, dataset), recipe.batch_size, rt.world)
-    updates = recipe.epochs * epoch if cost.update else 0
+    updates = recipe.length(epoch) if cost.update else 0
     pixels = sum(_pixels(config, source) for source in ready.data.measured) / rt.world
     training = updates * cost.update + epoch * cost.shown
     return StepForecast(step, len(dataset), recipe.side, updates, training, pixels * cost.pixel, cost.memory)
@@ -151,7 +151,7 @@ def _updates(
         return 0.0, 0.0, model
     recipe = config.recipe(method.step.index)
     trainer = StepTrainer(method, model, teacher if method.uses_teacher else None, recipe, TRIED, rt, config.seed)
-    loading = train_batches(config, rt, dataset, epochs=TRIED, batch_size=recipe.batch_size, trains=False)
+    loading = train_batches(config, rt, dataset, total=TRIED, batch_size=recipe.batch_size, trains=False)
     times, began, shown = list[float](), time.monotonic(), 0.0
     with rt.one_shape(), loading as batches:
         for batch in batches:
@@ -177,7 +177,7 @@ def _updates(
 def _pass(config: RunConfig, rt: Runtime, method: Method[Any, Any], network: nn.Module, dataset: StepDataset) -> float:
     """Seconds per batch of the statistics after the training."""
     batch_size = config.recipe(method.step.index).batch_size
-    with train_batches(config, rt, dataset, epochs=1, batch_size=batch_size, trains=False) as batches:
+    with train_batches(config, rt, dataset, total=1, batch_size=batch_size, trains=False) as batches:
         batch = next(batches)
     if method.finishes:
         method.finish(network, None)

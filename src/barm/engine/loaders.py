@@ -35,17 +35,17 @@ def train_batches(
     rt: Runtime,
     dataset: StepDataset | MemoryDataset | BesideDataset,
     *,
-    epochs: int,
+    total: int,
     batch_size: int,
     start: int = 0,
     trains: bool = True,
 ) -> Batches:
-    """Batches of a step from iteration `start` on.
+    """The `total` batches of a step, from iteration `start` on.
 
     With `trains` the caller handles a request to stop; otherwise it ends the pass here.
     """
     step = dataset.step.index
-    base = EpochSampler(len(dataset), batch_size, epochs, start, rt.rank, rt.world, config.seed, step)
+    base = EpochSampler(len(dataset), batch_size, total, start, rt.rank, rt.world, config.seed, step)
     own = dataset.current if isinstance(dataset, BesideDataset) else dataset
     replacing = isinstance(own, MemoryDataset) and own.mix == "replace"
     labelled = ReplacingSampler(base, len(own), own.positions - len(own)) if replacing else base

@@ -174,11 +174,12 @@ def _trainer(
     """The trainer of a step, fresh and calibrated or as it was saved, and the number of updates of an epoch."""
     recipe = config.recipe(method.step.index)
     per_epoch = iterations_per_epoch(len(images), recipe.batch_size, rt.world)
-    total = recipe.epochs * per_epoch
+    total = recipe.length(per_epoch)
     own = images.current if isinstance(images, BesideDataset) else images
 
     def once() -> Batches:
-        return train_batches(config, rt, own, epochs=1, batch_size=recipe.batch_size, trains=False)
+        passed = iterations_per_epoch(len(own), recipe.batch_size, rt.world)
+        return train_batches(config, rt, own, total=passed, batch_size=recipe.batch_size, trains=False)
 
     warms = method.warms and partial is None
     before = rt.constant(previous) if previous is not None and (method.uses_teacher or warms) else None
@@ -219,7 +220,7 @@ def _trained(
     forget_peak(rt.device)
     monitor.start_step(title, step, trainer.iteration, trainer.total, per_epoch, batch_size)
     loading = train_batches(
-        config, rt, images, epochs=trainer.recipe.epochs, batch_size=trainer.recipe.batch_size, start=trainer.iteration
+        config, rt, images, total=trainer.total, batch_size=trainer.recipe.batch_size, start=trainer.iteration
     )
     with rt.one_shape(), loading as batches, saved(rt, save):
         finished = train_step(

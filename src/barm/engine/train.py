@@ -277,7 +277,7 @@ class StepTrainer:
         if done > self.total:
             raise UserError(
                 f"the saved state of step {self.method.step.index} has done {count(done, 'updates')}, but now the step "
-                f"has only {self.total} (epochs x images / batch size of all processes): resume with the data and "
+                f"has only {self.total} of them: resume with the length of the step, the data and "
                 "the number of processes that it was started with"
             )
         self.iteration = state["iteration"]

@@ -84,8 +84,9 @@ def _gentler(recipe: StepRecipe, trained: Collection[str], *, measured: bool, sh
     parts = [part for part in OLD_PARTS if part in trained and not (part == "backbone" and recipe.backbone == "frozen")]
     parts = [part for part in parts if part != "old"] or parts
     ways = []
-    if recipe.epochs > 1 and not short:
-        ways.append(f"fewer epochs (--set increment.epochs={recipe.epochs // 2})")
+    kind, length = _length(recipe)
+    if length > 1 and not short:
+        ways.append(f"fewer {kind} (--set increment.{kind}={length // 2})")
     if parts:
         rates = (f"--set increment.lr.{part}={getattr(recipe.lr, part) / 3:.2g}" for part in parts)
         ways.append(f"lower rates ({' '.join(rates)})")
@@ -97,11 +98,17 @@ def _gentler(recipe: StepRecipe, trained: Collection[str], *, measured: bool, sh
 
 def _longer(result: Mapping[str, Any], recipe: StepRecipe, *, mistaken: bool) -> str:
     """What teaches the new classes better, where the old ones have kept theirs."""
-    enough = -(-recipe.epochs * UPDATES // max(1, result["updates"]))
-    epochs = max(enough, 4 * recipe.epochs if mistaken else recipe.epochs + 1)
-    return f"try more images of the new {'class' if len(result['learned']) == 1 else 'classes'}, or more epochs: " + (
-        f"--set increment.epochs={epochs}"
+    kind, length = _length(recipe)
+    enough = -(-length * UPDATES // max(1, result["updates"]))
+    longer = max(enough, 4 * length if mistaken else length + 1)
+    return f"try more images of the new {'class' if len(result['learned']) == 1 else 'classes'}, or more {kind}: " + (
+        f"--set increment.{kind}={longer}"
     )
+
+
+def _length(recipe: StepRecipe) -> tuple[str, int]:
+    """The key that says how long a step is, and its value."""
+    return ("epochs", recipe.epochs) if recipe.epochs is not None else ("updates", recipe.length(1))
 
 
 def _claimed(result: Mapping[str, Any]) -> Iterator[str]:

@@ -148,7 +148,7 @@ def _updates(plan: Plan, rt: Runtime, images: int) -> int:
     """Number of updates of the step on so many images; 0 for a method that trains nothing there."""
     recipe = plan.config.increment
     trains = plan.config.method.build(plan.data.plan[plan.step], plan.config.model).trains
-    return recipe.epochs * iterations_per_epoch(images, recipe.batch_size, rt.world) if trains else 0
+    return recipe.length(iterations_per_epoch(images, recipe.batch_size, rt.world)) if trains else 0
 
 
 def _result(plan: Plan, rt: Runtime, directory: RunDirectory, monitor: Monitor, images: int) -> dict[str, Any]:
