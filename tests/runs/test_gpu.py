@@ -131,13 +131,13 @@ def test_low_precision(name, precision, tiny, tmp_path):
 def test_graphs(name, tiny, tmp_path):
     """`runtime.cuda_graphs` changes no bit: dropout, running statistics and drawn branches are the same.
 
-    Gradients of PLOP's features, which have three sources, are added up in another order.
+    Gradients of PLOP's features then have another memory layout, for which other algorithms are chosen.
     """
     words = ("runtime.log_every=1", "runtime.device=cuda", "runtime.deterministic=true", "runtime.precision=bf16-mixed")
     for graphs in ("true", "false"):
         fit(tiny(name, "2-1", f"runtime.cuda_graphs={graphs}", *words), out=tmp_path / graphs, quiet=True)
     first, second = (rows(tmp_path / graphs, "loss") for graphs in ("true", "false"))
-    assert first == (pytest.approx(second, rel=1e-2) if name.startswith("plop") else second)
+    assert first == (pytest.approx(second, rel=5e-2) if name.startswith("plop") else second)
 
 
 def test_graphs_are_used(monkeypatch):

@@ -250,15 +250,19 @@ def evaluation_work(setting: Setting) -> tuple[dict[str, Work], Callable[[], dic
     def agreement() -> dict[str, str]:
         out, exact = outputs(), Runtime(RuntimeConfig(device=setting.device, precision="32-true")).constant(model)
         theirs = plain.predict(out, batch.size)
-        mine = confusion_counts(method.predict(out, batch.size), batch.label, step.num_seen).cpu()
+        labels = method.predict(out, batch.size)
+        mine = confusion_counts(labels, batch.label, step.num_seen).cpu()
         same = mine.tolist() == plain.counts(theirs, batch.label, step.num_seen).tolist()
+        other = (
+            f"NOT the same: {100 * float((labels != theirs).double().mean()):.4f} % of the pixels have another label"
+        )
         shares = {
             name: float((method.predict(network(batch.image), batch.size) != theirs).double().mean())
             for name, network in (("fp32", exact), (str(fast.precision), constant))
         }
         others = ", ".join(f"{name} {100 * share:.4f} %" for name, share in shares.items())
         return {
-            "counts of the same outputs, ours and plain": "the same" if same else "NOT the same",
+            "counts of the same outputs, ours and plain": "the same" if same else other,
             "pixels labelled otherwise by the folded network": f"{others} (random weights, of which many are ties)",
         }
 

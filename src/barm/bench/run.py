@@ -104,7 +104,10 @@ def run_bench(
                 f"{growth['steps'][BRANCHES[-1]].median / growth['steps'][BRANCHES[0]].median:.2f} x one with 1"
             )
         elif part == "profile":
-            works = {"an update": our_update(setting), "an evaluation": evaluation_work(setting)[0][OURS]}
+            works = {
+                "an update": our_update(setting, cuda_graphs=False),
+                "an evaluation": evaluation_work(setting)[0][OURS],
+            }
             facts |= profiled(works, rt.device)
         else:
             costs, found = _part(part, setting, rounds, Path(data), rt.device, say)
@@ -150,7 +153,7 @@ def _part(
         ceiling = costs[PLAIN].median / costs[BARE].median
         facts = {
             "plain / bare network": f"{ceiling:.2f} x: an update without any overhead would be so much faster",
-            **_rates(work[OURS], costs[OURS], device),
+            **_rates(our_update(setting, cuda_graphs=False), costs[OURS], device),
             **product_rates(setting),
         }
     return costs, facts
