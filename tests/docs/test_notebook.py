@@ -65,8 +65,8 @@ def test_it_draws_images(executed):
 @pytest.mark.graph
 def test_the_library_and_onnxruntime_give_the_same_labels(executed):
     assert "Unet with 4 outputs" in printed(executed)
-    assert "segmentation_models_pytorch: at least 100.00% of an image's pixels" in printed(executed)
-    assert re.search(r"onnxruntime: at least (100\.00|99\.9\d)% of an image's pixels", printed(executed))
+    for library in ("segmentation_models_pytorch", "onnxruntime"):  # barm itself may compute in bf16
+        assert re.search(rf"{library}: at least (100\.00|99\.9\d)% of an image's pixels", printed(executed))
     assert executed.cells[-2].execution_count == sum(cell.cell_type == "code" for cell in executed.cells)
 
 

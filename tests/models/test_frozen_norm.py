@@ -58,8 +58,10 @@ def test_values_and_gradients(name, backbone):
         assert float((a - b).abs().max()) <= 1e-5 * float(a.abs().max())
     expected, found = gradients(model, image), gradients(merged, image)
     assert expected.keys() == found.keys()
-    for key, gradient in expected.items():
-        assert float((gradient - found[key]).abs().max()) <= 1e-4 * float(gradient.abs().max()), key
+    largest = max(float(gradient.abs().max()) for gradient in expected.values())
+    for key, gradient in expected.items():  # where one nearly vanishes, rounding is that of the sums which made it
+        bound = 1e-4 * max(float(gradient.abs().max()), 1e-4 * largest)
+        assert float((gradient - found[key]).abs().max()) <= bound, key
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
