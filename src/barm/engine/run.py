@@ -16,7 +16,7 @@ from barm.data.exemplars import Exemplar, MemoryDataset, from_json, to_json
 from barm.data.sampler import iterations_per_epoch
 from barm.engine.adoption import adopt
 from barm.engine.checkpoint.differences import AGREEING
-from barm.engine.checkpoint.directory import MEMORY, METHOD, METRICS, RunDirectory
+from barm.engine.checkpoint.directory import CONFIG, MEMORY, METHOD, METRICS, RunDirectory
 from barm.engine.checkpoint.images import images_of
 from barm.engine.checkpoint.network import describe_classes, load_step, same_colours
 from barm.engine.checkpoint.provenance import provenance
@@ -25,6 +25,7 @@ from barm.engine.completion import completed
 from barm.engine.config import RunConfig
 from barm.engine.crops import chosen_lines
 from barm.engine.datasets import Data, train_dataset, training_images
+from barm.engine.distributed.launcher import restarted
 from barm.engine.evaluate import evaluate_step
 from barm.engine.loaders import Batches, train_batches
 from barm.engine.memory_use import forget_peak, peak_memory
@@ -73,7 +74,7 @@ def run(
         rt: the runtime.
         path: the run's folder.
         monitor: shows and logs.
-        resume: go on in an existing folder.
+        resume: go on in an existing folder, as processes do that torchrun starts again.
         only: indices of the steps to do, in any order; all by default. Finished steps are skipped.
         start_from: another run whose step 0, trained with the same settings, is taken over instead of trained.
         same: tables of the configuration in which a resumed run must agree with what it was started with.
@@ -94,7 +95,8 @@ def run(
     _check_order(directory, [s.index for s in steps], placed)
     datasets = {s.index: train_dataset(config, data, s) for s in steps if not directory.is_complete(s.index)}
     try:
-        rt.on_main(lambda: directory.open(config, record, resume=resume, same=same, images=images_of(data)))
+        going_on = resume or (restarted() and (path / CONFIG).is_file())
+        rt.on_main(lambda: directory.open(config, record, resume=going_on, same=same, images=images_of(data)))
         monitor.open(path, lambda: peak_memory(rt.device))
         for line in chosen_lines(chosen, datasets):
             monitor.say(markup(line))

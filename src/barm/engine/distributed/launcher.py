@@ -28,5 +28,10 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK") or (_by_slurm() and os.environ.get("SLURM_LOCALID")) or 0)
 
 
+def restarted() -> bool:
+    """Whether torchrun has started this process again, after it or another of the same run had failed."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT") or 0) > 0
+
+
 def _by_slurm() -> bool:
     return "SLURM_NTASKS" in os.environ and os.environ.get("SLURM_JOB_NAME") not in NO_JOBS
