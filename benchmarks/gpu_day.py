@@ -84,16 +84,14 @@ def parts(out: Path, small: bool, device: str) -> Iterator[Part]:
     marked = sorted(str(f) for f in (ROOT / "tests").rglob("test_*.py") if "mark.gpu" in f.read_text("utf-8"))
     pytest = ["-m", "pytest", *marked, "-m", "gpu and not long", "-v", "-rs", "--tb=short", "-p", "no:warnings", "-n"]
     yield Part("tests", (sys.executable, *pytest, workers, "-k", "not test_compiled"), 180)
-    yield bench("voc", 90, "--batch", batch, "--rounds", many, measured=["step", "losses", "profile"])
+    yield bench("voc", 90, "--batch", batch, "--rounds", many, measured=["memory", "step", "losses", "profile"])
     yield bench("launch", 120, "--batch", batch, "--rounds", many, measured=["launch"])
-    yield Part("compiled", (sys.executable, *pytest, workers, "-k", "test_compiled"), 90)
     ade = ["--task", "100-10", "--classes", "150"]
-    yield bench("ade", 60, *ade, "--batch", batch, "--rounds", few, measured=["step", "losses", "evaluation"])
-    memory = ("--measure-memory", "--device", device, *(["--small"] if small else []))
-    yield Part("memory", (sys.executable, __file__, *memory), 60)
-    yield bench("voc-large-batch", 60, "--batch", large, "--rounds", few, measured=["step"])
+    yield bench("ade", 60, *ade, "--batch", batch, "--rounds", few, measured=["memory", "step", "losses", "evaluation"])
+    yield bench("voc-large-batch", 60, "--batch", large, "--rounds", few, measured=["memory", "step"])
     yield from training(out, small, device)
     yield bench("growth", 60, "--batch", batch, "--rounds", few, measured=["growth"])
+    yield Part("compiled", (sys.executable, *pytest, workers, "-k", "test_compiled"), 200)
     yield bench("evaluation", 40, "--batch", batch, "--rounds", few, measured=["evaluation", "constant"])
 
 
@@ -164,35 +162,6 @@ def write(outcomes: Sequence[Outcome], folder: Path) -> None:
     (folder / "gpu-day.md").write_text("\n".join(lines) + "\n", "utf-8")
 
 
-def measure_memory(device: str, small: bool) -> None:
-    """Print the memory of an update at two batches, and the largest batch that usual cards hold by a straight line."""
-    import torch
-
-    from barm.bench.cases import our_update
-    from barm.bench.run import setting_of
-
-    model, crop, batches = ("test_resnet", 65, (2, 3)) if small else ("deeplabv3bga_resnet101", 513, (8, 24))
-    for task, classes in (("15-1", 20), ("100-10", 150)):
-        used: list[float] = []
-        for batch in batches:
-            work = our_update(setting_of(model, task, classes, 1, batch, crop, device, "auto"))
-            for _ in range(3):
-                work()
-            if device == "cpu":
-                continue
-            torch.cuda.synchronize()
-            used.append(torch.cuda.max_memory_allocated() / 2**30)
-            reserved = torch.cuda.max_memory_reserved() / 2**30
-            print(f"{task}, batch {batch}: {used[-1]:.2f} GiB at the most, {reserved:.2f} reserved")
-            del work
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
-        if used:
-            slope = (used[1] - used[0]) / (batches[1] - batches[0])
-            fits = {card: int((0.9 * card - used[0]) / slope + batches[0]) for card in (24, 40, 80)}
-            print(f"{task}: {slope:.3f} GiB per image; largest batch by a straight line, a tenth left free: {fits}")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/gpu-day"))
@@ -201,13 +170,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=540, help="no part begins after so many")
     parser.add_argument("--only", nargs="*", help="names of parts")
     parser.add_argument("--wheels", action="store_true", help="how to bring what a bare machine lacks")
-    parser.add_argument("--measure-memory", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.wheels:
         print(WHEELS)
-        return
-    if given.measure_memory:
-        measure_memory(given.device, given.small)
         return
     out, began = given.out.resolve(), time.monotonic()
     out.mkdir(parents=True, exist_ok=True)

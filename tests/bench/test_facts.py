@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from barm.bench.facts import MATRIX, product_rates
+from barm.bench.facts import MATRIX, memory_forecast, product_rates
 from barm.bench.run import setting_of
 
 
@@ -24,3 +24,14 @@ def test_product_rates_are_those_of_both_precisions(monkeypatch):
         assert fp32 > 0
         assert ratio == pytest.approx(bf16 / fp32, rel=0.2, abs=0.02)  # as rounded as they are shown
     assert all("x" not in fact for fact in product_rates(tiny()).values())  # one precision, no ratio
+
+
+def test_memory_is_counted_and_turned_into_batches():
+    facts = memory_forecast(setting_of("test_resnet", "15-1", 20, 1, 2, 65, "cpu", "32-true"))
+    assert list(facts) == ["memory of an update, batch 2", "largest batch, predicted"]
+    batches = [int(n) for n in re.findall(r"(\d+) on \d+ GiB", facts["largest batch, predicted"])]
+    assert len(batches) == 3
+    assert batches == sorted(batches)
+    large = memory_forecast(setting_of("test_resnet", "15-1", 20, 1, 2, 5001, "cpu", "32-true"))
+    fewer = [int(n) for n in re.findall(r"(\d+) on \d+ GiB", large["largest batch, predicted"])]
+    assert 0 < max(fewer) < batches[0] / 1000

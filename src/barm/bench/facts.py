@@ -14,12 +14,17 @@ from torch.profiler import ProfilerActivity, profile
 
 from barm.bench.cases import Setting, our_update
 from barm.bench.measure import Work, finish
+from barm.engine.capacity import update_need
 from barm.engine.memory_use import keep_freed_memory
 from barm.engine.runtime import DTYPES
+from barm.methods.barm import BARMConfig
 
 MATRIX = {"cpu": 1024, "cuda": 8192}  # side of the square matrices
 WIDE, NARROW = 1024, 256  # channels of a ResNet's third stage
 CALLS = 9
+GIB = 2**30
+CARDS = (24, 40, 80)  # GiB of usual cards
+PASSING = 1.2  # memory of an update on an H100, of what is counted: 1.11 at batch 8, 1.19 at batch 24 (docs/speed.md)
 TOP = 10
 
 
@@ -70,6 +75,40 @@ def _rate(work: Work, operations: float, device: torch.device) -> float:
         finish(device)
         seconds.append(time.perf_counter() - began)
     return operations / statistics.median(seconds[2:])
+
+
+def memory_forecast(setting: Setting) -> dict[str, str]:
+    """The counted memory of an update, the measured one on a GPU, and the batches that usual cards hold.
+
+    Cards keep a tenth free, and what a backward pass needs in passing is `PASSING` of what is counted.
+    """
+    rt = setting.fast()
+    need = update_need(setting.network, BARMConfig(), rt)
+
+    def bytes_of(batch: int) -> float:
+        return need.once + batch * setting.crop**2 * need.per_pixel
+
+    told = f"{bytes_of(setting.batch) / GIB:.2f} GiB counted"
+    if rt.device.type == "cuda":
+        told += f", {_largest_in_use(setting, rt.device) / GIB:.2f} GiB measured"
+    fits = {card: int((0.9 * card * GIB / PASSING - need.once) // (setting.crop**2 * need.per_pixel)) for card in CARDS}
+    cards = ", ".join(f"{batch} on {card} GiB" for card, batch in fits.items() if batch > 0)
+    return {
+        f"memory of an update, batch {setting.batch}": told,
+        "largest batch, predicted": cards or "none fits",
+    }
+
+
+def _largest_in_use(setting: Setting, device: torch.device) -> int:
+    """The most bytes in use during the first updates, networks included."""
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    work = our_update(setting)
+    for _ in range(3):
+        work()
+    finish(device)
+    return int(torch.cuda.max_memory_allocated(device)) - before
 
 
 def profiled(works: dict[str, Work], device: torch.device) -> dict[str, str]:

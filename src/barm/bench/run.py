@@ -25,7 +25,7 @@ from barm.bench.cases import (
     our_update,
     update_work,
 )
-from barm.bench.facts import kept_memory, product_rates, profiled
+from barm.bench.facts import kept_memory, memory_forecast, product_rates, profiled
 from barm.bench.measure import Cost, side_by_side
 from barm.engine.checkpoint.provenance import provenance
 from barm.engine.config import Precision
@@ -33,7 +33,7 @@ from barm.errors import UserError, nearest
 from barm.labels import Step, TaskPlan
 from barm.models.segmenter import MODELS, NetworkConfig
 
-PARTS = ("step", "losses", "evaluation", "loader", "constant", "launch", "growth", "profile")
+PARTS = ("step", "losses", "evaluation", "loader", "constant", "launch", "memory", "growth", "profile")
 BRANCHES, CLASSES, SIDES = (1, 10, 50), (21, 151, 1001), (0.5, 1.0, 1.5)  # sides as multiples of the crop
 MATRIX_RATE = {"H200": 790e12, "H100": 790e12}  # dense bf16 products per second that such a GPU was seen to reach
 Say = Callable[[str], None]
@@ -103,6 +103,8 @@ def run_bench(
                 f"an update with {BRANCHES[-1]} later steps costs "
                 f"{growth['steps'][BRANCHES[-1]].median / growth['steps'][BRANCHES[0]].median:.2f} x one with 1"
             )
+        elif part == "memory":
+            facts |= memory_forecast(setting)
         elif part == "profile":
             works = {
                 "an update": our_update(setting, cuda_graphs=False),

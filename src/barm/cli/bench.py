@@ -22,7 +22,7 @@ def bench(
     part: Annotated[
         list[str] | None,
         typer.Option(
-            help="step, losses, evaluation, loader (by default), constant, launch, growth, profile; may be repeated.",
+            help="step, losses, evaluation, loader (by default), constant, launch, memory, growth, profile; repeat it.",
             autocompletion=completion.parts,
         ),
     ] = None,

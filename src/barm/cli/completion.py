@@ -13,7 +13,7 @@ import typer
 DEPTH, MOST = 3, 4000  # levels, and folders, that are searched for runs
 STATIC: dict[str, tuple[str, ...]] = {
     "write": ("mask", "colour", "overlay"),
-    "part": ("step", "losses", "evaluation", "loader", "constant", "launch", "growth", "profile"),
+    "part": ("step", "losses", "evaluation", "loader", "constant", "launch", "memory", "growth", "profile"),
 }
 
 

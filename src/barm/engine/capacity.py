@@ -24,7 +24,9 @@ from barm.engine.runtime import Runtime
 from barm.errors import UserError
 from barm.labels import Step
 from barm.methods import METHODS
-from barm.methods.base import Method, Rates
+from barm.methods.base import Method, MethodConfig, Rates
+from barm.models.batch_norm import take_in
+from barm.models.frozen_norm import followers
 from barm.models.segmenter import NetworkConfig
 from barm.words import count
 
@@ -68,6 +70,15 @@ def check_training(config: RunConfig, rt: Runtime, index: int) -> None:
         f"{table}.crop={recipe.crop} and model.channels={config.model.channels}",
         f"a smaller {table}.batch_size, {table}.crop or model.channels",
     )
+
+
+def update_need(network: NetworkConfig, method: MethodConfig, rt: Runtime) -> Need:
+    """Bytes that the updates of a later step need: weights, optimiser, images, and what is kept for the gradient.
+
+    What a backward pass needs in passing is not counted.
+    """
+    need = _training_need(network.model_dump_json(), method.model_dump_json(), True)
+    return Need(need.once, LOADED + need.per_pixel * _share(rt))
 
 
 def _and_unlabelled(beside: int) -> str:
@@ -181,8 +192,13 @@ def _training_need(network: str, config: str, increment: bool, trains: str = "{}
         parameter.requires_grad_(id(parameter) in trained)
     train_mode(method, model, recipe)
     weights = sum(_size(p) for p in model.parameters()) + 2 * sum(map(_size, trained.values()))
+    if method.bn_frozen:  # as the engine trains it
+        for conv, norm in followers(model, torch.empty(IMAGES, 3, SIDE, SIDE, device="meta")):
+            take_in(conv, norm)
     sums = method.start_sums(torch.device("meta")).values() if method.gathers else ()
-    return Need(max(weights, sum(map(_size, sums))), _kept(model) / (IMAGES * SIDE**2))
+    few, many = (_kept(model, images) for images in (IMAGES, 2 * IMAGES))
+    scaled = 2 * few - many  # weights multiplied by the scales of batch norm
+    return Need(max(weights + scaled, sum(map(_size, sums))), (many - few) / (IMAGES * SIDE**2))
 
 
 @lru_cache(maxsize=32)
@@ -202,7 +218,7 @@ def _evaluation_need(network: str, config: str) -> Need:
     return Need(sum(_size(p) for p in model.parameters()), largest / (IMAGES * SIDE**2))
 
 
-def _kept(model: nn.Module) -> int:
+def _kept(model: nn.Module, images: int) -> int:
     """Bytes that a forward pass keeps for the gradient, without weights; each storage counts once."""
     own = {p.untyped_storage()._cdata for p in (*model.parameters(), *model.buffers())}
     kept: dict[int, Tensor] = {}  # holds them, so that no number comes twice
@@ -214,7 +230,7 @@ def _kept(model: nn.Module) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        model(torch.empty(IMAGES, 3, SIDE, SIDE, device="meta"))
+        model(torch.empty(images, 3, SIDE, SIDE, device="meta"))
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 

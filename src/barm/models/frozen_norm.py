@@ -6,7 +6,7 @@ import copy
 from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from barm.models.batch_norm import PASSED, take_in
@@ -32,12 +32,7 @@ def _pairs(network: nn.Module) -> list[tuple[str, str]]:
     seen = copy.deepcopy(network).cpu().float().eval()
     example = torch.randn(EXAMPLE, generator=torch.Generator().manual_seed(0))
     names = {module: name for name, module in seen.named_modules()}
-    found = [
-        (conv, cast(nn.BatchNorm2d, takers[0]))
-        for conv, takers in watched(seen, example).items()
-        if type(conv) is nn.Conv2d and conv.bias is None and len(takers) == 1 and type(takers[0]) in PASSED
-    ]
-    found = [(conv, norm) for conv, norm in found if norm.running_var is not None]
+    found = followers(seen, example)
     before = tree_leaves(seen(example))
     for conv, norm in found:
         take_in(conv, norm)
@@ -46,3 +41,13 @@ def _pairs(network: nn.Module) -> list[tuple[str, str]]:
         for a, b in zip(tree_leaves(seen(example)), before, strict=True)
     )
     return [(names[conv], names[norm]) for conv, norm in found] if same else []
+
+
+def followers(network: nn.Module, example: Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
+    """Convolutions without bias, each with the one batch norm that alone uses its result, as a forward pass shows."""
+    pairs = [
+        (conv, cast(nn.BatchNorm2d, takers[0]))
+        for conv, takers in watched(network, example).items()
+        if type(conv) is nn.Conv2d and conv.bias is None and len(takers) == 1 and type(takers[0]) in PASSED
+    ]
+    return [(conv, norm) for conv, norm in pairs if norm.running_var is not None]

@@ -1,0 +1,43 @@
+"""Every part of the day on a GPU runs on a processor, with small sizes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks/gpu_day.py"
+
+
+def day(out: Path, *words: str) -> list[dict[str, object]]:
+    command = [sys.executable, str(SCRIPT), "--small", "--device", "cpu", "--out", str(out), *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    outcomes = json.loads((out / "gpu-day.json").read_text("utf-8"))
+    page = (out / "gpu-day.md").read_text("utf-8")
+    assert all(f"## {outcome['name']}" in page for outcome in outcomes)
+    return outcomes
+
+
+@pytest.mark.slow
+def test_a_part(tmp_path):
+    (outcome,) = day(tmp_path, "--only", "voc-large-batch")
+    assert outcome["statuses"] == [0]
+    assert {row["name"] for row in outcome["numbers"]["rows"]} == {"ours", "plain", "bare network"}
+    assert "largest batch, predicted" in outcome["numbers"]["facts"]
+
+
+@pytest.mark.long
+def test_the_whole_day(tmp_path):
+    names = ["machine", "tests", "voc", "launch", "ade", "voc-large-batch", "images", "training", "table", "growth"]
+    outcomes = day(tmp_path, "--seconds", "3000")
+    assert [outcome["name"] for outcome in outcomes] == [*names, "compiled", "evaluation"]
+    assert all(status == 0 for outcome in outcomes for status in outcome["statuses"])
+
+
+def test_what_a_bare_machine_lacks():
+    printed = subprocess.run([sys.executable, str(SCRIPT), "--wheels"], capture_output=True, text=True, check=True)
+    assert "pydantic" in printed.stdout
