@@ -11,7 +11,7 @@ from barm.config import load_config
 from barm.engine.config import StepRecipe
 from barm.extension.advice import OLD_PARTS, advice
 
-RECIPE = load_config("folder/barm", ['task.groups=[["a"],["b"]]']).increment
+RECIPE = load_config("folder/barm", ['task.groups=[["a"],["b"]]', "increment.epochs=10"]).increment
 SETTING = re.compile(r"--set increment\.(\S+?)=([0-9.e+-]+[0-9])")
 
 
@@ -45,6 +45,8 @@ PRESENT = (
     {"epochs": 2},
     {"epochs": 40},
     {"epochs": 3, "backbone": "frozen"},
+    {"epochs": None, "updates": 1},
+    {"epochs": None, "updates": 500},
 )
 
 
@@ -56,14 +58,15 @@ def test_no_two_lines_contradict_and_none_says_what_is_set(trained):
         text = " ".join(lines)
         settings = SETTING.findall(text)
         assert len({key for key, _ in settings}) == len(settings), text
-        assert not ("fewer epochs" in text and "more epochs" in text), text
+        length = "updates" if recipe.epochs is None else "epochs"
+        assert not (f"fewer {length}" in text and f"more {length}" in text), text
         forgot = "lost" in text or "forgotten" in text
         for key, value in settings:
             part = key.removeprefix("lr.")
-            now = recipe.epochs if key == "epochs" else getattr(recipe.lr, part)
+            now = getattr(recipe, length) if key == length else getattr(recipe.lr, part)
             assert float(value) != now, text
             assert (float(value) < now) == forgot, text
-            assert key == "epochs" or part in trained, text
+            assert key == length or part in trained, text
             assert not (part == "backbone" and recipe.backbone == "frozen"), text
         assert bool(lines) == (forgot or len(new["lamp"]) > 1 or updates < 60), text
 

@@ -165,7 +165,7 @@ class StepRecipe(_Config):
     """
 
     epochs: int | None = Field(None, ge=1, strict=True, examples=[30])
-    updates: Annotated[int, Field(ge=1, strict=True)] | Literal["auto"] | None = Field(None, examples=[2000])
+    updates: int | Literal["auto"] | None = Field(None, examples=[2000])
     batch_size: int = Field(ge=1, strict=True)
     unlabelled: int | None = Field(None, ge=1, strict=True, examples=[8])
     lr: Rates
@@ -193,6 +193,13 @@ class StepRecipe(_Config):
         if isinstance(table, dict) and table.get("backbone") == "lora" and table.get("lora") is None:
             return {**table, "lora": {}}
         return table
+
+    @field_validator("updates", mode="before")
+    @classmethod
+    def _number_or_auto(cls, updates: Any) -> Any:
+        if not (updates in (None, "auto") or (type(updates) is int and updates >= 1)):
+            raise ValueError(f"expected 'auto' or a whole number of updates, at least 1, got {updates!r:.40}")
+        return updates
 
     @field_validator("crop", mode="before")
     @classmethod

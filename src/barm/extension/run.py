@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -114,12 +115,13 @@ def extend(
 def _extend(plan: Plan, rt: Runtime, target: Path, monitor: Monitor, resume: bool) -> dict[str, Any]:
     """Train the step between the two measurements."""
     directory = SharedDirectory(target, rt)
-    images = len(train_dataset(sized(plan.config, plan.data).config, plan.data, plan.data.plan[plan.step]))
+    settled = replace(plan, config=sized(plan.config, plan.data, [plan.step]).config)
+    images = len(train_dataset(settled.config, plan.data, plan.data.plan[plan.step]))
     told = f"{plan.known.directory.path} learns {listed(plan.new)} from {count(images, 'images')} of "
     monitor.say(markup(f"{told}{place(str(plan.config.data.root))}"))
     for note in plan.notes:
         monitor.say(f"[yellow]{markup(note)}[/yellow]")
-    quicker = offer(plan, rt, _updates(plan, rt, images))
+    quicker = offer(plan, rt, _updates(settled, rt, images))
     if quicker is not None:
         monitor.say(markup(quicker))
 
@@ -129,7 +131,7 @@ def _extend(plan: Plan, rt: Runtime, target: Path, monitor: Monitor, resume: boo
 
     adopted = Adopted(tuple(range(plan.step)), take)
     run(plan.config, rt, target, monitor, resume=resume, only=[plan.step], data=plan.data, adopted=adopted)
-    result = _result(plan, rt, directory, monitor, images)
+    result = _result(settled, rt, directory, monitor, images)
     rt.on_main(lambda: write_atomically(target / EXTENSION, (json.dumps(result, indent=1) + "\n").encode()))
     rt.on_main(lambda: draw(plan, rt, directory, target / IMAGE))
     return result
