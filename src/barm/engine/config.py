@@ -137,7 +137,8 @@ class StepRecipe(_Config):
 
     Attributes:
         epochs: passes over the step's images, or else
-        updates: of the optimiser; `auto` chooses them by the number of training images (`barm.engine.crops.sized`).
+        updates: of the optimiser; `auto` takes 25 passes over the images in step 0, 10 in a later one, and at least 2000
+            and 500 updates, so that a small data set is learned too.
         batch_size: images per update and process.
         unlabelled: images of `data.unlabelled` beside them, per update and process; by default as many. Step 0, which
             has no previous network, sees none.
