@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/scaling.png"))
     given = parser.parse_args()
     size = gradient_bytes(given.model, given.task, given.classes)
-    measured = next(r["median"] for r in json.loads(LAUNCH.read_text())["rows"] if r["name"] == "ours")
+    measured = next(r["median"] for r in json.loads(LAUNCH.read_text())["rows"] if r["name"] == "kernel by kernel")
     update = given.seconds or measured
     print(f"{given.model}, {given.task}: {size / 1e6:.0f} MB of gradients, {update:.4f} s per update on one GPU")
     print(f"assumed: {WITHIN / 1e9:.0f} GB/s per GPU within a machine of {PER_MACHINE}")

@@ -88,7 +88,7 @@ def test_copies_of_a_kept_image_differ(images):
 def test_a_restart_changes_nothing(images):
     def batches(start):
         return list(
-            ReplacingSampler(EpochSampler(len(images), 2, 4 * len(images) // 2, start, 0, 1, seed=1, step=1), 99, 5)
+            ReplacingSampler(EpochSampler(len(images), 2, 4 * len(images) // 2 - 1, start, 0, 1, seed=1, step=1), 99, 5)
         )
 
     assert batches(0)[3:] == batches(3)

@@ -30,6 +30,7 @@ def recorder(monkeypatch):
 
     def record(network: nn.Module, sample: tuple[Tensor], **options: object) -> nn.Module:
         assert not torch.is_autocast_enabled("cuda")
+        assert torch.cuda.graph.keywords == {"capture_error_mode": "thread_local"}
         assert options == {"allow_unused_input": True, "pool": "pool"}
         calls.append(tuple(sample[0].shape))
         for _ in range(3):
@@ -89,7 +90,27 @@ def test_a_network_that_cannot_be_recorded_runs_as_it_is(recorder, monkeypatch):
     torch.manual_seed(1)
     expected = network(image)
     torch.manual_seed(1)
-    assert torch.equal(graphed(image), expected)
+    with pytest.warns(UserWarning, match=r"cannot be recorded \(operation not permitted .*\), it runs as it is"):
+        assert torch.equal(graphed(image), expected)
+
+
+def test_want_of_memory_is_no_reason_to_go_on(recorder, monkeypatch):
+    def fill(*_args: object, **_options: object) -> None:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", fill)
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        GraphedNetwork(Network(), None, "pool")(torch.randn(2, 3, 8, 8))
+
+
+def test_what_was_recorded_is_let_go(recorder):
+    network, image = Network(), torch.randn(2, 3, 8, 8)
+    graphed = GraphedNetwork(network, None, "pool")
+    graphed(image)
+    graphed.forget()
+    assert graphed._run is network
+    graphed(image)
+    assert recorder == [(2, 3, 8, 8)] * 2
 
 
 def test_unwrapping():

@@ -5,14 +5,19 @@ from __future__ import annotations
 import csv
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from barm.api import fit, read_config
 from barm.config import load_config
 from barm.data.sources.shapes_disk import make_shapes
+from barm.engine.checkpoint.directory import RunDirectory
 from barm.engine.crops import _lengthened, chosen_lines, sized
-from barm.engine.datasets import open_data
+from barm.engine.datasets import open_data, train_dataset
 from barm.engine.runtime import Runtime
+from barm.engine.train import StepTrainer
 from barm.errors import UserError
+from barm.settings import recipe_text
 
 
 def iterations(run) -> list[tuple[int, int]]:
@@ -40,6 +45,11 @@ def test_both_or_none_are_refused(tmp_path):
     both = {"base": {"epochs": 3, "updates": 4}}
     with pytest.raises(UserError, match=r"base: give the length of a step either in epochs .* or in updates"):
         load_config("folder/barm", ["task.name=2-1"], both)
+    recipe = tmp_path / "none.toml"
+    text = recipe_text("folder/barm").replace('updates = "auto"', "")
+    recipe.write_text(text, "utf-8")
+    with pytest.raises(UserError, match=r"base: give the length of a step either in epochs .* or in updates"):
+        load_config(recipe, ["task.name=2-1"])
     with pytest.raises(UserError, match=r"base\.updates: expected 'auto' or a whole number of updates"):
         load_config("folder/barm", ["task.name=2-1", "base.updates=0"])
     with pytest.raises(ValueError, match="no number before the data are open"):
@@ -53,8 +63,24 @@ def test_the_number_of_images_decides(tmp_path):
     assert (settled.config.base.updates, settled.config.increment.updates) == (2000, 500)
     (line,) = (line for line in chosen_lines(settled.chosen) if "base.updates" in line)
     assert line == "base.updates is 2000: the least that is chosen; there are 12 training images"
-    recipe, reason = _lengthened("base", config.base, 10_000)
+    recipe, reason = _lengthened("base", config.base, [10_000], world=1)
     assert (recipe.updates, reason) == (31250, "31250: 25 passes over 10000 training images")
+    recipe, reason = _lengthened("increment", config.base, [10, 8000, 7], world=4)
+    assert (recipe.updates, reason) == (2500, "2500: 10 passes over 8000 training images of the largest step")
+
+
+def test_steps_of_another_run_do_not_count(tmp_path):
+    make_shapes(tmp_path / "own", num_classes=3, num_train=40, num_val=4, size=(48, 48), seed=2)
+    words = ["task.name=1-1", "runtime.device=cpu", "increment.batch_size=1", "base.batch_size=1"]
+    config = load_config("folder/barm", words, {"data": {"root": tmp_path / "own"}})
+    data = open_data(config, Runtime(config.runtime))
+    fixed = load_config(
+        "folder/barm", [*words, "base.crop=48", "increment.crop=48"], {"data": {"root": tmp_path / "own"}}
+    )
+    sizes = [len(train_dataset(fixed, data, step)) for step in data.plan.steps()]
+    all_, last = (sized(config, data, [2], known=known).chosen["increment.updates"] for known in ((), (0, 1)))
+    assert f"{max(sizes[1:])} training images of the largest step" in all_
+    assert last.endswith(f"{sizes[2]} training images")
 
 
 def test_a_later_step_counts_its_own_images(tmp_path):
@@ -64,3 +90,27 @@ def test_a_later_step_counts_its_own_images(tmp_path):
     settled = sized(config, open_data(config, Runtime(config.runtime)))
     assert settled.config.increment.updates == "auto"
     assert "increment.updates" not in settled.chosen
+
+
+def test_a_stopped_step_of_updates_goes_on_within_its_pass(tiny, tmp_path, monkeypatch):
+    """The last pass has two of six updates; stopped in it, the run ends in the same weights."""
+    words = ("base.updates=8", "increment.updates=8", "runtime.save_every=1", "runtime.log_every=1")
+    fit(tiny("barm", "2-1", *words), out=tmp_path / "whole", quiet=True)
+    update, calls = StepTrainer.update, []
+
+    def failing(self, *given, **more):
+        calls.append(self.iteration)
+        if len(calls) == 16:  # the eighth of step 1
+            raise KeyboardInterrupt
+        return update(self, *given, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StepTrainer, "update", failing)
+        with pytest.raises(KeyboardInterrupt):
+            fit(tiny("barm", "2-1", *words), out=tmp_path / "broken", quiet=True)
+    assert RunDirectory(tmp_path / "broken").load_partial(1)["iteration"] == 7
+    fit(tiny("barm", "2-1", *words), out=tmp_path / "broken", resume=True, quiet=True)
+    first, second = (
+        load_file(RunDirectory(tmp_path / n).step_path(2) / "model.safetensors") for n in ("whole", "broken")
+    )
+    assert all(torch.equal(value, second[name]) for name, value in first.items())

@@ -24,7 +24,7 @@ WIDE, NARROW = 1024, 256  # channels of a ResNet's third stage
 CALLS = 9
 GIB = 2**30
 CARDS = (24, 40, 80)  # GiB of usual cards
-PASSING = 1.2  # memory of an update on an H100, of what is counted: 1.11 at batch 8, 1.19 at batch 24 (docs/speed.md)
+PASSING = 1.26  # what an image needs on an H100 at the most, of what is counted to be kept of it (docs/speed.md)
 TOP = 10
 
 
@@ -80,18 +80,16 @@ def _rate(work: Work, operations: float, device: torch.device) -> float:
 def memory_forecast(setting: Setting) -> dict[str, str]:
     """The counted memory of an update, the measured one on a GPU, and the batches that usual cards hold.
 
-    Cards keep a tenth free, and what a backward pass needs in passing is `PASSING` of what is counted.
+    A tenth of a card stays free.
     """
     rt = setting.fast()
     need = update_need(setting.network, BARMConfig(), rt)
 
-    def bytes_of(batch: int) -> float:
-        return need.once + batch * setting.crop**2 * need.per_pixel
-
-    told = f"{bytes_of(setting.batch) / GIB:.2f} GiB counted"
+    image = PASSING * setting.crop**2 * need.per_pixel
+    told = f"{(need.once + setting.batch * image) / GIB:.2f} GiB predicted"
     if rt.device.type == "cuda":
         told += f", {_largest_in_use(setting, rt.device) / GIB:.2f} GiB measured"
-    fits = {card: int((0.9 * card * GIB / PASSING - need.once) // (setting.crop**2 * need.per_pixel)) for card in CARDS}
+    fits = {card: int((0.9 * card * GIB - need.once) // image) for card in CARDS}
     cards = ", ".join(f"{batch} on {card} GiB" for card, batch in fits.items() if batch > 0)
     return {
         f"memory of an update, batch {setting.batch}": told,

@@ -136,9 +136,9 @@ class StepRecipe(_Config):
     """Optimisation of a step: SGD with a schedule per iteration. Source: spec/barm.md section 4.
 
     Attributes:
-        epochs: passes over the step's images, or else
-        updates: of the optimiser; `auto` takes 25 passes over the images in step 0, 10 in a later one, and at least 2000
-            and 500 updates, so that a small data set is learned too.
+        epochs: passes over the step's images; the length of a step, if `updates` does not say it.
+        updates: number of updates, in place of `epochs`; `auto` takes 25 passes over the images in step 0, 10 over
+            those of the largest later step, and at least 2000 and 500 updates, so that few images are learned too.
         batch_size: images per update and process.
         unlabelled: images of `data.unlabelled` beside them, per update and process; by default as many. Step 0, which
             has no previous network, sees none.

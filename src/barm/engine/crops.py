@@ -5,7 +5,7 @@ A given crop is compared with the sizes of the images.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from barm.data.image_sizes import Size, image_sizes, middle
@@ -36,13 +36,17 @@ class Sized(NamedTuple):
     warnings: tuple[str, ...]
 
 
-def sized(config: RunConfig, data: Data, steps: Sequence[int] = (0, 1)) -> Sized:
-    """Settle the crops by the sizes of the training images, and the method's settings by their number.
+def sized(
+    config: RunConfig, data: Data, steps: Sequence[int] = (0, 1), world: int = 1, known: Collection[int] = ()
+) -> Sized:
+    """Settle crops by the sizes of the training images, lengths and the method's settings by their number.
 
     Args:
         config: of a run.
         data: its images.
         steps: indices of the steps that will be trained; the crops of others are settled without a warning.
+        world: number of processes, each of which has a batch of its own.
+        known: indices of steps that are taken from another run.
     """
     train, measured = middle(image_sizes(data.train)), middle(image_sizes(data.val))
     best = fitting(train, config.model.output_stride)
@@ -54,8 +58,8 @@ def sized(config: RunConfig, data: Data, steps: Sequence[int] = (0, 1)) -> Sized
             recipe = recipe.model_copy(update={"crop": best})
             chosen[f"{table}.crop"] = _reason(best, train, config.model.output_stride)
         if recipe.updates == "auto" and number < len(data.plan):
-            images = _largest_step(config, data, number)
-            recipe, chosen[f"{table}.updates"] = _lengthened(table, recipe, images)
+            images = _images(config, data, [i for i in range(len(data.plan)) if min(i, 1) == number and i not in known])
+            recipe, chosen[f"{table}.updates"] = _lengthened(table, recipe, images, world)
         settled[table] = recipe
         if number in trained and number < len(data.plan):
             warnings += _far(table, recipe.side, recipe.geometry, train, best)
@@ -64,22 +68,23 @@ def sized(config: RunConfig, data: Data, steps: Sequence[int] = (0, 1)) -> Sized
     return Sized(config.model_copy(update={**settled, "method": method}), chosen | reasons, tuple(warnings))
 
 
-def _largest_step(config: RunConfig, data: Data, first: int) -> int:
-    """Number of training images of step 0, or of the later step that has most of them."""
+def _images(config: RunConfig, data: Data, steps: Sequence[int]) -> list[int]:
+    """Numbers of training images of the steps."""
     plan, train, sizes = data.plan, data.train, list[int]()
-    for step in plan.steps()[first : None if first else 1]:
+    for step in (plan[i] for i in steps):
         policy = config.method.build(step, config.model).policy
         selects = plan.selects_seen if policy.supervision == "seen" else plan.selects
         sizes.append(sum(selects(step, train.classes_in(i), train.name(i)) for i in range(len(train))))
-    return max(sizes)
+    return sizes
 
 
-def _lengthened(table: str, recipe: StepRecipe, images: int) -> tuple[StepRecipe, str]:
-    """A recipe whose updates are chosen for so many images, and the reason."""
-    passes, least = PASSES[table], UPDATES[table]
-    updates = max(least, passes * images // recipe.batch_size)
+def _lengthened(table: str, recipe: StepRecipe, sizes: Sequence[int], world: int) -> tuple[StepRecipe, str]:
+    """A recipe whose updates are chosen for steps with so many images, and the reason."""
+    passes, least, images = PASSES[table], UPDATES[table], max(sizes, default=0)
+    updates = max(least, passes * images // (recipe.batch_size * world))
     why = f"{passes} passes over" if updates > least else "the least that is chosen; there are"
-    told = f"{updates}: {why} {count(images, 'training images')}"
+    largest = " of the largest step" if len(sizes) > 1 else ""
+    told = f"{updates}: {why} {count(images, 'training images')}{largest}"
     return recipe.model_copy(update={"updates": updates}), told
 
 

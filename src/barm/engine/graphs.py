@@ -7,7 +7,11 @@ recorded, because it reads values back from the GPU, is run as it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -39,9 +43,15 @@ class GraphedNetwork(nn.Module):
             return self.network(image)
         key = image.shape, image.dtype, tuple(module.training for module in self.network.modules())
         if key != self._key:
-            self._key, self._run = key, self.network  # which frees the former graphs
+            self.forget()
+            self._key = key
             self._run = self._recorded(image)
         return self._run(image)
+
+    def forget(self) -> None:
+        """Free the memory of the graphs; the next call records them anew."""
+        self._key, self._run = None, self.network
+        gc.collect()  # torch's callables refer to themselves
 
     def _recorded(self, image: Tensor) -> Callable[[Tensor], Any]:
         buffers = [(buffer, buffer.clone()) for buffer in self.network.buffers()]
@@ -49,17 +59,40 @@ class GraphedNetwork(nn.Module):
         _expect_two_streams()
         inner = _Autocast(self.network, self.dtype)
         try:
-            with torch.autocast("cuda", enabled=False, cache_enabled=False):
+            with torch.autocast("cuda", enabled=False, cache_enabled=False), _this_thread_alone():
                 run: Callable[[Tensor], Any] = torch.cuda.make_graphed_callables(
                     inner, (image.detach().clone(),), allow_unused_input=True, pool=self.pool
                 )
-        except (RuntimeError, AssertionError):
-            run = self.network
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except (RuntimeError, AssertionError) as error:
+            run = _as_it_is(self.network, error)
         with torch.no_grad():
             for buffer, before in buffers:
                 buffer.copy_(before)
         torch.cuda.set_rng_state(random, image.device)
         return run
+
+
+@contextmanager
+def _this_thread_alone() -> Iterator[None]:
+    """Let recordings forbid nothing to other threads, such as the loader's, which pins memory meanwhile.
+
+    `torch.cuda.make_graphed_callables` takes that as an argument from torch 2.14 on only.
+    """
+    before = torch.cuda.graph
+    torch.cuda.graph = partial(before, capture_error_mode="thread_local")  # type: ignore[misc, assignment]
+    try:
+        yield
+    finally:
+        torch.cuda.graph = before  # type: ignore[misc]
+
+
+def _as_it_is(network: Callable[[Tensor], Any], error: Exception) -> Callable[[Tensor], Any]:
+    """The network without graphs, and a line that says why."""
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    warnings.warn(f"runtime.cuda_graphs: the network cannot be recorded ({reason}), it runs as it is", stacklevel=4)
+    return network
 
 
 def _expect_two_streams() -> None:
@@ -98,9 +131,14 @@ class GraphedTeacher:
         """Apply the network to ``(N, 3, H, W)``; output in fp32, which the next call overwrites."""
         key = image.shape, image.dtype
         if key != self._key:
-            self._key, self._replay = key, self.teacher
+            self.forget()
+            self._key = key
             self._replay = self._recorded(image)
         return self._replay(image)
+
+    def forget(self) -> None:
+        """Free the memory of the graph; the next call records it anew."""
+        self._key, self._replay = None, self.teacher
 
     def _recorded(self, image: Tensor) -> Callable[[Tensor], Any]:
         given, graph, stream = image.detach().clone(), torch.cuda.CUDAGraph(), torch.cuda.Stream(image.device)  # type: ignore[no-untyped-call]
@@ -110,10 +148,12 @@ class GraphedTeacher:
                 for _ in range(3):  # algorithms are chosen and workspaces allocated before the recording
                     self.teacher(given)
             torch.cuda.current_stream(image.device).wait_stream(stream)
-            with torch.cuda.graph(graph, pool=self.pool, stream=stream):
+            with _this_thread_alone(), torch.cuda.graph(graph, pool=self.pool, stream=stream):
                 out = self.teacher(given)
-        except RuntimeError:
-            return self.teacher
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            return _as_it_is(self.teacher, error)
 
         def replay(image: Tensor) -> Any:
             given.copy_(image)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from barm.engine.capacity import check_evaluation, check_training
@@ -31,7 +31,13 @@ class Prepared(NamedTuple):
     warnings: tuple[str, ...]
 
 
-def prepare(config: RunConfig, rt: Runtime, only: Sequence[int] | None = None, data: Data | None = None) -> Prepared:
+def prepare(
+    config: RunConfig,
+    rt: Runtime,
+    only: Sequence[int] | None = None,
+    data: Data | None = None,
+    known: Collection[int] = (),
+) -> Prepared:
     """Open the data and resolve the settings that depend on them.
 
     Args:
@@ -39,6 +45,7 @@ def prepare(config: RunConfig, rt: Runtime, only: Sequence[int] | None = None, d
         rt: the runtime.
         only: indices of the steps to do; all by default.
         data: as `open_data` returned it; opened here by default.
+        known: indices of steps that are taken from another run.
 
     Raises:
         UserError: for data that cannot be used, or too little memory.
@@ -47,7 +54,7 @@ def prepare(config: RunConfig, rt: Runtime, only: Sequence[int] | None = None, d
         check_training(config, rt, 0)  # as far as it can be told before the data are open
     data = data or open_data(config, rt)
     steps = data.plan.steps() if only is None else tuple(data.plan[i] for i in sorted(set(only)))
-    config, chosen, warnings = sized(config, data, [s.index for s in steps])
+    config, chosen, warnings = sized(config, data, [s.index for s in steps], rt.world, known)
     for index in sorted({min(s.index, 1) for s in steps}):
         check_training(config, rt, index)
     check_evaluation(config, rt, data.measured)

@@ -16,7 +16,7 @@ from barm.data.exemplars import Exemplar, MemoryDataset, from_json, to_json
 from barm.data.sampler import iterations_per_epoch
 from barm.engine.adoption import adopt
 from barm.engine.checkpoint.differences import AGREEING
-from barm.engine.checkpoint.directory import CONFIG, MEMORY, METHOD, METRICS, RunDirectory
+from barm.engine.checkpoint.directory import MEMORY, METHOD, METRICS, RunDirectory
 from barm.engine.checkpoint.images import images_of
 from barm.engine.checkpoint.network import describe_classes, load_step, same_colours
 from barm.engine.checkpoint.provenance import provenance
@@ -25,7 +25,6 @@ from barm.engine.completion import completed
 from barm.engine.config import RunConfig
 from barm.engine.crops import chosen_lines
 from barm.engine.datasets import Data, train_dataset, training_images
-from barm.engine.distributed.launcher import restarted
 from barm.engine.evaluate import evaluate_step
 from barm.engine.loaders import Batches, train_batches
 from barm.engine.memory_use import forget_peak, peak_memory
@@ -89,14 +88,17 @@ def run(
         Failed: an image is missing, or a process of the loader was killed; the last saved state can be resumed.
         Stopped: someone asked to stop; the state is saved.
     """
-    config, data, steps, chosen, warnings = prepare(config, rt, only, data)
+    config, data, steps, chosen, warnings = prepare(config, rt, only, data, adopted.steps if adopted else ())
     directory, record = SharedDirectory(path, rt), provenance(rt, data.train.class_names, chosen, data.saliency)
     placed = {*(adopted.steps if adopted else ()), *([0] if start_from is not None else [])}
     _check_order(directory, [s.index for s in steps], placed)
     datasets = {s.index: train_dataset(config, data, s) for s in steps if not directory.is_complete(s.index)}
     try:
-        going_on = resume or (restarted() and (path / CONFIG).is_file())
-        rt.on_main(lambda: directory.open(config, record, resume=going_on, same=same, images=images_of(data)))
+        rt.on_main(
+            lambda: directory.open(
+                config, record, resume=resume or RunDirectory(path).goes_on, same=same, images=images_of(data)
+            )
+        )
         monitor.open(path, lambda: peak_memory(rt.device))
         for line in chosen_lines(chosen, datasets):
             monitor.say(markup(line))
@@ -238,6 +240,7 @@ def _trained(
     monitor.end_step()
     if not finished:
         raise Stopped(f"stopped at step {step}, iteration {trainer.iteration} of {trainer.total}", rt.stop_signal or 15)
+    trainer.release()
     trainer.check_finite()
     if trainer.skipped:
         monitor.say(

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from barm.batch import Batch, Term, added, output_part
 from barm.engine.backbone import frozen_part, train_mode, trained_groups
+from barm.engine.checkpoint.differences import unlike
 from barm.engine.config import StepRecipe
 from barm.engine.finite import not_finite
+from barm.engine.graphs import GraphedNetwork, GraphedTeacher
 from barm.engine.runtime import Runtime, unwrap
 from barm.engine.schedule import scheduled
 from barm.errors import UserError
@@ -105,6 +107,14 @@ class StepTrainer:
     def network(self) -> nn.Module:
         """The trained network without wrappers and adapters, to be evaluated, stored and handed on."""
         return ordinary(unwrap(self.model))
+
+    def release(self) -> None:
+        """Free the memory that only updates need, after the last one."""
+        for part in (self.teacher, *self.model.modules()):
+            if isinstance(part, GraphedNetwork | GraphedTeacher):
+                part.forget()
+        if self.rt.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def train_mode(self) -> None:
         """Put the network into training mode, as method and recipe say.
@@ -277,8 +287,8 @@ class StepTrainer:
         if done > self.total:
             raise UserError(
                 f"the saved state of step {self.method.step.index} has done {count(done, 'updates')}, but now the step "
-                f"has only {self.total} of them: resume with the length of the step, the data and "
-                "the number of processes that it was started with"
+                f"has only {self.total} of them: resume with the data, the number of processes and the settings that "
+                "it was started with"
             )
         self.iteration = state["iteration"]
         self._skipped.fill_(state["skipped"])
@@ -290,28 +300,6 @@ class StepTrainer:
         self.method.load_state_dict(state["method"])
         self.train_mode()
         self._set_rates()
-
-
-def unlike(own: Any, given: Any, name: str) -> str | None:
-    """Describe the first difference in keys or tensor shapes between two nested tables; None if there is none.
-
-    >>> unlike({"a": torch.zeros(2)}, {"a": torch.zeros(3)}, "model")
-    'model.a is (3,), expected (2,)'
-    >>> unlike({"a": {}}, {"b": {}}, "model")
-    'model lacks a'
-    """
-    if isinstance(own, Tensor):
-        if not isinstance(given, Tensor):
-            return f"{name} is no tensor"
-        return None if own.shape == given.shape else f"{name} is {tuple(given.shape)}, expected {tuple(own.shape)}"
-    if not isinstance(own, dict):
-        return None
-    if not isinstance(given, dict):
-        return f"{name} is no table"
-    for verb, keys in (("lacks", own.keys() - given.keys()), ("has besides", given.keys() - own.keys())):
-        if keys:
-            return f"{name} {verb} {min(map(str, keys))}"
-    return next((found for key in own if (found := unlike(own[key], given[key], f"{name}.{key}")) is not None), None)
 
 
 def _sizes(groups: Any) -> list[int] | None:

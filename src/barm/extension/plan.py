@@ -151,8 +151,9 @@ def extended_config(
     }
     if request.unlabelled is not None:
         table["data"]["unlabelled"] = str(real(request.unlabelled))
-    if "increment.crop" in known.directory.provenance().get("chosen", {}):
-        table["increment"]["crop"] = "auto"
+    for key in ("crop", "updates"):
+        if f"increment.{key}" in known.directory.provenance().get("chosen", {}):
+            table["increment"][key] = "auto"
     table["task"] = {"groups": [*(list(g) for g in known.groups), list(new)]}
     if request.recipe is not None:
         recipe = read_recipe(request.recipe)

@@ -77,6 +77,7 @@ def extend(
         What is written to ``extension.json`` in the new run: IoU of every class before and after, means, advice.
     """
     target = None if out is None else Path(out)
+    resume = resume or (target is not None and RunDirectory(target).goes_on)
     places: dict[str, Any] = {"model": model, "out": out, "val": val, "step": step}
     check_early(run, data, classes, **places, recipe=recipe, overrides=overrides, resume=resume)
     request = Request(
@@ -105,6 +106,7 @@ def extend(
     else:
         plan, rt = make_plan(request)
         target = target or default_out(request.run, plan.new)
+    resume = resume or RunDirectory(target).goes_on
     rt.on_main(lambda: RunDirectory(target).check_place(resume=resume))  # before anything is announced
     with Monitor(rt.is_main, quiet=quiet, tensorboard=plan.config.runtime.tensorboard) as monitor:
         for line in lines:
@@ -115,7 +117,8 @@ def extend(
 def _extend(plan: Plan, rt: Runtime, target: Path, monitor: Monitor, resume: bool) -> dict[str, Any]:
     """Train the step between the two measurements."""
     directory = SharedDirectory(target, rt)
-    settled = replace(plan, config=sized(plan.config, plan.data, [plan.step]).config)
+    known = range(plan.step)
+    settled = replace(plan, config=sized(plan.config, plan.data, [plan.step], rt.world, known).config)
     images = len(train_dataset(settled.config, plan.data, plan.data.plan[plan.step]))
     told = f"{plan.known.directory.path} learns {listed(plan.new)} from {count(images, 'images')} of "
     monitor.say(markup(f"{told}{place(str(plan.config.data.root))}"))
@@ -129,7 +132,7 @@ def _extend(plan: Plan, rt: Runtime, target: Path, monitor: Monitor, resume: boo
         rt.on_main(lambda: _take_steps(plan, new_run))
         measure_again(plan, rt, new_run, monitor)
 
-    adopted = Adopted(tuple(range(plan.step)), take)
+    adopted = Adopted(tuple(known), take)
     run(plan.config, rt, target, monitor, resume=resume, only=[plan.step], data=plan.data, adopted=adopted)
     result = _result(settled, rt, directory, monitor, images)
     rt.on_main(lambda: write_atomically(target / EXTENSION, (json.dumps(result, indent=1) + "\n").encode()))

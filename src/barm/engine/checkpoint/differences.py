@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from torch import Tensor
+
 from barm.engine.config import RunConfig
 
 AGREEING = ("seed", "data", "task", "model", "method", "base", "increment", "evaluation")  # tables that decide it
@@ -106,3 +108,26 @@ def other_class(theirs: Mapping[int, str], ours: Sequence[str]) -> str | None:
         if own != name:
             return f"class {number} is '{name}' there, '{own}' here"
     return None
+
+
+def unlike(own: Any, given: Any, name: str) -> str | None:
+    """Describe the first difference in keys or tensor shapes between two nested tables; None if there is none.
+
+    >>> import torch
+    >>> unlike({"a": torch.zeros(2)}, {"a": torch.zeros(3)}, "model")
+    'model.a is (3,), expected (2,)'
+    >>> unlike({"a": {}}, {"b": {}}, "model")
+    'model lacks a'
+    """
+    if isinstance(own, Tensor):
+        if not isinstance(given, Tensor):
+            return f"{name} is no tensor"
+        return None if own.shape == given.shape else f"{name} is {tuple(given.shape)}, expected {tuple(own.shape)}"
+    if not isinstance(own, dict):
+        return None
+    if not isinstance(given, dict):
+        return f"{name} is no table"
+    for verb, keys in (("lacks", own.keys() - given.keys()), ("has besides", given.keys() - own.keys())):
+        if keys:
+            return f"{name} {verb} {min(map(str, keys))}"
+    return next((found for key in own if (found := unlike(own[key], given[key], f"{name}.{key}")) is not None), None)

@@ -23,6 +23,7 @@ from barm.engine.checkpoint.images import Images, check_same
 from barm.engine.checkpoint.provenance import continued
 from barm.engine.checkpoint.schema import misfit, misfit_state
 from barm.engine.config import RunConfig
+from barm.engine.distributed.launcher import launch, restarted
 from barm.engine.finite import check_finite
 from barm.errors import UserError, nearest
 from barm.models.segmenter import NetworkConfig
@@ -119,10 +120,10 @@ class RunDirectory:
         self._lock = lock
         self._made, self._began = not present, not existing
         if existing:
-            self.check_same(config, same)
             self._check_classes(provenance.get("classes", ()))
-            if images is not None:
+            if images is not None:  # before settings that the images decide
                 self._check_images(images, finished="data" in same)
+            self.check_same(config, same)
             provenance = continued(self.provenance(), provenance)
         self.images = images
         document = {**to_table(config), "provenance": dict(provenance)}
@@ -189,6 +190,11 @@ class RunDirectory:
             first = error.errors(include_url=False)[0]
             what = f"{'.'.join(map(str, first['loc']))}: {str(first['msg']).removeprefix('Value error, ')}"
             raise self._damaged(self.path / CONFIG, what) from None
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether torchrun has started this process again, after it had begun or resumed this run."""
+        return restarted() and (self.path / CONFIG).is_file() and self.provenance().get("launch") == launch()
 
     def provenance(self) -> dict[str, Any]:
         """Versions, machine and commit that the run was made with, as saved."""

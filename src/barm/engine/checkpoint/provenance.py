@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from barm import __version__
+from barm.engine.distributed.launcher import launch
 from barm.engine.runtime import Runtime
 
-WHOLE = ("classes", "chosen")  # tables and lists, which are no part of a line
+WHOLE = ("classes", "chosen", "launch")  # what is no part of a line
 
 
 def provenance(
@@ -41,6 +42,7 @@ def provenance(
         **maps,
         **classes,
         **decided,
+        **({"launch": launch()} if launch() else {}),
     }
 
 
@@ -49,7 +51,8 @@ def continued(first: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any
     line = ", ".join(f"{k} {v}" for k, v in now.items() if k not in WHOLE)
     lines = list(first.get("resumed", []))
     classes = {"classes": now["classes"]} if "classes" in now else {}
-    return {**classes, **first, "resumed": lines if lines[-1:] == [line] else [*lines, line]}
+    started = {"launch": now["launch"]} if "launch" in now else {}
+    return {**classes, **first, **started, "resumed": lines if lines[-1:] == [line] else [*lines, line]}
 
 
 def _git_state() -> str:

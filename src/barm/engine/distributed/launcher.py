@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import socket
 
 NO_JOBS = (None, "bash", "interactive")  # SLURM's names for a shell, in which a command runs by itself
 
@@ -26,6 +28,14 @@ def rank() -> int:
 def local_rank() -> int:
     """Rank of this process on its machine; 0 without a launcher."""
     return int(os.environ.get("LOCAL_RANK") or (_by_slurm() and os.environ.get("SLURM_LOCALID")) or 0)
+
+
+def launch() -> str:
+    """A mark of the torchrun that started this process, the same for all that it starts again; empty without it."""
+    name = os.environ.get("TORCHELASTIC_RUN_ID")
+    if name is None:
+        return ""
+    return hashlib.sha256(f"{name} {socket.gethostname()} {os.getppid()}".encode()).hexdigest()[:16]
 
 
 def restarted() -> bool:
