@@ -1,7 +1,7 @@
 """Advice after an extension that forgot too much or learned too little.
 
-What was found comes first, then one line of what to try. Both at once never ask for a shorter and for a longer step, and no
-setting is advised that the step has already, or that changes nothing in its training.
+What was found comes first, then one line of what to try. Both at once never ask for a shorter and for a longer step,
+and no setting is advised that the step has already, or that changes nothing in its training.
 """
 
 from __future__ import annotations
