@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from barm.engine.graphs import GraphedNetwork
+from barm.engine.graphs import MODE, GraphedNetwork, _others_go_on
 from barm.engine.runtime import unwrap
 
 
@@ -30,8 +30,8 @@ def recorder(monkeypatch):
 
     def record(network: nn.Module, sample: tuple[Tensor], **options: object) -> nn.Module:
         assert not torch.is_autocast_enabled("cuda")
-        assert torch.cuda.graph.keywords == {"capture_error_mode": "thread_local"}
         assert options == {"allow_unused_input": True, "pool": "pool"}
+        assert torch.cuda.graph.keywords == MODE  # as this recorder takes no mode itself
         calls.append(tuple(sample[0].shape))
         for _ in range(3):
             network(sample[0])
@@ -111,6 +111,19 @@ def test_what_was_recorded_is_let_go(recorder):
     assert graphed._run is network
     graphed(image)
     assert recorder == [(2, 3, 8, 8)] * 2
+
+
+def test_other_threads_go_on(recorder, monkeypatch):
+    """Newer releases of torch take the mode, older ones have it in the class that they record with."""
+    graph = torch.cuda.graph
+    with _others_go_on() as options:
+        assert options == {}
+        assert torch.cuda.graph.keywords == MODE
+    assert torch.cuda.graph is graph
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", lambda network, capture_error_mode: network)
+    with _others_go_on() as options:
+        assert options == MODE
+        assert torch.cuda.graph is graph
 
 
 def test_unwrapping():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import csv
 import math
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -152,6 +153,31 @@ def test_graphs_are_used(monkeypatch):
     assert len(set(map(id, replays))) == 3
 
 
+def test_graphs_beside_a_thread_that_pins_memory(tiny, tmp_path):
+    """The loader's does while the first update is recorded; here another one does nothing else."""
+    stop, faults = threading.Event(), []
+
+    def pin() -> None:
+        size = 1
+        while not stop.is_set():
+            size += 1
+            try:
+                torch.empty(size, 4096).pin_memory()
+            except RuntimeError as error:
+                faults.append(error)
+
+    thread = threading.Thread(target=pin)
+    thread.start()
+    try:
+        words = ("runtime.log_every=1", "runtime.device=cuda", "runtime.workers=2", "runtime.deterministic=true")
+        fit(tiny("barm", "2-1", *words), out=tmp_path / "run", quiet=True)
+    finally:
+        stop.set()
+        thread.join()
+    assert faults == []
+    assert RunDirectory(tmp_path / "run").finished_steps() == [0, 1, 2]
+
+
 class Reads(nn.Module):
     """A network that reads a value back."""
 
@@ -168,8 +194,9 @@ def test_a_network_that_cannot_be_recorded():
     network, image = Reads().cuda(), torch.randn(2, 3, 8, 8).cuda()
     graphed = GraphedNetwork(network, None, torch.cuda.graph_pool_handle())
     expected = network(image)
-    for _ in range(2):
-        out = graphed(image)
+    with pytest.warns(UserWarning, match="cannot be recorded"):
+        first = graphed(image)
+    for out in (first, graphed(image)):
         assert torch.equal(out, expected)
         out.sum().backward()
     torch.cuda.synchronize()

@@ -12,12 +12,15 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from barm.models.frozen import Constant
+
+MODE: dict[str, Any] = {"capture_error_mode": "thread_local"}  # the loader's thread goes on pinning memory meanwhile
 
 
 class GraphedNetwork(nn.Module):
@@ -59,9 +62,9 @@ class GraphedNetwork(nn.Module):
         _expect_two_streams()
         inner = _Autocast(self.network, self.dtype)
         try:
-            with torch.autocast("cuda", enabled=False, cache_enabled=False), _this_thread_alone():
+            with torch.autocast("cuda", enabled=False, cache_enabled=False), _others_go_on() as mode:
                 run: Callable[[Tensor], Any] = torch.cuda.make_graphed_callables(
-                    inner, (image.detach().clone(),), allow_unused_input=True, pool=self.pool
+                    inner, (image.detach().clone(),), allow_unused_input=True, pool=self.pool, **mode
                 )
         except torch.cuda.OutOfMemoryError:
             raise
@@ -75,15 +78,15 @@ class GraphedNetwork(nn.Module):
 
 
 @contextmanager
-def _this_thread_alone() -> Iterator[None]:
-    """Let recordings forbid nothing to other threads, such as the loader's, which pins memory meanwhile.
-
-    `torch.cuda.make_graphed_callables` takes that as an argument from torch 2.14 on only.
-    """
-    before = torch.cuda.graph
-    torch.cuda.graph = partial(before, capture_error_mode="thread_local")  # type: ignore[misc, assignment]
+def _others_go_on() -> Iterator[dict[str, Any]]:
+    """Context in which `torch.cuda.make_graphed_callables`, called with what it yields, records in this `MODE`."""
+    if "capture_error_mode" in signature(torch.cuda.make_graphed_callables).parameters:
+        yield MODE
+        return
+    before = torch.cuda.graph  # torch 2.11 takes no mode, and records with this
+    torch.cuda.graph = partial(before, **MODE)  # type: ignore[misc, assignment]
     try:
-        yield
+        yield {}
     finally:
         torch.cuda.graph = before  # type: ignore[misc]
 
@@ -148,7 +151,7 @@ class GraphedTeacher:
                 for _ in range(3):  # algorithms are chosen and workspaces allocated before the recording
                     self.teacher(given)
             torch.cuda.current_stream(image.device).wait_stream(stream)
-            with _this_thread_alone(), torch.cuda.graph(graph, pool=self.pool, stream=stream):
+            with torch.cuda.graph(graph, pool=self.pool, stream=stream, **MODE):
                 out = self.teacher(given)
         except torch.cuda.OutOfMemoryError:
             raise
