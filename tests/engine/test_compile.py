@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from barm.api import fit
 from barm.engine.checkpoint.directory import RunDirectory
+from barm.engine.config import RuntimeConfig
+from barm.engine.runtime import Runtime
 from barm.methods import METHODS
 
 
@@ -44,6 +47,23 @@ def test_the_captured_network_is_the_network(name, tiny, tmp_path, monkeypatch):
     assert sum(len(graph.graph.nodes) for graph in graphs) > 100
     assert losses(compiled) == losses(plain)
     assert RunDirectory(compiled).read(1, "metrics.json")["miou"] == RunDirectory(plain).read(1, "metrics.json")["miou"]
+
+
+def test_every_step_of_a_long_task_is_compiled(monkeypatch):
+    """torch compiles one function for eight networks, and then leaves it as it is."""
+    graphs: list[object] = []
+
+    def backend(graph: torch.fx.GraphModule, _given: list[torch.Tensor]) -> object:
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    rt, image = Runtime(RuntimeConfig(device="cpu", precision="32-true", compile=True)), torch.randn(2, 3, 32, 32)
+    for width in range(2, 13):
+        network = nn.Sequential(nn.Conv2d(3, width, 1), nn.ReLU())
+        wrapped, _ = rt.setup(network, torch.optim.SGD(network.parameters(), lr=0.1), trains_bn=True)
+        wrapped(image)
+        assert len(graphs) == width - 1
 
 
 @pytest.mark.long

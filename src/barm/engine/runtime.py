@@ -131,6 +131,7 @@ class Runtime:
         if part is not None:
             take_in_frozen_norms(part)
         if self.compile:
+            torch.compiler.reset()  # or a task's ninth network is one too many for the compiler, and runs as it is
             module = torch.compile(module)  # type: ignore[assignment]
         if self._pool is not None:
             module = GraphedNetwork(module, DTYPES.get(self.precision), self._pool)
