@@ -66,19 +66,14 @@ def main() -> None:
     given = parser.parse_args()
     torch.manual_seed(given.seed)
     fill = {tv_tensors.Image: 0, tv_tensors.Mask: IGNORE}
-    scaled, cropped = (
-        v2.ScaleJitter((given.crop,) * 2, (0.5, 2.0)),
-        v2.RandomCrop(given.crop, fill=fill, pad_if_needed=True),
-    )
+    scaled = v2.ScaleJitter((given.crop, given.crop), (0.5, 2.0))
+    cropped = v2.RandomCrop(given.crop, fill=fill, pad_if_needed=True)
     train = Images(given.data, "train", v2.Compose([scaled, cropped, v2.RandomHorizontalFlip(given.flip)]))
     classes = 1 + len((given.data / "classes.txt").read_text("utf-8").split("\n")[:-1])  # background has no line
-    config = NetworkConfig(
-        backbone="tf_efficientnet_lite0", weights=given.weights, pretrained=given.weights is not None
-    )
+    config = NetworkConfig(backbone="tf_efficientnet_lite0", weights=given.weights, pretrained=bool(given.weights))
     plan = TaskPlan.parse("offline", classes - 1)
     network = METHODS["finetune"](name="finetune").build(plan[0], config).build_model().train()
-    body = {id(p) for p in network.backbone.parameters()}
-    parts = [[p for p in network.parameters() if (id(p) in body) == inside] for inside in (False, True)]
+    parts = network.classifier.parameters(), network.backbone.parameters()
     groups = [{"params": part, "lr": rate} for part, rate in zip(parts, given.rates, strict=True)]
     optimizer = torch.optim.SGD(groups, momentum=0.9, nesterov=True, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.PolynomialLR(optimizer, given.updates, power=0.9)
