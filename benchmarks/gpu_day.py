@@ -32,9 +32,9 @@ On the bare machine:
 
 
 MACHINE = """
-import platform, torch, lightning, timm
+import platform, torch, lightning_fabric, timm
 print("python", platform.python_version(), "torch", torch.__version__, "CUDA", torch.version.cuda)
-print("cuDNN", torch.backends.cudnn.version(), "lightning", lightning.__version__, "timm", timm.__version__)
+print("cuDNN", torch.backends.cudnn.version(), "fabric", lightning_fabric.__version__, "timm", timm.__version__)
 print(torch.cuda.get_device_properties(0) if torch.cuda.is_available() else platform.processor())
 """
 

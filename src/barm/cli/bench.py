@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from barm.cli import completion
-from barm.cli.common import Device, Json, Precision, Quiet, out, progress, say
+from barm.cli.common import Device, Json, Precision, Quiet, out, progress, quick_imports, say
 
 
 def bench(
@@ -39,8 +39,9 @@ def bench(
 
     Example: barm bench --task 100-10 --classes 150 --batch 4 --part losses
     """
-    from barm.bench.report import print_result, write_result
-    from barm.bench.run import run_bench, setting_of
+    with quick_imports():
+        from barm.bench.report import print_result, write_result
+        from barm.bench.run import run_bench, setting_of
 
     setting = setting_of(model, task, classes, step, batch, crop, device or "auto", precision or "auto")
     parts = part or ["step", "losses", "evaluation", "loader"]

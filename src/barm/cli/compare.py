@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from barm.cli.common import Json, Quiet, RunList, out, print_json, progress, say
+from barm.cli.common import Json, Quiet, RunList, out, print_json, progress, quick_imports, say
 from barm.errors import UserError
 from barm.words import count
 
@@ -67,9 +67,10 @@ def compare(
     given = {name: value for name, value in {**options, "slurm": slurm}.items() if value}
     given |= {} if gpus is None else {"gpus": gpus}
     _check_words(grid, on, given, status=status, cancel=cancel)
-    from barm.grid import read_grid, run_grid
-    from barm.report.compare import read_results, summarise, to_json, write_comparison
-    from barm.report.published import find_published
+    with quick_imports():
+        from barm.grid import read_grid, run_grid
+        from barm.report.compare import read_results, summarise, to_json, write_comparison
+        from barm.report.published import find_published
 
     if not runs and grid is None and published is None:
         raise UserError("nothing to compare: give folders of runs, --grid FILE, or --published voc/15-1")

@@ -24,6 +24,7 @@ from barm.cli.common import (
     names_in,
     out,
     print_json,
+    quick_imports,
     say,
 )
 from barm.engine.distributed.watch import is_first
@@ -80,8 +81,9 @@ def extend(
     known |= {"overrides": override or (), "resume": resume}
     check_early(run, data, names, **known)  # before torch is loaded, which takes seconds
 
-    from barm.extension.run import extend as extend_run
-    from barm.report.extension import extension_lines, extension_table
+    with quick_imports():
+        from barm.extension.run import extend as extend_run
+        from barm.report.extension import extension_lines, extension_table
 
     result = extend_run(
         run,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from barm.cli.common import Quiet, progress, say
+from barm.cli.common import Quiet, progress, quick_imports, say
 
 
 def report(
@@ -23,7 +23,8 @@ def report(
 
     Example: barm report runs/demo/barm runs/demo/finetune --out comparison.html
     """
-    from barm.report.build import write_report
+    with quick_imports():
+        from barm.report.build import write_report
 
     path = write_report(runs, file, images=images, data=data, say=progress(quiet))
     say(f"{path} ({path.stat().st_size / 1000:.0f} kB)")

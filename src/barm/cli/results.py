@@ -21,6 +21,7 @@ from barm.cli.common import (
     numbers,
     out,
     print_json,
+    quick_imports,
     say,
     warning,
     words,
@@ -52,9 +53,10 @@ def evaluate(
 
     Example: barm evaluate runs/voc-15-1-barm --step 3
     """
-    from barm.api import evaluate as evaluate_run
-    from barm.api import view_of
-    from barm.report.tables import classes_table, steps_table
+    with quick_imports():
+        from barm.api import evaluate as evaluate_run
+        from barm.api import view_of
+        from barm.report.tables import classes_table, steps_table
 
     metrics = evaluate_run(run, step, data, overrides=override or (), native=native, quiet=quiet)
     if as_json:
@@ -101,7 +103,8 @@ def predict(
     if folder is None and not as_json:
         raise UserError("nothing to do: say with --out where the results go, or ask for --json")
     check_there(find_images(images, folder), (lambda _: None) if keep_going else None)
-    from barm.predict.images import PredictOptions, predict_files  # loads torch
+    with quick_imports():
+        from barm.predict.images import PredictOptions, predict_files  # loads torch
 
     wanted = names_in(classes, "--classes") if classes is not None else None
 

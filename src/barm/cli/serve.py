@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from barm.cli.common import say
+from barm.cli.common import quick_imports, say
 
 
 def serve(
@@ -38,8 +38,9 @@ def serve(
 
     Example: barm serve runs/demo/barm runs/demo/finetune
     """
-    from barm.app.serve import Options, serve
-    from barm.app.viewer import Limits
+    with quick_imports():
+        from barm.app.serve import Options, serve
+        from barm.app.viewer import Limits
 
     limits = Limits(max_upload_mb, max_pixels, shrink_to)
     options = Options(host, port, share, open_browser, limits, data)

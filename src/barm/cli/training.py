@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from barm.cli.common import NAMES, Device, Precision, Quiet, Recipe, Unlabelled, groups_in, out
+from barm.cli.common import NAMES, Device, Precision, Quiet, Recipe, Unlabelled, groups_in, out, quick_imports
 from barm.engine.distributed.watch import is_first
 from barm.errors import UserError
 from barm.reading import real
@@ -27,7 +27,8 @@ def demo(
 
     Example: barm demo
     """
-    from barm.demo import demo as run_demo
+    with quick_imports():
+        from barm.demo import demo as run_demo
 
     if folder.exists() and any(folder.iterdir()) and not (folder / ".demo").exists():
         raise UserError(f"{folder} exists and no demo wrote it: choose another --out")
@@ -66,9 +67,10 @@ def train(
 
     Example: barm train --recipe voc/15-1/barm --data VOC2012
     """
-    from barm.api import fit
-    from barm.config import load_config
-    from barm.report.tables import steps_table
+    with quick_imports():
+        from barm.api import fit
+        from barm.config import load_config
+        from barm.report.tables import steps_table
 
     if task and group:
         raise UserError("give either --task or --group, not both")

@@ -110,7 +110,7 @@ class Monitor:
         self.live = is_live(self.console)
         self.log: Any = None
         self.writer: Any = None
-        self.logger: Any = None
+        self.record: Any = None
         self.bar: Progress | None = None
         self._note = ""
 
@@ -123,8 +123,8 @@ class Monitor:
         self._stop_bar()
         if self.writer is not None:
             self.writer.close()
-        if self.logger is not None:
-            tracking.end_logger(self.logger, failed=kind is not None)
+        if self.record is not None:
+            tracking.end_record(self.record, failed=kind is not None)
         if self.log is not None:
             self.log.close()
 
@@ -142,9 +142,9 @@ class Monitor:
         """
         self.path, self.memory = directory / LOG, memory
         tracked = tracking.wanted(directory)
-        if self.main and tracked is not None and self.logger is None:
-            self.logger = tracking.start_logger(directory, tracked)
-            if shown := tracking.address(self.logger):
+        if self.main and tracked is not None and self.record is None:
+            self.record = tracking.start_record(directory, tracked)
+            if shown := tracking.address(self.record):
                 self.say(f"logged at {markup(shown)}")
         if self.main and self.tensorboard:
             from torch.utils.tensorboard import SummaryWriter  # slow to import
@@ -224,8 +224,8 @@ class Monitor:
         if self.writer is not None:
             for name, value in values.items():
                 self.writer.add_scalar(f"{group}/{name}", value, number)
-        if self.logger is not None:
-            self.logger.log_metrics({f"{group}/{name}": value for name, value in values.items()}, number)
+        if self.record is not None:
+            tracking.add_values(self.record, {f"{group}/{name}": value for name, value in values.items()}, number)
 
     def _stop_bar(self) -> None:
         if self.bar is not None:

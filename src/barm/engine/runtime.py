@@ -15,8 +15,8 @@ from inspect import signature
 from typing import Any, TypeVar
 
 import torch
-from lightning.fabric import Fabric
-from lightning.fabric.strategies import DDPStrategy
+from lightning_fabric import Fabric  # `lightning.fabric` is the same, and imports all of Lightning
+from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 

@@ -1,4 +1,4 @@
-"""Weights & Biases as a logger of a run, behind the logger interface of Lightning Fabric.
+"""A run's record at Weights & Biases.
 
 It gets the run's configuration and scalars. Files, code and facts about the machine stay out.
 """
@@ -14,8 +14,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from lightning.fabric.loggers import Logger
-
 from barm.engine.checkpoint.atomic import write_atomically
 from barm.engine.checkpoint.directory import CONFIG
 from barm.errors import UserError
@@ -23,7 +21,7 @@ from barm.escaping import placeless
 from barm.reading import Unfit, read_text, read_toml, short
 
 FOLDER, ID = "wandb", "run-id"  # in the run's folder, and the file in it
-STEP = "trainer/global_step"  # by which Lightning's logger numbers the values of a metric
+STEP = "trainer/global_step"  # by which the values of a metric are numbered, as Lightning's logger names it
 
 
 def wanted(directory: Path) -> dict[str, Any] | None:
@@ -48,7 +46,7 @@ def wanted(directory: Path) -> dict[str, Any] | None:
     return table
 
 
-def start_logger(directory: Path, table: Mapping[str, Any]) -> Logger:
+def start_record(directory: Path, table: Mapping[str, Any]) -> Any:
     """Begin or continue the run's record at Weights & Biases. All its files are below the run's folder.
 
     Args:
@@ -59,12 +57,11 @@ def start_logger(directory: Path, table: Mapping[str, Any]) -> Logger:
         UserError: if nobody is logged in, or the server cannot be reached.
     """
     import wandb
-    from lightning.pytorch.loggers import WandbLogger
 
     mode, task = table["runtime"]["wandb"], table["task"].get("name") or "own-task"
     try:
         with _cache_below(directory / FOLDER):
-            record = wandb.init(
+            record: Any = wandb.init(
                 project=os.environ.get("WANDB_PROJECT") or re.sub(r"[^\w.-]", "-", f"barm-{task}"),
                 name=directory.absolute().name,
                 group=table["method"]["name"],
@@ -92,9 +89,13 @@ def start_logger(directory: Path, table: Mapping[str, Any]) -> Logger:
         ) from error
     record.define_metric(STEP)
     record.define_metric("*", step_metric=STEP, step_sync=True)
-    logger = WandbLogger(experiment=record)
-    logger.log_hyperparams(placeless(table))
-    return logger
+    record.config.update(placeless(table), allow_val_change=True)
+    return record
+
+
+def add_values(record: Any, values: Mapping[str, float], number: int) -> None:
+    """Add values of metrics, which are numbered among those of the same names."""
+    record.log({**values, STEP: number})
 
 
 def run_id(directory: Path) -> str:
@@ -113,18 +114,15 @@ def run_id(directory: Path) -> str:
     return known
 
 
-def address(logger: Logger) -> str | None:
+def address(record: Any) -> str | None:
     """Where the record is shown; None if it is not sent."""
-    record: Any = logger
-    shown: str | None = None if record.experiment.offline else record.experiment.url
+    shown: str | None = None if record.offline else record.url
     return shown
 
 
-def end_logger(logger: Logger, *, failed: bool) -> None:
+def end_record(record: Any, *, failed: bool) -> None:
     """Write what is left, and end the record."""
-    logger.finalize("failed" if failed else "success")
-    record: Any = logger
-    record.experiment.finish(exit_code=int(failed))
+    record.finish(exit_code=int(failed))
 
 
 @contextmanager

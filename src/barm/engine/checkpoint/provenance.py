@@ -9,6 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import lightning_fabric
+
 from barm import __version__
 from barm.engine.distributed.launcher import launch
 from barm.engine.runtime import Runtime
@@ -32,7 +34,8 @@ def provenance(
     maps = {"saliency_maps": saliency} if saliency else {}
     return {
         "barm": __version__,
-        **{name: version(name) for name in ("torch", "torchvision", "timm", "lightning", "pillow", "numpy")},
+        **{name: version(name) for name in ("torch", "torchvision", "timm", "pillow", "numpy")},
+        "lightning": lightning_fabric.__version__,  # two distributions install it
         "python": platform.python_version(),
         "platform": platform.platform(),
         "git": _git_state(),
