@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -11,13 +12,10 @@ import pytest
 from typer.testing import CliRunner
 
 from barm.cli import app
+from barm.engine.checkpoint.directory import RunDirectory
 from barm.errors import UserError
-from barm.grid import Cell, GridConfig, cells, read_grid, run_grid
-from barm.report.compare import (
-    SCORES,
-    read_result,
-    write_comparison,
-)
+from barm.grid import Cell, GridConfig, cells, read_grid, run_grid, without_known
+from barm.report.compare import SCORES, read_result, read_results, summarise, write_comparison
 
 ROOT = Path(__file__).parents[1]
 
@@ -143,3 +141,83 @@ def test_a_grid_that_is_wrong(text, message, tmp_path):
     (tmp_path / "g.toml").write_text(text)
     with pytest.raises(UserError, match=message):
         read_grid(tmp_path / "g.toml")
+
+
+def test_variants_are_recipes_with_other_settings(shapes_voc, tiny_settings, tmp_path):
+    variants = {"finetune-7": {"recipe": "finetune", "overrides": ["increment.batch_size=3"]}}
+    wanted = grid(tiny_settings, methods=("finetune", "finetune-7"), variants=variants)
+    paths, failed = run_grid(wanted, tmp_path, shapes_voc, lambda _: None, quiet=True)
+    assert not failed
+    assert [path.name for path in paths] == ["finetune", "finetune-7"]
+    assert [RunDirectory(path).config().increment.batch_size for path in paths] == [4, 3]
+    assert [row.method for row in summarise(read_results(paths))] == [
+        "finetune (increment.batch_size=4)",
+        "finetune (increment.batch_size=3)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("variants", "message"),
+    [
+        ({"barm": {"recipe": "finetune", "overrides": ["seed=2"]}}, "a variant may not be called 'barm'"),
+        ({"../x": {"recipe": "finetune", "overrides": ["seed=2"]}}, "a variant may not be called '../x'"),
+        ({"new": {"recipe": "fintune", "overrides": ["seed=2"]}}, "unknown recipe 'fintune' in 'shapes'; did you mean"),
+    ],
+)
+def test_a_variant_has_a_name_of_its_own_and_a_recipe(tiny_settings, variants, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        grid(tiny_settings, variants=variants)
+
+
+def test_known_results_are_not_trained_again(shapes_voc, tiny_settings, tmp_path):
+    first = grid(tiny_settings, methods=("finetune",))
+    paths, _ = run_grid(first, tmp_path / "there", shapes_voc, lambda _: None, quiet=True)
+    write_comparison(tmp_path / "tables", read_results(paths))
+    stored = tmp_path / "tables/compare.json"
+    known = read_results([stored])
+    assert [(r.method, r.seed, r.scores) for r in known] == [(r.method, r.seed, r.scores) for r in read_results(paths)]
+    both = without_known(grid(tiny_settings, methods=("finetune", "joint")), known)
+    assert [cell.method for cell in cells(both)] == ["joint"]
+    for other in (("base.epochs=2",), ("data.names=['a', 'b', 'c', 'd']",)):
+        changed = grid((*tiny_settings, *other), methods=("finetune",))
+        assert cells(without_known(changed, known)) == cells(changed), other
+    assert cells(without_known(grid(tiny_settings, methods=("finetune",), seeds=(2,)), known))
+
+
+def test_the_command_adds_to_stored_results(shapes_voc, tiny_settings, tmp_path):
+    table = {"recipes": "shapes", "methods": ["finetune", "joint"], "tasks": ["3-1"], "overrides": tiny_settings[:-1]}
+    text = "".join(f"{key} = {json.dumps(value)}\n" for key, value in table.items())
+    (tmp_path / "grid.toml").write_text(f'{text}[quick]\nmethods = ["finetune"]\n')
+    shared = ["compare", "--grid", str(tmp_path / "grid.toml"), "--data", str(shapes_voc), "--set", tiny_settings[-1]]
+    done = CliRunner().invoke(app, [*shared, "--quick", "--out", str(tmp_path / "quick")])
+    assert done.exit_code == 0, done.output
+    assert [path.parent.name for path in tmp_path.glob("quick/*/*/step00")] == ["finetune"]
+    kept = str(tmp_path / "quick/compare.json")
+    done = CliRunner().invoke(app, [*shared, kept, "--out", str(tmp_path / "whole")])
+    assert done.exit_code == 0, done.output
+    assert [path.parent.name for path in tmp_path.glob("whole/*/*/step00")] == ["joint"]
+    document = json.loads((tmp_path / "whole/compare.json").read_text())
+    assert [run["method"] for run in document["runs"]] == ["finetune", "joint"]
+    assert len(document["rows"]) == 2
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"runs": 3}', '{"runs": [{"path": "x"}]}', "no json"])
+def test_what_is_no_comparison_is_one_line(text, tmp_path):
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(UserError, match=r"x\.json (is no comparison|is not valid JSON)") as error:
+        read_results([tmp_path / "x.json"])
+    assert "\n" not in str(error.value)
+
+
+def test_the_quick_table_is_checked_with_the_file(tmp_path):
+    start = 'recipes = "shapes"\nmethods = ["barm"]\ntasks = ["6-1"]\n'
+    path = tmp_path / "grid.toml"
+    path.write_text(start)
+    with pytest.raises(UserError, match=r"grid\.toml has no \[quick\] table"):
+        read_grid(path, quick=True)
+    path.write_text(f'{start}[quick]\nmethod = ["barm"]\n')
+    with pytest.raises(UserError, match=r"grid\.toml: unknown key 'method'; did you mean 'methods'"):
+        read_grid(path)
+    path.write_text(f'overrides = ["seed=2"]\n{start}[quick]\nseeds = [3]\noverrides = ["base.updates=9"]\n')
+    short = read_grid(path, ["base.flip=0"], quick=True)
+    assert (short.seeds, short.overrides) == ((3,), ("seed=2", "base.updates=9", "base.flip=0"))

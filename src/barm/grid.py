@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,9 +21,10 @@ from barm.engine.checkpoint.directory import IMAGES, RunDirectory
 from barm.engine.checkpoint.images import other_images
 from barm.engine.config import RunConfig
 from barm.errors import Stopped, UserError, nearest
+from barm.escaping import placeless
 from barm.labels import Setting
 from barm.reading import read_json, read_toml
-from barm.report.compare import read_result
+from barm.report.compare import COMPARED, Result, read_result, task_name
 
 FIRST = "step00"  # in a run's folder, of its first step
 
@@ -42,18 +44,33 @@ class ShapesConfig(_Table):
     seed: int = Field(0, ge=0)
 
 
+class Variant(_Table):
+    """A recipe with some settings changed, as a method of a grid.
+
+    Attributes:
+        recipe: its name in the grid's folder of recipes.
+        overrides: ``table.key=value``, after those of the grid.
+    """
+
+    recipe: str
+    overrides: tuple[str, ...] = Field(min_length=1)
+
+
 class GridConfig(_Table):
     """The runs of a grid.
 
     Attributes:
         recipes: folder of the recipes, such as ``shapes`` or ``voc``.
-        methods: names of recipes in it, such as ``barm`` or ``mib-published``.
+        methods: names of recipes in it, such as ``barm`` or ``mib-published``, or of `variants`.
         tasks: ``<first>-<increment>``.
         settings: of the tasks.
         orders: of the classes; 0 is the data set's own.
         seeds: of the runs. No list may be empty or name anything twice.
         same_start: groups of methods whose step 0 is the same training; each group trains it once.
         overrides: ``table.key=value`` for every run.
+        variants: further methods, by name.
+        skip: names of runs that are left out, such as ``6-1-overlap-s1/barm``.
+        quick: keys of this table with the values that they have for ``--quick``; its overrides come after the others.
         shapes: data to generate, where `--data` is not given.
     """
 
@@ -65,6 +82,9 @@ class GridConfig(_Table):
     seeds: tuple[int, ...] = Field((1,), min_length=1)
     same_start: tuple[tuple[str, ...], ...] = ()
     overrides: tuple[str, ...] = ()
+    variants: dict[str, Variant] = Field(default_factory=dict)
+    skip: tuple[str, ...] = ()
+    quick: dict[str, Any] = Field(default_factory=dict)
     shapes: ShapesConfig | None = None
 
     @field_validator("methods", "tasks", "settings", "orders", "seeds")
@@ -77,12 +97,31 @@ class GridConfig(_Table):
 
     @model_validator(mode="after")
     def _known_recipes(self) -> GridConfig:
-        known = methods_of(self.recipes)
+        recipes = methods_of(self.recipes)
+        again = [name for name in self.variants if name in recipes or not re.fullmatch(r"[\w.+-]+", name)]
+        if again:
+            raise ValueError(f"a variant may not be called '{again[0]}': give it letters, and no recipe's name")
         for name in (*self.methods, *(n for group in self.same_start for n in group)):
-            if name not in known:
-                hint = nearest(name, known) or f"; known: {', '.join(known)}"
-                raise ValueError(f"unknown recipe '{name}' in '{self.recipes}'{hint}")
+            _check_name(name, [*recipes, *self.variants], self.recipes)
+        for variant in self.variants.values():
+            _check_name(variant.recipe, recipes, self.recipes)
         return self
+
+    def shortened(self) -> GridConfig:
+        """The grid of ``--quick``.
+
+        Raises:
+            ValidationError: if a key of `quick` is wrong.
+        """
+        overrides = (*self.overrides, *self.quick.get("overrides", ()))
+        return GridConfig.model_validate(self.model_dump(exclude={"quick"}) | self.quick | {"overrides": overrides})
+
+
+def _check_name(name: str, known: Sequence[str], recipes: str) -> None:
+    """Refuse the name of a method that is not known."""
+    if name not in known:
+        hint = nearest(name, known) or f"; known: {', '.join(known)}"
+        raise ValueError(f"unknown recipe '{name}' in '{recipes}'{hint}")
 
 
 class Cell(NamedTuple):
@@ -100,8 +139,13 @@ class Cell(NamedTuple):
         return f"{self.task}-{self.setting}{order}-s{self.seed}/{method or self.method}"
 
 
-def read_grid(path: Path | str) -> GridConfig:
+def read_grid(path: Path | str, overrides: Sequence[str] = (), *, quick: bool = False) -> GridConfig:
     """Read a grid file.
+
+    Args:
+        path: of the file.
+        overrides: ``table.key=value`` for every run, after the file's.
+        quick: the grid of its ``[quick]`` table.
 
     Raises:
         UserError: no such file, no TOML, or an unknown key or value.
@@ -110,7 +154,8 @@ def read_grid(path: Path | str) -> GridConfig:
     if not path.is_file():
         raise UserError(f"no grid file {path}: give an existing .toml")
     try:
-        return GridConfig.model_validate(read_toml(path))
+        grid = GridConfig.model_validate(read_toml(path))
+        short = grid.shortened()
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(map(str, first["loc"]))
@@ -119,16 +164,44 @@ def read_grid(path: Path | str) -> GridConfig:
             raise UserError(f"{path}: unknown key '{key}'{nearest(str(first['loc'][-1]), known)}") from None
         message = str(first["msg"]).removeprefix("Value error, ")
         raise UserError(f"{path}: {f'{key}: ' if key else ''}{message}") from None
+    if quick and not grid.quick:
+        raise UserError(f"{path} has no [quick] table, which says what --quick trains: leave --quick out")
+    grid = short if quick else grid
+    return grid.model_copy(update={"overrides": (*grid.overrides, *overrides)})
 
 
 def cells(grid: GridConfig) -> list[Cell]:
     """All runs of the grid, with the methods of one task next to each other."""
-    return [
+    every = (
         Cell(method, task, setting, order, seed)
         for task, setting, order, seed, method in product(
             grid.tasks, grid.settings, grid.orders, grid.seeds, grid.methods
         )
-    ]
+    )
+    return [cell for cell in every if cell.name() not in grid.skip]
+
+
+def without_known(grid: GridConfig, known: Sequence[Result]) -> GridConfig:
+    """The grid without the runs whose results are known: same task, seed and settings, on whatever machine.
+
+    Args:
+        grid: the runs.
+        known: results, such as those of a stored ``compare.json``.
+    """
+    done = [cell.name() for cell in cells(grid) if known and any(_is_of(result, grid, cell) for result in known)]
+    return grid.model_copy(update={"skip": (*grid.skip, *done)})
+
+
+def _is_of(result: Result, grid: GridConfig, cell: Cell) -> bool:
+    """Whether a result is that of a run of the grid. Files of settings count by their names, without their folders."""
+    if (result.seed, result.order) != (cell.seed, cell.order):
+        return False
+    try:
+        config = config_of(grid, cell, Path())
+    except UserError:  # said when it is its turn
+        return False
+    theirs, ours = placeless(result.settings), placeless(settings(config, COMPARED))
+    return result.task == task_name(config) and difference(theirs, agreeing(theirs, ours)) is None
 
 
 def run_grid(
@@ -220,7 +293,9 @@ def config_of(grid: GridConfig, cell: Cell, root: Path) -> RunConfig:
         "data": {"root": str(root)},
         "task": {"name": cell.task, "setting": cell.setting, "order": cell.order},
     }
-    return load_config(f"{grid.recipes}/{cell.task}/{cell.method}", grid.overrides, merge({}, updates))
+    variant = grid.variants.get(cell.method)
+    name, more = (cell.method, ()) if variant is None else (variant.recipe, variant.overrides)
+    return load_config(f"{grid.recipes}/{cell.task}/{name}", (*grid.overrides, *more), merge({}, updates))
 
 
 def _check_same(path: Path, config: RunConfig, *, generated: bool) -> None:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from barm.cli.common import Json, Quiet, RunList, out, print_json, progress, quick_imports, say
+from barm.cli import completion
+from barm.cli.common import Json, Quiet, Settings, out, print_json, progress, quick_imports, say
 from barm.errors import UserError
 from barm.words import count
 
@@ -16,6 +17,14 @@ if TYPE_CHECKING:
     from barm.grid import GridConfig
     from barm.report.compare import Row
 
+Runs = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        help="Folders that `barm train` wrote, or a compare.json; a grid does not train what is in them.",
+        autocompletion=completion.runs,
+    ),
+]
+Quick = Annotated[bool, typer.Option("--quick", help="Train what the grid's [quick] table says.")]
 JOBS = "A grid on many devices or machines"
 On = Annotated[
     Literal["local", "slurm"] | None,
@@ -38,9 +47,11 @@ Cancel = Annotated[bool, typer.Option("--cancel", rich_help_panel=JOBS, help="St
 
 
 def compare(
-    runs: RunList = None,
+    runs: Runs = None,
     grid: Annotated[Path | None, typer.Option(help="A TOML file: methods x tasks x seeds to train first.")] = None,
     data: Annotated[Path | None, typer.Option(help="The grid's data set.")] = None,
+    override: Settings = None,
+    quick: Quick = False,
     folder: Annotated[Path | None, typer.Option("--out", help="Where tables, the chart and a grid's runs go.")] = None,
     published: Annotated[
         str | None,
@@ -66,9 +77,10 @@ def compare(
     options = {"jobs": jobs, "gpus": gpus, "cpus": cpus, "memory": memory, "time": time, "partition": partition}
     given = {name: value for name, value in {**options, "slurm": slurm}.items() if value}
     given |= {} if gpus is None else {"gpus": gpus}
-    _check_words(grid, on, given, status=status, cancel=cancel)
+    of_grid = [name for name, value in {"set": override, "quick": quick}.items() if value]
+    _check_words(grid, on, given, of_grid, status=status, cancel=cancel)
     with quick_imports():
-        from barm.grid import read_grid, run_grid
+        from barm.grid import read_grid, run_grid, without_known
         from barm.report.compare import read_results, summarise, to_json, write_comparison
         from barm.report.published import find_published
 
@@ -76,9 +88,10 @@ def compare(
         raise UserError("nothing to compare: give folders of runs, --grid FILE, or --published voc/15-1")
     beside = [] if published is None else find_published(published)
     paths, failed = list(runs or []), list[str]()
-    read_results(paths)  # complains before a grid works for hours
+    known = read_results(paths)  # complains before a grid works for hours
     if grid is not None:
-        folder, wanted = folder or Path("runs") / grid.stem, read_grid(grid)
+        folder = folder or Path("runs") / f"{grid.stem}{'-quick' if quick else ''}"
+        wanted = without_known(read_grid(grid, override or (), quick=quick), known)
         if status or cancel:
             _show_jobs(folder, as_json=as_json, cancel=cancel)
             return
@@ -98,10 +111,12 @@ def compare(
         raise UserError(f"{count(len(failed), 'runs')} failed, the first: {failed[0]}")
 
 
-def _check_words(grid: Path | None, on: str | None, given: dict[str, Any], *, status: bool, cancel: bool) -> None:
+def _check_words(
+    grid: Path | None, on: str | None, given: dict[str, Any], of_grid: Sequence[str], *, status: bool, cancel: bool
+) -> None:
     """Refuse options that say nothing without others."""
-    if grid is None and (on or given or status or cancel):
-        first = next(iter(given), "status" if status else "cancel" if cancel else "on")
+    if grid is None and (on or given or of_grid or status or cancel):
+        first = next(iter([*given, *of_grid]), "status" if status else "cancel" if cancel else "on")
         raise UserError(f"--{first} is about the runs of a grid: give --grid FILE too")
     if given and on is None:
         raise UserError(f"--{next(iter(given))} is about jobs: say --on local or --on slurm too")

@@ -12,6 +12,7 @@ from shutil import get_terminal_size
 from statistics import fmean, stdev
 from typing import Any
 
+from pydantic import TypeAdapter
 from rich import box
 from rich.table import Table
 from rich.text import Text
@@ -22,7 +23,7 @@ from barm.engine.config import RunConfig
 from barm.engine.scores import read_scores, unmeasured
 from barm.errors import UserError
 from barm.escaping import csv_cell, latex, markdown, markup, placeless, places, told_apart
-from barm.reading import real
+from barm.reading import read_json, real, short
 from barm.words import count, listed
 
 COMPARED = ("data", "model", "method", "base", "increment", "evaluation")
@@ -170,11 +171,35 @@ def _named(metrics: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
 
 
 def read_results(paths: Sequence[Path]) -> list[Result]:
-    """Read the scores of several runs. A folder that is given twice counts once."""
-    results = [read_result(path) for path in {real(path): path for path in reversed(paths)}.values()][::-1]
+    """Read the scores of several runs. What is given twice counts once.
+
+    Args:
+        paths: folders of runs, or ``.json`` files as `write_comparison` writes them. Beside a file, all settings are
+            given without the places of folders, as a file has them.
+    """
+    once = list({real(path): path for path in reversed(paths)}.values())[::-1]
+    stored = [path for path in once if path.suffix == ".json" and not path.is_dir()]
+    results = [r for path in once for r in (_read_stored(path) if path in stored else [read_result(path)])]
+    if stored:
+        results = [replace(result, settings=placeless(result.settings)) for result in results]
     return [
         replace(result, path=place) for result, place in zip(results, places([r.path for r in results]), strict=True)
     ]
+
+
+def _read_stored(path: Path) -> list[Result]:
+    """Read the runs of a ``compare.json``.
+
+    Raises:
+        UserError: if it is none.
+    """
+    try:
+        table = read_json(path)
+        runs = table["runs"] if isinstance(table, dict) else None
+        results = TypeAdapter(list[Result]).validate_python(runs)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path} is no comparison ({short(error)}): give a compare.json, or folders of runs") from None
+    return results
 
 
 def summarise(results: Sequence[Result]) -> list[Row]:
