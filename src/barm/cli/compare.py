@@ -75,8 +75,7 @@ def compare(
     Example: barm compare --grid benchmarks/shapes-small.toml --out runs/small
     """
     options = {"jobs": jobs, "gpus": gpus, "cpus": cpus, "memory": memory, "time": time, "partition": partition}
-    given = {name: value for name, value in {**options, "slurm": slurm}.items() if value}
-    given |= {} if gpus is None else {"gpus": gpus}
+    given = {name: value for name, value in {**options, "slurm": slurm}.items() if value not in (None, [])}
     of_grid = [name for name, value in {"set": override, "quick": quick}.items() if value]
     _check_words(grid, on, given, of_grid, status=status, cancel=cancel)
     with quick_imports():
