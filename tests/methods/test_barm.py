@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from barm.batch import Batch
 from barm.labels import Step
 from barm.methods.barm import BARMConfig
 from barm.methods.base import Rates
@@ -56,3 +57,47 @@ def test_barm_upsamples_probabilities():
     logits = torch.tensor([[20.0, 0.0], [0.0, 6.0]]).view(1, 2, 1, 2)
     assert upsample(logits, (1, 4)).argmax(dim=1).tolist() == [[[0, 0, 0, 1]]]
     assert method.predict(GroupedOutput((logits,), logits), (1, 4)).tolist() == [[[0, 0, 1, 1]]]
+
+
+@pytest.mark.parametrize(
+    ("last", "expected"),
+    [  # background without residuals is 4, residuals are -1 and -2
+        ((3.0, 1.0, 1.0), (1.0, 4.0)),  # a class of step 0 is nearest: no residual
+        ((1.0, 3.0, 1.0), (1.0, 3.0)),
+        ((1.0, 1.0, 3.0), (1.0, 2.0)),
+    ],
+)
+def test_a_pixel_has_the_residual_of_its_own_step(last, expected):
+    heads = [
+        torch.tensor([[background, value]]).view(1, 2, 1, 1)
+        for background, value in zip((4.0, -1.0, -2.0), last, strict=True)
+    ]
+    out = GroupedOutput(tuple(heads), heads[0])
+    step = Step(2, ((1,), (2,), (3,)))
+    for residual, value in zip(("all", "own"), expected, strict=True):
+        method = BARMConfig(residual=residual).build(step, NETWORK)
+        parts = method.background_parts(out)
+        assert len(parts) == 3
+        assert float(sum(parts)) == value
+        assert torch.equal(method.scores(out)[:, :1], torch.sigmoid(torch.tensor(value)).view(1, 1, 1, 1))
+        assert method.scores(out)[0, 1:, 0, 0].tolist() == torch.sigmoid(torch.tensor(last)).tolist()
+
+
+def test_pseudo_labels_are_what_the_previous_network_predicts():
+    """A class of step 0 that all residuals together, but not its own, lift above background."""
+    label = torch.zeros(1, 16, 16, dtype=torch.long)
+    step = Step(2, ((1,), (2,), (3,)))
+    old = tuple(torch.tensor(v).view(1, 2, 1, 1).expand(1, 2, 16, 16) for v in ((3.0, 2.0), (-2.0, -9.0)))
+    new = (*old, torch.zeros(1, 2, 16, 16))
+    branch = torch.zeros(1, 16, 16, 16)
+    values = {}
+    for residual in ("all", "own"):
+        method = BARMConfig(residual=residual).build(step, NETWORK)
+        terms = method.loss(
+            GroupedOutput(new, branch.repeat(1, 3, 1, 1)),
+            GroupedOutput(old, branch.repeat(1, 2, 1, 1)),
+            Batch(torch.zeros(1, 3, 16, 16, dtype=torch.uint8), label, {}),
+        )
+        values[residual] = float(terms["pb_bce"].value)
+    # the label is background, whose logit is 3 - 2 + 0, or class 1, whose logit is 2
+    assert values["own"] - values["all"] == pytest.approx(2.0 - 1.0)

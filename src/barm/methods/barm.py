@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, cast
 
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from barm.batch import Batch, Term
 from barm.labels import Step
@@ -21,10 +21,10 @@ from barm.losses.background import (
     residual_triplet,
     step_masks,
 )
-from barm.losses.common import pseudo_labels
+from barm.losses.common import probabilities, pseudo_labels
 from barm.losses.segmentation import segmentation
 from barm.methods.base import Method, MethodConfig, ParamGroup, Rates, Weight, group
-from barm.models.heads import GroupedHead, GroupedOutput
+from barm.models.heads import GroupedHead, GroupedOutput, aggregate, residuals
 from barm.models.segmenter import NetworkConfig, build_network, hand_over
 from barm.ops.upsampled import map_pixels
 
@@ -39,6 +39,8 @@ class BARMConfig(MethodConfig):
         residual_weight: of the background adaptation cross-entropy.
         feature_weight: of the background feature distillation.
         group_weight: of the group knowledge distillation.
+        residual: which residuals correct a pixel's background when it is predicted: those of `all` steps, as published,
+            or its `own`, that of the step of its most probable class, so that many steps do not wear it down.
         copy_ear_statistics: let a new ear take head_pre's batch norm statistics too. Off as published, where they
             stay 0 and 1 for ever under frozen batch norm (spec/barm.md section 7).
     """
@@ -64,6 +66,7 @@ class BARMConfig(MethodConfig):
     residual_weight: Weight = 1.0
     feature_weight: Weight = 4.0
     group_weight: Weight = 1.0
+    residual: Literal["all", "own"] = "all"
     copy_ear_statistics: bool = False
 
     @property
@@ -102,7 +105,7 @@ class BARM(Method[GroupedOutput, BARMConfig]):
             return {"pb_bce": segmentation(config.loss, new.logits, label)}
         if config.pseudo:
             threshold, softmax = config.pseudo_threshold, config.loss != "bce"
-            label = map_pixels(pseudo_labels, old.logits, label, threshold=threshold, softmax=softmax)
+            label = map_pixels(pseudo_labels, self._logits(old), label, threshold=threshold, softmax=softmax)
         learning = tuple(range(self.step.num_old, self.step.num_seen))  # all older classes are detached
         if not self._without_background:
             learning = (0, *learning)
@@ -118,6 +121,18 @@ class BARM(Method[GroupedOutput, BARMConfig]):
             "gkd": group_distillation(new.heads, old.heads, weight=config.group_weight),
             "bga_bce": residual_cross_entropy(residual, positive, weight=config.residual_weight),
         }
+
+    def _logits(self, out: GroupedOutput) -> Tensor:
+        """Logits aggregated as in evaluation, ``(N, C, h, w)``."""
+        return aggregate(out.heads, own=self.config.residual == "own")
+
+    def scores(self, out: GroupedOutput) -> Tensor:
+        """Probabilities per class at feature resolution, ``(N, C, h, w)``."""
+        return probabilities(self._logits(out), self.config.loss)
+
+    def background_parts(self, out: GroupedOutput) -> tuple[Tensor, ...]:
+        """Step 0's logit of background, then the residual of every later step."""
+        return (out.heads[0][:, :1], *residuals(out.heads, own=self.config.residual == "own"))
 
     @property
     def _without_background(self) -> bool:

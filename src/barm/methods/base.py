@@ -341,6 +341,10 @@ class Method(ABC, Generic[Out, Config]):
         """
         return values
 
+    def background_parts(self, out: Out) -> tuple[Tensor, ...]:
+        """What the background's logit is the sum of, step by step, ``(N, 1, h, w)`` each; empty if it is not a sum."""
+        return ()
+
     def predict(self, out: Out, size: tuple[int, int]) -> Tensor:
         """Predict channels per pixel, ``(N, H, W)`` int64: probabilities, then upsampling, then argmax.
 

@@ -20,7 +20,6 @@ from barm.errors import UserError, nearest
 from barm.labels import IGNORE
 from barm.losses.common import best_channel, sure_channel
 from barm.methods.base import Method
-from barm.models.heads import GroupedOutput
 from barm.ops.strips import map_views
 from barm.ops.upsampled import upsample
 from barm.weights.trained import open_trained
@@ -165,20 +164,18 @@ class Model:
             image: as for `predict`.
 
         Returns:
-            ``(T, H, W)`` float32 at the image's size: the logit z_0[0], then min(a_t, 0) for every later step. Their
-            sum is the background's logit (spec/barm.md section 2).
+            ``(T, H, W)`` float32 at the image's size: the logit z_0[0], then min(a_t, 0) for every later step where it
+            acts. Their sum is the background's logit (spec/barm.md section 2).
 
         Raises:
             UserError: for a network without residuals.
         """
         rgb = as_image(image)
         size = (rgb.height, rgb.width)
-        out = self._network(self._pixels([rgb], size))
-        if not isinstance(out, GroupedOutput):
+        parts = self._method.background_parts(self._network(self._pixels([rgb], size)))
+        if not parts:
             raise UserError(f"{self._method.config.name} has no residuals of the background: give a run of barm")
-        first, *later = out.heads
-        parts = torch.cat([first[:, :1], *(head[:, :1].clamp(max=0) for head in later)], dim=1)
-        return np.asarray(upsample(parts, size)[0].cpu().numpy(), np.float32)
+        return np.asarray(upsample(torch.cat(parts, dim=1), size)[0].cpu().numpy(), np.float32)
 
     def _labels(
         self, images: Sequence[Image.Image], sizes: Sequence[float], flip: bool, shown: Labels | None, sure: float

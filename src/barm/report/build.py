@@ -295,12 +295,13 @@ def _labels(method: Method[Any, Any], output: Any, image: Pixels, ids: Pixels) -
 def _background(method: Method[Any, Any], output: GroupedOutput, image: Pixels, ids: Pixels) -> Background:
     """Split the aggregated background logit into its parts."""
     first, *later = output.heads
+    base, *added = method.background_parts(output)
     alone = [torch.cat([torch.zeros_like(h[:, :1]), h[:, 1:]], dim=1) for h in later]
     return Background(
         step=method.step.index,
-        base=_map(first),
-        residuals={t: _map(h.clamp(max=0)) for t, h in enumerate(later, start=1)},
-        total=_map(output.logits),
+        base=_map(base),
+        residuals=dict(enumerate(map(_map, added), start=1)),
+        total=_map(base + sum(added)),
         without=_labels(method, output._replace(heads=(first, *alone)), image, ids),
         adapted=_labels(method, output, image, ids),
     )
