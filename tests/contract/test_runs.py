@@ -35,13 +35,11 @@ def end() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-@pytest.mark.others("dft", "dkd", "finetune", "ilt", "joint", "lwf", "mib", "plop-ewf", "ssul", "star")
-@pytest.mark.parametrize("name", sorted(METHODS))
-def test_a_stopped_run_resumes_to_the_same_weights(name, tiny, tmp_path, monkeypatch):
-    config = tiny(name, "3-1", "base.epochs=1", "increment.epochs=3", "method.name=" + name)
+def resumes_to_the_same_weights(config, last, tmp_path, monkeypatch) -> None:
+    """Train a run at once, and one that is stopped at the third update of step `last`."""
     fit(config, out=tmp_path / "whole", quiet=True)
 
-    show, last = Monitor.progress, 1 if made(name, 1).trains else 0
+    show = Monitor.progress
 
     def stop(self: Monitor, iteration: int, *rest) -> None:
         show(self, iteration, *rest)
@@ -55,6 +53,19 @@ def test_a_stopped_run_resumes_to_the_same_weights(name, tiny, tmp_path, monkeyp
     assert RunDirectory(tmp_path / "broken").finished_steps() == list(range(last))
     fit(config, out=tmp_path / "broken", resume=True, quiet=True)
     assert weights(tmp_path / "broken") == weights(tmp_path / "whole")
+
+
+@pytest.mark.others("dft", "dkd", "finetune", "ilt", "joint", "lwf", "mib", "plop-ewf", "ssul", "star")
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_a_stopped_run_resumes_to_the_same_weights(name, tiny, tmp_path, monkeypatch):
+    config = tiny(name, "3-1", "base.epochs=1", "increment.epochs=3", "method.name=" + name)
+    resumes_to_the_same_weights(config, 1 if made(name, 1).trains else 0, tmp_path, monkeypatch)
+
+
+def test_a_stopped_run_of_barm_with_its_switches(tiny, tmp_path, monkeypatch):
+    switches = ("method.pseudo_share=0.8", "method.balance=0.5", "method.residual=own", "method.warm_start.alone=0.5")
+    config = tiny("barm", "3-1", "base.epochs=1", "increment.epochs=3", *switches)
+    resumes_to_the_same_weights(config, 1, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("name", ["mib-ewf"])

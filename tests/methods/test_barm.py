@@ -8,6 +8,7 @@ from torch import nn
 
 from barm.batch import Batch
 from barm.labels import Step
+from barm.losses.common import pseudo_labels
 from barm.methods.barm import BARMConfig
 from barm.methods.base import Rates
 from barm.models.heads import GroupedOutput
@@ -101,3 +102,49 @@ def test_pseudo_labels_are_what_the_previous_network_predicts():
         values[residual] = float(terms["pb_bce"].value)
     # the label is background, whose logit is 3 - 2 + 0, or class 1, whose logit is 2
     assert values["own"] - values["all"] == pytest.approx(2.0 - 1.0)
+
+
+def outputs(step, values, size=8):
+    """A network's output whose logits are these everywhere; heads as the step's classes say."""
+    parts = torch.tensor(values).view(1, -1, 1, 1).expand(1, len(values), size, size)
+    heads = parts.split([1 + len(group) for group in step.groups], dim=1)
+    return GroupedOutput(heads, torch.zeros(1, 16 * len(heads), size, size))
+
+
+def test_thresholds_of_classes_of_which_the_previous_network_is_not_sure():
+    """Half of the pixels of every old class become its labels, though tau is above their probability."""
+    method = BARMConfig(pseudo_share=0.5).build(STEP, NETWORK)
+    logits = torch.full((1, 3, 2, 4), -9.0)
+    logits[0, 1, 0] = torch.tensor([3.0, 3.0, 3.0, 1.0])  # of class 1 it is sure
+    logits[0, 2, 1] = torch.tensor([0.1, 0.2, 0.3, 0.4])  # of class 2 never above 0.6
+    old = GroupedOutput((logits,), torch.zeros(1, 16, 2, 4))
+    batch = Batch(torch.zeros(1, 3, 2, 4, dtype=torch.uint8), torch.zeros(1, 2, 4, dtype=torch.long), {})
+    method.calibrate(method.observe(old, batch))
+    assert method.state_dict()["thresholds"].tolist() == pytest.approx([0.7, 0.7, 0.57])
+    again = BARMConfig(pseudo_share=0.5).build(STEP, NETWORK)
+    again.load_state_dict(method.state_dict())
+    label = pseudo_labels(old.logits, batch.label, threshold=again._threshold)
+    assert label.tolist() == [[[1, 1, 1, 1], [0, 0, 2, 2]]]
+    assert BARMConfig().build(STEP, NETWORK).state_dict() == {}
+
+
+def test_balance_weights_the_pixels_of_a_rare_new_class():
+    method = BARMConfig(balance=0.5, pseudo=False).build(STEP, NETWORK)
+    label = torch.zeros(1, 8, 8, dtype=torch.long)
+    label[0, 0, 0], label[0, 0, 1] = 3, 255
+    batch = Batch(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), label, {})
+    new, old = outputs(STEP, [0.5, -1.0, -1.0, 0.2, 0.3]), outputs(BASE, [0.5, -1.0, -1.0])
+    method.calibrate(method.observe(old, batch))
+    assert method.state_dict()["weights"].tolist() == pytest.approx([1, 1, 1, 62**0.5])
+    value = float(method.loss(new, old, batch)["pb_bce"].value)
+    background, one = torch.tensor(0.5 + 0.2), torch.tensor(0.3)
+    negative = nn.functional.softplus(-background) + nn.functional.softplus(one)
+    positive = nn.functional.softplus(background) + 62**0.5 * nn.functional.softplus(-one)
+    assert value == pytest.approx(float((62 * negative + positive) / 63), rel=1e-5)
+    plain = float(BARMConfig(pseudo=False).build(STEP, NETWORK).loss(new, old, batch)["pb_bce"].value)
+    assert value > plain - 2 * float(nn.functional.softplus(torch.tensor(-1.0)))
+
+
+def test_balance_is_of_the_binary_cross_entropy():
+    with pytest.raises(ValueError, match="balance needs loss = 'bce'"):
+        BARMConfig(balance=0.5, loss="ce")

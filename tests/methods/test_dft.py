@@ -8,9 +8,9 @@ from torch.nn import functional as F
 
 from barm.batch import Batch
 from barm.labels import Step
-from barm.losses.balanced import balanced_binary_cross_entropy
+from barm.losses.balanced import balanced_binary_cross_entropy, class_counts, class_weights
 from barm.losses.common import binary_cross_entropy
-from barm.methods.dft import DFTConfig, class_counts, class_weights
+from barm.methods.dft import DFTConfig
 from barm.models.heads import PlainOutput
 from barm.models.segmenter import NetworkConfig
 from barm.ops.upsampled import computed_by

@@ -1,12 +1,14 @@
-"""Binary cross-entropy in which the pixels of some classes weigh more."""
+"""Binary cross-entropy in which the pixels of rare classes weigh more."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from barm.batch import Term
 from barm.labels import IGNORE
+from barm.losses.common import ELSEWHERE
 
 
 def balanced_binary_cross_entropy(logits: Tensor, label: Tensor, *, positive: Tensor, weight: float = 1.0) -> Term:
@@ -18,7 +20,7 @@ def balanced_binary_cross_entropy(logits: Tensor, label: Tensor, *, positive: Te
 
     Args:
         logits: before the sigmoid, ``(N, C, H, W)`` float.
-        label: channels ``0..C-1`` or `IGNORE`, ``(N, H, W)`` int64.
+        label: channels ``0..C-1``, `IGNORE`, or `ELSEWHERE` where no channel is the pixel's, ``(N, H, W)`` int64.
         positive: w, ``(C,)`` float.
         weight: factor in the objective.
 
@@ -30,7 +32,39 @@ def balanced_binary_cross_entropy(logits: Tensor, label: Tensor, *, positive: Te
     (2.7726, 1)
     """
     valid = label != IGNORE
-    place = label.masked_fill(~valid, 0)
+    here = valid & (label != ELSEWHERE)
+    place = label.masked_fill(~here, 0)
     own = logits.gather(1, place.unsqueeze(1)).squeeze(1)
-    loss = F.softplus(logits).sum(1) - F.softplus(own) + positive[place] * F.softplus(-own)
+    change = positive[place] * F.softplus(-own) - F.softplus(own)
+    loss = F.softplus(logits).sum(1) + change.masked_fill(~here, 0.0)
     return Term(loss.masked_fill(~valid, 0.0).sum(), valid.sum(), weight)
+
+
+def class_counts(label: Tensor, channels: int) -> Tensor:
+    """Count the pixels of every channel, ``(N, H, W)`` int64 -> ``(C,)`` int64; 255 counts nowhere.
+
+    >>> class_counts(torch.tensor([[[0, 2, 2, 255]]]), 3)
+    tensor([1, 0, 2])
+    """
+    counts = torch.zeros(IGNORE + 1, dtype=torch.int64, device=label.device)
+    flat = label.flatten().long()
+    return counts.scatter_add_(0, flat, torch.ones_like(flat))[:channels]
+
+
+def class_weights(counts: Tensor, balance: float, most: float) -> Tensor:
+    """Weights of the classes' own pixels, ``(C,)`` float32: a power of the ratio of the others to these, at least 1.
+
+    A class that no pixel has, and background, weigh 1.
+
+    Args:
+        counts: pixels by channel, ``(C,)`` int64.
+        balance: the exponent.
+        most: the largest weight.
+
+    >>> class_weights(torch.tensor([9, 1, 0]), 0.5, 10.0)
+    tensor([1., 3., 1.])
+    """
+    own = counts.float()
+    weights = ((own.sum() - own) / own.clamp(min=1)).pow(balance).clamp(1, most)
+    weights = torch.where(own == 0, 1.0, weights)
+    return torch.cat([torch.ones_like(weights[:1]), weights[1:]])

@@ -144,7 +144,9 @@ def sure_channel(scores: Tensor, *, least: float) -> Tensor:
     return channel.masked_fill(best < least, IGNORE)
 
 
-def pseudo_labels(logits: Tensor, label: Tensor, *, threshold: float, softmax: bool = False, first: int = 1) -> Tensor:
+def pseudo_labels(
+    logits: Tensor, label: Tensor, *, threshold: float | Tensor, softmax: bool = False, first: int = 1
+) -> Tensor:
     """Replace background labels by the previous model's class where its probability is high.
 
     A pixel gets channel k where its label is below `first`, k >= `first` is the previous model's best channel and that
@@ -153,7 +155,7 @@ def pseudo_labels(logits: Tensor, label: Tensor, *, threshold: float, softmax: b
     Args:
         logits: of the previous model at label size, ``(N, K, H, W)`` float.
         label: channels, ``(N, H, W)`` int64; not changed.
-        threshold: on the probability; 1 accepts nothing.
+        threshold: on the probability, of all classes or by channel ``(K,)``; a single 1 accepts nothing.
         softmax: probabilities by softmax instead of sigmoid.
         first: channel of the first class; those below stand for background.
 
@@ -172,7 +174,7 @@ def pseudo_labels(logits: Tensor, label: Tensor, *, threshold: float, softmax: b
     return accepted(score, channel, label, threshold=threshold, first=first)
 
 
-def accepted(score: Tensor, channel: Tensor, label: Tensor, *, threshold: float, first: int) -> Tensor:
+def accepted(score: Tensor, channel: Tensor, label: Tensor, *, threshold: float | Tensor, first: int) -> Tensor:
     """Replace background labels by classes whose score is high, ``(N, H, W)`` each; see `pseudo_labels`.
 
     A threshold of 1 accepts nothing: no probability is 1, though those of large logits round to it.
@@ -180,9 +182,46 @@ def accepted(score: Tensor, channel: Tensor, label: Tensor, *, threshold: float,
     >>> accepted(torch.tensor([0.7]), torch.tensor([2]), torch.tensor([0]), threshold=0.7, first=1)
     tensor([2])
     """
-    if threshold >= 1:
+    if isinstance(threshold, Tensor):
+        threshold = threshold[channel]
+    elif threshold >= 1:
         return label
     return torch.where((label < first) & (channel >= first) & (score >= threshold), channel, label)
+
+
+def class_histogram(values: Tensor, channel: Tensor, where: Tensor, *, number: int, bins: int = 100) -> Tensor:
+    """Count values by channel in bins of equal width, ``(number, bins)`` int64.
+
+    Args:
+        values: in 0..1, ``(N, H, W)``.
+        channel: of every pixel, ``(N, H, W)`` int64.
+        where: pixels that count, ``(N, H, W)`` bool.
+        number: of channels.
+        bins: of 0..1; larger values count in the last.
+
+    >>> class_histogram(torch.tensor([0.1, 0.9, 0.9]), torch.tensor([1, 1, 0]), torch.ones(3).bool(), number=2, bins=2)
+    tensor([[0, 1],
+            [1, 1]])
+    """
+    place = (values[where] * bins).long().clamp(max=bins - 1)
+    return torch.bincount(channel[where] * bins + place, minlength=number * bins).view(number, bins)
+
+
+def sure_thresholds(histogram: Tensor, *, share: float, most: float) -> Tensor:
+    """Thresholds by class which at least a share of its pixels reaches, the surest ones, ``(K,)`` float32.
+
+    Args:
+        histogram: of the probabilities of the pixels that are taken for the class, ``(K, bins)`` int64.
+        share: of these pixels.
+        most: upper bound; the threshold of a class without pixels.
+
+    >>> sure_thresholds(torch.tensor([[0, 2, 1, 1], [0, 0, 0, 5], [0, 0, 0, 0]]), share=0.5, most=0.7)
+    tensor([0.5000, 0.7000, 0.7000])
+    """
+    surest = histogram.flip(1).cumsum(1)
+    reached = (surest >= share * surest[:, -1:]).int().argmax(dim=1)
+    edge = (histogram.shape[1] - 1 - reached).float() / histogram.shape[1]
+    return torch.where(surest[:, -1] == 0, most, edge.clamp(max=most))
 
 
 def _binary_cross_entropy_on_strip(logits: Tensor, rest: Sequence[Tensor], wanted: bool) -> Evaluated:
@@ -217,7 +256,7 @@ def _fused_pseudo_labels(
     label: Tensor,
     *,
     size: tuple[int, int],
-    threshold: float,
+    threshold: float | Tensor,
     softmax: bool = False,
     first: int = 1,
 ) -> Tensor:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from barm.batch import Term
 from barm.labels import IGNORE
-from barm.losses.common import count
+from barm.losses.common import class_histogram, count
 
 EPSILON = 1e-8
 NUM_BINS = 100
@@ -44,10 +44,7 @@ def belief(old: Tensor, num_seen: int) -> Belief:
 
 def entropy_histogram(seen: Belief, label: Tensor, num_seen: int) -> Tensor:
     """Counts of entropies on background by predicted channel, ``(C, 100)`` int64. Source: spec/plop.md section 2.2."""
-    where = label == 0
-    bins = (seen.entropy[where] * NUM_BINS).long().clamp(max=NUM_BINS - 1)
-    counts = torch.bincount(seen.channel[where] * NUM_BINS + bins, minlength=num_seen * NUM_BINS)
-    return counts.view(num_seen, NUM_BINS)
+    return class_histogram(seen.entropy, seen.channel, label == 0, number=num_seen, bins=NUM_BINS)
 
 
 def published_thresholds(histogram: Tensor, floor: float) -> Tensor:

@@ -10,13 +10,21 @@ from torch import Tensor
 
 from barm.batch import Term
 from barm.labels import IGNORE
+from barm.losses.balanced import balanced_binary_cross_entropy
 from barm.losses.common import ELSEWHERE, binary_cross_entropy, cross_entropy, focal_loss
 from barm.ops.upsampled import path_of, sum_pixels
 
 SEGMENTATION_LOSSES = {"bce": binary_cross_entropy, "ce": cross_entropy, "focal": focal_loss}
 
 
-def segmentation(loss: str, logits: Tensor, label: Tensor, *, trained: Sequence[int] | None = None) -> Term:
+def segmentation(
+    loss: str,
+    logits: Tensor,
+    label: Tensor,
+    *,
+    trained: Sequence[int] | None = None,
+    positive: Tensor | None = None,
+) -> Term:
     """Compute the segmentation loss of the labels.
 
     Args:
@@ -25,7 +33,10 @@ def segmentation(loss: str, logits: Tensor, label: Tensor, *, trained: Sequence[
         label: channels, ``(N, H, W)`` int64.
         trained: channels that get a gradient; all by default. The others of a binary cross-entropy do not influence
             these: their part of the value is computed when somebody asks for it.
+        positive: weights of the channels' own pixels in a binary cross-entropy, ``(C,)``; 1 by default.
     """
+    if positive is not None:
+        return _balanced(logits, label, positive, trained)
     formula = SEGMENTATION_LOSSES[loss]
     if trained is None:
         return sum_pixels(formula, logits, label)
@@ -38,6 +49,19 @@ def segmentation(loss: str, logits: Tensor, label: Tensor, *, trained: Sequence[
     constant = logits.detach()
     return term._replace(
         rest=lambda: sum_pixels(formula, _channels(constant, still), renumbered(label, still, total)).total
+    )
+
+
+def _balanced(logits: Tensor, label: Tensor, positive: Tensor, trained: Sequence[int] | None) -> Term:
+    """Compute the balanced binary cross-entropy of all channels, or of those that are trained alone."""
+    if trained is None:
+        return sum_pixels(balanced_binary_cross_entropy, logits, label, positive=positive)
+    learned, total = tuple(trained), logits.shape[1]
+    return sum_pixels(
+        balanced_binary_cross_entropy,
+        _channels(logits, learned),
+        renumbered(label, learned, total),
+        positive=_channels(positive.unsqueeze(0), learned).squeeze(0),
     )
 
 
@@ -63,5 +87,5 @@ def _positions(channels: tuple[int, ...], device: torch.device) -> Tensor:
 
 
 def _channels(logits: Tensor, channels: tuple[int, ...]) -> Tensor:
-    """Select channels of ``(N, C, h, w)``."""
+    """Select channels of ``(N, C, ...)``."""
     return logits.index_select(1, _positions(channels, logits.device))

@@ -7,9 +7,10 @@ are stable: their classes get no gradient from the labels, only from distillatio
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, Self, cast
 
-from pydantic import Field
+import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from barm.batch import Batch, Term
@@ -21,7 +22,8 @@ from barm.losses.background import (
     residual_triplet,
     step_masks,
 )
-from barm.losses.common import probabilities, pseudo_labels
+from barm.losses.balanced import class_counts, class_weights
+from barm.losses.common import class_histogram, probabilities, pseudo_labels, sure_thresholds
 from barm.losses.segmentation import segmentation
 from barm.methods.base import Method, MethodConfig, ParamGroup, Rates, Weight, group
 from barm.models.heads import GroupedHead, GroupedOutput, aggregate, residuals
@@ -35,6 +37,11 @@ class BARMConfig(MethodConfig):
     Attributes:
         pseudo: label confident old pixels with the previous model's class.
         pseudo_threshold: tau, on the previous model's probability; 1 accepts none.
+        pseudo_share: of the background that the previous model takes for an old class, at least this share is labelled,
+            the surest pixels, though their probability be below tau; 0 labels no more than tau says.
+        balance: exponent of the ratio of other pixels to a new class's own in the step's images, by which these are
+            weighted; 0 weights nothing.
+        most_weight: the largest of these weights.
         triplet_weight: of the background adaptation triplet.
         residual_weight: of the background adaptation cross-entropy.
         feature_weight: of the background feature distillation.
@@ -62,12 +69,21 @@ class BARMConfig(MethodConfig):
     name: Literal["barm"] = "barm"
     pseudo: bool = True
     pseudo_threshold: float = Field(0.7, ge=0, le=1)
+    pseudo_share: float = Field(0.0, ge=0, le=1)
+    balance: float = Field(0.0, ge=0, le=1)
+    most_weight: float = Field(10.0, ge=1, le=10_000)
     triplet_weight: Weight = 5.0
     residual_weight: Weight = 1.0
     feature_weight: Weight = 4.0
     group_weight: Weight = 1.0
     residual: Literal["all", "own"] = "all"
     copy_ear_statistics: bool = False
+
+    @model_validator(mode="after")
+    def _balanced_loss(self) -> Self:
+        if self.balance and self.loss != "bce":
+            raise ValueError(f"balance needs loss = 'bce', whose terms it weights, but loss is '{self.loss}'")
+        return self
 
     @property
     def base_training(self) -> dict[str, Any]:
@@ -88,6 +104,12 @@ class BARM(Method[GroupedOutput, BARMConfig]):
 
     uses_teacher = True
 
+    def __init__(self, config: BARMConfig, step: Step, network: NetworkConfig) -> None:
+        super().__init__(config, step, network)
+        self.calibrates = step.index > 0 and (config.pseudo_share > 0 or config.balance > 0)
+        self._thresholds = torch.full((step.num_old,), config.pseudo_threshold)
+        self._weights = torch.ones(step.num_seen)
+
     def build_model(self) -> nn.Module:
         """Backbone, ASPP, and one branch per step."""
         return build_network(self.network, GroupedHead, self.step.group_sizes, pretrained=self.step.index == 0)
@@ -103,8 +125,10 @@ class BARM(Method[GroupedOutput, BARMConfig]):
         config, label = self.config, batch.label
         if old is None:
             return {"pb_bce": segmentation(config.loss, new.logits, label)}
+        if self.calibrates:  # copies once, after a resume
+            self._thresholds, self._weights = self._thresholds.to(label.device), self._weights.to(label.device)
         if config.pseudo:
-            threshold, softmax = config.pseudo_threshold, config.loss != "bce"
+            threshold, softmax = self._threshold, config.loss != "bce"
             label = map_pixels(pseudo_labels, self._logits(old), label, threshold=threshold, softmax=softmax)
         learning = tuple(range(self.step.num_old, self.step.num_seen))  # all older classes are detached
         if not self._without_background:
@@ -113,7 +137,13 @@ class BARM(Method[GroupedOutput, BARMConfig]):
         residual = new.heads[-1][:, 0]
         positive, negative = step_masks(batch.label, (residual.shape[1], residual.shape[2]))
         return {
-            "pb_bce": segmentation(config.loss, new.training_logits, label, trained=learning),
+            "pb_bce": segmentation(
+                config.loss,
+                new.training_logits,
+                label,
+                trained=learning,
+                positive=self._weights if config.balance else None,
+            ),
             "bga_triplet": residual_triplet(residual, negative, weight=config.triplet_weight),
             "bfd": background_distillation(
                 new.branches, old.branches, negative, num_branches=len(old.heads), weight=config.feature_weight
@@ -121,6 +151,38 @@ class BARM(Method[GroupedOutput, BARMConfig]):
             "gkd": group_distillation(new.heads, old.heads, weight=config.group_weight),
             "bga_bce": residual_cross_entropy(residual, positive, weight=config.residual_weight),
         }
+
+    def observe(self, old: GroupedOutput, batch: Batch) -> Tensor:
+        """Count the background's pixels by the previous model's class and its probability, and those of the labels.
+
+        Returns:
+            ``(K * 100 + C,)`` int64.
+        """
+        best, channel = self.confidence(old, batch.size)
+        sure = class_histogram(best, channel, batch.label == 0, number=self.step.num_old)
+        return torch.cat([sure.flatten(), class_counts(batch.label, self.step.num_seen)])
+
+    def calibrate(self, counts: Tensor) -> None:
+        """Compute thresholds of the old classes, and weights of the new ones."""
+        config, old = self.config, self.step.num_old
+        sure, labels = counts[: -self.step.num_seen].view(old, -1), counts[-self.step.num_seen :]
+        if config.pseudo_share:
+            self._thresholds = sure_thresholds(sure, share=config.pseudo_share, most=config.pseudo_threshold)
+        self._weights = class_weights(labels, config.balance, config.most_weight)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Thresholds and weights, where the images decide them."""
+        return {"thresholds": self._thresholds.cpu(), "weights": self._weights.cpu()} if self.calibrates else {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore `state_dict`."""
+        if self.calibrates:
+            self._thresholds, self._weights = state["thresholds"].clone(), state["weights"].clone()
+
+    @property
+    def _threshold(self) -> float | Tensor:
+        """On the previous model's probability, of all classes or by channel."""
+        return self._thresholds if self.config.pseudo_share else self.config.pseudo_threshold
 
     def _logits(self, out: GroupedOutput) -> Tensor:
         """Logits aggregated as in evaluation, ``(N, C, h, w)``."""

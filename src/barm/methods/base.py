@@ -158,7 +158,7 @@ class Method(ABC, Generic[Out, Config]):
 
     policy: LabelPolicy = INCREMENTAL
     uses_teacher: ClassVar[bool] = False
-    calibrates: ClassVar[bool] = False
+    calibrates: bool = False
     gathers: ClassVar[bool] = False
     carries: ClassVar[bool] = False
 

@@ -16,8 +16,8 @@ from pydantic import Field
 from torch import Tensor
 
 from barm.batch import Batch, Term
-from barm.labels import IGNORE, Step
-from barm.losses.balanced import balanced_binary_cross_entropy
+from barm.labels import Step
+from barm.losses.balanced import balanced_binary_cross_entropy, class_counts, class_weights
 from barm.losses.common import pseudo_labels
 from barm.losses.segmentation import segmentation
 from barm.methods.base import MethodConfig
@@ -99,33 +99,3 @@ class DFT(FineTune[DFTConfig]):
         threshold = self.config.pseudo_threshold
         label: Tensor = map_pixels(pseudo_labels, old.logits, batch.label, threshold=threshold, softmax=False)
         return label
-
-
-def class_counts(label: Tensor, channels: int) -> Tensor:
-    """Count the pixels of every channel, ``(N, H, W)`` int64 -> ``(C,)`` int64; 255 counts nowhere.
-
-    >>> class_counts(torch.tensor([[[0, 2, 2, 255]]]), 3)
-    tensor([1, 0, 2])
-    """
-    counts = torch.zeros(IGNORE + 1, dtype=torch.int64, device=label.device)
-    flat = label.flatten().long()
-    return counts.scatter_add_(0, flat, torch.ones_like(flat))[:channels]
-
-
-def class_weights(counts: Tensor, balance: float, most: float) -> Tensor:
-    """Weights of the classes' own pixels, ``(C,)`` float32: a power of the ratio of the others to these, at least 1.
-
-    A class that no pixel has, and background, weigh 1.
-
-    Args:
-        counts: pixels by channel, ``(C,)`` int64.
-        balance: the exponent.
-        most: the largest weight.
-
-    >>> class_weights(torch.tensor([9, 1, 0]), 0.5, 10.0)
-    tensor([1., 3., 1.])
-    """
-    own = counts.float()
-    weights = ((own.sum() - own) / own.clamp(min=1)).pow(balance).clamp(1, most)
-    weights = torch.where(own == 0, 1.0, weights)
-    return torch.cat([torch.ones_like(weights[:1]), weights[1:]])
