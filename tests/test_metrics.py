@@ -32,6 +32,9 @@ def test_forgetting_and_average():
     steps = [[0.8, 0.6], [0.9, 0.5, 0.7], [0.6, 0.55, 0.4, 0.3]]
     assert forgetting(steps) == pytest.approx(np.mean([0.9 - 0.6, 0.6 - 0.55, 0.7 - 0.4]))
     assert forgetting(steps[:1]) == 0
+    assert forgetting([[0.5, 0.5], [0.9, 0.5, 0.7]]) == pytest.approx(-0.2), (
+        "negative where a class improved at the last"
+    )
     assert average_miou(steps) == pytest.approx(np.mean([0.7, 0.7, 0.4625]))
 
 
@@ -50,3 +53,12 @@ def test_a_class_without_pixels_is_in_no_mean(labelled, means):
     assert found["class_iou"]["b"] is None
     assert {name: value and round(value, 6) for name, value in found["miou"].items()} == means
     assert found["forgetting"] == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize(("labelled", "score"), [(None, 0.0), ({1, 2}, 0.0), ({1}, None)])
+def test_a_class_without_pixels_scores_0_in_the_published_evaluation(labelled, score):
+    counts = [[2, 2, 0], [1, 2, 0], [0, 0, 0]]
+    step = Step(1, ((1,), (2,)))
+    found = step_metrics([counts], step, ("background", "a", "b"), labelled, absent="zero")
+    assert found["class_iou"]["b"] == score
+    assert found["miou"]["all"] == (None if score is None else pytest.approx(0.8 / 3))

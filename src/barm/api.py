@@ -118,8 +118,16 @@ def evaluate(
         for line in sized(config, opened, ()).warnings:
             monitor.say(f"[yellow]warning:[/yellow] {markup(line)}")
         counts = evaluate_step(config, rt, method, network, opened, method.step, monitor)
-    same_view = difference(*(settings(c, ("evaluation",)) for c in (trained, config))) is None
-    return scores_of(directory, method.step, counts, opened, others=data is not None, same_view=same_view)
+    views = (settings(c, ("evaluation",)) | {"evaluation.absent": None} for c in (trained, config))
+    return scores_of(
+        directory,
+        method.step,
+        counts,
+        opened,
+        absent=config.evaluation.absent,
+        others=data is not None,
+        same_view=difference(*views) is None,
+    )
 
 
 def view_of(path: Path | str, overrides: Sequence[str] = (), *, native: bool = False) -> str:

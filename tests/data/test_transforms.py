@@ -126,3 +126,10 @@ def test_regions_lie_in_the_image(size):
 def test_the_centre_of_an_evaluated_image_is_rounded_half_to_even(width, left):
     image = Image.fromarray(np.arange(width, dtype=np.uint8)[None].repeat(32, 0))
     assert np.asarray(centre_crop(image, 32, Image.Resampling.NEAREST))[0, 0] == left
+
+
+def test_regions_are_as_often_wide_as_high():
+    """spec/mib.md section 9.3: the logarithm of the aspect ratio is uniform."""
+    rng, config = np.random.default_rng(0), TrainTransform(64, geometry="resized_crop", scale=(0.1, 0.1))
+    regions = [draw_region(rng, (1000, 1000), config) for _ in range(5000)]
+    assert abs(np.mean([r.width > r.height for r in regions]) - 0.5) < 0.03  # 0.57 if the ratio itself were

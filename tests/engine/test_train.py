@@ -57,6 +57,18 @@ def numbers_of(trainer):
     return {name: value.clone() for name, value in state.items() if value.is_floating_point()}
 
 
+def test_processes_drop_out_other_features():
+    rt, weights = Runtime(RuntimeConfig(device="cpu", precision="32-true")), []
+    batch = Batch(torch.randn(2, 3, 48, 48), torch.randint(0, 3, (2, 48, 48)), {})
+    for rank in (0, 0, 1):
+        rt.rank = rank
+        trainer = trainer_of(rt)
+        trainer.update(batch)
+        weights.append(torch.cat([p.detach().flatten() for p in trainer.model.parameters()]))
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
 def test_an_update_whose_loss_is_not_finite_is_left_out():
     """Also the very first one; parameters, momentum, the statistics of batch norm and the count say so, and the next
     update is the usual one."""

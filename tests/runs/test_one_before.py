@@ -244,3 +244,20 @@ def test_zeros_of_an_older_version_are_no_scores(old, fast_settings, tmp_path):
     run.add(0, {METRICS: {**now, "class_iou": {**now["class_iou"], "ghost": 0.0}, "miou": {"old": 0.01, "all": 0.01}}})
     assert read_scores(run) == [now]
     assert compare([run.path])[0].scores["all"].mean == now["miou"]["all"]
+
+
+def test_a_class_that_no_image_shows_scores_0_where_the_published_evaluation_is_asked_for(old, fast_settings, tmp_path):
+    shutil.copytree(old, tmp_path / "data")
+    with (tmp_path / "data/classes.txt").open("a", encoding="utf-8") as names:
+        names.write("ghost\n")
+    updates = {"data": {"root": str(tmp_path / "data")}, "task": {"name": "offline"}}
+    settings = [*fast_settings, "base.epochs=2", "evaluation.absent=zero"]
+    fit(load_config("folder/barm", settings, updates), out=tmp_path / "run", quiet=True)
+    run = RunDirectory(tmp_path / "run")
+    (metrics,) = read_scores(run)
+    ious = metrics["class_iou"]
+    assert ious["ghost"] == 0.0
+    assert metrics["miou"]["all"] == pytest.approx(fmean(ious.values()), abs=1e-12)
+    skipped = evaluate(run.path, overrides=["evaluation.absent=skip"], quiet=True)
+    assert skipped["class_iou"] == {**ious, "ghost": None}
+    assert skipped["average_miou"] is not None, "it is the same view of the same images"

@@ -194,7 +194,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         counts = evaluate_step(config, rt, method, network, data, method.step, monitor)
     if rt.is_main:
         earlier = [place.run.read(i, COUNTS) for i in range(step) if place.run.has(i, COUNTS)]
-        _print_scores(step_metrics([*earlier, counts.tolist()], method.step, data.val.class_names))
+        _print_scores(step_metrics([*earlier, counts.tolist()], method.step, data.val.class_names, absent="zero"))
 
 
 def _previous(config: RunConfig, place: Place, data: Data, first: int) -> None:

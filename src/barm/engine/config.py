@@ -26,6 +26,7 @@ from barm.methods.base import MethodConfig, Rates
 from barm.models.segmenter import NetworkConfig
 
 Policy = Literal["poly", "warm_poly", "step"]
+Absent = Literal["skip", "zero"]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 
 
@@ -255,10 +256,13 @@ class EvaluationConfig(_Config):
             size.
         batch_size: images at a time; at native size, of images of one size.
         unseen: pixels of classes that a later step will learn are left out, or count as background (spec/mib.md Q2).
+        absent: a class that no measured pixel shows, such as the background of data without one, has no score and is in
+            no mean (``skip``), or scores 0 (``zero``, the published evaluation: spec/barm.md section 5).
     """
 
     crop: int = Field(513, ge=0, strict=True)
     unseen: Literal["ignore", "background"] = "ignore"
+    absent: Absent = "skip"
     batch_size: int = Field(4, ge=1, strict=True)
 
     @property

@@ -284,7 +284,7 @@ def _store(
     carried: Mapping[str, Tensor] | None,
 ) -> None:
     """Store the finished step and report its scores."""
-    metrics = scores_of(directory, step, counts, data)
+    metrics = scores_of(directory, step, counts, data, absent=config.evaluation.absent)
     record = describe_classes(config, data.plan, step, data.train.class_names, data.train.palette)
     if step.index > 0:
         record["classes"] = same_colours(record["classes"], directory.read(step.index - 1, METHOD)["classes"])

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from barm.engine.checkpoint.directory import COUNTS, IMAGES, METHOD, METRICS, RunDirectory
 from barm.engine.checkpoint.images import Images, images_of, other_images
+from barm.engine.config import Absent
 from barm.engine.datasets import Data
 from barm.labels import Step
 from barm.metrics import (
@@ -26,7 +27,12 @@ from barm.metrics import (
 
 
 def step_metrics(
-    counts: Sequence[Any], step: Step, class_names: Sequence[str], labelled: Container[int] | None = None
+    counts: Sequence[Any],
+    step: Step,
+    class_names: Sequence[str],
+    labelled: Container[int] | None = None,
+    *,
+    absent: Absent = "skip",
 ) -> dict[str, Any]:
     """Compute every score of a step from the counts of all steps so far.
 
@@ -36,13 +42,12 @@ def step_metrics(
         class_names: by id, background first.
         labelled: ids of the classes that the images' masks know, all by default. The scores of the others are None,
             and so is that of background where the masks know none of the older classes (of step 0: of its own).
-
-    A class that no pixel shows is not measured: its scores are None too.
+        absent: a class that no pixel shows has no score (``skip``), or scores 0 (``zero``, the published evaluation).
     """
     names = [class_names[i] for i in (0, *step.seen)]
     num_base = 1 + step.group_sizes[0]
     unlabelled = _unknown(step, labelled)
-    unknown = unlabelled | (np.asarray(counts[-1]).sum(1) == 0)
+    unknown = unlabelled | ((np.asarray(counts[-1]).sum(1) == 0) & (absent == "skip"))
     ious = [_without(class_iou(c), unknown) for c in counts]
     accuracy = _without(class_accuracy(counts[-1]), unknown)
     miou, hits = (_means(values, unlabelled, num_base) for values in (ious[-1], accuracy))
@@ -95,7 +100,14 @@ def _none_for_nan(value: Any) -> Any:
 
 
 def scores_of(
-    directory: RunDirectory, step: Step, counts: Tensor, data: Data, *, others: bool = False, same_view: bool = True
+    directory: RunDirectory,
+    step: Step,
+    counts: Tensor,
+    data: Data,
+    *,
+    absent: Absent,
+    others: bool = False,
+    same_view: bool = True,
 ) -> dict[str, Any]:
     """Compute every score of a step.
 
@@ -104,6 +116,7 @@ def scores_of(
         step: the step.
         counts: its confusion counts, ``(C, C)``.
         data: the images that it was measured on.
+        absent: as in `step_metrics`.
         others: the images may be others than the run's; steps without a record of their images are then not comparable.
         same_view: whether it was measured in the same way as the run.
 
@@ -112,7 +125,9 @@ def scores_of(
         in another way.
     """
     earlier = earlier_counts(directory, step.index, images_of(data), others=others) if same_view else None
-    metrics = step_metrics([*(earlier or []), counts.tolist()], step, data.train.class_names, data.labelled)
+    metrics = step_metrics(
+        [*(earlier or []), counts.tolist()], step, data.train.class_names, data.labelled, absent=absent
+    )
     return metrics if earlier is not None else {**metrics, "average_miou": None, "forgetting": None}
 
 
@@ -170,7 +185,7 @@ def _as_counted_now(run: RunDirectory, index: int) -> dict[str, Any]:
     """A step's stored scores, recomputed if a class has no pixels, which older versions scored as 0."""
     metrics: dict[str, Any] = run.read(index, METRICS)
     known = [i for i in range(index + 1) if run.has(i, COUNTS)]
-    if index not in known or None in metrics["class_iou"].values():
+    if index not in known or None in metrics["class_iou"].values() or run.config().evaluation.absent == "zero":
         return metrics
     counts = [run.read(i, COUNTS) for i in known]
     if all(sum(row) for row in counts[-1]):

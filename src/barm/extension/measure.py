@@ -38,15 +38,17 @@ def measure_again(plan: Plan, rt: Runtime, directory: RunDirectory, monitor: Mon
     older version began has kept those scores, without a record; they go, and what a finished step derived from them.
     """
     data, images = plan.data, {"measured": images_of(plan.data)["measured"]}
+    absent = plan.config.evaluation.absent
     steps, again = [i for i in directory.finished_steps() if i <= plan.step], False
     for index in steps:
         step, told = data.plan[index], directory.has(index, METRICS) and directory.has(index, IMAGES)
         if index == plan.step and again:
             counts = torch.tensor(directory.read(index, COUNTS))
-            rt.on_main(partial(directory.add, index, {METRICS: scores_of(directory, step, counts, data)}))
+            metrics = scores_of(directory, step, counts, data, absent=absent)
+            rt.on_main(partial(directory.add, index, {METRICS: metrics}))
         elif index < plan.step and not told:
             counts, again = count_step(plan, rt, directory, index, monitor), True
-            metrics = scores_of(directory, step, counts, data)
+            metrics = scores_of(directory, step, counts, data, absent=absent)
             files = {IMAGES: images, COUNTS: counts.tolist(), METRICS: metrics}
             rt.on_main(partial(directory.add, index, files))
 
