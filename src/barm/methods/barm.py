@@ -26,7 +26,8 @@ from barm.losses.balanced import class_counts, class_weights
 from barm.losses.common import class_histogram, probabilities, pseudo_labels, sure_thresholds
 from barm.losses.segmentation import segmentation
 from barm.methods.base import Method, MethodConfig, ParamGroup, Rates, Weight, group
-from barm.models.heads import GroupedHead, GroupedOutput, aggregate, residuals
+from barm.models.aggregation import aggregate, residuals
+from barm.models.heads import GroupedHead, GroupedOutput
 from barm.models.segmenter import NetworkConfig, build_network, hand_over
 from barm.ops.upsampled import map_pixels
 
