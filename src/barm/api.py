@@ -16,10 +16,10 @@ from barm.engine.checkpoint.shared import SharedDirectory
 from barm.engine.config import RunConfig
 from barm.engine.crops import sized
 from barm.engine.datasets import Data, open_data
-from barm.engine.evaluate import evaluate_step
+from barm.engine.evaluate import evaluate_step, label_agreement
 from barm.engine.monitor import Monitor
 from barm.engine.run import run
-from barm.engine.runtime import Runtime
+from barm.engine.runtime import Runtime, constant_type
 from barm.engine.scores import scores_of
 from barm.errors import UserError
 from barm.escaping import markup
@@ -84,6 +84,8 @@ def evaluate(
     *,
     overrides: Sequence[str] = (),
     native: bool = False,
+    device: str | None = None,
+    precision: str | None = None,
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Evaluate a run's step anew on the validation split.
@@ -94,11 +96,14 @@ def evaluate(
         data: another data set with the same classes, as in `fit`.
         overrides: ``evaluation.key=value``; by default it is evaluated as the run was.
         native: at native size, as `Model.predict` sees an image; short for ``evaluation.crop=0``.
+        device: overrides the device of the run.
+        precision: overrides the precision of the run.
         quiet: show no progress.
 
     Returns:
         Metrics as in ``metrics.json``; average mIoU and forgetting use the stored counts of the earlier steps, and are
-        None where those were measured on other images or in another way.
+        None where those were measured on other images or in another way. With a `precision` also the ``computed_in``
+        type of the weights, and the ``agreement``: the share of the pixels that have the label of float32.
 
     Raises:
         UserError: for an override of anything but the evaluation.
@@ -108,7 +113,8 @@ def evaluate(
     shared = {} if data is None else {"allow_shared": True}  # nothing was trained on its training split
     read = config.data.model_copy(update={"unlabelled": None, **shared})
     config = config.model_copy(update={"data": read})
-    rt = Runtime(config.runtime)
+    given = {"device": device, "precision": precision}
+    rt = Runtime(config.runtime.model_copy(update={key: value for key, value in given.items() if value is not None}))
     directory = SharedDirectory(Path(path), rt)
     index = directory.last_step() if step is None else step
     opened = sources or open_data(config, rt)
@@ -118,8 +124,13 @@ def evaluate(
         for line in sized(config, opened, ()).warnings:
             monitor.say(f"[yellow]warning:[/yellow] {markup(line)}")
         counts = evaluate_step(config, rt, method, network, opened, method.step, monitor)
+        told: dict[str, Any] = {}
+        if precision is not None:
+            agreement = label_agreement(config, rt, method, network, opened, monitor)
+            kind = str(constant_type(rt.precision, rt.device)).removeprefix("torch.")
+            told = {"computed_in": kind, "agreement": agreement}
     views = (settings(c, ("evaluation",)) | {"evaluation.absent": None} for c in (trained, config))
-    return scores_of(
+    scores = scores_of(
         directory,
         method.step,
         counts,
@@ -128,6 +139,7 @@ def evaluate(
         others=data is not None,
         same_view=difference(*views) is None,
     )
+    return scores | told
 
 
 def view_of(path: Path | str, overrides: Sequence[str] = (), *, native: bool = False) -> str:

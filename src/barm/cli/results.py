@@ -46,6 +46,8 @@ def evaluate(
     override: Annotated[
         list[str] | None, typer.Option("--set", help="evaluation.key=value, e.g. evaluation.crop=0.")
     ] = None,
+    device: Device = None,
+    precision: Precision = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -58,13 +60,25 @@ def evaluate(
         from barm.api import view_of
         from barm.report.tables import classes_table, steps_table
 
-    metrics = evaluate_run(run, step, data, overrides=override or (), native=native, quiet=quiet)
+    metrics = evaluate_run(
+        run, step, data, overrides=override or (), native=native, device=device, precision=precision, quiet=quiet
+    )
     if as_json:
         print_json(metrics)
     else:
         out.print(classes_table(metrics))
         out.print(steps_table(str(run), {"": [metrics]}))
-        say(f"Measured at {view_of(run, override or (), native=native)}")
+        how = ""
+        if precision is not None:
+            how = (
+                f" in {metrics['computed_in']}; {_share(metrics['agreement'])} of the pixels have the label of float32"
+            )
+        say(f"Measured at {view_of(run, override or (), native=native)}{how}")
+
+
+def _share(value: float) -> str:
+    """Percent, never rounded up to all of it."""
+    return "all" if value == 1 else f"{min(100 * value, 99.999):.3f} %"
 
 
 def predict(

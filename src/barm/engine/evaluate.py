@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -71,9 +72,34 @@ def count_source(
     monitor: Monitor,
 ) -> Tensor:
     """Confusion counts of a step's network on one data set, ``(C, C)`` int64; every labelled pixel counts."""
+    with _measured(config, rt, method, source, data, monitor) as (batches, progress):
+        return evaluate(method, rt.constant(model), batches, rt, progress)
+
+
+def label_agreement(
+    config: RunConfig, rt: Runtime, method: Method[Any, Any], model: nn.Module, data: Data, monitor: Monitor
+) -> float:
+    """Share of the measured images' pixels whose label is the same in the runtime's type as in float32."""
+    exact, lower = rt.constant(model, exact=True), rt.constant(model)
+    same = torch.zeros(2, dtype=torch.int64, device=rt.device)
+    for source in data.measured:
+        with _measured(config, rt, method, source, data, monitor) as (batches, progress):
+            for batch in batches:
+                one, other = (method.predict(network(batch.image), batch.size) for network in (exact, lower))
+                same += torch.stack([(one == other).sum(), torch.full_like(same[0], one.numel())])
+                progress()
+    equal, pixels = rt.all_sum(same).tolist()
+    return float(equal / max(pixels, 1))
+
+
+@contextmanager
+def _measured(
+    config: RunConfig, rt: Runtime, method: Method[Any, Any], source: Source, data: Data, monitor: Monitor
+) -> Iterator[tuple[Iterable[Batch], Callable[[], None]]]:
+    """This process's batches of a data set that is measured, and what to call after each."""
     policy = replace(method.policy, unseen=0) if config.evaluation.unseen == "background" else method.policy
     dataset = eval_dataset(config, data, source, method.step, policy)
     loading, number = ordered_batches(config, rt, dataset)
     one_shape = rt.one_shape(config.evaluation.crop > 0)
     with one_shape, loading as batches, monitor.evaluation(method.step.index, number) as progress:
-        return evaluate(method, rt.constant(model), batches, rt, progress)
+        yield batches, progress
