@@ -16,6 +16,8 @@ LOADER_ROUNDS=${LOADER_ROUNDS:-25}
 CONSTANT_ROUNDS=${CONSTANT_ROUNDS:-31}
 CONSTANT_CROP=${CONSTANT_CROP:-161}
 BACKBONES=${BACKBONES:-resnet50 tf_efficientnet_lite0 mobilenetv2_100 convnext_atto} # dense; depthwise of three kinds
+STEP_BACKBONES=${STEP_BACKBONES:-tf_efficientnet_lite0 convnext_atto vit_small_patch16_224} # beside ResNet-101
+STEP_CROP=${STEP_CROP:-257}
 
 measure() {
     local name=$1
@@ -29,6 +31,9 @@ measure loader --rounds "$LOADER_ROUNDS" --part loader
 measure voc-15-1-losses --batch 4 --rounds "$ROUNDS" --part losses
 measure ade-100-10 --task 100-10 --classes 150 --batch 4 --rounds "$ROUNDS" --part losses
 measure ade-100-10-evaluation --task 100-10 --classes 150 --batch "$BATCH" --rounds "$ROUNDS" --part evaluation
+for backbone in $STEP_BACKBONES; do
+    measure "step-$backbone" --model "$backbone" --crop "$STEP_CROP" --batch "$BATCH" --rounds "$ROUNDS" --part step
+done
 for backbone in $BACKBONES; do
     OMP_NUM_THREADS=1 measure "constant-$backbone" --model "$backbone" --crop "$CONSTANT_CROP" --batch 8 \
         --rounds "$CONSTANT_ROUNDS" --part constant

@@ -17,13 +17,15 @@ def tiny(task: str = "15-1", step: int = 2):
 def test_product_rates_are_those_of_both_precisions(monkeypatch):
     monkeypatch.setitem(MATRIX, "cpu", 128)  # a processor without bf16 takes a minute for the usual one
     setting = setting_of("test_resnet", "15-1", 20, 1, 2, 65, "cpu", "bf16-mixed")
-    facts = product_rates(setting)
+    facts, rate = product_rates(setting)
     assert len(facts) == 3
+    reached = [float(re.findall(r"\d+\.\d+", fact)[1]) for name, fact in facts.items() if "convolution" in name]
+    assert rate == pytest.approx(1e12 * max(reached), rel=0.2)
     for fact in facts.values():
         fp32, bf16, ratio = (float(w) for w in re.findall(r"\d+\.\d+", fact))
         assert fp32 > 0
         assert ratio == pytest.approx(bf16 / fp32, rel=0.2, abs=0.02)  # as rounded as they are shown
-    assert all("x" not in fact for fact in product_rates(tiny()).values())  # one precision, no ratio
+    assert all("x" not in fact for fact in product_rates(tiny())[0].values())  # one precision, no ratio
 
 
 def test_memory_is_counted_and_turned_into_batches():

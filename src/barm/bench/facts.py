@@ -28,23 +28,27 @@ PASSING = 1.26  # what an image needs on an H100 at the most, of what is counted
 TOP = 10
 
 
-def product_rates(setting: Setting) -> dict[str, str]:
-    """Multiplications per second of a matrix product and two typical convolutions, in fp32 and in our precision.
+def product_rates(setting: Setting) -> tuple[dict[str, str], float]:
+    """Operations per second of a matrix product and two typical convolutions, in fp32 and in our precision.
 
     Their ratio is the most that a change of precision alone can bring on this machine.
+
+    Returns:
+        A line for each product, and the largest rate of a convolution in our precision.
     """
     rt = setting.fast()
     dtypes = dict.fromkeys([torch.float32, DTYPES.get(rt.precision, torch.float32)])
-    facts = {}
+    facts, largest = dict[str, str](), 0.0
     for name in ("matrix product", "1x1 convolution", "3x3 convolution"):
         rates = {}
         for dtype in dtypes:
             work, operations = _product(name, setting, rt.device, dtype)
             rates[str(dtype).removeprefix("torch.")] = _rate(work, operations, rt.device)
         first, last = next(iter(rates.values())), list(rates.values())[-1]
+        largest = max(largest, last if "convolution" in name else 0.0)
         shown = ", ".join(f"{rate / 1e12:.3f} {kind}" for kind, rate in rates.items())
         facts[f"{name}, TFLOP/s"] = f"{shown}: {last / first:.2f} x" if len(rates) > 1 else shown
-    return facts
+    return facts, largest
 
 
 def _product(name: str, setting: Setting, device: torch.device, dtype: torch.dtype) -> tuple[Work, float]:

@@ -153,10 +153,11 @@ def _part(
     costs, facts = side_by_side(work, device, rounds, say), {}
     if part == "step":
         ceiling = costs[PLAIN].median / costs[BARE].median
+        products, rate = product_rates(setting)
         facts = {
             "plain / bare network": f"{ceiling:.2f} x: an update without any overhead would be so much faster",
-            **_rates(our_update(setting, cuda_graphs=False), costs[OURS], device),
-            **product_rates(setting),
+            **_rates(our_update(setting, cuda_graphs=False), costs[OURS], device, rate),
+            **products,
         }
     return costs, facts
 
@@ -168,15 +169,21 @@ def _on_the_processor(costs: Mapping[str, Cost]) -> dict[str, str]:
     return {"processor seconds, median": ", ".join(shown)}
 
 
-def _rates(work: Callable[[], object], cost: Cost, device: torch.device) -> dict[str, str]:
-    """Floating point operations of an update, and the share of the GPU's matrix rate that they reach."""
+def _rates(work: Callable[[], object], cost: Cost, device: torch.device, rate: float) -> dict[str, str]:
+    """Floating point operations of an update, their rate, and the time that they would take at a convolution's `rate`.
+
+    Of a known GPU, whose convolutions are too small to fill it, also the share of its matrix rate.
+    """
     with FlopCounterMode(display=False) as counter:
         work()
     flops = counter.get_total_flops()
     fact = f"{flops / 1e12:.2f} TFLOP, {flops / cost.median / 1e12:.2f} TFLOP/s"
     peak = next((r for n, r in MATRIX_RATE.items() if n in processor(device)), None)
     share = "" if peak is None else f", {100 * flops / cost.median / peak:.0f} % of {peak / 1e12:.0f} TFLOP/s"
-    return {"operations of an update": fact + share}
+    limit = (
+        f"{flops / rate:.4f} s at the rate of the best convolution; our update takes {cost.median * rate / flops:.2f} x"
+    )
+    return {"operations of an update": fact + share, "limit": limit}
 
 
 def _ahead(rows: Sequence[Row], setting: Setting) -> str:
