@@ -13,7 +13,8 @@ import pytest
 from typer.testing import CliRunner
 
 from barm.bench.cases import AUTOCAST, OURS
-from barm.bench.run import run_bench, setting_of, step_of
+from barm.bench.measure import Cost
+from barm.bench.run import fastest_launch, run_bench, setting_of, step_of
 from barm.cli import app
 from barm.errors import UserError
 
@@ -56,7 +57,7 @@ def test_the_standard_set(shapes_voc, tmp_path):
     """What `make bench` and, on a GPU, `make bench-gpu` run: here tiny and on the processor."""
     once = dict.fromkeys(("ROUNDS", "GROWTH_ROUNDS", "LOADER_ROUNDS"), "1")
     small = {"MODEL": "test_resnet", "CROP": "33", "DEVICE": "cpu", **once, "CONSTANT_ROUNDS": "1"}
-    small |= {"CONSTANT_CROP": "33", "BACKBONES": "test_convnext"}
+    small |= {"CONSTANT_CROP": "33", "BACKBONES": "test_convnext", "STEP_CROP": "33", "STEP_BACKBONES": "test_vit"}
     env = {
         **os.environ,
         **small,
@@ -76,6 +77,7 @@ def test_the_standard_set(shapes_voc, tmp_path):
         "growth",
         "profile",
         "constant-test_convnext",
+        "step-test_vit",
     }
     constant = json.loads((tmp_path / "constant-test_convnext/bench.json").read_text())
     assert (constant["model"]["backbone"], constant["crop"], constant["batch"]) == ("test_convnext", 33, 8)
@@ -88,3 +90,32 @@ def test_the_standard_set(shapes_voc, tmp_path):
     assert all(0 < float(facts[f"convolutions' share of an {w}"][:-2]) < 100 for w in ("update", "evaluation"))
     growth = json.loads((tmp_path / "growth/bench.json").read_text())["facts"]
     assert "given back" in growth["50 branches, freed memory"]
+
+
+def cost(median: float, first: float) -> Cost:
+    return Cost(median, median, median, None, None, first)
+
+
+@pytest.mark.parametrize(
+    ("others", "expected"),
+    [
+        ({"ours, compiled": cost(0.04, 30.0)}, "as it is; runtime.compile and runtime.cuda_graphs stay as they are"),
+        (
+            {"ours, compiled": cost(0.02, 41.0), "kernel by kernel": cost(0.05, 0.5)},
+            "ours, compiled, with runtime.compile=true: 0.0100 s less of 0.0300 s; it starts 40 s later, so it is for "
+            "steps of more than 4000 updates",
+        ),
+        (
+            {"kernel by kernel, compiled": cost(0.025, 2.0)},
+            "kernel by kernel, compiled, with runtime.compile=true and runtime.cuda_graphs=false: 0.0050 s less of "
+            "0.0300 s; it starts 1 s later, so it is for steps of more than 200 updates",
+        ),
+        (
+            {"kernel by kernel": cost(0.025, 0.5)},
+            "kernel by kernel, with runtime.cuda_graphs=false: 0.0050 s less of 0.0300 s; it starts 0 s later, so it "
+            "is for steps of more than 0 updates",
+        ),
+    ],
+)
+def test_the_fastest_launch_pays_after_some_updates(others, expected):
+    assert fastest_launch({"ours": cost(0.03, 1.0), **others}) == expected

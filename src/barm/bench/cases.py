@@ -37,6 +37,7 @@ UNLABELLED = 0.7  # share of background pixels, about VOC's
 BLOCK = 32  # side of the labels' blocks in pixels
 FRESH_RATE = 1e-6  # random weights must not diverge
 OURS, PLAIN, BARE = "ours", "plain", "bare network"
+SINGLY, COMPILED = "kernel by kernel", ", compiled"  # ways to launch an update, and the end of a way's name
 AUTOCAST, FP32 = "plain autocast", "plain fp32"
 
 
@@ -103,9 +104,9 @@ def launch_work(setting: Setting) -> dict[str, Work]:
     """Our update in every way to launch it: on a GPU also without CUDA graphs; compiled where a compiler is there."""
     ways: dict[str, dict[str, bool]] = {OURS: {}}
     if setting.fast().device.type == "cuda":
-        ways["kernel by kernel"] = {"cuda_graphs": False}
+        ways[SINGLY] = {"cuda_graphs": False}
     if shutil.which("c++") is not None:
-        ways |= {f"{name}, compiled": {**options, "compile": True} for name, options in list(ways.items())}
+        ways |= {name + COMPILED: {**options, "compile": True} for name, options in list(ways.items())}
     return {name: our_update(setting, **options) for name, options in ways.items()}
 
 

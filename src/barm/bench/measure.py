@@ -28,6 +28,7 @@ class Cost:
         most: seconds.
         memory: peak bytes beyond those in use before; None where it cannot be measured.
         processor: median processor seconds of this process; other work on the machine adds little to it.
+        first: seconds of the first call, in which a compiler works and graphs are recorded.
     """
 
     median: float
@@ -35,6 +36,7 @@ class Cost:
     most: float
     memory: int | None
     processor: float | None = None
+    first: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The values as a dict for JSON."""
@@ -55,6 +57,7 @@ def side_by_side(
     seconds: dict[str, list[float]] = {name: [] for name in work}
     processor: dict[str, list[float]] = {name: [] for name in work}
     recorded: dict[str, int] = {}
+    first: dict[str, float] = {}
     for round_ in range(rounds + 1):
         for name, function in work.items():
             say(f"{'warm-up' if round_ == 0 else f'round {round_} of {rounds}'}: {name}")
@@ -63,6 +66,7 @@ def side_by_side(
             function()
             finish(device)
             if round_ == 0:
+                first[name] = time.perf_counter() - began
                 recorded[name] = graph_memory(device) - before
             else:
                 seconds[name].append(time.perf_counter() - began)
@@ -71,7 +75,9 @@ def side_by_side(
     for name, s in seconds.items():
         memory = peak_memory(work[name], device)
         memory = None if memory is None else memory + recorded[name]
-        costs[name] = Cost(statistics.median(s), min(s), max(s), memory, statistics.median(processor[name]))
+        costs[name] = Cost(
+            statistics.median(s), min(s), max(s), memory, statistics.median(processor[name]), first[name]
+        )
     return costs
 
 
