@@ -103,17 +103,17 @@ def cost(median: float, first: float) -> Cost:
         (
             {"ours, compiled": cost(0.02, 41.0), "kernel by kernel": cost(0.05, 0.5)},
             "ours, compiled, with runtime.compile=true: 0.0100 s less of 0.0300 s; it starts 40 s later, so it is for "
-            "steps of more than 4000 updates",
+            "steps with more updates than 4000",
         ),
         (
             {"kernel by kernel, compiled": cost(0.025, 2.0)},
             "kernel by kernel, compiled, with runtime.compile=true and runtime.cuda_graphs=false: 0.0050 s less of "
-            "0.0300 s; it starts 1 s later, so it is for steps of more than 200 updates",
+            "0.0300 s; it starts 1 s later, so it is for steps with more updates than 200",
         ),
         (
             {"kernel by kernel": cost(0.025, 0.5)},
             "kernel by kernel, with runtime.cuda_graphs=false: 0.0050 s less of 0.0300 s; it starts 0 s later, so it "
-            "is for steps of more than 0 updates",
+            "is for steps with more updates than 0",
         ),
     ],
 )

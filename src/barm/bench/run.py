@@ -175,7 +175,7 @@ def fastest_launch(costs: Mapping[str, Cost]) -> str:
     switches += ["runtime.cuda_graphs=false"] if name.startswith(SINGLY) else []
     later = max(0.0, (costs[name].first or 0.0) - (ours.first or 0.0))
     told = f"{name}, with {' and '.join(switches)}: {gain:.4f} s less of {ours.median:.4f} s"
-    return f"{told}; it starts {later:.0f} s later, so it is for steps of more than {round(later / gain)} updates"
+    return f"{told}; it starts {later:.0f} s later, so it is for steps with more updates than {round(later / gain)}"
 
 
 def _on_the_processor(costs: Mapping[str, Cost]) -> dict[str, str]:
