@@ -63,7 +63,12 @@ def test_a_stopped_run_resumes_to_the_same_weights(name, tiny, tmp_path, monkeyp
 
 
 def test_a_stopped_run_of_barm_with_its_switches(tiny, tmp_path, monkeypatch):
-    switches = ("method.pseudo_share=0.8", "method.balance=0.5", "method.residual=own", "method.warm_start.alone=0.5")
+    switches = (
+        "method.pseudo_share=0.8",
+        "method.class_balance=0.5",
+        "method.residual=own",
+        "method.warm_start.alone=0.5",
+    )
     config = tiny("barm", "3-1", "base.epochs=1", "increment.epochs=3", *switches)
     resumes_to_the_same_weights(config, 1, tmp_path, monkeypatch)
 

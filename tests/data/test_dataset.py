@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 
@@ -52,3 +55,15 @@ def test_evaluation_covers_every_image_once(shapes_voc):
     assert sorted(seen) == list(range(len(source)))
     labels = torch.cat([dataset[i][1].flatten() for i in range(len(dataset))]).unique().tolist()
     assert set(labels) <= {0, 1, 2, 255}
+
+
+@pytest.mark.parametrize("policy", [INCREMENTAL, JOINT], ids=["incremental", "joint"])
+@pytest.mark.parametrize("indexed", [True, False])
+def test_pixels_of_the_labels(source, policy, indexed):
+    """From the index as from the masks; the ring of 255 counts as ignored."""
+    known = source if indexed else replace(source, areas=())
+    assert len(source.areas) == len(source)
+    dataset = StepDataset(known, PLAN, PLAN[1], policy, TrainTransform(32), seed=5)
+    masks = np.concatenate([np.asarray(source[i].mask).ravel() for i in dataset.images])
+    assert dataset.pixels().tolist() == np.bincount(dataset.lut[masks], minlength=256).tolist()
+    assert dataset.pixels()[255] > 0

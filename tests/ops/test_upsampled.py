@@ -13,6 +13,7 @@ import torch
 import barm
 from barm.batch import Term
 from barm.labels import IGNORE
+from barm.losses.balanced import balanced_binary_cross_entropy
 from barm.losses.common import ELSEWHERE, best_channel, binary_cross_entropy, cross_entropy, focal_loss, pseudo_labels
 from barm.losses.decomposed import multiple_binary_cross_entropy
 from barm.losses.entropy import belief
@@ -125,6 +126,27 @@ def test_gradients_in_float64(formula):
     logits, label = case((1, 3, 3, 4, 11, 7), dtype=torch.float64)
     with computed_by("strips"):
         assert torch.autograd.gradcheck(lambda x: sum_pixels(formula, x, label).total, logits.requires_grad_())
+
+
+@pytest.mark.usefixtures("budget")
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_balanced_sums_and_gradients(size):
+    logits, label = case(size, elsewhere=True)
+    positive = 1 + torch.arange(size[1], dtype=torch.float32) % 4
+
+    def compute():
+        leaf = logits.clone().requires_grad_()
+        term = sum_pixels(balanced_binary_cross_entropy, leaf, label, positive=positive)
+        (2 * term.value).backward()
+        return term.total.detach(), term.number, leaf.grad
+
+    (total, number, gradient), (other, count, slope) = both(compute)
+    assert within(other, total)
+    assert int(number) == int(count)
+    assert within(slope, gradient)
+    with computed_by("plain"):
+        same = sum_pixels(balanced_binary_cross_entropy, logits, label, positive=torch.ones(size[1]))
+        assert within(same.total, sum_pixels(binary_cross_entropy, logits, label).total)
 
 
 @pytest.mark.parametrize("loss", ["bce", "ce", "focal"])

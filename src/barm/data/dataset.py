@@ -9,6 +9,7 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -70,6 +71,19 @@ class StepDataset(Dataset[Item | Placed]):
 
     def __getitem__(self, key: Key) -> Item | Placed:
         return self.load(self.images[key[1]], key, self.lut, {})
+
+    def pixels(self) -> NDArray[np.int64]:
+        """Number of pixels by channel in the labels of all images, not augmented, ``(256,)``.
+
+        The index of a source knows it; masks of any other are read.
+        """
+        counts = np.zeros(256, np.int64)
+        areas = getattr(self.source, "areas", ())
+        for i in self.images:
+            area = areas[i] if areas else dict(enumerate(self.source[i].mask.histogram()))
+            for value, number in area.items():
+                counts[self.lut[value]] += number
+        return counts
 
     def load(self, index: int, key: Key, lut: Lut, marks: dict[str, Tensor]) -> Item | Placed:
         """Load an image and augment it as its key says, with further scalars by name."""

@@ -60,6 +60,7 @@ class Index:
         changes: number of images that the reader changes, by what it does.
         contents: digests; empty ones for unsound images.
         unclear: images that EXIF data turn, where the size does not tell whether the mask was drawn before or after.
+        areas: per image, the pixels of each value of its mask; empty for unsound ones.
     """
 
     classes: tuple[frozenset[int], ...]
@@ -70,6 +71,7 @@ class Index:
     changes: Mapping[str, int] = field(default_factory=dict)
     contents: tuple[Content, ...] = ()
     unclear: int = 0
+    areas: tuple[Mapping[int, int], ...] = ()
 
 
 def checked(source: FileSource, class_list: Path | None = None) -> FileSource:
@@ -92,14 +94,14 @@ def checked(source: FileSource, class_list: Path | None = None) -> FileSource:
             raise UserError(nothing_shown(source, index))
         lacks = absent(source.class_names, index.values) if source.split == "train" else None
         said = source.saying(Remark("warning", f"in training, {lacks}")) if lacks else source
-        return said.with_index(index.classes, index.sizes, index.contents)
+        return said.with_index(index.classes, index.sizes, index.contents, index.areas)
     listed = read_class_list(class_list, source.names)
     missing = [name for name in source.names if name not in listed]
     if missing:
         raise UserError(
             f"{class_list} has no line for '{missing[0]}' ({len(missing)} such): give the split's whole list"
         )
-    return source.with_index([listed[name] for name in source.names], index.sizes, index.contents)
+    return source.with_index([listed[name] for name in source.names], index.sizes, index.contents, index.areas)
 
 
 def nothing_shown(source: FileSource, index: Index) -> str:
@@ -150,6 +152,7 @@ def scan(source: FileSource, *, cache: bool = True) -> Index:
         Counter(change for entry in good for change in entry["changes"]),
         tuple(_content(source, one) for one in found),
         sum(entry["orientation"] != 1 and not _told(entry) for entry in good),
+        tuple({} if one.entry is None else _area(one.entry) for one in found),
     )
 
 
@@ -164,8 +167,12 @@ def _summed(entries: Iterable[Mapping[str, Any]]) -> Counter[int]:
     """Number of pixels of each value in all masks together."""
     pixels: Counter[int] = Counter()
     for entry in entries:
-        pixels.update(dict(zip(entry["values"], entry["pixels"], strict=True)))
+        pixels.update(_area(entry))
     return pixels
+
+
+def _area(entry: Mapping[str, Any]) -> dict[int, int]:
+    return dict(zip(entry["values"], entry["pixels"], strict=True))
 
 
 def foreground_of(values: Iterable[int]) -> frozenset[int]:

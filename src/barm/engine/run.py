@@ -137,6 +137,8 @@ def _run_step(
     """Train, evaluate and store one step."""
     method = config.method.build(step, config.model)
     method.set_conditions(data.plan.setting, rt.rank, rt.world)
+    if config.method.class_balance:
+        method.set_pixels(torch.from_numpy(dataset.pixels()[: step.num_seen]))
     torch.manual_seed(config.seed * 1000 + step.index)
     model, previous, known = method.build_model(), None, None
     partial, exemplars = directory.load_partial(step.index), list[Exemplar]()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from barm.batch import Term
 from barm.labels import IGNORE
-from barm.losses.common import ELSEWHERE
+from barm.losses.common import ELSEWHERE, log1p
+from barm.ops.strips import Evaluated
+from barm.ops.upsampled import ONE, accelerate
 
 
 def balanced_binary_cross_entropy(logits: Tensor, label: Tensor, *, positive: Tensor, weight: float = 1.0) -> Term:
@@ -68,3 +72,24 @@ def class_weights(counts: Tensor, balance: float, most: float) -> Tensor:
     weights = ((own.sum() - own) / own.clamp(min=1)).pow(balance).clamp(1, most)
     weights = torch.where(own == 0, 1.0, weights)
     return torch.cat([torch.ones_like(weights[:1]), weights[1:]])
+
+
+def _on_strip(logits: Tensor, rest: Sequence[Tensor], wanted: bool, *, positive: Tensor) -> Evaluated:
+    """`balanced_binary_cross_entropy` with its gradient: ``sigmoid(x)``, at the own channel ``-w sigmoid(-x)``."""
+    label = rest[0]
+    valid = label != IGNORE
+    here = valid & (label != ELSEWHERE)
+    place = label.masked_fill(~here, 0)
+    own = logits.gather(1, place.unsqueeze(1)).squeeze(1)
+    weight = positive[place] * here
+    softplus = logits.clamp(min=0) + log1p(torch.exp(-logits.abs()))
+    change = weight * F.softplus(-own) - here * F.softplus(own)
+    term = Term((softplus.sum(1) * valid + change).sum(), valid.sum())
+    if not wanted:
+        return Evaluated({ONE: term}, [None])
+    gradient = torch.sigmoid(logits).mul_(valid.unsqueeze(1))
+    pull = -(weight * torch.sigmoid(-own) + here * torch.sigmoid(own))
+    return Evaluated({ONE: term}, [gradient.scatter_add_(1, place.unsqueeze(1), pull.to(gradient.dtype).unsqueeze(1))])
+
+
+accelerate(balanced_binary_cross_entropy, analytic=_on_strip)

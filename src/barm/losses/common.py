@@ -232,7 +232,7 @@ def _binary_cross_entropy_on_strip(logits: Tensor, rest: Sequence[Tensor], wante
     channel = label.masked_fill(here == 0, 0).unsqueeze(1)
     positive = logits.gather(1, channel).squeeze(1)
     small = torch.exp(-logits.abs())
-    softplus = logits.clamp(min=0) + _log1p(small)
+    softplus = logits.clamp(min=0) + log1p(small)
     term = Term((softplus.sum(1) * valid - positive * here).sum(), valid.sum())
     if not wanted:
         return Evaluated({ONE: term}, [None])
@@ -240,7 +240,7 @@ def _binary_cross_entropy_on_strip(logits: Tensor, rest: Sequence[Tensor], wante
     return Evaluated({ONE: term}, [gradient.scatter_add_(1, channel, -here.unsqueeze(1))])
 
 
-def _log1p(small: Tensor) -> Tensor:
+def log1p(small: Tensor) -> Tensor:
     """``log(1 + x)`` for x in 0..1 by Kahan's corrected logarithm, twice as fast as torch's on a processor."""
     above = 1 + small
     return torch.where(above == 1, small, torch.log(above) * (small / (above - 1)))

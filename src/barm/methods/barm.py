@@ -7,10 +7,10 @@ are stable: their classes get no gradient from the labels, only from distillatio
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Self, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from barm.batch import Batch, Term
@@ -22,7 +22,6 @@ from barm.losses.background import (
     residual_triplet,
     step_masks,
 )
-from barm.losses.balanced import class_counts, class_weights
 from barm.losses.common import class_histogram, probabilities, pseudo_labels, sure_thresholds
 from barm.losses.segmentation import segmentation
 from barm.methods.base import Method, MethodConfig, ParamGroup, Rates, Weight, group
@@ -40,9 +39,6 @@ class BARMConfig(MethodConfig):
         pseudo_threshold: tau, on the previous model's probability; 1 accepts none.
         pseudo_share: of the background that the previous model takes for an old class, at least this share is labelled,
             the surest pixels, though their probability be below tau; 0 labels no more than tau says.
-        balance: exponent of the ratio of other pixels to a new class's own in the step's images, by which these are
-            weighted; 0 weights nothing.
-        most_weight: the largest of these weights.
         triplet_weight: of the background adaptation triplet.
         residual_weight: of the background adaptation cross-entropy.
         feature_weight: of the background feature distillation.
@@ -66,13 +62,12 @@ class BARMConfig(MethodConfig):
     }
     distillation: ClassVar[frozenset[str]] = frozenset({"gkd"})
     warms: ClassVar[bool] = True
+    balances: ClassVar[bool] = True
 
     name: Literal["barm"] = "barm"
     pseudo: bool = True
     pseudo_threshold: float = Field(0.7, ge=0, le=1)
     pseudo_share: float = Field(0.0, ge=0, le=1)
-    balance: float = Field(0.0, ge=0, le=1)
-    most_weight: float = Field(10.0, ge=1, le=10_000)
     triplet_weight: Weight = 5.0
     residual_weight: Weight = 1.0
     feature_weight: Weight = 4.0
@@ -80,16 +75,10 @@ class BARMConfig(MethodConfig):
     residual: Literal["all", "own"] = "all"
     copy_ear_statistics: bool = False
 
-    @model_validator(mode="after")
-    def _balanced_loss(self) -> Self:
-        if self.balance and self.loss != "bce":
-            raise ValueError(f"balance needs loss = 'bce', whose terms it weights, but loss is '{self.loss}'")
-        return self
-
     @property
     def base_training(self) -> dict[str, Any]:
         """The segmentation loss of the labels."""
-        return {"objective": "segmentation", "loss": self.loss}
+        return self.labelled_training
 
     def ears(self, index: int) -> int:
         """One for every step after the first."""
@@ -107,9 +96,8 @@ class BARM(Method[GroupedOutput, BARMConfig]):
 
     def __init__(self, config: BARMConfig, step: Step, network: NetworkConfig) -> None:
         super().__init__(config, step, network)
-        self.calibrates = step.index > 0 and (config.pseudo_share > 0 or config.balance > 0)
+        self.calibrates = step.index > 0 and config.pseudo_share > 0
         self._thresholds = torch.full((step.num_old,), config.pseudo_threshold)
-        self._weights = torch.ones(step.num_seen)
 
     def build_model(self) -> nn.Module:
         """Backbone, ASPP, and one branch per step."""
@@ -125,9 +113,8 @@ class BARM(Method[GroupedOutput, BARMConfig]):
         """The five terms of spec/barm.md section 3; at step 0 only the segmentation loss."""
         config, label = self.config, batch.label
         if old is None:
-            return {"pb_bce": segmentation(config.loss, new.logits, label)}
-        if self.calibrates:  # copies once, after a resume
-            self._thresholds, self._weights = self._thresholds.to(label.device), self._weights.to(label.device)
+            return {"pb_bce": segmentation(config.loss, new.logits, label, positive=self.class_weights(new.logits))}
+        self._thresholds = self._thresholds.to(label.device)  # a copy once, after a resume
         if config.pseudo:
             threshold, softmax = self._threshold, config.loss != "bce"
             label = map_pixels(pseudo_labels, self._logits(old), label, threshold=threshold, softmax=softmax)
@@ -143,7 +130,7 @@ class BARM(Method[GroupedOutput, BARMConfig]):
                 new.training_logits,
                 label,
                 trained=learning,
-                positive=self._weights if config.balance else None,
+                positive=self.class_weights(label),
             ),
             "bga_triplet": residual_triplet(residual, negative, weight=config.triplet_weight),
             "bfd": background_distillation(
@@ -154,31 +141,23 @@ class BARM(Method[GroupedOutput, BARMConfig]):
         }
 
     def observe(self, old: GroupedOutput, batch: Batch) -> Tensor:
-        """Count the background's pixels by the previous model's class and its probability, and those of the labels.
-
-        Returns:
-            ``(K * 100 + C,)`` int64.
-        """
+        """Count the background's pixels by the previous model's class and its probability, ``(K, 100)`` int64."""
         best, channel = self.confidence(old, batch.size)
-        sure = class_histogram(best, channel, batch.label == 0, number=self.step.num_old)
-        return torch.cat([sure.flatten(), class_counts(batch.label, self.step.num_seen)])
+        return class_histogram(best, channel, batch.label == 0, number=self.step.num_old)
 
     def calibrate(self, counts: Tensor) -> None:
-        """Compute thresholds of the old classes, and weights of the new ones."""
-        config, old = self.config, self.step.num_old
-        sure, labels = counts[: -self.step.num_seen].view(old, -1), counts[-self.step.num_seen :]
-        if config.pseudo_share:
-            self._thresholds = sure_thresholds(sure, share=config.pseudo_share, most=config.pseudo_threshold)
-        self._weights = class_weights(labels, config.balance, config.most_weight)
+        """Compute thresholds of the old classes."""
+        config = self.config
+        self._thresholds = sure_thresholds(counts, share=config.pseudo_share, most=config.pseudo_threshold)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Thresholds and weights, where the images decide them."""
-        return {"thresholds": self._thresholds.cpu(), "weights": self._weights.cpu()} if self.calibrates else {}
+        """The thresholds, where the images decide them."""
+        return {"thresholds": self._thresholds.cpu()} if self.calibrates else {}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restore `state_dict`."""
         if self.calibrates:
-            self._thresholds, self._weights = state["thresholds"].clone(), state["weights"].clone()
+            self._thresholds = state["thresholds"].clone()
 
     @property
     def _threshold(self) -> float | Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from barm.batch import Batch, Output, Term
 from barm.data.exemplars import MemoryConfig
 from barm.labels import INCREMENTAL, LabelPolicy, Setting, Step
+from barm.losses.balanced import class_weights
 from barm.losses.common import accepted, best_channel, probabilities
 from barm.methods.fusion import FusionConfig, fuse, fusion_share
 from barm.methods.warm_start import WarmStartConfig, resemblance, shares
@@ -31,6 +32,7 @@ Weight = Annotated[float, Field(ge=0, le=10_000)]  # of a term; 0 leaves it out
 Factor = Annotated[float, Field(gt=0, le=10_000)]
 
 
+MOST_WEIGHT = 10.0  # of a class's own pixels
 SEGMENTATION = {
     "bce": "Binary cross-entropy of every class against the labels.",
     "ce": "Cross-entropy over the classes against the labels.",
@@ -71,6 +73,9 @@ class MethodConfig(BaseModel):
     Attributes:
         name: of the method; `barm methods` lists them.
         loss: of the labelled pixels: sigmoid per channel (`bce`), softmax (`ce`) or `focal`.
+        class_balance: exponent of the ratio of other pixels to a class's own in the step's labels, by which its own
+            weigh more in the binary cross-entropy, at most tenfold; 0 weighs all alike. Background, and classes of
+            earlier steps, weigh 1.
         freeze_bn: from step 1 on, batch norm uses its running statistics and its scale and shift do not train.
         memory: old images that later steps may see again; none where it is not set.
         fusion: after every later step the network is averaged with that of the previous step (EWF).
@@ -81,6 +86,7 @@ class MethodConfig(BaseModel):
         distillation: names of the terms that compare the network with the previous one and use no label, so that images
             without labels can have them too.
         warms: whether `warm_start` can be set.
+        balances: whether `class_balance` can be set.
         probable: the scores are probabilities, which a threshold can be compared with.
         extends_any: `barm extend` may go on with the method from another one's network, whose classifier is replaced.
     """
@@ -91,11 +97,13 @@ class MethodConfig(BaseModel):
     terms: ClassVar[Mapping[str, str]] = {}
     distillation: ClassVar[frozenset[str]] = frozenset()
     warms: ClassVar[bool] = False
+    balances: ClassVar[bool] = False
     probable: ClassVar[bool] = True
     extends_any: ClassVar[bool] = False
 
     name: str
     loss: Literal["bce", "ce", "focal"] = "bce"
+    class_balance: float = Field(0.0, ge=0, le=1)
     freeze_bn: bool = True
     memory: MemoryConfig | None = Field(None, examples=[{"size": 100}])
     fusion: FusionConfig | None = Field(None, examples=[{}])
@@ -107,6 +115,14 @@ class MethodConfig(BaseModel):
             raise ValueError(f"{self.name} starts new classes in its own way: leave method.warm_start out")
         return self
 
+    @model_validator(mode="after")
+    def _can_balance(self) -> Self:
+        if self.class_balance and not self.balances:
+            raise ValueError(f"{self.name} weighs its labels in its own way: leave method.class_balance out")
+        if self.class_balance and self.loss != "bce":
+            raise ValueError(f"class_balance is for loss = 'bce', but loss is '{self.loss}': leave one of the two out")
+        return self
+
     @property
     def base_training(self) -> dict[str, Any]:
         """Description of what step 0 minimises: loss, its mean, and the hyper-parameters that matter at step 0.
@@ -115,6 +131,12 @@ class MethodConfig(BaseModel):
         over from the other. Unless a method says it, only the same method with the same hyper-parameters agrees.
         """
         return self.model_dump(mode="json", exclude={"fusion", "warm_start"})
+
+    @property
+    def labelled_training(self) -> dict[str, Any]:
+        """What a step 0 minimises that has the segmentation loss of the labels alone, for `base_training`."""
+        balance = {"class_balance": self.class_balance} if self.class_balance else {}
+        return {"objective": "segmentation", "loss": self.loss, **balance}
 
     def settled(self, images: int) -> tuple[Self, dict[str, str]]:
         """Settle what is left to the data.
@@ -166,6 +188,7 @@ class Method(ABC, Generic[Out, Config]):
         self.step = step
         self.network = network
         self.config = config
+        self._class_weights: Tensor | None = None
 
     @abstractmethod
     def build_model(self) -> nn.Module:
@@ -188,6 +211,16 @@ class Method(ABC, Generic[Out, Config]):
     @abstractmethod
     def param_groups(self, model: nn.Module, rates: Rates) -> list[ParamGroup]:
         """Parameter groups with their learning rates."""
+
+    def set_pixels(self, counts: Tensor) -> None:
+        """Learn how many pixels of each channel the step's labels have, ``(C,)`` int64, if `class_balance` is set."""
+        self._class_weights = class_weights(counts, self.config.class_balance, MOST_WEIGHT)
+
+    def class_weights(self, logits: Tensor) -> Tensor | None:
+        """Weights of the channels' own pixels, ``(C,)``, on the device of the logits; None where all weigh alike."""
+        if self._class_weights is not None:
+            self._class_weights = self._class_weights.to(logits.device)
+        return self._class_weights
 
     def observe(self, old: Out, batch: Batch) -> Tensor:
         """Count over one batch of the calibration, if the method `calibrates`. The engine adds up the counts.

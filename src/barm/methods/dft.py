@@ -43,6 +43,7 @@ class DFTConfig(MethodConfig):
         "rare class weigh more.",
     }
     warms: ClassVar[bool] = True
+    balances: ClassVar[bool] = True
 
     name: Literal["dft"] = "dft"
     loss: Literal["bce"] = "bce"
@@ -53,7 +54,7 @@ class DFTConfig(MethodConfig):
     @property
     def base_training(self) -> dict[str, Any]:
         """The segmentation loss of the labels."""
-        return {"objective": "segmentation", "loss": self.loss}
+        return self.labelled_training
 
     def build(self, step: Step, network: NetworkConfig) -> DFT:
         """DFT at one step."""
@@ -89,7 +90,7 @@ class DFT(FineTune[DFTConfig]):
     def loss(self, new: PlainOutput, old: PlainOutput | None, batch: Batch) -> dict[str, Term]:
         """The weighted binary cross-entropy against the labels that the previous network completes."""
         if old is None:
-            return {"bce": segmentation("bce", new.logits, batch.label)}
+            return {"bce": segmentation("bce", new.logits, batch.label, positive=self.class_weights(new.logits))}
         self._weights = self._weights.to(new.logits.device)
         label = self._completed(old, batch)
         return {"balanced_bce": sum_pixels(balanced_binary_cross_entropy, new.logits, label, positive=self._weights)}

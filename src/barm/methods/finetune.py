@@ -26,13 +26,14 @@ class FineTuneConfig(MethodConfig):
 
     terms: ClassVar[Mapping[str, str]] = SEGMENTATION
     warms: ClassVar[bool] = True
+    balances: ClassVar[bool] = True
 
     name: Literal["finetune"] = "finetune"
 
     @property
     def base_training(self) -> dict[str, Any]:
         """The segmentation loss of the labels."""
-        return {"objective": "segmentation", "loss": self.loss}
+        return self.labelled_training
 
     def build(self, step: Step, network: NetworkConfig) -> FineTune[FineTuneConfig]:
         """Fine-tuning at one step."""
@@ -43,6 +44,7 @@ class JointConfig(MethodConfig):
     """Joint training: every step sees the images and labels of all steps so far."""
 
     terms: ClassVar[Mapping[str, str]] = SEGMENTATION
+    balances: ClassVar[bool] = True
 
     name: Literal["joint"] = "joint"
     freeze_bn: bool = False
@@ -50,7 +52,7 @@ class JointConfig(MethodConfig):
     @property
     def base_training(self) -> dict[str, Any]:
         """The segmentation loss of the labels."""
-        return {"objective": "segmentation", "loss": self.loss}
+        return self.labelled_training
 
     def build(self, step: Step, network: NetworkConfig) -> Joint:
         """Joint training at one step."""
@@ -70,7 +72,11 @@ class FineTune(Method[PlainOutput, Config]):
 
     def loss(self, new: PlainOutput, old: PlainOutput | None, batch: Batch) -> dict[str, Term]:
         """The segmentation loss against the labels."""
-        return {self.config.loss: segmentation(self.config.loss, new.logits, batch.label)}
+        return {
+            self.config.loss: segmentation(
+                self.config.loss, new.logits, batch.label, positive=self.class_weights(new.logits)
+            )
+        }
 
     def param_groups(self, model: nn.Module, rates: Rates) -> list[ParamGroup]:
         """Parameter groups: the newest classifier at `new`, older classifiers and the branch at `old`."""

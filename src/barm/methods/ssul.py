@@ -38,6 +38,7 @@ class SSULConfig(MethodConfig):
     """
 
     maps: ClassVar[frozenset[str]] = frozenset({"saliency"})
+    balances: ClassVar[bool] = True
     terms: ClassVar[Mapping[str, str]] = {
         name: f"{told.removesuffix('.')}, among which salient unlabelled objects are a class of their own."
         for name, told in SEGMENTATION.items()
@@ -90,7 +91,9 @@ class SSUL(Method[UnknownOutput, SSULConfig]):
         config, label = self.config, self.private_labels(batch)
         if old is not None and config.pseudo:
             label = self._pseudo(old.logits, label, config.pseudo_threshold)
-        return {config.loss: segmentation(config.loss, new.logits, label)}
+        weights = self.class_weights(new.logits)
+        weights = None if weights is None else torch.cat([torch.ones_like(weights[:1]), weights])  # the unknown's first
+        return {config.loss: segmentation(config.loss, new.logits, label, positive=weights)}
 
     def private_labels(self, batch: Batch) -> Tensor:
         """Labels with the unknown class, ``(N, H, W)`` int64. Those of exemplars are as released if configured (Q1)."""

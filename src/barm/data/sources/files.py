@@ -35,6 +35,7 @@ class FileSource:
         index: class ids per image; filled by `barm.data.index.checked`.
         sizes: upright ``(width, height)`` per image, filled with it.
         contents: digests per image, filled with it.
+        areas: pixels of each id per image, filled with it.
         remarks: notes on files that are not used, and on classes that no image shows.
         maps_folder: where saliency maps of the split belong; None if the layout has none.
     """
@@ -51,6 +52,7 @@ class FileSource:
     index: tuple[frozenset[int], ...] | None = field(default=None, repr=False)
     sizes: tuple[tuple[int, int], ...] = field(default=(), repr=False)
     contents: tuple[Content, ...] = field(default=(), repr=False)
+    areas: tuple[Mapping[int, int], ...] = field(default=(), repr=False)
     remarks: tuple[Remark, ...] = field(default=(), repr=False)
     maps_folder: Path | None = None
 
@@ -86,9 +88,10 @@ class FileSource:
         index: Sequence[frozenset[int]],
         sizes: Sequence[tuple[int, int]] = (),
         contents: Sequence[Content] = (),
+        areas: Sequence[Mapping[int, int]] = (),
     ) -> FileSource:
-        """A copy of the source that knows the classes, sizes and digests of its images."""
-        return replace(self, index=tuple(index), sizes=tuple(sizes), contents=tuple(contents))
+        """A copy of the source that knows the classes, sizes, digests and areas of its images."""
+        return replace(self, index=tuple(index), sizes=tuple(sizes), contents=tuple(contents), areas=tuple(areas))
 
     def saying(self, *remarks: Remark) -> FileSource:
         """A copy of the source with further remarks."""
