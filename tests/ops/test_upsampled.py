@@ -244,6 +244,10 @@ for size in SIZES if "all" in sys.argv else SIZES[1:]:  # the first takes most o
             term.total.backward()
             truth = label.clamp(min=0)
             made[path] = [term.total.detach(), leaf.grad, term.number.float()]
+            leaf, positive = logits.clone().requires_grad_(), 1 + torch.arange(size[1]) % 4 / 2
+            balanced = sum_pixels(balanced_binary_cross_entropy, leaf, label, positive=positive)
+            balanced.total.backward()
+            made[path] += [balanced.total.detach(), leaf.grad]
             made[path] += [map_pixels(pseudo_labels, logits, truth, threshold=0.8).float()]
             made[path] += [map_pixels(pseudo_labels, logits, truth, threshold=0.5, softmax=True, first=2).float()]
             made[path] += [map_pixels(best_channel, logits, size=size[4:]).float()]
@@ -271,7 +275,7 @@ from barm.ops import kernels
 
 pointers = {"label": "*i64", "channel": "*i64", "starts_y": "*i32", "starts_x": "*i32"}
 sizes = {n: "i32" for n in ("channels", "h", "w", "height", "width")}
-fixed = {"IGNORE": 255, "GRADIENT": True, "BY": 16, "BX": 16}
+fixed = {"IGNORE": 255, "GRADIENT": True, "WEIGHTED": True, "BY": 16, "BX": 16}
 for kernel in (kernels.sums, kernels.best):
     signature = {n: "constexpr" if n in fixed else sizes.get(n) or pointers.get(n, "*fp32") for n in kernel.arg_names}
     constants = {n: v for n, v in fixed.items() if n in kernel.arg_names}
@@ -300,5 +304,9 @@ def test_kernels_on_a_gpu(size):
             term.total.backward()
             labels = map_pixels(pseudo_labels, logits, label.clamp(min=0), threshold=0.8)
             made[path] = [term.total.detach(), leaf.grad, labels.float()]
+            leaf, positive = logits.clone().requires_grad_(), 1 + torch.arange(size[1]).cuda() % 4 / 2
+            balanced = sum_pixels(balanced_binary_cross_entropy, leaf, label, positive=positive)
+            balanced.total.backward()
+            made[path] += [balanced.total.detach(), leaf.grad]
     for path in ("fused", "strips"):
         assert all(within(b, a) for a, b in zip(made["plain"], made[path], strict=True))

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from barm.batch import Term
 from barm.labels import IGNORE
 from barm.losses.common import ELSEWHERE, log1p
+from barm.ops import triton
 from barm.ops.strips import Evaluated
 from barm.ops.upsampled import ONE, accelerate
 
@@ -92,4 +93,4 @@ def _on_strip(logits: Tensor, rest: Sequence[Tensor], wanted: bool, *, positive:
     return Evaluated({ONE: term}, [gradient.scatter_add_(1, place.unsqueeze(1), pull.to(gradient.dtype).unsqueeze(1))])
 
 
-accelerate(balanced_binary_cross_entropy, analytic=_on_strip)
+accelerate(balanced_binary_cross_entropy, analytic=_on_strip, fused=triton.balanced_binary_cross_entropy)

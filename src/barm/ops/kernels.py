@@ -35,6 +35,7 @@ def _interpolated(plane, k, j, h, w, fy, fx):
 def sums(
     logits,
     label,
+    weights,
     starts_y,
     share_y,
     starts_x,
@@ -48,10 +49,14 @@ def sums(
     width,
     IGNORE: tl.constexpr,
     GRADIENT: tl.constexpr,
+    WEIGHTED: tl.constexpr,
     BY: tl.constexpr,
     BX: tl.constexpr,
 ):
-    """Sum the binary cross-entropy of a cell over all channels, with its gradient at the four corners."""
+    """Sum the binary cross-entropy of a cell over all channels, with its gradient at the four corners.
+
+    `weights` are those of the channels' own pixels.
+    """
     n, k, j = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     y, x, inside, fy, fx = _cell(starts_y, share_y, starts_x, share_x, k, j, BY, BX)
     wanted = tl.load(label + (n.to(tl.int64) * height + y) * width + x, mask=inside, other=IGNORE)
@@ -61,11 +66,15 @@ def sums(
         value = _interpolated(logits + (n.to(tl.int64) * channels + c) * h * w, k, j, h, w, fy, fx)
         small = tl.exp(-tl.abs(value))
         positive = wanted == c
-        loss = tl.maximum(value, 0.0) + tl.log(1 + small) - tl.where(positive, value, 0.0)
+        weight = 1.0
+        if WEIGHTED:
+            weight = tl.load(weights + c)
+        loss = tl.maximum(value, 0.0) + tl.log(1 + small)
+        loss = tl.where(positive, weight * (loss - value), loss)
         total += tl.where(valid, loss, 0.0)
         if GRADIENT:
             probability = tl.where(value >= 0, 1.0, small) / (1 + small)
-            gradient = tl.where(valid, probability - tl.where(positive, 1.0, 0.0), 0.0)
+            gradient = tl.where(valid, tl.where(positive, weight * (probability - 1.0), probability), 0.0)
             upper, lower = gradient * (1 - fy), gradient * fy
             place = corners + (((n.to(tl.int64) * channels + c) * (h + 1) + k) * (w + 1) + j) * 4
             tl.store(place, tl.sum(upper * (1 - fx)))

@@ -56,13 +56,18 @@ def binary_cross_entropy(logits: Tensor, label: Tensor) -> Term:
         logits: at feature resolution, ``(N, C, h, w)`` float32.
         label: ``(N, H, W)`` int64.
     """
-    total = _BinaryCrossEntropy.apply(logits, label)
+    return balanced_binary_cross_entropy(logits, label, positive=None)
+
+
+def balanced_binary_cross_entropy(logits: Tensor, label: Tensor, *, positive: Tensor | None) -> Term:
+    """The same with weights of the channels' own pixels, ``(C,)`` float32, as `barm.losses.balanced` defines it."""
+    total = _BinaryCrossEntropy.apply(logits, label, positive)
     return Term(total, (label != IGNORE).sum())
 
 
 class _BinaryCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, label: Tensor) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, label: Tensor, positive: Tensor | None) -> Tensor:
         number, channels, h, w = logits.shape
         rows, columns = (_axis(s, t, logits.device) for s, t in zip((h, w), label.shape[1:], strict=True))
         cells = (number, h + 1, w + 1)
@@ -72,6 +77,7 @@ class _BinaryCrossEntropy(torch.autograd.Function):
         _kernels().sums[cells](
             logits.contiguous(),
             label.contiguous(),
+            totals if positive is None else positive.contiguous(),
             rows.starts,
             rows.share,
             columns.starts,
@@ -84,6 +90,7 @@ class _BinaryCrossEntropy(torch.autograd.Function):
             *label.shape[1:],
             IGNORE=IGNORE,
             GRADIENT=wanted,
+            WEIGHTED=positive is not None,
             BY=rows.block,
             BX=columns.block,
         )
@@ -93,9 +100,9 @@ class _BinaryCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
-        return gradient * outer, None
+        return gradient * outer, None, None
 
 
 def _at_corners(sums: Tensor) -> Tensor:
