@@ -20,8 +20,9 @@ from pydantic.fields import FieldInfo
 from barm.data.exemplars import MemoryConfig
 from barm.engine.config import LoraConfig, PlaceConfig, RunConfig, StepRecipe
 from barm.methods import METHODS
-from barm.methods.base import MethodConfig, Rates
+from barm.methods.base import MethodConfig
 from barm.methods.fusion import FusionConfig
+from barm.methods.groups import Rates
 from barm.methods.warm_start import WarmStartConfig
 from barm.settings import explained, summary, to_toml
 

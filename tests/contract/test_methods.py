@@ -13,7 +13,7 @@ from barm.batch import Batch, total_loss
 from barm.labels import TaskPlan
 from barm.losses.common import best_channel
 from barm.methods import METHODS
-from barm.methods.base import Rates
+from barm.methods.groups import Rates
 from barm.models.segmenter import NetworkConfig
 from barm.ops.strips import map_views
 from barm.ops.upsampled import upsample

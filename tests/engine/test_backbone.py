@@ -24,7 +24,7 @@ from barm.engine.train import StepTrainer, calibrate
 from barm.errors import Stopped
 from barm.labels import TaskPlan
 from barm.methods import METHODS
-from barm.methods.base import Rates
+from barm.methods.groups import Rates
 from barm.models.batch_norm import NormedConv
 from barm.models.segmenter import NetworkConfig
 from barm.reading import read_safetensors

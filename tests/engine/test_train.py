@@ -14,8 +14,8 @@ from barm.engine.train import StepTrainer
 from barm.errors import UserError
 from barm.labels import TaskPlan
 from barm.methods.barm import BARMConfig
-from barm.methods.base import Rates
 from barm.methods.dkd import DKDConfig
+from barm.methods.groups import Rates
 from barm.models.segmenter import NetworkConfig
 
 RATES = Rates(new=0.1, aspp=0.1, old=0.1, backbone=0.1)

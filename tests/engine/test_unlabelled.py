@@ -17,7 +17,7 @@ from barm.engine.train import StepTrainer
 from barm.errors import Stopped, UserError
 from barm.labels import TaskPlan
 from barm.methods import METHODS
-from barm.methods.base import Rates
+from barm.methods.groups import Rates
 from barm.models.segmenter import NetworkConfig
 
 NETWORK = NetworkConfig(backbone="test_resnet", channels=16, pretrained=False)

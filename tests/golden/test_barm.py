@@ -14,7 +14,7 @@ from barm.engine.runtime import Runtime, unwrap
 from barm.engine.train import StepTrainer
 from barm.labels import Step
 from barm.methods.barm import BARMConfig
-from barm.methods.base import Rates
+from barm.methods.groups import Rates
 from barm.models.heads import GroupedOutput
 from barm.models.segmenter import NetworkConfig
 

@@ -14,8 +14,8 @@ from barm.engine.config import RuntimeConfig, StepRecipe
 from barm.engine.runtime import Runtime
 from barm.engine.train import StepTrainer
 from barm.labels import Step
-from barm.methods.base import Rates
 from barm.methods.finetune import FineTuneConfig
+from barm.methods.groups import Rates
 from barm.methods.ssul import SSULConfig
 from barm.models.segmenter import NetworkConfig
 from barm.ops.upsampled import upsample

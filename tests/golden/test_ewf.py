@@ -15,8 +15,8 @@ from barm.engine.backbone import trained_groups
 from barm.engine.config import StepRecipe
 from barm.labels import Step, TaskPlan
 from barm.methods import METHODS
-from barm.methods.base import Rates
 from barm.methods.fusion import change_threshold, fuse, fusion_share
+from barm.methods.groups import Rates
 from barm.models.segmenter import NetworkConfig
 
 files = partial(named, "ewf", "_a*")

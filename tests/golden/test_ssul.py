@@ -18,8 +18,8 @@ from barm.engine.selection import channels_in, draw_exemplars
 from barm.labels import IGNORE, INCREMENTAL, JOINT, Step, TaskPlan
 from barm.losses.common import binary_cross_entropy, focal_loss, pseudo_labels
 from barm.losses.segmentation import SEGMENTATION_LOSSES
-from barm.methods.base import Rates
 from barm.methods.finetune import FineTuneConfig
+from barm.methods.groups import Rates
 from barm.methods.ssul import SSULConfig, SSULMConfig, unknown_labels
 from barm.metrics import class_iou, confusion_counts
 from barm.models.heads import UnknownHead, UnknownOutput

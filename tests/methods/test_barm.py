@@ -10,7 +10,7 @@ from barm.batch import Batch
 from barm.labels import Step
 from barm.losses.common import pseudo_labels
 from barm.methods.barm import BARMConfig
-from barm.methods.base import Rates
+from barm.methods.groups import Rates
 from barm.models.heads import GroupedOutput
 from barm.models.segmenter import NetworkConfig
 from barm.ops.upsampled import upsample

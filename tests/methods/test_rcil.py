@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from barm.labels import Step
-from barm.methods.base import Rates
+from barm.methods.groups import Rates
 from barm.methods.mib import MiBConfig
 from barm.methods.rcil import RCILConfig
 from barm.models.neck import LEAK

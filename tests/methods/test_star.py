@@ -10,7 +10,7 @@ from barm.batch import Batch
 from barm.errors import UserError
 from barm.labels import Step
 from barm.losses.prototypes import Plan, Statistics
-from barm.methods.base import Rates
+from barm.methods.groups import Rates
 from barm.methods.star import STAR, STARConfig
 from barm.models.heads import BinaryOutput
 from barm.models.segmenter import NetworkConfig

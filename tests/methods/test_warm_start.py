@@ -14,7 +14,7 @@ from barm.engine.train import StepTrainer
 from barm.errors import Stopped, UserError
 from barm.labels import TaskPlan
 from barm.methods import METHODS
-from barm.methods.base import Rates
+from barm.methods.groups import Rates
 from barm.methods.warm_start import resemblance
 from barm.models.segmenter import NetworkConfig
 

@@ -7,7 +7,7 @@ import torch
 
 from barm.labels import Step
 from barm.methods import METHODS
-from barm.methods.base import Rates
+from barm.methods.groups import Rates
 from barm.models.backbone import create_backbone
 from barm.models.neck import AtrousNeck
 from barm.models.pyramid import PyramidNeck, make_neck

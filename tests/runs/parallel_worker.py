@@ -14,7 +14,7 @@ from barm.engine.runtime import Runtime, unwrap
 from barm.engine.train import StepTrainer, calibrate
 from barm.labels import TaskPlan
 from barm.methods import METHODS
-from barm.methods.base import Rates
+from barm.methods.groups import Rates
 from barm.models.segmenter import NetworkConfig
 
 SMALL = {"segacil": {"width": 64}}  # settings by method, to be quick

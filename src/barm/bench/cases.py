@@ -28,7 +28,7 @@ from barm.engine.runtime import Runtime
 from barm.engine.train import StepTrainer
 from barm.labels import Step
 from barm.methods.barm import BARM, BARMConfig
-from barm.methods.base import Rates
+from barm.methods.groups import Rates
 from barm.metrics import confusion_counts
 from barm.models.heads import GroupedOutput
 from barm.models.segmenter import NetworkConfig

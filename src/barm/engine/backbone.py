@@ -8,7 +8,8 @@ from typing import Any, cast
 from torch import nn
 
 from barm.engine.config import LoraConfig, StepRecipe
-from barm.methods.base import Method, ParamGroup
+from barm.methods.base import Method
+from barm.methods.groups import ParamGroup
 from barm.models.adapters import add_adapters
 from barm.models.depth import depths
 

@@ -24,7 +24,8 @@ from barm.engine.runtime import Runtime
 from barm.errors import UserError
 from barm.labels import Step
 from barm.methods import METHODS
-from barm.methods.base import Method, MethodConfig, Rates
+from barm.methods.base import Method, MethodConfig
+from barm.methods.groups import Rates
 from barm.models.batch_norm import take_in
 from barm.models.frozen_norm import followers
 from barm.models.segmenter import NetworkConfig

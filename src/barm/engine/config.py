@@ -22,7 +22,8 @@ from barm.errors import UserError, nearest
 from barm.escaping import normal
 from barm.labels import Setting, TaskPlan
 from barm.methods import METHODS
-from barm.methods.base import MethodConfig, Rates
+from barm.methods.base import MethodConfig
+from barm.methods.groups import Rates
 from barm.models.segmenter import NetworkConfig
 
 Policy = Literal["poly", "warm_poly", "step"]

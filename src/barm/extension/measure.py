@@ -19,7 +19,7 @@ from barm.engine.monitor import Monitor
 from barm.engine.runtime import Runtime
 from barm.engine.scores import scores_of
 from barm.extension.plan import Plan
-from barm.methods.base import Rates
+from barm.methods.groups import Rates
 from barm.metrics import class_accuracy, confusion_counts
 
 Scores = dict[str, float | None]

@@ -24,7 +24,8 @@ from barm.losses.background import (
 )
 from barm.losses.common import class_histogram, probabilities, pseudo_labels, sure_thresholds
 from barm.losses.segmentation import segmentation
-from barm.methods.base import Method, MethodConfig, ParamGroup, Rates, Weight, group
+from barm.methods.base import Method, MethodConfig, Weight
+from barm.methods.groups import ParamGroup, Rates, group
 from barm.models.aggregation import aggregate, residuals
 from barm.models.heads import GroupedHead, GroupedOutput
 from barm.models.segmenter import NetworkConfig, build_network, hand_over

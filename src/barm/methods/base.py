@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Generic, Literal, NotRequired, Self, TypedDict, TypeVar, cast
+from typing import Annotated, Any, ClassVar, Generic, Literal, Self, TypeVar, cast
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -20,14 +20,13 @@ from barm.labels import INCREMENTAL, LabelPolicy, Setting, Step
 from barm.losses.balanced import class_weights
 from barm.losses.common import accepted, best_channel, probabilities
 from barm.methods.fusion import FusionConfig, fuse, fusion_share
+from barm.methods.groups import ParamGroup, Rates
 from barm.methods.warm_start import WarmStartConfig, resemblance, shares
 from barm.models.segmenter import NetworkConfig
 from barm.ops.upsampled import map_pixels
 
 Out = TypeVar("Out", bound=Output)
 Config = TypeVar("Config", bound="MethodConfig")
-# far above what trains, far below what overflows
-Rate = Annotated[float, Field(gt=0, le=100)]  # of learning
 Weight = Annotated[float, Field(ge=0, le=10_000)]  # of a term; 0 leaves it out
 Factor = Annotated[float, Field(gt=0, le=10_000)]
 
@@ -38,33 +37,6 @@ SEGMENTATION = {
     "ce": "Cross-entropy over the classes against the labels.",
     "focal": "Focal loss against the labels: pixels that are already right count less.",
 }  # by the loss function of the labelled pixels
-
-
-class Rates(BaseModel):
-    """Learning rates by part of the network.
-
-    Attributes:
-        new: the newest head and branch.
-        aspp: ASPP, between the backbone and the heads.
-        old: heads and branches of earlier steps.
-        backbone: the backbone.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    new: Rate
-    aspp: Rate
-    old: Rate
-    backbone: Rate
-
-
-class ParamGroup(TypedDict):
-    """Parameters that train at one rate. A parameter in no group is frozen."""
-
-    name: str
-    params: list[nn.Parameter]
-    lr: float
-    weight_decay: NotRequired[float]
 
 
 class MethodConfig(BaseModel):
@@ -416,9 +388,3 @@ class Method(ABC, Generic[Out, Config]):
             if not isinstance(child, skip)
             for parameter in child.parameters(recurse=False)
         ]
-
-
-def group(name: str, params: list[nn.Parameter], lr: float, *, decay: bool = True) -> ParamGroup:
-    """One parameter group, with or without the recipe's weight decay."""
-    plain: ParamGroup = {"name": name, "params": params, "lr": lr}
-    return plain if decay else {**plain, "weight_decay": 0.0}

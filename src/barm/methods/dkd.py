@@ -18,8 +18,9 @@ from barm.data.exemplars import MemoryConfig
 from barm.labels import Step
 from barm.losses.common import sigmoid_distillation
 from barm.losses.decomposed import auxiliary_loss, multiple_binary_cross_entropy
-from barm.methods.base import Factor, MethodConfig, ParamGroup, Rates, Weight, group
+from barm.methods.base import Factor, MethodConfig, Weight
 from barm.methods.binary import BinaryMethod
+from barm.methods.groups import ParamGroup, Rates, group
 from barm.models.heads import DecomposedHead, DecomposedOutput
 from barm.models.segmenter import NetworkConfig, build_network, hand_over
 from barm.ops.upsampled import sum_all

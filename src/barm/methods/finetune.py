@@ -15,7 +15,8 @@ from barm.batch import Batch, Term
 from barm.labels import JOINT, Step
 from barm.losses.common import best_channel
 from barm.losses.segmentation import segmentation
-from barm.methods.base import SEGMENTATION, Config, Method, MethodConfig, ParamGroup, Rates, group
+from barm.methods.base import SEGMENTATION, Config, Method, MethodConfig
+from barm.methods.groups import ParamGroup, Rates, group
 from barm.models.heads import PlainHead, PlainOutput
 from barm.models.segmenter import NetworkConfig, build_network, hand_over
 from barm.ops.upsampled import map_pixels

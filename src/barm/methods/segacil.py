@@ -30,7 +30,8 @@ from barm.losses.ridge import (
     widened,
 )
 from barm.losses.segmentation import segmentation
-from barm.methods.base import SEGMENTATION, Factor, Method, MethodConfig, ParamGroup, Rates, group
+from barm.methods.base import SEGMENTATION, Factor, Method, MethodConfig
+from barm.methods.groups import ParamGroup, Rates, group
 from barm.models.heads import PlainOutput
 from barm.models.regression import RegressionHead
 from barm.models.segmenter import NetworkConfig, build_network, hand_over

@@ -18,7 +18,8 @@ from barm.data.exemplars import MemoryConfig
 from barm.labels import IGNORE, Step
 from barm.losses.common import best_channel, probabilities, pseudo_labels
 from barm.losses.segmentation import segmentation
-from barm.methods.base import SEGMENTATION, Method, MethodConfig, ParamGroup, Rates, group
+from barm.methods.base import SEGMENTATION, Method, MethodConfig
+from barm.methods.groups import ParamGroup, Rates, group
 from barm.models.heads import UnknownHead, UnknownOutput
 from barm.models.segmenter import NetworkConfig, build_network, hand_over
 from barm.ops.upsampled import map_pixels

@@ -34,8 +34,9 @@ from barm.losses.prototypes import (
     teacher_labels,
 )
 from barm.losses.star import maintained_features, replayed_cross_entropy, similarity_to_prototypes
-from barm.methods.base import Factor, MethodConfig, ParamGroup, Rates, Weight, group
+from barm.methods.base import Factor, MethodConfig, Weight
 from barm.methods.binary import BinaryMethod
+from barm.methods.groups import ParamGroup, Rates, group
 from barm.models.heads import BinaryHead, BinaryOutput
 from barm.models.segmenter import NetworkConfig, build_network, hand_over
 from barm.ops.upsampled import map_pixels, sum_pixels
