@@ -126,6 +126,17 @@ def test_the_second_pass_draws_the_same_and_leaves_what_modules_keep():
     assert [block.calls for block in other] == [2, 2]
 
 
+def test_a_method_may_ask_for_a_gradient_before_the_backward_pass():
+    results = []
+    for network in with_and_without(backbone_of("test_resnet")):
+        loss = network(IMAGE)[-1].square().mean()
+        first = torch.autograd.grad(loss, list(network.parameters()), retain_graph=True)
+        loss.backward()
+        assert all(torch.equal(grad, p.grad) for grad, p in zip(first, network.parameters(), strict=True))
+        results.append([*first, *network.state_dict().values()])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
 @pytest.mark.parametrize("side", ["before", "after"])
 def test_activations_that_are_read_aside(side):
     """Their gradients are the same, and the second pass keeps nothing."""

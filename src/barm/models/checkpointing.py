@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache, partial
 from typing import Any
 
@@ -65,8 +65,8 @@ def recompute_blocks(backbone: nn.Module) -> None:
     if not found or not any(parameter.requires_grad for parameter in backbone.parameters()):
         return
     for block in found:
-        block.__class__ = _made_of(Recomputed, type(block))
-    backbone.__class__ = _made_of(Uncompiled, type(backbone))
+        _become(block, Recomputed)
+    _become(backbone, Uncompiled)
 
 
 def revert(module: nn.Module) -> None:
@@ -118,38 +118,46 @@ def _is_noticed(part: nn.Module) -> bool:
     return hooked or any(isinstance(module, Outward) for module in part.modules())
 
 
+def _become(module: Any, kind: Any) -> None:
+    """Put the forward pass of `kind` around a module's own, in place."""
+    own: Any = type(module)
+    module.__class__ = _made_of(kind, own)
+
+
 @cache
 def _made_of(kind: Any, own: Any) -> Any:
-    """The class `own` with the forward pass of `kind`."""
     return type(own.__name__, (kind, own), {"__module__": own.__module__})
 
 
 def _passes(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """Contexts of the first and the second pass."""
-    changing = [module for module in block.modules() if module.training and module._buffers]
-    return nullcontext(), _second_pass(block, {module: _copies(module) for module in changing})
+    """Contexts of the first and of every later pass."""
+    return nullcontext(), _LaterPass(block)
 
 
-def _copies(module: nn.Module) -> Buffers:
-    return {name: None if buffer is None else buffer.clone() for name, buffer in module._buffers.items()}
+def _copies(buffers: Buffers) -> Buffers:
+    return {name: None if buffer is None else buffer.clone() for name, buffer in buffers.items()}
 
 
-@contextmanager
-def _second_pass(block: nn.Module, given: dict[nn.Module, Buffers]) -> Iterator[None]:
+class _LaterPass(AbstractContextManager[None]):
     """Context in which modules compute on copies of their buffers, and keep what the first pass has left in them.
 
     So batch norm updates its running statistics once. (Without any it would save other tensors than in the first pass.)
 
     Args:
-        block: that is computed again.
-        given: copies of the buffers of before the first pass, by module; of those that it may change.
+        block: before its first pass.
     """
-    before = [(module, dict(module.__dict__)) for module in block.modules()]
-    for module, buffers in given.items():
-        module._buffers = buffers
-    try:
-        yield
-    finally:
-        for module, attributes in before:
+
+    def __init__(self, block: nn.Module) -> None:
+        self.modules = list(block.modules())
+        self.given = {module: _copies(module._buffers) for module in self.modules if module.training}
+
+    def __enter__(self) -> None:
+        self.left = [dict(module.__dict__) for module in self.modules]
+        for module, buffers in self.given.items():
+            module._buffers = _copies(buffers)
+
+    def __exit__(self, *_raised: object) -> None:
+        for module, attributes in zip(self.modules, self.left, strict=True):
             module.__dict__.clear()
             module.__dict__.update(attributes)
+        del self.left
