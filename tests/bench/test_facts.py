@@ -30,7 +30,10 @@ def test_product_rates_are_those_of_both_precisions(monkeypatch):
 
 def test_memory_is_counted_and_turned_into_batches():
     facts = memory_forecast(setting_of("test_resnet", "15-1", 20, 1, 2, 65, "cpu", "32-true"))
-    assert list(facts) == ["memory of an update, batch 2", "largest batch, predicted"]
+    names = ["memory of an update, batch 2", "largest batch, predicted"]
+    assert list(facts) == [*names, "kept of an image, first step", "kept of an image, later steps"]
+    for kept in list(facts.values())[2:]:
+        assert re.fullmatch(r"\d+ MiB, with runtime.gradient_checkpointing \d+ MiB \(0\.\d+ x\)", kept)
     batches = [int(n) for n in re.findall(r"(\d+) on \d+ GiB", facts["largest batch, predicted"])]
     assert len(batches) == 3
     assert batches == sorted(batches)

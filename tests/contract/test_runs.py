@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from barm.api import fit
 from barm.engine.checkpoint.directory import RunDirectory
@@ -16,6 +17,7 @@ from barm.engine.monitor import Monitor
 from barm.errors import Stopped
 from barm.labels import TaskPlan
 from barm.methods import METHODS
+from barm.models import checkpointing
 from barm.models.segmenter import NetworkConfig
 
 
@@ -71,6 +73,22 @@ def test_a_stopped_run_of_barm_with_its_switches(tiny, tmp_path, monkeypatch):
     )
     config = tiny("barm", "3-1", "base.epochs=1", "increment.epochs=3", *switches)
     resumes_to_the_same_weights(config, 1, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"), [("barm", "32-true"), ("barm", "bf16-mixed"), ("plop", "32-true"), ("rcil", "32-true")]
+)
+def test_gradient_checkpointing_changes_no_bit(name, precision, tiny, tmp_path, monkeypatch):
+    """Weights and running statistics of both steps; PLOP reads activations within the blocks, RCIL draws branches."""
+    calls: list[object] = []
+    spy = lambda *given, **options: (calls.append(given), checkpoint(*given, **options))[1]  # noqa: E731
+    monkeypatch.setattr(checkpointing, "checkpoint", spy)
+    for switch in ("false", "true"):
+        words = (f"runtime.gradient_checkpointing={switch}", f"runtime.precision={precision}")
+        assert not calls
+        fit(tiny(name, "3-1", *words), out=tmp_path / switch, steps=[0, 1], quiet=True)
+    assert len(calls) > 4
+    assert weights(tmp_path / "true") == weights(tmp_path / "false")
 
 
 @pytest.mark.parametrize("name", ["mib-ewf"])

@@ -83,6 +83,23 @@ def test_the_estimate_is_below_what_training_keeps(name, tiny):
         assert 0.8 * measured <= estimate <= 1.05 * measured, (increment, measured, estimate)
 
 
+@pytest.mark.parametrize("name", ["barm", "plop"])
+def test_blocks_that_are_computed_again_keep_their_inputs_alone(name, tiny):
+    config = tiny(name, "2-1", "method.name=" + name, "model.backbone=resnet18")
+    rt = Runtime(config.runtime.model_copy(update={"gradient_checkpointing": True}))
+    for increment in (False, True):
+        plain = capacity.update_need(config.model, config.method, Runtime(config.runtime), increment=increment)
+        need = capacity.update_need(config.model, config.method, rt, increment=increment)
+        assert need.per_pixel < (0.8 if increment else 0.6) * plain.per_pixel, increment
+        method = config.method.build(TaskPlan.parse("1-1", 2)[int(increment)], config.model)
+        model = rt.place(method.build_model())
+        method.train_mode(model)
+        wrapped, _ = rt.setup(model, torch.optim.SGD(model.parameters(), lr=0.1), trains_bn=not method.bn_frozen)
+        few, many = (kept(wrapped, rt.image(torch.zeros(images, 3, 128, 128))) for images in (2, 6))
+        measured, estimate = many - few, (need.per_pixel - capacity.LOADED) * 4 * 128**2
+        assert 0.8 * measured <= estimate <= 1.05 * measured, (increment, measured, estimate)
+
+
 def test_a_batch_is_never_larger_than_the_images(tiny, shapes_voc):
     """A batch of a million is one of six where the split has six."""
     config = tiny("barm", "2-1", "evaluation.batch_size=1000000")

@@ -23,9 +23,9 @@ def losses(path: Path) -> list[float]:
         return [float(row["value"]) for row in csv.DictReader(file) if row["name"] == "loss"]
 
 
-def both_ways(name: str, tiny, out: Path) -> tuple[Path, Path]:
+def both_ways(name: str, tiny, out: Path, *more: str) -> tuple[Path, Path]:
     """Runs of two steps without and with compilation."""
-    words = ("model.dropout=0", "runtime.log_every=1", "runtime.device=cpu", "runtime.precision=32-true")
+    words = (*more, "model.dropout=0", "runtime.log_every=1", "runtime.device=cpu", "runtime.precision=32-true")
     for compiled in ("false", "true"):
         fit(tiny(name, "2-1", f"runtime.compile={compiled}", *words), out=out / compiled, steps=[0, 1], quiet=True)
     return out / "false", out / "true"
@@ -47,6 +47,23 @@ def test_the_captured_network_is_the_network(name, tiny, tmp_path, monkeypatch):
     assert sum(len(graph.graph.nodes) for graph in graphs) > 100
     assert losses(compiled) == losses(plain)
     assert RunDirectory(compiled).read(1, "metrics.json")["miou"] == RunDirectory(plain).read(1, "metrics.json")["miou"]
+
+
+@pytest.mark.parametrize("name", ["barm", "plop"])
+def test_with_gradient_checkpointing_the_rest_is_captured(name, tiny, tmp_path, monkeypatch):
+    """The backbone runs as it is, and batch norm updates its statistics once."""
+    graphs: list[torch.fx.GraphModule] = []
+
+    def backend(graph: torch.fx.GraphModule, _given: list[torch.Tensor]) -> object:
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    plain, compiled = both_ways(name, tiny, tmp_path, "runtime.gradient_checkpointing=true")
+    assert sum(len(graph.graph.nodes) for graph in graphs) > 100
+    assert losses(compiled) == losses(plain)
+    stored = [(RunDirectory(run).step_path(1) / "model.safetensors").read_bytes() for run in (plain, compiled)]
+    assert stored[0] == stored[1]
 
 
 def test_every_step_of_a_long_task_is_compiled(monkeypatch):

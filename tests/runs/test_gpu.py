@@ -153,6 +153,17 @@ def test_graphs_are_used(monkeypatch):
     assert len(set(map(id, replays))) == 3
 
 
+def test_with_gradient_checkpointing_nothing_is_recorded(tiny, tmp_path, monkeypatch):
+    """Neither network; the losses are those of the same kernels without it."""
+    replays, replay = [], torch.cuda.CUDAGraph.replay
+    monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", lambda graph: (replays.append(graph), replay(graph))[1])
+    words = ("runtime.log_every=1", "runtime.device=cuda", "runtime.deterministic=true", "runtime.precision=bf16-mixed")
+    for name, more in {"plain": "runtime.cuda_graphs=false", "again": "runtime.gradient_checkpointing=true"}.items():
+        fit(tiny("barm", "2-1", more, *words), out=tmp_path / name, quiet=True)
+    assert not replays
+    assert rows(tmp_path / "again", "loss") == rows(tmp_path / "plain", "loss")
+
+
 def test_graphs_beside_a_thread_that_pins_memory(tiny, tmp_path):
     """The loader's does while the first update is recorded; here another one does nothing else."""
     stop, faults = threading.Event(), []

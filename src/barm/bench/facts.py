@@ -84,7 +84,7 @@ def _rate(work: Work, operations: float, device: torch.device) -> float:
 def memory_forecast(setting: Setting) -> dict[str, str]:
     """The counted memory of an update, the measured one on a GPU, and the batches that usual cards hold.
 
-    A tenth of a card stays free.
+    A tenth of a card stays free. What an image needs is counted also with gradient checkpointing.
     """
     rt = setting.fast()
     need = update_need(setting.network, BARMConfig(), rt)
@@ -98,7 +98,23 @@ def memory_forecast(setting: Setting) -> dict[str, str]:
     return {
         f"memory of an update, batch {setting.batch}": told,
         "largest batch, predicted": cards or "none fits",
+        **kept_of_an_image(setting),
     }
+
+
+def kept_of_an_image(setting: Setting) -> dict[str, str]:
+    """What an update keeps of an image, with and without gradient checkpointing; batch norm trains in the first step.
+
+    The image and its labels are among it.
+    """
+    facts, runtimes = {}, (setting.fast(), setting.fast(gradient_checkpointing=True))
+    for steps, later in (("first step", False), ("later steps", True)):
+        needs = [update_need(setting.network, BARMConfig(), rt, increment=later).per_pixel for rt in runtimes]
+        plain, again = (setting.crop**2 * need / 2**20 for need in needs)
+        facts[f"kept of an image, {steps}"] = (
+            f"{plain:.0f} MiB, with runtime.gradient_checkpointing {again:.0f} MiB ({again / plain:.2f} x)"
+        )
+    return facts
 
 
 def _largest_in_use(setting: Setting, device: torch.device) -> int:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from barm.data.base import Source
-from barm.engine.backbone import train_mode, trained_groups
+from barm.engine.backbone import backbone_of, train_mode, trained_groups
 from barm.engine.config import RunConfig, StepRecipe
 from barm.engine.runtime import Runtime
 from barm.errors import UserError
@@ -27,6 +27,7 @@ from barm.methods import METHODS
 from barm.methods.base import Method, MethodConfig
 from barm.methods.groups import Rates
 from barm.models.batch_norm import take_in
+from barm.models.checkpointing import recompute_blocks
 from barm.models.frozen_norm import followers
 from barm.models.segmenter import NetworkConfig
 from barm.words import count
@@ -61,7 +62,7 @@ def check_training(config: RunConfig, rt: Runtime, index: int) -> None:
     recipe, table = config.recipe(index), "base" if index == 0 else "increment"
     if recipe.crop == "auto":  # chosen when the data are open
         return
-    need = _training_need(*_key(config), index > 0, recipe.model_dump_json(include={"backbone", "lora"}))
+    need = _training_need(*_key(config), index > 0, recipe.model_dump_json(include={"backbone", "lora"}), rt.recomputes)
     beside = (recipe.unlabelled or recipe.batch_size) if index and config.data.unlabelled is not None else 0
     pixels = min((recipe.batch_size + beside) * recipe.side**2, MOST)
     _check(
@@ -73,12 +74,14 @@ def check_training(config: RunConfig, rt: Runtime, index: int) -> None:
     )
 
 
-def update_need(network: NetworkConfig, method: MethodConfig, rt: Runtime) -> Need:
+def update_need(network: NetworkConfig, method: MethodConfig, rt: Runtime, *, increment: bool = True) -> Need:
     """Bytes that the updates of a later step need: weights, optimiser, images, and what is kept for the gradient.
+
+    Those of the first step if `increment` is false.
 
     What a backward pass needs in passing is not counted.
     """
-    need = _training_need(network.model_dump_json(), method.model_dump_json(), True)
+    need = _training_need(network.model_dump_json(), method.model_dump_json(), increment, recomputes=rt.recomputes)
     return Need(need.once, LOADED + need.per_pixel * _share(rt))
 
 
@@ -182,7 +185,7 @@ def _method(network: str, method: str, increment: bool) -> Method[Any, Any]:
 
 
 @lru_cache(maxsize=32)
-def _training_need(network: str, config: str, increment: bool, trains: str = "{}") -> Need:
+def _training_need(network: str, config: str, increment: bool, trains: str = "{}", recomputes: bool = False) -> Need:
     recipe = StepRecipe(epochs=1, batch_size=1, lr=ANY, **json.loads(trains))
     method = _method(network, config, increment)
     model = _working_skeleton(method)
@@ -196,8 +199,10 @@ def _training_need(network: str, config: str, increment: bool, trains: str = "{}
     if method.bn_frozen:  # as the engine trains it
         for conv, norm in followers(model, torch.empty(IMAGES, 3, SIDE, SIDE, device="meta")):
             take_in(conv, norm)
+    if recomputes:
+        recompute_blocks(backbone_of(model))
     sums = method.start_sums(torch.device("meta")).values() if method.gathers else ()
-    few, many = (_kept(model, images) for images in (IMAGES, 2 * IMAGES))
+    few, many = (kept(model, images) for images in (IMAGES, 2 * IMAGES))
     scaled = 2 * few - many  # weights multiplied by the scales of batch norm
     return Need(max(weights + scaled, sum(map(_size, sums))), (many - few) / (IMAGES * SIDE**2))
 
@@ -219,20 +224,26 @@ def _evaluation_need(network: str, config: str) -> Need:
     return Need(sum(_size(p) for p in model.parameters()), largest / (IMAGES * SIDE**2))
 
 
-def _kept(model: nn.Module, images: int) -> int:
-    """Bytes that a forward pass keeps for the gradient, without weights; each storage counts once."""
+def kept(model: nn.Module, images: int, side: int = SIDE) -> int:
+    """Bytes that a forward pass keeps for the gradient, without weights; each storage counts once.
+
+    Args:
+        model: on torch's meta device. Blocks that are computed again keep their inputs alone.
+        images: number of them.
+        side: of each in pixels.
+    """
     own = {p.untyped_storage()._cdata for p in (*model.parameters(), *model.buffers())}
-    kept: dict[int, Tensor] = {}  # holds them, so that no number comes twice
+    held: dict[int, Tensor] = {}  # holds them, so that no number comes twice
 
     def pack(tensor: Tensor) -> Tensor:
         place = tensor.untyped_storage()._cdata
         if place not in own:
-            kept[place] = tensor
+            held[place] = tensor
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        model(torch.empty(images, 3, SIDE, SIDE, device="meta"))
-    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+        model(torch.empty(images, 3, side, side, device="meta"))
+    return sum(tensor.untyped_storage().nbytes() for tensor in held.values())
 
 
 def _size(tensor: Tensor) -> int:

@@ -291,6 +291,9 @@ class RuntimeConfig(_Config):
         channels_last: memory layout of the networks.
         compile: `torch.compile` the network that trains.
         cuda_graphs: on one GPU, record the networks as CUDA graphs, whose kernels are launched all at once.
+        gradient_checkpointing: compute what is inside the backbone's blocks again in the backward pass instead of
+            keeping it: the same results in less memory, and an update takes a quarter longer (docs/speed.md). CUDA
+            graphs are then not used, and `compile` leaves the backbone out.
         deterministic: on a GPU, use algorithms that give the same bits every time, where torch has them, and name
             the others; slower. A processor always does.
         save_every: iterations between two saved trainer states.
@@ -307,6 +310,7 @@ class RuntimeConfig(_Config):
     channels_last: bool = True
     compile: bool = False
     cuda_graphs: bool = True
+    gradient_checkpointing: bool = False
     deterministic: bool = False
     save_every: int = Field(500, ge=1, strict=True)
     log_every: int = Field(10, ge=1, strict=True)

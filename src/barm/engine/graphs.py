@@ -2,7 +2,8 @@
 
 The teacher's forward pass, and the student's forward and backward pass, are recorded at the first batch and replayed
 for every later batch of the same shape. The kernels are those of the ordinary passes. A network that cannot be
-recorded, because it reads values back from the GPU, is run as it is.
+recorded, because it reads values back from the GPU, is run as it is. With gradient checkpointing nothing is recorded:
+its second pass sets the state of the random numbers from the processor.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from inspect import signature
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from lightning_fabric import Fabric  # `lightning.fabric` is the same, and imports all of Lightning
@@ -28,6 +28,7 @@ from barm.engine.memory_use import keep_freed_memory
 from barm.engine.signals import on_stop
 from barm.errors import UserError
 from barm.models.batch_norm import synchronised
+from barm.models.checkpointing import recompute_blocks
 from barm.models.frozen import Constant
 from barm.models.frozen_norm import take_in_frozen_norms
 
@@ -50,13 +51,14 @@ class Runtime:
         device: of this process.
         precision: resolved, e.g. ``bf16-mixed``.
         rank: of this process among `world`.
+        recomputes: whether blocks of the backbone are computed again in the backward pass.
     """
 
     def __init__(self, config: RuntimeConfig) -> None:
         accelerator = _accelerator(config.device)
         self.precision = _precision(config, accelerator)
         self.channels_last, self.compile = config.channels_last, config.compile
-        self.deterministic = config.deterministic
+        self.deterministic, self.recomputes = config.deterministic, config.gradient_checkpointing
         _set_arithmetic(self.precision, config.deterministic)
         per_node, nodes = processes()
         with _quiet():
@@ -77,7 +79,8 @@ class Runtime:
         if accelerator == "cpu":
             keep_freed_memory()
         self.device: torch.device = self.fabric.device
-        graphs = config.cuda_graphs and accelerator == "cuda" and per_node * nodes == 1
+        recorded = config.cuda_graphs and not config.gradient_checkpointing  # whose second pass none records
+        graphs = recorded and accelerator == "cuda" and per_node * nodes == 1
         self._pool: Any = torch.cuda.graph_pool_handle() if graphs else None
         self.rank: int = self.fabric.global_rank
         self.processes_per_node = per_node
@@ -130,6 +133,8 @@ class Runtime:
         part = frozen if trains_bn else module
         if part is not None:
             take_in_frozen_norms(part)
+        if self.recomputes:
+            recompute_blocks(cast(nn.Module, getattr(module, "backbone", module)))
         if self.compile:
             torch.compiler.reset()  # or a task's ninth network is one too many for the compiler, and runs as it is
             module = torch.compile(module)  # type: ignore[assignment]

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from barm.errors import UserError
+from barm.models.checkpointing import Outward
 from barm.models.families import build
 from barm.models.families.logits import logits_of
 from barm.models.heads import GroupedHead
@@ -82,7 +83,7 @@ class PassedNeck(Neck):
         return features[-1]
 
 
-class Tap(nn.Module):
+class Tap(Outward):
     """What stands in the place of the network's last convolution: it calls our classifier.
 
     Args:

@@ -15,6 +15,7 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 
 from barm.errors import UserError
 from barm.models.adapters import is_adapted, merged
+from barm.models.checkpointing import Recomputed, revert
 
 SHAREABLE = (nn.BatchNorm2d, BatchNormAct2d, nn.SyncBatchNorm, SyncBatchNormAct)  # exactly these, no class made of them
 NO_BATCH = (FrozenBatchNorm2d, FrozenBatchNormAct2d, nn.modules.instancenorm._InstanceNorm)  # statistics of no batch
@@ -58,7 +59,8 @@ def ordinary(network: nn.Module) -> nn.Module:
         The network itself where it is ordinary, else a copy that has its parameters and buffers. Only the weights of
         layers with adapters are new.
     """
-    if not any(isinstance(module, nn.SyncBatchNorm | NormedConv) or is_adapted(module) for module in network.modules()):
+    kinds = (nn.SyncBatchNorm, NormedConv, Recomputed)
+    if not any(isinstance(module, kinds) or is_adapted(module) for module in network.modules()):
         return network
     tensors = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
     return _ordinary(copy.deepcopy(network, tensors))  # a copy that takes these as they are
@@ -136,6 +138,7 @@ def refresh(network: nn.Module) -> None:
 
 
 def _ordinary(module: nn.Module) -> nn.Module:
+    revert(module)
     for name, child in module.named_children():
         setattr(module, name, _ordinary(child))
     if isinstance(module, NormedConv):

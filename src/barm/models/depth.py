@@ -11,6 +11,8 @@ import torch
 from timm.models import group_parameters
 from torch import nn
 
+LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
 
 def depths(backbone: nn.Module, name: str) -> dict[int, int]:
     """Number of blocks after a parameter's own, by the identity of the parameter; 0 in the last block.
@@ -55,21 +57,27 @@ def _of_timm(backbone: nn.Module, name: str) -> dict[int, int]:
 def _of_parts(backbone: nn.Module) -> dict[int, int]:
     """Numbers of the blocks by the order of the parts. What belongs to no part comes with the first."""
     found = dict.fromkeys(map(id, backbone.parameters()), 0)
-    whole, children = backbone, _children(backbone)
-    while len(children) == 1 and _children(children[0]):  # a wrapper
-        whole, children = children[0], _children(children[0])
-    for block, part in enumerate(_opened(whole)):
+    for block, part in enumerate(parts_of(backbone)):
         found |= dict.fromkeys(map(id, part.parameters()), block)
     return found
 
 
-def _children(module: nn.Module) -> list[nn.Module]:
-    return [child for child in module.children() if next(child.parameters(), None) is not None]
+def parts_of(backbone: nn.Module) -> Iterator[nn.Module]:
+    """The parts at the top that have parameters, in order. Wrappers and lists of parts are opened."""
+    whole, children = backbone, _children(backbone)
+    while len(children) == 1 and _children(children[0]):  # a wrapper
+        whole, children = children[0], _children(children[0])
+    return opened(whole)
 
 
-def _opened(module: nn.Module) -> Iterator[nn.Module]:
+def opened(module: nn.Module) -> Iterator[nn.Module]:
+    """The children of a module that have parameters, in order. Lists among them are opened."""
     for child in _children(module):
-        if isinstance(child, nn.Sequential | nn.ModuleList | nn.ModuleDict):
-            yield from _opened(child)
+        if isinstance(child, LISTS):
+            yield from opened(child)
         else:
             yield child
+
+
+def _children(module: nn.Module) -> list[nn.Module]:
+    return [child for child in module.children() if next(child.parameters(), None) is not None]
