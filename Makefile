@@ -21,7 +21,7 @@ test-long: $(STAMP)  ## what takes minutes each: documented results at full leng
 	$(BIN)/python -m pytest -n 2 -m long
 
 test-oldest: $(OLDEST)/.installed  ## the suite on the oldest releases of constraints-oldest.txt, in an environment of its own
-	$(OLDEST)/bin/python -m pytest -n 2 --dist worksteal --ignore tests/docs --ignore tests/test_app.py
+	$(OLDEST)/bin/python -m pytest -n 2 --dist worksteal --ignore tests/docs --ignore tests/app --ignore src/barm/app
 
 lint: $(STAMP)  ## style, types
 	$(BIN)/ruff check .

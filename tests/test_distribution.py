@@ -56,6 +56,25 @@ def test_every_floor_is_the_release_that_is_tested(name):
     assert f"{OLDEST[name]}.".startswith(f"{floor}.")
 
 
+EXTRAS = {
+    name: floor
+    for extra in ("cluster", "export", "hf", "models", "saliency")  # which the tests import
+    for name, floor in floors(PROJECT["optional-dependencies"][extra]).items()
+    if name != "torch"  # graphs need a newer one, and are not tested there
+}
+
+
+@pytest.mark.parametrize("name", sorted(EXTRAS))
+def test_every_floor_of_an_extra_is_the_release_that_is_tested(name):
+    assert f"{OLDEST[name]}.".startswith(f"{EXTRAS[name]}.")
+
+
+def test_what_the_oldest_releases_leave_out_is_there():
+    ignored = re.findall(r"--ignore (\S+)", (ROOT / "Makefile").read_text("utf-8"))
+    assert ignored
+    assert all((ROOT / place).exists() for place in ignored)
+
+
 def test_every_target_of_the_makefile_has_one_recipe():
     text = (ROOT / "Makefile").read_text("utf-8")
     phony = re.search(r"^\.PHONY: (.*)$", text, re.MULTILINE)[1].split()
