@@ -7,7 +7,7 @@ A network that can be dilated gives its last map at output stride 8 or 16. The o
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -64,6 +64,17 @@ def create_backbone(
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = BACKBONE_BN_MOMENTUM
     return body
+
+
+@lru_cache(maxsize=64)
+def has_low_level(name: str, output_stride: int) -> bool:
+    """Whether a network has features at stride 4, which `create_backbone` gives as `low_level`. Nothing is fetched."""
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            create_backbone(name, output_stride, low_level=True)
+    except Exception:  # whatever a constructor raises; who builds the network says what is wrong
+        return False
+    return True
 
 
 class Revealed(nn.Module):

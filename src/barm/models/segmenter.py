@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from barm.errors import UserError, nearest
 from barm.models import mobilenet
 from barm.models.adopted import AdoptedConfig, AdoptedSegmenter
-from barm.models.backbone import Side, create_backbone, drop_stem_activation, reveal_stages
+from barm.models.backbone import Side, create_backbone, drop_stem_activation, has_low_level, reveal_stages
 from barm.models.inputs import IMAGENET_MEAN, IMAGENET_STD, InputRule, Normalise, Order, timm_rule
 from barm.models.neck import AddedPoolNeck, AtrousNeck, DecoderNeck, Neck, make_separable
 from barm.models.pairs import Form, pair_backbone, pair_neck
@@ -39,7 +39,8 @@ class NetworkConfig(BaseModel):
         backbone: any timm model name, or ``deeplab_mobilenetv2`` (docs/backbones.md).
         output_stride: ratio of an image's side to that of the feature map; a plain transformer has its patch's.
         decoder: `v3` classifies ASPP's result, `v3plus` refines it with the features at stride 4, `added_pool` is the
-            body of MiB and PLOP (spec/mib.md section 7).
+            body of MiB and PLOP (spec/mib.md section 7). `auto` is `v3plus` with separable convolutions where the
+            backbone has features at stride 4, which thin objects need, and `v3` elsewhere.
         activation: of the backbone; `leaky_relu` has the slope 0.01 of MiB's and PLOP's in-place batch norm.
         stem_activation: whether an activation follows a ResNet's first batch norm; RCIL was published without.
         separable: depthwise separable convolutions behind the backbone; with `v3plus` only, as published.
@@ -62,7 +63,7 @@ class NetworkConfig(BaseModel):
 
     backbone: str = "resnet101.tv_in1k"
     output_stride: Literal[8, 16] = 16
-    decoder: Literal["v3", "v3plus", "added_pool"] = "v3"
+    decoder: Literal["auto", "v3", "v3plus", "added_pool"] = "v3"
     activation: Literal["relu", "leaky_relu"] = "relu"
     stem_activation: bool = True
     separable: bool = False
@@ -91,6 +92,16 @@ class NetworkConfig(BaseModel):
         rule = timm_rule(backbone) if trained and values.get("adopted") is None else InputRule()
         given = {name: value for name, value in values.items() if value is not None}
         return {"mean": rule.mean, "std": rule.std, **given}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_backbone(cls, values: Any) -> Any:
+        """Decide on the decoder where it is left to the backbone, so that the decision is stored with every network."""
+        if not isinstance(values, dict) or values.get("decoder") != "auto":
+            return values
+        backbone, stride = (values.get(k, cls.model_fields[k].default) for k in ("backbone", "output_stride"))
+        fine = values.get("adopted") is None and stride in (8, 16) and has_low_level(str(backbone), stride)
+        return {"separable": fine, **values, "decoder": "v3plus" if fine else "v3"}
 
     @classmethod
     def stored(cls, values: Mapping[str, Any]) -> NetworkConfig:
