@@ -23,7 +23,7 @@ LAYERS = (  # from the bottom; a package imports from the layers below its own a
     ("losses", "models", "data"),
     ("methods",),
     ("engine",),
-    ("config", "report"),
+    ("config", "grid_file", "report"),
     ("settings", "weights"),
     ("predict",),
     ("api",),

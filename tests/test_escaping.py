@@ -15,8 +15,9 @@ from rich.console import Console
 from barm.data.sources import open_source
 from barm.data.sources.shapes_disk import make_shapes
 from barm.engine.checkpoint.directory import METHOD, RunDirectory
-from barm.report.compare import read_results, summarise, to_csv, to_latex, to_markdown, write_comparison
+from barm.report.compare import summarise, to_csv, to_latex, to_markdown, write_comparison
 from barm.report.extension import extension_table
+from barm.report.results import read_results
 from barm.report.tables import classes_table, steps_table
 from barm.weights.card import Repository, card, code
 

@@ -12,10 +12,14 @@ import pytest
 from typer.testing import CliRunner
 
 from barm.cli import app
+from barm.data.sources.shapes_disk import make_shapes
 from barm.engine.checkpoint.directory import RunDirectory
 from barm.errors import UserError
-from barm.grid import Cell, GridConfig, cells, read_grid, run_grid, without_known
-from barm.report.compare import SCORES, read_result, read_results, summarise, write_comparison
+from barm.grid import config_of, run_grid, without_known
+from barm.grid_file import Cell, GridConfig, cells, read_grid
+from barm.jobs.control import _planned
+from barm.report.compare import SCORES, summarise, write_comparison
+from barm.report.results import read_result, read_results
 
 ROOT = Path(__file__).parents[1]
 
@@ -161,6 +165,7 @@ def test_variants_are_recipes_with_other_settings(shapes_voc, tiny_settings, tmp
     [
         ({"barm": {"recipe": "finetune", "overrides": ["seed=2"]}}, "a variant may not be called 'barm'"),
         ({"../x": {"recipe": "finetune", "overrides": ["seed=2"]}}, "a variant may not be called '../x'"),
+        ({"..": {"recipe": "finetune", "overrides": ["seed=2"]}}, "a variant may not be called '..'"),
         ({"new": {"recipe": "fintune", "overrides": ["seed=2"]}}, "unknown recipe 'fintune' in 'shapes'; did you mean"),
     ],
 )
@@ -176,12 +181,24 @@ def test_known_results_are_not_trained_again(shapes_voc, tiny_settings, tmp_path
     stored = tmp_path / "tables/compare.json"
     known = read_results([stored])
     assert [(r.method, r.seed, r.scores) for r in known] == [(r.method, r.seed, r.scores) for r in read_results(paths)]
-    both = without_known(grid(tiny_settings, methods=("finetune", "joint")), known)
+    rest = {"out": tmp_path / "rest", "data": shapes_voc}
+    both = without_known(grid(tiny_settings, methods=("finetune", "joint")), known, **rest)
     assert [cell.method for cell in cells(both)] == ["joint"]
     for other in (("base.epochs=2",), ("data.names=['a', 'b', 'c', 'd']",)):
         changed = grid((*tiny_settings, *other), methods=("finetune",))
-        assert cells(without_known(changed, known)) == cells(changed), other
-    assert cells(without_known(grid(tiny_settings, methods=("finetune",), seeds=(2,)), known))
+        assert cells(without_known(changed, known, **rest)) == cells(changed), other
+    assert cells(without_known(grid(tiny_settings, methods=("finetune",), seeds=(2,)), known, **rest))
+    make_shapes(tmp_path / "other", layout="voc", num_classes=4, num_train=24, num_val=6, size=(48, 48), seed=4)
+    with pytest.raises(UserError, match=r"was trained or measured on other images than those of the grid"):
+        without_known(first, known, tmp_path / "rest", tmp_path / "other")
+    table = json.loads(stored.read_text())
+    for run in table["runs"]:
+        del run["settings"]["evaluation.absent"], run["settings"]["method.class_balance"]
+    (tmp_path / "older.json").write_text(json.dumps(table))
+    older = read_results([tmp_path / "older.json"])
+    assert cells(without_known(first, older, **rest)) == []
+    assert run_grid(without_known(first, older, **rest), tmp_path / "rest", None, print) == ([], [])
+    assert len(read_results([stored, tmp_path / "older.json", *paths])) == 1
 
 
 def test_the_command_adds_to_stored_results(shapes_voc, tiny_settings, tmp_path):
@@ -216,8 +233,40 @@ def test_the_quick_table_is_checked_with_the_file(tmp_path):
     with pytest.raises(UserError, match=r"grid\.toml has no \[quick\] table"):
         read_grid(path, quick=True)
     path.write_text(f'{start}[quick]\nmethod = ["barm"]\n')
-    with pytest.raises(UserError, match=r"grid\.toml: unknown key 'method'; did you mean 'methods'"):
+    with pytest.raises(UserError, match=r"grid\.toml: unknown key 'quick\.method'; did you mean 'methods'"):
         read_grid(path)
     path.write_text(f'overrides = ["seed=2"]\n{start}[quick]\nseeds = [3]\noverrides = ["base.updates=9"]\n')
     short = read_grid(path, ["base.flip=0"], quick=True)
     assert (short.seeds, short.overrides) == ((3,), ("seed=2", "base.updates=9", "base.flip=0"))
+    path.write_text(f"{start}[quick]\noverrides = 5\n")
+    with pytest.raises(UserError, match=r"grid\.toml: quick\.overrides: "):
+        read_grid(path)
+    path.write_text(f'skip = ["6-1-overlap-s1/barn"]\n{start}')
+    with pytest.raises(UserError, match=r"grid\.toml: skip: there is no run '6-1-overlap-s1/barn'; did you mean"):
+        read_grid(path)
+
+
+def test_later_overrides_reach_variants(tmp_path):
+    (tmp_path / "grid.toml").write_text("""
+recipes = "shapes"
+methods = ["barm", "long"]
+tasks = ["6-1"]
+[variants.long]
+recipe = "barm"
+overrides = ["base.epochs=50", "increment.epochs=40"]
+[quick]
+overrides = ["base.epochs=1"]
+""")
+    whole, short = (read_grid(tmp_path / "grid.toml", ["seed=5"], quick=quick) for quick in (False, True))
+    lengths = [
+        [(c.base.epochs, c.increment.epochs, c.seed) for c in (config_of(g, cell, tmp_path) for cell in cells(g))][1]
+        for g in (whole, short)
+    ]
+    assert lengths == [(50, 40, 5), (1, 40, 5)]
+
+
+def test_jobs_wait_for_runs_of_the_plan_alone(tiny_settings, tmp_path):
+    wanted = grid(tiny_settings, same_start=(("finetune", "joint"),))
+    assert [run.starts for run in _planned(wanted, tmp_path)] == [(), ("3-1-overlap-s1/finetune",)]
+    rest = wanted.model_copy(update={"skip": ("3-1-overlap-s1/finetune",)})
+    assert [run.starts for run in _planned(rest, tmp_path)] == [()]

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from barm.errors import Stopped, UserError
     from barm.extension.early import ModelOptions
     from barm.extension.run import extend
-    from barm.grid import read_grid, run_grid
+    from barm.grid import run_grid
+    from barm.grid_file import read_grid
     from barm.jobs.control import cancel_grid, grid_status, submit_grid
     from barm.jobs.plan import JobOptions
     from barm.labels import Step, TaskPlan
@@ -103,7 +104,7 @@ _HOMES = {
     "predict_files": "barm.predict.images",
     "push": "barm.weights.push",
     "read_config": "barm.api",
-    "read_grid": "barm.grid",
+    "read_grid": "barm.grid_file",
     "read_image": "barm.data.images",
     "recipe_names": "barm.catalogue",
     "recipe_text": "barm.settings",

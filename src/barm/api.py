@@ -23,7 +23,8 @@ from barm.engine.runtime import Runtime, constant_type
 from barm.engine.scores import scores_of
 from barm.errors import UserError
 from barm.escaping import markup
-from barm.report.compare import Row, read_results, summarise, write_comparison
+from barm.report.compare import Row, summarise, write_comparison
+from barm.report.results import read_results
 from barm.weights.recognise import check_usable
 
 Where = Path | str | tuple[Source, Source]  # a folder, or the training and the validation source
@@ -113,8 +114,7 @@ def evaluate(
     shared = {} if data is None else {"allow_shared": True}  # nothing was trained on its training split
     read = config.data.model_copy(update={"unlabelled": None, **shared})
     config = config.model_copy(update={"data": read})
-    given = {"device": device, "precision": precision}
-    rt = Runtime(config.runtime.model_copy(update={key: value for key, value in given.items() if value is not None}))
+    rt = Runtime(config.runtime.changed(device=device, precision=precision))
     directory = SharedDirectory(Path(path), rt)
     index = directory.last_step() if step is None else step
     opened = sources or open_data(config, rt)

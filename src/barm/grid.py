@@ -3,192 +3,57 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Sequence
-from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
-
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from typing import Any
 
 from barm.api import fit
-from barm.catalogue import methods_of
 from barm.config import load_config, merge
-from barm.data.sources.shapes_disk import Layout, make_shapes
+from barm.data.sources.shapes_disk import make_shapes
 from barm.engine.checkpoint.atomic import write_atomically
 from barm.engine.checkpoint.differences import agreeing, difference, settings
 from barm.engine.checkpoint.directory import IMAGES, RunDirectory
-from barm.engine.checkpoint.images import other_images
+from barm.engine.checkpoint.images import images_of, other_images
 from barm.engine.config import RunConfig
-from barm.errors import Stopped, UserError, nearest
+from barm.engine.datasets import open_data
+from barm.engine.runtime import Runtime
+from barm.errors import Stopped, UserError
 from barm.escaping import placeless
-from barm.labels import Setting
-from barm.reading import read_json, read_toml
-from barm.report.compare import COMPARED, Result, read_result, task_name
+from barm.grid_file import Cell, GridConfig, alike, cells
+from barm.reading import read_json
+from barm.report.results import COMPARED, Result, digest_of_images, read_result, task_name
 
 FIRST = "step00"  # in a run's folder, of its first step
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ShapesConfig(_Table):
-    """Generated data for a grid; see `make_shapes`."""
-
-    layout: Layout = "voc"
-    classes: int = Field(20, ge=1)
-    train: int = Field(1000, ge=1)
-    val: int = Field(200, ge=1)
-    size: int = Field(96, ge=1)
-    seed: int = Field(0, ge=0)
-
-
-class Variant(_Table):
-    """A recipe with some settings changed, as a method of a grid.
-
-    Attributes:
-        recipe: its name in the grid's folder of recipes.
-        overrides: ``table.key=value``, after those of the grid.
-    """
-
-    recipe: str
-    overrides: tuple[str, ...] = Field(min_length=1)
-
-
-class GridConfig(_Table):
-    """The runs of a grid.
-
-    Attributes:
-        recipes: folder of the recipes, such as ``shapes`` or ``voc``.
-        methods: names of recipes in it, such as ``barm`` or ``mib-published``, or of `variants`.
-        tasks: ``<first>-<increment>``.
-        settings: of the tasks.
-        orders: of the classes; 0 is the data set's own.
-        seeds: of the runs. No list may be empty or name anything twice.
-        same_start: groups of methods whose step 0 is the same training; each group trains it once.
-        overrides: ``table.key=value`` for every run.
-        variants: further methods, by name.
-        skip: names of runs that are left out, such as ``6-1-overlap-s1/barm``.
-        quick: keys of this table with the values that they have for ``--quick``; its overrides come after the others.
-        shapes: data to generate, where `--data` is not given.
-    """
-
-    recipes: str
-    methods: tuple[str, ...] = Field(min_length=1)
-    tasks: tuple[str, ...] = Field(min_length=1)
-    settings: tuple[Setting, ...] = Field(("overlap",), min_length=1)
-    orders: tuple[int, ...] = Field((0,), min_length=1)
-    seeds: tuple[int, ...] = Field((1,), min_length=1)
-    same_start: tuple[tuple[str, ...], ...] = ()
-    overrides: tuple[str, ...] = ()
-    variants: dict[str, Variant] = Field(default_factory=dict)
-    skip: tuple[str, ...] = ()
-    quick: dict[str, Any] = Field(default_factory=dict)
-    shapes: ShapesConfig | None = None
-
-    @field_validator("methods", "tasks", "settings", "orders", "seeds")
-    @classmethod
-    def _each_once(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
-        twice = [v for v in values if values.count(v) > 1]
-        if twice:
-            raise ValueError(f"'{twice[0]}' stands there twice: list everything once")
-        return values
-
-    @model_validator(mode="after")
-    def _known_recipes(self) -> GridConfig:
-        recipes = methods_of(self.recipes)
-        again = [name for name in self.variants if name in recipes or not re.fullmatch(r"[\w.+-]+", name)]
-        if again:
-            raise ValueError(f"a variant may not be called '{again[0]}': give it letters, and no recipe's name")
-        for name in (*self.methods, *(n for group in self.same_start for n in group)):
-            _check_name(name, [*recipes, *self.variants], self.recipes)
-        for variant in self.variants.values():
-            _check_name(variant.recipe, recipes, self.recipes)
-        return self
-
-    def shortened(self) -> GridConfig:
-        """The grid of ``--quick``.
-
-        Raises:
-            ValidationError: if a key of `quick` is wrong.
-        """
-        overrides = (*self.overrides, *self.quick.get("overrides", ()))
-        return GridConfig.model_validate(self.model_dump(exclude={"quick"}) | self.quick | {"overrides": overrides})
-
-
-def _check_name(name: str, known: Sequence[str], recipes: str) -> None:
-    """Refuse the name of a method that is not known."""
-    if name not in known:
-        hint = nearest(name, known) or f"; known: {', '.join(known)}"
-        raise ValueError(f"unknown recipe '{name}' in '{recipes}'{hint}")
-
-
-class Cell(NamedTuple):
-    """One run of a grid."""
-
-    method: str
-    task: str
-    setting: str
-    order: int
-    seed: int
-
-    def name(self, method: str | None = None) -> str:
-        """The name of the run's folder; with another method, that of the same cell there."""
-        order = f"-o{self.order}" if self.order else ""
-        return f"{self.task}-{self.setting}{order}-s{self.seed}/{method or self.method}"
-
-
-def read_grid(path: Path | str, overrides: Sequence[str] = (), *, quick: bool = False) -> GridConfig:
-    """Read a grid file.
-
-    Args:
-        path: of the file.
-        overrides: ``table.key=value`` for every run, after the file's.
-        quick: the grid of its ``[quick]`` table.
-
-    Raises:
-        UserError: no such file, no TOML, or an unknown key or value.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"no grid file {path}: give an existing .toml")
-    try:
-        grid = GridConfig.model_validate(read_toml(path))
-        short = grid.shortened()
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(map(str, first["loc"]))
-        if first["type"] == "extra_forbidden":
-            known = ShapesConfig.model_fields if len(first["loc"]) > 1 else GridConfig.model_fields
-            raise UserError(f"{path}: unknown key '{key}'{nearest(str(first['loc'][-1]), known)}") from None
-        message = str(first["msg"]).removeprefix("Value error, ")
-        raise UserError(f"{path}: {f'{key}: ' if key else ''}{message}") from None
-    if quick and not grid.quick:
-        raise UserError(f"{path} has no [quick] table, which says what --quick trains: leave --quick out")
-    grid = short if quick else grid
-    return grid.model_copy(update={"overrides": (*grid.overrides, *overrides)})
-
-
-def cells(grid: GridConfig) -> list[Cell]:
-    """All runs of the grid, with the methods of one task next to each other."""
-    every = (
-        Cell(method, task, setting, order, seed)
-        for task, setting, order, seed, method in product(
-            grid.tasks, grid.settings, grid.orders, grid.seeds, grid.methods
-        )
-    )
-    return [cell for cell in every if cell.name() not in grid.skip]
-
-
-def without_known(grid: GridConfig, known: Sequence[Result]) -> GridConfig:
-    """The grid without the runs whose results are known: same task, seed and settings, on whatever machine.
+def without_known(
+    grid: GridConfig, known: Sequence[Result], out: Path | str, data: Path | str | None = None
+) -> GridConfig:
+    """The grid without the runs whose results are known: same task, seed, settings and images, on whatever machine.
 
     Args:
         grid: the runs.
         known: results, such as those of a stored ``compare.json``.
+        out: folder for the runs, and for generated data.
+        data: the data set's folder, unless the grid generates one.
+
+    Raises:
+        UserError: for a result of other images, with which the grid's cannot be compared.
     """
-    done = [cell.name() for cell in cells(grid) if known and any(_is_of(result, grid, cell) for result in known)]
+    done, here = list[str](), ""
+    for cell in cells(grid):
+        found = [result for result in known if _is_of(result, grid, cell)]
+        if found and not here:
+            root = data_root(grid, Path(out), None if data is None else Path(data))
+            config = config_of(grid, cell, root)
+            here = digest_of_images(images_of(open_data(config, Runtime(config.runtime))))
+        other = next((result for result in found if result.images != here), None)
+        if other is not None:
+            raise UserError(
+                f"{other.path} was trained or measured on other images than those of the grid: leave it out, or choose "
+                "its --data"
+            )
+        done += [cell.name()] if found else []
     return grid.model_copy(update={"skip": (*grid.skip, *done)})
 
 
@@ -219,9 +84,10 @@ def run_grid(
     Returns:
         The folders of the finished runs, and a line for every failed one.
     """
-    out, data = Path(out), None if data is None else Path(data)
+    out, data, todo = Path(out), None if data is None else Path(data), cells(grid)
+    if not todo:
+        return [], []
     root = data_root(grid, out, data)
-    todo = cells(grid)
     places = {cell: f"[{number}/{len(todo)}] {cell.name()}" for number, cell in enumerate(todo, start=1)}
 
     def train(cell: Cell) -> None:
@@ -279,11 +145,6 @@ def train_cell(grid: GridConfig, cell: Cell, out: Path, root: Path, *, quiet: bo
     there = (out / cell.name(name) for name in alike(grid, cell.method))
     start = next((other for other in there if (other / FIRST).is_dir()), None)
     fit(config_of(grid, cell, root), out=path, resume=path.exists(), start_from=start, quiet=quiet)
-
-
-def alike(grid: GridConfig, method: str) -> list[str]:
-    """The methods whose step 0 is the same training as this one's, without itself."""
-    return [name for group in grid.same_start if method in group for name in group if name != method]
 
 
 def config_of(grid: GridConfig, cell: Cell, root: Path) -> RunConfig:

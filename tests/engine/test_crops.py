@@ -23,7 +23,8 @@ from barm.engine.crops import fitting, sized
 from barm.engine.datasets import Data, train_dataset
 from barm.errors import UserError
 from barm.extension.run import extend
-from barm.grid import read_grid, run_grid
+from barm.grid import run_grid
+from barm.grid_file import read_grid
 from barm.metrics import confusion_counts
 from barm.predict.model import load
 

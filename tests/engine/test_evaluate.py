@@ -13,6 +13,7 @@ import barm
 from barm.api import evaluate, fit
 from barm.cli import app
 from barm.engine import runtime
+from barm.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -51,3 +52,12 @@ def test_the_command_says_it(run):
     done = CliRunner().invoke(app, ["evaluate", str(run), "--precision", "32-true", "--quiet"])
     assert done.exit_code == 0, done.output
     assert "Measured at native size in float32; all of the pixels have the label of float32" in done.stdout
+
+
+@pytest.mark.parametrize("wrong", [{"precision": "bf16"}, {"device": "tpu"}])
+def test_a_wrong_device_or_precision_is_one_line(run, wrong):
+    ((key, value),) = wrong.items()
+    for call in (evaluate, barm.load):
+        with pytest.raises(UserError, match=rf"^{key} is '{value}': Input should be") as error:
+            call(run, **wrong)
+        assert "\n" not in str(error.value)

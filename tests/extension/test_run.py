@@ -37,8 +37,8 @@ from barm.metrics import certain, class_iou, confusion_counts
 from barm.models.segmenter import MODELS, NetworkConfig
 from barm.predict.model import load
 from barm.report.build import write_report
-from barm.report.compare import read_result
 from barm.report.history import read_run
+from barm.report.results import read_result
 from barm.weights.published import export_checkpoint, import_published, read_checkpoint
 from barm.weights.push import push
 

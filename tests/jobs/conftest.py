@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from barm.grid import GridConfig
+from barm.grid_file import GridConfig
 from barm.jobs.control import cancel_grid, grid_status, submit_grid, wait_for_grid
 from barm.jobs.plan import JobOptions, Places
 from barm.jobs.states import RunState, RunView, read_state

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from barm.grid import GridConfig, cells, run_grid
+from barm.grid import run_grid
+from barm.grid_file import GridConfig, cells
 from barm.jobs.control import cancel_grid, grid_status
 from barm.jobs.plan import Places
 from barm.jobs.states import is_held, read_state

@@ -13,7 +13,7 @@ from barm.methods.barm import BARMConfig
 from barm.methods.groups import Rates
 from barm.models.heads import GroupedOutput
 from barm.models.segmenter import NetworkConfig
-from barm.ops.upsampled import upsample
+from barm.ops.upsampled import map_pixels, upsample
 
 NETWORK = NetworkConfig(backbone="test_resnet", channels=16, pretrained=False)
 BASE, STEP = Step(0, ((1, 2),)), Step(1, ((1, 2), (3,)))
@@ -128,6 +128,26 @@ def test_thresholds_of_classes_of_which_the_previous_network_is_not_sure():
     assert BARMConfig().build(STEP, NETWORK).state_dict() == {}
 
 
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.9])
+def test_the_share_of_pseudo_labels_holds_at_the_labels_size(share):
+    """The features are smaller than the labels: what is counted is what is labelled, to a bin of the histogram."""
+    method = BARMConfig(pseudo_share=share, pseudo_threshold=0.999).build(STEP, NETWORK)
+    logits = 4 * torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    old = GroupedOutput((logits,), torch.zeros(2, 16, 8, 8))
+    batch = Batch(torch.zeros(2, 3, 64, 64, dtype=torch.uint8), torch.zeros(2, 64, 64, dtype=torch.long), {})
+    method.calibrate(method.observe(old, batch))
+    taken = upsample(logits, (64, 64)).argmax(dim=1)
+    label = map_pixels(pseudo_labels, logits, batch.label, threshold=method._threshold)
+    for channel in (1, 2):
+        labelled = float((label == channel).sum() / (taken == channel).sum())
+        assert share <= labelled < share + 0.05
+
+
+def test_a_share_needs_pseudo_labels():
+    with pytest.raises(ValueError, match="pseudo_share is a share of pseudo-labels, and pseudo is false"):
+        BARMConfig(pseudo=False, pseudo_share=0.5)
+
+
 def test_balance_weighs_the_pixels_of_a_rare_new_class():
     method = BARMConfig(class_balance=0.5, pseudo=False).build(STEP, NETWORK)
     label = torch.zeros(1, 8, 8, dtype=torch.long)
@@ -140,4 +160,5 @@ def test_balance_weighs_the_pixels_of_a_rare_new_class():
     background, one = torch.tensor(0.5 + 0.2), torch.tensor(0.3)
     negative = nn.functional.softplus(-background) + nn.functional.softplus(one)
     positive = nn.functional.softplus(background) + 62**0.5 * nn.functional.softplus(-one)
-    assert value == pytest.approx(float((62 * negative + positive) / 63), rel=1e-5)
+    still = 2 * nn.functional.softplus(torch.tensor(-1.0))  # of the old classes, which get no gradient
+    assert value == pytest.approx(float((62 * negative + positive) / 63 + still), rel=1e-5)

@@ -21,9 +21,10 @@ from barm.errors import UserError
 from barm.methods.barm import BARMConfig
 from barm.methods.finetune import FineTuneConfig
 from barm.report.build import write_report
-from barm.report.compare import read_results, task_title, write_comparison
+from barm.report.compare import write_comparison
 from barm.report.history import read_run
 from barm.report.page import views
+from barm.report.results import read_results, task_title
 
 expect = pytest.importorskip("playwright.sync_api").expect
 MADE: dict[str, Path] = {}

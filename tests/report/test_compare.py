@@ -10,15 +10,8 @@ from typer.testing import CliRunner
 from barm.api import fit
 from barm.cli import app
 from barm.errors import UserError
-from barm.report.compare import (
-    Result,
-    read_result,
-    read_results,
-    summarise,
-    to_json,
-    to_latex,
-    to_markdown,
-)
+from barm.report.compare import summarise, to_json, to_latex, to_markdown
+from barm.report.results import Result, read_result, read_results
 
 
 def result(

@@ -31,8 +31,8 @@ from barm.extension.run import extend
 from barm.metrics import certain, class_iou, confusion_counts
 from barm.predict.model import load
 from barm.report.build import write_report
-from barm.report.compare import read_result
 from barm.report.history import read_run
+from barm.report.results import read_result
 from barm.report.tables import percent
 
 Numbers = dict[str, float | None]

@@ -14,7 +14,7 @@ from barm.errors import UserError
 from barm.words import count
 
 if TYPE_CHECKING:
-    from barm.grid import GridConfig
+    from barm.grid_file import GridConfig
     from barm.report.compare import Row
 
 Runs = Annotated[
@@ -76,12 +76,13 @@ def compare(
     """
     options = {"jobs": jobs, "gpus": gpus, "cpus": cpus, "memory": memory, "time": time, "partition": partition}
     given = {name: value for name, value in {**options, "slurm": slurm}.items() if value not in (None, [])}
-    of_grid = [name for name, value in {"set": override, "quick": quick}.items() if value]
-    _check_words(grid, on, given, of_grid, status=status, cancel=cancel)
+    _check_words(grid, on, given, {"set": override, "quick": quick}, status=status, cancel=cancel)
     with quick_imports():
-        from barm.grid import read_grid, run_grid, without_known
-        from barm.report.compare import read_results, summarise, to_json, write_comparison
+        from barm.grid import without_known
+        from barm.grid_file import read_grid
+        from barm.report.compare import summarise, to_json, write_comparison
         from barm.report.published import find_published
+        from barm.report.results import read_results
 
     if not runs and grid is None and published is None:
         raise UserError("nothing to compare: give folders of runs, --grid FILE, or --published voc/15-1")
@@ -90,12 +91,11 @@ def compare(
     known = read_results(paths)  # complains before a grid works for hours
     if grid is not None:
         folder = folder or Path("runs") / f"{grid.stem}{'-quick' if quick else ''}"
-        wanted = without_known(read_grid(grid, override or (), quick=quick), known)
         if status or cancel:
             _show_jobs(folder, as_json=as_json, cancel=cancel)
             return
-        train = run_grid if on is None else _on(on, given, f"barm compare --grid {grid} --out {folder} --status")
-        trained, failed = train(wanted, folder, data, progress(quiet), quiet=quiet)
+        wanted = without_known(read_grid(grid, override or (), quick=quick), known, folder, data)
+        trained, failed = _trainer(on, given, grid, folder, wanted)(wanted, folder, data, progress(quiet), quiet=quiet)
         paths += trained
     results = read_results(paths)
     rows = summarise(results)
@@ -111,9 +111,10 @@ def compare(
 
 
 def _check_words(
-    grid: Path | None, on: str | None, given: dict[str, Any], of_grid: Sequence[str], *, status: bool, cancel: bool
+    grid: Path | None, on: str | None, given: dict[str, Any], of_grid: dict[str, Any], *, status: bool, cancel: bool
 ) -> None:
     """Refuse options that say nothing without others."""
+    of_grid = {name: value for name, value in of_grid.items() if value}
     if grid is None and (on or given or of_grid or status or cancel):
         first = next(iter([*given, *of_grid]), "status" if status else "cancel" if cancel else "on")
         raise UserError(f"--{first} is about the runs of a grid: give --grid FILE too")
@@ -121,6 +122,18 @@ def _check_words(
         raise UserError(f"--{next(iter(given))} is about jobs: say --on local or --on slurm too")
     if (status or cancel) and (on or (status and cancel)):
         raise UserError("give one of --on, --status and --cancel")
+
+
+def _trainer(
+    on: str | None, given: dict[str, Any], grid: Path, folder: Path, wanted: GridConfig
+) -> Callable[..., tuple[list[Path], list[str]]]:
+    """What trains the missing runs: this process, or jobs if there are any runs for them."""
+    from barm.grid import run_grid
+    from barm.grid_file import cells
+
+    if on is None or not cells(wanted):
+        return run_grid
+    return _on(on, given, f"barm compare --grid {grid} --out {folder} --status")
 
 
 def _on(on: str, given: dict[str, Any], again: str) -> Callable[..., tuple[list[Path], list[str]]]:

@@ -114,7 +114,11 @@ def to_config(options: argparse.Namespace, device: str = "auto") -> RunConfig:
             "pseudo": options.pseudo,
             "pseudo_threshold": options.pseudo_thresh,
         },
-        "evaluation": {"crop": options.crop_size if options.crop_val else 0, "batch_size": options.val_batch_size},
+        "evaluation": {
+            "crop": options.crop_size if options.crop_val else 0,
+            "batch_size": options.val_batch_size,
+            "absent": "zero",
+        },
         "runtime": {"precision": amp if options.amp else "32-true", "device": device},
     }
     base = {**step, "lr": {"new": BASE_RATE, "aspp": BASE_RATE, "old": BASE_RATE, "backbone": BASE_BACKBONE_RATE}}
@@ -194,7 +198,11 @@ def _evaluate(options: argparse.Namespace) -> None:
         counts = evaluate_step(config, rt, method, network, data, method.step, monitor)
     if rt.is_main:
         earlier = [place.run.read(i, COUNTS) for i in range(step) if place.run.has(i, COUNTS)]
-        _print_scores(step_metrics([*earlier, counts.tolist()], method.step, data.val.class_names, absent="zero"))
+        _print_scores(
+            step_metrics(
+                [*earlier, counts.tolist()], method.step, data.val.class_names, absent=config.evaluation.absent
+            )
+        )
 
 
 def _previous(config: RunConfig, place: Place, data: Data, first: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from hashlib import blake2b
@@ -91,6 +91,11 @@ class DecodedSource:
     def sizes(self) -> tuple[tuple[int, int], ...]:
         """``(width, height)`` of every image."""
         return self.source.sizes
+
+    @property
+    def areas(self) -> tuple[Mapping[int, int], ...]:
+        """Pixels of each id per image."""
+        return self.source.areas
 
     @property
     def contents(self) -> tuple[Content, ...]:

@@ -12,6 +12,7 @@ from pydantic import (
     ConfigDict,
     Field,
     SerializeAsAny,
+    ValidationError,
     field_validator,
     model_validator,
 )
@@ -316,6 +317,19 @@ class RuntimeConfig(_Config):
     log_every: int = Field(10, ge=1, strict=True)
     tensorboard: bool = True
     wandb: Literal["off", "offline", "online"] = "off"
+
+    def changed(self, **values: str | None) -> RuntimeConfig:
+        """A copy with other values; None leaves one as it is.
+
+        Raises:
+            UserError: for a value that is not allowed.
+        """
+        given = {key: value for key, value in values.items() if value is not None}
+        try:
+            return RuntimeConfig.model_validate(self.model_dump() | given)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            raise UserError(f"{first['loc'][0]} is '{first['input']}': {first['msg']}") from None
 
 
 def _method(value: Any) -> Any:

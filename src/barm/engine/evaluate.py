@@ -85,11 +85,24 @@ def label_agreement(
     for source in data.measured:
         with _measured(config, rt, method, source, data, monitor) as (batches, progress):
             for batch in batches:
-                one, other = (method.predict(network(batch.image), batch.size) for network in (exact, lower))
+                with _without_tf32():
+                    one = method.predict(exact(batch.image), batch.size)
+                other = method.predict(lower(batch.image), batch.size)
                 same += torch.stack([(one == other).sum(), torch.full_like(same[0], one.numel())])
                 progress()
     equal, pixels = rt.all_sum(same).tolist()
     return float(equal / max(pixels, 1))
+
+
+@contextmanager
+def _without_tf32() -> Iterator[None]:
+    """Context in which a GPU computes float32 as float32."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
 
 
 @contextmanager

@@ -13,7 +13,8 @@ from pathlib import Path
 from filelock import FileLock
 
 from barm.errors import Failed, Stopped, UserError
-from barm.grid import Cell, GridConfig, alike, cells, data_root, each_run, is_finished
+from barm.grid import data_root, each_run, is_finished
+from barm.grid_file import Cell, GridConfig, alike, cells
 from barm.jobs import local, slurm
 from barm.jobs.local import cores, ensure_keeper
 from barm.jobs.plan import JobOptions, Places, Plan, PlannedRun, read_plan, write_record
@@ -232,10 +233,11 @@ def _devices() -> tuple[str, ...]:
 
 def _planned(grid: GridConfig, out: Path) -> tuple[PlannedRun, ...]:
     """The runs in the order of the grid."""
-    runs = []
+    runs, planned = [], {cell.name() for cell in cells(grid)}
     for cell in cells(grid):
         before = grid.methods[: grid.methods.index(cell.method)]
-        starts = tuple(cell.name(method) for method in before if method in alike(grid, cell.method))
+        names = (cell.name(method) for method in before if method in alike(grid, cell.method))
+        starts = tuple(name for name in names if name in planned)
         finished = is_finished(out / cell.name())
         runs.append(PlannedRun(name=cell.name(), **cell._asdict(), finished=finished, starts=starts))
     return tuple(runs)

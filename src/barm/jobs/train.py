@@ -26,7 +26,8 @@ def train(out: Path, name: str) -> None:
     Raises:
         UserError: as `barm.fit` does, or if another process trains it.
     """
-    from barm.grid import Cell, GridConfig, train_cell  # loads torch
+    from barm.grid import train_cell  # loads torch
+    from barm.grid_file import Cell, GridConfig
 
     places = Places(out)
     plan = read_plan(places)

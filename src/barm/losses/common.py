@@ -169,9 +169,14 @@ def pseudo_labels(
     >>> pseudo_labels(logits, torch.tensor([[[0]]]), threshold=0.7)
     tensor([[[1]]])
     """
-    best, channel = logits.max(dim=1)
-    score = torch.exp(best - torch.logsumexp(logits, dim=1)) if softmax else torch.sigmoid(best)
+    score, channel = sureness(logits, softmax=softmax)
     return accepted(score, channel, label, threshold=threshold, first=first)
+
+
+def sureness(logits: Tensor, *, softmax: bool = False) -> tuple[Tensor, Tensor]:
+    """The best channel's probability and the channel, as `pseudo_labels` takes them, ``(N, C, H, W)`` -> 2 maps."""
+    best, channel = logits.max(dim=1)
+    return torch.exp(best - torch.logsumexp(logits, dim=1)) if softmax else torch.sigmoid(best), channel
 
 
 def accepted(score: Tensor, channel: Tensor, label: Tensor, *, threshold: float | Tensor, first: int) -> Tensor:

@@ -56,13 +56,16 @@ def _balanced(logits: Tensor, label: Tensor, positive: Tensor, trained: Sequence
     """Compute the balanced binary cross-entropy of all channels, or of those that are trained alone."""
     if trained is None:
         return sum_pixels(balanced_binary_cross_entropy, logits, label, positive=positive)
-    learned, total = tuple(trained), logits.shape[1]
-    return sum_pixels(
-        balanced_binary_cross_entropy,
-        _channels(logits, learned),
-        renumbered(label, learned, total),
-        positive=_channels(positive.unsqueeze(0), learned).squeeze(0),
-    )
+    total = logits.shape[1]
+    learned, still = tuple(trained), tuple(c for c in range(total) if c not in trained)
+
+    def of(values: Tensor, channels: tuple[int, ...]) -> Term:
+        weights = _channels(positive.unsqueeze(0), channels).squeeze(0)
+        picked, own = _channels(values, channels), renumbered(label, channels, total)
+        return sum_pixels(balanced_binary_cross_entropy, picked, own, positive=weights)
+
+    constant = logits.detach()
+    return of(logits, learned)._replace(rest=lambda: of(constant, still).total)
 
 
 def renumbered(label: Tensor, channels: Sequence[int], total: int) -> Tensor:

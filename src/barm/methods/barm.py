@@ -7,10 +7,10 @@ are stable: their classes get no gradient from the labels, only from distillatio
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from barm.batch import Batch, Term
@@ -22,7 +22,7 @@ from barm.losses.background import (
     residual_triplet,
     step_masks,
 )
-from barm.losses.common import class_histogram, probabilities, pseudo_labels, sure_thresholds
+from barm.losses.common import class_histogram, probabilities, pseudo_labels, sure_thresholds, sureness
 from barm.losses.segmentation import segmentation
 from barm.methods.base import Method, MethodConfig, Weight
 from barm.methods.groups import ParamGroup, Rates, group
@@ -75,6 +75,12 @@ class BARMConfig(MethodConfig):
     group_weight: Weight = 1.0
     residual: Literal["all", "own"] = "all"
     copy_ear_statistics: bool = False
+
+    @model_validator(mode="after")
+    def _share_of_pseudo_labels(self) -> Self:
+        if self.pseudo_share and not self.pseudo:
+            raise ValueError("pseudo_share is a share of pseudo-labels, and pseudo is false: leave one of the two out")
+        return self
 
     @property
     def base_training(self) -> dict[str, Any]:
@@ -143,7 +149,7 @@ class BARM(Method[GroupedOutput, BARMConfig]):
 
     def observe(self, old: GroupedOutput, batch: Batch) -> Tensor:
         """Count the background's pixels by the previous model's class and its probability, ``(K, 100)`` int64."""
-        best, channel = self.confidence(old, batch.size)
+        best, channel = map_pixels(sureness, self._logits(old), size=batch.size, softmax=self.config.loss != "bce")
         return class_histogram(best, channel, batch.label == 0, number=self.step.num_old)
 
     def calibrate(self, counts: Tensor) -> None:

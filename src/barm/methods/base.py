@@ -46,8 +46,8 @@ class MethodConfig(BaseModel):
         name: of the method; `barm methods` lists them.
         loss: of the labelled pixels: sigmoid per channel (`bce`), softmax (`ce`) or `focal`.
         class_balance: exponent of the ratio of other pixels to a class's own in the step's labels, by which its own
-            weigh more in the binary cross-entropy, at most tenfold; 0 weighs all alike. Background, and classes of
-            earlier steps, weigh 1.
+            weigh more in the binary cross-entropy, at most tenfold; 0 weighs all alike. Background, and classes that
+            the labels do not have, weigh 1.
         freeze_bn: from step 1 on, batch norm uses its running statistics and its scale and shift do not train.
         memory: old images that later steps may see again; none where it is not set.
         fusion: after every later step the network is averaged with that of the previous step (EWF).

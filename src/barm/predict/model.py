@@ -48,8 +48,7 @@ def load(
     """
     found = open_trained(path, step)
     if runtime is None:
-        given = {"device": device, "precision": precision}
-        runtime = Runtime(found.runtime.model_copy(update={k: v for k, v in given.items() if v is not None}))
+        runtime = Runtime(found.runtime.changed(device=device, precision=precision))
     return Model(found.network, found.method, found.record, runtime)
 
 

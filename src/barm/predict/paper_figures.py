@@ -14,8 +14,8 @@ from barm.data.images import read_image
 from barm.engine.checkpoint.directory import RunDirectory
 from barm.errors import UserError
 from barm.predict.model import Model, load
-from barm.report.compare import task_name
 from barm.report.figures import overlay, pyplot
+from barm.report.results import task_name
 from barm.words import count
 
 Kind = Literal["qualitative", "background"]

@@ -6,27 +6,22 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from shutil import get_terminal_size
 from statistics import fmean, stdev
 from typing import Any
 
-from pydantic import TypeAdapter
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from barm.engine.checkpoint.differences import differing, settings, shown
-from barm.engine.checkpoint.directory import METHOD, METRICS, RunDirectory
-from barm.engine.config import RunConfig
-from barm.engine.scores import read_scores, unmeasured
+from barm.engine.checkpoint.differences import differing, shown
 from barm.errors import UserError
-from barm.escaping import csv_cell, latex, markdown, markup, placeless, places, told_apart
-from barm.reading import read_json, real, short
-from barm.words import count, listed
+from barm.escaping import csv_cell, latex, markdown, markup, placeless, told_apart
+from barm.report.results import Result
+from barm.words import count
 
-COMPARED = ("data", "model", "method", "base", "increment", "evaluation")
 WIDE = 76  # characters that a table with deviations needs
 TOLD = 3  # differences in the name of a row
 SCORES = ("old", "new", "all", "average", "lost")
@@ -34,37 +29,6 @@ MEANING = (
     "mIoU after the last step in percent, mean ± standard deviation over the runs. old: step 0's classes and "
     "background; new: learned later; average: of 'all' over the steps; lost: forgetting"
 )
-
-
-@dataclass(frozen=True)
-class Result:
-    """One run's values for the comparison.
-
-    Attributes:
-        path: its folder; of several results as `barm.escaping.places` has it.
-        method: its name.
-        task: with the setting, such as ``15-1 overlap``.
-        seed: of the run.
-        order: of the classes (0: the data set's own).
-        steps: mIoU over the classes seen after each step, fractions.
-        scores: of the last step by the names in `SCORES`, fractions; None where there is no such class.
-        provenance: versions, machine and commit that the run was made with.
-        settings: other settings that decide its result; runs with different settings are not repetitions of each other.
-        unmeasured: classes that no image shows on which it was measured; they are in no mean.
-        title: the task, short; empty where that is short enough.
-    """
-
-    path: str
-    method: str
-    task: str
-    seed: int
-    order: int
-    steps: tuple[float, ...]
-    scores: Mapping[str, float | None]
-    provenance: Mapping[str, Any]
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    unmeasured: tuple[str, ...] = ()
-    title: str = ""
 
 
 @dataclass(frozen=True)
@@ -97,109 +61,6 @@ class Row:
     scores: Mapping[str, Spread | None]
     curve: tuple[float, ...]
     title: str
-
-
-def read_result(path: Path) -> Result:
-    """Read the scores of a finished run.
-
-    Raises:
-        UserError: if it is not a run, or not all of its steps are trained and evaluated.
-    """
-    run = RunDirectory(path)
-    config = run.config()
-    finished = [i for i in run.finished_steps() if run.has(i, METRICS)]
-    stored = [run.read(i, METRICS) for i in finished]
-    if not stored or len(stored) < run.read(finished[-1], METHOD).get("num_steps", 0):
-        raise UserError(
-            f"{path} is not finished ({count(len(stored), 'steps')} trained): go on with `barm train --resume`"
-        )
-    try:
-        metrics = read_scores(run)
-        silent = [name for m in metrics if m["miou"]["all"] is None for name in unmeasured(m) if name != "background"]
-        named, curve = _named(metrics), tuple(m["miou"]["all"] for m in metrics)
-    except (KeyError, TypeError) as error:
-        raise UserError(
-            f"{path}: a {METRICS} is damaged ({error} is missing): restore the file, or train the run anew"
-        ) from None
-    if len(metrics) < len(stored):
-        raise UserError(
-            f"{path}: a step was measured on other images than its last one, as older versions of `barm extend` left "
-            "it: extend it anew"
-        )
-    if silent:
-        raise UserError(
-            f"{path} was measured without labels of '{silent[0]}': extend it anew with --val DIR, a data set "
-            "that labels the old classes"
-        )
-    return Result(
-        path=str(path),
-        method=config.method.name,
-        task=task_name(config),
-        seed=config.seed,
-        order=config.task.order,
-        steps=curve,
-        scores=named,
-        provenance=run.provenance(),
-        settings=settings(config, COMPARED),
-        unmeasured=tuple(unmeasured(metrics[-1])),
-        title=task_title(config),
-    )
-
-
-def task_name(config: RunConfig) -> str:
-    """A task with its setting, such as ``15-1 overlap``."""
-    groups = " / ".join(",".join(g) for g in config.task.groups or ())
-    return f"{config.task.name or groups} {config.task.setting}"
-
-
-def task_title(config: RunConfig) -> str:
-    """A task for a title: steps with many classes are given by their number."""
-    groups = " / ".join(listed(group) for group in config.task.groups or ())
-    return f"{config.task.name or groups} {config.task.setting}"
-
-
-def _named(metrics: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
-    """Scores of the last step by the names in `SCORES`."""
-    last = metrics[-1]
-    return {
-        "old": last["miou"]["old"],
-        "new": last["miou"].get("new"),
-        "all": last["miou"]["all"],
-        "average": last["average_miou"],
-        "lost": last["forgetting"] if len(metrics) > 1 else None,
-    }
-
-
-def read_results(paths: Sequence[Path]) -> list[Result]:
-    """Read the scores of several runs. What is given twice counts once.
-
-    Args:
-        paths: folders of runs, or ``.json`` files as `write_comparison` writes them. Beside a file, all settings are
-            given without the places of folders, as a file has them.
-    """
-    once = list({real(path): path for path in reversed(paths)}.values())[::-1]
-    stored = [path for path in once if path.suffix == ".json" and not path.is_dir()]
-    results = [r for path in once for r in (_read_stored(path) if path in stored else [read_result(path)])]
-    if stored:
-        results = [replace(result, settings=placeless(result.settings)) for result in results]
-    return [
-        replace(result, path=place) for result, place in zip(results, places([r.path for r in results]), strict=True)
-    ]
-
-
-def _read_stored(path: Path) -> list[Result]:
-    """Read the runs of a ``compare.json``.
-
-    Raises:
-        UserError: if it is none.
-    """
-    try:
-        table = read_json(path)
-        runs = table["runs"] if isinstance(table, dict) else None
-        results = TypeAdapter(list[Result]).validate_python(runs)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path} is no comparison ({short(error)}): give a compare.json, or folders of runs") from None
-    return results
 
 
 def summarise(results: Sequence[Result]) -> list[Row]:

@@ -22,8 +22,8 @@ from barm.errors import UserError
 from barm.escaping import command, names, place, placeless, places
 from barm.methods import METHODS
 from barm.reading import read_json, real
-from barm.report.compare import task_title
 from barm.report.page.content import KnownClass, RunContent, Scores, Trace
+from barm.report.results import task_title
 
 
 def read_runs(paths: Sequence[Path]) -> tuple[RunContent, ...]:

@@ -25,7 +25,8 @@ from barm.engine.checkpoint.directory import COUNTS, IMAGES, METRICS, MODEL, Run
 from barm.engine.config import RunConfig
 from barm.engine.monitor import Monitor
 from barm.errors import Stopped, UserError
-from barm.grid import GridConfig, run_grid
+from barm.grid import run_grid
+from barm.grid_file import GridConfig
 
 SETTINGS = ("base.epochs=2", "increment.epochs=3", "runtime.save_every=1")
 LISTS = "ImageSets/Segmentation"

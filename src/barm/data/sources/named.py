@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +40,17 @@ class Named:
     def sizes(self) -> tuple[tuple[int, int], ...]:
         """``(width, height)`` of every image, where the source knows them."""
         return tuple(getattr(self.source, "sizes", ()))
+
+    @property
+    def areas(self) -> tuple[Mapping[int, int], ...]:
+        """Pixels of each of the run's ids per image, as the source's index knows them."""
+        return tuple(self._area(area) for area in getattr(self.source, "areas", ()))
+
+    def _area(self, area: Mapping[int, int]) -> Counter[int]:
+        found: Counter[int] = Counter()
+        for value, number in area.items():
+            found[int(self.table[value])] += number
+        return found
 
     @property
     def contents(self) -> tuple[Content, ...]:
