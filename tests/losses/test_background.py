@@ -10,6 +10,7 @@ import torch
 from barm.losses.background import (
     background_distillation,
     group_distillation,
+    old_classes_absent,
     residual_cross_entropy,
     residual_triplet,
     step_masks,
@@ -92,3 +93,27 @@ def test_gradients_in_float64():
     mask = torch.tensor([[[1, 0, 1], [1, 1, 0]]], dtype=torch.float64)
     assert torch.autograd.gradcheck(lambda x: residual_triplet(x, mask).value, (a,))
     assert torch.autograd.gradcheck(lambda x: residual_cross_entropy(x, mask).value, (a,))
+
+
+def test_where_old_classes_yield_their_heads_alone_are_not_distilled():
+    generator = torch.Generator().manual_seed(0)
+    new = [torch.randn(1, size, 2, 2, generator=generator).requires_grad_() for size in (3, 2, 4)]
+    old = [torch.randn(1, size, 2, 2, generator=generator) for size in (3, 2)]
+    positive = torch.tensor([[[1.0, 0.0], [0.0, 0.0]]])
+    plain = torch.autograd.grad(group_distillation(new, old).value, new[:2])
+    found = torch.autograd.grad(group_distillation(new, old, without=positive).value, new[:2])
+    for one, other in zip(plain, found, strict=True):
+        assert other[0, 1:, 0, 0].tolist() == [0.0] * (one.shape[1] - 1)
+        kept = torch.ones_like(one, dtype=torch.bool)
+        kept[0, 1:, 0, 0] = False
+        assert torch.equal(one[kept], other[kept])
+
+
+def test_old_classes_are_absent_where_a_new_one_is_labelled():
+    heads = [torch.tensor([9.0, 1.0, -2.0]), torch.tensor([9.0, 3.0]), torch.tensor([9.0, 9.0])]
+    shaped = [head.view(1, -1, 1, 1).expand(1, -1, 2, 2) for head in heads]
+    positive = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
+    term = old_classes_absent(shaped, positive, weight=2.0)
+    expected = 2 * sum(math.log1p(math.exp(x)) for x in (1.0, -2.0, 3.0))
+    assert float(term.value) == pytest.approx(expected, rel=1e-6)
+    assert float(old_classes_absent(shaped, 0 * positive, weight=2.0).value) == 0.0

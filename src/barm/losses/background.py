@@ -7,6 +7,7 @@ Source of every formula: BARM, Zhang & Gao, ECCV 2024, arXiv 2407.09838; spec/ba
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -78,7 +79,9 @@ def background_distillation(
     return Term(where_counted(negative, distance).sum(), count(old.numel() // num_branches, negative), weight)
 
 
-def group_distillation(new: Sequence[Tensor], old: Sequence[Tensor], *, weight: float = 1.0) -> Term:
+def group_distillation(
+    new: Sequence[Tensor], old: Sequence[Tensor], *, weight: float = 1.0, without: Tensor | None = None
+) -> Term:
     """Group knowledge distillation: every old head keeps its own probabilities, background channel included.
 
     BCE with logits against the teacher's sigmoid, mean over batch and space, summed over channels and heads.
@@ -87,5 +90,25 @@ def group_distillation(new: Sequence[Tensor], old: Sequence[Tensor], *, weight: 
         new: the student's heads, each ``(N, 1 + group, h, w)``; those beyond ``len(old)`` are not used.
         old: the teacher's.
         weight: factor in the objective.
+        without: mask of the pixels where the classes are not distilled, their channel 0 alone, ``(N, h, w)``.
     """
-    return sigmoid_distillation(torch.cat(tuple(new[: len(old)]), dim=1), torch.cat(tuple(old), dim=1), weight=weight)
+    heads, before = torch.cat(tuple(new[: len(old)]), dim=1), torch.cat(tuple(old), dim=1)
+    if without is not None:  # what has no logit to distil has the teacher's, and no gradient
+        first = torch.zeros(before.shape[1], dtype=torch.bool, device=before.device)
+        first[[0, *accumulate(h.shape[1] for h in old[:-1])]] = True
+        heads = torch.where((without == 0).unsqueeze(1) | first.view(1, -1, 1, 1), heads, before)
+    return sigmoid_distillation(heads, before, weight=weight)
+
+
+def old_classes_absent(heads: Sequence[Tensor], positive: Tensor, *, weight: float) -> Term:
+    """Binary cross-entropy of the old classes against their absence, where a new class is labelled.
+
+    Summed over the old classes, averaged over these pixels; 0 without one. Beyond the paper, which detaches them.
+
+    Args:
+        heads: the student's, the newest last, each ``(N, 1 + group, h, w)``.
+        positive: mask of the new classes, ``(N, h, w)``.
+        weight: factor in the objective.
+    """
+    loss = F.softplus(torch.cat([head[:, 1:] for head in heads[:-1]], dim=1)).sum(dim=1)
+    return Term(where_counted(positive, loss).sum(), positive.sum(), weight)

@@ -18,6 +18,7 @@ from barm.labels import Step
 from barm.losses.background import (
     background_distillation,
     group_distillation,
+    old_classes_absent,
     residual_cross_entropy,
     residual_triplet,
     step_masks,
@@ -44,6 +45,8 @@ class BARMConfig(MethodConfig):
         residual_weight: of the background adaptation cross-entropy.
         feature_weight: of the background feature distillation.
         group_weight: of the group knowledge distillation.
+        yield_weight: of the old classes' absence where a new class is labelled, where they are then not distilled; 0
+            leaves them to the distillation everywhere, as published.
         residual: which residuals correct a pixel's background when it is predicted: those of `all` steps, as published,
             or its `own`, that of the step of its most probable class, so that many steps do not wear it down.
         copy_ear_statistics: let a new ear take head_pre's batch norm statistics too. Off as published, where they
@@ -60,6 +63,8 @@ class BARMConfig(MethodConfig):
         "bfd": "Background feature distillation: on the step's background the features stay those of the previous "
         "network.",
         "gkd": "Group knowledge distillation: each earlier head keeps the probabilities of the previous network.",
+        "absent": "Binary cross-entropy of the old classes against their absence, where a new class is labelled (an "
+        "option of ours).",
     }
     distillation: ClassVar[frozenset[str]] = frozenset({"gkd"})
     warms: ClassVar[bool] = True
@@ -73,6 +78,7 @@ class BARMConfig(MethodConfig):
     residual_weight: Weight = 1.0
     feature_weight: Weight = 4.0
     group_weight: Weight = 1.0
+    yield_weight: Weight = 0.0
     residual: Literal["all", "own"] = "all"
     copy_ear_statistics: bool = False
 
@@ -131,6 +137,8 @@ class BARM(Method[GroupedOutput, BARMConfig]):
 
         residual = new.heads[-1][:, 0]
         positive, negative = step_masks(batch.label, (residual.shape[1], residual.shape[2]))
+        yields = config.yield_weight > 0
+        absent = {"absent": old_classes_absent(new.heads, positive, weight=config.yield_weight)} if yields else {}
         return {
             "pb_bce": segmentation(
                 config.loss,
@@ -143,7 +151,10 @@ class BARM(Method[GroupedOutput, BARMConfig]):
             "bfd": background_distillation(
                 new.branches, old.branches, negative, num_branches=len(old.heads), weight=config.feature_weight
             ),
-            "gkd": group_distillation(new.heads, old.heads, weight=config.group_weight),
+            "gkd": group_distillation(
+                new.heads, old.heads, weight=config.group_weight, without=positive if yields else None
+            ),
+            **absent,
             "bga_bce": residual_cross_entropy(residual, positive, weight=config.residual_weight),
         }
 
