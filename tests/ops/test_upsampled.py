@@ -57,6 +57,18 @@ def both(compute):
     return results
 
 
+def sums_and_gradients(formula, logits, label, **options):
+    """Sum, number and gradient of a formula by both paths."""
+
+    def compute():
+        leaf = logits.clone().requires_grad_()
+        term = sum_pixels(formula, leaf, label, **options)
+        (2 * term.value).backward()
+        return term.total.detach(), term.number, leaf.grad
+
+    return both(compute)
+
+
 def within(actual: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-5) -> bool:
     return float((actual - expected).abs().max()) <= tolerance * max(float(expected.abs().max()), 1e-12)
 
@@ -67,13 +79,7 @@ def within(actual: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-5
 def test_sums_and_gradients(formula, size):
     logits, label = case(size, elsewhere=formula is binary_cross_entropy)
 
-    def compute():
-        leaf = logits.clone().requires_grad_()
-        term = sum_pixels(formula, leaf, label)
-        (2 * term.value).backward()
-        return term.total.detach(), term.number, leaf.grad
-
-    (total, number, gradient), (other, count, slope) = both(compute)
+    (total, number, gradient), (other, count, slope) = sums_and_gradients(formula, logits, label)
     assert within(other, total)
     assert int(number) == int(count)
     assert within(slope, gradient)
@@ -134,13 +140,9 @@ def test_balanced_sums_and_gradients(size):
     logits, label = case(size, elsewhere=True)
     positive = 1 + torch.arange(size[1], dtype=torch.float32) % 4
 
-    def compute():
-        leaf = logits.clone().requires_grad_()
-        term = sum_pixels(balanced_binary_cross_entropy, leaf, label, positive=positive)
-        (2 * term.value).backward()
-        return term.total.detach(), term.number, leaf.grad
-
-    (total, number, gradient), (other, count, slope) = both(compute)
+    (total, number, gradient), (other, count, slope) = sums_and_gradients(
+        balanced_binary_cross_entropy, logits, label, positive=positive
+    )
     assert within(other, total)
     assert int(number) == int(count)
     assert within(slope, gradient)
