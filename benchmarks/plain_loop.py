@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, RandomSampler
-from torchmetrics.functional import confusion_matrix
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
@@ -44,13 +43,14 @@ class Images(Dataset):
 
 @torch.no_grad()
 def mean_iou(network: torch.nn.Module, data: Images, classes: int) -> float:
-    counts = torch.zeros(classes, classes)
+    counts = torch.zeros(classes * classes)
     for image, mask in (data[i] for i in range(len(data))):
         logits = F.interpolate(network(image[None]).logits.float(), mask.shape[-2:], mode="bilinear")
-        given = {"num_classes": classes, "ignore_index": IGNORE}
-        counts += confusion_matrix(logits.argmax(1)[0], mask.long(), "multiclass", **given)
-    hit, shown = counts.diag(), counts.sum(1)
-    return float((hit / (shown + counts.sum(0) - hit))[shown > 0].mean())
+        pairs = (mask.long() * classes + logits.argmax(1)[0])[mask != IGNORE]
+        counts += torch.bincount(pairs, minlength=classes * classes)
+    square = counts.view(classes, classes)
+    hit, shown = square.diag(), square.sum(1)
+    return float((hit / (shown + square.sum(0) - hit))[shown > 0].mean())
 
 
 def main() -> None:
@@ -70,7 +70,8 @@ def main() -> None:
     cropped = v2.RandomCrop(given.crop, fill=fill, pad_if_needed=True)
     train = Images(given.data, "train", v2.Compose([scaled, cropped, v2.RandomHorizontalFlip(given.flip)]))
     classes = 1 + len((given.data / "classes.txt").read_text("utf-8").split("\n")[:-1])  # background has no line
-    config = NetworkConfig(backbone="tf_efficientnet_lite0", weights=given.weights, pretrained=bool(given.weights))
+    weights = {"weights": given.weights, "pretrained": bool(given.weights)}
+    config = NetworkConfig(backbone="tf_efficientnet_lite0", decoder="auto", **weights)
     plan = TaskPlan.parse("offline", classes - 1)
     network = METHODS["finetune"](name="finetune").build(plan[0], config).build_model().train()
     parts = network.classifier.parameters(), network.backbone.parameters()

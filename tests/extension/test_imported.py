@@ -131,9 +131,13 @@ def test_a_module_from_python_is_extended_and_given_back(data, tmp_path):
     rule = barm.read_config(tmp_path / "run").model.rule
     pixels = (torch.from_numpy(image).float() / 255 - torch.tensor(rule.mean)) / torch.tensor(rule.std)
     with torch.no_grad():
-        labels = wider(pixels.permute(2, 0, 1)[None])["out"].argmax(1)
-    assert len(labels.unique()) > 2, "equal maps of one class prove nothing"
-    assert np.array_equal(labels[0].numpy(), model.predict(image))
+        logits = wider(pixels.permute(2, 0, 1)[None])["out"][0]
+    best, second = logits.topk(2, dim=0).values
+    decided = (best - second > 1e-4).numpy()  # elsewhere rounding decides
+    labels = logits.argmax(0).numpy()
+    assert len(np.unique(labels)) > 2, "equal maps of one class prove nothing"
+    assert decided.mean() > 0.99
+    assert np.array_equal(labels[decided], model.predict(image)[decided])
 
 
 def test_the_command_says_what_the_network_is(data, tmp_path):
