@@ -16,6 +16,7 @@ from barm.engine.checkpoint.shared import SharedDirectory
 from barm.engine.config import RunConfig
 from barm.engine.crops import sized
 from barm.engine.datasets import Data, open_data
+from barm.engine.details import details as step_details
 from barm.engine.evaluate import evaluate_step, label_agreement
 from barm.engine.monitor import Monitor
 from barm.engine.run import run
@@ -85,6 +86,7 @@ def evaluate(
     *,
     overrides: Sequence[str] = (),
     native: bool = False,
+    details: bool = False,
     device: str | None = None,
     precision: str | None = None,
     quiet: bool = False,
@@ -97,6 +99,7 @@ def evaluate(
         data: another data set with the same classes, as in `fit`.
         overrides: ``evaluation.key=value``; by default it is evaluated as the run was.
         native: at native size, as `Model.predict` sees an image; short for ``evaluation.crop=0``.
+        details: measure the images a second time, for scores at borders, confused classes and calibration.
         device: overrides the device of the run.
         precision: overrides the precision of the run.
         quiet: show no progress.
@@ -104,7 +107,8 @@ def evaluate(
     Returns:
         Metrics as in ``metrics.json``; average mIoU and forgetting use the stored counts of the earlier steps, and are
         None where those were measured on other images or in another way. With a `precision` also the ``computed_in``
-        type of the weights, and the ``agreement``: the share of the pixels that have the label of float32.
+        type of the weights, and the ``agreement``: the share of the pixels that have the label of float32. With
+        `details` also ``details``, as `barm.engine.details.details` returns them.
 
     Raises:
         UserError: for an override of anything but the evaluation.
@@ -129,6 +133,8 @@ def evaluate(
             agreement = label_agreement(config, rt, method, network, opened, monitor)
             kind = str(constant_type(rt.precision, rt.device)).removeprefix("torch.")
             told = {"computed_in": kind, "agreement": agreement}
+        if details:
+            told["details"] = step_details(config, rt, method, network, opened, monitor)
     views = (settings(c, ("evaluation",)) | {"evaluation.absent": None} for c in (trained, config))
     scores = scores_of(
         directory,

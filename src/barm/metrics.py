@@ -11,6 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
+from torch.nn import functional as F
+
+from barm.labels import IGNORE
 
 EPSILON = 1e-6  # spec/barm.md section 5: a class that neither occurs nor is predicted scores 0
 Scores = NDArray[np.float64]
@@ -35,6 +38,56 @@ def confusion_counts(prediction: Tensor, label: Tensor, num_classes: int) -> Ten
     cell = torch.where(valid, label * num_classes + prediction.long(), num_classes**2)
     counts = torch.bincount(cell.flatten(), minlength=num_classes**2 + 1)[:-1]
     return counts.reshape(num_classes, num_classes)
+
+
+def near_borders(label: Tensor, width: int) -> Tensor:
+    """Pixels that are at most `width` pixels from a pixel of another class, along either axis, ``(N, H, W)`` bool.
+
+    Args:
+        label: channels, ``(N, H, W)``; 255 is no class and makes no border.
+        width: in pixels.
+
+    >>> near_borders(torch.tensor([[[0, 0, 0, 1, 1, 1]]]), 1).int().tolist()
+    [[[0, 0, 1, 1, 0, 0]]]
+    """
+    value = label.unsqueeze(1).float()
+    unknown = value == IGNORE
+    window = 2 * width + 1
+    largest = F.max_pool2d(value.masked_fill(unknown, -1), window, 1, width)
+    smallest = -F.max_pool2d(-value, window, 1, width)  # 255 is above every class
+    return ((largest > smallest) & ~unknown).squeeze(1)
+
+
+def reliability(probability: Tensor, prediction: Tensor, label: Tensor, num_classes: int, bins: int) -> Tensor:
+    """Sums for a reliability diagram: per bin of the predicted class's probability pixels, right ones, probability.
+
+    Args:
+        probability: of the predicted class, any shape.
+        prediction: its channel.
+        label: true channels; values outside ``0..C-1`` are left out.
+        num_classes: C, background included.
+        bins: equal parts of 0 to 1.
+
+    Returns:
+        ``(bins, 3)`` float64 on the same device, which batches and processes can add up.
+    """
+    valid = (label >= 0) & (label < num_classes)
+    sure, right = probability[valid].double(), (prediction == label)[valid].double()
+    place = (sure * bins).long().clamp(0, bins - 1)
+    values = torch.stack([torch.ones_like(sure), right, sure], dim=1)
+    return values.new_zeros(bins, 3).index_add_(0, place, values)
+
+
+def calibration_error(bins: Tensor) -> float:
+    """Expected calibration error: the mean over pixels of ``|accuracy - mean probability|`` of their bin.
+
+    Args:
+        bins: of `reliability`, ``(B, 3)``.
+
+    Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, equation 3.
+    """
+    pixels, right, sure = bins.unbind(1)
+    return float((right - sure).abs().sum() / pixels.sum().clamp(min=1))
 
 
 def certain(counts: Tensor, known: Sequence[bool]) -> Tensor:

@@ -46,6 +46,9 @@ def evaluate(
     override: Annotated[
         list[str] | None, typer.Option("--set", help="evaluation.key=value, e.g. evaluation.crop=0.")
     ] = None,
+    details: Annotated[
+        bool, typer.Option("--details", help="Scores at borders, confused classes, calibration.")
+    ] = False,
     device: Device = None,
     precision: Precision = None,
     as_json: Json = False,
@@ -58,22 +61,32 @@ def evaluate(
     with quick_imports():
         from barm.api import evaluate as evaluate_run
         from barm.api import view_of
-        from barm.report.tables import classes_table, steps_table
+        from barm.report.tables import classes_table, details_lines, steps_table
 
     metrics = evaluate_run(
-        run, step, data, overrides=override or (), native=native, device=device, precision=precision, quiet=quiet
+        run,
+        step,
+        data,
+        overrides=override or (),
+        native=native,
+        details=details,
+        device=device,
+        precision=precision,
+        quiet=quiet,
     )
     if as_json:
         print_json(metrics)
     else:
         out.print(classes_table(metrics))
         out.print(steps_table(str(run), {"": [metrics]}))
-        how = ""
+        same = ""
         if precision is not None:
-            how = (
+            same = (
                 f" in {metrics['computed_in']}; {_share(metrics['agreement'])} of the pixels have the label of float32"
             )
-        say(f"Measured at {view_of(run, override or (), native=native)}{how}")
+        for line in details_lines(metrics["details"]) if details else ():
+            say(line)
+        say(f"Measured at {view_of(run, override or (), native=native)}{same}")
 
 
 def _share(value: float) -> str:

@@ -72,7 +72,7 @@ def count_source(
     monitor: Monitor,
 ) -> Tensor:
     """Confusion counts of a step's network on one data set, ``(C, C)`` int64; every labelled pixel counts."""
-    with _measured(config, rt, method, source, data, monitor) as (batches, progress):
+    with measured(config, rt, method, source, data, monitor) as (batches, progress):
         return evaluate(method, rt.constant(model), batches, rt, progress)
 
 
@@ -83,7 +83,7 @@ def label_agreement(
     exact, lower = rt.constant(model, exact=True), rt.constant(model)
     same = torch.zeros(2, dtype=torch.int64, device=rt.device)
     for source in data.measured:
-        with _measured(config, rt, method, source, data, monitor) as (batches, progress):
+        with measured(config, rt, method, source, data, monitor) as (batches, progress):
             for batch in batches:
                 with _without_tf32():
                     one = method.predict(exact(batch.image), batch.size)
@@ -106,7 +106,7 @@ def _without_tf32() -> Iterator[None]:
 
 
 @contextmanager
-def _measured(
+def measured(
     config: RunConfig, rt: Runtime, method: Method[Any, Any], source: Source, data: Data, monitor: Monitor
 ) -> Iterator[tuple[Iterable[Batch], Callable[[], None]]]:
     """This process's batches of a data set that is measured, and what to call after each."""

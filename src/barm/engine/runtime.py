@@ -323,8 +323,8 @@ def unwrap(module: nn.Module) -> nn.Module:
 def _leave_group() -> None:
     """End the process group before the interpreter ends; otherwise its threads may abort the process.
 
-    Torch 2.6 waits for these threads while it holds the interpreter's lock, for which a thread waits that frees its last
-    tensor. So they are given the time to do it.
+    Torch 2.6 waits for these threads while it holds the interpreter's lock, for which a thread waits that frees its
+    last tensor. So they are given the time to do it.
     """
     if torch.distributed.is_initialized():
         time.sleep(0.2)

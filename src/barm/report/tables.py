@@ -10,6 +10,7 @@ from rich import box
 from rich.table import Table
 
 from barm.escaping import markup
+from barm.words import count
 
 FIXED = 46  # characters of all other columns
 LEAST, LEARNED = 8, 48  # what was learned: below the one left out, never wider than the other
@@ -59,6 +60,22 @@ def steps_table(title: str, runs: Mapping[str, Sequence[Metrics]]) -> Table:
 def _scores(m: Metrics, columns: Sequence[str]) -> list[str]:
     values = {"new": None, **m["miou"], "average": m["average_miou"], "lost": m["forgetting"]}
     return [percent(values[name]) for name in columns]
+
+
+def details_lines(found: Mapping[str, Any]) -> list[str]:
+    """Sentences on what `barm.engine.details` found."""
+    width = count(found["border_width"], "pixels")
+    near, far = (percent(found[key]) for key in ("border_miou", "inner_miou"))
+    lines = [f"mIoU at most {width} from another class {near}, elsewhere {far}"]
+    pairs = [f"{p['truth']} as {p['prediction']} {percent(p['share'])}" for p in found["confused"]]
+    lines += [f"Most confused, in percent of the true class's pixels: {', '.join(pairs)}"] if pairs else []
+    if "bins" in found:
+        pixels = sum(b["pixels"] for b in found["bins"])
+        right = sum(b["pixels"] * b["accuracy"] for b in found["bins"]) / max(pixels, 1)
+        told = f"probability of the predicted class {percent(found['mean_probability'])} on average"
+        error = percent(found["calibration_error"])
+        lines.append(f"Calibration: {told}, right {percent(right)}; expected calibration error {error}")
+    return lines
 
 
 def classes_table(m: Metrics) -> Table:
