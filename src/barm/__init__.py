@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from barm.data.images import read_image
     from barm.data.importers import import_data
     from barm.data.importers.annotations import ImportOptions
+    from barm.data.resize import resize_folder
     from barm.data.saliency.make import make_saliency
     from barm.data.saliency.network import SaliencySettings
     from barm.data.sources import open_source
@@ -110,6 +111,7 @@ _HOMES = {
     "recipe_text": "barm.settings",
     "recognise": "barm.weights.recognise",
     "register_network": "barm.models.families.own",
+    "resize_folder": "barm.data.resize",
     "run_bench": "barm.bench.run",
     "run_grid": "barm.grid",
     "serve": "barm.app.serve",
@@ -170,6 +172,7 @@ __all__ = [
     "recipe_text",
     "recognise",
     "register_network",
+    "resize_folder",
     "run_bench",
     "run_grid",
     "serve",

@@ -38,12 +38,13 @@ PANELS: dict[str, tuple[Callable[..., Any], ...]] = {  # in the order of --help
 }
 GROUPS: dict[str, tuple[str, dict[str, Callable[..., Any]]]] = {
     "data": (
-        "Import, fetch, check, divide or make a data set.\n\nExample: barm data check VOC2012",
+        "Import, fetch, check, divide, resize or make a data set.\n\nExample: barm data check VOC2012",
         {
             "import": data_import.import_,
             "get": data_get.get,
             "check": data.check,
             "split": data_import.split,
+            "resize": data.resize,
             "make": data.make,
             "saliency": saliency.saliency,
         },

@@ -58,6 +58,24 @@ def make(
     say(f"{root}: {num_train} training and {count(num_val, 'validation images')} in the {layout} layout")
 
 
+def resize(
+    root: Annotated[Path, typer.Argument(help="The data set's folder.")],
+    to: Annotated[Path, typer.Option("--out", help="A new folder.")],
+    longest: Annotated[int, typer.Option(help="Pixels of the longer side, at most.")],
+    layout: Annotated[LayoutName, typer.Option()] = "auto",
+) -> None:
+    """Write a data set again with smaller images, as a plain folder; photographs are often larger than a network needs.
+
+    Example: barm data resize own --out own-512 --longest 512
+    """
+    from barm.data.resize import resize_folder
+
+    done = resize_folder(root, to, longest, layout)
+    parts = " and ".join(f"{number} {kind}" for kind, number in done.images.items())
+    total = count(sum(done.images.values()), "images")
+    say(f"{to}: {total} ({parts}), at most {longest} pixels a side; {done.smaller} made smaller, the others copied")
+
+
 def check(
     root: Annotated[Path, typer.Argument(help="The data set's folder.")],
     layout: Annotated[LayoutName, typer.Option()] = "auto",

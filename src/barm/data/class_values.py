@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from barm.data.class_names import MOST, special_id
+from barm.data.class_names import MOST, parse_classes, special_id
 from barm.data.mask_values import listing
 from barm.errors import UserError
 from barm.escaping import normal
@@ -154,6 +154,19 @@ def write_class_values(path: Path, names: Mapping[str, str], *, other: str = "")
     lines = [f"other = {quoted(other)}", ""] if other else []
     lines += [f"[{kind}]", *(f"{quoted(v) if kind == 'colours' else v} = {quoted(name)}" for v, name in names.items())]
     path.write_text("".join(f"{line}\n" for line in lines), "utf-8")
+
+
+def write_class_names(root: Path, names: Sequence[str]) -> None:
+    """Write ``classes.txt``, or ``classes.toml`` for names that it cannot hold."""
+    text = "".join(f"{i}: {name}\n" for i, name in enumerate(names, 1))
+    try:
+        plain = parse_classes(text, root / "classes.txt") == tuple(names)
+    except UserError:
+        plain = False
+    if plain:
+        (root / "classes.txt").write_text(text, "utf-8")
+    else:
+        write_class_values(root / FILE, {str(i): name for i, name in enumerate(("background", *names))})
 
 
 def mask_key(content: bytes, values: ClassValues | None) -> str:

@@ -138,7 +138,8 @@ def _far(table: str, crop: int, geometry: Geometry, size: Size, best: int) -> li
     if share < SMALL and geometry == "rescale":
         return [
             f"a crop of {crop} pixels shows {100 * share:.0f} % of a training image (the median one is {width}x"
-            f"{height}): make the images smaller, or the crop larger with --set {table}.crop=..."
+            f"{height}): make the images smaller with `barm data resize`, or the crop larger with "
+            f"--set {table}.crop=..."
         ]
     return []
 

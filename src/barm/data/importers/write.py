@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from barm.data.class_names import parse_classes
-from barm.data.class_values import ORIGINAL, write_class_values
+from barm.data.class_values import ORIGINAL, write_class_names, write_class_values
 from barm.data.images import Unreadable, probe
 from barm.data.importers.annotations import Annotations, ImportOptions, Item
 from barm.data.importers.drawn import upright_mask
@@ -26,6 +25,7 @@ from barm.data.importers.names import check_names, divided_anew, file_name, no_t
 from barm.data.importers.report import ImportReport, Written, counted, empty, hidden, reasons, unseen, write_report
 from barm.data.importers.source_classes import source_classes
 from barm.data.index import cores
+from barm.data.new_folder import new_folder
 from barm.data.palette import id_palette
 from barm.data.progress import progress_bar
 from barm.data.splits import divide, write_lists
@@ -81,23 +81,13 @@ def write_folder(
         UserError: if `root` holds something, a name cannot be used, or nothing can be imported.
         Ambiguous: if a mask can be painted in several ways.
     """
-    root = Path(os.path.abspath(root))
-    there = root.exists()
-    if there and (not root.is_dir() or any(root.iterdir())):
-        raise UserError(f"{root} is there already: choose a new folder")
     check_names(annotations.items)
     items, notes = divided_anew(annotations.items)
     no_twins(items)
     annotations = replace(annotations, items=items, notes=(*annotations.notes, *notes))
-    beside = root / f".{os.getpid()}.tmp" if there else root.with_name(f".{root.name}.{os.getpid()}.tmp")
-    try:
-        beside.mkdir(parents=True)
+    with new_folder(root) as beside:
         report = _write(annotations, beside, options, split, origin, link)
         write_report(beside, report)
-        _move(beside, root)
-    except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise
     return report
 
 
@@ -123,35 +113,6 @@ def _write(
     if not any(each.pixels for each in counts["classes"]):
         raise UserError(f"nothing to import: no pixel shows a class; {'; '.join(warnings)}")
     return ImportReport(*origin, images=images, **counts, warnings=warnings)
-
-
-def _move(beside: Path, root: Path) -> None:
-    """Move a finished folder to its place, or its content into an empty folder that is there."""
-    if not root.is_dir():
-        beside.replace(root)
-        return
-    moved = list[Path]()
-    try:
-        for entry in sorted(beside.iterdir()):
-            moved.append(entry.replace(root / entry.name))
-        beside.rmdir()
-    except BaseException:
-        for path in moved:
-            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-        raise
-
-
-def write_class_names(root: Path, names: Sequence[str]) -> None:
-    """Write ``classes.txt``, or ``classes.toml`` for names that it cannot hold."""
-    text = "".join(f"{i}: {name}\n" for i, name in enumerate(names, 1))
-    try:
-        plain = parse_classes(text, root / "classes.txt") == tuple(names)
-    except UserError:
-        plain = False
-    if plain:
-        (root / "classes.txt").write_text(text, "utf-8")
-    else:
-        write_class_values(root / "classes.toml", {str(i): name for i, name in enumerate(("background", *names))})
 
 
 def _keeping(annotations: Annotations, names: Sequence[str], options: ImportOptions) -> Annotations:
