@@ -118,6 +118,7 @@ def test_every_extension_goes_out_as_onnx(name, recipe, data, tmp_path):
 
 
 def test_a_module_from_python_is_extended_and_given_back(data, tmp_path):
+    torch.manual_seed(0)
     module = networks.shaken(networks.Own())
     given = {"classifier": "head.1", "classes": networks.NAMES, "recipe": "folder/mib", "overrides": SMALL}
     barm.adopt(module, tmp_path / "base", **given)
@@ -133,7 +134,7 @@ def test_a_module_from_python_is_extended_and_given_back(data, tmp_path):
     with torch.no_grad():
         logits = wider(pixels.permute(2, 0, 1)[None])["out"][0]
     best, second = logits.topk(2, dim=0).values
-    decided = (best - second > 1e-4).numpy()  # elsewhere rounding decides
+    decided = (best - second > 1e-5).numpy()  # elsewhere rounding decides
     labels = logits.argmax(0).numpy()
     assert len(np.unique(labels)) > 2, "equal maps of one class prove nothing"
     assert decided.mean() > 0.99
