@@ -122,10 +122,12 @@ def test_a_grid_that_is_no_text(tmp_path):
         read_grid(tmp_path / "g.toml")
 
 
-@pytest.mark.parametrize("name", ["shapes-small", "shapes"])
-def test_the_grids_of_the_benchmarks_are_valid(name):
-    found = read_grid(ROOT / f"benchmarks/{name}.toml")
-    assert len(set(cells(found))) == len(found.methods) * len(found.tasks) * len(found.settings) * 3
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.toml")), ids=lambda path: path.stem)
+def test_the_grids_of_the_benchmarks_are_valid(path):
+    found = read_grid(path)
+    number = len(found.methods) * len(found.tasks) * len(found.settings) * len(found.seeds)
+    assert len(set(cells(found))) == number - len(found.skip)
+    assert found.quick is None or 0 < len(cells(found.shortened())) < number
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,12 @@ def test_every_example_names_options_that_exist(name):
     assert {w.split("=")[0] for w in words if w.startswith("--")} <= known
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_no_help_has_a_word_in_brackets_which_would_be_taken_for_a_style(name):
+    texts = [COMMANDS[name].help or "", *(getattr(p, "help", None) or "" for p in COMMANDS[name].params)]
+    assert [text for text in texts if re.search(r"\[[a-z]", text)] == []
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [

@@ -24,7 +24,7 @@ Runs = Annotated[
         autocompletion=completion.runs,
     ),
 ]
-Quick = Annotated[bool, typer.Option("--quick", help="Train what the grid's [quick] table says.")]
+Quick = Annotated[bool, typer.Option("--quick", help="Train what the grid's table `quick` says.")]
 JOBS = "A grid on many devices or machines"
 On = Annotated[
     Literal["local", "slurm"] | None,
