@@ -1,0 +1,201 @@
+"""A random sample of small faults, one after the other, in a copy of the tree: how many does the suite notice?
+
+``python benchmarks/mutation.py --sample 400 --seed 1`` needs ``pip install cosmic-ray``, whose operators change the code. It
+prints every fault that no test noticed, and the share of those that one did. `tests/mutants.py` has chosen ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import difflib
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from cosmic_ray.ast import Visitor, get_ast
+from cosmic_ray.mutating import MutationVisitor
+from cosmic_ray.operators.operator import Operator
+from cosmic_ray.plugins import get_operator, operator_names
+from parso.tree import NodeOrLeaf
+
+ROOT = Path(__file__).resolve().parents[1]
+GOLDEN = ("tests/golden", "tests/methods", "tests/contract")
+TESTS = {  # of the package's modules, by the start of their paths: which tests notice their faults the soonest
+    "labels.py": ("tests/test_labels.py", "tests/data"),
+    "losses/": ("tests/losses", *GOLDEN),
+    "ops/strips": ("tests/ops", "tests/losses", *GOLDEN),  # kernels.py needs a GPU
+    "ops/upsampled": ("tests/ops", "tests/losses", *GOLDEN),
+    "metrics.py": ("tests/test_metrics.py", "tests/engine/test_details.py", "tests/engine/test_evaluate.py"),
+    "data/transforms.py": ("tests/data",),
+    "engine/schedule.py": ("tests/engine", "tests/golden"),
+    "engine/train.py": ("tests/engine", "tests/runs/test_resume.py"),
+    "engine/checkpoint/": ("tests/engine/checkpoint", "tests/runs", "tests/test_api.py"),
+}
+ALL = ("tests", "src/barm")
+FAST = "not slow and not long and not gpu"
+LEFT_OUT = ("core/NoOp", "core/VariableReplacer", "core/VariableInserter")
+SECONDS = 600  # of one fault; a test that hangs has noticed it
+
+
+class Fault(NamedTuple):
+    """A changed module.
+
+    Attributes:
+        path: below ``src/barm``.
+        code: the whole changed module.
+    """
+
+    path: str
+    code: str
+
+    def lines(self) -> list[str]:
+        """What is changed, as ``-`` and ``+`` lines."""
+        before = (ROOT / "src/barm" / self.path).read_text("utf-8").splitlines()
+        changed = difflib.unified_diff(before, self.code.splitlines(), lineterm="", n=0)
+        return [line for line in changed if line[:3] not in ("---", "+++") and line[:2] != "@@"]
+
+
+def meaning(code: str) -> str:
+    """A module's syntax tree without annotations and docstrings, which nothing evaluates."""
+    tree = ast.parse(code)
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            node.returns = None
+        if isinstance(node, ast.arg):
+            node.annotation = None
+        if isinstance(node, ast.AnnAssign):
+            node.annotation = ast.Constant(None)
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            node.value = ast.Constant(None)
+    return ast.dump(tree)
+
+
+class Places(Visitor):
+    """Counts the places of a module that an operator can change."""
+
+    def __init__(self, operator: Operator) -> None:
+        self.operator, self.number = operator, 0
+
+    def visit(self, node: NodeOrLeaf) -> NodeOrLeaf:
+        self.number += sum(1 for _ in self.operator.mutation_positions(node))
+        return node
+
+
+def places() -> Iterator[tuple[str, str, int]]:
+    """Path, operator and number of every possible change of the modules in `TESTS`."""
+    package = ROOT / "src/barm"
+    for path in sorted(str(p.relative_to(package)) for p in package.rglob("*.py")):
+        if path.startswith(tuple(TESTS)):
+            code = (package / path).read_text("utf-8")
+            for name in (n for n in operator_names() if n not in LEFT_OUT):
+                counter = Places(get_operator(name)())
+                counter.walk(get_ast(code))
+                yield from ((path, name, number) for number in range(counter.number))
+
+
+def sampled(number: int, seed: int) -> list[Fault]:
+    """A sample of the faults that change what their modules mean, in random order."""
+    possible = list(places())
+    print(f"{len(possible)} possible changes", flush=True)
+    random.Random(seed).shuffle(possible)
+    found, known = list[Fault](), set[str]()
+    for path, name, occurrence in possible:
+        if len(found) == number:
+            break
+        code = (ROOT / "src/barm" / path).read_text("utf-8")
+        try:
+            changed = MutationVisitor.mutate_code(code, get_operator(name)(), occurrence)
+            key = path + meaning(changed or code)
+        except (AttributeError, SyntaxError):  # of an operator that cannot change what it found
+            continue
+        if key not in known and key != path + meaning(code):
+            known.add(key)
+            found.append(Fault(path, changed))
+    return found
+
+
+def noticed(fault: Fault, tree: Path) -> str:
+    """Run tests on a tree with a fault until one fails: those of its module, then all fast ones."""
+    file = tree / "src/barm" / fault.path
+    right = file.read_text("utf-8")
+    file.write_text(fault.code, "utf-8")
+    near = next(tests for start, tests in TESTS.items() if fault.path.startswith(start))
+    try:
+        for tests in (near, ALL):
+            status = _in_a_process([*tests], tree)
+            if status != 0:
+                return "hung" if status is None else "killed"
+    finally:
+        file.write_text(right, "utf-8")
+    return "survived"
+
+
+def _in_a_process(tests: list[str], tree: Path) -> int | None:
+    """Exit status of pytest in a child of this process, which has imported what takes long; None if it hangs."""
+    child = os.fork()
+    if not child:
+        os.setsid()
+        os.chdir(tree)
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1)
+        os.dup2(null, 2)
+        os._exit(int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:warnings", "-m", FAST, *tests])))
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.05)
+    os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sample", type=int, default=400)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop then; the sample is in random order")
+    parser.add_argument("--out", type=Path, help="a JSON file of all outcomes")
+    given = parser.parse_args()
+    end, outcomes = time.monotonic() + 60 * given.minutes, []
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder) / "tree"
+        shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".git", ".venv*", "runs", "*.pyc", "__pycache__", "site"))
+        sys.path.insert(0, str(tree / "src"))
+        os.environ |= {"PYTHONPATH": str(tree / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
+        sys.dont_write_bytecode = True
+        if _in_a_process([*TESTS["metrics.py"]], tree) != 0:
+            sys.exit("tests fail without a fault: mend them first")
+        for fault in sampled(given.sample, given.seed):
+            if time.monotonic() > end:
+                break
+            outcome = noticed(fault, tree)
+            outcomes.append({"module": fault.path, "change": fault.lines(), "outcome": outcome})
+            if outcome == "survived":
+                print(fault.path, *fault.lines(), sep="\n    ", flush=True)
+    killed = sum(o["outcome"] != "survived" for o in outcomes)
+    print(f"{killed} of {len(outcomes)} noticed: {100 * killed / max(len(outcomes), 1):.1f} % (seed {given.seed})")
+    if given.out is not None:
+        given.out.write_text(json.dumps(outcomes, indent=1) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    import hypothesis
+    import lightning_fabric
+    import torch
+    import torchvision
+
+    assert all((hypothesis, lightning_fabric, torch, torchvision))  # imported here, once for all processes
+    torch.set_num_threads(1)
+    main()
