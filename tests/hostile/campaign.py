@@ -39,7 +39,6 @@ from fuzz_mutations import CANARY, HOSTILE, mutated
 from fuzz_targets import Target, make_targets
 from material import PLACES, emptied
 
-MEASURE = "/proc/self/clear_refs"  # with which barm measures its own memory
 LIMIT, MEMORY = 10, 1 << 30  # seconds, bytes
 OWN = ("git",)  # asked for the commit of barm itself
 STARTING = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "pty.spawn")
@@ -92,7 +91,8 @@ class Watch:
         place = os.path.join(os.path.realpath(os.path.dirname(text) or "."), os.path.basename(text))
         if follow:  # a link at the end, too
             place = os.path.realpath(place)
-        return place.startswith(self.folder) or place in (os.devnull, MEASURE)
+        measure = f"/proc/{os.getpid()}/clear_refs"  # with which barm measures its own memory
+        return place.startswith(self.folder) or place in (os.devnull, measure)
 
 
 def lay_out(target: Target, number: int, seed: str, folder: Path) -> None:
@@ -149,7 +149,7 @@ def attempt(target: Target, folder: Path, watch: Watch) -> dict[str, Any]:
 def resident(*, peak: bool = False) -> int:
     """Bytes in memory; their peak since this was last asked without `peak`."""
     if not peak:
-        Path(MEASURE).write_text("5")
+        Path("/proc/self/clear_refs").write_text("5")
     name = "VmHWM" if peak else "VmRSS"
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
     return int(line.split()[1]) << 10

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
 import os
+import re
 import subprocess
 import time
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,12 +19,23 @@ from PIL import Image
 from barm.app.viewer import Limits, Refused, read_upload
 from barm.cli.common import LONGEST, one_line
 from barm.config import load_config
+from barm.data.class_names import parse_classes
+from barm.data.class_values import read_class_values
 from barm.data.images import read_image
 from barm.data.importers import import_data
 from barm.data.importers.annotations import ImportOptions
+from barm.data.importers.yolo import _index
 from barm.data.masks import read_mask
+from barm.data.unpack import inner_path, members
+from barm.engine.checkpoint.directory import RunDirectory
 from barm.errors import UserError
+from barm.extension.early import _in_files
+from barm.labels import TaskPlan
+from barm.models.efficientnet import named_as_in_timm, timm_name
+from barm.models.mobilenet import own_name
 from barm.reading import Unfit, parse_toml, read_pickled
+from barm.weights.kind import Kind
+from barm.weights.official import _sizes
 from barm.weights.recognise import recognise
 
 
@@ -126,3 +140,69 @@ def test_an_upload_that_is_a_pipe_does_not_hang_the_page(tmp_path):
     os.mkfifo(tmp_path / "image.png")
     with pytest.raises(Refused, match="no file"):
         read_upload(tmp_path / "image.png", Limits())
+
+
+LONG = "9" * 5000  # more digits than Python turns into a number
+
+
+@pytest.mark.parametrize("line", [f"{LONG}: cat", f"cat: {LONG}", f"cat {LONG}", f"1: dog\n{LONG}: cat"])
+def test_a_class_with_a_number_of_any_length(line):
+    with suppress(UserError):
+        parse_classes(line, Path("classes.txt"))
+
+
+@pytest.mark.parametrize("number", [LONG, "\u00b2", "-1"])
+def test_a_mask_value_of_any_length(number, tmp_path):
+    (tmp_path / "classes.toml").write_text(f'[values]\n"{number}" = "cat"\n', "utf-8")
+    with pytest.raises(UserError, match="expected a mask value of 0 to"):
+        read_class_values(tmp_path / "classes.toml")
+
+
+@pytest.mark.parametrize("task", [f"{LONG}-1", f"1-{LONG}"])
+def test_a_task_of_any_length(task):
+    with pytest.raises(UserError, match="unknown task"):
+        TaskPlan.parse(task, 4)
+    assert _sizes("voc", task) == ()
+
+
+@pytest.mark.parametrize("key", [LONG, "\u00b2"])
+def test_outputs_with_numbers_of_any_length(key, tmp_path):
+    labels = {"0": "background", "1": "cat", key: "dog"}
+    (tmp_path / "config.json").write_text(json.dumps({"id2label": labels}))
+    kind = Kind("transformers", "a folder", "")
+    assert _in_files(tmp_path, kind) == ("background", "cat")
+
+
+@pytest.mark.parametrize("name", [f"features.{LONG}.0.weight", "features.\u00b2.weight"])
+def test_tensors_with_numbers_of_any_length(name):
+    assert own_name(name) == name
+    assert timm_name({f"_blocks.{LONG}._project_conv.weight": (1,), "_conv_stem.weight": (1,)}) is None
+    assert named_as_in_timm({"_conv_stem.weight": 1, f"_blocks.{LONG}._bn0.weight": 2}, [f"blocks.{LONG}.0.x"])
+
+
+@pytest.mark.parametrize("index", [LONG, "\u00b2"])
+def test_a_class_of_yolo_with_a_number_of_any_length(index):
+    with pytest.raises(UserError, match="expected a class's number"):
+        _index(index, Path("data.yaml"))
+
+
+@pytest.mark.parametrize("size", ["\u00b2", f"{LONG}x3", "3x\u00b2"])
+def test_a_size_of_any_length(cli, size):
+    status, _, told = cli("data", "make", "shapes", "new", "--size", size)
+    assert status == 2
+    assert "--size expects <width>x<height>" in told
+
+
+def test_a_member_of_a_zip_without_a_name(tmp_path):
+    with zipfile.ZipFile(tmp_path / "own.zip", "w") as packed:
+        packed.writestr(zipfile.ZipInfo(""), b"a")
+    with pytest.raises(UserError, match="would lie outside the folder"):
+        [inner_path(member, tmp_path / "own.zip") for member in members(tmp_path / "own.zip")]
+
+
+@pytest.mark.parametrize("model", ["3", '"x"', "[]"])
+def test_a_network_that_is_no_table(model, tiny_run, tmp_path):
+    text = re.sub(r"\[model\].*?\n\[", "[", (tiny_run / "config.toml").read_text(), count=1, flags=re.DOTALL)
+    (tmp_path / "config.toml").write_text(f"model = {model}\n{text}")
+    with pytest.raises(UserError, match=r"config\.toml is damaged \("):
+        RunDirectory(tmp_path).config()

@@ -17,9 +17,9 @@ BACKGROUND = ("background", "unlabeled", "unlabelled")  # that a first line may 
 IGNORED = ("ignore", "ignored", "void")  # that a number of 255 may carry
 UNCLEAR = (*IGNORED, "none", "null", "other", "others", "unknown", "bg", "nothing")  # id 0, or a class?
 HEADERS = {"id", "ids", "index", "name", "names", "class", "classes", "label", "labels", "category", "value"}
-_BEFORE = re.compile(r"(\d+)\s*[:.,;)=\s]\s*(\S.*)")  # 1: cat
-_AFTER = re.compile(r"(\S.*?)\s*[:,;=]\s*(\d+)")  # cat: 1
-_BEHIND = re.compile(r"(\S.*?)\s+(\d+)")  # cat 1, which may be a name
+_BEFORE = re.compile(r"(\d{1,9})\s*[:.,;)=\s]\s*(\S.*)")  # 1: cat
+_AFTER = re.compile(r"(\S.*?)\s*[:,;=]\s*(\d{1,9})")  # cat: 1
+_BEHIND = re.compile(r"(\S.*?)\s+(\d{1,9})")  # cat 1, which may be a name
 _COLOURS = re.compile(r".*\d+\s*,\s*\d+\s*,\s*\d+\D*")
 _CODE = re.compile(r"\[\s*([\"'\[{]|$)|\{\s*([\"']|$)|<[?!]")  # JSON, XML
 Line = tuple[int, str]  # number in the file, text

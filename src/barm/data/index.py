@@ -29,6 +29,7 @@ from barm.data.text import composed_text
 from barm.errors import UserError
 from barm.escaping import command
 from barm.reading import Unfit, check_regular, read_bytes, read_json, short
+from barm.words import natural
 
 Kind = Literal["missing", "mask", "colour", "id", "picture", "size", "map"]
 
@@ -388,7 +389,8 @@ def read_class_list(path: Path, names: Collection[str] = ()) -> dict[str, frozen
         ends = (n for n in range(len(words), 1, -1) if spaced and " ".join(words[:n]) in spaced)
         end = next(ends, 1)
         name, ids = " ".join(words[:end]), words[end:]
-        if not name or not all(i.isascii() and i.isdigit() for i in ids):
-            raise UserError(f"{path}:{number}: expected '<name> <number> ...', found '{line}'")
-        result[name] = frozenset(int(i) + 1 for i in ids) - {255}
+        found = [natural(i) for i in ids]
+        if not name or None in found:
+            raise UserError(f"{path}:{number}: expected '<name> <number> ...', found '{line[:200]}'")
+        result[name] = frozenset(i + 1 for i in found if i is not None) - {255}
     return result

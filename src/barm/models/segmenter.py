@@ -111,6 +111,8 @@ class NetworkConfig(BaseModel):
         Raises:
             UserError: if its backbone would have to be fetched.
         """
+        if not isinstance(values, Mapping):  # whatever a file holds
+            return cls.model_validate(values)
         if values.get("adopted") is None:
             check_named(values.get("backbone"), "the description of the network")
         return cls.model_validate({**InputRule()._asdict(), **values})
