@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from barm.batch import Batch, Term, total_loss
@@ -14,6 +14,7 @@ from barm.models.segmenter import NetworkConfig
 
 NETWORK = NetworkConfig(backbone="test_resnet", channels=16, pretrained=False)
 PLAN = TaskPlan.parse("2-1", 4)
+NEGATIVE = ("dkd", "star")  # as published, ignored pixels are negatives of all classes there (docs/fidelity.md)
 LABELS = {  # of a batch (N, H, W), by the newest channel
     "of ignore only": lambda label, newest: label.fill_(IGNORE),
     "of background only": lambda label, newest: label.zero_(),
@@ -82,7 +83,7 @@ def test_ignored_pixels_move_nothing_in_the_loss_of_the_labels(name, index):
     terms = checked(method, model, teacher, image, label)
     about_labels = [term for key, term in terms.items() if key not in method.config.distillation]
     assert about_labels
-    if index == 0:
+    if index == 0 and not name.startswith(NEGATIVE):
         assert all(float(term.total.detach()) == 0 for term in about_labels)
 
 
@@ -106,26 +107,19 @@ def test_logits_far_from_zero(name, kind, loud):
     checked(method, model, teacher, image, label, loud=loud)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.integers(0, 2),
     st.lists(st.sampled_from([0, 1, 2, 3, 4, IGNORE]), min_size=2, max_size=9),
     st.tuples(st.integers(1, 40), st.integers(1, 40)),
 )
 def test_any_labels_of_any_size(name, index, values, size):
-    method, model, teacher, image = built_or_none(name, index, size)
-    if method is None:
+    if not METHODS[name](name=name).build(PLAN[index], NETWORK).trains:
         return
+    method, model, teacher, image = built(name, index, size)
     allowed = [v if v == IGNORE else min(v, PLAN[index].num_seen - 1) for v in values]
     if method.policy.supervision == "step" and index:
         allowed = [v if v in (0, IGNORE) else PLAN[index].num_seen - 1 for v in allowed]
     area = 2 * size[0] * size[1]
     label = torch.tensor((allowed * (area // len(allowed) + 1))[:area]).view(2, *size)
     checked(method, model, teacher, image, label)
-
-
-def built_or_none(name: str, index: int, size: tuple[int, int]):
-    try:
-        return built(name, index, size)
-    except pytest.skip.Exception:
-        return None, None, None, None

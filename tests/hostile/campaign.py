@@ -54,6 +54,9 @@ class Case(NamedTuple):
     number: int
 
 
+SOUND = -1  # the number of a case whose files are as they should be
+
+
 class Watch:
     """Notes what a reader must not do, through Python's audit hooks."""
 
@@ -98,13 +101,16 @@ class Watch:
 def lay_out(target: Target, number: int, seed: str, folder: Path) -> None:
     """Write the files of a case; one of them is hostile, by its content, its name, or what stands in its place."""
     random = Random(f"{seed}:{target.name}:{number}")
-    chosen = random.choice(target.fuzzed)
-    what = random.random()
+    chosen, what = random.choice(target.fuzzed), random.random()
+    if number == SOUND:
+        what = 1
     for name, content in target.files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(mutated(name, content, random) if name == chosen and what < 0.93 else content)
     path = folder / chosen
+    if number == SOUND:
+        return
     if what >= 0.96:
         emptied(PLACES[random.choice(list(PLACES))])(path)
     elif what >= 0.93:
@@ -255,7 +261,8 @@ def chosen(targets: Sequence[Target], number: int, pattern: str, only: str) -> l
         return [Case(i, int(one)) for i, target in enumerate(targets) if target.name == name]
     kept = [i for i, target in enumerate(targets) if pattern in f"{target.group}/{target.name}"]
     whole = sum(targets[i].weight for i in kept)
-    cases = [Case(i, n) for i in kept for n in range(max(1, round(number * targets[i].weight / whole)))]
+    last = [max(1, round(number * targets[i].weight / whole)) for i in kept]
+    cases = [Case(i, n) for i, stop in zip(kept, last, strict=True) for n in range(SOUND, stop)]
     return sorted(cases, key=lambda case: (case.number, case.target))
 
 
@@ -281,6 +288,8 @@ def main() -> int:
         for case, result in zip(cases, results(cases, targets, options.seed, place / "work"), strict=True):
             target = targets[case.target]
             column, wrong = judge(result)
+            if case.number == SOUND and column != ("taken" if target.sound else "one line"):
+                wrong = wrong or f"the files as they should be: {result}"
             row = table.setdefault(target.group, Counter())
             row["tried"] += 1
             row[column] += 1

@@ -17,7 +17,7 @@ from material import make_material
 from PIL import Image
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "data/importers"))
+sys.path += [str(HERE.parent / "data/importers"), str(HERE.parent / "weights/foreign")]
 Call = Callable[[Path], object]
 
 
@@ -31,6 +31,7 @@ class Target(NamedTuple):
         fuzzed: places of which one is made hostile.
         call: reads them, in the folder.
         weight: how often it is tried, compared with others.
+        sound: whether it takes the files as they are.
     """
 
     group: str
@@ -39,6 +40,7 @@ class Target(NamedTuple):
     fuzzed: tuple[str, ...]
     call: Call
     weight: float = 1
+    sound: bool = True
 
 
 def tree(folder: Path, below: str = "") -> dict[str, bytes]:
@@ -73,7 +75,7 @@ def _settings(material: Path) -> Iterator[Target]:
     from barm.config import load_config
     from barm.grid_file import cells, read_grid
 
-    recipe = b'extends = "shapes/barm"\nseed = 3\ntasks = ["2-1"]\n[data]\nroot = "data"\n[base]\nepochs = 2\n'
+    recipe = b'extends = "shapes/2-1/barm"\nseed = 3\n[data]\nroot = "data"\n[base]\nepochs = 2\n'
     whole = (material / "run/config.toml").read_bytes()
     grid = (
         b'recipes = "shapes"\nmethods = ["barm", "mib", "own"]\ntasks = ["2-1"]\nseeds = [1, 2]\norders = [0, 1]\n'
@@ -81,7 +83,7 @@ def _settings(material: Path) -> Iterator[Target]:
         b'[variants.own]\nrecipe = "mib"\noverrides = ["increment.epochs=2"]\n[quick]\nseeds = [1]\n'
         b"[shapes]\nclasses = 4\ntrain = 10\n"
     )
-    lines = b"base.epochs=2\nmodel.backbone=test_resnet\nincrement.lr=0.1\ntask.order=[1,2]\ndata.root=x\nseed=4\n"
+    lines = b"base.epochs=2\nmodel.backbone=test_resnet\nincrement.scale=[0.5,2]\ntask.order=2\ndata.root=x\nseed=4\n"
 
     def settings(folder: Path) -> None:
         text = (folder / "words.txt").read_text("utf-8", errors="surrogateescape")
@@ -112,7 +114,7 @@ def _runs(material: Path) -> Iterator[Target]:
     from barm.weights.trained import open_trained
 
     run = {k: v for k, v in tree(material / "run", "run/").items() if "events" not in k}
-    record = {"extension.json": b'{"classes": ["x"], "from": "run", "step": 2, "old": {"classes": []}}'}
+    record = {"extension.json": b'{"from": "run", "step": 2, "learned": ["x"]}'}
     small = {k: v for k, v in run.items() if not k.endswith(".safetensors")}
 
     def read(folder: Path) -> None:
@@ -177,11 +179,11 @@ def _data(material: Path) -> Iterator[Target]:
         yield Target("lists", name, files, ("values.toml",), lambda f: read_class_values(f / "values.toml"))
 
     def checks(folder: Path) -> None:
-        checked(open_source("voc", folder / "data", "train"), folder / "data/classes.txt")
+        checked(open_source("voc", folder / "data", "train"), folder / "list.txt")
 
     names = voc["data/ImageSets/Segmentation/train.txt"].split()
-    with_list = {**voc, "data/classes.txt": b"".join(n + b" 0 1\n" for n in names)}
-    yield Target("lists", "class list of a split", with_list, ("data/classes.txt",), checks, 0.5)
+    with_list = {**voc, "list.txt": b"".join(n + b" 0 1\n" for n in names)}
+    yield Target("lists", "class list of a split", with_list, ("list.txt",), checks, 0.5)
 
 
 def _fewer(files: Mapping[str, bytes], most: int = 3) -> dict[str, bytes]:
@@ -248,7 +250,7 @@ def _exif(orientation: int) -> Image.Exif:
 def _images(material: Path) -> Iterator[Target]:
     """Images as they are predicted, masks as they are read, and uploads."""
     from barm.app.viewer import Limits, Refused, read_upload
-    from barm.data.images import probe, read_image
+    from barm.data.images import FORMATS, probe, read_image
 
     def read(name: str) -> Call:
         def call(folder: Path) -> None:
@@ -274,8 +276,10 @@ def _images(material: Path) -> Iterator[Target]:
 
     for kind, content in pictures().items():
         name = f"image.{'png' if kind.startswith('PNG') else 'jpg'}"
-        yield Target("images and masks", f"image: {kind}", {name: content}, (name,), read(name), 0.6)
-        yield Target("uploads", f"upload: {kind}", {name: content}, (name,), upload(name), 0.6)
+        taken = kind.partition(" ")[0] in FORMATS
+        weight = 0.6 if taken else 0.1
+        yield Target("images and masks", f"image: {kind}", {name: content}, (name,), read(name), weight, taken)
+        yield Target("uploads", f"upload: {kind}", {name: content}, (name,), upload(name), weight, taken)
 
 
 def _caches(material: Path) -> Iterator[Target]:
@@ -284,7 +288,7 @@ def _caches(material: Path) -> Iterator[Target]:
     from barm.data.index import checked, scan
     from barm.data.sources import open_source
 
-    files = {k: v for k, v in _fewer(tree(material / "data", "data/")).items() if "val" not in k.rpartition("/")[2]}
+    files = _fewer(tree(material / "data", "data/"))
 
     def cached(folder: Path) -> None:
         """The index is written, made hostile by the runner's random, and read."""
@@ -399,7 +403,7 @@ def _weights(material: Path) -> Iterator[Target]:
 
     yield Target("checkpoints", "official", {"m.pth": official}, ("m.pth",), read, 2)
     words = ("weights", "import", "m.pth", "--out", "new", "--dataset", "voc", "--task", "15-1", "--step", "0")
-    yield Target("checkpoints", "official import", {"m.pth": official}, ("m.pth",), cli(*words), 0.5)
+    yield Target("checkpoints", "official import", {"m.pth": official}, ("m.pth",), cli(*words), 0.3, sound=False)
     old = io.BytesIO()
     torch.save({"model_state": {"a.weight": torch.zeros(3, 4)}}, old, _use_new_zipfile_serialization=False)
     yield Target("checkpoints", "old format", {"m.pth": old.getvalue()}, ("m.pth",), read)
@@ -411,7 +415,7 @@ def _weights(material: Path) -> Iterator[Target]:
 
     shown = {"m.pth": old.getvalue(), "m.safetensors": ours, "config.json": b'{"architectures": ["SegformerX"]}'}
     yield Target("checkpoints", "recognised", shown, tuple(shown), show, 1.5)
-    yield from _foreign(recognise)
+    yield from _foreign(material, recognise)
     body = create_backbone("test_resnet", 16, pretrained=False)
     saved = io.BytesIO()
     torch.save(body.state_dict(), saved)
@@ -428,48 +432,24 @@ def _open(name: str) -> Call:
     return lambda folder: open_trained(folder / name)
 
 
-def _foreign(recognise: Any) -> Iterator[Target]:
-    """Folders of other libraries; their descriptions are read before the libraries are asked."""
+def _foreign(material: Path, recognise: Any) -> Iterator[Target]:
+    """Folders of other libraries with small networks."""
+    import networks
+
     from barm.weights.importing import find_model
 
-    names = b"background\nsky\nroad\n"
-    smp = {
-        "_model_class": "Unet",
-        "encoder_name": "resnet18",
-        "encoder_weights": None,
-        "classes": 3,
-        "activation": None,
-        "decoder_channels": [32, 16, 16, 16, 8],
-        "encoder_depth": 5,
-        "in_channels": 3,
-    }
-    header = b'{"a.weight":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
-    tensors = len(header).to_bytes(8, "little") + header + bytes(4)
-    folder = {
-        "m/config.json": json.dumps(smp).encode(),
-        "m/model.safetensors": tensors,
-        "m/classes.txt": names,
-    }
-    yield Target("checkpoints", "smp folder", folder, tuple(folder), lambda f: find_model(f / "m"), 1)
-    config = {
-        "architectures": ["SegformerForSemanticSegmentation"],
-        "model_type": "segformer",
-        "id2label": {"0": "background", "1": "sky"},
-        "depths": [1, 1, 1, 1],
-        "hidden_sizes": [16, 32, 40, 64],
-        "decoder_hidden_size": 32,
-        "auto_map": {"AutoModel": "owner/name--code.Model"},
-    }
-    processor = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.4], "do_normalize": True}
-    folder = {
-        "m/config.json": json.dumps(config).encode(),
-        "m/preprocessor_config.json": json.dumps(processor).encode(),
-        "m/model.safetensors": tensors,
-        "m/code.py": b"import os\nos.system('touch canary')\n",
-    }
-    fuzzed = ("m/config.json", "m/preprocessor_config.json", "m/model.safetensors")
-    yield Target("checkpoints", "transformers folder", folder, fuzzed, lambda f: find_model(f / "m"), 1)
-    yield Target("checkpoints", "recognised folder", folder, fuzzed, lambda f: recognise(f / "m").line(f / "m"), 1)
+    smp = networks.of_smp("Unet", "tu-test_resnet", decoder_channels=(16, 8, 8, 8, 8))
+    for name, write, fuzzed in (
+        ("smp", smp, ("m/config.json", "m/model.safetensors", "m/classes.txt")),
+        ("transformers", networks.segformer, ("m/config.json", "m/preprocessor_config.json", "m/model.safetensors")),
+    ):
+        write(material / "foreign" / name)
+        files = {k: v for k, v in tree(material / "foreign" / name, "m/").items() if not k.endswith(".md")}
+        config = json.loads(files["m/config.json"])
+        config |= {"auto_map": {"AutoModel": "owner/name--code.Model"}} if name == "transformers" else {}
+        files |= {"m/config.json": json.dumps(config).encode(), "m/code.py": b"import os\nos.system('touch canary')\n"}
+        yield Target("checkpoints", f"{name} folder", files, fuzzed, lambda f: find_model(f / "m"), 1)
+        yield Target("checkpoints", f"{name} shown", files, fuzzed, lambda f: recognise(f / "m").line(f / "m"), 1)
 
 
 def _archives(material: Path) -> Iterator[Target]:
