@@ -296,8 +296,7 @@ def _caches(material: Path) -> Iterator[Target]:
 
         source = open_source("voc", folder / "data", "train")
         first = scan(source)
-        (folder / "seed.txt").touch()
-        random = fuzz_mutations.Random((folder / "seed.txt").read_bytes())
+        random = _random(folder)
         for path in sorted((folder / "cache").glob("index-*.json")):
             content = path.read_bytes()
             if random.random() < 0.5:  # the entries alone, so that their keys still fit
@@ -317,8 +316,7 @@ def _caches(material: Path) -> Iterator[Target]:
 
         source = checked(open_source("voc", folder / "data", "train"))
         first = DecodedSource(source, 10**6)[0]
-        (folder / "seed.txt").touch()
-        random = fuzz_mutations.Random((folder / "seed.txt").read_bytes())
+        random = _random(folder)
         for path in sorted((folder / "cache").glob("decoded-*")):
             if random.random() < 0.6:
                 path.write_bytes(fuzz_mutations.mutated(path.name, path.read_bytes(), random))
@@ -329,6 +327,14 @@ def _caches(material: Path) -> Iterator[Target]:
     seeds = {**files, "seed.txt": b"0 1 2 3 4 5 6 7 8 9"}
     yield Target("caches", "index", seeds, ("seed.txt",), cached, 2)
     yield Target("caches", "decoded", seeds, ("seed.txt",), decoded, 1.5)
+
+
+def _random(folder: Path) -> Any:
+    """Random numbers that the case decides, for files that are written while it runs."""
+    import fuzz_mutations
+
+    seed = folder / "seed.txt"
+    return fuzz_mutations.Random(seed.read_bytes() if seed.is_file() else b"")
 
 
 def _imports(material: Path) -> Iterator[Target]:

@@ -245,9 +245,8 @@ def _trained(
     trainer.release()
     trainer.check_finite()
     if trainer.skipped:
-        monitor.say(
-            f"[yellow]{title}: {count(trainer.skipped, 'updates')} skipped because the loss was not finite[/yellow]"
-        )
+        skipped = count(trainer.skipped, "updates")
+        monitor.say(f"[yellow]{title}: {skipped} skipped because the loss or its gradient was not finite[/yellow]")
 
 
 def _nothing() -> None:
