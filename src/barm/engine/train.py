@@ -199,7 +199,7 @@ class StepTrainer:
         return torch.isfinite(torch.nn.utils.get_total_norm(gradients))
 
     def _apply(self, finite: Tensor, before: Tensor) -> None:
-        """Update the parameters, or restore `before` if loss or gradient is not finite. This is decided on the device."""
+        """Update the parameters, or restore `before` where the update is not finite. This is decided on the device."""
         if not self.rt.scales:  # a gradient scaler finds that out by itself
             self._sgd.found_inf = (~finite).float()  # type: ignore[attr-defined]
         self.optimizer.step()
