@@ -21,13 +21,17 @@ from barm.cli.common import LONGEST, one_line
 from barm.config import load_config
 from barm.data.class_names import parse_classes
 from barm.data.class_values import read_class_values
+from barm.data.decoded import DecodedSource
 from barm.data.images import read_image
 from barm.data.importers import import_data
 from barm.data.importers.annotations import ImportOptions
 from barm.data.importers.yolo import _index
+from barm.data.index import checked
 from barm.data.masks import read_mask
+from barm.data.sources import open_source
 from barm.data.unpack import inner_path, members
 from barm.engine.checkpoint.directory import RunDirectory
+from barm.engine.checkpoint.images import other_measured
 from barm.errors import UserError
 from barm.extension.early import _in_files
 from barm.labels import TaskPlan
@@ -206,3 +210,23 @@ def test_a_network_that_is_no_table(model, tiny_run, tmp_path):
     (tmp_path / "config.toml").write_text(f"model = {model}\n{text}")
     with pytest.raises(UserError, match=r"config\.toml is damaged \("):
         RunDirectory(tmp_path).config()
+
+
+@pytest.mark.parametrize("place", [[0, 47, 49], [0, 49, 48], [48, 48, 48], [0.0, 48, 48], "x", None])
+def test_a_cache_of_decoded_images_of_another_size_is_made_anew(place, shapes_voc, tmp_path, monkeypatch):
+    monkeypatch.setenv("BARM_CACHE", str(tmp_path))
+    source = checked(open_source("voc", shapes_voc, "train"))
+    first = [DecodedSource(source, 10**6)[i].image.tobytes() for i in range(3)]
+    (header,) = tmp_path.glob("decoded-*.json")
+    known = json.loads(header.read_text())
+    known["places"][0] = place
+    header.write_text(json.dumps(known))
+    assert [DecodedSource(source, 10**6)[i].image.tobytes() for i in range(3)] == first
+    assert json.loads(header.read_text())["places"][0] == [0, 48, 48]
+
+
+def test_records_of_images_that_differ_in_what_nobody_reads():
+    """A key more in ``pictures.json`` ended a report with a StopIteration."""
+    one = {"names": ["a"], "in_masks": ["a"], "pictures": {"x": {"size": [1, 1], "classes": []}}}
+    two = {**one, "pictures": {"x": {"size": [1, 1], "classes": [], "more": 1}}}
+    assert other_measured([one], [two]) == "validation split: 'x' has another record"
