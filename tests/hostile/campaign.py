@@ -10,7 +10,7 @@ reader gives a result that passes its check, or one line and a status other than
 * no file outside of the case's folder is opened for writing, removed, renamed or linked,
 * no program is started, no connection is opened, no name is looked up,
 * no file appears that code in the hostile file would have made,
-* it takes less than 10 seconds, and less than 1 GiB of memory more than before.
+* it takes less than 10 seconds of a processor, and less than 1 GiB of memory more than before.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ from fuzz_mutations import CANARY, HOSTILE, mutated
 from fuzz_targets import Target, make_targets
 from material import PLACES, emptied
 
-LIMIT, MEMORY = 10, 1 << 30  # seconds, bytes
+LIMIT, MEMORY = 10, 1 << 30  # seconds of a processor, bytes
+WAIT = 4  # times as long, by the clock, until a process that does not answer is killed
 OWN = ("git",)  # asked for the commit of barm itself
 STARTING = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "pty.spawn")
 TALKING = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto", "urllib.Request")
@@ -129,7 +130,7 @@ def attempt(target: Target, folder: Path, watch: Watch) -> dict[str, Any]:
     sys.stdout, sys.stderr = out, err
     watch.seen.clear()
     watch.folder, watch.on = os.path.realpath(folder), True
-    start = time.monotonic()
+    start = time.process_time()
     try:
         guarded(lambda: target.call(folder))
     except SystemExit as stop:
@@ -145,7 +146,7 @@ def attempt(target: Target, folder: Path, watch: Watch) -> dict[str, Any]:
         "status": status,
         "trace": trace[-1500:],
         "err": err.buffer.getvalue().decode("utf-8", "replace")[-4000:],  # type: ignore[attr-defined]
-        "seconds": time.monotonic() - start,
+        "seconds": time.process_time() - start,
         "grown": grown,
         "seen": watch.seen[:3],
         "canary": [str(p) for p in (folder / CANARY, folder.parent / CANARY) if p.exists()],
@@ -164,7 +165,7 @@ def resident(*, peak: bool = False) -> int:
 def judge(result: dict[str, Any] | None) -> tuple[str, str]:
     """The column of the table, and what is wrong with it (an empty text: nothing)."""
     if result is None:
-        return "hang", f"no end within {LIMIT} s, or the process died"
+        return "hang", f"no end within {WAIT * LIMIT} s, or the process died"
     lines = [line for line in result["err"].splitlines() if line.strip()]
     if result["canary"] or result["seen"]:
         return "outside", f"{result['canary'] or result['seen'][0]}"
@@ -220,7 +221,7 @@ class Worker:
 
     def answer(self) -> dict[str, Any] | None:
         """The result of the next case, None where there is none in time; the process is then gone."""
-        for limit in (60, LIMIT + 3):  # to lay the files out, to read them
+        for limit in (60, WAIT * LIMIT):  # to lay the files out, to read them
             ready, _, _ = select.select([self.pipe], [], [], limit)
             line = self.pipe.readline() if ready else b""
             if not line:

@@ -86,6 +86,8 @@ def _settings(material: Path) -> Iterator[Target]:
     lines = b"base.epochs=2\nmodel.backbone=test_resnet\nincrement.scale=[0.5,2]\ntask.order=2\ndata.root=x\nseed=4\n"
 
     def settings(folder: Path) -> None:
+        if not (folder / "words.txt").is_file():  # words come from a terminal, not from a file
+            return
         text = (folder / "words.txt").read_text("utf-8", errors="surrogateescape")
         load_config("shapes/2-1/barm", text.split("\n")[:-1])
 
@@ -96,7 +98,8 @@ def _settings(material: Path) -> Iterator[Target]:
     def names(folder: Path) -> None:
         names_in("@names.txt", "--classes")
         groups_in(["@groups.toml"])
-        names_in(((folder / "names.txt").read_text("utf-8", errors="replace")), "--classes")
+        if (folder / "names.txt").is_file():
+            names_in(((folder / "names.txt").read_text("utf-8", errors="replace")), "--classes")
 
     yield Target("recipes", "recipe", {"odd.toml": recipe}, ("odd.toml",), lambda f: load_config(f / "odd.toml"))
     yield Target("recipes", "config", {"odd.toml": whole}, ("odd.toml",), lambda f: load_config(f / "odd.toml"))

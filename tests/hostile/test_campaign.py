@@ -27,6 +27,9 @@ def renames(folder): os.rename("a.txt", "../a.txt")
 def ran(folder): (folder / campaign.CANARY).touch()
 def grows(folder): len(bytearray(1100 << 20))
 def dies(folder): os.abort()
+def works(folder):
+    while time.process_time() < 100:
+        pass
 CALLS = {{
     "taken": lambda folder: None,
     "one line": refused,
@@ -34,6 +37,7 @@ CALLS = {{
     "traceback ": lambda folder: (_ for _ in ()).throw(RecursionError()),
     "hang": lambda folder: time.sleep(60),
     "hang ": dies,
+    "hang  ": works,
     "memory": grows,
     "outside": writes,
     "outside ": linked,
@@ -45,7 +49,7 @@ CALLS = {{
     "wrong": two_lines,
     "wrong ": steers,
 }}
-campaign.LIMIT = 2
+campaign.LIMIT, campaign.WAIT = 2, 2
 targets = [Target("", name, {{"a.txt": b"a\\n"}}, ("a.txt",), call) for name, call in CALLS.items()]
 place = Path({place!r})
 cases = [campaign.Case(i, n) for i in range(len(targets)) for n in range(2)]
@@ -66,7 +70,7 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
 def test_the_campaign_sees_what_it_looks_for(tmp_path):
     (tmp_path / "work").mkdir()
     done = run("-c", BAD.format(here=str(HERE), place=str(tmp_path / "work")))
-    assert done.stdout.strip() == "seen 32", done.stdout + done.stderr[-2000:]
+    assert done.stdout.strip() == "seen 34", done.stdout + done.stderr[-2000:]
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="measures memory by /proc")

@@ -13,13 +13,15 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import tomli_w
 import torch
 from PIL import Image
+from safetensors.torch import save
 
 from barm.app.viewer import Limits, Refused, read_upload
 from barm.cli.common import LONGEST, one_line
 from barm.config import load_config
-from barm.data.class_names import parse_classes
+from barm.data.class_names import names_and_colours, parse_classes
 from barm.data.class_values import read_class_values
 from barm.data.decoded import DecodedSource
 from barm.data.images import read_image
@@ -32,12 +34,14 @@ from barm.data.sources import open_source
 from barm.data.unpack import inner_path, members
 from barm.engine.checkpoint.directory import RunDirectory
 from barm.engine.checkpoint.images import other_measured
+from barm.engine.checkpoint.network import rebuild
 from barm.errors import UserError
 from barm.extension.early import _in_files
 from barm.labels import TaskPlan
 from barm.models.efficientnet import named_as_in_timm, timm_name
 from barm.models.mobilenet import own_name
 from barm.reading import Unfit, parse_toml, read_pickled
+from barm.weights.importing import find_model
 from barm.weights.kind import Kind
 from barm.weights.official import _sizes
 from barm.weights.recognise import recognise
@@ -230,3 +234,33 @@ def test_records_of_images_that_differ_in_what_nobody_reads():
     one = {"names": ["a"], "in_masks": ["a"], "pictures": {"x": {"size": [1, 1], "classes": []}}}
     two = {**one, "pictures": {"x": {"size": [1, 1], "classes": [], "more": 1}}}
     assert other_measured([one], [two]) == "validation split: 'x' has another record"
+
+
+def test_a_list_of_classes_of_ten_megabytes_is_not_parsed(tmp_path):
+    (tmp_path / "classes.txt").write_bytes(b"a" * 10**7)
+    start = time.process_time()
+    with pytest.raises(UserError, match=r"classes\.txt: has 10 MiB, expected at most 1"):
+        names_and_colours(tmp_path, None, ())
+    assert time.process_time() - start < 2
+
+
+@pytest.mark.parametrize("name", [["barm"], {"a": 1}, 3, True])
+def test_a_method_whose_name_is_no_text(name, tmp_path):
+    table = {"extends": "shapes/2-1/barm", "method": {"name": name}}
+    (tmp_path / "r.toml").write_text(tomli_w.dumps(table))
+    with pytest.raises(UserError, match="method"):
+        load_config(tmp_path / "r.toml")
+    with pytest.raises(UserError, match="unknown"):
+        rebuild({"method": {"name": name}, "groups": [[1]], "model": {}}, 0, {}, "it")
+
+
+def test_a_description_of_a_network_that_no_memory_holds(tmp_path):
+    """A folder of 2 kilobytes asked for a decoder of terabytes."""
+    pytest.importorskip("segmentation_models_pytorch")
+    config = {"_model_class": "Unet", "encoder_name": "resnet18", "classes": 3, "decoder_channels": [10**6] * 5}
+    config |= {"encoder_depth": 5, "encoder_weights": None, "in_channels": 3, "activation": None}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    weights = {"segmentation_head.0.weight": torch.zeros(3, 16, 3, 3), "segmentation_head.0.bias": torch.zeros(3)}
+    (tmp_path / "model.safetensors").write_bytes(save(weights, {"format": "pt"}))
+    with pytest.raises(UserError, match=r"describes a network of [0-9]+ MiB, but the files beside it have 0"):
+        find_model(tmp_path)

@@ -340,7 +340,7 @@ def _method(value: Any) -> Any:
         word = value if isinstance(value, str) else "barm"
         raise UserError(f"expected a table with the method's name, got {value!r}: write method.name={word}")
     name = value["name"]
-    if name not in METHODS:
+    if not isinstance(name, str) or name not in METHODS:
         raise UserError(f"unknown method '{name}'{nearest(str(name), METHODS) or '; known: ' + ', '.join(METHODS)}")
     return METHODS[name].model_validate(value)
 
