@@ -162,12 +162,9 @@ def main() -> int:
     seen: Counter[str] = sum((v.seen for v in visitors), Counter())
     ranks = [r for v in visitors for r in v.ranks]
     p99 = times[min(len(times) - 1, int(0.99 * len(times)))]
-    print(
-        f"{options.clients} clients, {options.seconds:.0f} s: {sum(seen.values())} uploads, {len(times)} of good pictures"
-    )
-    print(
-        f"good pictures: p50 {statistics.median(times):.2f} s, p99 {p99:.2f} s; longest place in the queue {max(ranks or [0])}"
-    )
+    whole = f"{sum(seen.values())} uploads, {len(times)} of good pictures"
+    print(f"{options.clients} clients, {options.seconds:.0f} s: {whole}")
+    print(f"good pictures: p50 {statistics.median(times):.2f} s, p99 {p99:.2f} s; last place {max(ranks or [0])}")
     print(f"memory of the server: {before / 2**20:.0f} MiB before, {after / 2**20:.0f} MiB after")
     for outcome, number in sorted(seen.items()):
         print(f"  {outcome}: {number}")
