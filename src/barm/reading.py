@@ -25,7 +25,7 @@ YAML_LIMIT = 1 << 18  # bytes; its parser takes seconds for a mebibyte
 DEPTH = 64  # tables in tables: more is no file of ours, and would exhaust Python's stack
 PART = r"""(?:(?<![\w-])[\w-]++|"[^"\n]*+"|'[^'\n]*+')"""  # of a dotted key
 LONG_KEY = re.compile(rf"(?:{PART}[ \t]*+\.[ \t]*+){{{DEPTH}}}")  # tomllib's time grows with the square of its parts
-SPARE = 1 << 20  # bytes by which a tensor may be larger than its file
+SPARE = 1 << 28  # bytes by which a tensor may be larger than its file, as a view of few values is
 MARKS = (  # the longer first: UTF-32's begins with UTF-16's
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
