@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 FAST := $(addprefix tests/,golden losses methods ops test_batch.py test_labels.py test_layers.py test_metrics.py test_words.py)
 OLDEST := .venv-oldest
 
-.PHONY: demo check test test-long test-oldest lint bench bench-gpu backbones docs containers gpu gpu-day clean
+.PHONY: demo check test test-long test-oldest lint hostile supply bench bench-gpu backbones docs containers gpu gpu-day clean
 
 demo: $(STAMP)  ## train BARM, fine-tuning and joint training on generated data; print and draw the comparison
 	$(BIN)/barm demo
@@ -22,6 +22,13 @@ test-long: $(STAMP)  ## what takes minutes each: documented results at full leng
 
 test-oldest: $(OLDEST)/.installed  ## the suite on the oldest releases of constraints-oldest.txt, in an environment of its own
 	$(OLDEST)/bin/python -m pytest -n 2 --dist worksteal --ignore tests/docs --ignore tests/app --ignore src/barm/app
+
+hostile: $(STAMP)  ## 20 000 hostile files for every reader, in about 20 minutes; HOSTILE="--seed 2" tries others
+	$(BIN)/python tests/hostile/run.py
+	$(BIN)/python tests/hostile/campaign.py $(HOSTILE)
+
+supply: $(STAMP)  ## licences, known vulnerabilities and a list of parts of all that is installed; results in runs/supply
+	$(BIN)/python benchmarks/supply.py $(SUPPLY)
 
 lint: $(STAMP)  ## style, types
 	$(BIN)/ruff check .

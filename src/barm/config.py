@@ -14,6 +14,7 @@ from barm.engine.config import RunConfig
 from barm.errors import UserError, nearest
 from barm.labels import TABLES
 from barm.methods import METHODS
+from barm.models.download import check_named
 from barm.reading import DEPTH, parse_toml, read_toml, too_deep
 
 __all__ = ["load_config", "merge", "methods_of", "read_recipe", "recipe_names", "validate"]
@@ -34,12 +35,24 @@ def load_config(
         updates: tables merged over the recipe before the overrides.
 
     Raises:
-        UserError: unknown recipe, key or value; says which, and the nearest name.
+        UserError: unknown recipe, key or value; says which, and the nearest name. So for a backbone on a hub which the
+            recipe alone names and which was not fetched before.
     """
-    table = merge(read_recipe(recipe), dict(updates or {}))
+    asked: Table = dict(updates or {})
+    table = merge(read_recipe(recipe), asked)
     for override in overrides:
-        table = merge(table, parse_override(override))
+        one = parse_override(override)
+        table, asked = merge(table, one), merge(asked, one)
+    _check_backbone(recipe, table, asked)
     return validate(table)
+
+
+def _check_backbone(recipe: str | Path, table: Table, asked: Table) -> None:
+    """Refuse a recipe's backbone that would be fetched from a hub, unless the user names it, too."""
+    named, own = (t.get("model") for t in (table, asked))
+    name = named.get("backbone") if isinstance(named, dict) else None
+    if not isinstance(own, dict) or own.get("backbone") != name:
+        check_named(name, str(recipe), f", or add --set model.backbone={name}")
 
 
 def validate(table: Mapping[str, Any]) -> RunConfig:

@@ -162,7 +162,7 @@ class TaskPlan:
             ids = [int(i) for i in np.random.default_rng(order).permutation(ids)]
         if spec == "offline":
             return cls((tuple(ids),), setting, seed)
-        match = re.fullmatch(r"(\d+)-(\d+)(?:_([a-z]+))?", spec)
+        match = re.fullmatch(r"(\d{1,9})-(\d{1,9})(?:_([a-z]+))?", spec)
         if match is None:
             hint = nearest(spec, (*VOC_TASKS, *ADE_TASKS))
             raise UserError(f"unknown task '{spec}': expected <first>-<increment> such as 15-1, or offline{hint}")

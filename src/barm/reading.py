@@ -9,9 +9,11 @@ from __future__ import annotations
 import codecs
 import json
 import os
+import re
 import stat
 import tomllib
 import warnings
+import zipfile
 from collections import Counter
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,6 +23,9 @@ from barm.errors import UserError
 TEXT_LIMIT = 64 << 20  # bytes; of our files only those grow beyond it that have a line for every image
 YAML_LIMIT = 1 << 18  # bytes; its parser takes seconds for a mebibyte
 DEPTH = 64  # tables in tables: more is no file of ours, and would exhaust Python's stack
+PART = r"""(?:(?<![\w-])[\w-]++|"[^"\n]*+"|'[^'\n]*+')"""  # of a dotted key
+LONG_KEY = re.compile(rf"(?:{PART}[ \t]*+\.[ \t]*+){{{DEPTH}}}")  # tomllib's time grows with the square of its parts
+SPARE = 1 << 28  # bytes by which a tensor may be larger than its file, as a view of few values is
 MARKS = (  # the longer first: UTF-32's begins with UTF-16's
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -174,6 +179,8 @@ def parse_toml(text: str, path: Path) -> dict[str, Any]:
     Raises:
         Unfit: if it is no TOML.
     """
+    if LONG_KEY.search(text):
+        raise Unfit(path, f"has a key of more than {DEPTH} parts", "mend it")
     try:
         table = tomllib.loads(text)
     except ValueError as error:
@@ -249,14 +256,47 @@ def read_pickled(path: Path, allowed: list[Any] | None = None) -> Any:
     import torch
 
     check_regular(path)
+    _check_stored(path)
     try:
         with torch.serialization.safe_globals(allowed or []), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what torch says of a file is in the error, if it is none of ours
-            return torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise
     except Exception as error:  # whatever a pickle that is cut short or of another kind leads to
         raise Unfit(path, f"cannot be read as what torch.save writes ({short(error)})") from None
+    _check_sizes(content, path)
+    return content
+
+
+def _check_stored(path: Path) -> None:
+    """Refuse an archive with members larger than itself: torch.save compresses none, and lays none over another."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            whole = sum(member.file_size for member in archive.infolist())
+    except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError, EOFError):  # the older format, or damaged
+        return
+    size = path.stat().st_size
+    if whole > size:
+        what = f"would unpack to {whole} bytes from {size}, and torch.save compresses nothing"
+        raise Unfit(path, what, "save it anew with torch.save")
+
+
+def _check_sizes(content: Any, path: Path) -> None:
+    """Refuse a tensor that stands for many more values than the file holds, each of them many times."""
+    from torch import Tensor, strided
+
+    limit = path.stat().st_size + SPARE
+    seen, left = set[int](), [content]
+    while left:
+        value = left.pop()
+        if isinstance(value, Tensor):
+            if value.layout == strided and value.numel() * value.element_size() > limit:
+                what = f"holds a tensor of the shape {tuple(value.shape)}, more values than the file has"
+                raise Unfit(path, what, "save its `.contiguous()` form")
+        elif isinstance(value, dict | list | tuple) and id(value) not in seen:
+            seen.add(id(value))
+            left += value.values() if isinstance(value, dict) else value
 
 
 def read_safetensors(path: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 TOLD = 3  # names in a row
@@ -16,6 +17,15 @@ def count(number: int, what: str) -> str:
     ('1 mask', '2 masks', '1 class', '1 validation image')
     """
     return f"{number} {noun(number, what)}"
+
+
+def natural(text: str) -> int | None:
+    """The number that a text is: at most nine digits of ASCII, else None. Python's own readers differ on what is one.
+
+    >>> natural("007"), natural("-1"), natural("\u00b2"), natural("9" * 5000)
+    (7, None, None, None)
+    """
+    return int(text) if re.fullmatch(r"[0-9]{1,9}", text) else None
 
 
 def noun(number: int, what: str) -> str:

@@ -12,11 +12,13 @@ from safetensors.torch import load_file, save_file
 
 import barm
 from barm.api import fit
+from barm.batch import Term
 from barm.engine.checkpoint.directory import MODEL, RunDirectory
 from barm.engine.monitor import read_log
 from barm.engine.train import StepTrainer
 from barm.errors import UserError
 from barm.losses.background import residual_triplet
+from barm.methods.barm import BARM
 
 
 def one_line(error, *parts):
@@ -152,3 +154,38 @@ def test_the_next_step_does_not_build_on_it(damaged, tiny):
     with pytest.raises(UserError, match="step01 is of no use"):
         fit(tiny("barm", "2-1"), out=damaged, resume=True, quiet=True)
     assert RunDirectory(damaged).finished_steps() == [0, 1]
+
+
+def test_a_gradient_that_is_no_number_reaches_no_weight(tiny, tmp_path, monkeypatch):
+    """0 x infinity: the root of a term without pixels is 0, and its gradient is no number."""
+    loss, network = BARM.loss, tiny("barm", "2-1", "base.epochs=3")
+    met = list[int]()
+
+    def without_pixels(self, new, old, batch):
+        terms = loss(self, new, old, batch)
+        met.append(1)
+        if len(met) in (2, 3):
+            empty = (new.logits * 0).sum().sqrt()
+            assert float(empty.detach()) == 0
+            terms["empty"] = Term(empty, torch.zeros((), dtype=torch.int64))
+        return terms
+
+    monkeypatch.setattr(BARM, "loss", without_pixels)
+    monkeypatch.setattr(StepTrainer, "_values", lambda self, terms, counts: {"loss": 0.0})
+    fit(network, out=tmp_path / "run", steps=[0], quiet=True)
+    state = RunDirectory(tmp_path / "run").load_model_state(0)
+    assert all(torch.isfinite(tensor).all() for tensor in state.values())
+    assert len(met) > 3
+
+
+def test_a_gradient_that_is_never_a_number_ends_the_run(tiny, tmp_path, monkeypatch):
+    loss = BARM.loss
+
+    def broken(self, new, old, batch):
+        return {**loss(self, new, old, batch), "empty": Term((new.logits * 0).sum().sqrt(), torch.tensor(0))}
+
+    monkeypatch.setattr(BARM, "loss", broken)
+    monkeypatch.setattr(StepTrainer, "_values", lambda self, terms, counts: {"loss": 0.0})
+    with pytest.raises(UserError, match="loss or its gradient was not finite"):
+        fit(tiny("barm", "2-1", "base.epochs=9"), out=tmp_path / "run", steps=[0], quiet=True)
+    assert not (tmp_path / "run").exists()

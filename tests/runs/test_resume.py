@@ -98,9 +98,10 @@ def _without_rates(rows: list[list[str]]) -> list[list[str]]:
     return [row for row in rows if row[3] not in ("images_per_second", "memory_mb")]
 
 
-def test_workers_change_nothing(tiny, tmp_path):
+@pytest.mark.parametrize("workers", [1, 3])
+def test_workers_change_nothing(workers, tiny, tmp_path):
     fit(tiny("barm", "2-1", "runtime.workers=0"), out=tmp_path / "a", quiet=True)
-    fit(tiny("barm", "2-1", "runtime.workers=2"), out=tmp_path / "b", quiet=True)
+    fit(tiny("barm", "2-1", f"runtime.workers={workers}"), out=tmp_path / "b", quiet=True)
     assert weights(tmp_path / "a") == weights(tmp_path / "b")
 
 

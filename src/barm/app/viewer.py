@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from barm.data.base import Source
-from barm.data.images import SMALLEST, Unreadable, to_rgb, upright
+from barm.data.images import SMALLEST, Unreadable, open_image, to_rgb, upright
 from barm.data.palette import display_colours
 from barm.data.sources import open_source
 from barm.engine.checkpoint.directory import METHOD, RunDirectory
@@ -35,7 +35,6 @@ V = TypeVar("V")
 Pixels = NDArray[np.uint8]
 MODELS, LABELS = 4, 64  # how many are kept: networks (hundreds of MB), label maps (at most 1 MB by default)
 LOOKED_AT, EXAMPLES = 60, 6
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")  # none that starts another program
 REMARKS = {"white": "Its transparent parts were laid on white.", "deep": "Its deep grey was scaled to 8 bits."}
 BOMB = 178_000_000  # Pillow refuses a little more than this by itself
 
@@ -259,19 +258,20 @@ def read_upload(path: Path, limits: Limits) -> ShownImage:
         limits: limits of an upload.
 
     Raises:
-        Refused: if it is too large, too small, damaged, or none of `FORMATS`.
+        Refused: if it is too large, too small, damaged, or none of `barm.data.images.FORMATS`.
     """
+    if not path.is_file():
+        raise Refused("This is no file. Give a JPEG, PNG, WebP, GIF, BMP or TIFF file.")
     size = path.stat().st_size
     if size > limits.megabytes * 2**20:
         raise Refused(
             f"This file has {size / 2**20:.1f} MB; at most {limits.megabytes:g} MB are taken. Save it smaller, or "
             "start `barm serve` with a larger --max-upload-mb."
         )
-    Image.init()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit on pixels is ours
         try:
-            with Image.open(path, formats=[f for f in FORMATS if f in Image.OPEN]) as image:
+            with open_image(path) as image:
                 _check_pixels(image.size, limits)
                 return prepare(image, limits)
         except Refused:

@@ -31,6 +31,7 @@ UNWRITABLE = {  # what to do about an output that cannot be written
 }
 NAMES = "Separated by commas, or a TOML array, or @FILE with one name a line."
 NO_MEMORY = ("can't allocate memory", "not enough memory", "Storage size calculation overflowed")  # torch's words
+LONGEST = 1000  # characters of an error
 PIPE_CLOSED = 1  # as typer and rich end then
 
 Recipe = Annotated[
@@ -127,13 +128,25 @@ def no_memory(error: BaseException) -> bool:
 
 def _fail(message: str, status: int) -> NoReturn:
     """Print one line on stderr, once for an error that all processes have, and exit with a status."""
-    line = " ".join(message.split())
+    line = one_line(message)
     _end(line, status, shown=watch.fail(line, status))
+
+
+def one_line(message: str) -> str:
+    """A message in one line of limited length: what a file holds may be long, or steer a terminal.
+
+    >>> one_line("names a\\n  \\x1b[31mred"), len(one_line("a" * 10**6)) < LONGEST + 20
+    ('names a \\\\x1b[31mred', True)
+    """
+    words = " ".join(message.split())
+    if len(words) > LONGEST:
+        words = f"{words[: LONGEST // 2]} [...] {words[-LONGEST // 2 :]}"  # the beginning names the file, the end mends
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in words)
 
 
 def _end(message: str, status: int, *, shown: bool) -> NoReturn:
     if shown:
-        print(f"barm: {' '.join(message.split())}", file=sys.stderr)
+        print(f"barm: {one_line(message)}", file=sys.stderr)
     sys.stdout.flush()
     sys.exit(status)
 

@@ -14,7 +14,7 @@ from barm.catalogue import LayoutName
 from barm.cli.common import NAMES, Json, names_in, out, print_json, say
 from barm.errors import UserError
 from barm.escaping import markup
-from barm.words import count
+from barm.words import count, natural
 
 if TYPE_CHECKING:
     from barm.data.check import Report
@@ -41,10 +41,11 @@ def make(
     """
     from barm.data.sources.shapes_disk import make_shapes
 
-    width, _, height = size.partition("x")
-    if not width.isdigit() or not (height or width).isdigit():
+    first, _, second = size.partition("x")
+    width, height = natural(first), natural(second or first)
+    if width is None or height is None:
         raise UserError(f"--size expects <width>x<height> such as 500x375, got '{size}'")
-    pixels = (int(width), int(height or width))
+    pixels = (width, height)
     make_shapes(
         root,
         layout=layout,

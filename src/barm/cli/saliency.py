@@ -11,7 +11,7 @@ import typer
 from barm.catalogue import LayoutName
 from barm.cli.common import numbers, say
 from barm.errors import UserError
-from barm.words import count
+from barm.words import count, natural
 
 if TYPE_CHECKING:
     from barm.data.saliency.tool import Threshold
@@ -98,10 +98,10 @@ def _size(text: str) -> tuple[int, int] | Literal["native"]:
     if text == "native":
         return "native"
     width, by, height = text.partition("x")
-    sides = (width, height if by else width)
-    if not all(side.isascii() and side.isdigit() and int(side) > 0 for side in sides):
+    sides = (natural(width), natural(height if by else width))
+    if not sides[0] or not sides[1]:
         raise UserError(f"--input-size expects <width>x<height> such as 320x320, one number, or native, got '{text}'")
-    return int(sides[0]), int(sides[1])
+    return sides[0], sides[1]
 
 
 def _three(text: str, option: str) -> tuple[float, float, float]:

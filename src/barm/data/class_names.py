@@ -12,14 +12,15 @@ from barm.errors import UserError
 from barm.escaping import normal
 from barm.labels import IGNORE
 
+LARGEST = 1 << 20  # bytes of a file with the names of all classes
 MOST = 254  # ids 1..254; 255 is ignored
 BACKGROUND = ("background", "unlabeled", "unlabelled")  # that a first line may say: id 0
 IGNORED = ("ignore", "ignored", "void")  # that a number of 255 may carry
 UNCLEAR = (*IGNORED, "none", "null", "other", "others", "unknown", "bg", "nothing")  # id 0, or a class?
 HEADERS = {"id", "ids", "index", "name", "names", "class", "classes", "label", "labels", "category", "value"}
-_BEFORE = re.compile(r"(\d+)\s*[:.,;)=\s]\s*(\S.*)")  # 1: cat
-_AFTER = re.compile(r"(\S.*?)\s*[:,;=]\s*(\d+)")  # cat: 1
-_BEHIND = re.compile(r"(\S.*?)\s+(\d+)")  # cat 1, which may be a name
+_BEFORE = re.compile(r"(\d{1,9})\s*[:.,;)=\s]\s*(\S.*)")  # 1: cat
+_AFTER = re.compile(r"(\S.*?)\s*[:,;=]\s*(\d{1,9})")  # cat: 1
+_BEHIND = re.compile(r"(\S.*?)\s+(\d{1,9})")  # cat 1, which may be a name
 _COLOURS = re.compile(r".*\d+\s*,\s*\d+\s*,\s*\d+\D*")
 _CODE = re.compile(r"\[\s*([\"'\[{]|$)|\{\s*([\"']|$)|<[?!]")  # JSON, XML
 Line = tuple[int, str]  # number in the file, text
@@ -40,7 +41,7 @@ def names_and_colours(
     """
     path = root / "classes.txt"
     if path.is_file():
-        return ("background", *parse_classes(composed_text(path), path)), id_palette()
+        return ("background", *parse_classes(composed_text(path, LARGEST), path)), id_palette()
     if given:
         lines = [(i, normal(name)) for i, name in enumerate(given, 1)]
         lines = lines[1:] if plain(lines[0][1]) == "background" else lines

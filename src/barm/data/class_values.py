@@ -19,6 +19,7 @@ from barm.errors import UserError
 from barm.escaping import normal
 from barm.labels import IGNORE
 from barm.reading import Unfit, read_toml
+from barm.words import natural
 
 FILE = "classes.toml"
 ORIGINAL = "source_classes.toml"  # beside it, or beside classes.txt: what an import found in the masks
@@ -220,9 +221,10 @@ def _key(text: str, colour: bool, path: Path) -> int:
         if value is None:
             raise UserError(f'{path}: expected a colour such as "#804080" or "128, 64, 128", found \'{text}\'')
         return value
-    if not (text.isascii() and text.isdigit()) or int(text) > HIGHEST:
-        raise UserError(f"{path}: expected a mask value of 0 to {HIGHEST} in [values], found '{text}'")
-    return int(text)
+    number = natural(text)
+    if number is None or number > HIGHEST:
+        raise UserError(f"{path}: expected a mask value of 0 to {HIGHEST} in [values], found '{text[:60]}'")
+    return number
 
 
 def _name(name: object, path: Path) -> str:

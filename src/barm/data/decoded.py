@@ -43,7 +43,7 @@ class DecodedSource:
     def __init__(self, source: FileSource, limit: int) -> None:
         self.source, self.limit = source, limit
         path = cache_folder() / f"decoded-{self._place()}-{self._key()}.bin"
-        places = _read(path)
+        places = _read(path, source)
         self.pixels: NDArray[np.uint8]
         if places is None:
             places = _write(source, limit, path)
@@ -127,25 +127,21 @@ class DecodedSource:
         return self.source.classes_in(i)
 
 
-def _read(path: Path) -> Places | None:
-    """Read the positions of the images from a cache file that is complete."""
+def _read(path: Path, source: FileSource) -> Places | None:
+    """Read the positions of the images from a cache file that is complete, and of these images."""
     try:
         check_regular(path)
         header, size = read_json(path.with_suffix(".json")), path.stat().st_size
     except (OSError, Unfit):
         return None
     places = header.get("places") if isinstance(header, dict) else None
-    if not isinstance(places, list) or header.get("size") != size or not all(_is_place(p, size) for p in places):
+    if not isinstance(places, list) or len(places) > len(source):
         return None
-    return places
-
-
-def _is_place(place: Any, size: int) -> bool:
-    """Whether an image with its mask can be at this position."""
-    if not isinstance(place, list) or len(place) != 3 or not all(type(n) is int and n >= 0 for n in place):
-        return False
-    start, width, height = place
-    return bool(width * height > 0 and start + 4 * width * height <= size)
+    expected, at = Places(), 0
+    for width, height in source.sizes[: len(places)]:
+        expected.append([at, width, height])
+        at += (5 if source.saliency else 4) * width * height
+    return expected if places == expected and size == at else None
 
 
 def _write(source: FileSource, limit: int, path: Path) -> Places:

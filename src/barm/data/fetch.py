@@ -31,7 +31,7 @@ GRACE = 1.0  # seconds beyond it, in which a socket tells of its own limit
 PAUSE = 2.0  # seconds before a cut download goes on
 TRIES = 4  # in a row that bring nothing new
 CHUNK = 1 << 18  # bytes
-RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)$")
+RANGE = re.compile(r"bytes ([0-9]{1,18})-[0-9]+/([0-9]{1,18})$")
 
 
 class Unanswered(UserError):
@@ -155,7 +155,7 @@ class Download:
         if "text/html" in answer.headers.get("Content-Type", ""):
             raise Unanswered("answers with a web page instead of the archive")
         length = answer.headers.get("Content-Length", "")
-        total = int(length) if length.isdigit() else -1
+        total = int(length) if re.fullmatch("[0-9]{1,18}", length) else -1
         if answer.status == 206:
             match = RANGE.match(answer.headers.get("Content-Range", ""))
             if match is None or int(match[1]) != start or int(match[2]) != self.origin.size:

@@ -87,7 +87,7 @@ def _classes(there: Sequence[str], here: Sequence[str], what: str) -> str:
 
 def _image(name: str, there: Mapping[str, Any], here: Mapping[str, Any], classes: Sequence[str]) -> str:
     """Describe the first difference between two records of an image."""
-    key = next(k for k in ("size", "classes", "mask", "image", "maps") if there.get(k) != here.get(k))
+    key = next((k for k in ("size", "classes", "mask", "image", "maps") if there.get(k) != here.get(k)), "record")
     if key == "size":
         sizes = ["x".join(map(str, one["size"] or ["unknown"])) for one in (there, here)]
         return f"'{name}' is {sizes[0]} there, {sizes[1]} here"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import IO, Literal, NamedTuple, get_args
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -19,6 +19,7 @@ READER = 3  # grows when a file would be read differently, so that what was reme
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 Change = Literal["turned", "white", "deep", "frames"]
 CHANGES: tuple[Change, ...] = get_args(Change)
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")  # none that starts another program
 SMALLEST = 16  # pixels of a side that can be labelled
 FULL = 2**16 - 1
 DARK = 2**12  # 16-bit values all below this are 12 bits or fewer in 16: nearly black by the file format's own scale
@@ -65,6 +66,19 @@ class Probe(NamedTuple):
     def stored(self) -> tuple[int, int]:
         """``(width, height)`` as the file has it."""
         return self.size[::-1] if self.orientation >= SIDEWAYS else self.size
+
+
+def open_image(file: Path | str | IO[bytes]) -> Image.Image:
+    """Open an image of one of `FORMATS`, whatever its name is: Pillow would hand PostScript to another program.
+
+    Args:
+        file: its path, or the file, opened for reading.
+
+    Raises:
+        UnidentifiedImageError: if it is of none of them.
+    """
+    Image.init()
+    return Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
 
 
 def read_image(path: Path | str) -> Image.Image:
@@ -184,7 +198,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     if not path.is_file():
         raise UserError(f"no image {path}: give existing image files")
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             yield image
     except Unreadable as error:
         raise Unreadable(error.what, error.remedy, path) from None

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from barm.data.class_values import ADD, mask_key
 from barm.data.fingerprint import Content, digest
-from barm.data.images import CHANGES, READER, SIDEWAYS, Probe, Unreadable, probe, upright
+from barm.data.images import CHANGES, READER, SIDEWAYS, Probe, Unreadable, open_image, probe, upright
 from barm.data.mask_values import LABELS, absent, colours, suggests
 from barm.data.masks import CONVERT, read_mask
 from barm.data.progress import progress_bar
@@ -29,6 +29,7 @@ from barm.data.text import composed_text
 from barm.errors import UserError
 from barm.escaping import command
 from barm.reading import Unfit, check_regular, read_bytes, read_json, short
+from barm.words import natural
 
 Kind = Literal["missing", "mask", "colour", "id", "picture", "size", "map"]
 
@@ -118,7 +119,7 @@ def explained(source: FileSource, index: Index) -> str | None:
     colour = next((p for p in index.problems if p.kind == "colour"), None)
     if colour is None or source.values is not None:
         return None
-    with Image.open(colour.path) as mask:
+    with open_image(colour.path) as mask:
         told = mask.mode in ("RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
         return f"{colour.path.name} is an image in colour: {colours(mask)}" if told else None
 
@@ -247,7 +248,7 @@ def _scan_anew(source: FileSource, i: int, content: bytes, key: list[Any]) -> _S
     name, image_path, mask_path = source.names[i], source.images[i], source.masks[i]
     try:
         mask = read_mask(BytesIO(content), source.values)
-        turned = b"eXIf" in content and upright(Image.open(BytesIO(content)))[1] != 1
+        turned = b"eXIf" in content and upright(open_image(BytesIO(content)))[1] != 1
     except Unfit as error:
         return _Scan(None, Problem(name, mask_path, error.what, ADD if source.values else CONVERT, "colour"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -388,7 +389,8 @@ def read_class_list(path: Path, names: Collection[str] = ()) -> dict[str, frozen
         ends = (n for n in range(len(words), 1, -1) if spaced and " ".join(words[:n]) in spaced)
         end = next(ends, 1)
         name, ids = " ".join(words[:end]), words[end:]
-        if not name or not all(i.isascii() and i.isdigit() for i in ids):
-            raise UserError(f"{path}:{number}: expected '<name> <number> ...', found '{line}'")
-        result[name] = frozenset(int(i) + 1 for i in ids) - {255}
+        found = [natural(i) for i in ids]
+        if not name or None in found:
+            raise UserError(f"{path}:{number}: expected '<name> <number> ...', found '{line[:200]}'")
+        result[name] = frozenset(i + 1 for i in found if i is not None) - {255}
     return result

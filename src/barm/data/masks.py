@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from barm.data.class_values import ClassValues
+from barm.data.images import open_image
 from barm.reading import Unfit
 
 ID_MODES = ("P", "L", "1")
@@ -32,7 +33,7 @@ def read_mask(path: Path | IO[bytes], values: ClassValues | None = None) -> Imag
             255, or that `values` do not list.
         OSError: if it cannot be read; decoders raise SyntaxError, ValueError and Pillow's DecompressionBombError, too.
     """
-    with Image.open(path) as mask:
+    with open_image(path) as mask:
         if values is not None and values.colours:
             return Image.fromarray(values.to_ids(rgb_of(mask, _name(path)), _name(path)))
         stored = stored_values(mask, _name(path))

@@ -9,14 +9,18 @@ from barm.errors import UserError
 from barm.escaping import normal
 
 
-def composed_text(path: Path) -> str:
+def composed_text(path: Path, limit: int | None = reading.TEXT_LIMIT) -> str:
     """Read the text of a file, without its byte order mark, in Unicode's composed form.
+
+    Args:
+        path: of the file.
+        limit: largest size in bytes.
 
     Raises:
         UserError: if it is no regular file, cannot be read, or is neither UTF-8 nor UTF-16 with its mark.
     """
     try:
-        return normal(reading.read_text(path))
+        return normal(reading.read_text(path, limit))
     except FileNotFoundError:
         raise UserError(f"no file {path}: expected a text file there") from None
 

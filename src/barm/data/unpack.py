@@ -142,7 +142,11 @@ def members(path: Path) -> Iterator[Member]:
 def _zip_members(path: Path) -> Iterator[Member]:
     with zipfile.ZipFile(path) as file:
         for entry in file.infolist():
-            kind = "folder" if entry.is_dir() else KINDS.get(stat.S_IFMT(entry.external_attr >> 16), "a device or pipe")
+            kind = (
+                "folder"
+                if entry.filename.endswith("/")
+                else KINDS.get(stat.S_IFMT(entry.external_attr >> 16), "a device or pipe")
+            )
             yield Member(entry.filename, kind, entry.file_size, entry.header_offset, partial(file.open, entry))
 
 

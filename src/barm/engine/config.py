@@ -293,15 +293,14 @@ class RuntimeConfig(_Config):
         compile: `torch.compile` the network that trains.
         cuda_graphs: on one GPU, record the networks as CUDA graphs, whose kernels are launched all at once.
         gradient_checkpointing: compute what is inside the backbone's blocks again in the backward pass instead of
-            keeping it: the same results in less memory, and an update takes a quarter longer (docs/speed.md). CUDA
-            graphs are then not used, and `compile` leaves the backbone out.
-        deterministic: on a GPU, use algorithms that give the same bits every time, where torch has them, and name
-            the others; slower. A processor always does.
+            keeping it: the same results in less memory, a quarter slower (docs/speed.md), without CUDA graphs;
+            `compile` leaves the backbone out.
+        deterministic: on a GPU, only algorithms that give the same bits every time, as a processor's do; slower.
+        other_code: resume a run with another version of barm or its libraries, or another number of processes.
         save_every: iterations between two saved trainer states.
         log_every: iterations between two values of the loss in the log; between them nothing waits for the device.
         tensorboard: write event files.
-        wandb: write for Weights & Biases too: into the run's folder alone (`offline`), or also to the server that its
-            client is logged in to (`online`).
+        wandb: write for Weights & Biases: into the run's folder alone (`offline`), or to its server too (`online`).
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -313,6 +312,7 @@ class RuntimeConfig(_Config):
     cuda_graphs: bool = True
     gradient_checkpointing: bool = False
     deterministic: bool = False
+    other_code: bool = False
     save_every: int = Field(500, ge=1, strict=True)
     log_every: int = Field(10, ge=1, strict=True)
     tensorboard: bool = True
@@ -340,7 +340,7 @@ def _method(value: Any) -> Any:
         word = value if isinstance(value, str) else "barm"
         raise UserError(f"expected a table with the method's name, got {value!r}: write method.name={word}")
     name = value["name"]
-    if name not in METHODS:
+    if not isinstance(name, str) or name not in METHODS:
         raise UserError(f"unknown method '{name}'{nearest(str(name), METHODS) or '; known: ' + ', '.join(METHODS)}")
     return METHODS[name].model_validate(value)
 

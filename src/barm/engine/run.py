@@ -16,10 +16,10 @@ from barm.data.exemplars import Exemplar, MemoryDataset, from_json, to_json
 from barm.data.sampler import iterations_per_epoch
 from barm.engine.adoption import adopt
 from barm.engine.checkpoint.differences import AGREEING
-from barm.engine.checkpoint.directory import MEMORY, METHOD, METRICS, RunDirectory
+from barm.engine.checkpoint.directory import IMAGES, MEMORY, METHOD, METRICS, RunDirectory
 from barm.engine.checkpoint.images import images_of
 from barm.engine.checkpoint.network import describe_classes, load_step, same_colours
-from barm.engine.checkpoint.provenance import provenance
+from barm.engine.checkpoint.provenance import other_code, provenance
 from barm.engine.checkpoint.shared import SharedDirectory
 from barm.engine.completion import completed
 from barm.engine.config import RunConfig
@@ -34,7 +34,7 @@ from barm.engine.runtime import Runtime
 from barm.engine.scores import scores_of
 from barm.engine.selection import choose_exemplars
 from barm.engine.train import StepTrainer, calibrate, train_step, warm_start
-from barm.errors import Failed, Stopped
+from barm.errors import Failed, Stopped, UserError
 from barm.escaping import markup
 from barm.labels import Step
 from barm.methods.base import Method
@@ -93,12 +93,11 @@ def run(
     placed = {*(adopted.steps if adopted else ()), *([0] if start_from is not None else [])}
     _check_order(directory, [s.index for s in steps], placed)
     datasets = {s.index: train_dataset(config, data, s) for s in steps if not directory.is_complete(s.index)}
+    again = resume or RunDirectory(path).goes_on
     try:
-        rt.on_main(
-            lambda: directory.open(
-                config, record, resume=resume or RunDirectory(path).goes_on, same=same, images=images_of(data)
-            )
-        )
+        if again and datasets and not config.runtime.other_code:
+            rt.on_main(lambda: _check_code(path, record))
+        rt.on_main(lambda: directory.open(config, record, resume=again, same=same, images=images_of(data)))
         monitor.open(path, lambda: peak_memory(rt.device))
         for line in chosen_lines(chosen, datasets):
             monitor.say(markup(line))
@@ -115,6 +114,18 @@ def run(
         return [directory.read(i, METRICS) for i in directory.finished_steps() if directory.has(i, METRICS)]
     finally:
         directory.close()
+
+
+def _check_code(path: Path, now: Mapping[str, Any]) -> None:
+    """Refuse to go on with a run by other code than it was started with."""
+    run = RunDirectory(path)
+    trained = run.has_partial() or any(run.has(i, IMAGES) for i in run.finished_steps())  # not imported alone
+    found = other_code(run.provenance(), now) if trained else None
+    if found is not None:
+        raise UserError(
+            f"{path} was started with other code ({found}): resume it with the same, or allow the change with "
+            "--set runtime.other_code=true"
+        )
 
 
 def _check_order(directory: RunDirectory, wanted: Sequence[int], placed: set[int]) -> None:
@@ -245,9 +256,8 @@ def _trained(
     trainer.release()
     trainer.check_finite()
     if trainer.skipped:
-        monitor.say(
-            f"[yellow]{title}: {count(trainer.skipped, 'updates')} skipped because the loss was not finite[/yellow]"
-        )
+        skipped = count(trainer.skipped, "updates")
+        monitor.say(f"[yellow]{title}: {skipped} skipped because the loss or its gradient was not finite[/yellow]")
 
 
 def _nothing() -> None:

@@ -149,7 +149,7 @@ class StepTrainer:
             t.weight * t.total * (rt.world / n).to(t.total.dtype) for t, n in zip(terms.values(), counts, strict=True)
         ]
         rt.backward(torch.stack(parts).sum())
-        self._apply(finite, before)
+        self._apply(finite & self._sound(), before)
         for parameter in self._others if self.iteration < self.alone else ():
             self._sgd.state[parameter]["momentum_buffer"].zero_()
         self.iteration += 1
@@ -193,8 +193,13 @@ class StepTrainer:
         """A copy of all buffers that a forward pass may change, side by side."""
         return torch.cat([b.flatten() for b in self._moving]) if self._moving else torch.empty(0)
 
+    def _sound(self) -> Tensor:
+        """Whether all gradients are finite: 0 x infinity leaves a loss as it is, and its gradient no number."""
+        gradients = [p.grad for group in self._sgd.param_groups for p in group["params"] if p.grad is not None]
+        return torch.isfinite(torch.nn.utils.get_total_norm(gradients))
+
     def _apply(self, finite: Tensor, before: Tensor) -> None:
-        """Update the parameters, or restore `before` if the loss is not finite. This is decided on the device."""
+        """Update the parameters, or restore `before` where the update is not finite. This is decided on the device."""
         if not self.rt.scales:  # a gradient scaler finds that out by itself
             self._sgd.found_inf = (~finite).float()  # type: ignore[attr-defined]
         self.optimizer.step()
@@ -215,7 +220,7 @@ class StepTrainer:
 
     @property
     def skipped(self) -> int:
-        """Number of updates that were skipped since the loss was not finite."""
+        """Number of updates that were skipped since the loss or its gradient was not finite."""
         return int(self._skipped)
 
     @property
@@ -229,11 +234,17 @@ class StepTrainer:
             param_group["lr"] = 0.0 if still else scheduled(self.recipe, base, self.iteration, self.total)
 
     def check_finite(self) -> None:
-        """Refuse weights that are not finite, in every process alike.
+        """Refuse weights that are not finite, in every process alike, and those that no update has changed.
 
         Raises:
             UserError: says which step, after how many updates, and what to change.
         """
+        if self.iteration and self.skipped == self.iteration:
+            raise UserError(
+                f"step {self.method.step.index} diverged: loss or gradient was not finite in all of its "
+                f"{count(self.iteration, 'updates')}, so nothing of that is stored: lower the learning rates "
+                f"({'increment' if self.method.step.index else 'base'}.lr) in a new --out, or use --precision 32-true"
+            )
         state = unwrap(self.model).state_dict()
         found = not_finite(state)
         if int(self.rt.all_sum(torch.tensor(len(found), device=self.rt.device))):
@@ -353,7 +364,7 @@ def train_step(
         True when the step is finished, False when someone asked to stop (the state is saved).
 
     Raises:
-        UserError: after more than 20 updates in a row whose loss was not finite.
+        UserError: after more than 20 updates in a row whose loss or gradient was not finite.
     """
     for batch in batches:
         if trainer.iteration % iterations_per_epoch == 0:
@@ -363,7 +374,7 @@ def train_step(
         progress(trainer.iteration, outcome.values, trainer.optimizer.param_groups[0]["lr"])
         if report and trainer.skipped_in_a_row > MAX_SKIPPED:
             raise UserError(
-                f"the loss was not finite {trainer.skipped_in_a_row} times in a row, last at iteration "
+                f"the loss or its gradient was not finite {trainer.skipped_in_a_row} times in a row, last at iteration "
                 f"{trainer.iteration} on the images {', '.join(names(batch))}: lower the learning rates or use "
                 "--precision 32-true"
             )

@@ -21,7 +21,7 @@ from barm.weights.hub import SCHEME, is_address
 from barm.weights.kind import FAMILIES, Kind
 from barm.weights.output_classes import Activation, classes_of
 from barm.weights.recognise import recognise
-from barm.words import count
+from barm.words import count, natural
 
 CHANGEABLE = ("increment", "method", "evaluation", "runtime")  # tables; the rest is settled by the run
 VOC_OUTPUTS = 21  # of torchvision's networks, whose names are known then
@@ -213,7 +213,7 @@ def _in_files(path: Path, kind: Kind) -> tuple[str, ...] | None:
     labels: Any = _json(path / "config.json").get("id2label")
     if not isinstance(labels, dict):
         return None
-    numbers = sorted((int(k), str(v)) for k, v in labels.items() if str(k).isdigit())
+    numbers = sorted((n, str(v)) for k, v in labels.items() if (n := natural(str(k))) is not None)
     names = tuple(normal(name) for _, name in numbers)
     return None if not names or names == tuple(f"LABEL_{i}" for i, _ in numbers) else names
 

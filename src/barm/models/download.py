@@ -19,6 +19,7 @@ from huggingface_hub.utils import get_session  # type: ignore[attr-defined]
 from torchvision.models import MobileNet_V2_Weights
 
 from barm.errors import UserError
+from barm.escaping import word
 
 PATIENCE = 4.0  # seconds for an answer, unless HF_HUB_ETAG_TIMEOUT allows more
 DOWN = (502, 503, 504)  # statuses of a server behind which nobody works
@@ -93,6 +94,29 @@ def cached_source(name: str, pretrained: bool) -> tuple[str, dict[str, Any]]:
     if origin is None or not origin.hub or origin.cached is None:
         return name, {}
     return name, {"pretrained_cfg_overlay": {"file": str(origin.cached)}}
+
+
+def check_named(name: Any, where: str, consent: str = "") -> None:
+    """Refuse a backbone that a file names and that would be fetched: somebody else may have written the file.
+
+    Args:
+        name: of the backbone, as in `create_backbone`; of another type, nothing is said.
+        where: the file.
+        consent: another way to allow it.
+
+    Raises:
+        UserError: for an address that is not in the cache of the hub.
+    """
+    if not isinstance(name, str) or ":" not in name:  # timm takes no other name for an address
+        return
+    if not name.startswith(HUB):
+        raise UserError(f"{where} names the backbone '{name}': expected the name of a network of timm")
+    if cached_source(name, False)[0] == name:
+        known = f"hf download {word(name[len(HUB[0]) :])} {CONFIG}"
+        raise UserError(
+            f"{where} names the backbone '{name}', which is not in the cache of the hub, and nothing that a file names "
+            f"is fetched unasked: if you trust it, run `{known}`{consent}"
+        )
 
 
 def patience() -> float:

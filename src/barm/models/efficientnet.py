@@ -35,8 +35,8 @@ SQUEEZING = {  # number of blocks and width of the last one
     (55, 640): "b7",
     (61, 704): "b8",
 }
-BLOCK = re.compile(r"_blocks\.(\d+)\.(\w+)\.(.+)")
-PLACE = re.compile(r"blocks[._](\d+)[._](\d+)[._]")
+BLOCK = re.compile(r"_blocks\.(\d{1,9})\.(\w+)\.(.+)")
+PLACE = re.compile(r"blocks[._](\d{1,9})[._](\d{1,9})[._]")
 
 
 def named_as_in_timm(state: Mapping[str, T], own: Iterable[str]) -> dict[str, T]:

@@ -14,6 +14,8 @@ from torch.nn import functional as F
 from torchvision.models import MobileNet_V2_Weights, mobilenet_v2
 from torchvision.models.mobilenetv2 import InvertedResidual
 
+from barm.words import natural
+
 NAME = "deeplab_mobilenetv2"
 LOW_LEVEL = 3  # index of the last block at stride 4
 LAST = 17
@@ -89,7 +91,7 @@ class MobileNetV2(nn.Module):
 def own_name(name: str) -> str:
     """Convert torchvision's name of a tensor to ours: ``features.5.x`` -> ``high_level_features.5.x``."""
     head, _, rest = name.partition(".")
-    index = rest.split(".")[0]
-    if head != "features" or not index.isdigit():
+    index = natural(rest.split(".")[0])
+    if head != "features" or index is None:
         return name
-    return f"{'low' if int(index) <= LOW_LEVEL else 'high'}_level_features.{rest}"
+    return f"{'low' if index <= LOW_LEVEL else 'high'}_level_features.{rest}"

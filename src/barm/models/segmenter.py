@@ -14,6 +14,7 @@ from barm.errors import UserError, nearest
 from barm.models import mobilenet
 from barm.models.adopted import AdoptedConfig, AdoptedSegmenter
 from barm.models.backbone import Side, create_backbone, drop_stem_activation, has_low_level, reveal_stages
+from barm.models.download import check_named
 from barm.models.inputs import IMAGENET_MEAN, IMAGENET_STD, InputRule, Normalise, Order, timm_rule
 from barm.models.neck import AddedPoolNeck, AtrousNeck, DecoderNeck, Neck, make_separable
 from barm.models.pairs import Form, pair_backbone, pair_neck
@@ -105,7 +106,15 @@ class NetworkConfig(BaseModel):
 
     @classmethod
     def stored(cls, values: Mapping[str, Any]) -> NetworkConfig:
-        """Read a network's configuration from a run's file. Files without a normalisation rule used ImageNet's."""
+        """Read a network's configuration from a run's file. Files without a normalisation rule used ImageNet's.
+
+        Raises:
+            UserError: if its backbone would have to be fetched.
+        """
+        if not isinstance(values, Mapping):  # whatever a file holds
+            return cls.model_validate(values)
+        if values.get("adopted") is None:
+            check_named(values.get("backbone"), "the description of the network")
         return cls.model_validate({**InputRule()._asdict(), **values})
 
     @property

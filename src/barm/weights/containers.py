@@ -136,7 +136,10 @@ def _zip(file: BinaryIO) -> Contents | Kind:
 
 def _torch(archive: zipfile.ZipFile, name: str) -> Contents | Kind:
     try:
-        if archive.getinfo(name).file_size > MAX_PICKLE:
+        found = archive.getinfo(name)
+        if found.compress_size < found.file_size:
+            return Kind("damaged", "a checkpoint whose pickle is compressed, which torch.save never does", AGAIN)
+        if found.file_size > MAX_PICKLE:
             return Kind("damaged", "a checkpoint whose pickle is too large to be read", "save its state dict alone")
         top, names = outline_bytes(archive.read(name))
     except (*ZIP, zlib.error, RuntimeError, NoPickle) as error:

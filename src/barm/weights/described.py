@@ -6,6 +6,7 @@ torch is not loaded: `barm weights show` looks at the same files as the readers 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,9 @@ def transformers_description(folder: Path) -> dict[str, Any]:
     if config.get("model_type") != word:
         raise wrong(file, "model_type", config.get("model_type"), word)
     _check_colours(config, "num_channels", file)
+    _check_local(config, file)
     if isinstance(config.get("backbone_config"), dict):
+        _check_local(config["backbone_config"], file)
         _check_colours(config["backbone_config"], "num_channels", file)
     field = "id2label" if config.get("id2label") is not None else "num_labels"
     outputs = len(labels_of(config, file)) or whole(config.get("num_labels") or 2, "num_labels", file)
@@ -110,6 +113,15 @@ def transformers_description(folder: Path) -> dict[str, Any]:
     _check_outputs(folder, _parts(folder), TRANSFORMERS_HEAD, config, field, outputs)
     normalisation(processor(folder), folder / PROCESSOR, ((0, 0, 0), (1, 1, 1)))
     return config
+
+
+def _check_local(config: Mapping[str, Any], file: Path) -> None:
+    """Refuse a backbone that the library would fetch from a hub, since a file alone names it."""
+    name = config.get("backbone")
+    if config.get("use_pretrained_backbone"):
+        raise wrong(file, "use_pretrained_backbone", True, "false, as the folder holds all weights")
+    if name is not None and (not config.get("use_timm_backbone") or not re.fullmatch(r"[\w.-]+", str(name))):
+        raise wrong(file, "backbone", name, "its description as backbone_config, as nothing is fetched for it")
 
 
 def labels_of(config: Mapping[str, Any], file: Path) -> tuple[str, ...]:

@@ -127,7 +127,7 @@ def _network(model: str) -> str:
 
 def _sizes(dataset: str, task: str) -> tuple[int, ...]:
     """Classes per step of a task; none if it is not of the form that says it."""
-    match = re.fullmatch(r"(\d+)-(\d+)(_\w)?", task)
+    match = re.fullmatch(r"(\d{1,9})-(\d{1,9})(_\w)?", task)
     if dataset not in SIZES:
         return ()
     if task == "offline":

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
-MAX_OPERATIONS = 8_000_000  # a checkpoint has some 60 for every tensor
+MAX_OPERATIONS = 4_000_000  # a checkpoint has some 60 for every tensor
 MAX_VALUE = 1 << 16  # bytes; longer values are numbers, which are skipped
 PLAIN = {"OrderedDict", "defaultdict", "Counter", "dict"}  # tables of the standard library
 MARK = object()

@@ -182,7 +182,10 @@ def _named_entry(line: str, number: int, path: Path) -> Entry:
 def _from_csv(lines: Sequence[tuple[int, str]], path: Path) -> list[Entry] | None:
     """The entries of a table with a header; None if it has none."""
     delimiter = max(",;\t", key=lines[0][1].count)
-    rows = list(csv.reader((line for _, line in lines), delimiter=delimiter, skipinitialspace=True))
+    try:
+        rows = list(csv.reader((line for _, line in lines), delimiter=delimiter, skipinitialspace=True))
+    except csv.Error as error:  # a cell longer than the module takes
+        raise UserError(f"{path}: expected a table of names and colours ({error})") from None
     head = [cell.strip().lower() for cell in rows[0]]
     name = next((head.index(word) for word in NAME if word in head), None)
     channels = [next((head.index(word) for word in words if word in head), None) for words in CHANNELS]

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from barm.data.class_names import parse_classes
+from barm.data.class_names import LARGEST, parse_classes
 from barm.data.class_values import ClassValues
 from barm.data.importers.annotations import Ambiguous, Annotations, Classes, ImportOptions, Item, LeftOut, Preview
 from barm.data.importers.colour_tables import WRITE, colour_tables, find_colour_table, source_values
@@ -117,7 +117,7 @@ def _names(tree: Tree, options: ImportOptions, facts: Mapping[Path, Facts], mask
     highest = max(total(facts.values()), default=0)
     if places or options.classes:
         path = tree.root / places[0] if places else Path("--classes")
-        text = composed_text(path) if places else ""
+        text = composed_text(path, LARGEST) if places else ""
         listed = parse_classes(text, path) if places else options.classes
         if options.first == "ask" and places and _lines(text) == list(listed):
             _ask_about_first(listed, facts, path, masks)

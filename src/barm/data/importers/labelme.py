@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from barm.data.class_names import parse_classes
+from barm.data.class_names import LARGEST, parse_classes
 from barm.data.class_values import ClassValues
 from barm.data.importers.annotations import (
     ALL_LEFT_OUT,
@@ -72,7 +72,7 @@ def read(tree: Tree, options: ImportOptions) -> Annotations:
     left_out, items = LeftOut(), list[Item]()
     contents = {path: _content(tree.root / path) for path in files}
     lists = tree.named("labels.txt", "class_names.txt")
-    known = parse_classes(composed_text(tree.root / lists[0]), tree.root / lists[0]) if len(lists) == 1 else ()
+    known = parse_classes(composed_text(tree.root / lists[0], LARGEST), tree.root / lists[0]) if len(lists) == 1 else ()
     classes, claims = Classes(known, tree.root / (lists[0] if known else files[0])), Claims()
     for label in sorted({str(shape["label"]) for content in contents.values() for shape in content["shapes"]}):
         classes.add(label)
@@ -234,6 +234,6 @@ def _read_exports(tree: Tree, options: ImportOptions) -> Annotations:
 def _values(folder: Path, classes: Classes) -> ClassValues:
     """The meaning of the masks' values in an export."""
     path = folder / "class_names.txt"
-    names = parse_classes(composed_text(path), path)
+    names = parse_classes(composed_text(path, LARGEST), path)
     ids = {value: classes.add(name, str(value)) for value, name in enumerate(names, 1)}
     return ClassValues(names, ((0, 0), *ids.items(), (IGNORE, IGNORE)), False, None, path)

@@ -6,7 +6,7 @@ from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import Literal, NamedTuple
 
-from barm.data.class_names import parse_classes
+from barm.data.class_names import LARGEST, parse_classes
 from barm.data.class_values import FILE, ClassValues, read_class_values
 from barm.data.importers.binary_names import by_class
 from barm.data.importers.colour_tables import colour_tables
@@ -71,7 +71,7 @@ def name_files(tree: Tree) -> list[PurePosixPath]:
 def _names(tree: Tree) -> tuple[str, ...]:
     for place in name_files(tree)[:1]:
         try:
-            return parse_classes(composed_text(tree.root / place), tree.root / place)
+            return parse_classes(composed_text(tree.root / place, LARGEST), tree.root / place)
         except UserError:
             return ("?", "?")  # several, which are not clear
     return ()

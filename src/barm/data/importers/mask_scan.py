@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from barm.data.class_values import ClassValues, packed
+from barm.data.images import open_image
 from barm.data.importers.annotations import Painted, Size
 from barm.data.index import cores
 from barm.data.mask_values import listing
@@ -64,7 +65,7 @@ def facts_of(path: Path) -> Facts:
         Unfit: for a mask of another mode.
         OSError: if it cannot be read; decoders raise SyntaxError, ValueError and Pillow's DecompressionBombError, too.
     """
-    with Image.open(path) as mask:
+    with open_image(path) as mask:
         if mask.mode in ("RGB", "RGBA", "RGBX"):
             return _colour_facts(mask, path)
         counts = _counted(stored_values(mask, path))
@@ -157,7 +158,7 @@ def read_grey(path: Path) -> NDArray[np.integer]:
     Raises:
         Unfit: for a mask in colour.
     """
-    with Image.open(path) as mask:
+    with open_image(path) as mask:
         if mask.mode not in ("RGB", "RGBA", "RGBX"):
             return stored_values(mask, path)
         colours = rgb_of(mask, path)
@@ -178,7 +179,7 @@ def _reread(path: Path, facts: Facts) -> Facts:
         for index, number in facts.counts.items():
             counts[facts.palette[index]] += number
         return Facts(counts, colour=True)
-    with Image.open(path) as mask:
+    with open_image(path) as mask:
         return _colour_facts(mask, path)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from barm.data.images import Probe, read_image, upright
+from barm.data.images import Probe, open_image, read_image, upright
 from barm.data.importers.annotations import Ambiguous, ImportOptions, Preview
 from barm.data.importers.drawn import upright_mask
 from barm.data.importers.undecided import as_shown
@@ -60,7 +60,7 @@ def is_reading(path: PurePosixPath) -> bool:
 def draw(preview: Preview, options: ImportOptions) -> Image.Image:
     """An image with its mask laid over it in colours for display."""
     item = preview.item
-    with Image.open(item.image if isinstance(item.image, Path) else io.BytesIO(item.image())) as opened:
+    with open_image(item.image if isinstance(item.image, Path) else io.BytesIO(item.image())) as opened:
         turn, orientation = upright(opened)
         image = read_image(item.image) if isinstance(item.image, Path) else turn.convert("RGB")
     painted, _ = upright_mask(item, Probe(image.size, orientation, ()), as_shown(options))

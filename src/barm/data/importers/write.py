@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from barm.data.class_values import ORIGINAL, write_class_names, write_class_values
-from barm.data.images import Unreadable, probe
+from barm.data.images import Unreadable, open_image, probe
 from barm.data.importers.annotations import Annotations, ImportOptions, Item
 from barm.data.importers.drawn import upright_mask
 from barm.data.importers.kept import keeping, kept_classes
@@ -182,7 +182,7 @@ def _linked(image: Path, target: Path) -> bool:
 
 def _suffix(content: bytes) -> str:
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with open_image(io.BytesIO(content)) as image:
             kind = image.format or "of an unknown kind"
     except UnidentifiedImageError:
         raise UserError("what is embedded is no image") from None

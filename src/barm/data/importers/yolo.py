@@ -23,6 +23,7 @@ from barm.errors import UserError
 from barm.escaping import normal
 from barm.labels import IGNORE
 from barm.reading import read_text, read_yaml
+from barm.words import natural
 
 TITLE = "YOLO segmentation"
 OPTIONS = ("overlap", "boxes", "empty", "background")
@@ -162,8 +163,9 @@ def _from_yaml(tree: Tree, place: PurePosixPath) -> _Description:
 
 
 def _index(index: Any, path: Path) -> int:
-    if type(index) is str and index.isascii() and index.isdigit():
-        return int(index)
+    number = natural(index) if type(index) is str else None
+    if number is not None:
+        return number
     if type(index) is not int or index < 0:
         raise UserError(f"{path}: expected a class's number from 0 in names, found {str(index)[:40]}")
     return index

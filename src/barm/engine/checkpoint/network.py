@@ -38,7 +38,7 @@ def rebuild(
     """
     step = Step(index, tuple(tuple(g) for g in record["groups"]))
     name = record["method"].get("name")
-    if name not in METHODS:
+    if not isinstance(name, str) or name not in METHODS:
         raise UserError(f"{what} was trained by '{name}', which is unknown; known: {', '.join(METHODS)}")
     try:
         network = NetworkConfig.stored({**record["model"], "pretrained": False, "weights": None})

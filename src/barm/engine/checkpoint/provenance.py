@@ -58,6 +58,22 @@ def continued(first: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any
     return {**classes, **first, **started, "resumed": lines if lines[-1:] == [line] else [*lines, line]}
 
 
+CODE = ("barm", "torch", "torchvision", "timm", "pillow", "numpy", "lightning", "git", "processes")
+
+
+def other_code(there: Mapping[str, Any], here: Mapping[str, Any]) -> str | None:
+    """Describe the first difference between the code of two records that decides a result; None if there is none.
+
+    >>> other_code({"barm": "0.1.0", "git": "unknown"}, {"barm": "0.2.0", "git": "a1b2"})
+    'barm 0.1.0 there, 0.2.0 here'
+    """
+    for name in CODE:
+        theirs, ours = there.get(name), here.get(name)
+        if theirs != ours and theirs is not None and "unknown" not in (theirs, ours):
+            return f"{name} {theirs} there, {ours} here"
+    return None
+
+
 def _git_state() -> str:
     """Commit of the code, with ``+`` if files were changed; ``unknown`` outside a checkout."""
     here = Path(__file__).parent

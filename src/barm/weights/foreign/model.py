@@ -7,12 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from barm.errors import UserError
 from barm.models.families import build
 from barm.models.inputs import InputRule
 from barm.weights.output_classes import Activation
+
+LARGER, SPARE = 4, 256 << 20  # times the files, which may hold numbers of two bytes, and bytes more
 
 
 @dataclass(frozen=True)
@@ -44,13 +47,29 @@ class ForeignModel:
     notes: tuple[str, ...] = ()
 
 
+def _bytes(family: str, architecture: Mapping[str, Any]) -> int:
+    """Bytes of a network's tensors, for which no memory is taken; 0 where it cannot be built so."""
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            bare = build(family, architecture)
+    except UserError:  # the real one says why, or is built
+        return 0
+    return sum(tensor.numel() * tensor.element_size() for tensor in bare.state_dict().values())
+
+
 def built(family: str, architecture: Mapping[str, Any], file: Path) -> nn.Module:
     """Build a network from a library's description.
 
     Raises:
-        UserError: as `barm.models.families.build`, with the name of the description's file.
+        UserError: as `barm.models.families.build`, with the name of the description's file; and for a network that is
+            much larger than all files beside it, before memory is taken for it.
     """
     try:
+        needed = _bytes(family, architecture)
+        beside = sum(each.stat().st_size for each in file.parent.iterdir() if each.is_file())
+        if needed > LARGER * beside + SPARE:
+            what = f"describes a network of {needed / 2**20:.0f} MiB, but the files beside it have {beside / 2**20:.0f}"
+            raise UserError(f"{what}: save the folder anew with save_pretrained")
         return build(family, architecture)
     except UserError as error:
         raise UserError(f"{file}: {error}") from error

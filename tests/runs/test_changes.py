@@ -1,0 +1,170 @@
+"""Every kind of change between a stop and a resume: refused, or allowed by a switch with a name, never silent.
+
+Changes of single images, masks, maps and lists are in ``tests/engine/checkpoint/test_images.py``.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from barm.api import fit
+from barm.config import load_config
+from barm.engine.checkpoint.directory import RunDirectory
+from barm.engine.checkpoint.provenance import provenance
+from barm.engine.monitor import Monitor
+from barm.errors import Stopped, UserError
+
+LONG = ("base.epochs=2", "increment.epochs=3")
+RECIPE = {  # a setting of every table that decides the result
+    "seed": "seed=7",
+    "task": "task.order=1",
+    "setting": "task.setting=disjoint",
+    "network": "model.channels=8",
+    "normalisation": "model.mean=[0.1,0.1,0.1]",
+    "method": "method.pseudo_threshold=0.9",
+    "weight of a term": "method.triplet_weight=0.5",
+    "frozen batch norm": "method.freeze_bn=false",
+    "length": "increment.epochs=2",
+    "rate": "increment.lr.new=0.5",
+    "batch": "increment.batch_size=2",
+    "crop": "base.crop=40",
+    "labels": "base.void_label=0",
+    "evaluation": "evaluation.crop=40",
+    "absent classes": "evaluation.absent=zero",
+}
+CODE = {
+    "barm": {"barm": "9.9.9"},
+    "commit": {"git": "0123456789ab"},
+    "torch": {"torch": "9.9.9"},
+    "timm": {"timm": "9.9.9"},
+    "pillow": {"pillow": "9.9.9"},
+    "processes": {"processes": 2},
+}
+ALLOWED = {  # named switches of what changes no result, or rounding alone
+    "one worker": "runtime.workers=1",
+    "three workers": "runtime.workers=3",
+    "place of the loader's batches": "evaluation.batch_size=1",
+    "cache": "data.cache_mb=0",
+    "log": "runtime.log_every=1",
+    "states": "runtime.save_every=1",
+}
+
+
+@pytest.fixture(scope="module")
+def stopped(shapes_voc, tiny_settings, tmp_path_factory):
+    """A folder with a ``whole`` run, and with ``run``, which was stopped in step 1."""
+    folder, show = tmp_path_factory.mktemp("changes"), Monitor.progress
+
+    def stop(self: Monitor, iteration: int, *rest) -> None:
+        show(self, iteration, *rest)
+        if self.step == 1 and iteration == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    config = load_config("shapes/2-1/barm", [*tiny_settings, *LONG], {"data": {"root": str(shapes_voc)}})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BARM_CACHE", str(folder / "cache"))
+        fit(config, out=folder / "whole", steps=[0, 1], quiet=True)
+        patch.setattr(Monitor, "progress", stop)
+        with pytest.raises(Stopped):
+            fit(config, out=folder / "run", steps=[0, 1], quiet=True)
+    return folder
+
+
+@pytest.fixture
+def run(stopped, tmp_path):
+    return Path(shutil.copytree(stopped / "run", tmp_path / "run"))
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != ".lock"}
+
+
+def again(run: Path, *changes: str) -> None:
+    fit(load_config(run / "config.toml", changes), out=run, steps=[0, 1], resume=True, quiet=True)
+
+
+def refused(run: Path, *changes: str) -> str:
+    before = files(run)
+    with pytest.raises(UserError) as error:
+        again(run, *changes)
+    assert files(run) == before
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def same_weights(run: Path, whole: Path) -> bool:
+    one, two = ((folder / "step01/model.safetensors").read_bytes() for folder in (run, whole))
+    return one == two
+
+
+@pytest.mark.parametrize("kind", RECIPE)
+def test_a_change_of_the_recipe_is_refused(kind, run):
+    key = RECIPE[kind].partition("=")[0]
+    told = refused(run, RECIPE[kind])
+    assert key in told
+    assert "there" in told
+    assert "here" in told
+    assert "resume with" in told
+
+
+@pytest.mark.parametrize("kind", CODE)
+def test_a_change_of_the_code_is_refused_or_allowed_by_name(kind, run, stopped, monkeypatch):
+    monkeypatch.setattr("barm.engine.run.provenance", lambda *words: {**provenance(*words), **CODE[kind]})
+    ((name, value),) = CODE[kind].items()
+    there = RunDirectory(run).provenance()[name]
+    told = refused(run)
+    assert f"was started with other code ({name} {there} there, {value} here)" in told
+    assert "--set runtime.other_code=true" in told
+    again(run, "runtime.other_code=true")
+    record = tomllib.loads((run / "config.toml").read_text())["provenance"]
+    assert record[name] == there
+    assert f"{name} {value}" in record["resumed"][-1]
+    assert same_weights(run, stopped / "whole")
+
+
+@pytest.mark.parametrize("kind", ALLOWED)
+def test_a_switch_that_changes_no_result(kind, run, stopped):
+    again(run, ALLOWED[kind])
+    assert same_weights(run, stopped / "whole")
+
+
+def test_other_images_are_refused(run, shapes_voc, tmp_path):
+    data = Path(shutil.copytree(shapes_voc, tmp_path / "data"))
+    lists = data / "ImageSets/Segmentation/train_aug.txt"
+    lists.write_text("\n".join(lists.read_text().split()[:9]))
+    told = refused(run, f"data.root={data}")
+    assert "was started on other images (training split: 24 images there, 9 here" in told
+
+
+def test_the_data_at_another_place(run, stopped, shapes_voc, tmp_path):
+    data = Path(shutil.copytree(shapes_voc, tmp_path / "data"))
+    again(run, f"data.root={data}")
+    assert same_weights(run, stopped / "whole")
+
+
+def test_from_its_own_configuration_alone(run, stopped, tmp_path):
+    """Stopped or not: ``config.toml`` holds all that decides the result."""
+    again(run)
+    assert same_weights(run, stopped / "whole")
+    fit(load_config(stopped / "whole/config.toml"), out=tmp_path / "anew", steps=[0, 1], quiet=True)
+    for step in ("step00", "step01"):
+        for file in ("model.safetensors", "counts.json", "metrics.json"):
+            one, two = ((f / step / file).read_bytes() for f in (tmp_path / "anew", stopped / "whole"))
+            assert one == two, (step, file)
+
+
+def test_a_step_that_was_imported_goes_with_any_code(tiny_run, tmp_path, monkeypatch):
+    """Without a record of its images, a step was trained elsewhere, and nothing here depends on its code."""
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    for folder in ("step01", "step02"):
+        shutil.rmtree(run / folder)
+    (run / "step00/pictures.json").unlink()
+    monkeypatch.setattr("barm.engine.run.provenance", lambda *words: {**provenance(*words), "barm": "9.9.9"})
+    again(run)
+    assert RunDirectory(run).is_complete(1)
