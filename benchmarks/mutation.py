@@ -1,7 +1,7 @@
 """A random sample of small faults, one after the other, in a copy of the tree: how many does the suite notice?
 
-``python benchmarks/mutation.py --sample 400 --seed 1`` needs ``pip install cosmic-ray``, whose operators change the code. It
-prints every fault that no test noticed, and the share of those that one did. `tests/mutants.py` has chosen ones.
+``python benchmarks/mutation.py --sample 400 --seed 1`` needs ``pip install cosmic-ray``, whose operators change the code.
+It prints every fault that no test noticed, and the share of those that one did. `tests/mutants.py` has chosen ones.
 """
 
 from __future__ import annotations
@@ -171,7 +171,8 @@ def main() -> None:
     end, outcomes = time.monotonic() + 60 * given.minutes, []
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder) / "tree"
-        shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".git", ".venv*", "runs", "*.pyc", "__pycache__", "site"))
+        left_out = shutil.ignore_patterns(".git", ".venv*", "runs", "*.pyc", "__pycache__", "site")
+        shutil.copytree(ROOT, tree, ignore=left_out)
         sys.path.insert(0, str(tree / "src"))
         os.environ |= {"PYTHONPATH": str(tree / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
         sys.dont_write_bytecode = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -189,3 +190,15 @@ def test_a_gradient_that_is_never_a_number_ends_the_run(tiny, tmp_path, monkeypa
     with pytest.raises(UserError, match="loss or its gradient was not finite"):
         fit(tiny("barm", "2-1", "base.epochs=9"), out=tmp_path / "run", steps=[0], quiet=True)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_gradient_scaler_looks_at_the_gradients_itself():
+    """They overflow until it has found its scale, which is no fault of the loss."""
+    weight = torch.nn.Parameter(torch.ones(2))
+    weight.grad = torch.tensor([1.0, torch.inf])
+    trainer = StepTrainer.__new__(StepTrainer)
+    trainer._sgd = torch.optim.SGD([weight])
+    for scales in (True, False):
+        trainer.rt = SimpleNamespace(scales=scales)
+        assert bool(trainer._sound(torch.tensor(True))) is scales
+        assert not trainer._sound(torch.tensor(False))

@@ -149,7 +149,7 @@ class StepTrainer:
             t.weight * t.total * (rt.world / n).to(t.total.dtype) for t, n in zip(terms.values(), counts, strict=True)
         ]
         rt.backward(torch.stack(parts).sum())
-        self._apply(finite & self._sound(), before)
+        self._apply(self._sound(finite), before)
         for parameter in self._others if self.iteration < self.alone else ():
             self._sgd.state[parameter]["momentum_buffer"].zero_()
         self.iteration += 1
@@ -193,10 +193,16 @@ class StepTrainer:
         """A copy of all buffers that a forward pass may change, side by side."""
         return torch.cat([b.flatten() for b in self._moving]) if self._moving else torch.empty(0)
 
-    def _sound(self) -> Tensor:
-        """Whether all gradients are finite: 0 x infinity leaves a loss as it is, and its gradient no number."""
+    def _sound(self, finite: Tensor) -> Tensor:
+        """Whether the loss and all gradients are finite: 0 x infinity leaves a loss as it is, its gradient no number.
+
+        With a gradient scaler the loss alone decides: it looks at the gradients itself, which overflow until it has
+        found its scale.
+        """
+        if self.rt.scales:
+            return finite
         gradients = [p.grad for group in self._sgd.param_groups for p in group["params"] if p.grad is not None]
-        return torch.isfinite(torch.nn.utils.get_total_norm(gradients))
+        return finite & torch.isfinite(torch.nn.utils.get_total_norm(gradients))
 
     def _apply(self, finite: Tensor, before: Tensor) -> None:
         """Update the parameters, or restore `before` where the update is not finite. This is decided on the device."""
