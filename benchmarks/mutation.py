@@ -1,6 +1,6 @@
 """A random sample of small faults, one after the other, in a copy of the tree: how many does the suite notice?
 
-``python benchmarks/mutation.py --sample 400 --seed 1`` needs ``pip install cosmic-ray``, whose operators change the code.
+``python benchmarks/mutation.py --sample 400 --seed 1`` needs ``pip install cosmic-ray``, whose operators change code.
 It prints every fault that no test noticed, and the share of those that one did. `tests/mutants.py` has chosen ones.
 """
 
