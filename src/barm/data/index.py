@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +29,7 @@ from barm.data.sources.tree import Remark
 from barm.data.text import composed_text
 from barm.errors import UserError
 from barm.escaping import command
-from barm.reading import Unfit, check_regular, read_bytes, read_json, short
+from barm.reading import Unfit, check_regular, parse_json, read_bytes, read_text, short
 
 Kind = Literal["missing", "mask", "colour", "id", "picture", "size", "map"]
 
@@ -338,11 +339,22 @@ def cores() -> int:
 
 
 def _load(path: Path) -> dict[str, Any]:
+    """Read the cache; what is damaged is nothing, and is made anew. Older versions wrote no first line."""
     try:
-        entries = read_json(path, limit=None)
+        text = read_text(path, limit=None)
+        if not text.startswith("{"):
+            head, _, text = text.partition("\n")
+            if head != _head(text):
+                return {}
+        entries = parse_json(text, path)
     except (OSError, Unfit):
         return {}
     return entries if isinstance(entries, dict) else {}
+
+
+def _head(text: str) -> str:
+    """The first line of the cache: a checksum of the rest, at gigabytes a second."""
+    return f"crc32 {zlib.crc32(text.encode()):08x}"
 
 
 def _store(path: Path, entries: dict[str, Any]) -> None:
@@ -350,7 +362,8 @@ def _store(path: Path, entries: dict[str, Any]) -> None:
     beside = path.with_suffix(f".{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(json.dumps(entries), "utf-8")
+        text = json.dumps(entries)
+        beside.write_text(f"{_head(text)}\n{text}", "utf-8")
         beside.replace(path)
     except OSError as error:
         with suppress(OSError):

@@ -44,10 +44,9 @@ def write_atomically(path: Path, content: bytes | memoryview, *, flush: bool = T
 
 def sync(path: Path) -> None:
     """Flush a file, or on Unix a folder, to the disk. Windows cannot open folders, and flushes only writable files."""
-    folder = path.is_dir()
-    if folder and os.name == "nt":
+    if os.name == "nt" and path.is_dir():
         return
-    handle = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
+    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from safetensors.torch import save
 from torch import Tensor
 
-from barm.engine.checkpoint import place
+from barm.engine.checkpoint import checksums, place
 from barm.engine.checkpoint.atomic import apart, linked, save_pickled, sync, write_atomically
 from barm.engine.checkpoint.differences import AGREEING, difference, other_class, settings, to_table
 from barm.engine.checkpoint.images import Images, check_same
@@ -27,19 +27,13 @@ from barm.engine.distributed.launcher import launch, restarted
 from barm.engine.finite import check_finite
 from barm.errors import UserError, nearest
 from barm.models.segmenter import NetworkConfig
-from barm.reading import Unfit, read_json, read_pickled, read_safetensors, read_toml
+from barm.reading import Unfit, parse_toml, read_json, read_pickled, read_safetensors, read_text
 
 CARRIED = "state.safetensors"  # of a method, for the next step
 EXTENSION = "extension.json"  # in the folder of a run that `barm extend` made
 CONFIG, LOCK = place.CONFIG, place.LOCK
-MODEL, METHOD, COUNTS, METRICS, MEMORY, IMAGES = (
-    "model.safetensors",
-    "method.json",
-    "counts.json",
-    "metrics.json",
-    "memory.json",
-    "pictures.json",
-)
+MODEL, METHOD, COUNTS = "model.safetensors", "method.json", "counts.json"
+METRICS, MEMORY, IMAGES = "metrics.json", "memory.json", "pictures.json"
 
 
 class RunDirectory:
@@ -127,7 +121,7 @@ class RunDirectory:
             provenance = continued(self.provenance(), provenance)
         self.images = images
         document = {**to_table(config), "provenance": dict(provenance)}
-        write_atomically(self.path / CONFIG, tomli_w.dumps(document).encode())
+        write_atomically(self.path / CONFIG, checksums.sealed(tomli_w.dumps(document)).encode())
 
     def check_same(self, config: RunConfig, same: Sequence[str] = AGREEING) -> None:
         """Refuse a configuration that differs from the stored one in the tables `same`."""
@@ -209,9 +203,12 @@ class RunDirectory:
         if not path.is_file():
             raise UserError(f"{self.path} is not a run: {self._instead()}")
         try:
-            return read_toml(path)
+            text = read_text(path)
+            table = parse_toml(text, path)
         except Unfit as error:
             raise self._damaged(path, error.what) from None
+        checksums.check_seal(text, path)
+        return table
 
     def _instead(self) -> str:
         """Describe a folder that holds no run, and the runs in it or beside it that may be meant."""
@@ -249,18 +246,13 @@ class RunDirectory:
         for part in tensors.values():
             check_finite(part, f"step {index} for {self.path}")
         plain = None if counts is None else counts.tolist()
-        files = {METHOD: method, COUNTS: plain, METRICS: metrics, MEMORY: memory}
+        values = {METHOD: method, COUNTS: plain, METRICS: metrics, MEMORY: memory}
+        files = {name: save(apart(part)) for name, part in tensors.items()}
+        files |= {name: _json(value) for name, value in values.items() if value is not None}
+        if self.images is not None:
+            files[IMAGES] = _json(self.images, indent=None)
         with self._appearing(index) as beside:
-            for name, part in tensors.items():
-                (beside / name).write_bytes(save(apart(part)))
-            for name, value in files.items():
-                if value is not None:
-                    (beside / name).write_text(json.dumps(value, indent=1) + "\n", "utf-8")
-            if self.images is not None:
-                (beside / IMAGES).write_text(json.dumps(self.images) + "\n", "utf-8")
-            for file in beside.iterdir():
-                sync(file)
-            sync(beside)
+            checksums.fill(beside, files)
         sync(self.path)
         shutil.rmtree(self._partial(index), ignore_errors=True)
 
@@ -288,17 +280,17 @@ class RunDirectory:
         """
         there = other._finished(index)
         with self._appearing(index) as beside:
-            for file in sorted(there.iterdir()):
-                if file.name not in (*changed, *leave, IMAGES):  # those of the other run, not of this one
-                    linked(file, beside / file.name)
-            for name, value in changed.items():
-                (beside / name).write_text(json.dumps(value, indent=1) + "\n", "utf-8")
-                sync(beside / name)
+            left = {*changed, *leave, IMAGES, checksums.CHECKSUMS}  # those of the other run, not of this one
+            kept = [file for file in sorted(there.iterdir()) if file.name not in left]
+            for file in kept:
+                linked(file, beside / file.name)
+            files = {name: _json(value) for name, value in changed.items()}
+            checksums.fill(beside, files, [file.name for file in kept], checksums.sums_of(there))
+        sync(self.path)
 
     def add(self, index: int, files: Mapping[str, Any]) -> None:
         """Add further JSON files to a finished step, by name."""
-        for name, value in files.items():
-            write_atomically(self._finished(index) / name, (json.dumps(value, indent=1) + "\n").encode())
+        checksums.replace(self._finished(index), {name: _json(value) for name, value in files.items()})
 
     def load_model_state(self, index: int) -> dict[str, Tensor]:
         """Load the tensors of a finished step."""
@@ -311,7 +303,9 @@ class RunDirectory:
     def _tensors(self, index: int, name: str) -> dict[str, Tensor]:
         path = self._finished(index) / name
         try:
-            return read_safetensors(path)
+            tensors = read_safetensors(path)
+            checksums.check(path)
+            return tensors
         except FileNotFoundError:
             raise self._damaged(path, "it is missing") from None
         except Unfit as error:
@@ -325,6 +319,9 @@ class RunDirectory:
         name = path.name
         try:
             value = read_json(path, limit=None)  # some have a line for every image
+            wrong = misfit(name, value)
+            if wrong is None:
+                checksums.check(path)
         except FileNotFoundError:
             if name == METHOD:
                 raise self._damaged(path, "it is missing") from None
@@ -333,7 +330,6 @@ class RunDirectory:
             ) from None
         except Unfit as error:
             raise self._damaged(path, error.what) from None
-        wrong = misfit(name, value)
         if wrong is not None:
             raise self._damaged(path, f"it holds something else than barm wrote: {wrong}")
         return value
@@ -365,8 +361,8 @@ class RunDirectory:
         target, record = (self._partial(index) / name for name in ("trainer.pt", IMAGES))
         try:
             if self.images is not None and not (target.exists() and record.exists()):
-                write_atomically(record, json.dumps(self.images).encode())
-            save_pickled(target, dict(state))
+                checksums.replace(record.parent, {IMAGES: _json(self.images, indent=None)})
+            save_pickled(target, {"format": checksums.FORMAT, **state})
         except BaseException:
             if not target.exists():
                 shutil.rmtree(self._partial(index))
@@ -377,10 +373,13 @@ class RunDirectory:
         path = self._partial(index) / "trainer.pt"
         try:
             state = read_pickled(path)
+            checksums.check_archive(path)
         except FileNotFoundError:
             return None
         except Unfit as error:
             raise self.damaged_partial(index, error.what) from None
+        if isinstance(state, dict) and isinstance(found := state.pop("format", 0), int):
+            checksums.check_format(found, path)
         wrong = misfit_state(state)
         if wrong is not None:
             raise self.damaged_partial(index, wrong)
@@ -390,3 +389,7 @@ class RunDirectory:
         """An error about the state of an unfinished step."""
         path = self._partial(index) / "trainer.pt"
         return UserError(f"{path} is damaged ({what[:160]}): remove {path.parent} to train this step from its start")
+
+
+def _json(value: Any, indent: int | None = 1) -> bytes:
+    return (json.dumps(value, indent=indent) + "\n").encode()
