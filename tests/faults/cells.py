@@ -120,6 +120,9 @@ class Bench:
         before()
         try:
             command(*words)()
+        except Exception:  # shown as Python does it, where one process of several ends by the death of another
+            sys.excepthook(*sys.exc_info())
+            sys.exit(1)
         finally:
             if injector is not None:
                 (self.place / "events").write_text(str(len(injector.events)))

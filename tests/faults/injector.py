@@ -136,6 +136,9 @@ class Injector:
             self.dirty[after + path.removeprefix(before)] = self.dirty.pop(path)
 
     def _changed(self, kind: str, path: str) -> None:
+        there = os.path.lexists(path)
+        if there != (kind == "remove"):  # what fails, or is told of twice
+            return
         content = Path(path).read_bytes() if kind == "remove" and Path(path).is_file() else None
         if kind == "remove":
             self.dirty.pop(path, None)

@@ -95,8 +95,8 @@ PHASES: tuple[Phase, ...] = (
         ("grid.toml",),
         ("compare", "--grid", "grid.toml", "--out", "grid", "--quiet"),
         ("grid",),
-        (("compare", "grid/2-2-overlap-o0-s1-finetune", "--json", "--quiet"),),
-        whole=(r"grid/data", r"grid/[^/]*/step\d\d"),
+        (("compare", "grid/2-2-overlap-s1/finetune", "--json", "--quiet"),),
+        whole=(r"grid/data", r"grid/[^/]*/[^/]*/step\d\d"),
     ),
     Phase(
         "extend",

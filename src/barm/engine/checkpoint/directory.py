@@ -31,7 +31,7 @@ from barm.reading import Unfit, parse_toml, read_json, read_pickled, read_safete
 
 CARRIED = "state.safetensors"  # of a method, for the next step
 EXTENSION = "extension.json"  # in the folder of a run that `barm extend` made
-CONFIG, LOCK = place.CONFIG, place.LOCK
+CONFIG, LOCK, LOG = place.CONFIG, place.LOCK, "log.csv"
 MODEL, METHOD, COUNTS = "model.safetensors", "method.json", "counts.json"
 METRICS, MEMORY, IMAGES = "metrics.json", "memory.json", "pictures.json"
 
@@ -113,6 +113,8 @@ class RunDirectory:
             raise UserError(f"{self.path} is in use by another run: wait for it or choose another --out") from error
         self._lock = lock
         self._made, self._began = not present, not existing
+        for index in self.finished_steps():  # what a loss of power has left, or brought back
+            shutil.rmtree(self._partial(index), ignore_errors=True)
         if existing:
             self._check_classes(provenance.get("classes", ()))
             if images is not None:  # before settings that the images decide
@@ -149,7 +151,8 @@ class RunDirectory:
 
     def forget(self, first: int) -> None:
         """Remove the finished steps from `first` on, unless one of them was stopped and can go on."""
-        if any(self._partial(i).exists() for i in range(first, 1 + max([first, *self.finished_steps()]) + 1)):
+        last = max([first, *self.finished_steps()]) + 1
+        if any(self._partial(i).exists() and not self.step_path(i).is_dir() for i in range(first, last + 1)):
             return
         for index in self.finished_steps():
             if index >= first:
@@ -251,6 +254,7 @@ class RunDirectory:
         files |= {name: _json(value) for name, value in values.items() if value is not None}
         if self.images is not None:
             files[IMAGES] = _json(self.images, indent=None)
+        self._keep_log()
         with self._appearing(index) as beside:
             checksums.fill(beside, files)
         sync(self.path)
@@ -353,10 +357,12 @@ class RunDirectory:
 
     def has_partial(self) -> bool:
         """Whether there is a saved state of an unfinished step."""
-        return any(self.path.glob(".step*.partial"))
+        found = (p.name.removeprefix(".step").partition(".")[0] for p in self.path.glob(".step[0-9]*.partial"))
+        return any(not self.step_path(int(number)).is_dir() for number in found if number.isdigit())
 
     def save_partial(self, index: int, state: Mapping[str, Any]) -> None:
         """Store the trainer's state of an unfinished step, and its images' record."""
+        self._keep_log()
         self._partial(index).mkdir(exist_ok=True)
         target, record = (self._partial(index) / name for name in ("trainer.pt", IMAGES))
         try:
@@ -367,6 +373,11 @@ class RunDirectory:
             if not target.exists():
                 shutil.rmtree(self._partial(index))
             raise
+
+    def _keep_log(self) -> None:
+        """Flush the log: updates whose state is saved are not done again."""
+        if (self.path / LOG).is_file():
+            sync(self.path / LOG)
 
     def load_partial(self, index: int) -> dict[str, Any] | None:
         """Load the trainer's state of an unfinished step, or None."""
