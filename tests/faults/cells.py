@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
-import random
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -19,20 +18,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]  # `forked` and the other parts
-
-from injector import Injector, asked, clock_jump, killed, power_cut, torn
+from injector import Injector, asked
 from phases import Phase, Words
 
 from barm.engine import completion, evaluate, run, selection
 from barm.engine.monitor import Monitor
-from forked import Forked, command, ranks
+from forked import Forked, command
 
 RATES = ("images_per_second", "memory_mb")  # no two runs share them
 LIMIT = 120  # seconds for a command
-PASSING = re.compile(r"(^|/)(\.step\d+\.(partial|tmp)|\.download|\.lock|cache)(/|$)|\.tmp(/|$)|\.part(\.json)?$|(^|/)log\.csv$")
+PASSING = re.compile(
+    r"(^|/)(\.step\d+\.(partial|tmp)|\.download|\.lock|cache)(/|$)|\.tmp(/|$)|\.part(\.json)?$|(^|/)(log\.csv|checksums\.json)$"
+)
 LITTER = re.compile(r"\.tmp(/|$)")
 NOTE = ("the index is not cached",)
+ARCHIVES = ("voc.tar", "masks.zip")
 NOBODY = 65534
 State = dict[str, Any]
 
@@ -92,7 +92,8 @@ class Bench:
         return self._filled((*phase.words, *more))
 
     def _filled(self, words: Words) -> Words:
-        return tuple(word.replace("{host}", self.host) for word in words)
+        sums = {name: hashlib.sha256((self.material / name).read_bytes()).hexdigest() for name in ARCHIVES}
+        return tuple(word.format(host=self.host, **{n.partition(".")[0]: s for n, s in sums.items()}) for word in words)
 
     def lay(self, phase: Phase) -> None:
         """Begin a cell anew."""
@@ -185,7 +186,7 @@ class Bench:
             shutil.copytree(laid, self.folder, dirs_exist_ok=True)
             size = used(self.folder)
             self._resize(-(-(size + room) // 4096) * 4096)
-            yield partial(self._resize, 512 << 20)
+            yield partial(self._resize, 16 << 30)
         finally:
             self.clear()
 
@@ -206,7 +207,9 @@ class Bench:
         wrong = unlike({k: v for k, v in now.items() if not LITTER.search(k)}, base.new, logs=logs)
         if not wrong and phase.name == "index" and out != base.out:
             wrong = "its output"
-        return Outcome("silent", f"{how}; another result: {wrong}", litter) if wrong else Outcome("survived", how, litter)
+        return (
+            Outcome("silent", f"{how}; another result: {wrong}", litter) if wrong else Outcome("survived", how, litter)
+        )
 
 
 def _ticking(injector: Injector, window: str) -> None:

@@ -63,7 +63,9 @@ def make_material(folder: Path) -> None:
     os.environ["BARM_CACHE"] = str(folder / "cache")
     make_shapes(folder / "data", layout="voc", num_classes=4, num_train=16, num_val=4, size=(48, 48), seed=3)
     only = ("blue-striped-cross",)
-    make_shapes(folder / "own", layout="folder", num_classes=8, only=only, num_train=8, num_val=3, size=(48, 48), seed=5)
+    make_shapes(
+        folder / "own", layout="folder", num_classes=8, only=only, num_train=8, num_val=3, size=(48, 48), seed=5
+    )
     here = Path.cwd()
     os.chdir(folder)
     try:
@@ -79,7 +81,7 @@ def make_material(folder: Path) -> None:
     torch.save(network.state_dict(), folder / "foreign.pth")
     (folder / "names.txt").write_text("background\ncat\ndog\n")
     (folder / "photos").mkdir()
-    for i in range(3):
+    for i in range(5):
         Image.effect_noise((64, 48), 60 + i).convert("RGB").save(folder / f"photos/{i}.png")
     server = sibling(Path(__file__).parents[1] / "data/archive_server.py")
     with server.running() as host:

@@ -1,4 +1,4 @@
-"""The phases of the program in which a fault is injected: the command, how it goes on, what it writes, who reads that."""
+"""The phases of the program in which a fault is injected: the command, what it writes, and who reads that."""
 
 from __future__ import annotations
 
@@ -72,7 +72,8 @@ def _increment(name: str, recipe: str, window: str = "") -> Phase:
     return Phase(name, needs, words, ("run",), READ, False, window, STEP, trains=True, steps=1)
 
 
-GET = ("data", "get", "voc", "voc", "--quiet", "--address", "voc={host}/voc.tar", "--address", "masks={host}/masks.zip")
+FROM = ("--address", "voc={host}/voc.tar", "--address", "masks={host}/masks.zip")
+GET = ("data", "get", "voc", "voc", "--quiet", *FROM, "--checksum", "voc={voc}", "--checksum", "masks={masks}")
 IMPORT = ("weights", "import", "foreign.pth", "--out", "imported", "--class-names", "names.txt")
 EXTENSION = ("--set", "increment.epochs=2", "--set", "runtime.save_every=3", "--set", "runtime.log_every=1")
 PHASES: tuple[Phase, ...] = (
@@ -138,4 +139,3 @@ PHASES: tuple[Phase, ...] = (
         images=(".jpg", ".png"),
     ),
 )
-

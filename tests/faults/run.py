@@ -23,9 +23,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
-os.environ["OMP_NUM_THREADS"] = "1"
-
 import torch
 from cells import Bench, Outcome
 from kinds import FAULTS, Fault
@@ -49,7 +46,9 @@ class Cell(NamedTuple):
 
 def cells(phase: str | None = None, fault: str | None = None, most: int = 5) -> list[Cell]:
     """All cells: every fault that applies to a phase, as often as it is to be injected."""
-    pairs = [(p, f) for p in PHASES for f in FAULTS if f.fits(p) and phase in (None, p.name) and fault in (None, f.name)]
+    pairs = [
+        (p, f) for p in PHASES for f in FAULTS if f.fits(p) and phase in (None, p.name) and fault in (None, f.name)
+    ]
     return [Cell(p, f, i) for p, f in pairs for i in range(min(f.times, most))]
 
 
@@ -70,6 +69,7 @@ def run_cell(bench: Bench, cell: Cell, seed: int) -> tuple[Outcome, int]:
 
 def load() -> None:
     """Import what commands import late, once for all processes that are forked from this one."""
+    os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
     for module in pkgutil.walk_packages(barm.__path__, "barm."):
         if not module.name.startswith(("barm.app", "barm.bench", "barm.demo")) and "__main__" not in module.name:
@@ -116,7 +116,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="a folder for faults.json and faults.md")
     parser.add_argument("--verbose", action="store_true")
     options = parser.parse_args()
-    began, records = time.monotonic(), list[dict[str, Any]]()
+    began, records, origin = time.monotonic(), list[dict[str, Any]](), provenance(options.seed)
     load()
     with tempfile.TemporaryDirectory() as name:
         place = Path(os.path.realpath(name))
@@ -135,7 +135,10 @@ def main() -> int:
                 detail = outcome.detail.replace(f"{place}/case/", "").replace(str(place), "")
                 records.append({**about, "detail": detail, "seconds": took})
                 if options.verbose or outcome.result in ("lost", "silent", "missed"):
-                    print(f"{cell.phase.name}: {cell.fault.name} ({seed}, {took} s): {outcome.result}: {detail}", flush=True)
+                    print(
+                        f"{cell.phase.name}: {cell.fault.name} ({seed}, {took} s): {outcome.result}: {detail}",
+                        flush=True,
+                    )
         finally:
             bench.clear()
             host.kill()
@@ -145,9 +148,9 @@ def main() -> int:
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)
         totals = Counter(r["result"] for r in records)
-        about = {**provenance(options.seed), "injected": len(records), **{r: totals[r] for r in RESULTS}}
+        about = {**origin, "injected": len(records), **{r: totals[r] for r in RESULTS}}
         text = ",\n".join(f"  {json.dumps(r)}" for r in records)
-        (options.out / "faults.json").write_text(f"{json.dumps(about, indent=1)[:-2]},\n \"cells\": [\n{text}\n ]\n}}\n")
+        (options.out / "faults.json").write_text(f'{json.dumps(about, indent=1)[:-2]},\n "cells": [\n{text}\n ]\n}}\n')
         (options.out / "faults.md").write_text(f"{table}\n")
     return 1 if any(r["result"] in ("lost", "silent") for r in records) else 0
 

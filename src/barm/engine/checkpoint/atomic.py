@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -51,6 +52,17 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def sync_present(path: Path) -> None:
+    """Flush a file to the disk, if there is one."""
+    if path.is_file():
+        sync(path)
+
+
+def as_json(value: Any, indent: int | None = 1) -> bytes:
+    """A JSON file's content."""
+    return (json.dumps(value, indent=indent) + "\n").encode()
 
 
 def apart(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

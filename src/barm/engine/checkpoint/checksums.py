@@ -44,8 +44,8 @@ def crc(*parts: bytes | memoryview) -> str:
     return f"{value:08x}"
 
 
-def crc_of(path: Path) -> str:
-    """CRC-32 of a file, read in pieces.
+def crc_of(path: Path, start: int = 0) -> str:
+    """CRC-32 of a file from a byte on, read in pieces.
 
     Raises:
         FileNotFoundError: if there is none.
@@ -54,6 +54,7 @@ def crc_of(path: Path) -> str:
     value = 0
     with open_regular(path) as file:
         try:
+            file.seek(start)
             while chunk := file.read(CHUNK):
                 value = zlib.crc32(chunk, value)
         except OSError as error:
@@ -168,6 +169,14 @@ def check_archive(path: Path) -> None:
             raise Unfit(path, f"cannot be read as what torch.save writes ({short(error)})") from None
     if damaged is not None:
         raise Unfit(path, f"the content of '{damaged[:60]}' in it does not fit its checksum: a part of it has changed")
+
+
+def crc_of_tensors(content: bytes | Path) -> str:
+    """CRC-32 of the tensors of a safetensors file, without its header."""
+    if isinstance(content, Path):
+        with open_regular(content) as file:
+            return crc_of(content, 8 + int.from_bytes(file.read(8), "little"))
+    return crc(memoryview(content)[8 + int.from_bytes(content[:8], "little") :])
 
 
 def sealed(text: str) -> str:

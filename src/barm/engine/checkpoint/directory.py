@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +16,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from barm.engine.checkpoint import checksums, place
-from barm.engine.checkpoint.atomic import apart, linked, save_pickled, sync, write_atomically
+from barm.engine.checkpoint.atomic import apart, as_json, linked, save_pickled, sync, sync_present, write_atomically
 from barm.engine.checkpoint.differences import AGREEING, difference, other_class, settings, to_table
 from barm.engine.checkpoint.images import Images, check_same
 from barm.engine.checkpoint.provenance import continued
@@ -151,8 +150,8 @@ class RunDirectory:
 
     def forget(self, first: int) -> None:
         """Remove the finished steps from `first` on, unless one of them was stopped and can go on."""
-        last = max([first, *self.finished_steps()]) + 1
-        if any(self._partial(i).exists() and not self.step_path(i).is_dir() for i in range(first, last + 1)):
+        steps = range(first, max([first, *self.finished_steps()]) + 2)
+        if any(self._partial(i).exists() and not self.step_path(i).is_dir() for i in steps):
             return
         for index in self.finished_steps():
             if index >= first:
@@ -236,11 +235,12 @@ class RunDirectory:
         metrics: Mapping[str, Any] | None,
         memory: Sequence[Mapping[str, Any]] | None = None,
         carried: Mapping[str, Tensor] | None = None,
+        more: Mapping[str, Any] = {},
     ) -> None:
         """Write a finished step atomically: temporary folder, flush, rename.
 
-        An imported step has no counts and no metrics until it is evaluated. Few methods keep a memory of images, or
-        carry a state of their own.
+        An imported step has no counts and no metrics until it is evaluated; `more` are further JSON files of it. Few
+        methods keep a memory of images, or carry a state of their own.
 
         Raises:
             UserError: for tensors that hold anything but numbers; nothing is written then.
@@ -248,13 +248,18 @@ class RunDirectory:
         tensors = {MODEL: state, **({CARRIED: carried} if carried else {})}
         for part in tensors.values():
             check_finite(part, f"step {index} for {self.path}")
-        plain = None if counts is None else counts.tolist()
-        values = {METHOD: method, COUNTS: plain, METRICS: metrics, MEMORY: memory}
+        values = {
+            METHOD: method,
+            COUNTS: counts if counts is None else counts.tolist(),
+            METRICS: metrics,
+            MEMORY: memory,
+            **more,
+        }
         files = {name: save(apart(part)) for name, part in tensors.items()}
-        files |= {name: _json(value) for name, value in values.items() if value is not None}
+        files |= {name: as_json(value) for name, value in values.items() if value is not None}
         if self.images is not None:
-            files[IMAGES] = _json(self.images, indent=None)
-        self._keep_log()
+            files[IMAGES] = as_json(self.images, indent=None)
+        sync_present(self.path / LOG)  # of updates that are not done again
         with self._appearing(index) as beside:
             checksums.fill(beside, files)
         sync(self.path)
@@ -288,13 +293,17 @@ class RunDirectory:
             kept = [file for file in sorted(there.iterdir()) if file.name not in left]
             for file in kept:
                 linked(file, beside / file.name)
-            files = {name: _json(value) for name, value in changed.items()}
-            checksums.fill(beside, files, [file.name for file in kept], checksums.sums_of(there))
+            checksums.fill(
+                beside,
+                {name: as_json(value) for name, value in changed.items()},
+                [file.name for file in kept],
+                checksums.sums_of(there),
+            )
         sync(self.path)
 
     def add(self, index: int, files: Mapping[str, Any]) -> None:
         """Add further JSON files to a finished step, by name."""
-        checksums.replace(self._finished(index), {name: _json(value) for name, value in files.items()})
+        checksums.replace(self._finished(index), {name: as_json(value) for name, value in files.items()})
 
     def load_model_state(self, index: int) -> dict[str, Tensor]:
         """Load the tensors of a finished step."""
@@ -355,6 +364,11 @@ class RunDirectory:
     def _partial(self, index: int) -> Path:
         return self.path / f".step{index:02d}.partial"
 
+    def is_rest(self) -> bool:
+        """Whether here is only what an import leaves that was killed; the next one begins anew."""
+        begun = (self.path / CONFIG).is_file() and not self.finished_steps() and not self.has_partial()
+        return begun and "imported" in self.provenance()
+
     def has_partial(self) -> bool:
         """Whether there is a saved state of an unfinished step."""
         found = (p.name.removeprefix(".step").partition(".")[0] for p in self.path.glob(".step[0-9]*.partial"))
@@ -362,22 +376,17 @@ class RunDirectory:
 
     def save_partial(self, index: int, state: Mapping[str, Any]) -> None:
         """Store the trainer's state of an unfinished step, and its images' record."""
-        self._keep_log()
+        sync_present(self.path / LOG)  # of updates that are not done again
         self._partial(index).mkdir(exist_ok=True)
         target, record = (self._partial(index) / name for name in ("trainer.pt", IMAGES))
         try:
             if self.images is not None and not (target.exists() and record.exists()):
-                checksums.replace(record.parent, {IMAGES: _json(self.images, indent=None)})
+                checksums.replace(record.parent, {IMAGES: as_json(self.images, indent=None)})
             save_pickled(target, {"format": checksums.FORMAT, **state})
         except BaseException:
             if not target.exists():
                 shutil.rmtree(self._partial(index))
             raise
-
-    def _keep_log(self) -> None:
-        """Flush the log: updates whose state is saved are not done again."""
-        if (self.path / LOG).is_file():
-            sync(self.path / LOG)
 
     def load_partial(self, index: int) -> dict[str, Any] | None:
         """Load the trainer's state of an unfinished step, or None."""
@@ -400,7 +409,3 @@ class RunDirectory:
         """An error about the state of an unfinished step."""
         path = self._partial(index) / "trainer.pt"
         return UserError(f"{path} is damaged ({what[:160]}): remove {path.parent} to train this step from its start")
-
-
-def _json(value: Any, indent: int | None = 1) -> bytes:
-    return (json.dumps(value, indent=indent) + "\n").encode()

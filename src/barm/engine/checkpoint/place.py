@@ -21,7 +21,7 @@ def check_place(path: Path, *, resume: bool) -> tuple[bool, bool]:
     present = path.exists()
     if present and not path.is_dir():
         raise UserError(f"{path} is a file: expected a folder for the run; choose another --out (out=...)")
-    existing = present and any(p.name != LOCK for p in path.iterdir())
+    existing = present and any(p.name not in (LOCK, f"{CONFIG}.tmp") for p in path.iterdir())  # of one that was killed
     if existing and not resume:
         raise UserError(
             f"{path} exists already: choose another --out, or go on with it with --resume (resume=True in Python)"
