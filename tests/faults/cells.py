@@ -292,7 +292,7 @@ def third(now: State, base: Base, phase: Phase) -> str:
     for pattern in phase.whole:
         for folder in {m[0] for name in base.new if (m := re.match(pattern + "/", name))}:
             inside = {n for n in now if n.startswith(folder) and not PASSING.search(n)}
-            whole = [{n for n in state if n.startswith(folder)} for state in (base.old, base.new)]
+            whole = [{n for n in s if n.startswith(folder) and not PASSING.search(n)} for s in (base.old, base.new)]
             if inside and inside not in whole:
                 return f"{folder} without {min(whole[1] - inside, default='nothing')}"
     return ""

@@ -20,6 +20,8 @@ import tempfile
 import time
 import zlib
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +32,8 @@ from material import make_material, sibling
 from phases import PHASES, Phase
 
 import barm
+from barm.engine.checkpoint import atomic, checksums, directory
+from barm.engine.checkpoint.directory import RunDirectory
 from forked import Forked
 
 RESULTS = ("survived", "named", "lost", "silent", "missed")
@@ -79,6 +83,29 @@ def load() -> None:
                 continue
 
 
+def break_down(what: str) -> None:
+    """Take a precaution out of the program, for the tests of the campaign itself: it must see that.
+
+    Args:
+        what: ``steps`` are written in their places, nothing is brought to the disk (``flush``), no ``checksums`` are
+            compared.
+    """
+
+    @contextmanager
+    def in_place(self: RunDirectory, index: int) -> Iterator[Path]:
+        self.step_path(index).mkdir()
+        yield self.step_path(index)
+
+    if what == "steps":
+        RunDirectory._appearing = in_place  # type: ignore[method-assign]
+    elif what == "flush":
+        for module in (atomic, checksums, directory):
+            module.sync = lambda path: None  # type: ignore[attr-defined]
+    elif what == "checksums":
+        checksums.check = checksums.check_archive = lambda path: None
+        checksums.check_seal = lambda text, path: None
+
+
 def serve(place: Path) -> None:
     """Give out the archives; the address goes into a file."""
     server = sibling(Path(__file__).parents[1] / "data/archive_server.py")
@@ -114,10 +141,13 @@ def main() -> int:
     parser.add_argument("--fault", choices=[f.name for f in FAULTS])
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, help="a folder for faults.json and faults.md")
+    parser.add_argument("--broken", choices=["steps", "flush", "checksums"], help="a test of the campaign itself")
     parser.add_argument("--verbose", action="store_true")
     options = parser.parse_args()
     began, records, origin = time.monotonic(), list[dict[str, Any]](), provenance(options.seed)
     load()
+    if options.broken:
+        break_down(options.broken)
     with tempfile.TemporaryDirectory() as name:
         place = Path(os.path.realpath(name))
         (place / "material").mkdir()

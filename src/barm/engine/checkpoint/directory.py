@@ -24,7 +24,7 @@ from barm.engine.checkpoint.schema import misfit, misfit_state
 from barm.engine.config import RunConfig
 from barm.engine.distributed.launcher import launch, restarted
 from barm.engine.finite import check_finite
-from barm.errors import UserError, nearest
+from barm.errors import UserError
 from barm.models.segmenter import NetworkConfig
 from barm.reading import Unfit, parse_toml, read_json, read_pickled, read_safetensors, read_text
 
@@ -203,7 +203,7 @@ class RunDirectory:
     def _document(self) -> dict[str, Any]:
         path = self.path / CONFIG
         if not path.is_file():
-            raise UserError(f"{self.path} is not a run: {self._instead()}")
+            raise UserError(f"{self.path} is not a run: {place.instead(self.path)}")
         try:
             text = read_text(path)
             table = parse_toml(text, path)
@@ -211,15 +211,6 @@ class RunDirectory:
             raise self._damaged(path, error.what) from None
         checksums.check_seal(text, path)
         return table
-
-    def _instead(self) -> str:
-        """Describe a folder that holds no run, and the runs in it or beside it that may be meant."""
-        if not self.path.exists():
-            beside = (p.parent.name for p in self.path.parent.glob(f"*/{CONFIG}"))
-            meant = nearest(self.path.name, beside)
-            return f"there is no such folder{meant}"
-        inside = sorted(str(p.parent) for p in self.path.glob(f"*/{CONFIG}"))
-        return f"expected {CONFIG} in it" + (f"; did you mean {' or '.join(inside[:3])}?" if inside else "")
 
     def _damaged(self, path: Path, what: str) -> UserError:
         return UserError(
@@ -248,13 +239,8 @@ class RunDirectory:
         tensors = {MODEL: state, **({CARRIED: carried} if carried else {})}
         for part in tensors.values():
             check_finite(part, f"step {index} for {self.path}")
-        values = {
-            METHOD: method,
-            COUNTS: counts if counts is None else counts.tolist(),
-            METRICS: metrics,
-            MEMORY: memory,
-            **more,
-        }
+        plain = None if counts is None else counts.tolist()
+        values = {METHOD: method, COUNTS: plain, METRICS: metrics, MEMORY: memory, **more}
         files = {name: save(apart(part)) for name, part in tensors.items()}
         files |= {name: as_json(value) for name, value in values.items() if value is not None}
         if self.images is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from barm.errors import UserError
+from barm.errors import UserError, nearest
 
 CONFIG, LOCK = "config.toml", ".lock"  # of a run's folder
 
@@ -31,3 +31,12 @@ def check_place(path: Path, *, resume: bool) -> tuple[bool, bool]:
     if not present and resume:
         raise UserError(f"nothing to resume: {path} does not exist; leave --resume (resume=True) out to start")
     return present, existing
+
+
+def instead(path: Path) -> str:
+    """Describe a folder that holds no run, and the runs in it or beside it that may be meant."""
+    if not path.exists():
+        beside = (p.parent.name for p in path.parent.glob(f"*/{CONFIG}"))
+        return f"there is no such folder{nearest(path.name, beside)}"
+    inside = sorted(str(p.parent) for p in path.glob(f"*/{CONFIG}"))
+    return f"expected {CONFIG} in it" + (f"; did you mean {' or '.join(inside[:3])}?" if inside else "")
