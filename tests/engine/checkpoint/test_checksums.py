@@ -10,7 +10,8 @@ import torch
 
 from barm.api import fit
 from barm.data.decoded import DecodedSource
-from barm.data.index import _cache_path, _load, checked
+from barm.data.index import _cache_path, checked
+from barm.data.index_cache import load_entries
 from barm.data.sources import open_source
 from barm.engine.checkpoint import checksums
 from barm.engine.checkpoint.directory import CONFIG, COUNTS, IMAGES, METRICS, MODEL, RunDirectory
@@ -169,7 +170,7 @@ def test_a_damaged_index_is_made_anew(shapes_voc):
     assert text.startswith("crc32 ")
     digit = text.rindex("1")
     path.write_text(f"{text[:digit]}3{text[digit + 1 :]}")
-    assert not _load(path)
+    assert not load_entries(path)
     assert checked(open_source("voc", shapes_voc, "train")).classes_in(0) == wanted
     path.write_text(text.partition("\n")[2])  # as older versions wrote it
     assert checked(open_source("voc", shapes_voc, "train")).classes_in(0) == wanted
