@@ -43,6 +43,7 @@ def test_a_run_that_was_killed_before_its_configuration_was_complete(resume, tmp
     out.mkdir()
     (out / ".lock").touch()
     (out / f"{CONFIG}.tmp").write_text("seed = ")
+    (out / ".filelock-probe-0").touch()
     fit(tiny("finetune", "2-1"), out=out, resume=resume, quiet=True, steps=[0])
     assert RunDirectory(out).finished_steps() == [0]
     assert not list(out.glob("*.tmp"))

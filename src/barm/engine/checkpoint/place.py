@@ -21,7 +21,7 @@ def check_place(path: Path, *, resume: bool) -> tuple[bool, bool]:
     present = path.exists()
     if present and not path.is_dir():
         raise UserError(f"{path} is a file: expected a folder for the run; choose another --out (out=...)")
-    existing = present and any(p.name not in (LOCK, f"{CONFIG}.tmp") for p in path.iterdir())  # of one that was killed
+    existing = present and any(not _passing(p.name) for p in path.iterdir())
     if existing and not resume:
         raise UserError(
             f"{path} exists already: choose another --out, or go on with it with --resume (resume=True in Python)"
@@ -31,6 +31,11 @@ def check_place(path: Path, *, resume: bool) -> tuple[bool, bool]:
     if not present and resume:
         raise UserError(f"nothing to resume: {path} does not exist; leave --resume (resume=True) out to start")
     return present, existing
+
+
+def _passing(name: str) -> bool:
+    """Whether a process that was killed leaves a file of this name before there is a run; the probe is filelock's."""
+    return name in (LOCK, f"{CONFIG}.tmp") or name.startswith(".filelock-probe-")
 
 
 def instead(path: Path) -> str:
