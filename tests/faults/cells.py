@@ -276,6 +276,8 @@ def _content(path: Path) -> Any:
         return {**table, "classes": classes}
     if path.name == "log.csv":
         return [row for row in csv.reader(path.open()) if len(row) == 5 and row[3] not in RATES]
+    if path.suffix == ".html":  # says when it was made
+        return re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", "", path.read_text())
     if path.name == "compare.json":
         return re.sub(r'"provenance": \{.*?\}', "", path.read_text(), flags=re.S)
     if path.suffix == ".json" and path.name.startswith("index-"):
