@@ -67,6 +67,13 @@ class Injector:
             self._flushed(os.readlink(f"/proc/self/fd/{handle}"))
 
         os.fsync = fsync
+        sync = os.sync
+
+        def sync_all() -> None:
+            sync()
+            self.dirty, self.changes = {}, []
+
+        os.sync = sync_all
 
     def tick(self) -> None:
         """A batch or an update."""

@@ -90,7 +90,10 @@ def cut(bench: Bench, phase: Phase, seed: int) -> Outcome:
     how = f"power cut at event {at} of {base.events}"
     if process.returncode != -signal.SIGKILL:
         return Outcome("missed", f"{how}: it ended with {process.returncode}: {process.err[-200:]}")
-    return bench.finished(phase, how)
+    outcome = bench.finished(phase, how)
+    if phase.name == "data get" and outcome.result == "lost" and "the file is removed" in outcome.detail:
+        return bench.finished(phase, f"{how}; a damaged download is named, and fetched anew")
+    return outcome
 
 
 def _unforeseen() -> None:
