@@ -114,7 +114,7 @@ class DecodedSource:
         start, width, height, checksum = self.places[i]
         area = width * height
         stored = self.pixels[start : start + (5 if self.source.saliency else 4) * area]
-        if zlib.crc32(stored) != checksum:  # 0.3 ms for 500 x 375 pixels
+        if zlib.crc32(memoryview(stored)) != checksum:  # 0.3 ms for 500 x 375 pixels
             return self.source[i]
         image = self.pixels[start : start + 3 * area].reshape(height, width, 3)
         maps = [
