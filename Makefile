@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 FAST := $(addprefix tests/,golden losses methods ops test_batch.py test_labels.py test_layers.py test_metrics.py test_words.py)
 OLDEST := .venv-oldest
 
-.PHONY: demo check test test-long test-oldest lint hostile supply bench bench-gpu backbones docs containers gpu gpu-day clean
+.PHONY: demo check test test-long test-oldest lint hostile faults supply bench bench-gpu backbones docs containers gpu gpu-day clean
 
 demo: $(STAMP)  ## train BARM, fine-tuning and joint training on generated data; print and draw the comparison
 	$(BIN)/barm demo
@@ -46,6 +46,9 @@ containers: $(STAMP)  ## check Dockerfile and environment.yml, and build them wh
 
 backbones: $(STAMP)  ## backbones of all kinds trained, resumed and exported, in half an hour; the table of docs/backbones.md
 	$(BIN)/python benchmarks/backbones.py $(BACKBONES)
+
+faults: $(STAMP)  ## some 300 faults in every phase (kills, power cuts, full disks, flipped bits), in 20 minutes; results in runs/faults
+	OMP_NUM_THREADS=1 $(BIN)/python tests/faults/run.py --out runs/faults $(FAULTS)
 
 docs: $(STAMP)  ## the documentation as a site, to be opened at runs/site/index.html; broken links are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir runs/site

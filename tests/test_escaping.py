@@ -20,6 +20,7 @@ from barm.report.extension import extension_table
 from barm.report.results import read_results
 from barm.report.tables import classes_table, steps_table
 from barm.weights.card import Repository, card, code
+from editing import edit
 
 MARKUP = ("[/]", "[red]x", "[bold", ":smile:", "a\\")
 
@@ -107,8 +108,7 @@ def odd_run(tiny_run, tmp_path):
         old = about["classes"][1]["name"]
         about["classes"][1]["name"] = name
         run.add(index, {METHOD: about})
-        file = run.step_path(index) / "metrics.json"
-        file.write_text(file.read_text("utf-8").replace(json.dumps(old), json.dumps(name)), "utf-8")
+        edit(run.step_path(index) / "metrics.json", json.dumps(old), json.dumps(name))
     return run
 
 

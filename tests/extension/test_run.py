@@ -41,6 +41,7 @@ from barm.report.history import read_run
 from barm.report.results import read_result
 from barm.weights.published import export_checkpoint, import_published, read_checkpoint
 from barm.weights.push import push
+from editing import edit
 
 KNOWN = class_names(4)
 NEW, NEXT = "green-plain-heart", "blue-dotted-star"
@@ -226,8 +227,7 @@ def test_old_and_new_are_measured_where_they_are_labelled(finished, lamp, tmp_pa
 
 def test_without_labels_of_old_classes_agreement_is_told(make_run, tiny_settings, shapes_voc, lamp, tmp_path):
     run = make_run(tiny=tiny_settings, task="offline")
-    moved = (run / "config.toml").read_text("utf-8").replace(str(shapes_voc), str(tmp_path / "gone"))
-    (run / "config.toml").write_text(moved, "utf-8")
+    edit(run / "config.toml", str(shapes_voc), str(tmp_path / "gone"))
     result = extend(run, lamp, out=tmp_path / "new", quiet=True)
     assert "cannot be had" in result["notes"][0]
     assert result["old"] == {"before": None, "after": None}

@@ -210,7 +210,7 @@ def _index() -> Iterator[Case]:
     def entries(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], object]:
         def put(folder: Path) -> None:
             for path in (folder / "cache").glob("index-*.json"):
-                known = json.loads(path.read_text("utf-8"))
+                known = json.loads(path.read_text("utf-8").partition("\n")[2])
                 for entry in known.values():
                     change(entry)
                 path.write_text(json.dumps(known), "utf-8")
@@ -501,5 +501,8 @@ def lay_out(case: Case, material: Path, folder: Path) -> None:
     for run in ("run", "stopped"):
         config = folder / run / "config.toml"
         if config.is_file():
-            config.write_text(config.read_text("utf-8").replace(str(material), str(folder)), "utf-8")
+            text = config.read_text("utf-8").partition("\n")[2]  # without its checksum, which would refuse most files
+            config.write_text(text.replace(str(material), str(folder)), "utf-8")
+        for sums in (folder / run).rglob("checksums.json"):
+            sums.unlink()
     case.prepare(folder)

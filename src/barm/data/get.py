@@ -205,6 +205,8 @@ def _put_in_place(
         if archive.local is None:  # a new download may be sound
             path.unlink(missing_ok=True)
         raise
+    if hasattr(os, "sync"):  # not on Windows; tens of thousands of files one by one would take minutes
+        os.sync()
     for part in parts:
         target = work.root / part.path
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from io import BytesIO
@@ -15,11 +13,11 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from PIL import Image
-from rich.console import Console
 
 from barm.data.class_values import ADD, mask_key
 from barm.data.fingerprint import Content, digest
 from barm.data.images import CHANGES, READER, SIDEWAYS, Probe, Unreadable, open_image, probe, upright
+from barm.data.index_cache import load_entries, store_entries
 from barm.data.mask_values import LABELS, absent, colours, suggests
 from barm.data.masks import CONVERT, read_mask
 from barm.data.progress import progress_bar
@@ -28,7 +26,7 @@ from barm.data.sources.tree import Remark
 from barm.data.text import composed_text
 from barm.errors import UserError
 from barm.escaping import command
-from barm.reading import Unfit, check_regular, read_bytes, read_json, short
+from barm.reading import Unfit, check_regular, read_bytes, short
 from barm.words import natural
 
 Kind = Literal["missing", "mask", "colour", "id", "picture", "size", "map"]
@@ -135,14 +133,14 @@ def _refusal(source: FileSource, index: Index) -> str:
 def scan(source: FileSource, *, cache: bool = True) -> Index:
     """Scan every mask, image and map in parallel; files that did not change since the last scan come from the cache."""
     path = _cache_path(source)
-    known: dict[str, Any] = _load(path) if cache else {}
+    known: dict[str, Any] = load_entries(path) if cache else {}
     found: list[_Scan] = []
     with progress_bar(len(source)) as bar, ThreadPoolExecutor(cores()) as pool:
         jobs = pool.map(lambda i: _scan_image(source, i, known.get(source.names[i])), range(len(source)))
         found.extend(bar.track(jobs, total=len(source), description=f"scanning {source.split}"))
     entries = {name: one.entry for name, one in zip(source.names, found, strict=True) if one.entry is not None}
     if cache and entries != known:
-        _store(path, entries)
+        store_entries(path, entries)
     good = [one.entry for one in found if one.entry is not None and one.problem is None]
     return Index(
         tuple(foreground_of(one.values) if one.problem is None else frozenset() for one in found),
@@ -336,27 +334,6 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _load(path: Path) -> dict[str, Any]:
-    try:
-        entries = read_json(path, limit=None)
-    except (OSError, Unfit):
-        return {}
-    return entries if isinstance(entries, dict) else {}
-
-
-def _store(path: Path, entries: dict[str, Any]) -> None:
-    """Write the cache. A run does not fail if that is impossible (read-only or full home)."""
-    beside = path.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(json.dumps(entries), "utf-8")
-        beside.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            beside.unlink(missing_ok=True)
-        Console(stderr=True).print(f"the index is not cached ({error.strerror}): set BARM_CACHE to a writable folder")
 
 
 def write_class_list(path: Path, source: FileSource) -> None:

@@ -78,7 +78,7 @@ def read_known(run: Path, step: int | None) -> Known:
     config, last = directory.config(), directory.last_step()
     record = directory.read(last if step is None else step, METHOD)
     planned = last + 1 if "imported" in directory.provenance() else record.get("num_steps", last + 1)
-    if step is None and (last + 1 < planned or any(run.glob(".step*.partial"))):
+    if step is None and (last + 1 < planned or directory.has_partial()):
         raise UserError(
             f"{run} is not finished ({last + 1} of {planned} steps are): go on with it with `barm train --resume`, or "
             f"extend what is there with --step {last}"

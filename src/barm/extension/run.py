@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from barm.data.sampler import iterations_per_epoch
-from barm.engine.checkpoint.atomic import write_atomically
+from barm.engine.checkpoint import checksums
 from barm.engine.checkpoint.directory import COUNTS, EXTENSION, METHOD, METRICS, RunDirectory
 from barm.engine.checkpoint.network import renumbered
 from barm.engine.checkpoint.shared import SharedDirectory
@@ -135,7 +135,7 @@ def _extend(plan: Plan, rt: Runtime, target: Path, monitor: Monitor, resume: boo
     adopted = Adopted(tuple(known), take)
     run(plan.config, rt, target, monitor, resume=resume, only=[plan.step], data=plan.data, adopted=adopted)
     result = _result(settled, rt, directory, monitor, images)
-    rt.on_main(lambda: write_atomically(target / EXTENSION, (json.dumps(result, indent=1) + "\n").encode()))
+    rt.on_main(lambda: checksums.replace(target, {EXTENSION: (json.dumps(result, indent=1) + "\n").encode()}))
     rt.on_main(lambda: draw(plan, rt, directory, target / IMAGE))
     return result
 

@@ -12,6 +12,7 @@ import numpy as np
 import tomli_w
 
 from barm.data.palette import display_colours
+from barm.engine.checkpoint import checksums
 from barm.engine.checkpoint.differences import settings, shown, to_table
 from barm.engine.checkpoint.directory import COUNTS, EXTENSION, METHOD, METRICS, RunDirectory
 from barm.engine.checkpoint.schema import misfit
@@ -184,4 +185,5 @@ def _extension(path: Path) -> Mapping[str, Any] | None:
     wrong = misfit(EXTENSION, record)
     if wrong is not None:
         raise UserError(f"{path / EXTENSION} is damaged ({wrong}): restore the file, or remove it")
+    checksums.check(path / EXTENSION)
     return record

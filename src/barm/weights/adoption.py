@@ -118,13 +118,14 @@ def take(
     directory, calibration = RunDirectory(Path(out)), None
     try:
         record = {"imported": origin or found.title, "network": found.title}
-        directory.open(config, {**record, **({"calibrated_on": str(images)} if fitted else {})}, resume=False)
+        directory.open(
+            config, {**record, **({"calibrated_on": str(images)} if fitted else {})}, resume=directory.is_rest()
+        )
         if fitted:
             calibration = calibrate(network, files, Runtime(config.runtime), side=config.evaluation.crop)
         described = describe_classes(config, plan, plan[0], classes.names, id_palette())
-        directory.save_step(0, network.state_dict(), described, None, None)
-        if calibration is not None:
-            directory.add(0, {REPORT: {"images": str(images), **asdict(calibration)}})
+        report = {} if calibration is None else {REPORT: {"images": str(images), **asdict(calibration)}}
+        directory.save_step(0, network.state_dict(), described, None, None, more=report)
     finally:
         directory.close()
     return ImportedModel(Path(out), found.title, classes, config, calibration, found.notes)

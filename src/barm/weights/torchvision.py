@@ -188,11 +188,11 @@ def import_torchvision(
     check_names(own, given, {name for name in own if name.endswith("num_batches_tracked")}, str(path))
     module.load_state_dict({**own, **given})
     try:
-        directory.open(config, {"imported": str(path), "calibrated_on": str(images)}, resume=False)
+        directory.open(config, {"imported": str(path), "calibrated_on": str(images)}, resume=directory.is_rest())
         found = calibrate(module, files, Runtime(config.runtime), side=config.evaluation.crop)
         record = describe_classes(config, plan, plan[0], names, id_palette())
-        directory.save_step(0, module.state_dict(), record, None, None)
-        directory.add(0, {REPORT: {"images": str(images), **asdict(found)}})
+        report = {REPORT: {"images": str(images), **asdict(found)}}
+        directory.save_step(0, module.state_dict(), record, None, None, more=report)
     finally:
         directory.close()
     return found

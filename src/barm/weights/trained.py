@@ -10,6 +10,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from barm.engine.checkpoint.checksums import crc_of_tensors
 from barm.engine.checkpoint.directory import METHOD, RunDirectory
 from barm.engine.checkpoint.network import load_step, rebuild
 from barm.engine.checkpoint.schema import misfit
@@ -97,6 +98,8 @@ def _from_file(path: Path, step: int | None) -> Trained:
             "`barm export --format safetensors` wrote"
         )
     try:
+        if description.get("crc32", crc := crc_of_tensors(path)) != crc:  # older versions wrote none
+            raise UserError(f"{path} is damaged (its tensors do not fit their checksum): export or fetch it again")
         return _described(description, state, path, step)
     except UserError:
         raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -44,14 +45,24 @@ def write_atomically(path: Path, content: bytes | memoryview, *, flush: bool = T
 
 def sync(path: Path) -> None:
     """Flush a file, or on Unix a folder, to the disk. Windows cannot open folders, and flushes only writable files."""
-    folder = path.is_dir()
-    if folder and os.name == "nt":
+    if os.name == "nt" and path.is_dir():
         return
-    handle = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
+    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def sync_present(path: Path) -> None:
+    """Flush a file to the disk, if there is one."""
+    if path.is_file():
+        sync(path)
+
+
+def as_json(value: Any, indent: int | None = 1) -> bytes:
+    """A JSON file's content."""
+    return (json.dumps(value, indent=indent) + "\n").encode()
 
 
 def apart(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

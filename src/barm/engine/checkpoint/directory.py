@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,8 +15,8 @@ from pydantic import ValidationError
 from safetensors.torch import save
 from torch import Tensor
 
-from barm.engine.checkpoint import place
-from barm.engine.checkpoint.atomic import apart, linked, save_pickled, sync, write_atomically
+from barm.engine.checkpoint import checksums, place
+from barm.engine.checkpoint.atomic import apart, as_json, linked, save_pickled, sync, sync_present, write_atomically
 from barm.engine.checkpoint.differences import AGREEING, difference, other_class, settings, to_table
 from barm.engine.checkpoint.images import Images, check_same
 from barm.engine.checkpoint.provenance import continued
@@ -25,21 +24,15 @@ from barm.engine.checkpoint.schema import misfit, misfit_state
 from barm.engine.config import RunConfig
 from barm.engine.distributed.launcher import launch, restarted
 from barm.engine.finite import check_finite
-from barm.errors import UserError, nearest
+from barm.errors import UserError
 from barm.models.segmenter import NetworkConfig
-from barm.reading import Unfit, read_json, read_pickled, read_safetensors, read_toml
+from barm.reading import Unfit, parse_toml, read_json, read_pickled, read_safetensors, read_text
 
 CARRIED = "state.safetensors"  # of a method, for the next step
 EXTENSION = "extension.json"  # in the folder of a run that `barm extend` made
-CONFIG, LOCK = place.CONFIG, place.LOCK
-MODEL, METHOD, COUNTS, METRICS, MEMORY, IMAGES = (
-    "model.safetensors",
-    "method.json",
-    "counts.json",
-    "metrics.json",
-    "memory.json",
-    "pictures.json",
-)
+CONFIG, LOCK, LOG = place.CONFIG, place.LOCK, "log.csv"
+MODEL, METHOD, COUNTS = "model.safetensors", "method.json", "counts.json"
+METRICS, MEMORY, IMAGES = "metrics.json", "memory.json", "pictures.json"
 
 
 class RunDirectory:
@@ -119,6 +112,8 @@ class RunDirectory:
             raise UserError(f"{self.path} is in use by another run: wait for it or choose another --out") from error
         self._lock = lock
         self._made, self._began = not present, not existing
+        for index in self.finished_steps():  # what a loss of power has left, or brought back
+            shutil.rmtree(self._partial(index), ignore_errors=True)
         if existing:
             self._check_classes(provenance.get("classes", ()))
             if images is not None:  # before settings that the images decide
@@ -127,7 +122,7 @@ class RunDirectory:
             provenance = continued(self.provenance(), provenance)
         self.images = images
         document = {**to_table(config), "provenance": dict(provenance)}
-        write_atomically(self.path / CONFIG, tomli_w.dumps(document).encode())
+        write_atomically(self.path / CONFIG, checksums.sealed(tomli_w.dumps(document)).encode())
 
     def check_same(self, config: RunConfig, same: Sequence[str] = AGREEING) -> None:
         """Refuse a configuration that differs from the stored one in the tables `same`."""
@@ -155,7 +150,8 @@ class RunDirectory:
 
     def forget(self, first: int) -> None:
         """Remove the finished steps from `first` on, unless one of them was stopped and can go on."""
-        if any(self._partial(i).exists() for i in range(first, 1 + max([first, *self.finished_steps()]) + 1)):
+        steps = range(first, max([first, *self.finished_steps()]) + 2)
+        if any(self._partial(i).exists() and not self.step_path(i).is_dir() for i in steps):
             return
         for index in self.finished_steps():
             if index >= first:
@@ -207,20 +203,14 @@ class RunDirectory:
     def _document(self) -> dict[str, Any]:
         path = self.path / CONFIG
         if not path.is_file():
-            raise UserError(f"{self.path} is not a run: {self._instead()}")
+            raise UserError(f"{self.path} is not a run: {place.instead(self.path)}")
         try:
-            return read_toml(path)
+            text = read_text(path)
+            table = parse_toml(text, path)
         except Unfit as error:
             raise self._damaged(path, error.what) from None
-
-    def _instead(self) -> str:
-        """Describe a folder that holds no run, and the runs in it or beside it that may be meant."""
-        if not self.path.exists():
-            beside = (p.parent.name for p in self.path.parent.glob(f"*/{CONFIG}"))
-            meant = nearest(self.path.name, beside)
-            return f"there is no such folder{meant}"
-        inside = sorted(str(p.parent) for p in self.path.glob(f"*/{CONFIG}"))
-        return f"expected {CONFIG} in it" + (f"; did you mean {' or '.join(inside[:3])}?" if inside else "")
+        checksums.check_seal(text, path)
+        return table
 
     def _damaged(self, path: Path, what: str) -> UserError:
         return UserError(
@@ -236,11 +226,12 @@ class RunDirectory:
         metrics: Mapping[str, Any] | None,
         memory: Sequence[Mapping[str, Any]] | None = None,
         carried: Mapping[str, Tensor] | None = None,
+        more: Mapping[str, Any] = {},
     ) -> None:
         """Write a finished step atomically: temporary folder, flush, rename.
 
-        An imported step has no counts and no metrics until it is evaluated. Few methods keep a memory of images, or
-        carry a state of their own.
+        An imported step has no counts and no metrics until it is evaluated; `more` are further JSON files of it. Few
+        methods keep a memory of images, or carry a state of their own.
 
         Raises:
             UserError: for tensors that hold anything but numbers; nothing is written then.
@@ -249,18 +240,14 @@ class RunDirectory:
         for part in tensors.values():
             check_finite(part, f"step {index} for {self.path}")
         plain = None if counts is None else counts.tolist()
-        files = {METHOD: method, COUNTS: plain, METRICS: metrics, MEMORY: memory}
+        values = {METHOD: method, COUNTS: plain, METRICS: metrics, MEMORY: memory, **more}
+        files = {name: save(apart(part)) for name, part in tensors.items()}
+        files |= {name: as_json(value) for name, value in values.items() if value is not None}
+        if self.images is not None:
+            files[IMAGES] = as_json(self.images, indent=None)
+        sync_present(self.path / LOG)  # of updates that are not done again
         with self._appearing(index) as beside:
-            for name, part in tensors.items():
-                (beside / name).write_bytes(save(apart(part)))
-            for name, value in files.items():
-                if value is not None:
-                    (beside / name).write_text(json.dumps(value, indent=1) + "\n", "utf-8")
-            if self.images is not None:
-                (beside / IMAGES).write_text(json.dumps(self.images) + "\n", "utf-8")
-            for file in beside.iterdir():
-                sync(file)
-            sync(beside)
+            checksums.fill(beside, files)
         sync(self.path)
         shutil.rmtree(self._partial(index), ignore_errors=True)
 
@@ -288,17 +275,21 @@ class RunDirectory:
         """
         there = other._finished(index)
         with self._appearing(index) as beside:
-            for file in sorted(there.iterdir()):
-                if file.name not in (*changed, *leave, IMAGES):  # those of the other run, not of this one
-                    linked(file, beside / file.name)
-            for name, value in changed.items():
-                (beside / name).write_text(json.dumps(value, indent=1) + "\n", "utf-8")
-                sync(beside / name)
+            left = {*changed, *leave, IMAGES, checksums.CHECKSUMS}  # those of the other run, not of this one
+            kept = [file for file in sorted(there.iterdir()) if file.name not in left]
+            for file in kept:
+                linked(file, beside / file.name)
+            checksums.fill(
+                beside,
+                {name: as_json(value) for name, value in changed.items()},
+                [file.name for file in kept],
+                checksums.sums_of(there),
+            )
+        sync(self.path)
 
     def add(self, index: int, files: Mapping[str, Any]) -> None:
         """Add further JSON files to a finished step, by name."""
-        for name, value in files.items():
-            write_atomically(self._finished(index) / name, (json.dumps(value, indent=1) + "\n").encode())
+        checksums.replace(self._finished(index), {name: as_json(value) for name, value in files.items()})
 
     def load_model_state(self, index: int) -> dict[str, Tensor]:
         """Load the tensors of a finished step."""
@@ -311,7 +302,9 @@ class RunDirectory:
     def _tensors(self, index: int, name: str) -> dict[str, Tensor]:
         path = self._finished(index) / name
         try:
-            return read_safetensors(path)
+            tensors = read_safetensors(path)
+            checksums.check(path)
+            return tensors
         except FileNotFoundError:
             raise self._damaged(path, "it is missing") from None
         except Unfit as error:
@@ -325,6 +318,9 @@ class RunDirectory:
         name = path.name
         try:
             value = read_json(path, limit=None)  # some have a line for every image
+            wrong = misfit(name, value)
+            if wrong is None:
+                checksums.check(path)
         except FileNotFoundError:
             if name == METHOD:
                 raise self._damaged(path, "it is missing") from None
@@ -333,7 +329,6 @@ class RunDirectory:
             ) from None
         except Unfit as error:
             raise self._damaged(path, error.what) from None
-        wrong = misfit(name, value)
         if wrong is not None:
             raise self._damaged(path, f"it holds something else than barm wrote: {wrong}")
         return value
@@ -355,18 +350,25 @@ class RunDirectory:
     def _partial(self, index: int) -> Path:
         return self.path / f".step{index:02d}.partial"
 
+    def is_rest(self) -> bool:
+        """Whether here is only what an import leaves that was killed; the next one begins anew."""
+        begun = (self.path / CONFIG).is_file() and not self.finished_steps() and not self.has_partial()
+        return begun and "imported" in self.provenance()
+
     def has_partial(self) -> bool:
         """Whether there is a saved state of an unfinished step."""
-        return any(self.path.glob(".step*.partial"))
+        found = (p.name.removeprefix(".step").partition(".")[0] for p in self.path.glob(".step[0-9]*.partial"))
+        return any(not self.step_path(int(number)).is_dir() for number in found if number.isdigit())
 
     def save_partial(self, index: int, state: Mapping[str, Any]) -> None:
         """Store the trainer's state of an unfinished step, and its images' record."""
+        sync_present(self.path / LOG)  # of updates that are not done again
         self._partial(index).mkdir(exist_ok=True)
         target, record = (self._partial(index) / name for name in ("trainer.pt", IMAGES))
         try:
             if self.images is not None and not (target.exists() and record.exists()):
-                write_atomically(record, json.dumps(self.images).encode())
-            save_pickled(target, dict(state))
+                checksums.replace(record.parent, {IMAGES: as_json(self.images, indent=None)})
+            save_pickled(target, {"format": checksums.FORMAT, **state})
         except BaseException:
             if not target.exists():
                 shutil.rmtree(self._partial(index))
@@ -377,10 +379,13 @@ class RunDirectory:
         path = self._partial(index) / "trainer.pt"
         try:
             state = read_pickled(path)
+            checksums.check_archive(path)
         except FileNotFoundError:
             return None
         except Unfit as error:
             raise self.damaged_partial(index, error.what) from None
+        if isinstance(state, dict) and isinstance(found := state.pop("format", 0), int):
+            checksums.check_format(found, path)
         wrong = misfit_state(state)
         if wrong is not None:
             raise self.damaged_partial(index, wrong)

@@ -21,6 +21,7 @@ Name = Annotated[str, StringConstraints(strict=True, min_length=1, pattern=r"^[^
 Byte = Annotated[int, Field(strict=True, ge=0, le=255)]
 Position = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
 Count = Annotated[int, Field(strict=True, ge=0, lt=2**62)]
+Crc = Annotated[str, StringConstraints(strict=True, pattern=r"^[0-9a-f]{8}$")]
 Score = FiniteFloat | None
 
 STATE = {  # of a step that is not finished: what `RunDirectory.save_partial` is given
@@ -115,12 +116,21 @@ class ExtensionForm(_Form):
     learned: list[Name]
 
 
+class ChecksumsForm(_Form):
+    """``checksums.json``: the accepted CRC-32 of every file, and that of this table itself."""
+
+    format: Annotated[int, Field(strict=True, ge=1)]
+    files: dict[Name, Annotated[list[Crc], Field(min_length=1)]]
+    own: Crc
+
+
 FORMS: dict[str, TypeAdapter[Any]] = {
     "method.json": TypeAdapter(MethodForm),
     "metrics.json": TypeAdapter(MetricsForm),
     "counts.json": TypeAdapter(list[list[Count]]),
     "pictures.json": TypeAdapter(ImagesForm),
     "memory.json": TypeAdapter(list[ExemplarForm]),
+    "checksums.json": TypeAdapter(ChecksumsForm),
     "extension.json": TypeAdapter(ExtensionForm),
 }
 

@@ -18,6 +18,7 @@ from safetensors.torch import load, save
 from torch import nn
 
 from barm.engine.checkpoint.atomic import write_atomically
+from barm.engine.checkpoint.checksums import crc_of_tensors
 from barm.engine.checkpoint.network import rebuild
 from barm.errors import UserError
 from barm.weights.export.agreement import Agreement, Predict, compare, in_pytorch, own_images
@@ -124,6 +125,7 @@ def to_safetensors(trained: Trained, part: Part = unbounded) -> Made:
     """Make a file for ``barm.load``: the trained tensors; description and method are in the header."""
     description = {**describe(trained), "trained": dict(trained.record)}
     state = {name: t.contiguous() for name, t in trained.network.state_dict().items()}
+    description["crc32"] = crc_of_tensors(save(state))
     content = save(state, {KEY: json.dumps(description)})
     network, method = rebuild(trained.record, trained.method.step.index, load(content), "the file")
     again = Trained(network, method, trained.record, trained.runtime, trained.origin)

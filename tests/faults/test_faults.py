@@ -1,0 +1,59 @@
+"""Some cells of the campaign of faults on every run of the whole suite; ``make faults`` runs all of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).with_name("run.py")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="finds open files in /proc"),
+]
+
+
+def campaign(out: Path, *words: str) -> tuple[int, dict[str, int], list[dict[str, object]], str]:
+    """Run the script: status, totals, cells and what it printed."""
+    run = subprocess.run(
+        [sys.executable, str(SCRIPT), "--out", str(out), *words],
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert (out / "faults.json").exists(), run.stdout + run.stderr[-2000:]
+    record = json.loads((out / "faults.json").read_text())
+    return run.returncode, record, record["cells"], run.stdout
+
+
+def test_nothing_is_lost_and_nothing_is_silent(tmp_path):
+    """Every eleventh cell: all phases, most faults."""
+    status, totals, cells, shown = campaign(tmp_path, "--every", "11")
+    assert status == 0, shown
+    assert totals["lost"] == totals["silent"] == 0
+    assert totals["survived"] + totals["named"] >= 25, shown
+    assert len({cell["phase"] for cell in cells}) == 13
+    assert len({cell["fault"] for cell in cells}) >= 8
+    assert re.search(r"lost 0, silent 0", shown)
+
+
+@pytest.mark.parametrize(
+    ("broken", "words", "column"),
+    [
+        ("steps", ("--phase", "step 0", "--fault", "SIGKILL"), "lost"),
+        ("flush", ("--phase", "step 0", "--fault", "power cut"), "lost"),
+        ("checksums", ("--phase", "grid", "--fault", "bit flipped", "--most", "4"), "silent"),
+    ],
+)
+def test_a_program_that_is_broken_on_purpose_is_found_out(broken, words, column, tmp_path):
+    """Steps written in place, nothing flushed, no checksum compared: the campaign must see each."""
+    status, totals, _, shown = campaign(tmp_path, "--broken", broken, *words)
+    assert totals[column] > 0, shown
+    assert status == 1
