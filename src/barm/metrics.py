@@ -13,8 +13,6 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from barm.labels import IGNORE
-
 EPSILON = 1e-6  # spec/barm.md section 5: a class that neither occurs nor is predicted scores 0
 Scores = NDArray[np.float64]
 
@@ -44,18 +42,15 @@ def near_borders(label: Tensor, width: int) -> Tensor:
     """Pixels that are at most `width` pixels from a pixel of another class, along either axis, ``(N, H, W)`` bool.
 
     Args:
-        label: channels, ``(N, H, W)``; 255 is no class and makes no border.
+        label: channels, ``(N, H, W)``. 255 counts as a class, since VOC draws it around every object.
         width: in pixels.
 
     >>> near_borders(torch.tensor([[[0, 0, 0, 1, 1, 1]]]), 1).int().tolist()
     [[[0, 0, 1, 1, 0, 0]]]
     """
     value = label.unsqueeze(1).float()
-    unknown = value == IGNORE
-    window = 2 * width + 1
-    largest = F.max_pool2d(value.masked_fill(unknown, -1), window, 1, width)
-    smallest = -F.max_pool2d(-value, window, 1, width)  # 255 is above every class
-    return ((largest > smallest) & ~unknown).squeeze(1)
+    largest, smallest = (sign * F.max_pool2d(sign * value, 2 * width + 1, 1, width) for sign in (1, -1))
+    return (largest > smallest).squeeze(1)
 
 
 def reliability(probability: Tensor, prediction: Tensor, label: Tensor, num_classes: int, bins: int) -> Tensor:

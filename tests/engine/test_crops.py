@@ -70,11 +70,11 @@ def opened(root: Path) -> Data:
 
 @pytest.mark.parametrize("stride", [8, 16])
 @pytest.mark.parametrize("size", [(80, 60), (60, 80), (160, 160), (161, 100), (500, 375), (4000, 3000), (20, 20)])
-def test_the_crop_holds_the_image(size, stride):
+def test_the_crop_holds_the_shorter_side_of_the_image(size, stride):
     crop = fitting(size, stride)
     assert crop % stride == 1
-    assert crop == 513 if max(size) > 513 else crop >= max(size)
-    assert crop - max(size) < stride or max(size) < 2 * stride or crop == 513
+    assert crop == 513 if min(size) > 513 else crop >= min(size)
+    assert crop - min(size) < stride or min(size) < 2 * stride or crop == 513
 
 
 @pytest.mark.parametrize("name", ["barm", "mib", "plop", "ssul", "dkd", "finetune", "joint"])
@@ -94,9 +94,12 @@ def test_published_protocols_stay(data):
 
 def test_the_choice_is_stored_with_its_reason(run):
     config = read_config(run)
-    assert (config.base.crop, config.increment.crop, config.evaluation.crop) == (81, 81, 0)
+    assert (config.base.crop, config.increment.crop, config.evaluation.crop) == (65, 65, 0)
     chosen = RunDirectory(run).provenance()["chosen"]
-    assert chosen["base.crop"] == "81: the smallest 16 k + 1 that holds the training image of median size, 80x60"
+    assert (
+        chosen["base.crop"]
+        == "65: the smallest 16 k + 1 that holds the shorter side of the median training image, 80x60"
+    )
     assert set(chosen) == {"base.crop", "increment.crop"}
 
 
@@ -107,7 +110,7 @@ def test_the_choice_is_printed(small, tmp_path):
         app, ["train", "--recipe", "folder/barm", "--data", str(small), "--task", "2-1", *out, *words]
     )
     assert done.exit_code == 0, done.output
-    assert "base.crop is 81: the smallest 16 k + 1 that holds" in " ".join(done.output.split())
+    assert "base.crop is 65: the smallest 16 k + 1 that holds" in " ".join(done.output.split())
     assert "warning" not in done.output
 
 
@@ -157,8 +160,8 @@ def test_native_size_and_settings_of_the_evaluation(run, small, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        (["base.crop=513"], r"base\.crop=513 is far larger .* 80x60\): 98 % of a crop is padding.*--set base\.crop=81"),
-        (["base.crop=513", "base.geometry=resized_crop"], r"enlarged 6\.4 times.*--set base\.crop=81"),
+        (["base.crop=513"], r"base\.crop=513 is far larger .* 80x60\): 98 % of a crop is padding.*--set base\.crop=65"),
+        (["base.crop=513", "base.geometry=resized_crop"], r"enlarged 6\.4 times.*--set base\.crop=65"),
         (["increment.crop=17"], r"a crop of 17 pixels shows 6 % of a training image"),
         (["evaluation.crop=513"], r"evaluation\.crop=513 enlarges the images 8\.6 times.*--set evaluation\.crop=0"),
         (["evaluation.crop=32"], r"evaluation\.crop=32 makes the images smaller 1\.9 times"),
@@ -192,7 +195,7 @@ def test_large_images_are_told_of(small):
 def test_a_source_of_ones_own_without_sizes(small):
     data = opened(small)
     bare = Data(data.train.with_index([frozenset()] * len(data.train)), data.val, data.plan)
-    assert sized(load_config("folder/barm", FAST, {"task": {"name": "2-1"}}), bare).config.base.crop == 81
+    assert sized(load_config("folder/barm", FAST, {"task": {"name": "2-1"}}), bare).config.base.crop == 65
 
 
 def test_evaluate_says_how_it_measured(run):
@@ -213,7 +216,7 @@ def test_an_extension_follows_its_own_images(run, tmp_path):
     (tmp_path / "larger/classes.txt").write_text("a\nb\nnovel\n")
     extend(run, tmp_path / "larger", ["novel"], out=tmp_path / "new", quiet=True)
     config = read_config(tmp_path / "new")
-    assert (config.base.crop, config.increment.crop) == (81, 161)
+    assert (config.base.crop, config.increment.crop) == (65, 113)
     assert set(RunDirectory(tmp_path / "new").provenance()["chosen"]) == {"increment.crop"}
 
 

@@ -14,7 +14,10 @@ from typer.testing import CliRunner
 import barm
 from barm.api import evaluate, fit
 from barm.cli import app
+from barm.config import load_config
+from barm.engine.checkpoint.directory import COUNTS, RunDirectory
 from barm.engine.details import BINS, BORDER, confused
+from barm.methods import METHODS
 from barm.metrics import calibration_error, class_iou, confusion_counts, near_borders, reliability
 
 
@@ -26,13 +29,14 @@ def run(tmp_path_factory, shapes_voc, tiny_settings) -> Path:
     return path
 
 
-def test_a_border_has_its_width_on_both_sides_and_255_makes_none():
+def test_a_border_has_its_width_on_both_sides_and_255_makes_one():
+    """VOC draws a ring of 255 around every object, so that no class is near another one."""
     label = torch.zeros(1, 9, 12, dtype=torch.long)
     label[..., 6:] = 2
     label[:, 0] = 255
     found = near_borders(label, 2)
-    assert torch.equal(found[0, 1:], torch.tensor([0, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0, 0]).bool().expand(8, -1))
-    assert not found[:, 0].any()
+    assert torch.equal(found[0, 3:], torch.tensor([0, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0, 0]).bool().expand(6, -1))
+    assert found[:, :3].all()
 
 
 def test_borders_are_those_of_a_dilation():
@@ -88,6 +92,23 @@ def test_the_command_says_it_in_sentences(run):
     assert "mIoU at most 3 pixels from another class " in done.output
     assert "expected calibration error " in done.output
     assert "details" not in evaluate(run, quiet=True)
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_every_method_is_measured_by_the_labels_that_it_predicts(
+    name, shapes_voc, tiny_settings, tmp_path, monkeypatch
+):
+    settings = [*tiny_settings, "runtime.workers=0"]
+    fit(
+        load_config(f"shapes/3-1/{name}", settings, {"data": {"root": str(shapes_voc)}}),
+        out=tmp_path / "run",
+        quiet=True,
+    )
+    seen = list[torch.Tensor]()
+    monkeypatch.setattr("barm.engine.details.confused", lambda counts, names: seen.append(counts) or [])
+    found = evaluate(tmp_path / "run", details=True, quiet=True)
+    assert seen[0].tolist() == RunDirectory(tmp_path / "run").read(1, COUNTS)
+    assert all(0 <= b["probability"] <= 1 for b in found["details"].get("bins", ()))
 
 
 def test_scores_that_are_no_probabilities_have_no_calibration(tmp_path, shapes_voc, tiny_settings):

@@ -44,7 +44,6 @@ CODE = {
     "torch": {"torch": "9.9.9"},
     "timm": {"timm": "9.9.9"},
     "pillow": {"pillow": "9.9.9"},
-    "processes": {"processes": 2},
 }
 ALLOWED = {  # named switches of what changes no result, or rounding alone
     "one worker": "runtime.workers=1",
@@ -119,12 +118,37 @@ def test_a_change_of_the_code_is_refused_or_allowed_by_name(kind, run, stopped, 
     ((name, value),) = CODE[kind].items()
     there = RunDirectory(run).provenance()[name]
     told = refused(run)
-    assert f"was started with other code ({name} {there} there, {value} here)" in told
+    assert f"was begun with other code ({name} {there} there, {value} here)" in told
     assert "--set runtime.other_code=true" in told
     again(run, "runtime.other_code=true")
     record = tomllib.loads((run / "config.toml").read_text())["provenance"]
     assert record[name] == there
     assert f"{name} {value}" in record["resumed"][-1]
+    assert not RunDirectory(run).config().runtime.other_code, "the switch is for one start"
+    assert same_weights(run, stopped / "whole")
+
+
+def test_the_code_of_the_last_start_counts(run, monkeypatch):
+    others = iter(["9.9.9", "9.9.9", "0.0.1"])
+    monkeypatch.setattr("barm.engine.run.provenance", lambda *words: {**provenance(*words), "barm": next(others)})
+    saved = shutil.copytree(run / ".step01.partial", run.parent / "saved")
+    again(run, "runtime.other_code=true")
+    for allowed in (True, False):
+        shutil.rmtree(run / "step01")
+        shutil.copytree(saved, run / ".step01.partial")
+        if allowed:
+            again(run)
+        else:
+            assert "barm 9.9.9 there, 0.0.1 here" in refused(run)
+
+
+def test_between_two_steps_other_code_is_a_warning(stopped, tmp_path, monkeypatch, capsys):
+    run = Path(shutil.copytree(stopped / "whole", tmp_path / "run"))
+    shutil.rmtree(run / "step01")
+    monkeypatch.setattr("barm.engine.run.provenance", lambda *words: {**provenance(*words), "git": "0123456789ab"})
+    fit(load_config(run / "config.toml"), out=run, steps=[0, 1], resume=True)
+    told = " ".join(capsys.readouterr().err.split())
+    assert "goes on with other code than before (git" in told
     assert same_weights(run, stopped / "whole")
 
 

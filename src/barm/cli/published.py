@@ -119,7 +119,11 @@ def to_config(options: argparse.Namespace, device: str = "auto") -> RunConfig:
             "batch_size": options.val_batch_size,
             "absent": "zero",
         },
-        "runtime": {"precision": amp if options.amp else "32-true", "device": device},
+        "runtime": {
+            "precision": amp if options.amp else "32-true",
+            "device": device,
+            "other_code": True,  # no flag could allow it, and steps are often trained on different days: a warning
+        },
     }
     base = {**step, "lr": {"new": BASE_RATE, "aspp": BASE_RATE, "old": BASE_RATE, "backbone": BASE_BACKBONE_RATE}}
     later = {**step, "lr": {"new": options.lr, "aspp": ASPP_RATE, "old": OLD_RATE, "backbone": OLD_RATE}}

@@ -39,7 +39,7 @@ def store_entries(path: Path, entries: dict[str, Any]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(entries)
-        beside.write_text(f"{_head(text)}\n{text}", "utf-8")
+        beside.write_bytes(f"{_head(text)}\n{text}".encode())
         beside.replace(path)
     except OSError as error:
         with suppress(OSError):

@@ -28,6 +28,8 @@ def new_folder(root: Path) -> Iterator[Path]:
     try:
         beside.mkdir(parents=True)
         yield beside
+        if hasattr(os, "sync"):  # not on Windows
+            os.sync()  # a loss of power may not leave names without their contents
         _move(beside, root)
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)

@@ -71,7 +71,11 @@ def _write(source: FileSource, i: int, *, root: Path, longest: int) -> bool:
     sample, file = source[i], source.images[i]
     width, height = sample.image.size
     factor = min(1.0, longest / max(width, height))
-    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    size = (round(width * factor), round(height * factor))
+    if min(size) < SMALLEST <= min(width, height):
+        raise UserError(
+            f"{file} would have {size[0]} x {size[1]} pixels, but a side needs {SMALLEST}: give a larger --longest"
+        )
     smaller = size != sample.image.size
     suffix = file.suffix.lower() if not smaller or file.suffix.lower() in JPEG else ".png"
     target = _target(root / "images" / source.split / (source.names[i] + suffix))

@@ -296,7 +296,7 @@ class RuntimeConfig(_Config):
             keeping it: the same results in less memory, a quarter slower (docs/speed.md), without CUDA graphs;
             `compile` leaves the backbone out.
         deterministic: on a GPU, only algorithms that give the same bits every time, as a processor's do; slower.
-        other_code: resume a run with another version of barm or its libraries, or another number of processes.
+        other_code: go on, this once, within a step that another version of barm or its libraries has begun.
         save_every: iterations between two saved trainer states.
         log_every: iterations between two values of the loss in the log; between them nothing waits for the device.
         tensorboard: write event files.

@@ -104,24 +104,24 @@ def chosen_lines(chosen: Mapping[str, str], steps: Iterable[int] = (0, 1)) -> li
 
 
 def fitting(size: Size, stride: int) -> int:
-    """The smallest side ``stride * k + 1`` that holds an image, at most `MOST`.
+    """The smallest side ``stride * k + 1`` that holds the shorter side of an image, at most `MOST`.
 
-    So do the published crops: 513 pixels hold VOC's images, whose longer side is 500, and every corner of such a
-    crop is a position of the feature map.
+    Every corner of such a crop is a position of the feature map. A crop that holds the longer side too, as the
+    published 513 pixels do for VOC's images of 500 x 375, has nearly twice as many pixels.
 
     >>> fitting((160, 120), 16), fitting((500, 375), 16), fitting((4000, 3000), 16)
-    (161, 513, 513)
+    (129, 385, 513)
     """
-    steps = max(2, -(-(max(size) - 1) // stride))
+    steps = max(2, -(-(min(size) - 1) // stride))
     return min(stride * steps + 1, MOST)
 
 
 def _reason(crop: int, size: Size, stride: int) -> str:
     width, height = size
-    if crop < max(size):
+    if crop < min(size):
         why = f"the largest that is chosen; the training image of median size is {width}x{height}"
     else:
-        why = f"the smallest {stride} k + 1 that holds the training image of median size, {width}x{height}"
+        why = f"the smallest {stride} k + 1 that holds the shorter side of the median training image, {width}x{height}"
     return f"{crop}: {why}"
 
 

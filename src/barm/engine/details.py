@@ -16,6 +16,7 @@ from barm.engine.runtime import Runtime
 from barm.labels import IGNORE
 from barm.methods.base import Method
 from barm.metrics import calibration_error, class_iou, confusion_counts, near_borders, reliability
+from barm.ops.upsampled import upsample
 
 BORDER = 3  # pixels on either side
 BINS = 15  # of the probability
@@ -45,12 +46,13 @@ def details(
         known = torch.tensor(data.known(source, method.step), device=rt.device)
         with measured(config, rt, method, source, data, monitor) as (batches, progress):
             for batch in batches:
-                sure, channel = method.confidence(network(batch.image), batch.size)
+                upsampled = upsample(method.upsampled(network(batch.image)), batch.size)
+                sure, channel = method.decided(upsampled).max(dim=1)
                 label = batch.label.where((batch.label != 0) | known[channel], IGNORE)
                 border = near_borders(batch.label, BORDER)
                 near += confusion_counts(channel, label.where(border, IGNORE), num_classes)
                 far += confusion_counts(channel, label.where(~border, IGNORE), num_classes)
-                bins += reliability(sure, channel, label, num_classes, BINS)
+                bins += reliability(sure.clamp(max=1), channel, label, num_classes, BINS)
                 progress()
     near, far, bins = (rt.all_sum(part).cpu() for part in (near, far, bins))
     names = [data.train.class_names[i] for i in (0, *method.step.seen)]

@@ -93,15 +93,19 @@ def run(
     placed = {*(adopted.steps if adopted else ()), *([0] if start_from is not None else [])}
     _check_order(directory, [s.index for s in steps], placed)
     datasets = {s.index: train_dataset(config, data, s) for s in steps if not directory.is_complete(s.index)}
-    again = resume or RunDirectory(path).goes_on
+    lines = list(warnings)
+
+    def begin() -> None:
+        again = resume or RunDirectory(path).goes_on
+        lines.extend(_other_code(path, config, record) if again and datasets else ())
+        directory.open(_stored(config), record, resume=again, same=same, images=images_of(data))
+
     try:
-        if again and datasets and not config.runtime.other_code:
-            rt.on_main(lambda: _check_code(path, record))
-        rt.on_main(lambda: directory.open(config, record, resume=again, same=same, images=images_of(data)))
+        rt.on_main(begin)
         monitor.open(path, lambda: peak_memory(rt.device))
         for line in chosen_lines(chosen, datasets):
             monitor.say(markup(line))
-        for line in (*data.warned(config, [s for s in steps if s.index in datasets]), *warnings):
+        for line in (*data.warned(config, [s for s in steps if s.index in datasets]), *lines):
             monitor.say(f"[yellow]warning:[/yellow] {markup(line)}")
         with told(path), rt.catch_signals():
             if start_from is not None:
@@ -116,16 +120,27 @@ def run(
         directory.close()
 
 
-def _check_code(path: Path, now: Mapping[str, Any]) -> None:
-    """Refuse to go on with a run by other code than it was started with."""
+def _other_code(path: Path, config: RunConfig, now: Mapping[str, Any]) -> list[str]:
+    """Warn where other code goes on with a run than worked on it last.
+
+    Raises:
+        UserError: if that would change within a step, unless the configuration allows it.
+    """
     run = RunDirectory(path)
-    trained = run.has_partial() or any(run.has(i, IMAGES) for i in run.finished_steps())  # not imported alone
+    begun = run.has_partial()
+    trained = begun or any(run.has(i, IMAGES) for i in run.finished_steps())  # not imported alone
     found = other_code(run.provenance(), now) if trained else None
-    if found is not None:
+    if found is not None and begun and not config.runtime.other_code:
         raise UserError(
-            f"{path} was started with other code ({found}): resume it with the same, or allow the change with "
+            f"a step of {path} was begun with other code ({found}): resume it with the same, or allow the change with "
             "--set runtime.other_code=true"
         )
+    return [] if found is None else [f"{path} goes on with other code than before ({found})"]
+
+
+def _stored(config: RunConfig) -> RunConfig:
+    """The configuration as a run keeps it: a change of code is allowed for one start."""
+    return config.model_copy(update={"runtime": config.runtime.model_copy(update={"other_code": False})})
 
 
 def _check_order(directory: RunDirectory, wanted: Sequence[int], placed: set[int]) -> None:

@@ -14,7 +14,7 @@ from barm.errors import UserError, nearest
 from barm.models import mobilenet
 from barm.models.adopted import AdoptedConfig, AdoptedSegmenter
 from barm.models.backbone import Side, create_backbone, drop_stem_activation, has_low_level, reveal_stages
-from barm.models.download import check_named
+from barm.models.download import HUB, check_named
 from barm.models.inputs import IMAGENET_MEAN, IMAGENET_STD, InputRule, Normalise, Order, timm_rule
 from barm.models.neck import AddedPoolNeck, AtrousNeck, DecoderNeck, Neck, make_separable
 from barm.models.pairs import Form, pair_backbone, pair_neck
@@ -121,6 +121,14 @@ class NetworkConfig(BaseModel):
     def rule(self) -> InputRule:
         """Rule by which images are normalised."""
         return InputRule(self.mean, self.std, self.order)
+
+    @model_validator(mode="after")
+    def _backbone_of_timm(self) -> NetworkConfig:
+        if ":" in self.backbone and not self.backbone.startswith(HUB):
+            raise ValueError(
+                f"backbone = '{self.backbone}': expected the name of a network of timm, or {HUB[0]}owner/name"
+            )
+        return self
 
     @model_validator(mode="after")
     def _separable_where_published(self) -> NetworkConfig:

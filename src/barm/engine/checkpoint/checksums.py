@@ -27,7 +27,7 @@ CHECKSUMS = "checksums.json"
 FORMAT = 1  # of the files of a run; 0 are those of versions that wrote no format
 CHUNK = 1 << 20  # bytes
 SEAL = "# barm run, format "
-SEALED = re.compile(re.escape(SEAL) + r"(\d+), crc32 ([0-9a-f]{8})\b[^\n]*\n")
+SEALED = re.compile(re.escape(SEAL) + r"([0-9]{1,9}), crc32 ([0-9a-f]{8})\b[^\n]*\n")
 
 Sums = dict[str, list[str]]  # accepted checksums by the name of the file: two while it is replaced
 
@@ -88,9 +88,10 @@ def replace(folder: Path, files: Mapping[str, bytes]) -> None:
     While a file is replaced both its checksums are accepted, so that a loss of power at any moment leaves files that
     can be read.
     """
-    before = sums_of(folder) or {}
-    if not (folder / CHECKSUMS).exists():  # of an older version: what is replaced has had no checksum
-        before = {name: [crc_of(folder / name)] for name in files if (folder / name).is_file()}
+    before = sums_of(folder)
+    for name in files:
+        if name not in before and (folder / name).is_file():  # of an older version
+            before[name] = [crc_of(folder / name)]
     after = {name: [crc(content)] for name, content in files.items()}
     both = {name: [*before.get(name, ()), *after[name]] for name in files}
     write_atomically(folder / CHECKSUMS, _manifest({**before, **both}))
@@ -116,10 +117,12 @@ def sums_of(folder: Path) -> Sums:
         value = read_json(path)
     except FileNotFoundError:
         return {}
+    newer = value.get("format") if isinstance(value, dict) else None
+    if type(newer) is int:
+        check_format(newer, path)
     wrong = misfit(CHECKSUMS, value)
     if wrong is not None:
         raise Unfit(path, f"holds something else than barm wrote: {wrong}")
-    check_format(value["format"], path)
     if crc(json.dumps(value["files"]).encode()) != value["own"]:
         raise Unfit(path, "does not have the checksum that barm wrote: a part of it has changed")
     return dict(value["files"])
@@ -139,9 +142,11 @@ def check(path: Path) -> None:
         UserError: if the checksums are those of a newer version.
         Unfit: if the file or the checksums are damaged.
     """
-    wanted = sums_of(path.parent).get(path.name)
-    if wanted is not None and crc_of(path) not in wanted:
-        raise Unfit(path, f"its content does not fit its checksum in {CHECKSUMS}: a part of it has changed")
+    for _ in range(2):  # the file may be replaced after its checksum was read
+        wanted = sums_of(path.parent).get(path.name)
+        if wanted is None or crc_of(path) in wanted:
+            return
+    raise Unfit(path, f"its content does not fit its checksum in {CHECKSUMS}: a part of it has changed")
 
 
 def check_archive(path: Path) -> None:

@@ -58,33 +58,42 @@ def continued(first: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any
     return {**classes, **first, **started, "resumed": lines if lines[-1:] == [line] else [*lines, line]}
 
 
-CODE = ("barm", "torch", "torchvision", "timm", "pillow", "numpy", "lightning", "git", "processes")
+CODE = ("barm", "torch", "torchvision", "timm", "pillow", "numpy", "lightning", "git")
 
 
 def other_code(there: Mapping[str, Any], here: Mapping[str, Any]) -> str | None:
-    """Describe the first difference between the code of two records that decides a result; None if there is none.
+    """Describe the first difference in code that decides a result; None if there is none.
+
+    Args:
+        there: a run's record; where it was resumed, the last line of that counts.
+        here: the record of the code that would go on.
 
     >>> other_code({"barm": "0.1.0", "git": "unknown"}, {"barm": "0.2.0", "git": "a1b2"})
     'barm 0.1.0 there, 0.2.0 here'
     """
+    lines = there.get("resumed") or [""]
+    last = dict(part.partition(" ")[::2] for part in str(lines[-1]).split(", "))
     for name in CODE:
-        theirs, ours = there.get(name), here.get(name)
+        theirs, ours = last.get(name, there.get(name)), here.get(name)
         if theirs != ours and theirs is not None and "unknown" not in (theirs, ours):
             return f"{name} {theirs} there, {ours} here"
     return None
 
 
 def _git_state() -> str:
-    """Commit of the code, with ``+`` if files were changed; ``unknown`` outside a checkout."""
-    here = Path(__file__).parent
+    """Commit of the code, with ``+`` if files of the package were changed; ``unknown`` outside a checkout.
+
+    A repository of the user's own, in which the package is installed but not kept, does not count.
+    """
+    package = Path(__file__).parents[2]
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], cwd=package, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
     try:
-        commit = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+", "--abbrev=12"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        git("ls-files", "--error-unmatch", "__init__.py")
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".")
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return commit.stdout.strip()
