@@ -29,6 +29,7 @@ from barm.app.content import agreement, draw
 from barm.app.serve import Options, check_installed, choose_port, serve, serving
 from barm.app.viewer import Limits, Viewer, find_examples, open_runs
 from barm.data.palette import display_colours
+from editing import unchecked
 
 
 def saved(path: Path, image: Image.Image, **options: object) -> Path:
@@ -101,7 +102,7 @@ def folders(tmp_path_factory, shapes_voc, tiny_settings):
                 for key in [k for k in state if k.startswith("classifier.head.")]:
                     heavy = 5 * torch.randn(state[key].shape, generator=noise)
                     state[key] = heavy if key.endswith("weight") else torch.zeros_like(heavy)
-                save_file(state, file)
+                save_file(state, unchecked(file))
     return parent / "first", parent / "second"
 
 

@@ -20,6 +20,7 @@ from barm.engine.train import StepTrainer
 from barm.errors import UserError
 from barm.losses.background import residual_triplet
 from barm.methods.barm import BARM
+from editing import unchecked
 
 
 def one_line(error, *parts):
@@ -78,7 +79,7 @@ def damaged(tiny_run, tmp_path):
         file = tmp_path / f"damaged/step{step:02d}" / MODEL
         state = load_file(file)
         state[min(n for n in state if n.endswith("running_var"))][0] = math.nan
-        save_file(state, file)
+        save_file(state, unchecked(file))
     return tmp_path / "damaged"
 
 
@@ -86,7 +87,7 @@ def test_settings_that_are_refused_today(damaged):
     """A step that was stored with a value that recipes may not have any more."""
     about = json.loads((damaged / "step01/method.json").read_text())
     about["method"]["triplet_weight"] = math.inf
-    (damaged / "step01/method.json").write_text(json.dumps(about))
+    unchecked(damaged / "step01/method.json").write_text(json.dumps(about))
     with pytest.raises(UserError) as error:
         barm.load(damaged, step=1)
     one_line(error, "step01", "triplet_weight", "finite number")
@@ -151,7 +152,7 @@ def test_the_next_step_does_not_build_on_it(damaged, tiny):
     file = damaged / "step01" / MODEL
     state = load_file(file)
     state[min(state)].view(-1)[0] = math.inf
-    save_file(state, file)
+    save_file(state, unchecked(file))
     with pytest.raises(UserError, match="step01 is of no use"):
         fit(tiny("barm", "2-1"), out=damaged, resume=True, quiet=True)
     assert RunDirectory(damaged).finished_steps() == [0, 1]

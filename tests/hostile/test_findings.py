@@ -84,7 +84,7 @@ def test_the_command_line_says_no_more_than_that(cli, tmp_path):
 def test_a_key_of_many_parts_costs_no_time(text, tmp_path):
     """tomllib needs minutes for it."""
     start = time.monotonic()
-    with pytest.raises(Unfit, match="a key of more than 64 parts"):
+    with pytest.raises(Unfit, match="a key, or a text, of more than 64 parts"):
         parse_toml(text, tmp_path / "x.toml")
     assert time.monotonic() - start < 2
 
@@ -216,7 +216,9 @@ def test_a_network_that_is_no_table(model, tiny_run, tmp_path):
         RunDirectory(tmp_path).config()
 
 
-@pytest.mark.parametrize("place", [[0, 47, 49], [0, 49, 48], [48, 48, 48], [0.0, 48, 48], "x", None])
+@pytest.mark.parametrize(
+    "place", [[0, 47, 49, 1], [0, 49, 48, 1], [48, 48, 48, 1], [0, 48, 48], [0, 48, 48, "1"], "x", None]
+)
 def test_a_cache_of_decoded_images_of_another_size_is_made_anew(place, shapes_voc, tmp_path, monkeypatch):
     monkeypatch.setenv("BARM_CACHE", str(tmp_path))
     source = checked(open_source("voc", shapes_voc, "train"))
@@ -226,7 +228,7 @@ def test_a_cache_of_decoded_images_of_another_size_is_made_anew(place, shapes_vo
     known["places"][0] = place
     header.write_text(json.dumps(known))
     assert [DecodedSource(source, 10**6)[i].image.tobytes() for i in range(3)] == first
-    assert json.loads(header.read_text())["places"][0] == [0, 48, 48]
+    assert json.loads(header.read_text())["places"][0][:3] == [0, 48, 48]
 
 
 def test_records_of_images_that_differ_in_what_nobody_reads():

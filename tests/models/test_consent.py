@@ -18,6 +18,7 @@ from barm.errors import UserError
 from barm.weights.export.formats import export_step
 from barm.weights.importing import find_model
 from barm.weights.trained import open_trained
+from editing import unchecked
 
 NAMES = ("hf-hub:owner/name", "hf_hub:owner/name", "HF-HUB:owner/name", " hf-hub:owner/name", "local-dir:/etc")
 NOT_UNASKED = "not in the cache of the hub, and nothing that a file names is fetched unasked|expected the name of a net"
@@ -44,7 +45,7 @@ def test_in_the_record_of_a_run(name, tiny_run, tmp_path):
     file = tmp_path / "run/step02/method.json"
     record = json.loads(file.read_text())
     record["model"]["backbone"] = name
-    file.write_text(json.dumps(record))
+    unchecked(file).write_text(json.dumps(record))
     with pytest.raises(UserError, match=NOT_UNASKED):
         open_trained(tmp_path / "run")
 

@@ -16,6 +16,7 @@ from barm.engine.checkpoint.directory import RunDirectory
 from barm.engine.checkpoint.schema import misfit
 from barm.engine.monitor import Monitor
 from barm.errors import Stopped, UserError
+from editing import unchecked
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +126,7 @@ def test_a_run_whose_network_is_described_wrongly(channels, tiny_run, tmp_path):
     path = tmp_path / "run/step02/method.json"
     about = json.loads(path.read_text("utf-8"))
     about["model"]["channels"] = channels
-    path.write_text(json.dumps(about), "utf-8")
+    unchecked(path).write_text(json.dumps(about), "utf-8")
     with pytest.raises(UserError, match=r"8 EiB|does not fit|described wrongly") as found:
         evaluate(tmp_path / "run", quiet=True)
     assert "\n" not in str(found.value)

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from barm.engine.checkpoint.directory import RunDirectory
 from barm.engine.checkpoint.network import load_step
+from editing import unchecked
 
 
 @torch.no_grad()
@@ -31,7 +32,7 @@ def balance(run: Path, image: np.ndarray) -> None:
         head.weight.copy_(head.weight * f[:, None, None, None])
     file = directory.step_path(step) / "model.safetensors"
     file.unlink()  # steps that were taken over share it
-    save_file({name: t.contiguous().clone() for name, t in network.state_dict().items()}, file)
+    save_file({name: t.contiguous().clone() for name, t in network.state_dict().items()}, unchecked(file))
 
 
 def noise(height: int, width: int) -> np.ndarray:
