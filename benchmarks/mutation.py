@@ -17,6 +17,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -44,7 +45,7 @@ TESTS = {  # of the package's modules, by the start of their paths: which tests 
 ALL = ("tests", "src/barm")
 FAST = "not slow and not long and not gpu"
 LEFT_OUT = ("core/NoOp", "core/VariableReplacer", "core/VariableInserter")
-SECONDS = 600  # of one fault; a test that hangs has noticed it
+SECONDS = 600  # of one fault, after which it counts as hung
 
 
 class Fault(NamedTuple):
@@ -52,16 +53,17 @@ class Fault(NamedTuple):
 
     Attributes:
         path: below ``src/barm``.
+        before: the whole module.
         code: the whole changed module.
     """
 
     path: str
+    before: str
     code: str
 
     def lines(self) -> list[str]:
         """What is changed, as ``-`` and ``+`` lines."""
-        before = (ROOT / "src/barm" / self.path).read_text("utf-8").splitlines()
-        changed = difflib.unified_diff(before, self.code.splitlines(), lineterm="", n=0)
+        changed = difflib.unified_diff(self.before.splitlines(), self.code.splitlines(), lineterm="", n=0)
         return [line for line in changed if line[:3] not in ("---", "+++") and line[:2] != "@@"]
 
 
@@ -120,14 +122,13 @@ def sampled(number: int, seed: int) -> list[Fault]:
             continue
         if key not in known and key != path + meaning(code):
             known.add(key)
-            found.append(Fault(path, changed))
+            found.append(Fault(path, code, changed))
     return found
 
 
 def noticed(fault: Fault, tree: Path) -> str:
     """Run tests on a tree with a fault until one fails: those of its module, then all fast ones."""
     file = tree / "src/barm" / fault.path
-    right = file.read_text("utf-8")
     file.write_text(fault.code, "utf-8")
     near = next(tests for start, tests in TESTS.items() if fault.path.startswith(start))
     try:
@@ -136,7 +137,7 @@ def noticed(fault: Fault, tree: Path) -> str:
             if status != 0:
                 return "hung" if status is None else "killed"
     finally:
-        file.write_text(right, "utf-8")
+        file.write_text(fault.before, "utf-8")
     return "survived"
 
 
@@ -185,8 +186,9 @@ def main() -> None:
             outcomes.append({"module": fault.path, "change": fault.lines(), "outcome": outcome})
             if outcome == "survived":
                 print(fault.path, *fault.lines(), sep="\n    ", flush=True)
-    killed = sum(o["outcome"] != "survived" for o in outcomes)
-    print(f"{killed} of {len(outcomes)} noticed: {100 * killed / max(len(outcomes), 1):.1f} % (seed {given.seed})")
+    number = Counter(o["outcome"] for o in outcomes)
+    told = f"{number['killed']} of {len(outcomes)} noticed, {number['hung']} ran longer than {SECONDS} s"
+    print(f"{told}, {number['survived']} passed unseen (seed {given.seed})")
     if given.out is not None:
         given.out.write_text(json.dumps(outcomes, indent=1) + "\n", "utf-8")
 
