@@ -209,7 +209,7 @@ def test_a_run_with_one_step_has_one_mean(tiny_settings, shapes_voc, tmp_path):
     assert re.search(r"the only step: mIoU 0\.\d{3}$", shown, re.MULTILINE), shown
     assert "step 0: mIoU" not in shown
     assert [line.split() for line in shown.splitlines() if "learned" in line] == [["step", "learned", "all"]]
-    assert "mIoU in percent: the mean of all classes and background" in " ".join(shown.split())
+    assert "mIoU in percent: the mean of all classes that the masks show, background too" in " ".join(shown.split())
 
 
 def test_no_color(tmp_path):

@@ -17,7 +17,7 @@ LEAST, LEARNED = 8, 48  # what was learned: below the one left out, never wider 
 Metrics = Mapping[str, Any]
 CAPTION = """mIoU in percent. old: step 0's classes, background too;
 new: learned later; average: of 'all' so far; lost: forgetting"""
-SHORT_CAPTION = "mIoU in percent: the mean of all classes and background"
+SHORT_CAPTION = "mIoU in percent: the mean of all classes that the masks show, background too"
 
 
 def percent(value: float | None) -> str:

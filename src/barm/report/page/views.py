@@ -117,8 +117,8 @@ def cards(run: RunContent) -> list[dict[str, str]]:
     """The numbers of the headline."""
     first, last = run.scores[0], run.scores[-1]
     grown = last.step > first.step
-    known = sum(1 for c in run.classes[1:] if c.step <= last.step)
-    when = f"over {count(known, 'classes')} and background"
+    known = sum(1 for c in run.classes[1:] if c.step <= last.step and c.name in last.iou)
+    when = f"over {count(known, 'classes')}" + (" and background" if run.classes[0].name in last.iou else "")
     when = when if run.single else f"after step {last.step} of {run.num_steps - 1}"
     made = [("mIoU, all classes", percent(last.means.get("all")), "%", when)]
     if grown and "old" in last.means and "old" in first.means:
