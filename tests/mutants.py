@@ -49,7 +49,7 @@ FAULTS = (  # what stands there once in the package, and what it is made
     ("return any(index <= step.index for index in", "return any(index < step.index for index in"),
     ('== "partitioned" else max(shown)', '== "partitioned" else min(shown)'),
     # metrics
-    ("valid = (label >= 0) & (label < num_classes)", "valid = label < num_classes"),
+    ("return (label >= 0) & (label < num_classes)", "return label < num_classes"),
     ("hit / (matrix.sum(0) + matrix.sum(1) - hit + EPSILON)", "hit / (matrix.sum(0) + matrix.sum(1) + EPSILON)"),
     ("return mean(best - rows[-1][:known])", "return mean(rows[-2] - rows[-1][:known])"),
     ("return mean(best - rows[-1][:known])", "return mean(np.fmax(best, rows[-1][:known]) - rows[-1][:known])"),

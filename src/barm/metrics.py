@@ -32,10 +32,15 @@ def confusion_counts(prediction: Tensor, label: Tensor, num_classes: int) -> Ten
     [[1, 1], [0, 0]]
     """
     label = label.long()
-    valid = (label >= 0) & (label < num_classes)
+    valid = _counted(label, num_classes)
     cell = torch.where(valid, label * num_classes + prediction.long(), num_classes**2)
     counts = torch.bincount(cell.flatten(), minlength=num_classes**2 + 1)[:-1]
     return counts.reshape(num_classes, num_classes)
+
+
+def _counted(label: Tensor, num_classes: int) -> Tensor:
+    """Pixels whose label is a class."""
+    return (label >= 0) & (label < num_classes)
 
 
 def near_borders(label: Tensor, width: int) -> Tensor:
@@ -66,7 +71,7 @@ def reliability(probability: Tensor, prediction: Tensor, label: Tensor, num_clas
     Returns:
         ``(bins, 3)`` float64 on the same device, which batches and processes can add up.
     """
-    valid = (label >= 0) & (label < num_classes)
+    valid = _counted(label, num_classes)
     sure, right = probability[valid].double(), (prediction == label)[valid].double()
     place = (sure * bins).long().clamp(0, bins - 1)
     values = torch.stack([torch.ones_like(sure), right, sure], dim=1)
