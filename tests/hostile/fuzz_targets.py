@@ -137,12 +137,14 @@ def _runs(material: Path) -> Iterator[Target]:
     last = {k: v for k, v in run.items() if k.startswith(("run/config", "run/step02"))}
     networks = ("run/step02/method.json", "run/step02/model.safetensors", "run/config.toml")
     yield Target("step folders", "network", last, networks, lambda f: open_trained(f / "run"), 2)
-    stopped = {k: v for k, v in tree(material / "stopped", "stopped/").items() if "events" not in k}
+    stopped = {
+        k: v for k, v in tree(material / "stopped", "stopped/").items() if "events" not in k and "checksums" not in k
+    }
     state = next(k for k in stopped if k.endswith("trainer.pt"))
     yield Target("step folders", "state", stopped, (state,), lambda f: RunDirectory(f / "stopped").load_partial(1), 1.5)
     words = ("train", "--recipe", "stopped/config.toml", "--out", "stopped", "--resume", "--quiet", "--step", "1")
     data = tree(material / "data", "data/")
-    config = stopped["stopped/config.toml"].replace(str(material).encode(), b".")
+    config = stopped["stopped/config.toml"].partition(b"\n")[2].replace(str(material).encode(), b".")
     every = tuple(k for k in stopped if not k.endswith((".lock", "log.csv")))
     yield Target("step folders", "resume", {**stopped, **data, "stopped/config.toml": config}, every, cli(*words), 0.1)
 
@@ -303,7 +305,7 @@ def _caches(material: Path) -> Iterator[Target]:
         for path in sorted((folder / "cache").glob("index-*.json")):
             content = path.read_bytes()
             if random.random() < 0.5:  # the entries alone, so that their keys still fit
-                known = json.loads(content)
+                known = json.loads(content.partition(b"\n")[2])  # below the checksum, which is left out
                 for name, entry in known.items():
                     keys = {k: v for k, v in entry.items() if k != "key"}
                     new = fuzz_mutations.changed(keys, random)
