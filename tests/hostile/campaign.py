@@ -38,6 +38,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from fuzz_mutations import CANARY, HOSTILE, mutated
 from fuzz_targets import Target, make_targets
 from material import PLACES, emptied
+from table import show
 
 LIMIT, MEMORY = 10, 1 << 30  # seconds of a processor, bytes
 WAIT = 4  # times as long, by the clock, until a process that does not answer is killed
@@ -301,19 +302,9 @@ def main() -> int:
                 print(result)
         if options.keep and (place / "work/case").is_dir():
             shutil.copytree(place / "work/case", options.keep, symlinks=True)
-    show(table)
+    show(table, COLUMNS, "readers", 20)
     print(f"{len(cases)} cases in {time.monotonic() - start:.0f} s; {sum(bad.values())} bad")
     return 1 if bad else 0
-
-
-def show(table: dict[str, Counter[str]]) -> None:
-    """Print the table."""
-    print(f"{'readers':20}" + "".join(f"{name:>11}" for name in COLUMNS))
-    whole: Counter[str] = Counter()
-    for group, row in table.items():
-        whole += row
-        print(f"{group:20}" + "".join(f"{row[name]:>11}" for name in COLUMNS))
-    print(f"{'all':20}" + "".join(f"{whole[name]:>11}" for name in COLUMNS))
 
 
 if __name__ == "__main__":

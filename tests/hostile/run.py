@@ -21,6 +21,7 @@ from typing import Any
 
 from cases import Case, cases, lay_out
 from material import make_material
+from table import show
 
 LIMIT, START = 10, 120  # seconds for a command, for the import
 OWN = ("config.toml", ".lock")  # of a run that is taken up again: that it was is noted, before anything else is read
@@ -126,18 +127,8 @@ def main() -> int:
                 worker = Worker(place / "material")
         worker.process.kill()
         worker.process.wait()
-    show(table)
+    show(table, COLUMNS, "kind", 26)
     return 1 if bad else 0
-
-
-def show(table: dict[str, Counter[str]]) -> None:
-    """Print the table."""
-    print(f"{'kind':26}" + "".join(f"{name:>11}" for name in COLUMNS))
-    whole: Counter[str] = Counter()
-    for kind, row in table.items():
-        whole += row
-        print(f"{kind:26}" + "".join(f"{row[name]:>11}" for name in COLUMNS))
-    print(f"{'all':26}" + "".join(f"{whole[name]:>11}" for name in COLUMNS))
 
 
 if __name__ == "__main__":
