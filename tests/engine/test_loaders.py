@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing.connection
 import os
 import signal
+import time
+from contextlib import closing
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from barm.data.loader import _options
-from barm.engine.loaders import _ended, _items, _to_device
+from barm.engine.loaders import _items, _to_device
 from barm.errors import Failed
 
 
@@ -29,9 +32,23 @@ class Sudden(Dataset):
 
 def test_a_process_that_is_killed_is_told_as_such():
     loader = DataLoader(Sudden(), batch_size=1, **_options(2, pin=False))
-    batches = _ended(_to_device(loader, SimpleNamespace(device=torch.device("cpu"))))
-    with pytest.raises(Failed, match=r"was killed .*runtime\.workers"), batches as found:
-        list(found)
+    batches = _to_device(loader, SimpleNamespace(device=torch.device("cpu")))
+    with pytest.raises(Failed, match=r"was killed .*runtime\.workers"), closing(batches):
+        list(batches)
+
+
+def test_a_killed_process_interrupts_nothing_else():
+    """It is an error of the next batch. Raised within a queue of multiprocessing, the main process would never end."""
+    with closing(_items(DataLoader(Sudden(), batch_size=1, **_options(2, pin=False)))) as items:
+        next(items)
+        workers = multiprocessing.active_children()
+        multiprocessing.connection.wait([worker.sentinel for worker in workers], 30)
+        time.sleep(0.1)
+        assert -signal.SIGKILL in [worker.exitcode for worker in workers]
+        with pytest.raises(Failed, match="was killed"):
+            list(items)
+    assert callable(signal.getsignal(signal.SIGCHLD))
+    assert not multiprocessing.active_children()
 
 
 @pytest.mark.parametrize("error", [EOFError(), ConnectionResetError(104, "reset"), FileNotFoundError(2, "gone")])

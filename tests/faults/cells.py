@@ -30,6 +30,7 @@ LIMIT = 120  # seconds for a command
 PASSING = re.compile(
     r"(^|/)(\.step\d+\.(partial|tmp)|\.download|\.lock|cache)(/|$)|\.tmp(/|$)|\.part(\.json)?$|(^|/)\.filelock-probe|(^|/)(log\.csv|checksums\.json)$"
 )
+STORED = re.compile(r"(^|/)(\.step\d\d\.tmp|step\d\d)(/|$)")  # paths of events while a step is stored
 LITTER = re.compile(r"\.tmp(/|$)|(^|/)\.filelock-probe")
 NOTE = ("the index is not cached",)
 ARCHIVES = ("voc.tar", "masks.zip")
@@ -58,6 +59,7 @@ class Base(NamedTuple):
         old: files before.
         new: files afterwards.
         events: changes of files, and ticks, in the phase's window.
+        stored: numbers of the events while a step is stored, from 1.
         seconds: that it took.
         out: what it printed.
         read: what the commands print that read the result.
@@ -68,6 +70,7 @@ class Base(NamedTuple):
     old: State
     new: State
     events: int
+    stored: tuple[int, ...]
     seconds: float
     out: str
     read: tuple[str, ...]
@@ -126,7 +129,7 @@ class Bench:
             sys.exit(1)
         finally:
             if injector is not None:
-                (self.place / "events").write_text(str(len(injector.events)))
+                (self.place / "events").write_text("\n".join(injector.events))
 
     def ended(self, phase: Phase, words: Words, more: Words = ()) -> tuple[int | None, str, str]:
         """Run a command to its end: exit status, output, errors without notes."""
@@ -147,8 +150,9 @@ class Bench:
         process.communicate(LIMIT)
         seconds = time.monotonic() - began
         assert process.returncode == 0, (phase.name, process.err)
-        events = int((self.place / "events").read_text())
-        assert events > 0, phase.name
+        paths = (self.place / "events").read_text().split("\n")
+        events, stored = len(paths), tuple(i for i, path in enumerate(paths, 1) if STORED.search(path))
+        assert any(paths), phase.name
         new = state(self.folder)
         grown = used(self.folder) - size
         written = [p for p in self.folder.rglob("*") if p.is_file() and str(p.relative_to(self.folder)) not in old]
@@ -156,7 +160,7 @@ class Bench:
         shutil.copytree(self.folder, self.place / f"done {phase.name}", symlinks=True)
         read = tuple(self._read(phase, words) for words in phase.reads)
         self._stop(phase, events)
-        base = Base(old, new, events, seconds, process.out, read, largest, grown)
+        base = Base(old, new, events, stored, seconds, process.out, read, largest, grown)
         self.bases[phase.name] = base
         return base
 

@@ -50,7 +50,7 @@ class Injector:
 
     def __init__(self, root: Path, at: int = 0, act: Callable[[Injector], None] | None = None, armed: bool = True):
         self.root, self.at, self.act, self.armed = os.path.realpath(root), at, act, armed
-        self.events: list[str] = []
+        self.events: list[str] = []  # the path of each below the folder, empty for a tick
         self.changes: list[Change] = []  # that are not on the disk for sure
         self.dirty: dict[str, bytes | int] = {}  # files that were written: what is on the disk of them
         self.journal = False
@@ -78,7 +78,7 @@ class Injector:
     def tick(self) -> None:
         """A batch or an update."""
         if os.getpid() == self._own:
-            self._event("tick")
+            self._event("")
 
     def arm(self) -> None:
         """Count from now on."""
@@ -99,16 +99,16 @@ class Injector:
                 return
             path = self._path(words[0])
             if path:
-                self._event("open", lambda: self._opened(path, words[2]))
+                self._event(path, lambda: self._opened(path, words[2]))
         elif name == "os.rename":
             before, after = self._path(words[0], words[2]), self._path(words[1], words[3])
             if before and after:
-                self._event("rename", lambda: self._renamed(before, after))
+                self._event(after, lambda: self._renamed(before, after))
         elif name in ("os.remove", "os.rmdir", "os.mkdir", "os.link"):
             path = self._path(words[1] if name == "os.link" else words[0], words[-1])
             kind = {"os.rmdir": "remove", "os.link": "create"}.get(name, name[3:])
             if path:
-                self._event(kind, lambda: self._changed(kind, path))
+                self._event(path, lambda: self._changed(kind, path))
 
     def _path(self, path: Any, folder: Any = -1) -> str:
         if not isinstance(path, str | bytes | os.PathLike):
@@ -118,10 +118,10 @@ class Injector:
         full = os.path.normpath(os.path.join(base, text))
         return full if full.startswith(self.root + os.sep) else ""
 
-    def _event(self, kind: str, note: Callable[[], None] = lambda: None) -> None:
+    def _event(self, path: str, note: Callable[[], None] = lambda: None) -> None:
         with self._lock:
             if self.armed:
-                self.events.append(kind)
+                self.events.append(path.removeprefix(self.root + os.sep))
                 if self.act is not None and len(self.events) == self.at:
                     self._inside.busy = True
                     self.act(self)
@@ -157,7 +157,7 @@ class Injector:
             if not path.startswith(self.root) or os.getpid() != self._own:
                 return
             if self.armed:
-                self.events.append("flush")
+                self.events.append(path.removeprefix(self.root + os.sep))
                 if self.act is not None and len(self.events) == self.at:
                     self.act(self)
             if os.path.isdir(path):

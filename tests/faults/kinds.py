@@ -41,10 +41,10 @@ class Fault(NamedTuple):
 
 
 def kill(bench: Bench, phase: Phase, seed: int) -> Outcome:
-    """SIGKILL: before a random change of a file, at a random time, or in the middle of writing a file."""
+    """SIGKILL: at a random event, also one while a step is stored, at a random time, or in the middle of a file."""
     base, draw = bench.base(phase), random.Random(seed)
     bench.lay(phase)
-    way = ("event", "time", "torn")[seed % 3]
+    way = ("stored", "time", "torn", "stored", "event", "torn")[seed % 6]
     if way == "torn" and not phase.window:
         limit = draw.randrange(1, max(2, base.largest))
         process = bench.start(phase, bench.words(phase), before=partial(torn, limit))
@@ -56,7 +56,7 @@ def kill(bench: Bench, phase: Phase, seed: int) -> Outcome:
         process.kill()
         how = f"killed after {moment:.2f} s"
     else:
-        at = draw.randint(1, base.events)
+        at = draw.choice(base.stored if way == "stored" and base.stored else range(1, base.events + 1))
         process = bench.start(phase, bench.words(phase), Injector(bench.folder, at, killed, not phase.window))
         how = f"killed at event {at} of {base.events}"
     process.communicate(LIMIT)

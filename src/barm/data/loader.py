@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Hashable, Sequence
+import threading
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
 from typing import Any, NamedTuple
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data._utils import signal_handling
 
 from barm.data.dataset import EvalDataset, Item, StepView
 from barm.data.device_transforms import Placed
@@ -62,6 +65,24 @@ def same_size_batches(shapes: Sequence[Hashable], batch_size: int) -> list[list[
         groups.setdefault(shape, []).append(position)
     cut = (g[i : i + batch_size] for g in groups.values() for i in range(0, len(g), batch_size))
     return sorted(cut, key=lambda batch: batch[0])
+
+
+@contextmanager
+def no_signal_of_children() -> Iterator[None]:
+    """Within this, a process of a loader that is killed is an error of the iterator's `next`, at most 5 s later.
+
+    torch's handler of SIGCHLD would raise the error wherever the main process is at that moment: also within a queue
+    of multiprocessing, whose lock then stays taken, so that the main process never ends.
+    """
+    if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
+        yield  # torch has no handler there
+        return
+    signal_handling._set_SIGCHLD_handler()  # once in a process: the first iterator must not set it later
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, handler)
 
 
 def lost_worker(iterator: Any) -> bool:

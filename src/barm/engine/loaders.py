@@ -7,8 +7,8 @@ passes without training all processes together obey a request to stop before the
 from __future__ import annotations
 
 import signal
-from collections.abc import Generator, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from collections.abc import Generator
+from contextlib import AbstractContextManager, closing
 from typing import Any
 
 from torch.utils.data import DataLoader, Sampler
@@ -19,7 +19,15 @@ from barm.data.dataset import EvalDataset, Item, StepDataset, StepView
 from barm.data.device_transforms import finish
 from barm.data.exemplars import MemoryDataset
 from barm.data.index import cores
-from barm.data.loader import Unread, end_workers, lost_worker, make_eval_loader, make_train_loader, same_size_batches
+from barm.data.loader import (
+    Unread,
+    end_workers,
+    lost_worker,
+    make_eval_loader,
+    make_train_loader,
+    no_signal_of_children,
+    same_size_batches,
+)
 from barm.data.sampler import BesideSampler, EpochSampler, Key, OnceSampler, ReplacingSampler
 from barm.engine.config import RunConfig
 from barm.engine.runtime import Runtime
@@ -57,7 +65,7 @@ def train_batches(
     workers, pin = num_workers(config, rt), rt.device.type == "cuda"
     loader = make_train_loader(dataset, sampler, workers=workers, on_device=on_device, pin=pin)
     batches = _finished(loader, rt) if on_device else _to_device(loader, rt)
-    return _ended(batches if trains else _stoppable(batches, rt, len(loader)))
+    return closing(batches if trains else _stoppable(batches, rt, len(loader)))
 
 
 def once_batches(config: RunConfig, rt: Runtime, dataset: StepDataset, batch_size: int) -> tuple[Batches, int]:
@@ -68,7 +76,7 @@ def once_batches(config: RunConfig, rt: Runtime, dataset: StepDataset, batch_siz
     loader = make_train_loader(dataset, sampler, workers=workers, on_device=on_device, pin=pin)
     batches = _finished(loader, rt) if on_device else _to_device(loader, rt)
     rounds = -(-len(dataset) // (batch_size * rt.world))
-    return _ended(_stoppable(batches, rt, rounds)), len(sampler)
+    return closing(_stoppable(batches, rt, rounds)), len(sampler)
 
 
 def ordered_batches(config: RunConfig, rt: Runtime, dataset: EvalDataset | StepView) -> tuple[Batches, int]:
@@ -83,7 +91,7 @@ def ordered_batches(config: RunConfig, rt: Runtime, dataset: EvalDataset | StepV
         pin=rt.device.type == "cuda",
     )
     rounds = -(-len(same_size_batches(dataset.shapes(), batch_size)) // rt.world)  # of the process with the most
-    return _ended(_stoppable(_to_device(loader, rt), rt, rounds)), len(loader)
+    return closing(_stoppable(_to_device(loader, rt), rt, rounds)), len(loader)
 
 
 def num_workers(config: RunConfig, rt: Runtime) -> int:
@@ -111,29 +119,26 @@ def _to_device(loader: DataLoader[Item], rt: Runtime) -> Generator[Batch, None, 
 
 def _items(loader: DataLoader[Any]) -> Generator[Any, None, None]:
     """Yield what the loader gives until an image cannot be read; then end the loader's processes."""
-    iterator = iter(loader)
-    try:
-        while True:
-            try:
-                item = next(iterator)
-            except StopIteration:
-                return
-            except (EOFError, OSError, RuntimeError) as error:
-                if not lost_worker(iterator):
-                    raise
-                raise _killed(error) from error
-            if isinstance(item, Unread):
-                raise Failed(item.message)
-            yield item
-    finally:
-        end_workers(iterator)
-
-
-def _killed(error: BaseException) -> Failed:
-    return Failed(
-        f"a process that reads images was killed ({short(error)}): mostly for want of memory; set runtime.workers "
-        "lower, or 0"
-    )
+    with no_signal_of_children():
+        iterator = iter(loader)
+        try:
+            while True:
+                try:
+                    item = next(iterator)
+                except StopIteration:
+                    return
+                except (EOFError, OSError, RuntimeError) as error:
+                    if not lost_worker(iterator):
+                        raise
+                    raise Failed(
+                        f"a process that reads images was killed ({short(error)}): mostly for want of memory; set "
+                        "runtime.workers lower, or 0"
+                    ) from error
+                if isinstance(item, Unread):
+                    raise Failed(item.message)
+                yield item
+        finally:
+            end_workers(iterator)
 
 
 def _stoppable(batches: Generator[Batch, None, None], rt: Runtime, rounds: int) -> Generator[Batch, None, None]:
@@ -148,18 +153,3 @@ def _stoppable(batches: Generator[Batch, None, None], rt: Runtime, rounds: int) 
             batch = next(batches, None)
             if batch is not None:
                 yield batch
-
-
-@contextmanager
-def _ended(batches: Generator[Batch, None, None]) -> Iterator[Generator[Batch, None, None]]:
-    """Close the batches at the end.
-
-    torch reports a killed loader process wherever the main process is at that moment.
-    """
-    try:
-        with closing(batches):
-            yield batches
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):
-            raise
-        raise _killed(error) from error
