@@ -1,6 +1,12 @@
 """A random sample of small faults, one after the other, in a copy of the tree: how many does the suite notice?
 
-``python benchmarks/mutation.py --sample 400 --seed 1`` needs ``pip install cosmic-ray``, whose operators change code.
+Needs ``pip install cosmic-ray pytest-cov``: the operators of cosmic-ray change code, and coverage knows which tests run
+a line, so that only these are tried for a fault in it.
+
+    export OMP_NUM_THREADS=1
+    python -m pytest -m 'not slow and not long and not gpu' --cov=barm --cov-context=test --cov-report=term
+    python benchmarks/mutation.py --sample 400 --seed 1 --coverage .coverage
+
 It prints every fault that no test noticed, and the share of those that one did. `tests/mutants.py` has chosen ones.
 """
 
@@ -18,7 +24,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,11 +33,12 @@ from cosmic_ray.ast import Visitor, get_ast
 from cosmic_ray.mutating import MutationVisitor
 from cosmic_ray.operators.operator import Operator
 from cosmic_ray.plugins import get_operator, operator_names
+from coverage import CoverageData
 from parso.tree import NodeOrLeaf
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = ("tests/golden", "tests/methods", "tests/contract")
-TESTS = {  # of the package's modules, by the start of their paths: which tests notice their faults the soonest
+TESTS = {  # of the package's modules, by the start of their paths: the tests of lines that are run at the import
     "labels.py": ("tests/test_labels.py", "tests/data"),
     "losses/": ("tests/losses", *GOLDEN),
     "ops/strips": ("tests/ops", "tests/losses", *GOLDEN),  # kernels.py needs a GPU
@@ -42,9 +49,10 @@ TESTS = {  # of the package's modules, by the start of their paths: which tests 
     "engine/train.py": ("tests/engine", "tests/runs/test_resume.py"),
     "engine/checkpoint/": ("tests/engine/checkpoint", "tests/runs", "tests/test_api.py"),
 }
-ALL = ("tests", "src/barm")
+FIRST = 30  # tests of a line that are tried before its others
 FAST = "not slow and not long and not gpu"
 LEFT_OUT = ("core/NoOp", "core/VariableReplacer", "core/VariableInserter")
+PASSED = (0, 5)  # of pytest: all tests passed, or none was there
 SECONDS = 600  # of one fault, after which it counts as hung
 
 
@@ -65,6 +73,57 @@ class Fault(NamedTuple):
         """What is changed, as ``-`` and ``+`` lines."""
         changed = difflib.unified_diff(self.before.splitlines(), self.code.splitlines(), lineterm="", n=0)
         return [line for line in changed if line[:3] not in ("---", "+++") and line[:2] != "@@"]
+
+    def places(self) -> set[int]:
+        """Numbers of the lines of the changed statement, without those of statements in it."""
+        pieces = difflib.SequenceMatcher(None, self.before.splitlines(), self.code.splitlines()).get_opcodes()
+        changed = {n + 1 for kind, a, b, _, _ in pieces if kind != "equal" for n in range(a, max(a + 1, b))}
+        found = [own for own in map(_own_lines, _statements(self.before)) if own & changed]
+        return changed.union(*found)
+
+
+def _statements(code: str) -> Iterator[ast.stmt]:
+    return (node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.stmt))
+
+
+def _own_lines(statement: ast.stmt) -> set[int]:
+    """Lines of a statement: of one with a body, only what stands before the body."""
+    body = getattr(statement, "body", None)
+    end = body[0].lineno - 1 if isinstance(body, list) and body else statement.end_lineno or statement.lineno
+    return set(range(statement.lineno, max(end, statement.lineno) + 1))
+
+
+class Covering:
+    """Which tests run a line of the package.
+
+    Args:
+        path: what ``pytest --cov-context=test`` wrote.
+    """
+
+    def __init__(self, path: Path) -> None:
+        data = CoverageData(str(path))
+        data.read()
+        files = {name.rpartition("/src/barm/")[2]: name for name in data.measured_files()}
+        self._tests = {file: data.contexts_by_lineno(name) for file, name in files.items()}
+        self._size = Counter(test for lines in self._tests.values() for tests in lines.values() for test in tests)
+
+    def tests(self, fault: Fault) -> list[str]:
+        """Node ids of the tests that run a changed line, first those that run the fewest lines of the package."""
+        lines = self._tests.get(fault.path, {})
+        found = {test for line in fault.places() for test in lines.get(line, ()) if test}
+        ids = dict.fromkeys(test.rpartition("|")[0] for test in sorted(found, key=lambda t: (self._size[t], t)))
+        return list(ids)
+
+
+class Chosen:
+    """A plugin of pytest that runs some of the collected tests, in an order."""
+
+    def __init__(self, ids: Sequence[str]) -> None:
+        self._order = {test: number for number, test in enumerate(ids)}
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        items[:] = sorted((i for i in items if i.nodeid in self._order), key=lambda i: self._order[i.nodeid])
 
 
 def meaning(code: str) -> str:
@@ -126,23 +185,35 @@ def sampled(number: int, seed: int) -> list[Fault]:
     return found
 
 
-def noticed(fault: Fault, tree: Path) -> str:
-    """Run tests on a tree with a fault until one fails: those of its module, then all fast ones."""
-    file = tree / "src/barm" / fault.path
+def noticed(fault: Fault, tree: Path, covering: Covering) -> str:
+    """Run the tests of the changed line on a tree with a fault, until one fails."""
+    file, ids = tree / "src/barm" / fault.path, covering.tests(fault)
     file.write_text(fault.code, "utf-8")
     near = next(tests for start, tests in TESTS.items() if fault.path.startswith(start))
     try:
-        for tests in (near, ALL):
-            status = _in_a_process([*tests], tree)
-            if status != 0:
+        for some in (ids[:FIRST], ids[FIRST:]) if ids else (None,):
+            if some == []:
+                continue
+            status = _in_a_process(near if some is None else _files(some), tree, some)
+            if status not in PASSED:
                 return "hung" if status is None else "killed"
     finally:
         file.write_text(fault.before, "utf-8")
     return "survived"
 
 
-def _in_a_process(tests: list[str], tree: Path) -> int | None:
-    """Exit status of pytest in a child of this process, which has imported what takes long; None if it hangs."""
+def _files(ids: Sequence[str]) -> list[str]:
+    return sorted({test.partition("::")[0] for test in ids})
+
+
+def _in_a_process(tests: Sequence[str], tree: Path, ids: Sequence[str] | None = None) -> int | None:
+    """Exit status of pytest in a child of this process, which has imported what takes long; None if it hangs.
+
+    Args:
+        tests: files and folders.
+        tree: where they lie.
+        ids: those of their tests that are run, in this order; all if there are none.
+    """
     child = os.fork()
     if not child:
         os.setsid()
@@ -150,7 +221,8 @@ def _in_a_process(tests: list[str], tree: Path) -> int | None:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 1)
         os.dup2(null, 2)
-        os._exit(int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:warnings", "-m", FAST, *tests])))
+        words = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:warnings", "-m", FAST, *tests]
+        os._exit(int(pytest.main(words, plugins=[] if ids is None else [Chosen(ids)])))
     end = time.monotonic() + SECONDS
     while time.monotonic() < end:
         done, status = os.waitpid(child, os.WNOHANG)
@@ -166,10 +238,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sample", type=int, default=400)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--coverage", type=Path, required=True, help="which tests run a line")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop then; the sample is in random order")
     parser.add_argument("--out", type=Path, help="a JSON file of all outcomes")
     given = parser.parse_args()
-    end, outcomes = time.monotonic() + 60 * given.minutes, []
+    end, outcomes, covering = time.monotonic() + 60 * given.minutes, [], Covering(given.coverage)
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder) / "tree"
         left_out = shutil.ignore_patterns(".git", ".venv*", "runs", "*.pyc", "__pycache__", "site")
@@ -182,7 +255,7 @@ def main() -> None:
         for fault in sampled(given.sample, given.seed):
             if time.monotonic() > end:
                 break
-            outcome = noticed(fault, tree)
+            outcome = noticed(fault, tree, covering)
             outcomes.append({"module": fault.path, "change": fault.lines(), "outcome": outcome})
             if outcome == "survived":
                 print(fault.path, *fault.lines(), sep="\n    ", flush=True)
