@@ -24,8 +24,8 @@ test-oldest: $(OLDEST)/.installed  ## the suite on the oldest releases of constr
 	$(OLDEST)/bin/python -m pytest -n 2 --dist worksteal --ignore tests/docs --ignore tests/app --ignore src/barm/app
 
 hostile: $(STAMP)  ## 20 000 hostile files for every reader, in about 20 minutes; HOSTILE="--seed 2" tries others
-	$(BIN)/python tests/hostile/run.py
-	$(BIN)/python tests/hostile/campaign.py $(HOSTILE)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/hostile/run.py
+	OMP_NUM_THREADS=1 $(BIN)/python tests/hostile/campaign.py $(HOSTILE)
 
 supply: $(STAMP)  ## licences, known vulnerabilities and a list of parts of all that is installed; results in runs/supply
 	$(BIN)/python benchmarks/supply.py $(SUPPLY)
