@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -13,7 +15,9 @@ import torch
 from PIL import Image
 
 import barm
+from barm.engine.checkpoint import checksums
 from barm.engine.checkpoint.directory import RunDirectory
+from barm.errors import UserError
 from barm.weights.card import Repository, _scores, card
 from barm.weights.export.original import as_original
 from barm.weights.importing import import_model
@@ -98,6 +102,19 @@ def test_a_card_of_a_module_says_that_its_class_is_needed(tmp_path):
     assert 'barm.register_network("Own", Own)' in text
     assert "BARM_NETWORKS=my.module barm predict" in text
     assert "whose own licence" not in text
+
+
+def test_a_damaged_file_of_an_extension_is_named(tiny_run, tmp_path):
+    """The card shows its agreement: a flipped digit must not stand there."""
+    shutil.copytree(tiny_run, tmp_path / "run")
+    run = RunDirectory(tmp_path / "run")
+    told = {"from": "x", "step": 0, "learned": ["a"], "agreement": {"b": 0.5, "c": None}}
+    checksums.replace(run.path, {"extension.json": json.dumps(told).encode()})
+    assert "gives the same to 50.0 % in the mean" in card_of(run.path, original=False)
+    file = run.path / "extension.json"
+    file.write_text(file.read_text().replace("0.5", "0.9"))
+    with pytest.raises(UserError, match=r"extension\.json is damaged"):
+        card_of(run.path, original=False)
 
 
 def test_what_was_not_measured_is_left_out():

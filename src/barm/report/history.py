@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,17 +11,15 @@ import numpy as np
 import tomli_w
 
 from barm.data.palette import display_colours
-from barm.engine.checkpoint import checksums
 from barm.engine.checkpoint.differences import settings, shown, to_table
-from barm.engine.checkpoint.directory import COUNTS, EXTENSION, METHOD, METRICS, RunDirectory
-from barm.engine.checkpoint.schema import misfit
+from barm.engine.checkpoint.directory import COUNTS, METHOD, METRICS, RunDirectory
 from barm.engine.config import RunConfig
 from barm.engine.monitor import read_log
 from barm.engine.scores import read_scores
 from barm.errors import UserError
 from barm.escaping import command, names, place, placeless, places
 from barm.methods import METHODS
-from barm.reading import read_json, real
+from barm.reading import real
 from barm.report.page.content import KnownClass, RunContent, Scores, Trace
 from barm.report.results import task_title
 
@@ -157,7 +154,7 @@ def _again(path: Path, config: RunConfig) -> str:
     whole = path if path.name not in ("", "..") else real(path)  # "." has no name
     target = whole.with_name(whole.name + "-again")
     recipe, out = ["--recipe", place(path / "config.toml")], ["--out", place(target)]
-    record = _extension(path)
+    record = RunDirectory(path).extension()
     if record is None:
         return command(["barm", "train", *recipe, *out])
     data = "" if config.data.root is None else place(config.data.root)
@@ -169,21 +166,5 @@ def _again(path: Path, config: RunConfig) -> str:
 
 def _origin(path: Path) -> str:
     """Place of the run that was extended, as `barm.escaping.place` gives it; empty for any other run."""
-    record = _extension(path)
+    record = RunDirectory(path).extension()
     return "" if record is None else place(record["from"])
-
-
-def _extension(path: Path) -> Mapping[str, Any] | None:
-    """Read what `barm extend` wrote; None for any other run.
-
-    Raises:
-        UserError: if the file is damaged.
-    """
-    if not os.path.lexists(path / EXTENSION):
-        return None
-    record: Mapping[str, Any] = read_json(path / EXTENSION)
-    wrong = misfit(EXTENSION, record)
-    if wrong is not None:
-        raise UserError(f"{path / EXTENSION} is damaged ({wrong}): restore the file, or remove it")
-    checksums.check(path / EXTENSION)
-    return record

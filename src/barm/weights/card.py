@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,7 +10,7 @@ import tomli_w
 from huggingface_hub import ModelCardData
 
 from barm.engine.checkpoint.differences import to_table
-from barm.engine.checkpoint.directory import EXTENSION, METHOD, METRICS, RunDirectory
+from barm.engine.checkpoint.directory import METHOD, METRICS, RunDirectory
 from barm.escaping import markdown
 from barm.escaping import names as names_word
 from barm.methods import METHODS
@@ -209,8 +208,7 @@ def _lost(metrics: dict[str, Any]) -> float | None:
 
 def _agreement(directory: RunDirectory, index: int) -> str:
     """What stands for the scores of the old classes where no image labels them."""
-    found = directory.path / EXTENSION
-    result = json.loads(found.read_text("utf-8")) if found.is_file() else {}
+    result = directory.extension() or {}
     shares = [v for v in (result.get("agreement") or {}).values() if v is not None]
     if result.get("step") != index or not shares:
         return ""
@@ -237,7 +235,7 @@ def _training(directory: RunDirectory, record: dict[str, Any], *, measured: bool
 
 
 def _again(directory: RunDirectory, record: dict[str, Any]) -> str:
-    if not (directory.path / EXTENSION).is_file():
+    if not directory.is_extension():
         return "barm train --recipe config.toml --data DIR --out RUN"
     learned = names_word([c["name"] for c in record["classes"] if c["id"] in record["groups"][-1]])
     return f"barm extend OLD --data DIR --classes {learned} --recipe config.toml --out RUN"

@@ -112,6 +112,8 @@ def test_the_sound_state_is_taken_up(stopped, tmp_path):
         ("memory.json", [{"name": "a", "channels": [300]}], "0.channels.0"),
         ("extension.json", {"from": "x", "step": 1, "learned": ["a"]}, None),
         ("extension.json", {"from": "x", "step": 1}, "learned"),
+        ("extension.json", {"from": "x", "step": 1, "learned": ["a"], "agreement": {"b": None, "c": 0.5}}, None),
+        ("extension.json", {"from": "x", "step": 1, "learned": ["a"], "agreement": {"c": 2}}, "agreement.c"),
     ],
 )
 def test_forms(name, value, says):

@@ -60,6 +60,10 @@ class RunDirectory:
         """Whether `barm extend` made the run."""
         return os.path.lexists(self.path / EXTENSION)
 
+    def extension(self) -> dict[str, Any] | None:
+        """What `barm extend` wrote; None for any other run."""
+        return self._read(self.path / EXTENSION) if self.is_extension() else None
+
     def finished_steps(self) -> list[int]:
         """Indices of the finished steps, ascending."""
         found = ((p, p.name[4:]) for p in self.path.glob("step[0-9][0-9]*"))

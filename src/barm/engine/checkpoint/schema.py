@@ -114,6 +114,7 @@ class ExtensionForm(_Form):
     origin: Name = Field(alias="from")
     step: Position
     learned: list[Name]
+    agreement: dict[str, Annotated[float, Field(ge=0, le=1)] | None] | None = None
 
 
 class ChecksumsForm(_Form):
