@@ -81,8 +81,8 @@ class Agreement:
             "and the scores alone count"
         )
         return (
-            f"with {classes}: {100 * self.equal:.3f} % of the labels equal PyTorch's, scores from {low:.2f} to {high:.2f} differ by at most "
-            f"{self.difference:.1e} ({relative} % of the score){few}"
+            f"with {classes}: {100 * self.equal:.3f} % of the labels equal PyTorch's, scores from {low:.2f} to "
+            f"{high:.2f} differ by at most {self.difference:.1e} ({relative} % of the score){few}"
         )
 
 

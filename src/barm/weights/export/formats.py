@@ -62,12 +62,12 @@ def to_onnx(trained: Trained, part: Part = unbounded) -> Made:
         return Made(content, in_onnxruntime(content), least)
 
 
-def in_onnxruntime(content: bytes) -> Predict:
-    """Prediction of an ONNX file by onnxruntime on the processor."""
+def in_onnxruntime(content: bytes, threads: int = 0) -> Predict:
+    """Prediction of an ONNX file by onnxruntime on the processor, with as many threads as it has cores by default."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level, options.intra_op_num_threads = 3, threads
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     return lambda image: tuple(session.run(["labels", "confidence"], {"image": image}))
 

@@ -45,8 +45,8 @@ class Quantised:
 
     def __str__(self) -> str:
         return (
-            f"int8, {self.size_fp32 / self.size:.1f} times smaller than in fp32 ({self.size_fp32 / 1e6:.1f} MB), ranges "
-            f"from {count(self.calibrated, 'images')}; on {count(self.agreement.images, 'other images')} "
+            f"int8, {self.size_fp32 / self.size:.1f} times smaller than in fp32 ({self.size_fp32 / 1e6:.1f} MB), "
+            f"calibrated on {count(self.calibrated, 'images')}; on {count(self.agreement.images, 'other images')} "
             f"{self.agreement.result}"
         )
 
@@ -105,8 +105,8 @@ def export_int8(
         found = measure(trained, in_onnxruntime(content), (one[None] for one in usable.held_out))
     if not (found.equal >= LEAST_EQUAL and math.isfinite(found.difference)):
         raise UserError(
-            f"in int8 too few labels agree with PyTorch's ({found.result}; expected {100 * LEAST_EQUAL:.0f} %): nothing "
-            "was written; give images like those it is used on to --calibrate, or export without --int8"
+            f"in int8 too few labels agree with PyTorch's ({found.result}; expected {100 * LEAST_EQUAL:.0f} %): "
+            "nothing was written; give images like those it is used on to --calibrate, or export without --int8"
         )
     content = _described(content, trained, plain.least, found, len(usable.calibration))
     target.parent.mkdir(parents=True, exist_ok=True)
