@@ -1,4 +1,4 @@
-"""Time per image of PyTorch (fp32, bf16) and of the ONNX files in fp32 and int8, on one thread, in turn; and their sizes.
+"""Time per image of PyTorch and of ONNX files in fp32 and int8, on one thread and in turn, and the size of the files.
 
 The names of backbones stand for networks with random weights, whose time is that of trained ones. How many labels
 agree is printed by ``barm export RUN --out FILE.onnx --int8``.
