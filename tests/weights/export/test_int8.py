@@ -150,7 +150,9 @@ def test_it_is_smaller_and_takes_any_size(plain, made):
 @pytest.mark.graph
 def test_a_folder_of_images(run, plain, traced, folder, cli, tmp_path):
     """Every fourth measures, the others calibrate; a model that is a file has no images of its own."""
-    status, out, _ = cli("export", run, "--out", "x.onnx", "--int8", "--calibrate", folder)
+    barm.export_step(run, tmp_path / "barm.safetensors")
+    words = ("--format", "onnx", "--out", "x.onnx", "--int8", "--calibrate", folder)
+    status, out, _ = cli("export", "barm.safetensors", *words)
     assert status == 0
     assert "calibrated on 6 images; on 2 other images" in " ".join(out.split())
     content = quantise(plain.content, [scene for i, scene in enumerate(SCENES) if i % 4 != 3])

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-BETWEEN = ("Clip", "Concat", "MaxPool", "Pad", "Relu", "Split")  # stay in int8 between two of `WEIGHTED`; sums lose too much
+BETWEEN = ("Clip", "Concat", "MaxPool", "Pad", "Relu", "Split")  # stay in int8 between two of those; sums lose too much
 SIZES = ("Shape", "Size")  # what depends on them alone is a number, no map
 
 
