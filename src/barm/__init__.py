@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from barm.report.figures import colourise, overlay
     from barm.settings import recipe_text
     from barm.weights.export.formats import export_step
+    from barm.weights.export.int8 import export_int8
     from barm.weights.export.original import export_original, original
     from barm.weights.importing import adopt, import_model
     from barm.weights.published import export_checkpoint, import_published
@@ -83,6 +84,7 @@ _HOMES = {
     "compare": "barm.api",
     "evaluate": "barm.api",
     "export_checkpoint": "barm.weights.published",
+    "export_int8": "barm.weights.export.int8",
     "export_original": "barm.weights.export.original",
     "export_step": "barm.weights.export.formats",
     "extend": "barm.extension.run",
@@ -144,6 +146,7 @@ __all__ = [
     "compare",
     "evaluate",
     "export_checkpoint",
+    "export_int8",
     "export_original",
     "export_step",
     "extend",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from barm.cli.common import Quiet, RunArg, StepOpt, progress, say
+from barm.errors import UserError
 
 Source = Annotated[str, typer.Argument(metavar="RUN", help="A run, a safetensors file of barm, or hf://owner/name.")]
 
@@ -25,17 +26,38 @@ def export(
         ),
     ] = None,
     step: StepOpt = None,
+    int8: Annotated[
+        bool,
+        typer.Option(
+            "--int8",
+            help="ONNX with convolutions in int8: smaller and faster, and some labels differ. How many is printed.",
+        ),
+    ] = False,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            "--calibrate",
+            metavar="DIR",
+            help="For --int8: images like those it is used on, without labels. By default the run's own, if they are "
+            "at hand.",
+        ),
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Write a step for other programs; it is checked against the run's own network before it is written.
 
     Example: barm export runs/demo/barm --format onnx --out barm.onnx
     """
-    from barm.weights.export.formats import export_step
+    from barm.weights.export.formats import checked_format, export_step
+    from barm.weights.export.int8 import export_int8
     from barm.weights.export.original import export_original
 
-    write = export_original if kind == "original" else partial(export_step, format=kind)
-    found = write(run, target, step=step, progress=progress(quiet))
+    if int8 and (kind or checked_format(target, kind)) != "onnx":
+        raise UserError(f"--int8 is for onnx, found {kind or target.name}: leave it out, or give --format onnx")
+    if images is not None and not int8:
+        raise UserError("--calibrate is for --int8: give both or neither")
+    write: Any = export_original if kind == "original" else partial(export_step, format=kind)
+    found = (partial(export_int8, images=images) if int8 else write)(run, target, step=step, progress=progress(quiet))
     files = [f for f in target.rglob("*") if f.is_file()] if target.is_dir() else [target]
     say(f"{target} ({sum(f.stat().st_size for f in files) / 1e6:.1f} MB): {found}")
 

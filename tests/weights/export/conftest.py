@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+import barm
+from barm.data.sources.shapes_disk import make_shapes
 from barm.engine.config import RuntimeConfig
 from barm.labels import Step
 from barm.methods import METHODS
@@ -14,6 +16,23 @@ from barm.weights.export import agreement
 from barm.weights.trained import Trained
 
 TINY = {"backbone": "test_resnet", "channels": 16, "pretrained": False}
+SMALL = (
+    "model.backbone=test_resnet",
+    "model.channels=32",
+    "model.output_stride=16",
+    "model.rates=[1,2,4]",
+    "base.epochs=4",
+    "base.batch_size=8",
+    "base.crop=48",
+    "increment.epochs=1",
+    "increment.batch_size=8",
+    "increment.crop=48",
+    "evaluation.crop=48",
+    "runtime.workers=0",
+    "runtime.precision=32-true",
+    "runtime.device=cpu",
+    "runtime.tensorboard=false",
+)
 
 
 @pytest.fixture
@@ -45,3 +64,12 @@ def tiny_trained():
         return Trained(network.eval(), method, about, RuntimeConfig(), {})
 
     return make
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory):
+    """BARM in three steps, trained for seconds: enough for labels that are not all one class."""
+    folder = tmp_path_factory.mktemp("export")
+    make_shapes(folder / "data", layout="voc", num_classes=4, num_train=240, num_val=6, size=(48, 48), seed=3)
+    barm.fit("shapes/2-1/barm", out=folder / "barm", data=folder / "data", overrides=SMALL, quiet=True)
+    return folder / "barm"

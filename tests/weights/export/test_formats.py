@@ -28,7 +28,6 @@ from torch import nn
 
 import barm
 from barm.data.sources.shapes import render
-from barm.data.sources.shapes_disk import make_shapes
 from barm.engine.config import RuntimeConfig
 from barm.engine.runtime import Runtime
 from barm.labels import Step
@@ -45,23 +44,6 @@ DOCUMENT = (ROOT / "docs/export.md").read_text("utf-8")
 TINY = {"backbone": "test_resnet", "channels": 16, "pretrained": False}
 NAMES = [name if name == "safetensors" else pytest.param(name, marks=pytest.mark.graph) for name in FORMATS]
 SIZES = [(48 + 13 * i, 160 - 5 * i) for i in range(20)]
-SMALL = (
-    "model.backbone=test_resnet",
-    "model.channels=32",
-    "model.output_stride=16",
-    "model.rates=[1,2,4]",
-    "base.epochs=4",
-    "base.batch_size=8",
-    "base.crop=48",
-    "increment.epochs=1",
-    "increment.batch_size=8",
-    "increment.crop=48",
-    "evaluation.crop=48",
-    "runtime.workers=0",
-    "runtime.precision=32-true",
-    "runtime.device=cpu",
-    "runtime.tensorboard=false",
-)
 
 
 @pytest.fixture(scope="module")
@@ -78,15 +60,6 @@ def images(tmp_path_factory):
         scene = render(i, split="val", num_classes=4, size=size, seed=3)
         Image.fromarray(scene.image).save(folder / f"{i:02d}.png")
     return sorted(folder.iterdir())
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """BARM in three steps, trained for seconds: enough for labels that are not all one class."""
-    folder = tmp_path_factory.mktemp("export")
-    make_shapes(folder / "data", layout="voc", num_classes=4, num_train=240, num_val=6, size=(48, 48), seed=3)
-    barm.fit("shapes/2-1/barm", out=folder / "barm", data=folder / "data", overrides=SMALL, quiet=True)
-    return folder / "barm"
 
 
 @pytest.fixture(scope="module")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -66,7 +66,13 @@ class Agreement:
 
     def __str__(self) -> str:
         own = f", {self.own} of them the run's own validation images," if self.own else f" of {self.sizes} sizes"
+        return f"{count(self.images, 'images')}{own} {self.result}"
+
+    @property
+    def result(self) -> str:
+        """What was found, without the images that it was found on."""
         low, high = self.scores
+        relative = f"{100 * self.relative:.{'1g' if self.relative < 0.1 else '0f'}}"
         classes = count(self.classes, "classes")
         few = (
             ""
@@ -75,9 +81,8 @@ class Agreement:
             "and the scores alone count"
         )
         return (
-            f"{count(self.images, 'images')}{own} with {classes}: {100 * self.equal:.3f} % "
-            f"of the labels equal PyTorch's, scores from {low:.2f} to {high:.2f} differ by at most "
-            f"{self.difference:.1e} ({100 * self.relative:.1g} % of the score){few}"
+            f"with {classes}: {100 * self.equal:.3f} % of the labels equal PyTorch's, scores from {low:.2f} to "
+            f"{high:.2f} differ by at most {self.difference:.1e} ({relative} % of the score){few}"
         )
 
 
@@ -100,13 +105,31 @@ def compare(
     Raises:
         UserError: if they agree less than an exported file has to.
     """
+    sizes = [size for size in SIZES if min(size[1:]) >= least]
+    batches = (*(one[None] for one in own), *_batches(trained.method.step.num_seen, sizes))
+    seen = measure(trained, predict, (image for image in batches if min(image.shape[1:3]) >= least))
+    found = replace(seen, sizes=len(sizes), own=len(own))
+    if not (found.equal >= EQUAL and found.difference <= DIFFERENCE and found.relative <= RELATIVE):
+        raise UserError(
+            f"{what} does not agree with PyTorch ({found}; expected {100 * EQUAL} % and at most {DIFFERENCE:.0e}, or "
+            f"{100 * RELATIVE:.0f} % of the score): nothing was written; try another version of torch, or another "
+            "format"
+        )
+    return found
+
+
+def measure(trained: Trained, predict: Predict, batches: Iterable[NDArray[np.uint8]]) -> Agreement:
+    """Measure how far a file agrees with the trained network; there is no bar.
+
+    Args:
+        trained: as for `compare`.
+        predict: as for `compare`.
+        batches: at least one, ``(N, H, W, 3)`` uint8 each.
+    """
     equal = pixels = images = 0
     difference = relative = 0.0
     seen, scores = set[int](), list[float]()
-    sizes = [size for size in SIZES if min(size[1:]) >= least]
-    for image in (*(one[None] for one in own), *_batches(trained.method.step.num_seen, sizes)):
-        if min(image.shape[1:3]) < least:
-            continue
+    for image in batches:
         labels, confidence = (np.asarray(t) for t in predict(image))
         expected, best = in_pytorch(trained, image)
         same = labels == expected
@@ -118,23 +141,17 @@ def compare(
         difference = float(np.maximum(difference, apart.max()))  # NaN stays
         relative = float(np.maximum(relative, (apart / np.maximum(best, LEAST_SCORE)).max()))
         scores += [float(best.min()), float(best.max())]
-    found = Agreement(
-        images, len(sizes), len(own), len(seen), equal / pixels, difference, relative, (min(scores), max(scores))
-    )
-    if not (found.equal >= EQUAL and found.difference <= DIFFERENCE and found.relative <= RELATIVE):
-        raise UserError(
-            f"{what} does not agree with PyTorch ({found}; expected {100 * EQUAL} % and at most {DIFFERENCE:.0e}, or "
-            f"{100 * RELATIVE:.0f} % of the score): nothing was written; try another version of torch, or another "
-            "format"
-        )
-    return found
+    span = (min(scores), max(scores))
+    return Agreement(images, 0, 0, len(seen), equal / pixels, difference, relative, span)
 
 
-def own_images(run: Path | str) -> list[NDArray[np.uint8]]:
-    """Some images of the validation split that a run was measured on, ``(H, W, 3)`` uint8; none if it is not there.
+def own_images(run: Path | str, split: Literal["train", "val"] = "val", most: int = OWN) -> list[NDArray[np.uint8]]:
+    """Some images of a run's own data, ``(H, W, 3)`` uint8 with sides up to `LONGEST`; none if they are not there.
 
     Args:
         run: a run's folder; a file or a hub's model has no images.
+        split: of the data.
+        most: number of images, spread evenly over the split.
     """
     if is_address(run) or not Path(run).is_dir():
         return []
@@ -142,14 +159,21 @@ def own_images(run: Path | str) -> list[NDArray[np.uint8]]:
     if config.root is None:
         return []
     try:
-        source = open_source(config.layout, config.root, "val", config.names)
-        chosen = np.linspace(0, len(source) - 1, min(OWN, len(source))).round().astype(int)
-        images = [source[i].image for i in chosen.tolist()]
+        source = open_source(config.layout, config.root, split, config.names)
+        chosen = np.linspace(0, len(source) - 1, min(most, len(source))).round().astype(int)
+        return shrunk(source[i].image for i in chosen.tolist())
     except (UserError, OSError):
         return []
-    for one in images:
-        one.thumbnail((LONGEST, LONGEST))
-    return [np.asarray(one) for one in images if min(one.size) >= LEAST_SIDE]
+
+
+def shrunk(images: Iterable[Image.Image], least: int = LEAST_SIDE) -> list[NDArray[np.uint8]]:
+    """Images with sides up to `LONGEST`, ``(H, W, 3)`` uint8, without those that have a side below `least`."""
+    found = []
+    for one in images:  # one at a time, as large ones fill the memory
+        smaller = one.copy()
+        smaller.thumbnail((LONGEST, LONGEST))
+        found += [np.asarray(smaller)] if min(smaller.size) >= least else []
+    return found
 
 
 @torch.no_grad()

@@ -57,14 +57,19 @@ def to_onnx(trained: Trained, part: Part = unbounded) -> Made:
     size = sum(t.numel() * t.element_size() for t in trained.network.state_dict().values())
     if size > LIMIT:
         raise UserError(f"the network has {size >> 20} MiB, an ONNX file holds 2 GiB: export as torch-export instead")
+    content, least = _onnx(trained, part)
+    with part("reading it back"):
+        return Made(content, in_onnxruntime(content), least)
+
+
+def in_onnxruntime(content: bytes, threads: int = 0) -> Predict:
+    """Prediction of an ONNX file by onnxruntime on the processor, with as many threads as it has cores by default."""
     import onnxruntime
 
-    content, least = _onnx(trained, part)
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    with part("reading it back"):
-        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    return Made(content, lambda image: tuple(session.run(["labels", "confidence"], {"image": image})), least)
+    options.log_severity_level, options.intra_op_num_threads = 3, threads
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    return lambda image: tuple(session.run(["labels", "confidence"], {"image": image}))
 
 
 def _onnx(trained: Trained, part: Part) -> tuple[bytes, int]:
@@ -164,21 +169,48 @@ def export_step(
         UserError: for bad input, a missing library, or a file that does not agree with PyTorch; nothing is written.
     """
     target = Path(out)
+    name = checked_format(target, format)
+    trained = open_trained(run, step)
+    bounded = announced(progress, limit)
+    made = make_file(trained, name, progress, bounded)
+    with bounded("comparing it with PyTorch"):
+        found = compare(trained, made.predict, f"the {name} file", own_images(run), made.least)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(target, made.content)
+    return found
+
+
+def checked_format(target: Path, format: str | None) -> str:
+    """The format of a file, by default what its ending says.
+
+    Raises:
+        UserError: if there is no such format, or the file is a folder.
+    """
     name = format or _by_ending(target)
     if name not in FORMATS:
         raise UserError(f"unknown format '{name}': expected one of {', '.join(FORMATS)}")
     if target.is_dir():
         raise UserError(f"{target} is a folder: give a file, such as {target / ('model' + FORMATS[name][0])}")
-    trained = open_trained(run, step)
+    return name
+
+
+def announced(progress: Callable[[str], None], limit: float, remedy: str = REMEDY) -> Part:
+    """Run parts of the work as stages of at most so many seconds; see `stage`."""
+    return lambda title: stage(progress, title, limit, remedy)
+
+
+def make_file(trained: Trained, name: str, progress: Callable[[str], None], part: Part) -> Made:
+    """Make a file of a format; it is not compared yet.
+
+    Raises:
+        UserError: if a library is missing, or the network cannot be written in the format.
+    """
     convolutions = sum(isinstance(module, nn.Conv2d) for module in trained.network.modules())
     what = f"{trained.record['model']['backbone']}, {convolutions} convolutions"
     progress(f"making the {name} file of step {trained.method.step.index} ({trained.record['method']['name']}, {what})")
 
-    def bounded(title: str) -> AbstractContextManager[None]:
-        return stage(progress, title, limit, REMEDY)
-
     try:
-        made = FORMATS[name][1](trained, bounded)
+        return FORMATS[name][1](trained, part)
     except (UserError, OSError):
         raise
     except Exception as error:  # torch raises its own and Python's, for layers that it cannot trace
@@ -186,11 +218,6 @@ def export_step(
             f"'{trained.record['model']['backbone']}' cannot be exported as {name} "
             f"({' '.join(str(error).split())[:160]}): try another format"
         ) from error
-    with bounded("comparing it with PyTorch"):
-        found = compare(trained, made.predict, f"the {name} file", own_images(run), made.least)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(target, made.content)
-    return found
 
 
 def _by_ending(target: Path) -> str:

@@ -1,0 +1,157 @@
+"""Export of a trained step as an ONNX file that computes in int8, with the measured agreement of its labels."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from barm.data.images import read_image
+from barm.engine.checkpoint.atomic import write_atomically
+from barm.errors import UserError
+from barm.weights.calibrate import FEWEST, HELD_OUT, MOST, find_images
+from barm.weights.export.agreement import Agreement, compare, measure, own_images, shrunk
+from barm.weights.export.formats import LONGEST, announced, checked_format, in_onnxruntime, make_file
+from barm.weights.export.portable import LEAST_SIDE, describe
+from barm.weights.export.quantise import quantise
+from barm.weights.trained import KEY, Trained, open_trained
+from barm.words import count
+
+LEAST_EQUAL = 0.90  # share of labels equal to PyTorch's; below it no file is written
+REMEDY = "give a folder of fewer or smaller images to --calibrate"
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """How a file in int8 came out.
+
+    Attributes:
+        agreement: with PyTorch in fp32, on images that the ranges were not measured on.
+        calibrated: number of images that the ranges were measured on.
+        size: of the file, in bytes.
+        size_fp32: of the same file without int8, in bytes.
+    """
+
+    agreement: Agreement
+    calibrated: int
+    size: int
+    size_fp32: int
+
+    def __str__(self) -> str:
+        return (
+            f"int8, {self.size_fp32 / self.size:.1f} times smaller than in fp32 ({self.size_fp32 / 1e6:.1f} MB), "
+            f"calibrated on {count(self.calibrated, 'images')}; on {count(self.agreement.images, 'other images')} "
+            f"{self.agreement.result}"
+        )
+
+
+class Images(NamedTuple):
+    """Images to measure ranges on, and others to measure the agreement on, ``(H, W, 3)`` uint8 each."""
+
+    calibration: list[NDArray[np.uint8]]
+    held_out: list[NDArray[np.uint8]]
+
+
+def export_int8(
+    run: Path | str,
+    out: Path | str,
+    *,
+    images: Path | None = None,
+    step: int | None = None,
+    progress: Callable[[str], None] = lambda line: None,
+    limit: float = LONGEST,
+) -> Quantised:
+    """Write a trained step as an ONNX file with convolutions and matrix products in int8.
+
+    The file in fp32 is made first and has to pass the check of every export. That in int8 is measured, and has to
+    reach `LEAST_EQUAL`.
+
+    Args:
+        run: as for `export_step`.
+        out: the file; overwritten where it exists.
+        images: a folder of images like those that the file is used on, without labels: three of four for the ranges
+            of the activations, every fourth for the agreement. By default the run's own training images for the
+            ranges, and its own validation images for the agreement.
+        step: which step of a run; the last by default.
+        progress: as for `export_step`.
+        limit: seconds that a stage may take, as for `export_step`.
+
+    Returns:
+        The agreement and the sizes, which whoever calls has to show.
+
+    Raises:
+        UserError: as `export_step`; without images; or if too few labels agree. Nothing is written.
+    """
+    target = Path(out)
+    name = checked_format(target, "onnx")
+    trained = open_trained(run, step)
+    chosen = chosen_images(run, images)
+    part, patient = announced(progress, limit), announced(progress, limit, REMEDY)
+    plain = make_file(trained, name, progress, part)
+    with part("comparing it with PyTorch"):
+        compare(trained, plain.predict, f"the {name} file", own_images(run), plain.least)
+    usable = Images(*([one for one in some if min(one.shape[:2]) >= plain.least] for some in chosen))
+    if not all(usable):
+        raise UserError(f"every image is smaller than {plain.least} pixels a side: give larger ones to --calibrate")
+    with patient(f"measuring ranges on {count(len(usable.calibration), 'images')}"):
+        content = quantise(plain.content, usable.calibration)
+    with patient(f"comparing int8 with PyTorch on {count(len(usable.held_out), 'other images')}"):
+        found = measure(trained, in_onnxruntime(content), (one[None] for one in usable.held_out))
+    if not (found.equal >= LEAST_EQUAL and math.isfinite(found.difference)):
+        raise UserError(
+            f"in int8 too few labels agree with PyTorch's ({found.result}; expected {100 * LEAST_EQUAL:.0f} %): "
+            "nothing was written; give images like those it is used on to --calibrate, or export without --int8"
+        )
+    content = _described(content, trained, plain.least, found, len(usable.calibration))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(target, content)
+    return Quantised(found, len(usable.calibration), len(content), len(plain.content))
+
+
+def chosen_images(run: Path | str, folder: Path | None) -> Images:
+    """Images for the ranges and the agreement: from a folder, or from the run's own data.
+
+    Raises:
+        UserError: if there are too few; if no folder is given and the run's data is not there.
+    """
+    if folder is not None:
+        found = shrunk(read_image(path) for path in find_images(folder))
+        if len(found) < FEWEST:
+            raise UserError(
+                f"{folder} holds {count(len(found), 'images')} of at least {LEAST_SIDE} pixels a side: expected "
+                f"{FEWEST} to calibrate on"
+            )
+        held_out = found[HELD_OUT - 1 :: HELD_OUT]
+        return Images([one for i, one in enumerate(found) if i % HELD_OUT != HELD_OUT - 1], held_out)
+    most = MOST // HELD_OUT
+    own = Images(own_images(run, "train", MOST - most), own_images(run, "val", most))
+    if not all(own):
+        raise UserError(
+            f"int8 needs images, and those that {run} was trained on are not at hand: give a folder of images like "
+            "those it is used on, without labels, with --calibrate"
+        )
+    return own
+
+
+def _described(content: bytes, trained: Trained, least: int, found: Agreement, calibrated: int) -> bytes:
+    """The file with its description, in which the agreement is."""
+    import onnx
+
+    model: Any = onnx.load_from_string(content)
+    about = {
+        "weights": "int8",
+        "activations": "uint8",
+        "calibrated_on": calibrated,
+        "measured_on": found.images,
+        "equal_labels": found.equal,
+        "largest_difference": found.difference,
+    }
+    onnx.helper.set_model_props(model, {KEY: json.dumps({**describe(trained, least), "int8": about})})
+    model.producer_name = "barm"
+    return bytes(model.SerializeToString())
