@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import nn
 from barm.api import fit
 from barm.config import load_config
 from barm.engine import compilation
+from barm.engine import run as sequence
 from barm.engine.checkpoint.directory import RunDirectory
 from barm.engine.compilation import Cost, choice, cost_of
 from barm.engine.config import RunConfig
@@ -20,6 +22,7 @@ from barm.engine.prepare import prepare
 from barm.engine.runtime import Runtime
 from barm.engine.trial import Trial, try_updates
 from barm.errors import UserError
+from forked import ended, ranks
 
 AUTO = "runtime.compile=auto"
 FILES = ("model.safetensors", "counts.json", "metrics.json")
@@ -174,6 +177,61 @@ def test_without_a_compiler_it_is_false_and_says_why(first, tiny, tmp_path, monk
     assert line.startswith("runtime.compile is false: the network cannot be compiled here (")
     assert "No working C++ compiler found" in line
     assert stored(tmp_path / "run") is False
+
+
+def test_what_earlier_runs_have_compiled_is_not_found(tiny, monkeypatch):
+    """Or a second run would take the first one's work for that of the compiler."""
+    config, seen = tiny("barm", "2-1", AUTO), set[tuple[str, bool]]()
+
+    def backend(graph: torch.fx.GraphModule, _given: list[torch.Tensor]) -> object:
+        folder = Path(os.environ[compilation.CACHE])
+        seen.add((str(folder), not any(folder.iterdir())))
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    rt = Runtime(config.runtime)
+    ready = prepare(config, rt)
+    for before in (None, "there"):
+        if before is None:
+            monkeypatch.delenv(compilation.CACHE, raising=False)
+        else:
+            monkeypatch.setenv(compilation.CACHE, before)
+        compilation._tried(ready, rt, ready.steps[:1], lambda _: None)
+        assert os.environ.get(compilation.CACHE) == before
+    assert len(seen) == 2
+    assert all(empty for _, empty in seen)
+    assert not any(Path(folder).exists() for folder, _ in seen)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lacking", [False, True], ids=["measured", "one without a compiler"])
+def test_two_processes_choose_alike(lacking, tiny, tmp_path):
+    """By the mean of what they have measured; the second one alone would choose otherwise."""
+    config = tiny("barm", "2-1", AUTO)
+
+    def train() -> None:
+        rank = int(os.environ["RANK"])
+        torch.compile = broken("no compiler", first=0) if lacking and rank else partial(torch.compile, backend="eager")
+        compilation.cost_of = lambda *_: Cost(1.0, 1.2 if rank else 0.5, 0.1)
+        settle = sequence.with_compiler
+
+        def noted(*args, **options):
+            ready = settle(*args, **options)
+            (tmp_path / str(rank)).write_text(ready.chosen["runtime.compile"])
+            return ready
+
+        sequence.with_compiler = noted
+        fit(config, out=tmp_path / "run", steps=[0], quiet=True)
+
+    statuses, errors = ended(ranks(train))
+    assert statuses == [0, 0], errors
+    first, second = ((tmp_path / str(rank)).read_text() for rank in range(2))
+    assert first == second
+    if lacking:
+        assert first == "false: the network cannot be compiled here (in another process)"
+    else:
+        assert "takes 1.0 s, compiled 0.85 s" in first
+    assert stored(tmp_path / "run") is not lacking
 
 
 def test_what_is_wrong_with_the_run_is_no_fault_of_the_compiler(tiny, tmp_path, eager):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -25,6 +27,7 @@ from barm.reading import short
 from barm.words import noun
 
 KEY = "runtime.compile"
+CACHE = "TORCHINDUCTOR_CACHE_DIR"  # torch's variable: the folder of what was compiled before
 LEAST = 3  # updates that are tried, so that two are timed without the compiler's work
 
 
@@ -149,7 +152,7 @@ def _agreed(total: Tensor, world: int, updates: int, steps: int) -> Choice:
 
 def _measured(config: RunConfig, rt: Runtime, ready: Prepared, step: Step, dataset: StepDataset) -> Cost | str:
     """Costs of an update, or why it cannot be compiled. The runtime is left as it was."""
-    with _undone(rt):
+    with _undone(rt), _empty_cache():
         rt.compile = False
         eager = try_updates(config, rt, ready, step, dataset, least=LEAST)
         reason = _lacking(rt)
@@ -180,6 +183,21 @@ def _undone(rt: Runtime) -> Iterator[None]:
         rt.compile = before
         rt.load_scaler_state(scaler)
         torch.compiler.reset()
+
+
+@contextmanager
+def _empty_cache() -> Iterator[None]:
+    """Context in which the compiler finds nothing of earlier runs on the disk, as most steps of a new run do not."""
+    before = os.environ.get(CACHE)
+    with tempfile.TemporaryDirectory(prefix="barm-compile-", ignore_cleanup_errors=True) as folder:
+        os.environ[CACHE] = folder
+        try:
+            yield
+        finally:
+            if before is None:
+                os.environ.pop(CACHE, None)
+            else:
+                os.environ[CACHE] = before
 
 
 def _lacking(rt: Runtime) -> str:
