@@ -15,13 +15,16 @@ from barm.api import fit
 from barm.config import load_config
 from barm.engine import compilation
 from barm.engine import run as sequence
+from barm.engine.capacity import update_need
 from barm.engine.checkpoint.directory import RunDirectory
 from barm.engine.compilation import Cost, choice, cost_of
-from barm.engine.config import RunConfig
+from barm.engine.config import RunConfig, RuntimeConfig
 from barm.engine.prepare import prepare
 from barm.engine.runtime import Runtime
 from barm.engine.trial import Trial, try_updates
 from barm.errors import UserError
+from barm.methods import METHODS
+from barm.models.segmenter import NetworkConfig
 from forked import ended, ranks
 
 AUTO = "runtime.compile=auto"
@@ -70,6 +73,19 @@ def test_a_long_update_is_tried_as_often_as_asked(tiny, monkeypatch):
     for least in (1, 3):
         found = try_updates(config, rt, ready, ready.steps[0], dataset, least=least)
         assert len(found.later) == least - 1
+
+
+def test_a_runtime_whose_choice_is_open_does_not_compile():
+    """An evaluation needs none; before a trial, memory has to suffice for updates that are not compiled."""
+    settled, open_ = (Runtime(RuntimeConfig(device="cpu", compile=value)) for value in (False, "auto"))
+    assert open_.compile is False
+    needs = [update_need(NetworkConfig(backbone="test_resnet"), METHODS["barm"](), rt) for rt in (settled, open_)]
+    assert needs[0] == needs[1]
+
+
+def test_other_words_are_refused(tiny):
+    with pytest.raises(UserError, match=r"^runtime\.compile: Input should be True, False or 'auto', got 'sometimes'"):
+        tiny("barm", "2-1", "runtime.compile=sometimes")
 
 
 @pytest.fixture
