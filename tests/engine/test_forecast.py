@@ -13,11 +13,27 @@ from typer.testing import CliRunner
 from barm.api import fit
 from barm.cli import app
 from barm.config import load_config, validate
+from barm.engine import compilation
+from barm.engine.compilation import Choice
 from barm.engine.forecast import forecast
 from barm.engine.monitor import Monitor
 from barm.engine.prepare import prepare
 from barm.engine.runtime import Runtime
 from barm.errors import UserError
+
+
+def test_the_compiler_is_settled_as_in_the_run(tiny_settings, shapes_voc, tmp_path, monkeypatch):
+    """Tried for a new run, taken from a run that goes on."""
+    seen = []
+    monkeypatch.setattr(compilation, "_tried", lambda *_: seen.append("tried") or Choice(False, "false: slower"))
+    run, call = tmp_path / "run", partial(words, tiny_settings, shapes_voc, "--set", "runtime.compile=auto")
+    told = said(call("--out", str(run)))
+    assert "compile = false" in told
+    assert "runtime.compile is false: slower" in told
+    config = load_config("shapes/2-1/barm", tiny_settings, {"data": {"root": str(shapes_voc)}})
+    fit(config, out=run, steps=[0], quiet=True)
+    assert "runtime.compile is false: as the run was started with" in said(call("--resume", "--out", str(run)))
+    assert seen == ["tried"]
 
 
 @pytest.mark.others("plop", "dkd-m", "star", "finetune")

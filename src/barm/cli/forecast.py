@@ -16,6 +16,7 @@ from barm.engine.checkpoint.differences import to_table
 from barm.engine.checkpoint.directory import RunDirectory
 from barm.engine.checkpoint.images import images_of
 from barm.engine.checkpoint.shared import SharedDirectory
+from barm.engine.compilation import with_compiler
 from barm.engine.config import RunConfig
 from barm.engine.crops import chosen_lines
 from barm.engine.forecast import StepForecast, forecast
@@ -60,7 +61,9 @@ def show_forecast(
     ready = ready._replace(steps=tuple(step for step in ready.steps if step.index not in done))
     if not ready.steps:
         raise UserError(f"nothing is left to be trained: every step of {target} is finished")
-    steps = forecast(ready, rt, progress(quiet or not rt.is_main))
+    tell = progress(quiet or not rt.is_main)
+    ready = with_compiler(ready, rt, target, resume=resume, say=tell)
+    steps = forecast(ready, rt, tell)
     if not rt.is_main:
         return
     say(tomli_w.dumps(to_table(ready.config)))

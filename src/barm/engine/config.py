@@ -30,8 +30,6 @@ from barm.models.segmenter import NetworkConfig
 Policy = Literal["poly", "warm_poly", "step"]
 Absent = Literal["skip", "zero"]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
-
-
 MAX_SCALE = 100  # of an image's sides, or of its area
 
 
@@ -290,7 +288,8 @@ class RuntimeConfig(_Config):
             only decode; images differ by at most 1/255.
         workers: loader processes; -1 chooses by the number of processors.
         channels_last: memory layout of the networks.
-        compile: `torch.compile` the network that trains.
+        compile: `torch.compile` the network that trains; `auto` tries some updates with and without, and compiles if
+            the run then ends earlier. A resumed run keeps that choice.
         cuda_graphs: on one GPU, record the networks as CUDA graphs, whose kernels are launched all at once.
         gradient_checkpointing: compute what is inside the backbone's blocks again in the backward pass instead of
             keeping it: the same results in less memory, a quarter slower (docs/speed.md), without CUDA graphs;
@@ -308,7 +307,7 @@ class RuntimeConfig(_Config):
     augment: Literal["workers", "device"] = "workers"
     workers: int = Field(-1, ge=-1, strict=True)
     channels_last: bool = True
-    compile: bool = False
+    compile: Literal[True, False, "auto"] = False
     cuda_graphs: bool = True
     gradient_checkpointing: bool = False
     deterministic: bool = False

@@ -21,6 +21,7 @@ from barm.engine.checkpoint.images import images_of
 from barm.engine.checkpoint.network import describe_classes, load_step, same_colours
 from barm.engine.checkpoint.provenance import other_code, provenance
 from barm.engine.checkpoint.shared import SharedDirectory
+from barm.engine.compilation import with_compiler
 from barm.engine.completion import completed
 from barm.engine.config import RunConfig
 from barm.engine.crops import chosen_lines
@@ -88,15 +89,18 @@ def run(
         Failed: an image is missing, or a process of the loader was killed; the last saved state can be resumed.
         Stopped: someone asked to stop; the state is saved.
     """
-    config, data, steps, chosen, warnings = prepare(config, rt, only, data, adopted.steps if adopted else ())
-    directory, record = SharedDirectory(path, rt), provenance(rt, data.train.class_names, chosen, data.saliency)
+    ready = prepare(config, rt, only, data, adopted.steps if adopted else ())
+    directory, steps, data = SharedDirectory(path, rt), ready.steps, ready.data
     placed = {*(adopted.steps if adopted else ()), *([0] if start_from is not None else [])}
     _check_order(directory, [s.index for s in steps], placed)
+    again = resume or rt.from_main(lambda: RunDirectory(path).goes_on)
+    done = {*placed, *directory.finished_steps()}
+    ready = with_compiler(ready, rt, path, resume=again, done=done, say=monitor.say)
+    config, chosen, lines = ready.config, ready.chosen, list(ready.warnings)
+    record = provenance(rt, data.train.class_names, chosen, data.saliency)
     datasets = {s.index: train_dataset(config, data, s) for s in steps if not directory.is_complete(s.index)}
-    lines = list(warnings)
 
     def begin() -> None:
-        again = resume or RunDirectory(path).goes_on
         lines.extend(_other_code(path, config, record) if again and datasets else ())
         directory.open(_stored(config), record, resume=again, same=same, images=images_of(data))
 

@@ -52,13 +52,14 @@ class Runtime:
         device: of this process.
         precision: resolved, e.g. ``bf16-mixed``.
         rank: of this process among `world`.
+        compile: whether networks that train are compiled; `auto` is settled for a run (`barm.engine.compilation`).
         recomputes: whether blocks of the backbone are computed again in the backward pass.
     """
 
     def __init__(self, config: RuntimeConfig) -> None:
         accelerator = _accelerator(config.device)
         self.precision = _precision(config, accelerator)
-        self.channels_last, self.compile = config.channels_last, config.compile
+        self.channels_last, self.compile = config.channels_last, config.compile is True
         self.deterministic, self.recomputes = config.deterministic, config.gradient_checkpointing
         _set_arithmetic(self.precision, config.deterministic)
         per_node, nodes = processes()
