@@ -217,9 +217,7 @@ class RunDirectory:
         return table
 
     def _damaged(self, path: Path, what: str) -> UserError:
-        return UserError(
-            f"{path} is damaged ({what[:100]}): restore the file, or train the run anew into another --out"
-        )
+        return UserError(f"{path} is damaged ({what[:100]}): restore the file, or train anew into another --out")
 
     def save_step(
         self,
