@@ -7,7 +7,9 @@ a line, so that only these are tried for a fault in it.
     python -m pytest -m 'not slow and not long and not gpu' --cov=barm --cov-context=test --cov-report=term
     python benchmarks/mutation.py --sample 400 --seed 1 --coverage .coverage
 
-It prints every fault that no test noticed, and the share of those that one did. `tests/mutants.py` has chosen ones.
+Tests that run the line in a process of their own alone are not known and not tried, so that some faults count as unseen
+which the whole suite would notice. It prints every fault that no test noticed, and the share of those that one did.
+`tests/mutants.py` has chosen ones.
 """
 
 from __future__ import annotations

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
+import tempfile
 import tomllib
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
 from barm.api import fit
 from barm.config import load_config
@@ -17,12 +19,12 @@ from barm.engine import compilation
 from barm.engine import run as sequence
 from barm.engine.capacity import update_need
 from barm.engine.checkpoint.directory import RunDirectory
-from barm.engine.compilation import Cost, choice, cost_of
+from barm.engine.compilation import Cost, Times, choice, cost_of
 from barm.engine.config import RunConfig, RuntimeConfig
 from barm.engine.prepare import prepare
 from barm.engine.runtime import Runtime
-from barm.engine.trial import Trial, try_updates
-from barm.errors import UserError
+from barm.engine.trial import try_updates
+from barm.errors import Stopped, UserError
 from barm.methods import METHODS
 from barm.models.segmenter import NetworkConfig
 from forked import ended, ranks
@@ -53,15 +55,11 @@ def test_the_reason_has_the_numbers():
     assert told == "false: each of 2000 updates takes 0.84 s, compiled 0.80 s, and compiling the only step takes 95 s"
 
 
-def trial(first: float, *later: float) -> Trial:
-    return Trial(None, nn.Identity(), first, later, 0.0)  # type: ignore[arg-type]
-
-
 def test_compiling_is_what_the_first_compiled_update_takes_longer():
     """What both first updates do beside, such as starting loaders, is not the compiler's."""
-    found = cost_of(trial(3.0, 1.0, 1.5, 1.0), trial(12.0, 0.5, 0.5, 9.0))
+    found = cost_of(Times(3.0, 1.0), Times(12.0, 0.5))
     assert found == Cost(eager=1.0, compiled=0.5, compiling=9.5)
-    assert cost_of(trial(9.0, 1.0), trial(2.0, 0.5)).compiling == 0
+    assert cost_of(Times(9.0, 1.0), Times(2.0, 0.5)).compiling == 0
 
 
 def test_a_long_update_is_tried_as_often_as_asked(tiny, monkeypatch):
@@ -99,6 +97,7 @@ def costs(monkeypatch, eager):
     """A function that decides what the trials find: trials run, and their times are replaced."""
 
     def decide(found: Cost) -> None:
+        monkeypatch.setattr(compilation, "cannot_pay", lambda *_: False)
         monkeypatch.setattr(compilation, "cost_of", lambda _eager, _compiled: found)
 
     return decide
@@ -120,7 +119,7 @@ def test_the_choice_is_printed_stored_and_kept(tiny, tmp_path, costs, monkeypatc
     config = tiny("barm", "2-1", AUTO)
     costs(Cost(1.0, 0.5, 0.1))
     fit(config, out=tmp_path / "run", steps=[0])
-    reason = "true: each of 4 updates takes 1.0 s, compiled 0.50 s, and compiling the only step takes 0.10 s"
+    reason = "true: each of 10 updates takes 1.0 s, compiled 0.50 s, and compiling each of 3 steps takes 0.10 s"
     assert f"runtime.compile is {reason}" in said(capsys)
     assert stored(tmp_path / "run") is True
     assert RunDirectory(tmp_path / "run").provenance()["chosen"]["runtime.compile"] == reason
@@ -157,15 +156,44 @@ def test_a_run_that_is_not_compiled_is_the_same_bit_for_bit(name, tiny, tmp_path
     assert same_files(tmp_path / "auto", tmp_path / "false", 2)
 
 
+def test_updates_that_take_less_than_compiling_need_no_trial_of_it(tiny, monkeypatch, eager):
+    """Seconds of training are no reason to compile for minutes."""
+    config, tried = tiny("barm", "2-1", AUTO), list[bool]()
+    rt, whole = Runtime(config.runtime), compilation._times
+    monkeypatch.setattr(compilation, "_compiler", lambda _rt: (1000.0, ""))
+    monkeypatch.setattr(compilation, "_times", lambda *given: tried.append(given[-1]) or whole(*given))
+    found = compilation._tried(prepare(config, rt), rt, (), lambda _: None)
+    assert found.compile is False
+    assert re.fullmatch(r"false: all \d+ updates take \d+(\.\d+)? s, and compiling longer", found.reason)
+    assert tried == [False]
+
+
+def test_a_stop_while_it_is_tried_is_one(tiny, tmp_path, monkeypatch, eager):
+    """As in training: a message and the signal's status; nothing is left, also no folder of the compiler."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    whole = compilation.try_updates
+
+    def stopped(*given, **options):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return whole(*given, **options)
+
+    monkeypatch.setattr(compilation, "try_updates", stopped)
+    with pytest.raises(Stopped, match="nothing was saved yet: start anew") as found:
+        fit(tiny("barm", "2-1", AUTO), out=tmp_path / "run", quiet=True)
+    assert found.value.signum == signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_random_numbers_and_the_scaler_are_as_before(tiny, monkeypatch, eager):
     config = tiny("barm", "2-1", AUTO, "model.dropout=0.3")
     rt = Runtime(config.runtime)
     ready = prepare(config, rt)
     scaler, loaded = {"scale": 3.0}, list[object]()
+    monkeypatch.setattr(compilation, "cannot_pay", lambda *_: False)
     monkeypatch.setattr(rt, "scaler_state", lambda: scaler)
     monkeypatch.setattr(rt, "load_scaler_state", loaded.append)
     before = torch.get_rng_state()
-    found = compilation._tried(ready, rt, ready.steps, lambda _: None)
+    found = compilation._tried(ready, rt, (), lambda _: None)
     assert "takes" in found.reason
     assert torch.equal(torch.get_rng_state(), before)
     assert loaded == [scaler]
@@ -188,6 +216,7 @@ def broken(message: str, *, first: int):
 @pytest.mark.parametrize("first", [0, 1], ids=["no compiler", "not this network"])
 def test_without_a_compiler_it_is_false_and_says_why(first, tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(torch, "compile", broken("No working C++ compiler found", first=first))
+    monkeypatch.setattr(compilation, "cannot_pay", lambda *_: False)
     fit(tiny("barm", "2-1", AUTO), out=tmp_path / "run", steps=[0])
     (line,) = (line for line in said(capsys) if line.startswith("runtime.compile"))
     assert line.startswith("runtime.compile is false: the network cannot be compiled here (")
@@ -197,26 +226,30 @@ def test_without_a_compiler_it_is_false_and_says_why(first, tiny, tmp_path, monk
 
 def test_what_earlier_runs_have_compiled_is_not_found(tiny, monkeypatch):
     """Or a second run would take the first one's work for that of the compiler."""
-    config, seen = tiny("barm", "2-1", AUTO), set[tuple[str, bool]]()
+    config, seen, forgotten = tiny("barm", "2-1", AUTO), set[tuple[str, bool]](), list[bool]()
 
     def backend(graph: torch.fx.GraphModule, _given: list[torch.Tensor]) -> object:
-        folder = Path(os.environ[compilation.CACHE])
-        seen.add((str(folder), not any(folder.iterdir())))
+        for name in compilation.CACHES:
+            folder = Path(os.environ[name])
+            seen.add((str(folder), not folder.exists() or not any(folder.iterdir())))
         return graph.forward
 
+    forget = compilation._forget_compiled
+    monkeypatch.setattr(compilation, "_forget_compiled", lambda: forgotten.append(True) or forget())
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
     rt = Runtime(config.runtime)
     ready = prepare(config, rt)
     for before in (None, "there"):
-        if before is None:
-            monkeypatch.delenv(compilation.CACHE, raising=False)
-        else:
-            monkeypatch.setenv(compilation.CACHE, before)
-        compilation._tried(ready, rt, ready.steps[:1], lambda _: None)
-        assert os.environ.get(compilation.CACHE) == before
-    assert len(seen) == 2
+        for name in compilation.CACHES:
+            monkeypatch.delenv(name, raising=False)
+            if before is not None:
+                monkeypatch.setenv(name, before)
+        compilation._tried(ready, rt, (), lambda _: None)
+        assert [os.environ.get(name) for name in compilation.CACHES] == [before, before]
+    assert len(seen) == 4
     assert all(empty for _, empty in seen)
     assert not any(Path(folder).exists() for folder, _ in seen)
+    assert len(forgotten) == 4
 
 
 @pytest.mark.slow
@@ -228,6 +261,7 @@ def test_two_processes_choose_alike(lacking, tiny, tmp_path):
     def train() -> None:
         rank = int(os.environ["RANK"])
         torch.compile = broken("no compiler", first=0) if lacking and rank else partial(torch.compile, backend="eager")
+        compilation.cannot_pay = lambda *_: False
         compilation.cost_of = lambda *_: Cost(1.0, 1.2 if rank else 0.5, 0.1)
         settle = sequence.with_compiler
 
@@ -268,8 +302,8 @@ def test_a_step_that_is_taken_over_does_not_count(tiny, tmp_path, costs, capsys)
     fit(tiny("barm", "2-1"), out=tmp_path / "first", steps=[0], quiet=True)
     fit(tiny("barm", "2-1", AUTO), out=tmp_path / "run", steps=[0, 1], start_from=tmp_path / "first")
     lines = said(capsys)
-    assert "trying some updates of step 1 with and without torch.compile" in lines
-    assert any("and compiling the only step takes" in line for line in lines)
+    assert "trying some updates of step 2 with and without torch.compile" in lines
+    assert any("and compiling each of 2 steps takes" in line for line in lines)
 
 
 def test_steps_without_updates_are_not_tried(tiny, tmp_path, costs, monkeypatch, capsys):
@@ -287,5 +321,5 @@ def test_the_kind_of_step_with_more_updates_is_tried(tiny, costs):
         config: RunConfig = tiny("barm", "2-1", AUTO, f"base.epochs={epochs}", "increment.epochs=2")
         rt, lines = Runtime(config.runtime), list[str]()
         ready = prepare(config, rt)
-        compilation._tried(ready, rt, ready.steps, lines.append)
+        compilation._tried(ready, rt, (), lines.append)
         assert lines == [f"trying some updates of step {step} with and without torch.compile"]

@@ -51,6 +51,18 @@ def test_a_killed_process_interrupts_nothing_else():
     assert not multiprocessing.active_children()
 
 
+def test_without_processes_a_handler_of_the_program_stays():
+    heard = list[int]()
+    before = signal.signal(signal.SIGCHLD, lambda signum, frame: heard.append(signum))
+    try:
+        with closing(_items(DataLoader(Sudden(), batch_size=1, **_options(0, pin=False)))) as items:
+            next(items)
+            signal.raise_signal(signal.SIGCHLD)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    assert heard == [signal.SIGCHLD]
+
+
 @pytest.mark.parametrize("error", [EOFError(), ConnectionResetError(104, "reset"), FileNotFoundError(2, "gone")])
 def test_what_a_dead_process_had_sent(error):
     """An image of a process that has died since cannot be received; which error that is depends on the moment."""
@@ -63,6 +75,7 @@ def test_what_a_dead_process_had_sent(error):
             raise error
 
     loader = Broken()
+    loader.num_workers = 2
     loader._workers = [SimpleNamespace(join=lambda seconds: None, exitcode=-9, is_alive=lambda: False)]
     loader._shutdown_workers = lambda: None
     with pytest.raises(Failed, match="was killed"):

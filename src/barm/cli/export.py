@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -53,11 +52,18 @@ def export(
     from barm.weights.export.original import export_original
 
     if int8 and (kind or checked_format(target, kind)) != "onnx":
-        raise UserError(f"--int8 is for onnx, found {kind or target.name}: leave it out, or give --format onnx")
+        raise UserError(
+            f"--int8 is for onnx, found {kind or target.name}: leave it out, or give a file ending in .onnx"
+        )
     if images is not None and not int8:
         raise UserError("--calibrate is for --int8: give both or neither")
-    write: Any = export_original if kind == "original" else partial(export_step, format=kind)
-    found = (partial(export_int8, images=images) if int8 else write)(run, target, step=step, progress=progress(quiet))
+    tell = progress(quiet)
+    if int8:
+        found = str(export_int8(run, target, images=images, step=step, progress=tell))
+    elif kind == "original":
+        found = str(export_original(run, target, step=step, progress=tell))
+    else:
+        found = str(export_step(run, target, kind, step, tell))
     files = [f for f in target.rglob("*") if f.is_file()] if target.is_dir() else [target]
     say(f"{target} ({sum(f.stat().st_size for f in files) / 1e6:.1f} MB): {found}")
 

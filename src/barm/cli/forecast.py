@@ -62,8 +62,9 @@ def show_forecast(
     if not ready.steps:
         raise UserError(f"nothing is left to be trained: every step of {target} is finished")
     tell = progress(quiet or not rt.is_main)
-    ready = with_compiler(ready, rt, target, resume=resume, say=tell)
-    steps = forecast(ready, rt, tell)
+    with rt.catch_signals():
+        ready = with_compiler(ready, rt, target, resume=resume, done=done, say=tell)
+        steps = forecast(ready, rt, tell)
     if not rt.is_main:
         return
     say(tomli_w.dumps(to_table(ready.config)))

@@ -72,7 +72,8 @@ def no_signal_of_children() -> Iterator[None]:
     """Within this, a process of a loader that is killed is an error of the iterator's `next`, at most 5 s later.
 
     torch's handler of SIGCHLD would raise the error wherever the main process is at that moment: also within a queue
-    of multiprocessing, whose lock then stays taken, so that the main process never ends.
+    of multiprocessing, whose lock then stays taken, so that the main process never ends. A handler of the program
+    around rests meanwhile.
     """
     if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
         yield  # torch has no handler there
@@ -82,7 +83,8 @@ def no_signal_of_children() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGCHLD, handler)
+        if handler is not None:  # None: set by a library in C, which Python cannot set again
+            signal.signal(signal.SIGCHLD, handler)
 
 
 def lost_worker(iterator: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -20,14 +21,14 @@ from barm.engine.datasets import train_dataset
 from barm.engine.distributed.watch import Died
 from barm.engine.prepare import Prepared
 from barm.engine.runtime import Runtime
-from barm.engine.trial import Trial, try_updates, updates_of, without_weights
+from barm.engine.trial import try_updates, updates_of, without_weights
 from barm.errors import Stopped, UserError
 from barm.labels import Step
 from barm.reading import short
 from barm.words import noun
 
 KEY = "runtime.compile"
-CACHE = "TORCHINDUCTOR_CACHE_DIR"  # torch's variable: the folder of what was compiled before
+CACHES = {"TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton"}  # variables; folders of what is compiled
 LEAST = 3  # updates that are tried, so that two are timed without the compiler's work
 
 
@@ -44,6 +45,13 @@ class Cost(NamedTuple):
     eager: float
     compiled: float
     compiling: float
+
+
+class Times(NamedTuple):
+    """Seconds of the first update of a trial, and the median of the later ones."""
+
+    first: float
+    later: float
 
 
 def choice(cost: Cost, updates: int, steps: int) -> Choice:
@@ -74,13 +82,29 @@ def _each(number: int, what: str) -> str:
     return f"each of {number} {what}" if number != 1 else f"the only {noun(1, what)}"
 
 
-def cost_of(eager: Trial, compiled: Trial) -> Cost:
+def cannot_pay(eager: float, updates: int, least: float, steps: int) -> bool:
+    """Whether no compiler helps: all updates take less than compiling does.
+
+    Args:
+        eager: seconds of an update without the compiler.
+        updates: of the whole run.
+        least: seconds of compiling one step's network, at least.
+        steps: that train.
+
+    >>> cannot_pay(0.1, 14, least=2.0, steps=3), cannot_pay(0.8, 4500, least=2.0, steps=6)
+    (True, False)
+    """
+    return eager * updates <= least * steps
+
+
+def cost_of(eager: Times, compiled: Times) -> Cost:
     """Costs of an update from trials without and with the compiler.
 
-    The first update of the second also compiles; what the first one of the other does beside its work is not counted.
+    The first compiled update also compiles. What the first one without the compiler takes longer than others, such as
+    for starting the loaders, is not the compiler's.
     """
-    started = eager.first - eager.median
-    return Cost(eager.median, compiled.median, max(0.0, compiled.first - compiled.median - max(0.0, started)))
+    started = max(0.0, eager.first - eager.later)
+    return Cost(eager.later, compiled.later, max(0.0, compiled.first - compiled.later - started))
 
 
 def with_compiler(
@@ -113,7 +137,7 @@ def with_compiler(
     if isinstance(stored, bool):
         found = Choice(stored, f"{str(stored).lower()}: as the run was started with")
     else:
-        found = _tried(ready, rt, [step for step in ready.steps if step.index not in done], say)
+        found = _tried(ready, rt, done, say)
     rt.compile = found.compile
     runtime = ready.config.runtime.model_copy(update={"compile": found.compile})
     config = ready.config.model_copy(update={"runtime": runtime})
@@ -127,10 +151,14 @@ def _stored(path: Path, *, resume: bool) -> object:
     return directory.config().runtime.compile if existing else None
 
 
-def _tried(ready: Prepared, rt: Runtime, steps: Sequence[Step], say: Callable[[str], None]) -> Choice:
-    """Choose for the steps that are left, by trying the last one of the kind with more updates."""
+def _tried(ready: Prepared, rt: Runtime, done: Collection[int], say: Callable[[str], None]) -> Choice:
+    """Choose for the task's steps that are not done, by trying the last one of the kind with more updates.
+
+    Steps that another command is to train count too: they will keep the choice.
+    """
     config = without_weights(ready.config)
-    training = [s for s in steps if config.method.build(s, config.model).trains]
+    left = (step for step in ready.data.plan.steps() if step.index not in done)
+    training = [s for s in left if config.method.build(s, config.model).trains]
     if not training:
         return Choice(False, "false: no step trains by updates")
     datasets = {s.index: train_dataset(config, ready.data, s) for s in training}
@@ -138,37 +166,45 @@ def _tried(ready: Prepared, rt: Runtime, steps: Sequence[Step], say: Callable[[s
     later = sum(number for index, number in updates.items() if index > 0)
     step = training[-1] if later >= updates.get(0, 0) else training[0]
     say(f"trying some updates of step {step.index} with and without torch.compile")
-    found = _measured(config, rt, ready, step, datasets[step.index])
-    if isinstance(found, str):
-        return Choice(False, f"false: the network cannot be compiled here ({found})")
-    total = rt.all_sum(torch.tensor(found, dtype=torch.float64).to(rt.device))
-    return rt.from_main(partial(_agreed, total, rt.world, sum(updates.values()), len(training)))
+    tried = partial(_times, config, rt, ready, step, datasets[step.index])
+    with _undone(rt), _empty_caches():
+        return _chosen(rt, tried, sum(updates.values()), len(training))
 
 
-def _agreed(total: Tensor, world: int, updates: int, steps: int) -> Choice:
-    """The choice by the means over all processes, from the sums of their costs."""
-    return choice(Cost(*(total / world).tolist()), updates, steps)
+def _times(config: RunConfig, rt: Runtime, ready: Prepared, step: Step, dataset: StepDataset, compiled: bool) -> Times:
+    """Try updates of a step, and free their memory."""
+    rt.compile = compiled
+    trial = try_updates(config, rt, ready, step, dataset, least=LEAST)
+    return Times(trial.first, trial.median)
 
 
-def _measured(config: RunConfig, rt: Runtime, ready: Prepared, step: Step, dataset: StepDataset) -> Cost | str:
-    """Costs of an update, or why it cannot be compiled. The runtime is left as it was."""
-    with _undone(rt), _empty_cache():
-        rt.compile = False
-        eager = try_updates(config, rt, ready, step, dataset, least=LEAST)
-        reason = _lacking(rt)
-        if reason:
-            return reason
-        rt.compile = True
-        try:
-            return cost_of(eager, try_updates(config, rt, ready, step, dataset, least=LEAST))
-        except (UserError, Stopped, Died, MemoryError):
-            raise
-        except Exception as error:  # whatever compilers raise
-            if rt.world > 1:  # another process may wait in a collective for this one
-                raise UserError(
-                    f"{KEY}=auto: the network cannot be compiled ({_why(error)}): train with --set {KEY}=false"
-                ) from error
-            return _why(error)
+def _chosen(rt: Runtime, tried: Callable[[bool], Times], updates: int, steps: int) -> Choice:
+    """The choice by trials, whose times are the means over all processes."""
+    eager = tried(False)
+    least, reason = _compiler(rt)
+    if reason:
+        return Choice(False, f"false: the network cannot be compiled here ({reason})")
+    seconds, least = _means(rt, [eager.later, least])
+    if rt.from_main(lambda: cannot_pay(seconds, updates, least, steps)):
+        return Choice(False, f"false: all {updates} updates take {_seconds(seconds * updates)}, and compiling longer")
+    try:
+        cost = cost_of(eager, tried(True))
+    except (UserError, Stopped, Died, MemoryError):
+        raise
+    except Exception as error:  # whatever compilers raise
+        if rt.world > 1:  # another process may wait in a collective for this one
+            raise UserError(
+                f"{KEY}=auto: the network cannot be compiled ({_why(error)}): train with --set {KEY}=false"
+            ) from error
+        return Choice(False, f"false: the network cannot be compiled here ({_why(error)})")
+    agreed = Cost(*_means(rt, cost))
+    return rt.from_main(lambda: choice(agreed, updates, steps))
+
+
+def _means(rt: Runtime, values: Sequence[float]) -> list[float]:
+    """Means over all processes."""
+    total = rt.all_sum(torch.tensor(values, dtype=torch.float64).to(rt.device))
+    return [float(value) for value in (total / rt.world).tolist()]
 
 
 @contextmanager
@@ -182,33 +218,44 @@ def _undone(rt: Runtime) -> Iterator[None]:
     finally:
         rt.compile = before
         rt.load_scaler_state(scaler)
-        torch.compiler.reset()
 
 
 @contextmanager
-def _empty_cache() -> Iterator[None]:
-    """Context in which the compiler finds nothing of earlier runs on the disk, as most steps of a new run do not."""
-    before = os.environ.get(CACHE)
+def _empty_caches() -> Iterator[None]:
+    """Context in which the compiler finds nothing that was compiled before, as for most steps of a new run."""
+    before = {name: os.environ.get(name) for name in CACHES}
     with tempfile.TemporaryDirectory(prefix="barm-compile-", ignore_cleanup_errors=True) as folder:
-        os.environ[CACHE] = folder
+        os.environ |= {name: os.path.join(folder, part) for name, part in CACHES.items()}
+        _forget_compiled()
         try:
             yield
         finally:
-            if before is None:
-                os.environ.pop(CACHE, None)
-            else:
-                os.environ[CACHE] = before
+            for name, value in before.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value
+            _forget_compiled()
 
 
-def _lacking(rt: Runtime) -> str:
-    """Why not every process can compile for its device; empty if all can."""
-    reason = ""
+def _forget_compiled() -> None:
+    """Drop what this process has compiled, and the places where it looks for that."""
+    from torch._inductor.utils import clear_inductor_caches
+
+    torch.compiler.reset()
+    clear_inductor_caches()
+
+
+def _compiler(rt: Runtime) -> tuple[float, str]:
+    """Seconds of compiling next to nothing; and why not every process can, empty if all can."""
+    reason, began = "", time.monotonic()
     try:
         torch.compile(_doubled)(torch.ones(2, device=rt.device))
     except Exception as error:  # whatever compilers raise
         reason = _why(error)
+    took = time.monotonic() - began
     failed = rt.all_sum(torch.tensor(float(bool(reason))).to(rt.device))
-    return rt.from_main(lambda: reason or "in another process") if bool(failed) else ""
+    return took, rt.from_main(lambda: reason or "in another process") if bool(failed) else ""
 
 
 def _doubled(values: Tensor) -> Tensor:

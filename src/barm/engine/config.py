@@ -30,6 +30,7 @@ from barm.models.segmenter import NetworkConfig
 Policy = Literal["poly", "warm_poly", "step"]
 Absent = Literal["skip", "zero"]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
+
 MAX_SCALE = 100  # of an image's sides, or of its area
 
 

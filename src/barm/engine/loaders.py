@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Generator
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from typing import Any
 
 from torch.utils.data import DataLoader, Sampler
@@ -119,7 +119,7 @@ def _to_device(loader: DataLoader[Item], rt: Runtime) -> Generator[Batch, None, 
 
 def _items(loader: DataLoader[Any]) -> Generator[Any, None, None]:
     """Yield what the loader gives until an image cannot be read; then end the loader's processes."""
-    with no_signal_of_children():
+    with no_signal_of_children() if loader.num_workers else nullcontext():
         iterator = iter(loader)
         try:
             while True:

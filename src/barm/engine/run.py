@@ -95,7 +95,8 @@ def run(
     _check_order(directory, [s.index for s in steps], placed)
     again = resume or rt.from_main(lambda: RunDirectory(path).goes_on)
     done = {*placed, *directory.finished_steps()}
-    ready = with_compiler(ready, rt, path, resume=again, done=done, say=monitor.say)
+    with told(path), rt.catch_signals():
+        ready = with_compiler(ready, rt, path, resume=again, done=done, say=monitor.say)
     config, chosen, lines = ready.config, ready.chosen, list(ready.warnings)
     record = provenance(rt, data.train.class_names, chosen, data.saliency)
     datasets = {s.index: train_dataset(config, data, s) for s in steps if not directory.is_complete(s.index)}

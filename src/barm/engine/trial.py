@@ -117,16 +117,14 @@ def _timed(
     times, began, shown = list[float](), time.monotonic(), 0.0
     with rt.one_shape(), loading as batches:
         for batch in batches:
-            if not times and method.warms and teacher is not None:
-                started = time.monotonic()
-                warm_start(method, model, teacher, [batch.part(slice(recipe.batch_size))], rt)
+            if not times and teacher is not None and (method.warms or method.calibrates):
+                started, first = time.monotonic(), [batch.part(slice(recipe.batch_size))]
+                if method.warms:
+                    warm_start(method, model, teacher, first, rt)
+                if method.calibrates:
+                    calibrate(method, teacher, first, rt)
                 wait(rt)
-                shown += time.monotonic() - started
-            if not times and teacher is not None and method.calibrates:
-                started = time.monotonic()
-                calibrate(method, teacher, [batch.part(slice(recipe.batch_size))], rt)
-                wait(rt)
-                shown += time.monotonic() - started
+                shown = time.monotonic() - started
             trainer.update(batch)
             wait(rt)
             times.append(time.monotonic())

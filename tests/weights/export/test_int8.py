@@ -18,6 +18,7 @@ import barm
 from barm.data.sources.shapes import render
 from barm.engine.config import RuntimeConfig
 from barm.engine.runtime import Runtime
+from barm.weights.export.agreement import in_pytorch, measure
 from barm.weights.export.formats import in_onnxruntime, to_onnx
 from barm.weights.export.int8 import LEAST_EQUAL
 from barm.weights.export.quantise import before_the_last, quantise
@@ -170,12 +171,45 @@ def test_what_agrees_too_little_is_not_written(run, traced, folder, cli, tmp_pat
     assert status == 2
     line = err.strip().splitlines()[-1]
     assert line.startswith("barm: in int8 too few labels agree with PyTorch's (with ")
-    assert f"expected {100 * LEAST_EQUAL:.0f} %): nothing was written" in line
+    assert f"expected {100 * LEAST_EQUAL:.0f} %, and 50 % of every class): nothing was written" in line
     assert f"below {100 * LEAST_EQUAL:.0f} % nothing is written" in " ".join(DOCUMENT.split())
     assert list(tmp_path.iterdir()) == [folder]
     (tmp_path / "old.onnx").write_bytes(b"before")
     assert cli("export", run, "--out", "old.onnx", "--int8", "--calibrate", folder)[0] == 2
     assert (tmp_path / "old.onnx").read_bytes() == b"before"
+
+
+@pytest.mark.graph
+def test_a_class_that_is_lost_is_refused(run, traced, folder, tmp_path, monkeypatch):
+    """Most pixels of the scenes are background: a file that says nothing else agrees with 9 of 10 labels."""
+    found = measure(open_trained(run), lambda image: in_pytorch(open_trained(run), image), (s[None] for s in SCENES))
+    lost = min((i for i, (part, _) in found.by_channel.items() if part >= 0.01), key=lambda i: found.by_channel[i][0])
+    assert found.by_channel[lost][0] < 1 - LEAST_EQUAL
+
+    def without(content):
+        def predict(image):
+            labels, confidence = in_onnxruntime(content)(image)
+            return np.where(labels == lost, 0 if lost else 1, labels), confidence
+
+        return predict
+
+    monkeypatch.setattr("barm.weights.export.int8.in_onnxruntime", without)
+    name = open_trained(run).record["classes"][lost]["name"]
+    with pytest.raises(barm.UserError, match=rf"9\d\.\d+ % of the labels equal .*least of {name}, \d+\.\d %; expected"):
+        barm.export_int8(run, tmp_path / "x.onnx", images=folder)
+    assert not (tmp_path / "x.onnx").exists()
+
+
+def test_what_the_library_cannot_quantise_is_one_line(run, traced, folder, cli, tmp_path, monkeypatch):
+    def broken(*_):
+        raise ValueError("no shape for\n node 3")
+
+    monkeypatch.setattr("barm.weights.export.int8.quantise", broken)
+    status, _, err = cli("export", run, "--out", "x.onnx", "--int8", "--calibrate", folder)
+    assert status == 2
+    said = "barm: the network cannot be written in int8 (no shape for node 3): export it without --int8"
+    assert err.splitlines()[-1] == said
+    assert not (tmp_path / "x.onnx").exists()
 
 
 def test_a_score_that_is_no_number_is_refused(run, traced, folder, tmp_path, monkeypatch):
@@ -194,6 +228,8 @@ def test_a_score_that_is_no_number_is_refused(run, traced, folder, tmp_path, mon
         (("--format", "safetensors", "--out", "x.safetensors", "--int8"), "--int8 is for onnx, found safetensors"),
         (("--format", "original", "--out", "x", "--int8"), "--int8 is for onnx, found original"),
         (("--out", "x.pt2", "--int8"), "--int8 is for onnx, found x.pt2"),
+        (("--format", "onnx", "--out", "x.pt2", "--int8"), "x.pt2 is a name for torch-export, found format onnx"),
+        (("--format", "onnx", "--out", "x.safetensors"), "x.safetensors is a name for safetensors, found format onnx"),
         (("--out", "x.onnx", "--calibrate", "images"), "--calibrate is for --int8"),
         (("--out", "x.onnx", "--int8", "--calibrate", "nothing"), "no folder nothing: give a folder of images"),
         (("--out", "x.onnx", "--int8", "--calibrate", "few"), "few holds 3 images: expected at least 4"),

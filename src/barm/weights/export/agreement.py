@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -53,6 +53,7 @@ class Agreement:
         difference: largest difference between the scores of a pixel.
         relative: the same as a share of PyTorch's score.
         scores: PyTorch's lowest and highest score.
+        by_channel: for every channel in PyTorch's labels its share of the pixels, and how many of these are equal.
     """
 
     images: int
@@ -63,6 +64,7 @@ class Agreement:
     difference: float
     relative: float
     scores: tuple[float, float]
+    by_channel: Mapping[int, tuple[float, float]]
 
     def __str__(self) -> str:
         own = f", {self.own} of them the run's own validation images," if self.own else f" of {self.sizes} sizes"
@@ -126,23 +128,26 @@ def measure(trained: Trained, predict: Predict, batches: Iterable[NDArray[np.uin
         predict: as for `compare`.
         batches: at least one, ``(N, H, W, 3)`` uint8 each.
     """
-    equal = pixels = images = 0
+    counts = np.zeros((2, 256), np.int64)  # by PyTorch's channel: pixels, and equal ones
+    images = 0
     difference = relative = 0.0
-    seen, scores = set[int](), list[float]()
+    scores = list[float]()
     for image in batches:
         labels, confidence = (np.asarray(t) for t in predict(image))
         expected, best = in_pytorch(trained, image)
         same = labels == expected
         if not same.all():
             same |= as_likely(trained, image, labels)
-        equal, pixels = equal + int(same.sum()), pixels + expected.size
-        images, seen = images + len(image), seen | set(np.unique(expected).tolist())
+        counts += [np.bincount(some.ravel(), minlength=256) for some in (expected, expected[same])]
+        images += len(image)
         apart = np.abs(confidence - best)
         difference = float(np.maximum(difference, apart.max()))  # NaN stays
         relative = float(np.maximum(relative, (apart / np.maximum(best, LEAST_SCORE)).max()))
         scores += [float(best.min()), float(best.max())]
-    span = (min(scores), max(scores))
-    return Agreement(images, 0, 0, len(seen), equal / pixels, difference, relative, span)
+    (pixels, equal), span = counts, (min(scores), max(scores))
+    by_channel = {i: (pixels[i] / pixels.sum(), equal[i] / pixels[i]) for i in np.flatnonzero(pixels).tolist()}
+    share = float(equal.sum() / pixels.sum())
+    return Agreement(images, 0, 0, len(by_channel), share, difference, relative, span, by_channel)
 
 
 def own_images(run: Path | str, split: Literal["train", "val"] = "val", most: int = OWN) -> list[NDArray[np.uint8]]:

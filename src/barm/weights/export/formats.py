@@ -191,6 +191,10 @@ def checked_format(target: Path, format: str | None) -> str:
         raise UserError(f"unknown format '{name}': expected one of {', '.join(FORMATS)}")
     if target.is_dir():
         raise UserError(f"{target} is a folder: give a file, such as {target / ('model' + FORMATS[name][0])}")
+    other = next((n for n, (ending, _) in FORMATS.items() if n != name and target.suffix == ending), None)
+    if other is not None:
+        right = target.with_suffix(FORMATS[name][0]).name
+        raise UserError(f"{target.name} is a name for {other}, found format {name}: give {right}, or format {other}")
     return name
 
 

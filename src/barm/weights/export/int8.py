@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from barm.data.images import read_image
 from barm.engine.checkpoint.atomic import write_atomically
 from barm.errors import UserError
+from barm.reading import short
 from barm.weights.calibrate import FEWEST, HELD_OUT, MOST, find_images
-from barm.weights.export.agreement import Agreement, compare, measure, own_images, shrunk
+from barm.weights.export.agreement import Agreement, Predict, compare, measure, own_images, shrunk
 from barm.weights.export.formats import LONGEST, announced, checked_format, in_onnxruntime, make_file
 from barm.weights.export.portable import LEAST_SIDE, describe
 from barm.weights.export.quantise import quantise
@@ -24,6 +25,7 @@ from barm.weights.trained import KEY, Trained, open_trained
 from barm.words import count
 
 LEAST_EQUAL = 0.90  # share of labels equal to PyTorch's; below it no file is written
+LEAST_OF_A_CLASS, SEEN = 0.5, 0.01  # likewise, of every class that has at least so much of the pixels
 REMEDY = "give a folder of fewer or smaller images to --calibrate"
 
 
@@ -36,18 +38,20 @@ class Quantised:
         calibrated: number of images that the ranges were measured on.
         size: of the file, in bytes.
         size_fp32: of the same file without int8, in bytes.
+        worst: in words, the class whose labels agree least; empty if no class has many pixels.
     """
 
     agreement: Agreement
     calibrated: int
     size: int
     size_fp32: int
+    worst: str
 
     def __str__(self) -> str:
         return (
             f"int8, {self.size_fp32 / self.size:.1f} times smaller than in fp32 ({self.size_fp32 / 1e6:.1f} MB), "
             f"calibrated on {count(self.calibrated, 'images')}; on {count(self.agreement.images, 'other images')} "
-            f"{self.agreement.result}"
+            f"{self.agreement.result}{self.worst}"
         )
 
 
@@ -100,18 +104,45 @@ def export_int8(
     if not all(usable):
         raise UserError(f"every image is smaller than {plain.least} pixels a side: give larger ones to --calibrate")
     with patient(f"measuring ranges on {count(len(usable.calibration), 'images')}"):
-        content = quantise(plain.content, usable.calibration)
+        content, predict = _quantised(plain.content, usable.calibration)
     with patient(f"comparing int8 with PyTorch on {count(len(usable.held_out), 'other images')}"):
-        found = measure(trained, in_onnxruntime(content), (one[None] for one in usable.held_out))
-    if not (found.equal >= LEAST_EQUAL and math.isfinite(found.difference)):
+        found = measure(trained, predict, (one[None] for one in usable.held_out))
+    worst, share = _worst(found, trained)
+    if not (found.equal >= LEAST_EQUAL and share >= LEAST_OF_A_CLASS and math.isfinite(found.difference)):
         raise UserError(
-            f"in int8 too few labels agree with PyTorch's ({found.result}; expected {100 * LEAST_EQUAL:.0f} %): "
-            "nothing was written; give images like those it is used on to --calibrate, or export without --int8"
+            f"in int8 too few labels agree with PyTorch's ({found.result}{worst}; expected {100 * LEAST_EQUAL:.0f} %, "
+            f"and {100 * LEAST_OF_A_CLASS:.0f} % of every class): nothing was written; give images like those it is "
+            "used on to --calibrate, or export without --int8"
         )
     content = _described(content, trained, plain.least, found, len(usable.calibration))
     target.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(target, content)
-    return Quantised(found, len(usable.calibration), len(content), len(plain.content))
+    return Quantised(found, len(usable.calibration), len(content), len(plain.content), worst)
+
+
+def _quantised(content: bytes, images: list[NDArray[np.uint8]]) -> tuple[bytes, Predict]:
+    """The file in int8, and its prediction.
+
+    Raises:
+        UserError: if onnxruntime cannot quantise or load it.
+    """
+    try:
+        made = quantise(content, images)
+        return made, in_onnxruntime(made)
+    except (UserError, OSError, MemoryError):
+        raise
+    except Exception as error:  # onnxruntime raises its own and Python's
+        raise UserError(f"the network cannot be written in int8 ({short(error)}): export it without --int8") from error
+
+
+def _worst(found: Agreement, trained: Trained) -> tuple[str, float]:
+    """The class whose labels agree least, in words, and their share; classes of few pixels tell nothing."""
+    shares = {i: equal for i, (part, equal) in found.by_channel.items() if part >= SEEN}
+    if not shares:
+        return "", 1.0
+    channel = min(shares, key=lambda i: shares[i])
+    name = trained.record["classes"][channel]["name"]
+    return f"; least of {name}, {100 * shares[channel]:.1f} %", shares[channel]
 
 
 def chosen_images(run: Path | str, folder: Path | None) -> Images:
@@ -150,6 +181,7 @@ def _described(content: bytes, trained: Trained, least: int, found: Agreement, c
         "calibrated_on": calibrated,
         "measured_on": found.images,
         "equal_labels": found.equal,
+        "equal_labels_by_channel": {str(i): equal for i, (_, equal) in found.by_channel.items()},
         "largest_difference": found.difference,
     }
     onnx.helper.set_model_props(model, {KEY: json.dumps({**describe(trained, least), "int8": about})})
