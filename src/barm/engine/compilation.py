@@ -186,7 +186,7 @@ def _chosen(rt: Runtime, tried: Callable[[bool], Times], updates: int, steps: in
         return Choice(False, f"false: the network cannot be compiled here ({reason})")
     seconds, least = _means(rt, [eager.later, least])
     if rt.from_main(lambda: cannot_pay(seconds, updates, least, steps)):
-        return Choice(False, f"false: all {updates} updates take {_seconds(seconds * updates)}, and compiling longer")
+        return Choice(False, f"false: all updates together take {_seconds(seconds * updates)}, and compiling longer")
     try:
         cost = cost_of(eager, tried(True))
     except (UserError, Stopped, Died, MemoryError):

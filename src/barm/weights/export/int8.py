@@ -66,7 +66,7 @@ def export_int8(
     run: Path | str,
     out: Path | str,
     *,
-    images: Path | None = None,
+    images: Path | str | None = None,
     step: int | None = None,
     progress: Callable[[str], None] = lambda line: None,
     limit: float = LONGEST,
@@ -95,7 +95,7 @@ def export_int8(
     target = Path(out)
     name = checked_format(target, "onnx")
     trained = open_trained(run, step)
-    chosen = chosen_images(run, images)
+    chosen = chosen_images(run, None if images is None else Path(images))
     part, patient = announced(progress, limit), announced(progress, limit, REMEDY)
     plain = make_file(trained, name, progress, part)
     with part("comparing it with PyTorch"):
