@@ -70,7 +70,8 @@ def prepare(out: Path, *, small: bool) -> tuple[Path, Path]:
 def train_starts(grid: Path, data: Path, out: Path) -> float:
     """Train the shared step 0 of both seeds; seconds."""
     code = (
-        "import sys; from pathlib import Path; from barm.api import fit; from barm.grid import *\n"
+        "import sys; from pathlib import Path; from barm.api import fit; from barm.grid import config_of\n"
+        "from barm.grid_file import cells, read_grid\n"
         "grid, data, out = read_grid(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])\n"
         "for cell in cells(grid):\n"
         f"    if cell.method == {METHODS[0]!r}:\n"
