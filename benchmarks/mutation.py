@@ -241,6 +241,7 @@ def main() -> None:
     parser.add_argument("--sample", type=int, default=400)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--coverage", type=Path, required=True, help="which tests run a line")
+    parser.add_argument("--skip", type=int, default=0, help="so many of the sample, which were tried before")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop then; the sample is in random order")
     parser.add_argument("--out", type=Path, help="a JSON file of all outcomes")
     given = parser.parse_args()
@@ -254,7 +255,7 @@ def main() -> None:
         sys.dont_write_bytecode = True
         if _in_a_process([*TESTS["metrics.py"]], tree) != 0:
             sys.exit("tests fail without a fault: mend them first")
-        for fault in sampled(given.sample, given.seed):
+        for fault in sampled(given.sample, given.seed)[given.skip :]:
             if time.monotonic() > end:
                 break
             outcome = noticed(fault, tree, covering)
