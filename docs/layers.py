@@ -17,7 +17,7 @@ PAGE = ROOT.parent.parent / "CONTRIBUTING.md"
 BEGIN, END = "<!-- layers: written by docs/layers.py -->", "<!-- end of layers -->"
 LAYERS = (  # from the bottom; a package imports from the layers below its own alone
     ("errors",),
-    ("catalogue", "escaping", "reading", "words"),
+    ("catalogue", "escaping", "reading", "silence", "words"),
     ("labels", "batch"),
     ("ops", "metrics"),
     ("losses", "models", "data"),

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import subprocess
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from filelock import FileLock
@@ -17,6 +15,7 @@ from barm.jobs.plan import Places, Plan, PlannedRun
 from barm.jobs.states import RunView, read_submission, start_of, views_of
 from barm.jobs.supervise import RunJob
 from barm.reading import short
+from barm.silence import no_warnings_logged
 
 ASK = 30.0  # seconds between two questions to the cluster
 KNOWN = 600.0  # seconds after which the accounting must know a job
@@ -62,7 +61,7 @@ def states_of(jobs: list[str]) -> dict[str, str]:
     """
     import submitit
 
-    with _quiet():
+    with no_warnings_logged():
         watcher = type(submitit.SlurmJob.watcher)()
         for job in jobs:
             watcher.register_job(job)
@@ -147,14 +146,3 @@ def cancel(numbers: list[str]) -> None:
     """Take jobs off the cluster."""
     if numbers:
         subprocess.run(["scancel", *numbers], capture_output=True, check=False)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep submitit's warnings off the terminal."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)

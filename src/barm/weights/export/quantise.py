@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from barm.silence import no_warnings_logged
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 BETWEEN = ("Clip", "Concat", "MaxPool", "Pad", "Relu", "Split")  # stay in int8 between two of those; sums lose too much
@@ -38,7 +38,7 @@ def quantise(content: bytes, images: Sequence[NDArray[np.uint8]]) -> bytes:
     model = onnx.load_from_string(content)
     names = before_the_last(model.graph)
     add_pre_process_metadata(model)  # shapes are in the graph already, and batch norm is folded
-    with tempfile.TemporaryDirectory() as folder, _silent():
+    with tempfile.TemporaryDirectory() as folder, no_warnings_logged():
         target = Path(folder) / "int8.onnx"
         quantize_static(
             model,
@@ -85,14 +85,3 @@ def _reader(images: Sequence[NDArray[np.uint8]]) -> Any:
             return None if image is None else {"image": image[None]}
 
     return Reader()
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Without the library's advice, which is not for the caller of a command."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)
