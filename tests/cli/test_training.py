@@ -98,6 +98,13 @@ def test_methods_share_step_zero(train, tmp_path):
     assert not (tmp_path / "third").exists()
 
 
+def test_a_bad_run_to_start_from_is_told_before_warnings_of_the_data(cli, data, small, tmp_path):
+    words = ("train", "--recipe", "shapes/2-1/barm", "--data", data, "--out", "run", *small, "--set", "base.crop=160")
+    _, _, err = cli(*words, "--start-from", "nowhere")
+    one_line(err, "nowhere")
+    assert not (tmp_path / "run").exists()
+
+
 def damage(data: Path, kind: str) -> None:
     mask, image = data / "SegmentationClassAug/shapes_train_000003.png", data / "JPEGImages/shapes_train_000003.jpg"
     if kind == "size":

@@ -47,10 +47,9 @@ def check_adoptable(config: RunConfig, other: RunDirectory, images: Images | Non
 
 
 def adopt(config: RunConfig, directory: RunDirectory, other: RunDirectory, data: Data) -> None:
-    """Take over another run's step 0 if it was the same training."""
+    """Take over another run's step 0, which `check_adoptable` has accepted."""
     if directory.is_complete(0):
         return
-    check_adoptable(config, other, directory.images)
     state, step = other.load_model_state(0), data.plan[0]
     check_names(config.method.build(step, config.model).build_model().state_dict(), state, set(), str(other.path))
     counts = torch.tensor(other.read(0, COUNTS))

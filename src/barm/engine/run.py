@@ -14,7 +14,7 @@ from barm.data.beside import BesideDataset
 from barm.data.dataset import StepDataset
 from barm.data.exemplars import Exemplar, MemoryDataset, from_json, to_json
 from barm.data.sampler import iterations_per_epoch
-from barm.engine.adoption import adopt
+from barm.engine.adoption import adopt, check_adoptable
 from barm.engine.checkpoint.differences import AGREEING
 from barm.engine.checkpoint.directory import IMAGES, MEMORY, METHOD, METRICS, RunDirectory
 from barm.engine.checkpoint.images import images_of
@@ -102,6 +102,8 @@ def run(
     datasets = {s.index: train_dataset(config, data, s) for s in steps if not directory.is_complete(s.index)}
 
     def begin() -> None:
+        if start_from is not None and 0 not in RunDirectory(path).finished_steps():
+            check_adoptable(config, RunDirectory(start_from), images_of(data))
         lines.extend(_other_code(path, config, record) if again and datasets else ())
         directory.open(_stored(config), record, resume=again, same=same, images=images_of(data))
 
