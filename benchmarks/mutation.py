@@ -5,8 +5,9 @@ a line, so that only these are tried for a fault in it.
 
     export OMP_NUM_THREADS=1
     python -m pytest -m 'not slow and not long and not gpu' --cov=barm --cov-context=test --cov-report=term
-    python benchmarks/mutation.py --sample 400 --seed 1 --coverage .coverage
+    python benchmarks/mutation.py --sample 400 --seed 1 --coverage .coverage --out outcomes.json
 
+The same command again goes on after the outcomes that the file has, and prints the figures of all of them.
 Tests that run the line in a process of their own alone are not known and not tried, so that some faults count as unseen
 which the whole suite would notice. It prints every fault that no test noticed, and the share of those that one did.
 `tests/mutants.py` has chosen ones.
@@ -18,6 +19,7 @@ import argparse
 import ast
 import difflib
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -213,13 +215,15 @@ def _in_a_process(tests: Sequence[str], tree: Path, ids: Sequence[str] | None = 
 
     Args:
         tests: files and folders.
-        tree: where they lie.
+        tree: where they lie, and the package.
         ids: those of their tests that are run, in this order; all if there are none.
     """
     child = os.fork()
     if not child:
         os.setsid()
         os.chdir(tree)
+        sys.path.insert(0, str(tree / "src"))
+        os.environ["PYTHONPATH"] = str(tree / "src")
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 1)
         os.dup2(null, 2)
@@ -236,37 +240,69 @@ def _in_a_process(tests: Sequence[str], tree: Path, ids: Sequence[str] | None = 
     return None
 
 
+class Trial:
+    """What a process of the pool does with a fault; each process has a tree of its own.
+
+    Args:
+        covering: which tests run a line.
+        folder: for the trees.
+    """
+
+    def __init__(self, covering: Covering, folder: Path) -> None:
+        self.covering, self.folder = covering, folder
+
+    def tree(self) -> Path:
+        """The copy of the project of this process."""
+        tree = self.folder / str(os.getpid())
+        if not tree.is_dir():
+            left_out = shutil.ignore_patterns(".git", ".venv*", "runs", "*.pyc", "__pycache__", "site")
+            shutil.copytree(ROOT, tree, ignore=left_out)
+        return tree
+
+    def __call__(self, fault: Fault) -> dict[str, object]:
+        outcome = noticed(fault, self.tree(), self.covering)
+        return {"module": fault.path, "change": fault.lines(), "outcome": outcome}
+
+
+def tried(faults: Sequence[Fault], trial: Trial, jobs: int, end: float) -> Iterator[dict[str, object]]:
+    """Outcomes in the order of the faults; after the time ``end`` (of `time.monotonic`) no fault is begun."""
+    with multiprocessing.get_context("fork").Pool(jobs) as pool:
+        for first in range(0, len(faults), jobs):
+            if time.monotonic() > end:
+                return
+            yield from pool.map(trial, faults[first : first + jobs], chunksize=1)
+
+
+def told(outcomes: Sequence[dict[str, object]], seed: int) -> str:
+    """The unseen faults, and the numbers of all."""
+    number = Counter(o["outcome"] for o in outcomes)
+    unseen = [[o["module"], *o["change"]] for o in outcomes if o["outcome"] == "survived"]  # type: ignore[misc]
+    figures = f"{number['killed']} of {len(outcomes)} noticed, {number['hung']} ran longer than {SECONDS} s"
+    end = f"{figures}, {number['survived']} passed unseen (seed {seed})"
+    return "\n".join([*("\n    ".join(lines) for lines in unseen), end])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sample", type=int, default=400)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--coverage", type=Path, required=True, help="which tests run a line")
-    parser.add_argument("--skip", type=int, default=0, help="so many of the sample, which were tried before")
+    parser.add_argument("--jobs", type=int, default=1, help="faults that are tried at once")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop then; the sample is in random order")
-    parser.add_argument("--out", type=Path, help="a JSON file of all outcomes")
+    parser.add_argument("--out", type=Path, required=True, help="a JSON file of all outcomes, written after each")
     given = parser.parse_args()
-    end, outcomes, covering = time.monotonic() + 60 * given.minutes, [], Covering(given.coverage)
+    end = time.monotonic() + 60 * given.minutes
+    outcomes = json.loads(given.out.read_text("utf-8")) if given.out.exists() else []
+    sys.dont_write_bytecode = True
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     with tempfile.TemporaryDirectory() as folder:
-        tree = Path(folder) / "tree"
-        left_out = shutil.ignore_patterns(".git", ".venv*", "runs", "*.pyc", "__pycache__", "site")
-        shutil.copytree(ROOT, tree, ignore=left_out)
-        sys.path.insert(0, str(tree / "src"))
-        os.environ |= {"PYTHONPATH": str(tree / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
-        sys.dont_write_bytecode = True
-        if _in_a_process([*TESTS["metrics.py"]], tree) != 0:
+        trial = Trial(Covering(given.coverage), Path(folder))
+        if _in_a_process([*TESTS["metrics.py"]], trial.tree()) != 0:
             sys.exit("tests fail without a fault: mend them first")
-        for fault in sampled(given.sample, given.seed)[given.skip :]:
-            if time.monotonic() > end:
-                break
-            outcome = noticed(fault, tree, covering)
-            outcomes.append({"module": fault.path, "change": fault.lines(), "outcome": outcome})
-            if outcome == "survived":
-                print(fault.path, *fault.lines(), sep="\n    ", flush=True)
-    number = Counter(o["outcome"] for o in outcomes)
-    told = f"{number['killed']} of {len(outcomes)} noticed, {number['hung']} ran longer than {SECONDS} s"
-    print(f"{told}, {number['survived']} passed unseen (seed {given.seed})")
-    if given.out is not None:
-        given.out.write_text(json.dumps(outcomes, indent=1) + "\n", "utf-8")
+        for outcome in tried(sampled(given.sample, given.seed)[len(outcomes) :], trial, given.jobs, end):
+            outcomes.append(outcome)
+            given.out.write_text(json.dumps(outcomes, indent=1) + "\n", "utf-8")
+    print(told(outcomes, given.seed))
 
 
 if __name__ == "__main__":
