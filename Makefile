@@ -56,8 +56,8 @@ docs: $(STAMP)  ## the documentation as a site, to be opened at runs/site/index.
 gpu: $(STAMP)  ## the tests that need a CUDA device; two of them need two
 	$(BIN)/python -m pytest -m gpu -rs
 
-gpu-day: $(STAMP)  ## all that one GPU can show in nine minutes: tests, speed, memory, training; results in runs/gpu-day
-	$(BIN)/python benchmarks/gpu_day.py $(GPU_DAY)
+gpu-day: $(STAMP)  ## all that one GPU can show in nine minutes, in runs/gpu-day; DEVICE=cpu tries every part in small
+	$(BIN)/python benchmarks/gpu_day.py $(if $(filter cpu,$(DEVICE)),--device cpu --small --seconds 900) $(GPU_DAY)
 
 clean:  ## remove what was built and trained, keep the environment
 	rm -rf build dist runs/demo .pytest_cache .mypy_cache .ruff_cache src/*.egg-info
