@@ -20,7 +20,7 @@ from barm.engine.config import RunConfig, TaskConfig
 from barm.errors import UserError
 from barm.methods.barm import BARMConfig
 from barm.methods.finetune import FineTuneConfig
-from barm.report.build import write_report
+from barm.report.build import choose_scenes, write_report
 from barm.report.compare import write_comparison
 from barm.report.history import read_run
 from barm.report.page import views
@@ -319,6 +319,35 @@ def test_images_say_what_they_were_chosen_for(one, browse):
     assert len(chosen) == 2
     assert re.fullmatch(r"later classes in this image: IoU \d+ %, best of \d+ images", chosen[0])
     assert re.fullmatch(r"later classes in this image: IoU \d+ %, worst of \d+ images", chosen[1])
+
+
+def test_equally_good_images_come_from_all_over_the_split():
+    class Film:
+        def __len__(self) -> int:
+            return 100
+
+        def classes_in(self, i: int) -> frozenset[int]:
+            return frozenset({1, 2})
+
+    taken = sorted(choose_scenes(Film(), [[1], [2]], 8))  # type: ignore[arg-type]
+    gaps = np.diff([*taken, taken[0] + 100])
+    assert gaps.min() >= 5
+    assert gaps.max() <= 25
+
+
+def test_what_was_chosen_for_two_runs_stands_side_by_side(runs, tmp_path, browse):
+    long = "500: the least that is chosen; there are {} training images of the largest step"
+    for name, images in (("one", 360), ("other", 367)):
+        shutil.copytree(runs["barm"], tmp_path / name)
+        lines = f'"base.updates" = "500"\n"increment.updates" = "{long.format(images)}"'
+        edit(tmp_path / name / "config.toml", "[provenance]", f"[provenance.chosen]\n{lines}\n\n[provenance]")
+    page = browse(write_report([tmp_path / "one", tmp_path / "other"], tmp_path / "page.html", images=0).as_uri())
+    rows = page.locator(".settings tbody tr").all_inner_texts()
+    assert [row.split("\t") for row in rows if "updates" in row] == [
+        ["chosen increment.updates", long.format(360), long.format(367)]
+    ]
+    table, frame = page.locator(".settings").bounding_box(), page.locator(".scroll:has(.settings)").bounding_box()
+    assert table["width"] <= frame["width"]
 
 
 def test_images_keep_their_shape(tiny, tmp_path, browse):

@@ -38,6 +38,7 @@ from barm.words import count, listed, noun
 IMAGES = 6
 POOL = 4  # candidates per image that is shown
 SIDE = 384  # of the images on the page, pixels at most
+GOLDEN_RATIO = 0.6180339887498949  # its multiples modulo 1 fill the interval evenly
 Say = Callable[[str], None]
 
 
@@ -173,6 +174,8 @@ def _pool(source: Source, config: RunConfig, number: int) -> list[Shot]:
 def choose_scenes(source: Source, groups: Sequence[Sequence[int]], number: int) -> list[int]:
     """Choose images that show classes of many steps, every class in turn.
 
+    Neighbours are often frames of one film, so equally good images are taken from all over the split.
+
     Args:
         source: knows the classes of its images.
         groups: class ids per step.
@@ -184,8 +187,8 @@ def choose_scenes(source: Source, groups: Sequence[Sequence[int]], number: int) 
     step_of = {i: step for step, group in enumerate(groups) for i in group}
     present = [frozenset(c for c in source.classes_in(i) if c in step_of) for i in range(len(source))]
 
-    def value(i: int) -> tuple[int, int]:
-        return len({step_of[c] for c in present[i]}), len(present[i])
+    def value(i: int) -> tuple[int, int, float]:
+        return len({step_of[c] for c in present[i]}), len(present[i]), -((i * GOLDEN_RATIO) % 1.0)
 
     ranked = sorted(range(len(source)), key=value, reverse=True)
     taken: dict[int, None] = {}

@@ -139,14 +139,16 @@ def _traces(path: Path) -> tuple[Trace, ...]:
 
 def _plain(provenance: Mapping[str, Any]) -> dict[str, str]:
     """Convert a record to text by name in plain words, without the classes, which are shown elsewhere."""
-    return {name.replace("_", " "): _text(value) for name, value in provenance.items() if name != "classes"}
-
-
-def _text(value: Any) -> str:
-    """Format a value of the provenance on one line."""
-    if isinstance(value, Mapping):
-        return "; ".join(f"{key} {what}" for key, what in value.items())
-    return "; ".join(map(str, value)) if isinstance(value, list) else str(value)
+    found = dict[str, Any]()
+    for name, value in provenance.items():
+        if isinstance(value, Mapping):
+            found |= {f"{name} {key}": v for key, v in value.items()}
+        elif name != "classes":
+            found[name] = value
+    return {
+        name.replace("_", " "): "; ".join(map(str, value)) if isinstance(value, list) else str(value)
+        for name, value in found.items()
+    }
 
 
 def _again(path: Path, config: RunConfig) -> str:
