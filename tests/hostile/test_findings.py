@@ -259,10 +259,11 @@ def test_a_method_whose_name_is_no_text(name, tmp_path):
         rebuild({"method": {"name": name}, "groups": [[1]], "model": {}}, 0, {}, "it")
 
 
-def test_a_description_of_a_network_that_no_memory_holds(tmp_path):
-    """A folder of 2 kilobytes asked for a decoder of terabytes."""
+@pytest.mark.parametrize(("encoder", "width"), [("resnet18", 10**6), ("resnet18", 2**32), ("mit_b0", 10**5)])
+def test_a_description_of_a_network_that_no_memory_holds(encoder, width, tmp_path):
+    """A folder of 2 kilobytes asked for a decoder of terabytes; the last two cannot be built without memory."""
     pytest.importorskip("segmentation_models_pytorch")
-    config = {"_model_class": "Unet", "encoder_name": "resnet18", "classes": 3, "decoder_channels": [10**6] * 5}
+    config = {"_model_class": "Unet", "encoder_name": encoder, "classes": 3, "decoder_channels": [width] * 5}
     config |= {"encoder_depth": 5, "encoder_weights": None, "in_channels": 3, "activation": None}
     (tmp_path / "config.json").write_text(json.dumps(config))
     weights = {"segmentation_head.0.weight": torch.zeros(3, 16, 3, 3), "segmentation_head.0.bias": torch.zeros(3)}

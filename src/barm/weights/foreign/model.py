@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -48,13 +48,27 @@ class ForeignModel:
 
 
 def _bytes(family: str, architecture: Mapping[str, Any]) -> int:
-    """Bytes of a network's tensors, for which no memory is taken; 0 where it cannot be built so."""
+    """Bytes of a network's tensors, for which no memory is taken.
+
+    Where it cannot be built so, those of a convolution that is as wide as the largest number of its description.
+    """
     try:
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
             bare = build(family, architecture)
-    except UserError:  # the real one says why, or is built
-        return 0
+    except UserError:  # sizes that overflow, or a constructor that reads a value
+        return 4 * max(_numbers(architecture), default=0) ** 2
     return sum(tensor.numel() * tensor.element_size() for tensor in bare.state_dict().values())
+
+
+def _numbers(value: Any) -> Iterator[int]:
+    """All whole numbers of a description."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for each in value:
+            yield from _numbers(each)
+    if isinstance(value, int):
+        yield value
 
 
 def built(family: str, architecture: Mapping[str, Any], file: Path) -> nn.Module:
