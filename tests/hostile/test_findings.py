@@ -23,7 +23,7 @@ from barm.config import load_config
 from barm.data.class_names import names_and_colours, parse_classes
 from barm.data.class_values import read_class_values
 from barm.data.decoded import DecodedSource
-from barm.data.images import read_image
+from barm.data.images import open_image, read_image
 from barm.data.importers import import_data
 from barm.data.importers.annotations import ImportOptions
 from barm.data.importers.yolo import _index
@@ -257,6 +257,13 @@ def test_a_method_whose_name_is_no_text(name, tmp_path):
         load_config(tmp_path / "r.toml")
     with pytest.raises(UserError, match="unknown"):
         rebuild({"method": {"name": name}, "groups": [[1]], "model": {}}, 0, {}, "it")
+
+
+def test_a_large_image_is_opened_without_a_word_of_the_decoder(tmp_path, recwarn):
+    Image.new("1", (9500, 9500)).save(tmp_path / "large.png")
+    with open_image(tmp_path / "large.png") as image:
+        assert image.size == (9500, 9500)
+    assert not recwarn.list
 
 
 @pytest.mark.parametrize(("encoder", "width"), [("resnet18", 10**6), ("resnet18", 2**32), ("mit_b0", 10**5)])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 import threading
-import warnings
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -268,21 +267,19 @@ def read_upload(path: Path, limits: Limits) -> ShownImage:
             f"This file has {size / 2**20:.1f} MB; at most {limits.megabytes:g} MB are taken. Save it smaller, or "
             "start `barm serve` with a larger --max-upload-mb."
         )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit on pixels is ours
-        try:
-            with open_image(path) as image:
-                _check_pixels(image.size, limits)
-                return prepare(image, limits)
-        except Refused:
-            raise
-        except Image.DecompressionBombError:
-            raise _too_large("more than 178,000,000", limits) from None
-        except Exception:  # a damaged file makes decoders fail in any way
-            raise Refused(
-                "This file cannot be read as an image: it is damaged or of another kind. Give a JPEG, PNG, WebP, GIF, "
-                "BMP or TIFF file."
-            ) from None
+    try:
+        with open_image(path) as image:
+            _check_pixels(image.size, limits)
+            return prepare(image, limits)
+    except Refused:
+        raise
+    except Image.DecompressionBombError:
+        raise _too_large("more than 178,000,000", limits) from None
+    except Exception:  # a damaged file makes decoders fail in any way
+        raise Refused(
+            "This file cannot be read as an image: it is damaged or of another kind. Give a JPEG, PNG, WebP, GIF, "
+            "BMP or TIFF file."
+        ) from None
 
 
 def prepare(image: Image.Image, limits: Limits) -> ShownImage:
