@@ -42,6 +42,7 @@ from material import PLACES, emptied
 from table import show
 
 LIMIT, MEMORY = 10, 2 << 30  # seconds of a processor, bytes
+RESEALED = 0.9  # of the cases of a run's files: their checksums fit
 WAIT = 4  # times as long, by the clock, until a process that does not answer is killed
 OWN = ("git",)  # asked for the commit of barm itself
 STARTING = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "pty.spawn")
@@ -120,6 +121,27 @@ def lay_out(target: Target, number: int, seed: str, folder: Path) -> None:
         name = random.choice(HOSTILE).replace("/", "_").replace("\0", "")[:200].encode("utf-8", "replace").decode()
         if name.strip(".") and not (path.parent / f"{name}{path.suffix}").exists():
             path.rename(path.parent / f"{name}{path.suffix}")
+    if target.resealed and random.random() < RESEALED:
+        reseal(folder)
+
+
+def reseal(folder: Path) -> None:
+    """Make a run's checksums fit what its files hold now, as somebody does who changes them on purpose."""
+    from barm.engine.checkpoint import checksums
+    from barm.errors import UserError
+    from barm.reading import Unfit
+
+    for path in folder.rglob(checksums.CHECKSUMS):
+        try:
+            names = [name for name in checksums.sums_of(path.parent) if (path.parent / name).is_file()]
+        except (UserError, Unfit, OSError):  # it is what was made hostile
+            continue
+        path.write_bytes(checksums._manifest({name: [checksums.crc_of(path.parent / name)] for name in names}))
+    for path in [p for p in folder.rglob("config.toml") if p.is_file()]:
+        line, _, rest = path.read_bytes().partition(b"\n")
+        known = checksums.SEALED.match(line.decode("utf-8", "replace") + "\n")
+        if known is not None:
+            path.write_bytes(line.replace(known[2].encode(), checksums.crc(rest).encode()) + b"\n" + rest)
 
 
 def attempt(target: Target, folder: Path, watch: Watch) -> dict[str, Any]:

@@ -32,6 +32,7 @@ class Target(NamedTuple):
         call: reads them, in the folder.
         weight: how often it is tried, compared with others.
         sound: whether it takes the files as they are.
+        resealed: whether checksums of a run are among the files, which mostly fit what was made hostile.
     """
 
     group: str
@@ -41,6 +42,7 @@ class Target(NamedTuple):
     call: Call
     weight: float = 1
     sound: bool = True
+    resealed: bool = False
 
 
 def tree(folder: Path, below: str = "") -> dict[str, bytes]:
@@ -111,6 +113,7 @@ def _settings(material: Path) -> Iterator[Target]:
 
 def _runs(material: Path) -> Iterator[Target]:
     """Step folders, what is beside them, and states of steps that are not finished."""
+    from barm.engine.checkpoint.checksums import sealed
     from barm.engine.checkpoint.directory import RunDirectory
     from barm.report.history import read_runs
     from barm.report.results import read_results
@@ -129,24 +132,24 @@ def _runs(material: Path) -> Iterator[Target]:
         read_results([folder / "run"])
 
     fuzzed = tuple(k for k in small if k.endswith((".json", ".toml")))
-    yield Target("step folders", "results", small, fuzzed, read, 2)
+    yield Target("step folders", "results", small, fuzzed, read, 2, resealed=True)
     extended = {**small, **{f"run/{k}": v for k, v in record.items()}}
     report = (*fuzzed, "run/log.csv", "run/extension.json")
-    yield Target("step folders", "history", extended, report, lambda f: read_runs([f / "run"]), 2)
-    yield Target("step folders", "compare", small, fuzzed, cli("compare", "run"), 0.3)
+    yield Target("step folders", "history", extended, report, lambda f: read_runs([f / "run"]), 2, resealed=True)
+    yield Target("step folders", "compare", small, fuzzed, cli("compare", "run"), 0.3, resealed=True)
     last = {k: v for k, v in run.items() if k.startswith(("run/config", "run/step02"))}
     networks = ("run/step02/method.json", "run/step02/model.safetensors", "run/config.toml")
-    yield Target("step folders", "network", last, networks, lambda f: open_trained(f / "run"), 2)
-    stopped = {
-        k: v for k, v in tree(material / "stopped", "stopped/").items() if "events" not in k and "checksums" not in k
-    }
+    yield Target("step folders", "network", last, networks, lambda f: open_trained(f / "run"), 2, resealed=True)
+    stopped = {k: v for k, v in tree(material / "stopped", "stopped/").items() if "events" not in k}
     state = next(k for k in stopped if k.endswith("trainer.pt"))
-    yield Target("step folders", "state", stopped, (state,), lambda f: RunDirectory(f / "stopped").load_partial(1), 1.5)
+    load = lambda f: RunDirectory(f / "stopped").load_partial(1)  # noqa: E731
+    yield Target("step folders", "state", stopped, (state,), load, 1.5, resealed=True)
     words = ("train", "--recipe", "stopped/config.toml", "--out", "stopped", "--resume", "--quiet", "--step", "1")
     data = tree(material / "data", "data/")
     config = stopped["stopped/config.toml"].partition(b"\n")[2].replace(str(material).encode(), b".")
     every = tuple(k for k in stopped if not k.endswith((".lock", "log.csv")))
-    yield Target("step folders", "resume", {**stopped, **data, "stopped/config.toml": config}, every, cli(*words), 0.1)
+    files = {**stopped, **data, "stopped/config.toml": sealed(config.decode()).encode()}
+    yield Target("step folders", "resume", files, every, cli(*words), 0.1, resealed=True)
 
 
 def _data(material: Path) -> Iterator[Target]:
