@@ -22,6 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 BARM = (sys.executable, "-m", "barm.cli")
 SHOWN = 60  # lines of a part's output in the page
+LEAST = 5  # seconds that must be left for a part
 WHEELS = """\
 On a machine with a network, in this folder (3.12: the python of the bare machine):
   python -m pip download --no-deps --only-binary=:all: --python-version 3.12 --platform manylinux2014_x86_64 \\
@@ -177,16 +178,26 @@ def main() -> None:
     out, began = given.out.resolve(), time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT / "src"), os.environ.get("PYTHONPATH")]))
-    outcomes: list[Outcome] = []
-    for part in parts(out, given.small, given.device):
+    outcomes, late = list[Outcome](), list[str]()
+    day = list(parts(out, given.small, given.device))
+    unknown = set(given.only or ()) - {part.name for part in day}
+    if unknown:
+        parser.error(f"no part is called {', '.join(sorted(unknown))}: {', '.join(part.name for part in day)}")
+    for part in day:
         left = given.seconds - (time.monotonic() - began)
-        if left < 5 or (given.only and part.name not in given.only):
+        if given.only and part.name not in given.only:
+            continue
+        if left < LEAST:
+            late.append(part.name)
             continue
         limited = Part(part.name, part.command, min(part.limit, left), part.beside)
         outcomes.append(run(limited, out))
         write(outcomes, out)
         print(f"{part.name}: {outcomes[-1].seconds} s, exit status {outcomes[-1].statuses}", flush=True)
-    sys.exit(any(status != 0 for o in outcomes for status in o.statuses))
+    print(f"{time.monotonic() - began:.0f} s in all", flush=True)
+    if late:
+        print(f"not begun within {given.seconds:g} s: {', '.join(late)}", flush=True)
+    sys.exit(bool(late) or any(status != 0 for o in outcomes for status in o.statuses))
 
 
 if __name__ == "__main__":

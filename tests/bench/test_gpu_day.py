@@ -33,9 +33,19 @@ def test_a_part(tmp_path):
 @pytest.mark.long
 def test_the_whole_day(tmp_path):
     names = ["machine", "tests", "voc", "launch", "ade", "voc-large-batch", "images", "training", "table", "growth"]
-    outcomes = day(tmp_path, "--seconds", "3000")
+    outcomes = day(tmp_path, "--seconds", "900")
     assert [outcome["name"] for outcome in outcomes] == [*names, "compiled", "evaluation"]
     assert all(status == 0 for outcome in outcomes for status in outcome["statuses"])
+
+
+def test_parts_that_were_not_tried_are_told(tmp_path):
+    command = [sys.executable, str(SCRIPT), "--small", "--device", "cpu", "--out", str(tmp_path)]
+    late = subprocess.run([*command, "--seconds", "1"], capture_output=True, text=True, check=False)
+    assert late.returncode == 1
+    assert "not begun within 1 s: machine, tests, voc, launch" in late.stdout
+    unknown = subprocess.run([*command, "--only", "nothing"], capture_output=True, text=True, check=False)
+    assert unknown.returncode == 2
+    assert "no part is called nothing: machine, tests, voc" in unknown.stderr
 
 
 def test_what_a_bare_machine_lacks():
