@@ -121,6 +121,20 @@ def test_regions_lie_in_the_image(size):
 
 
 @pytest.mark.parametrize(
+    ("size", "region"),
+    [
+        ((100, 300), (0, 83, 100, 133)),  # as high as 3:4 allows: 300 - 133 = 167 are left
+        ((300, 100), (83, 0, 133, 100)),
+        ((120, 100), (0, 0, 120, 100)),
+    ],
+)
+def test_where_no_region_fits_the_largest_central_one_is_taken(size, region):
+    """spec/mib.md section 9.3, Q7: shares above 1 never fit."""
+    config = TrainTransform(64, geometry="resized_crop", scale=(1.5, 2.0), flip=0.0)
+    assert draw_region(np.random.default_rng(0), size, config) == (*region, False)
+
+
+@pytest.mark.parametrize(
     ("width", "left"), [(33, 0), (35, 2), (37, 2)], ids=["half a pixel", "one and a half", "two and a half"]
 )
 def test_the_centre_of_an_evaluated_image_is_rounded_half_to_even(width, left):
