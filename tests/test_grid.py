@@ -195,6 +195,14 @@ def test_known_results_are_not_trained_again(shapes_voc, tiny_settings, tmp_path
         without_known(first, known, tmp_path / "rest", tmp_path / "other")
     table = json.loads(stored.read_text())
     for run in table["runs"]:
+        run["settings"] |= {"model.weights": ".../ears.pth", "model.mean": [0.5] * 3, "model.std": [0.5] * 3}
+    (tmp_path / "ears.json").write_text(json.dumps(table))
+    for name, number in (("ears.pth", 0), (tmp_path / "elsewhere/ears.pth", 0), ("eyes.pth", 1)):
+        model = (f"model.weights={name}", "model.mean=[0.5, 0.5, 0.5]", "model.std=[0.5, 0.5, 0.5]")
+        weighted = grid((*tiny_settings, *model), methods=("finetune",))
+        assert len(cells(without_known(weighted, read_results([tmp_path / "ears.json"]), **rest))) == number, name
+    table = json.loads(stored.read_text())
+    for run in table["runs"]:
         del run["settings"]["evaluation.absent"], run["settings"]["method.class_balance"]
     (tmp_path / "older.json").write_text(json.dumps(table))
     older = read_results([tmp_path / "older.json"])

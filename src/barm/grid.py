@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from barm.reading import read_json
 from barm.report.results import COMPARED, Result, digest_of_images, read_result, task_name
 
 FIRST = "step00"  # in a run's folder, of its first step
+FILES = ("data.class_list", "data.unlabelled", "model.weights")  # settings that are a place on a machine
 
 
 def without_known(
@@ -65,8 +66,13 @@ def _is_of(result: Result, grid: GridConfig, cell: Cell) -> bool:
         config = config_of(grid, cell, Path())
     except UserError:  # said when it is its turn
         return False
-    theirs, ours = placeless(result.settings), placeless(settings(config, COMPARED))
+    theirs, ours = _by_names(result.settings), _by_names(settings(config, COMPARED))
     return result.task == task_name(config) and difference(theirs, agreeing(theirs, ours)) is None
+
+
+def _by_names(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings in which files have their names alone, whatever folder they were given from."""
+    return {key: Path(value).name if key in FILES and value else placeless(value) for key, value in flat.items()}
 
 
 def run_grid(
