@@ -1,7 +1,7 @@
 """The yardstick: a plain training loop of the same network on the same images. Nothing of barm but the network.
 
-Cross-entropy, SGD with a polynomial rate, random scale, crop and flip; mIoU of the validation images at native size,
-over the classes that their masks contain. The folder is as `barm data import` or `barm data make` leave it.
+Cross-entropy, SGD with a polynomial rate, random scale, crop, flip; mIoU of the validation images at native size, over
+the classes that their masks contain. The folder is as `barm data import` or `barm data make` leave it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,11 @@ from barm.methods import METHODS
 from barm.models.segmenter import NetworkConfig
 
 IGNORE = 255
+
+
+def rescaled(*both: tv_tensors.TVTensor) -> tuple[torch.Tensor, ...]:
+    factor = 0.5 + 1.5 * float(torch.rand(()))
+    return tuple(v2.functional.resize(one, [round(side * factor) for side in one.shape[-2:]]) for one in both)
 
 
 class Images(Dataset):
@@ -54,28 +59,26 @@ def mean_iou(network: torch.nn.Module, data: Images, classes: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("--updates", type=int, default=2000)
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--crop", type=int, default=369)
+    parser.add_argument("--crop", type=int, default=273, help="273 holds 360x270")
     parser.add_argument("--flip", type=float, default=0.5)
     parser.add_argument("--rates", type=float, nargs=2, default=(5e-2, 2e-2), help="of the head and of the backbone")
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
     torch.manual_seed(given.seed)
-    fill = {tv_tensors.Image: 0, tv_tensors.Mask: IGNORE}
-    scaled = v2.ScaleJitter((given.crop, given.crop), (0.5, 2.0))
-    cropped = v2.RandomCrop(given.crop, fill=fill, pad_if_needed=True)
-    train = Images(given.data, "train", v2.Compose([scaled, cropped, v2.RandomHorizontalFlip(given.flip)]))
+    cropped = v2.RandomCrop(given.crop, fill={tv_tensors.Image: 0, tv_tensors.Mask: IGNORE}, pad_if_needed=True)
+    train = Images(given.data, "train", v2.Compose([rescaled, cropped, v2.RandomHorizontalFlip(given.flip)]))
     classes = 1 + len((given.data / "classes.txt").read_text("utf-8").split("\n")[:-1])  # background has no line
-    weights = {"weights": given.weights, "pretrained": bool(given.weights)}
-    config = NetworkConfig(backbone="tf_efficientnet_lite0", decoder="auto", **weights)
+    pretrained = {"pretrained": bool(given.weights), "weights": given.weights}
+    config = NetworkConfig(backbone="tf_efficientnet_lite0", decoder="auto", **pretrained)
     plan = TaskPlan.parse("offline", classes - 1)
     network = METHODS["finetune"](name="finetune").build(plan[0], config).build_model().train()
-    parts = network.classifier.parameters(), network.backbone.parameters()
-    groups = [{"params": part, "lr": rate} for part, rate in zip(parts, given.rates, strict=True)]
+    parts = zip((network.classifier, network.backbone), given.rates, strict=True)
+    groups = [{"params": part.parameters(), "lr": rate} for part, rate in parts]
     optimizer = torch.optim.SGD(groups, momentum=0.9, nesterov=True, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.PolynomialLR(optimizer, given.updates, power=0.9)
     sampler = RandomSampler(train, replacement=True, num_samples=given.updates * given.batch)
