@@ -1,7 +1,6 @@
 """The yardstick: a plain training loop of the same network on the same images. Nothing of barm but the network.
 
-Cross-entropy, SGD with a polynomial rate, random scale, crop, flip; mIoU of the validation images at native size, over
-the classes that their masks contain. The folder is as `barm data import` or `barm data make` leave it.
+Cross-entropy, SGD with a polynomial rate, random scale, crop, flip; mIoU at native size over the classes in the masks.
 """
 
 from __future__ import annotations
