@@ -25,7 +25,7 @@ from PIL import Image
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 WITH_BLOCKS = [p for p in PAGES if "```" in p.read_text("utf-8")]
-REASONS = ("real data", "a GPU", "several machines", "docker or conda")
+REASONS = ("real data", "a GPU", "several machines", "docker or conda", "hours")
 COMMANDS = ("bash", "python")
 BLOCK = re.compile(r"^```(\w*)[ \t]*([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 HAS = re.compile(r"^<!-- given: (.*?) ?-->$", re.MULTILINE)
