@@ -114,3 +114,18 @@ def test_a_stopped_step_of_updates_goes_on_within_its_pass(tiny, tmp_path, monke
         load_file(RunDirectory(tmp_path / n).step_path(2) / "model.safetensors") for n in ("whole", "broken")
     )
     assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_what_is_chosen_can_be_overruled(cli, tmp_path):
+    make_shapes(tmp_path / "own", num_classes=3, num_train=8, num_val=2, size=(48, 48), seed=2)
+    words = ("train", "--recipe", "folder/finetune", "--data", "own", "--task", "2-1", "--step", 0, "--out", "run")
+    small = ("model.backbone=test_resnet", "model.pretrained=false", "model.channels=16", "runtime.workers=0")
+    sets = [word for one in (*small, "runtime.device=cpu", "base.updates=1") for word in ("--set", one)]
+    status, _, told = cli(*words, *sets)
+    assert status == 0
+    told = " ".join(told.split())
+    assert "base.crop is 49: the smallest 16 k + 1" in told
+    assert "--set KEY=VALUE takes another value; --dry-run says beforehand how long training takes" in told
+    status, _, told = cli(*words, *sets, "--set", "base.crop=49", "--set", "increment.crop=49", "--out", "other")
+    assert status == 0
+    assert "takes another value" not in " ".join(told.split())

@@ -41,6 +41,8 @@ from barm.labels import Step
 from barm.methods.base import Method
 from barm.words import count, step_title
 
+OVERRULED = "--set KEY=VALUE takes another value; --dry-run says beforehand how long training takes"
+
 
 class Adopted(NamedTuple):
     """Steps that a run does not train itself.
@@ -110,7 +112,8 @@ def run(
     try:
         rt.on_main(begin)
         monitor.open(path, lambda: peak_memory(rt.device))
-        for line in chosen_lines(chosen, datasets):
+        settled = chosen_lines(chosen, datasets)
+        for line in (*settled, *([OVERRULED] if settled and not again else [])):
             monitor.say(markup(line))
         for line in (*data.warned(config, [s for s in steps if s.index in datasets]), *lines):
             monitor.say(f"[yellow]warning:[/yellow] {markup(line)}")
