@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -40,6 +42,11 @@ def test_the_jobs_ask_for_what_is_wanted_and_wait_for_a_shared_start(folder, clu
     assert set(folder.wait().values()) == {"finished"}
     assert folder.times("joint")[0] > folder.times("finetune")[1]
     assert folder.lines("mib")[0].split(" ")[2] == "3", "threads"
+
+
+def test_the_script_of_the_documents_tells_srun_its_processors():
+    text = (Path(__file__).parents[2] / "docs/parallel.md").read_text("utf-8")
+    assert re.findall("^srun (.*) --kill", text, re.MULTILINE) == ['--cpus-per-task="${SLURM_CPUS_PER_TASK:-1}"']
 
 
 def test_at_most_so_many_at_once(folder, cluster):
