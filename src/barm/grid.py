@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from barm.engine.checkpoint.atomic import write_atomically
 from barm.engine.checkpoint.differences import agreeing, difference, settings
 from barm.engine.checkpoint.directory import IMAGES, RunDirectory
 from barm.engine.checkpoint.images import images_of, other_images
-from barm.engine.config import RunConfig
-from barm.engine.datasets import open_data
+from barm.engine.config import RunConfig, RuntimeConfig
+from barm.engine.datasets import Data, open_data
 from barm.engine.runtime import Runtime
 from barm.errors import Stopped, UserError
 from barm.escaping import placeless
@@ -47,7 +48,7 @@ def without_known(
         if found and not here:
             root = data_root(grid, Path(out), None if data is None else Path(data))
             config = config_of(grid, cell, root)
-            here = digest_of_images(images_of(open_data(config, Runtime(config.runtime))))
+            here = digest_of_images(images_of(_opened(config)))
         other = next((result for result in found if result.images != here), None)
         if other is not None:
             raise UserError(
@@ -56,6 +57,62 @@ def without_known(
             )
         done += [cell.name()] if found else []
     return grid.model_copy(update={"skip": (*grid.skip, *done)})
+
+
+def check_settings(grid: GridConfig, out: Path, *, gpus: bool) -> None:
+    """Refuse a grid in which the settings of a run are wrong, before anything is written.
+
+    Args:
+        grid: the runs.
+        out: folder for the runs.
+        gpus: whether a run has a GPU.
+
+    Raises:
+        UserError: with the name of the first such run.
+    """
+    for cell in cells(grid):
+        with _named(cell):
+            runtime = config_of(grid, cell, out).runtime
+        key = "device" if runtime.device == "cuda" else "precision" if runtime.precision == "16-mixed" else ""
+        if key and not gpus:
+            value = getattr(runtime, key)
+            raise UserError(f"{cell.name()}: runtime.{key}={value} needs a GPU, but --gpus is 0: leave one of them out")
+
+
+def check_data(grid: GridConfig, out: Path, root: Path) -> None:
+    """Open the data of every run that is not finished, each once, and see whether its task fits the classes.
+
+    Args:
+        grid: the runs.
+        out: folder for the runs.
+        root: the data set's folder.
+
+    Raises:
+        UserError: with the name of the first run that cannot begin.
+    """
+    opened = dict[tuple[str, frozenset[str]], Data]()
+    for cell in cells(grid):
+        if is_finished(out / cell.name()):
+            continue
+        config = config_of(grid, cell, root)
+        key = (config.data.model_dump_json(), config.method.maps)
+        with _named(cell):
+            opened[key] = opened.get(key) or _opened(config)
+            config.task.plan(tuple(opened[key].train.class_names), config.seed)
+
+
+@contextmanager
+def _named(cell: Cell) -> Iterator[None]:
+    """Context in which an error says of which run it is."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{cell.name()}: {error}") from None
+
+
+def _opened(config: RunConfig) -> Data:
+    """The images of a run, opened on a machine that need not have the devices of those that train."""
+    return open_data(config, Runtime(RuntimeConfig(device="cpu", precision="32-true")))
 
 
 def _is_of(result: Result, grid: GridConfig, cell: Cell) -> bool:

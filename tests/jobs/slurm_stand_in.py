@@ -1,7 +1,8 @@
 """A stand-in for a SLURM cluster: ``slurm_stand_in.py sbatch|srun|sacct|squeue|scancel|scontrol ...``.
 
 The scripts really run, each under a process of its own, which waits for what the job depends on. The folder $CLUSTER
-has a file per job. Signals reach the command that srun starts, as SLURM sends them to a job's steps.
+has a file per job. Signals reach the command that srun starts, as SLURM sends them to a job's steps. While there is a
+file `down`, nothing answers; a file `limit` holds how many jobs may be queued.
 """
 
 import json
@@ -35,6 +36,9 @@ def sbatch(script):
     """Take a job in; its number is printed."""
     text = Path(script).read_text()
     options = {k: v.strip("'\"") for k, v in re.findall(r"^#SBATCH --([\w-]+)(?:=(.*))?$", text, re.MULTILINE)}
+    known = [json.loads(path.read_text())["state"] for path in HERE.glob("*.json")]
+    if (HERE / "limit").exists() and sum(s not in ENDED for s in known) >= int((HERE / "limit").read_text()):
+        sys.exit("sbatch: error: QOSMaxSubmitJobPerUserLimit")
     if options.get("partition") == "absent":
         sys.exit("sbatch: error: invalid partition specified: absent")
     number = 1
@@ -103,7 +107,7 @@ def srun(*words):
             files[name] = rest.pop(0).replace("%j", os.environ["SLURM_JOB_ID"]).replace("%t", "0")
     with open(files["--output"], "a") as out, open(files["--error"], "a") as error:
         process = subprocess.Popen(rest, stdout=out, stderr=error)
-        write(os.environ["SLURM_JOB_ID"], pid=process.pid)
+        write(os.environ["SLURM_JOB_ID"], pid=process.pid, srun=words[: -len(rest)])
         sys.exit(process.wait() and 1)
 
 
@@ -111,19 +115,19 @@ def sacct(*words):
     """A line for every job that is asked for."""
     if os.environ.get("NO_ACCOUNTING"):
         sys.exit("Slurm accounting storage is disabled")
-    print("JobID|State|NodeList")
-    for number in (words[i + 1] for i, word in enumerate(words) if word == "-j"):
+    assert words[:4] == ("--noheader", "--parsable2", "--allocations", "--format=JobID,State")
+    for number in words[4].removeprefix("--jobs=").split(","):
         if (HERE / f"{number}.json").exists():
-            print(f"{number}|{read(number)['state']}|node1")
-            print(f"{number}.batch|{read(number)['state']}|node1")
+            print(f"{number}|{read(number)['state']}{' by 1000' if read(number)['state'] == 'CANCELLED' else ''}")
 
 
-def squeue(*_words):
+def squeue(*words):
     """The jobs that have not ended."""
+    assert "--format=%A %T %r" in words
     for path in HERE.glob("*.json"):
         state = read(path.stem)["state"]
         if state not in ENDED:
-            print(path.stem, state)
+            print(path.stem, state, "Dependency" if state == "PENDING" else "None")
 
 
 def scancel(*words):
@@ -147,4 +151,6 @@ def scontrol(verb, number):
 
 
 if __name__ == "__main__":
+    if (HERE / "down").exists() and sys.argv[1] in ("sbatch", "sacct", "squeue", "scancel"):
+        sys.exit(f"{sys.argv[1]}: error: Unable to contact slurm controller (connect failure)")
     globals()[sys.argv[1]](*sys.argv[2:])

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
 from rich.console import Console
 
-from barm.errors import UserError
+from barm.cli import compare
+from barm.errors import Stopped, UserError
 from barm.jobs import control
 from barm.jobs.plan import JobOptions, Places, Plan, PlannedRun, read_plan, write_record
-from barm.jobs.states import RunState, Submission, last_line, views_of
+from barm.jobs.states import NO_ANSWER, Alive, RunState, Submission, last_line, views_of
 from barm.jobs.table import as_json, status_table, summary, watched
 
 
@@ -63,7 +66,9 @@ def test_a_gpu_that_is_not_there(monkeypatch):
         (["--jobs", "2"], "--jobs is about the runs of a grid"),
         (["--grid", "g.toml", "--gpus", "0"], "--gpus is about jobs: say --on local or --on slurm too"),
         (["--grid", "g.toml", "--on", "local", "--cancel"], "give one of --on, --status and --cancel"),
-        (["--grid", "g.toml", "--on", "slurm", "--slurm", "vision"], "--slurm expects key=value .*, got 'vision'"),
+        (["--grid", "g.toml", "--on", "slurm", "--slurm", "qos="], "--slurm expects key=value .*, got 'qos='"),
+        (["--grid", "g.toml", "--on", "slurm", "--slurm", "wait"], "--slurm wait is not possible: "),
+        (["--grid", "g.toml", "--on", "slurm"], "no SLURM on this machine"),
         (["--grid", "g.toml", "--status"], "runs/g has no jobs: start the runs with .* --on local"),
     ],
 )
@@ -73,6 +78,64 @@ def test_the_command_refuses(cli, tmp_path, words, message):
     assert status == 2
     assert err.count("\n") == 1
     assert re.search(message, err), err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--set", "increment.crop=abc"], "6-1-overlap-s1/mib: .*increment.crop.*abc"),
+        (["--data", "absent"], "6-1-overlap-s1/mib: no folder .*absent: expected a data set there; check --data"),
+        (["--data", "SHAPES"], "6-1-overlap-s1/mib: task '6-1' .*classes"),
+        (
+            ["--data", "SHAPES", "--gpus", "0", "--set", "runtime.device=cuda"],
+            "runtime.device=cuda needs a GPU, but --",
+        ),
+        (["--data", "SHAPES", "--gpus", "0", "--set", "runtime.precision=16-mixed"], "precision=16-mixed needs a GPU"),
+    ],
+)
+@pytest.mark.parametrize("on", ["local", "slurm"])
+def test_every_run_is_checked_before_anything_begins(cli, cluster, shapes_voc, tmp_path, on, words, message):
+    (tmp_path / "g.toml").write_text('recipes="shapes"\nmethods=["mib"]\ntasks=["6-1"]\n[shapes]\n')
+    words = [str(shapes_voc) if word == "SHAPES" else word for word in words]
+    status, _, err = cli(
+        "compare", "--grid", str(tmp_path / "g.toml"), "--on", on, "--out", str(tmp_path / "o"), *words
+    )
+    assert status == 2
+    assert err.count("\n") == 1
+    assert re.search(message, err), err
+    assert not (tmp_path / "o").exists()
+    assert not list(cluster.iterdir())
+
+
+def test_cancelled_runs_have_not_failed(cli, folder, tmp_path):
+    folder.order(finetune=[{"seconds": 60}], mib=[{"status": 2, "say": "no disk"}])
+    lists = {"methods": ["mib", "finetune", "joint"], "tasks": ["3-1"], "overrides": list(folder.settings)}
+    text = "".join(f"{key} = {json.dumps(value)}\n" for key, value in lists.items())
+    (tmp_path / "g.toml").write_text(f'recipes = "shapes"\n{text}')
+    grid = ("compare", "--grid", str(tmp_path / "g.toml"), "--out", str(folder.path))
+    local = ("--data", str(folder.data), "--on", "local", "--jobs", "1", "--gpus", "0")
+    with ThreadPoolExecutor() as pool:
+        cancelled = pool.submit(lambda: (folder.state("finetune"), folder.cancel()))
+        status, _, err = cli(*grid, *local)
+        assert cancelled.result()[1] == {"mib": "failed", "finetune": "cancelled", "joint": "cancelled"}
+    lines = err.splitlines()
+    assert [line for line in lines if line.startswith("cancelled: ")] == [
+        "cancelled: 3-1-overlap-s1/finetune",
+        "cancelled: 3-1-overlap-s1/joint",
+    ]
+    assert sum(line.startswith("failed: 3-1-overlap-s1/mib: ") for line in lines) == 1
+    assert status == 2
+    assert lines[-1].startswith("barm: 1 run failed, the first: 3-1-overlap-s1/mib: ")
+    assert lines[-1].endswith("; 2 runs were cancelled: the same command goes on with them")
+    found = json.loads(cli(*grid, "--status", "--json")[1])
+    assert [(run["state"], run["why"] is None) for run in found] == [("failed", False), *[("cancelled", True)] * 2]
+
+
+def test_cancelled_runs_alone():
+    with pytest.raises(Stopped, match=r"^1 run was cancelled: the same command goes on with it$") as stopped:
+        compare._end([], ["a"])
+    assert stopped.value.signum == signal.SIGTERM
+    compare._end([], [])
 
 
 def test_without_submitit(cli, tmp_path, monkeypatch):
@@ -113,7 +176,7 @@ def planned(out, *states):
 def test_how_runs_stand(tmp_path):
     states = [None, *({"status": s} for s in ("running", "stopped", "finished")), {"status": "failed", "failures": 2}]
     plan, places = planned(tmp_path, *states, {"status": "running", "failures": 1}, {"status": "running"})
-    alive = {"6-1-overlap-s6/mib": "running"}
+    alive = {"6-1-overlap-s6/mib": Alive("running")}
     views = views_of(plan, places, lambda submitted: alive)
     found = [view.status for view in views]
     assert found == ["waiting", "waiting", "waiting", "finished", "failed", "failed", "running"]
@@ -129,7 +192,7 @@ def test_how_they_are_shown(tmp_path):
     run = tmp_path / "6-1-overlap-s0/mib"
     (run / "step00").mkdir(parents=True)
     (run / "log.csv").write_text("step,epoch,iteration,name,value\n1,1,40,loss,0.5\n")
-    views = views_of(plan, places, lambda _: {"6-1-overlap-s0/mib": "running"})
+    views = views_of(plan, places, lambda _: {"6-1-overlap-s0/mib": Alive("running")})
     console = Console(width=120)
     with console.capture() as shown:
         console.print(status_table(tmp_path, views))
@@ -146,13 +209,15 @@ def test_what_is_shown_while_they_run(tmp_path, capsys, monkeypatch, live):
     plan, places = planned(tmp_path, None, {"status": "failed", "failures": 2, "last": "no [disk]"})
     with watched(tmp_path, quiet=False) as show:
         show(views_of(plan, places, lambda _: {}))
-        show(views_of(plan, places, lambda _: {"6-1-overlap-s0/mib": "running"}))
+        show(views_of(plan, places, lambda _: {"6-1-overlap-s0/mib": Alive("running")}))
+        show(views_of(plan, places, lambda _: {"6-1-overlap-s0/mib": Alive("running", f"{NO_ANSWER}: why")}))
     err = capsys.readouterr().err
     if live:
         assert "running" in err
     else:
         log = places.of("6-1-overlap-s1/mib", ".log")
         lines = [f"[1/2] 6-1-overlap-s1/mib: failed: no [disk]; see {log}", "[1/2] 6-1-overlap-s0/mib: running"]
+        lines.append("SLURM did not answer: why; its runs are shown as last known, and none is submitted")
         assert err.splitlines() == lines
     with watched(tmp_path, quiet=True) as show:
         show(views_of(plan, places, lambda _: {}))

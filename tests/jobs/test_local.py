@@ -67,6 +67,16 @@ def test_a_failed_run_is_retried_once_and_reported(folder):
     assert set(folder.wait().values()) == {"finished"}, "the same command tries them again"
 
 
+def test_a_run_whose_settings_are_wrong_is_not_tried_again(folder):
+    folder.order(finetune=[{"status": 2, "say": "barm: no folder data: expected a data set there; check --data"}])
+    folder.submit("finetune", "joint")
+    assert folder.wait() == {"finetune": "failed", "joint": "finished"}
+    assert folder.events("finetune") == ["begin", "end"]
+    assert folder.run("finetune").why(folder.places).startswith("barm: no folder data: expected a data set there; ")
+    folder.submit("finetune", "joint")
+    assert set(folder.wait().values()) == {"finished"}, "the same command tries it again"
+
+
 def test_a_killed_and_a_preempted_job_go_on(folder):
     folder.order(finetune=[{"seconds": 60}], joint=[{"seconds": 60}])
     folder.submit("finetune", "joint")

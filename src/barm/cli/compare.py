@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -10,8 +11,8 @@ import typer
 
 from barm.cli import completion
 from barm.cli.common import Json, Quiet, Settings, out, print_json, progress, quick_imports, say
-from barm.errors import UserError
-from barm.words import count
+from barm.errors import Stopped, UserError
+from barm.words import count, verb
 
 if TYPE_CHECKING:
     from barm.grid_file import GridConfig
@@ -24,23 +25,49 @@ Runs = Annotated[
         autocompletion=completion.runs,
     ),
 ]
+Trained = tuple[list[Path], list[str], list[str]]  # finished runs, a line for every failed one, names of cancelled ones
 Quick = Annotated[bool, typer.Option("--quick", help="Train what the grid's table `quick` says.")]
 JOBS = "A grid on many devices or machines"
 On = Annotated[
     Literal["local", "slurm"] | None,
     typer.Option("--on", rich_help_panel=JOBS, help="A job per run: on this machine, or on a SLURM cluster."),
 ]
-Jobs = Annotated[int | None, typer.Option(min=1, rich_help_panel=JOBS, help="Runs at the same time.")]
-Gpus = Annotated[int | None, typer.Option(min=0, max=1, rich_help_panel=JOBS, help="GPUs of a run.")]
-Cpus = Annotated[int | None, typer.Option(min=1, rich_help_panel=JOBS, help="Threads of a run.")]
-Memory = Annotated[float | None, typer.Option(min=0.1, rich_help_panel=JOBS, help="GB of a run, on a cluster.")]
-Time = Annotated[
-    int | None, typer.Option(min=1, rich_help_panel=JOBS, help="Minutes of a job; then it saves and is queued again.")
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        min=1, rich_help_panel=JOBS, help="Runs at the same time; by default one per GPU here, no limit on a cluster."
+    ),
 ]
-Partition = Annotated[str | None, typer.Option(rich_help_panel=JOBS, help="Of the cluster.")]
+Gpus = Annotated[
+    int | None,
+    typer.Option(min=0, max=1, rich_help_panel=JOBS, help="GPUs of a run; 1 by default, or 0 where none is here."),
+]
+Cpus = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        rich_help_panel=JOBS,
+        help="Threads of a run; 4 by default on a cluster, here the cores divided by --jobs.",
+    ),
+]
+Memory = Annotated[
+    float | None,
+    typer.Option(min=0.1, rich_help_panel=JOBS, help="GB of a run, on a cluster; its own default holds otherwise."),
+]
+Time = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        rich_help_panel=JOBS,
+        help="Minutes of a job; then it saves and is queued again; 1440 by default on a cluster, no limit here.",
+    ),
+]
+Partition = Annotated[
+    str | None, typer.Option(rich_help_panel=JOBS, help="Of the cluster; its own default holds otherwise.")
+]
 Slurm = Annotated[
     list[str] | None,
-    typer.Option(rich_help_panel=JOBS, help="key=value for sbatch, e.g. account=vision (may be repeated)."),
+    typer.Option(rich_help_panel=JOBS, help="An option of sbatch, e.g. account=vision or exclusive (may be repeated)."),
 ]
 Status = Annotated[bool, typer.Option("--status", rich_help_panel=JOBS, help="Show the jobs; start what was killed.")]
 Cancel = Annotated[bool, typer.Option("--cancel", rich_help_panel=JOBS, help="Stop the jobs; they save their states.")]
@@ -87,7 +114,7 @@ def compare(
     if not runs and grid is None and published is None:
         raise UserError("nothing to compare: give folders of runs, --grid FILE, or --published voc/15-1")
     beside = [] if published is None else find_published(published)
-    paths, failed = list(runs or []), list[str]()
+    paths, failed, cancelled = list(runs or []), list[str](), list[str]()
     known = read_results(paths)  # complains before a grid works for hours
     if grid is not None:
         folder = folder or Path("runs") / f"{grid.stem}{'-quick' if quick else ''}"
@@ -95,7 +122,8 @@ def compare(
             _show_jobs(folder, as_json=as_json, cancel=cancel)
             return
         wanted = without_known(read_grid(grid, override or (), quick=quick), known, folder, data)
-        trained, failed = _trainer(on, given, grid, folder, wanted)(wanted, folder, data, progress(quiet), quiet=quiet)
+        train = _trainer(on, given, grid, folder, wanted)
+        trained, failed, cancelled = train(wanted, folder, data, progress(quiet), quiet=quiet)
         paths += trained
     results = read_results(paths)
     rows = summarise(results)
@@ -106,8 +134,19 @@ def compare(
     for path in () if folder is None or not paths else write_comparison(folder, results):
         if not as_json:
             say(str(path))
+    _end(failed, cancelled)
+
+
+def _end(failed: Sequence[str], cancelled: Sequence[str]) -> None:
+    """Say at the end which runs of a grid are missing."""
+    number = len(cancelled)
+    them = "it" if number == 1 else "them"
+    stopped = f"{count(number, 'runs')} {verb(number, 'were')} cancelled: the same command goes on with {them}"
     if failed:
-        raise UserError(f"{count(len(failed), 'runs')} failed, the first: {failed[0]}")
+        more = f"; {stopped}" if cancelled else ""
+        raise UserError(f"{count(len(failed), 'runs')} failed, the first: {failed[0]}{more}")
+    if cancelled:
+        raise Stopped(stopped, signal.SIGTERM)
 
 
 def _check_words(
@@ -126,30 +165,30 @@ def _check_words(
 
 def _trainer(
     on: str | None, given: dict[str, Any], grid: Path, folder: Path, wanted: GridConfig
-) -> Callable[..., tuple[list[Path], list[str]]]:
+) -> Callable[..., Trained]:
     """What trains the missing runs: this process, or jobs if there are any runs for them."""
     from barm.grid import run_grid
     from barm.grid_file import cells
 
     if on is None or not cells(wanted):
-        return run_grid
+        return lambda *words, **more: (*run_grid(*words, **more), [])
     return _on(on, given, f"barm compare --grid {grid} --out {folder} --status")
 
 
-def _on(on: str, given: dict[str, Any], again: str) -> Callable[..., tuple[list[Path], list[str]]]:
-    """A function as `barm.run_grid` that trains the missing runs as jobs."""
+def _on(on: str, given: dict[str, Any], again: str) -> Callable[..., Trained]:
+    """A function that trains the missing runs as jobs."""
     from barm.jobs.control import collect, submit_grid, wait_for_grid
     from barm.jobs.plan import JobOptions
     from barm.jobs.table import watched
 
-    pairs = {key: value for key, _, value in (text.partition("=") for text in given.pop("slurm", []))}
-    wrong = [key for key, value in pairs.items() if not key or not value]
-    if wrong:
-        raise UserError(f"--slurm expects key=value such as account=vision, got '{wrong[0]}'")
+    pairs = dict[str, str | Literal[True]]()
+    for text in given.pop("slurm", []):
+        key, sign, value = text.partition("=")
+        if not key or (sign and not value):
+            raise UserError(f"--slurm expects key=value such as account=vision, or a flag as exclusive, got '{text}'")
+        pairs[key] = value if sign else True
 
-    def train(
-        grid: GridConfig, folder: Path, data: Path | None, say: Callable[[str], None], *, quiet: bool
-    ) -> tuple[list[Path], list[str]]:
+    def train(grid: GridConfig, folder: Path, data: Path | None, say: Callable[[str], None], *, quiet: bool) -> Trained:
         submit_grid(grid, folder, data, JobOptions.model_validate({"on": on, **given, "slurm": pairs}))
         with watched(folder, quiet) as show:
             wait_for_grid(folder, show, f"{again} shows them, --cancel stops them")
@@ -163,7 +202,7 @@ def _show_jobs(folder: Path, *, as_json: bool, cancel: bool) -> None:
     from barm.jobs.control import cancel_grid, grid_status
     from barm.jobs.plan import Places
     from barm.jobs.table import as_json as to_json
-    from barm.jobs.table import status_table
+    from barm.jobs.table import remarks, status_table
 
     views = (cancel_grid if cancel else grid_status)(folder)
     if as_json:
@@ -173,6 +212,8 @@ def _show_jobs(folder: Path, *, as_json: bool, cancel: bool) -> None:
     for view in views:
         if view.status == "failed":
             say(f"{view.run.name}: {view.why(Places(folder))}")
+    for line in remarks(views):
+        say(line)
 
 
 def _show(rows: Sequence[Row], published: str | None) -> None:

@@ -6,16 +6,16 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
 from filelock import FileLock
 
 from barm.errors import Failed, Stopped, UserError
-from barm.grid import data_root, each_run, is_finished
+from barm.grid import check_data, check_settings, data_root, each_run, is_finished
 from barm.grid_file import Cell, GridConfig, alike, cells
-from barm.jobs import local, slurm
+from barm.jobs import local, sbatch, slurm
 from barm.jobs.local import cores, ensure_keeper
 from barm.jobs.plan import JobOptions, Places, Plan, PlannedRun, read_plan, write_record
 from barm.jobs.states import RunState, RunView, is_held, last_line, read_state, views_of
@@ -42,12 +42,18 @@ def submit_grid(
         The runs as they stand.
 
     Raises:
-        UserError: if the options do not fit this machine, or another grid's runs are being trained there.
+        UserError: if the options do not fit this machine, a run's settings or data are wrong, another grid's runs are
+            being trained there, or the cluster refuses the first job. Nothing was started then.
     """
     check_installed()
     places, options = Places(real(Path(out))), options or JobOptions()
     options, devices = _settled(options)
+    if options.on == "slurm":
+        slurm.check_present()
+    gpus = options.gpus or sbatch.asks_for_gpus(options.slurm)
+    check_settings(grid, places.out, gpus=bool(gpus))
     root = data_root(grid, places.out, None if data is None else Path(data))
+    check_data(grid, places.out, root)
     plan = Plan(
         grid=grid.model_dump(mode="json"),
         root=str(real(root)),
@@ -60,12 +66,18 @@ def submit_grid(
     living = jobs_of(plan, places)
     with FileLock(places.lock("submit")):
         _check_free(plan, places)
+        is_first = not places.plan.exists()
         places.cancelled.unlink(missing_ok=True)
         for view in views_of(plan, places, living):
             if view.status not in ("running", "queued"):
                 _renew(view, places)
         write_record(places.plan, plan)
-    return advance(plan, places, living)
+    try:
+        return advance(plan, places, living)
+    except UserError:
+        if is_first and not any(places.of(run.name, ".job.json").exists() for run in plan.runs):
+            places.plan.unlink()
+        raise
 
 
 def grid_status(out: Path | str) -> list[RunView]:
@@ -93,11 +105,12 @@ def cancel_grid(out: Path | str) -> list[RunView]:
     """
     places, plan = _at_work(out)
     places.of("cancelled", "").touch()  # the keeper and the jobs look for it
-    living = jobs_of(plan, places)
+    living, refusal = jobs_of(plan, places), ""
     if plan.options.on == "slurm":
         with FileLock(places.lock("submit")):
             found = views_of(plan, places, living)
-            slurm.cancel([v.submission.job for v in found if v.status in ("running", "queued") and v.submission])
+            jobs = [v.submission.job for v in found if v.status in ("running", "queued") and v.submission]
+            refusal = slurm.cancel(jobs)
     end = time.monotonic() + PATIENCE
     while True:
         views = views_of(plan, places, living)
@@ -107,7 +120,11 @@ def cancel_grid(out: Path | str) -> list[RunView]:
         if isinstance(living, slurm.Jobs):
             living.forget()
         if time.monotonic() > end:
-            raise Failed(f"{count(len(alive), 'runs')} did not stop in {PATIENCE:.0f} s, the first: {alive[0]}")
+            why = f" ({refusal})" if refusal else ""
+            raise Failed(
+                f"{count(len(alive), 'runs')} did not stop in {PATIENCE:.0f} s{why}, the first: {alive[0]}; give the "
+                "same command again"
+            )
         time.sleep(PAUSE)
 
 
@@ -128,7 +145,7 @@ def wait_for_grid(out: Path | str, show: Callable[[list[RunView]], None], again:
     living, tries, before = jobs_of(plan, places), 0, list[str]()
     try:
         while True:
-            views = views_of(plan, places, living)
+            views = _annotated(plan, places, living)
             show(views)
             if all(view.is_over for view in views):
                 return
@@ -145,14 +162,17 @@ def wait_for_grid(out: Path | str, show: Callable[[list[RunView]], None], again:
 
 def collect(
     grid: GridConfig, out: Path | str, data: Path | str | None, say: Callable[[str], None]
-) -> tuple[list[Path], list[str]]:
-    """What became of a grid's runs, as `barm.run_grid` returns it; nothing is trained.
+) -> tuple[list[Path], list[str], list[str]]:
+    """What became of a grid's runs; nothing is trained.
 
     Args:
         grid: the runs.
         out: their folder.
         data: the data set's folder, unless the grid generates one.
-        say: called with a line on every failure.
+        say: called with a line on every run that is not finished.
+
+    Returns:
+        As `barm.run_grid` does, and the names of the cancelled runs.
     """
     places = Places(real(Path(out)))
     plan = read_plan(places)
@@ -162,13 +182,24 @@ def collect(
         view = views[cell.name()]
         raise Failed(view.why(places) if view.status == "failed" else f"it is {view.status}")
 
-    return each_run(grid, Path(out), Path(plan.root), explain, say, generated=data is None)
+    cancelled = [name for name, view in views.items() if view.status == "cancelled"]
+    for name in cancelled:
+        say(f"cancelled: {name}")
+    rest = grid.model_copy(update={"skip": (*grid.skip, *cancelled)})
+    return *each_run(rest, Path(out), Path(plan.root), explain, say, generated=data is None), cancelled
 
 
 def advance(plan: Plan, places: Places, living: local.Jobs | slurm.Jobs) -> list[RunView]:
     """Start what is to be started now, and return the runs as they stand then."""
+    start_missing(plan, places, living, views_of(plan, places, living))
+    return _annotated(plan, places, living)
+
+
+def _annotated(plan: Plan, places: Places, living: local.Jobs | slurm.Jobs) -> list[RunView]:
+    """The runs as they stand, with a note on those that the cluster does not take for now."""
     views = views_of(plan, places, living)
-    return views_of(plan, places, living) if start_missing(plan, places, living, views) else views
+    refusal = living.refusal if isinstance(living, slurm.Jobs) else ""
+    return [view._replace(note=refusal) if view.status == "waiting" else view for view in views]
 
 
 def start_missing(plan: Plan, places: Places, living: local.Jobs | slurm.Jobs, views: list[RunView]) -> bool:
@@ -177,7 +208,8 @@ def start_missing(plan: Plan, places: Places, living: local.Jobs | slurm.Jobs, v
         return False
     if isinstance(living, local.Jobs):
         return ensure_keeper(places)
-    return any(v.status == "waiting" for v in views) and slurm.submit_waiting(plan, places, living) > 0
+    waits = any(view.status == "waiting" for view in views) and not living.pauses
+    return waits and slurm.submit_waiting(plan, places, living) > 0
 
 
 def jobs_of(plan: Plan, places: Places) -> local.Jobs | slurm.Jobs:
@@ -200,15 +232,15 @@ def _at_work(out: Path | str) -> tuple[Places, Plan]:
     check_installed()
     if plan.options.on == "local" and plan.host != socket.gethostname():
         raise UserError(f"the jobs in {places.out} were started on {plan.host}: give this command there")
+    if plan.options.on == "slurm":
+        slurm.check_present()
     return places, plan
 
 
 def _settled(options: JobOptions) -> tuple[JobOptions, tuple[str, ...]]:
     """The options with nothing left open, and the GPUs of this machine that runs on it share."""
     if options.on == "slurm":
-        given: Mapping[str, int] = {"gpus": 1, "cpus": 4, "time": 24 * 60}
-        left = {key: value for key, value in given.items() if getattr(options, key) is None}
-        return options.model_copy(update=left), ()
+        return sbatch.settled(options), ()
     for name in ("memory", "partition", "slurm"):
         if getattr(options, name):
             raise UserError(f"--{name} is for a cluster: leave it out, or say --on slurm")

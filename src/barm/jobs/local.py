@@ -12,13 +12,14 @@ import sys
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
 from barm.jobs.plan import Places, Plan, PlannedRun, read_plan, write_record
 from barm.jobs.states import (
     BEGINS,
+    Alive,
     RunView,
     Submission,
     exists,
@@ -42,12 +43,12 @@ class Jobs:
     def __init__(self, places: Places) -> None:
         self.places = places
 
-    def __call__(self, views: Iterable[RunView]) -> Mapping[str, str]:
-        """The living ones by their names: ``running`` or ``queued``."""
+    def __call__(self, views: Iterable[RunView]) -> Mapping[str, Alive]:
+        """The living ones by their names."""
         found = {view.run.name: self._living(view) for view in views}
-        return {name: status for name, status in found.items() if status is not None}
+        return {name: Alive(status) for name, status in found.items() if status is not None}
 
-    def _living(self, view: RunView) -> str | None:
+    def _living(self, view: RunView) -> Literal["running", "queued"] | None:
         submission, state = view.submission, view.state
         if is_held(self.places.lock(view.run.name)):  # whoever submitted it may have died before a note of it
             return "running" if state is not None and state.status == "running" else "queued"

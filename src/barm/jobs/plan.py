@@ -27,13 +27,14 @@ class JobOptions(Table):
     Attributes:
         on: ``local`` is this machine, ``slurm`` a cluster.
         jobs: runs at the same time. By default one per GPU here, one without GPUs; on a cluster as many as it allows.
-        gpus: of a run, 1 or 0. By default 1, or 0 on a machine without GPUs.
+        gpus: of a run, 1 or 0. By default 1, or 0 on this machine if it has none.
         cpus: threads of a run. By default this machine's cores divided by `jobs`; on a cluster 4.
-        memory: of a run in GB; on a cluster alone, whose default holds otherwise.
+        memory: of a run in GB; on a cluster alone, whose own default holds otherwise.
         time: minutes until a job must save and end; then it is queued again and goes on. By default 24 hours on a
             cluster, and no limit here.
         partition: of the cluster.
-        slurm: further options of `sbatch`, such as ``{"account": "vision"}``.
+        slurm: further options of `sbatch` by their long names, such as ``{"account": "vision"}``; a flag is True, as in
+            ``{"exclusive": True}``. They replace those that barm sets, except the ones on which a grid depends.
     """
 
     on: Literal["local", "slurm"] = "local"
@@ -43,7 +44,7 @@ class JobOptions(Table):
     memory: float | None = Field(None, gt=0)
     time: int | None = Field(None, ge=1)
     partition: str | None = None
-    slurm: dict[str, str] = Field(default_factory=dict)
+    slurm: dict[str, str | Literal[True]] = Field(default_factory=dict)
 
 
 class PlannedRun(Table):

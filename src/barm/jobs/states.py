@@ -15,6 +15,7 @@ from barm.jobs.plan import Places, Plan, PlannedRun, Table, read_record
 RETRIES = 1  # of a run that failed
 BEGINS = 60.0  # seconds within which a job begins after it was submitted on this machine, or queued again
 TAIL = 4096  # bytes at the end of a log
+NO_ANSWER = "SLURM did not answer"
 OVER = ("finished", "failed", "cancelled")
 
 
@@ -22,7 +23,7 @@ class RunState(Table):
     """What the job of a run says about it.
 
     Attributes:
-        status: ``requeued`` is a stop after which the job itself is queued again.
+        status: ``requeued`` is a stop after which the job itself is queued again; after ``failed`` nothing is tried.
         failures: so far.
         began: when the job did, in seconds since 1970.
         ended: likewise; None while it trains.
@@ -75,6 +76,7 @@ class RunView(NamedTuple):
         state: as its job wrote it last.
         submission: the last one.
         failures: jobs that died without a word included.
+        note: why its job is pending, or why nothing is known about it now.
     """
 
     run: PlannedRun
@@ -82,11 +84,17 @@ class RunView(NamedTuple):
     state: RunState | None
     submission: Submission | None
     failures: int
+    note: str = ""
 
     @property
     def is_over(self) -> bool:
         """Whether nothing more will be done."""
         return self.status in OVER
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether the cluster did not say whether its job lives."""
+        return self.note.startswith(NO_ANSWER)
 
     @property
     def begun(self) -> bool:
@@ -109,7 +117,19 @@ class RunView(NamedTuple):
         return f"{last or 'its job died without a word, twice (for want of memory?)'}; see {log}"
 
 
-Living = Callable[[Iterable[RunView]], Mapping[str, str]]
+class Alive(NamedTuple):
+    """A run whose job lives, or may do so.
+
+    Attributes:
+        status: ``running`` or ``queued``.
+        note: as in `RunView`.
+    """
+
+    status: Literal["running", "queued"]
+    note: str = ""
+
+
+Living = Callable[[Iterable[RunView]], Mapping[str, Alive]]
 
 
 def read_state(places: Places, name: str) -> RunState | None:
@@ -130,12 +150,12 @@ def views_of(plan: Plan, places: Places, living: Living) -> list[RunView]:
     Args:
         plan: of the grid.
         places: of its files.
-        living: tells of submitted runs whose jobs live by their names: ``running`` or ``queued``.
+        living: tells of submitted runs whose jobs live by their names.
     """
     found = [_read(places, run) for run in plan.runs]
     alive = living([view for view in found if view.status != "finished"])
     cancelled = places.cancelled.exists()
-    return [view._replace(status=_status(view, alive.get(view.run.name), cancelled)) for view in found]
+    return [_standing(view, alive.get(view.run.name), cancelled) for view in found]
 
 
 def _read(places: Places, run: PlannedRun) -> RunView:
@@ -145,14 +165,15 @@ def _read(places: Places, run: PlannedRun) -> RunView:
     return RunView(run, status, state, read_submission(places, run.name), state.failures if state else 0)
 
 
-def _status(view: RunView, alive: str | None, cancelled: bool) -> str:
+def _standing(view: RunView, alive: Alive | None, cancelled: bool) -> RunView:
     if view.status == "finished":
-        return view.status
+        return view
     if alive is not None:
-        return alive
-    if view.submission is not None and not view.begun and view.submission.silence > RETRIES:
-        return "failed"
-    return "failed" if failures(view.state) > RETRIES else "cancelled" if cancelled else "waiting"
+        return view._replace(status=alive.status, note=alive.note)
+    never = view.submission is not None and not view.begun and view.submission.silence > RETRIES
+    final = view.state is not None and view.state.status == "failed"
+    failed = never or final or failures(view.state) > RETRIES
+    return view._replace(status="failed" if failed else "cancelled" if cancelled else "waiting")
 
 
 def failures(state: RunState | None) -> int:

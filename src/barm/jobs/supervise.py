@@ -1,7 +1,7 @@
 """The job of one run, as submitit starts it: a small process that trains in another one and writes down what became.
 
 A signal before the time limit (or a preemption) makes the training save; then the job is queued again. A training that
-fails, whatever ended it, is started once more. Nothing here needs torch.
+fails, whatever ended it, is started once more, unless what it was given is wrong. Nothing here needs torch.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from barm.jobs.states import RETRIES, RunState, failures, last_line, read_state
 
 LOOK = 1.0  # seconds between looks for a cancellation: the disk may be a network's
 PATIENCE = 5.0  # seconds for a lock that others hold to look at it
+WRONG = 2  # status of a training whose settings or data are wrong: another one would end likewise
 LAUNCHERS = ("SLURM_", "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")  # a run is one process
 
 
@@ -46,7 +47,7 @@ class RunJob:
         """Train the run to its end.
 
         Raises:
-            RunFailed: it failed more than once.
+            RunFailed: it failed more than once, or its settings or data are wrong.
             SystemExit: it was stopped; its state is saved.
         """
         places = Places(Path(self.out))
@@ -104,7 +105,7 @@ class _Supervision:
                 break
             last = _reason(status, last_line(self.log, start))
             self.state = self.state.model_copy(update={"failures": self.state.failures + 1, "last": last})
-            if self.state.failures > RETRIES:
+            if status == WRONG or self.state.failures > RETRIES:
                 self._write("failed", time.time())
                 raise RunFailed(f"{self.job.name}: {last}; see {self.log}")
         if self.stop_signal != self.again or self.cancelled:

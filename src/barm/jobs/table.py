@@ -54,13 +54,21 @@ def summary(views: Sequence[RunView]) -> str:
 
 
 def where(view: RunView, plan: Plan) -> str:
-    """The machine, the GPU and the job of a run that lives."""
+    """The machine, the GPU and the job of a run that lives, and why it is pending."""
     if view.submission is None or view.status not in ("running", "queued"):
         return ""
     parts = [view.state.host] if view.state is not None and view.status == "running" else []
     if plan.devices:
         parts.append(f"GPU {plan.devices[view.submission.slot % len(plan.devices)]}")
-    return ", ".join([*parts, f"job {view.submission.job}"])
+    job = f"job {view.submission.job}"
+    return ", ".join([*parts, f"{job}: {view.note.partition(':')[0]}" if view.note else job])
+
+
+def remarks(views: Sequence[RunView]) -> list[str]:
+    """What else is to be said below the table, a line each: where the cluster did not answer, or takes no more jobs."""
+    silent = [f"{v.note}; its runs are shown as last known, and none is submitted" for v in views if v.is_unknown]
+    refused = [f"{v.note}; the runs that wait are submitted later" for v in views if v.status == "waiting" and v.note]
+    return list(dict.fromkeys((*silent, *refused)))
 
 
 def as_json(out: Path, views: Sequence[RunView]) -> list[dict[str, Any]]:
@@ -73,6 +81,7 @@ def as_json(out: Path, views: Sequence[RunView]) -> list[dict[str, Any]]:
             "step": step_of(view, places),
             "minutes": round(view.seconds(now) / 60, 3),
             "where": where(view, plan),
+            "note": view.note or None,
             "failures": view.failures,
             "why": view.why(places) if view.status == "failed" else None,
             "log": str(places.of(view.run.name, ".log")),
@@ -100,16 +109,21 @@ def watched(out: Path, quiet: bool) -> Iterator[Callable[[list[RunView]], None]]
 def _changes(console: Console, places: Places) -> Callable[[list[RunView]], None]:
     """A function that prints a line for every run whose state is another than before."""
     before: dict[str, str] = {}
+    told: list[str] = []
+
+    def line(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def show(views: list[RunView]) -> None:
         for view in views:
             name, status = view.run.name, view.status
             if before.get(name, "waiting") != status:
                 why = f": {view.why(places)}" if status == "failed" else ""
-                done = sum(view.is_over for view in views)
-                console.print(
-                    f"[{done}/{len(views)}] {name}: {status}{why}", markup=False, highlight=False, soft_wrap=True
-                )
+                line(f"[{sum(view.is_over for view in views)}/{len(views)}] {name}: {status}{why}")
             before[name] = status
+        now = remarks(views)
+        for text in (text for text in now if text not in told):
+            line(text)
+        told[:] = now
 
     return show

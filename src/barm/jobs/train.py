@@ -24,7 +24,8 @@ def train(out: Path, name: str) -> None:
         name: of the run.
 
     Raises:
-        UserError: as `barm.fit` does, or if another process trains it.
+        UserError: as `barm.fit` does.
+        Failed: if another process trains it.
     """
     from barm.grid import train_cell  # loads torch
     from barm.grid_file import Cell, GridConfig
@@ -38,7 +39,7 @@ def train(out: Path, name: str) -> None:
             os.chdir(plan.cwd)
             train_cell(GridConfig.model_validate(plan.grid), cell, out, Path(plan.root))
     except Timeout:
-        raise UserError(f"{out / name} is in use by another process: wait for it") from None
+        raise Failed(f"{out / name} is in use by another process: wait for it") from None
 
 
 def _end_with_parent() -> None:
