@@ -19,6 +19,7 @@ from barm.engine.checkpoint.directory import RunDirectory
 from barm.engine.checkpoint.provenance import provenance
 from barm.engine.monitor import Monitor
 from barm.errors import Stopped, UserError
+from editing import unchecked
 
 LONG = ("base.epochs=2", "increment.epochs=3")
 RECIPE = {  # a setting of every table that decides the result
@@ -188,7 +189,7 @@ def test_a_step_that_was_imported_goes_with_any_code(tiny_run, tmp_path, monkeyp
     run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
     for folder in ("step01", "step02"):
         shutil.rmtree(run / folder)
-    (run / "step00/pictures.json").unlink()
+    unchecked(run / "step00/pictures.json").unlink()
     monkeypatch.setattr("barm.engine.run.provenance", lambda *words: {**provenance(*words), "barm": "9.9.9"})
     again(run)
     assert RunDirectory(run).is_complete(1)
