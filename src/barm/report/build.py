@@ -29,6 +29,7 @@ from barm.escaping import place
 from barm.labels import IGNORE
 from barm.methods.base import Method
 from barm.models.heads import GroupedOutput
+from barm.reading import check_target
 from barm.report.figures import best_and_worst, image_iou
 from barm.report.history import read_runs
 from barm.report.page.content import Background, Gallery, Pixels, Report, RunContent, Shot, Values
@@ -71,6 +72,7 @@ def write_report(
     target = folders[0] / "report.html" if out is None else Path(out)
     if target.is_dir():
         raise UserError(f"{target} is a folder: give the name of an HTML file to --out")
+    check_target(target)
     runs = read_runs(folders)
     gallery, notes = _images(runs, images, None if data is None else Path(data), say)
     command = shlex.join(["barm", "report", *(r.place for r in runs), *(["--out", place(out)] if out else [])])

@@ -10,6 +10,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from barm.reading import check_target
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -30,7 +32,11 @@ def write_atomically(path: Path, content: bytes | memoryview, *, flush: bool = T
     """Write a temporary file and rename it into place.
 
     Without `flush` it is faster, but a loss of power may still destroy the file.
+
+    Raises:
+        UserError: if a device, a pipe or a folder is in its place.
     """
+    check_target(path)
     beside = path.with_name(path.name + ".tmp")
     beside.unlink(missing_ok=True)  # whatever lay there: writing into a pipe would wait for ever
     try:
