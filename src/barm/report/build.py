@@ -50,6 +50,7 @@ def write_report(
     images: int = IMAGES,
     data: Path | str | None = None,
     say: Say = lambda _: None,
+    warn: Say = lambda _: None,
 ) -> Path:
     """Write a self-contained HTML page about one or several runs.
 
@@ -59,6 +60,7 @@ def write_report(
         images: in the gallery; 0 for none.
         data: the data set's folder, if it is no longer where the first run found it.
         say: called with what is being done.
+        warn: called with what the page cannot show because a file is damaged.
 
     Returns:
         The file's path.
@@ -74,6 +76,8 @@ def write_report(
         raise UserError(f"{target} is a folder: give the name of an HTML file to --out")
     check_target(target)
     runs = read_runs(folders)
+    for run in (run for run in runs if run.unread):
+        warn(f"{run.path}: {run.unread}; the page has no curves of that")
     gallery, notes = _images(runs, images, None if data is None else Path(data), say)
     command = shlex.join(["barm", "report", *(r.place for r in runs), *(["--out", place(out)] if out else [])])
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
