@@ -8,7 +8,7 @@ import shutil
 import stat
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -71,8 +71,9 @@ def _opened_alone(beside: Path, path: Path) -> Iterator[BinaryIO]:
     """
     deadline = time.monotonic() + WAIT
     while True:
-        if os.path.lexists(beside) and not stat.S_ISREG(os.lstat(beside).st_mode):
-            beside.unlink(missing_ok=True)  # writing into a pipe would wait for ever
+        with suppress(FileNotFoundError):
+            if not stat.S_ISREG(os.lstat(beside).st_mode):
+                beside.unlink()  # writing into a pipe would wait for ever
         file = os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666), "wb")
         if _locked(file) and _is_open(beside, file):
             break
