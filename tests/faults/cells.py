@@ -207,7 +207,7 @@ class Bench:
         try:
             subprocess.run(mount, check=True, capture_output=True, text=True)
         except (OSError, subprocess.CalledProcessError) as error:
-            why = str(getattr(error, "stderr", "") or error).strip()[:120]
+            why = " ".join(str(getattr(error, "stderr", "") or error).split())[:120]
             raise Impossible(f"no tmpfs can be mounted here, which root can: {why}") from None
 
     def _resize(self, size: int) -> None:

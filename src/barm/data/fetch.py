@@ -218,6 +218,7 @@ def fetch(archive: Archive, folder: Path, progress: Progress, *, timeout: float 
         return archive.local
     whole = folder / archive.file
     if not whole.is_file():
+        check_target(whole)
         download = Download(archive, folder, timeout, progress)
         _try_all(archive, download)
         download.path.replace(whole)

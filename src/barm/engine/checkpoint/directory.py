@@ -217,11 +217,11 @@ class RunDirectory:
 
     def _document(self) -> dict[str, Any]:
         path = self.path / CONFIG
-        if not path.is_file():
-            raise UserError(f"{self.path} is not a run: {place.instead(self.path)}")
         try:
             text = read_text(path)
             table = parse_toml(text, path)
+        except FileNotFoundError:
+            raise UserError(f"{self.path} is not a run: {place.instead(self.path)}") from None
         except Unfit as error:
             raise reading.damaged(path, error.what) from None
         checksums.check_seal(text, path)
