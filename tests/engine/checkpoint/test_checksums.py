@@ -144,6 +144,15 @@ def test_a_setting(run):
     assert run.config().seed >= 10
 
 
+def test_settings_that_are_no_file(run, tiny):
+    (run.path / CONFIG).unlink()
+    (run.path / CONFIG).mkdir()
+    with pytest.raises(UserError, match=r"/config\.toml is damaged \(is a folder, expected a file\)"):
+        run.config()
+    with pytest.raises(UserError, match=r"/config\.toml is no file: expected the settings of a run; restore it"):
+        fit(tiny("barm", "2-1"), out=run.path, resume=True, quiet=True)
+
+
 def read_or_told(run):
     try:
         return run.load_partial(3), ""
