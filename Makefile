@@ -47,7 +47,7 @@ containers: $(STAMP)  ## check Dockerfile and environment.yml, and build them wh
 backbones: $(STAMP)  ## backbones of all kinds trained, resumed and exported, in half an hour; the table of docs/backbones.md
 	$(BIN)/python benchmarks/backbones.py $(BACKBONES)
 
-faults: $(STAMP)  ## some 300 faults in every phase (kills, power cuts, full disks, flipped bits), in 20 minutes; results in runs/faults
+faults: $(STAMP)  ## some 300 faults in every phase (kills, power cuts, full disks, flipped bits), in 20 minutes (full disks as root alone); results in runs/faults
 	OMP_NUM_THREADS=1 $(BIN)/python tests/faults/run.py --out runs/faults $(FAULTS)
 
 docs: $(STAMP)  ## the documentation as a site, to be opened at runs/site/index.html; broken links are errors

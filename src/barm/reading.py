@@ -1,5 +1,7 @@
 """Open files that somebody else may have written: every defect is reported in one line, and nothing blocks.
 
+`check_target` looks in the same way at a place where a file is going to be written.
+
 A named pipe, a socket or a device in the place of a file is refused at once, since opening or reading it may never end.
 Images have their own reader, which opens them here.
 """
@@ -95,6 +97,20 @@ def check_regular(path: Path) -> None:
         raise Unfit(path, _why(path, error)) from None
     if not stat.S_ISREG(mode):
         raise Unfit(path, f"is {_kind(mode)}, expected a file")
+
+
+def check_target(path: Path) -> None:
+    """Refuse to write a file in the place of a device, a pipe or a folder. A link to a file or to nothing is none.
+
+    Raises:
+        UserError: if the path leads to anything but a file or nothing.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):  # nothing, or the attempt to write says why it is none
+        return
+    if not stat.S_ISREG(mode):
+        raise UserError(f"{path} is {_kind(mode)}, expected a file or nothing there: choose another name, or remove it")
 
 
 def read_bytes(path: Path, limit: int | None = None) -> bytes:

@@ -16,6 +16,7 @@ from barm.engine.monitor import Monitor
 from barm.errors import Stopped, UserError
 from barm.methods import METHODS
 from barm.methods.mib import MiB, MiBConfig
+from editing import unchecked
 
 
 class CountingConfig(MiBConfig):
@@ -116,5 +117,8 @@ def test_a_state_that_is_missing_or_damaged_is_one_line(config, tmp_path):
     with pytest.raises(UserError, match=r"state\.safetensors is damaged"):
         fit(config, out=tmp_path / "run", resume=True, quiet=True)
     file.unlink()
+    with pytest.raises(UserError, match=r"state\.safetensors is damaged \(it is missing\)"):
+        fit(config, out=tmp_path / "run", resume=True, quiet=True)
+    unchecked(file)
     with pytest.raises(UserError, match="the step before has no counts"):
         fit(config, out=tmp_path / "run", resume=True, quiet=True)

@@ -41,7 +41,7 @@ from barm.report.history import read_run
 from barm.report.results import read_result
 from barm.weights.published import export_checkpoint, import_published, read_checkpoint
 from barm.weights.push import push
-from editing import edit
+from editing import edit, unchecked
 
 KNOWN = class_names(4)
 NEW, NEXT = "green-plain-heart", "blue-dotted-star"
@@ -144,7 +144,7 @@ def test_every_method_goes_on(name, make_run, tiny_settings, lamp, tmp_path):
 def test_a_method_without_statistics_is_refused_at_once(make_run, tiny_settings, lamp, tmp_path):
     """As where the network was imported: nothing is trained or written."""
     run = make_run("star", tiny=tiny_settings, task="offline")
-    (RunDirectory(run).step_path(0) / CARRIED).unlink()
+    unchecked(RunDirectory(run).step_path(0) / CARRIED).unlink()
     with pytest.raises(UserError, match=r"step 0 has none .*imported"):
         extend(run, lamp, out=tmp_path / "new", quiet=True)
     assert not (tmp_path / "new").exists()

@@ -38,11 +38,16 @@ NOBODY = 65534
 State = dict[str, Any]
 
 
+class Impossible(Exception):
+    """This user of this machine cannot bring a fault about."""
+
+
 class Outcome(NamedTuple):
     """What became of a cell.
 
     Attributes:
-        result: ``survived``, ``named``, ``lost``, ``silent``, or ``missed`` where the fault did not come about.
+        result: ``survived``, ``named``, ``lost``, ``silent``, ``missed`` where the fault did not come about, or
+            ``impossible`` where it cannot be brought about here.
         detail: what was seen.
         litter: temporary files that are left after the command was given again.
     """
@@ -93,6 +98,10 @@ class Bench:
     def words(self, phase: Phase, more: Sequence[str] = ()) -> Words:
         """The command of a phase."""
         return self._filled((*phase.words, *more))
+
+    def again(self, phase: Phase) -> Words:
+        """The command of a phase as somebody gives it once more."""
+        return self._filled(phase.again(self.folder))
 
     def _filled(self, words: Words) -> Words:
         sums = {name: hashlib.sha256((self.material / name).read_bytes()).hexdigest() for name in ARCHIVES}
@@ -181,8 +190,7 @@ class Bench:
         """The folder on a file system of its own; yields a function that gives it as much room as it needs."""
         self.clear()
         self.folder.mkdir()
-        mount = ["mount", "-t", "tmpfs", "-o", "size=512m", "tmpfs", str(self.folder)]
-        subprocess.run(mount, check=True, capture_output=True)
+        self._mount(self.folder)
         try:
             laid = self.place / "laid"
             shutil.rmtree(laid, ignore_errors=True)
@@ -193,6 +201,14 @@ class Bench:
             yield partial(self._resize, 16 << 30)
         finally:
             self.clear()
+
+    def _mount(self, folder: Path) -> None:
+        mount = ["mount", "-t", "tmpfs", "-o", "size=512m", "tmpfs", str(folder)]
+        try:
+            subprocess.run(mount, check=True, capture_output=True, text=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            why = " ".join(str(getattr(error, "stderr", "") or error).split())[:120]
+            raise Impossible(f"no tmpfs can be mounted here, which root can: {why}") from None
 
     def _resize(self, size: int) -> None:
         subprocess.run(["mount", "-o", f"remount,size={size}", str(self.folder)], check=True, capture_output=True)

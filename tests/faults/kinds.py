@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,8 @@ from barm.data import fetch, get
 from forked import Forked, ranks
 
 PARALLEL = ("--set", "runtime.workers=1")
+MEETING = 20  # seconds that a command waits for the second one
+RARE = ("trainer.pt", "state.safetensors", "memory.json", "extension.json")  # files that few phases leave
 YEARS = 10 * 365 * 86400.0
 
 
@@ -135,12 +138,11 @@ def read_only(bench: Bench, phase: Phase, seed: int) -> Outcome:
         if os.getuid() == 0:
             os.setgid(NOBODY)
             os.setuid(NOBODY)
-        else:
-            bench.folder.chmod(0o555)
 
+    allow(bench.folder, False)
     process = bench.start(phase, bench.words(phase), before=drop)
     process.communicate(LIMIT)
-    bench.folder.chmod(0o755)
+    allow(bench.folder, True)
     err, how = said(process.err), "read-only"
     if phase.name == "index":  # does without its cache
         wrong = "" if process.returncode == 0 and process.out == base.out else f"status {process.returncode}"
@@ -151,6 +153,12 @@ def read_only(bench: Bench, phase: Phase, seed: int) -> Outcome:
     if changed:
         return Outcome("lost", f"{how}: {changed}")
     return bench.finished(phase, f"{how}: {err.strip()[:120]}")
+
+
+def allow(folder: Path, writing: bool) -> None:
+    """Take away this user's right to write below a folder, or give it back; root becomes another user instead."""
+    for path in (folder, *folder.rglob("*")) if os.getuid() != 0 else ():
+        path.chmod((0o755 if path.is_dir() else 0o644) if writing else (0o555 if path.is_dir() else 0o444))
 
 
 def truncated(path: Path, draw: random.Random) -> str:
@@ -193,20 +201,31 @@ def damage(do: Callable[[Path, random.Random], str], bench: Bench, phase: Phase,
         victims = _victims(bench, phase, base, finished)
     bench.clear()
     shutil.copytree(bench.place / f"{'done' if finished else 'stopped'} {phase.name}", bench.folder, symlinks=True)
-    victim = bench.folder / draw.choice(victims)
+    victim = bench.folder / choose(victims, draw, first=seed % 6 < 2)
     name = str(victim.relative_to(bench.folder))
     how = f"{name} ({'finished' if finished else 'stopped'}): {do(victim, draw)}"
     if not finished:
         return _gone_on(bench, phase, how, name)
     for words, wanted in zip(phase.reads, base.read, strict=True):
         status, out, err = bench.ended(phase, words)
-        if status != 0 and (not one_line(err) or not _names(err, victim, bench.folder)):
+        if status != 0 and (not one_line(err) or not names_it(err, name)):
             return Outcome("lost", f"{how}: status {status}: {err[-300:]}")
         if status != 0:
             return Outcome("named", f"{how}: {err.strip()[:160]}")
         if out != wanted:
             return Outcome("silent", f"{how}: `barm {' '.join(words[:2])}` prints something else")
     return Outcome("survived", how)
+
+
+def choose(victims: Sequence[str], draw: random.Random, *, first: bool) -> str:
+    """The file that is damaged: the `first` cell of each kind takes one that few phases leave, where there is any.
+
+    >>> names = ["run/config.toml", "run/step00/memory.json", "run/step00/method.json"]
+    >>> choose(names, random.Random(0), first=True)
+    'run/step00/memory.json'
+    """
+    rare = [name for name in victims if first and Path(name).name in RARE]
+    return draw.choice(rare or list(victims))
 
 
 def _victims(bench: Bench, phase: Phase, base: object, finished: bool) -> list[str]:
@@ -222,17 +241,24 @@ def _victims(bench: Bench, phase: Phase, base: object, finished: bool) -> list[s
     return found
 
 
-def _names(err: str, victim: Path, folder: Path) -> bool:
-    """Whether a message names the file, or at least its folder below the case's."""
-    near = victim.parent if victim.parent != folder else victim
-    return victim.name in err or str(near.relative_to(folder)) in err
+def names_it(err: str, victim: str) -> bool:
+    """Whether a message names a file by its path in the case's folder: neither another one, nor its folder.
+
+    >>> names_it("barm: run/step01/counts.json is damaged", "run/step01/counts.json")
+    True
+    >>> names_it("barm: run/step01/method.json is damaged", "run/step01/checksums.json")
+    False
+    >>> names_it("barm: run is in use", "run/config.toml"), names_it("barm: run/config.toml.tmp: no", "run/config.toml")
+    (False, False)
+    """
+    return re.search(rf"(?<![\w./-]){re.escape(victim)}(?![\w/-]|\.\w)", err) is not None
 
 
 def _gone_on(bench: Bench, phase: Phase, how: str, victim: str) -> Outcome:
     """Give the command again after a stop and a damage: it is refused by name, or leads to the right result."""
     status, out, err = bench.ended(phase, phase.again(bench.folder))
     if status != 0:
-        named = one_line(err) and _names(err, bench.folder / victim, bench.folder)
+        named = one_line(err) and names_it(err, victim)
         return Outcome("named" if named else "lost", f"{how}: status {status}: {err.strip()[-300:]}")
     base = bench.bases[phase.name]
     wrong = unlike(state(bench.folder), base.new, (victim,), logs=False)
@@ -372,16 +398,34 @@ def clock(bench: Bench, phase: Phase, seed: int) -> Outcome:
 
 
 def twice(bench: Bench, phase: Phase, seed: int) -> Outcome:
-    """The command is given twice at the same time."""
-    base, draw = bench.base(phase), random.Random(seed)
+    """The command is given a second time while the first works: that waits at an event until the second has written."""
+    base = bench.base(phase)
+    at = random.Random(seed).randint(1, base.events)
+    reached, met = bench.place / "reached", bench.place / "met"
+    for mark in (reached, met):
+        mark.unlink(missing_ok=True)
+
+    def wait(_: Injector) -> None:
+        reached.touch()
+        deadline = time.monotonic() + MEETING
+        while not met.exists() and time.monotonic() < deadline:
+            time.sleep(0.001)
+
     bench.lay(phase)
-    first = bench.start(phase, bench.words(phase))
-    moment = draw.random() * base.seconds
-    time.sleep(moment)
-    second = bench.start(phase, phase.again(bench.folder))
+    first = bench.start(phase, bench.words(phase), Injector(bench.folder, at, wait, not phase.window))
+    _wait(reached.exists, first)
+    how = f"the second at event {at} of {base.events} of the first"
+    if not reached.exists() or first.poll() is not None:
+        first.communicate(LIMIT)
+        return Outcome("missed", f"{how}, which ended before with {first.returncode}")
+    second = bench.start(phase, bench.again(phase), Injector(bench.folder, 1, lambda _: met.touch()))
+    _wait(met.exists, second)
+    together = first.poll() is None
+    met.touch()
     for process in (first, second):
         process.communicate(LIMIT)
-    how = f"the second after {moment:.2f} s"
+    if not together:
+        return Outcome("missed", f"{how}, which had ended when the second wrote")
     for process in (first, second):
         err = said(process.err)
         if process.returncode != 0 and not one_line(err):

@@ -3,7 +3,8 @@
 ``python tests/faults/run.py`` runs the whole campaign, ``--every 9`` each ninth cell, ``--phase`` and ``--fault`` some.
 After a fault every file must be as it was or as it should become, and the command, given again, must lead to the result
 of an undisturbed one, bit for bit; a file that is damaged is named in one line, or what is computed is right all the
-same. ``lost``: neither is so. ``silent``: a result is wrong and nobody is told. The status is 1 where any is.
+same. ``lost``: neither is so. ``silent``: a result is wrong and nobody is told. The status is 1 where any is. A full
+disk needs the right to mount a tmpfs, which root has; without it these cells are ``impossible``, and counted as such.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from cells import ARCHIVES, Bench, Outcome
+from cells import ARCHIVES, Bench, Impossible, Outcome
 from kinds import FAULTS, Fault
 from material import make_material, sibling
 from phases import PHASES, Phase
@@ -36,7 +37,7 @@ from barm.engine.checkpoint import atomic, checksums, directory
 from barm.engine.checkpoint.directory import RunDirectory
 from forked import Forked
 
-RESULTS = ("survived", "named", "lost", "silent", "missed")
+RESULTS = ("survived", "named", "lost", "silent", "missed", "impossible")
 TRIES = 4  # of a cell whose fault did not come about, each with another seed
 
 
@@ -64,6 +65,8 @@ def run_cell(bench: Bench, cell: Cell, seed: int) -> tuple[Outcome, int]:
         own = 6 * (zlib.crc32(text.encode()) % 100_000 + cell.number) + cell.number  # the number chooses the way
         try:
             outcome = cell.fault.inject(bench, cell.phase, own)
+        except Impossible as error:
+            return Outcome("impossible", str(error)), own
         except subprocess.TimeoutExpired:
             outcome = Outcome("lost", "a process does not come to an end")
         if outcome.result != "missed":
@@ -164,7 +167,7 @@ def main() -> int:
                 about = {"phase": cell.phase.name, "fault": cell.fault.name, "seed": seed, **outcome._asdict()}
                 detail = outcome.detail.replace(f"{place}/case/", "").replace(str(place), "")
                 records.append({**about, "detail": detail, "seconds": took})
-                if options.verbose or outcome.result in ("lost", "silent", "missed"):
+                if options.verbose or outcome.result not in ("survived", "named"):
                     print(
                         f"{cell.phase.name}: {cell.fault.name} ({seed}, {took} s): {outcome.result}: {detail}",
                         flush=True,
@@ -178,7 +181,8 @@ def main() -> int:
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)
         totals = Counter(r["result"] for r in records)
-        about = {**origin, "injected": len(records), **{r: totals[r] for r in RESULTS}}
+        done = sum(totals.values()) - totals["missed"] - totals["impossible"]
+        about = {**origin, "injected": done, **{r: totals[r] for r in RESULTS}}
         text = ",\n".join(f"  {json.dumps(r)}" for r in records)
         (options.out / "faults.json").write_text(f'{json.dumps(about, indent=1)[:-2]},\n "cells": [\n{text}\n ]\n}}\n')
         (options.out / "faults.md").write_text(f"{table}\n")
@@ -189,7 +193,7 @@ def table_of(records: list[dict[str, Any]]) -> str:
     """A table in Markdown: phases and faults, injected cells; and the totals."""
     phases, faults = (list(dict.fromkeys(r[key] for r in records)) for key in ("phase", "fault"))
     lines = [f"| injected | {' | '.join(faults)} | all |", f"| --- |{' ---: |' * (len(faults) + 1)}"]
-    done = [r for r in records if r["result"] != "missed"]
+    done = [r for r in records if r["result"] not in ("missed", "impossible")]
     number = Counter((r["phase"], r["fault"]) for r in done)
     for phase in phases:
         row = [number[phase, fault] for fault in faults]
@@ -200,6 +204,7 @@ def table_of(records: list[dict[str, Any]]) -> str:
         "",
         f"Injected {len(done)}, survived {good} (of these {total['named']} refused in one line that names the file), "
         f"lost {total['lost']}, silent {total['silent']}. Not come about: {total['missed']}. "
+        f"Not possible here: {total['impossible']}. "
         f"Temporary files left behind: {sum(r['litter'] for r in records)}.",
     ]
     return "\n".join(lines)

@@ -57,3 +57,37 @@ def test_a_program_that_is_broken_on_purpose_is_found_out(broken, words, column,
     status, totals, _, shown = campaign(tmp_path, "--broken", broken, *words)
     assert totals[column] > 0, shown
     assert status == 1
+
+
+def test_messages_must_name_the_file_itself():
+    """And each kind of damage takes the files that few phases leave."""
+    here = (
+        f"import sys; sys.path.insert(0, {str(SCRIPT.parent)!r}); import doctest, kinds; print(doctest.testmod(kinds))"
+    )
+    run = subprocess.run([sys.executable, "-c", here], capture_output=True, text=True, check=False)
+    assert "TestResults(failed=0, attempted=5)" in run.stdout, run.stdout + run.stderr
+
+
+@pytest.mark.parametrize("phase", ["data get", "increment"])
+def test_two_at_once_are_so_at_the_same_time(phase, tmp_path):
+    _, totals, cells, shown = campaign(tmp_path, "--phase", phase, "--fault", "two at once")
+    assert totals["survived"] == 1, shown
+    detail = str(cells[0]["detail"])
+    assert re.match(r"the second at event \d+ of \d+ of the first: \['barm: ", detail)
+    assert "is in use by another run" in detail or "is being fetched by another process" in detail
+
+
+def test_a_fault_that_this_user_cannot_bring_about_is_counted_as_such(tmp_path, monkeypatch):
+    """Without the right to mount there is no full disk."""
+    mount = tmp_path / "bin/mount"
+    mount.parent.mkdir()
+    mount.write_text("#!/bin/sh\necho 'mount: must be superuser to use mount' >&2; exit 1\n")
+    mount.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{mount.parent}{os.pathsep}{os.environ['PATH']}")
+    status, totals, cells, shown = campaign(tmp_path / "out", "--phase", "index", "--fault", "disk full")
+    assert status == 0
+    assert totals["impossible"] == 1
+    assert totals["survived"] == totals["injected"] == 0
+    assert "must be superuser" in str(cells[0]["detail"])
+    assert "Injected 0, survived 0" in shown
+    assert "Not possible here: 1" in shown

@@ -16,9 +16,10 @@ import pytest
 from barm.api import fit
 from barm.config import load_config
 from barm.engine.checkpoint.directory import RunDirectory
-from barm.engine.checkpoint.provenance import provenance
+from barm.engine.checkpoint.provenance import provenance, source_digest
 from barm.engine.monitor import Monitor
 from barm.errors import Stopped, UserError
+from editing import unchecked
 
 LONG = ("base.epochs=2", "increment.epochs=3")
 RECIPE = {  # a setting of every table that decides the result
@@ -152,6 +153,66 @@ def test_between_two_steps_other_code_is_a_warning(stopped, tmp_path, monkeypatc
     assert same_weights(run, stopped / "whole")
 
 
+def told_of(run: Path, capsys, *changes: str) -> str:
+    capsys.readouterr()
+    fit(load_config(run / "config.toml", changes), out=run, steps=[0, 1], resume=True)
+    return " ".join(capsys.readouterr().err.split())
+
+
+def test_another_precision_within_a_step_is_told(run, capsys):
+    told = told_of(run, capsys, "runtime.precision=bf16-mixed")
+    assert "goes on under other conditions than before (precision 32-true there, bf16-mixed here)" in told
+    assert told.count("warning:") == 1
+
+
+@pytest.mark.parametrize(("name", "value"), [("python", "3.9.0"), ("device", "cuda:0"), ("processes", 2)])
+def test_other_conditions_between_two_steps_are_told(name, value, stopped, tmp_path, monkeypatch, capsys):
+    run = Path(shutil.copytree(stopped / "whole", tmp_path / "run"))
+    shutil.rmtree(run / "step01")
+    first = RunDirectory(run).provenance()[name]
+    monkeypatch.setattr("barm.engine.run.provenance", lambda *words: {**provenance(*words), name: value})
+    told = told_of(run, capsys).replace(" cpu ", f" {first} ")
+    assert f"other conditions than before ({name} {first} there, {str(value).partition(':')[0]} here)" in told
+
+
+def test_the_same_code_and_conditions_are_not_worth_a_word(run, capsys):
+    assert "warning" not in told_of(run, capsys)
+
+
+@pytest.mark.parametrize("git", ["0123456789ab+", "unknown"])
+def test_two_uncommitted_states_are_told_apart(git, run, monkeypatch, capsys):
+    record = {"git": git, "source": "aaaa"}
+    monkeypatch.setattr("barm.engine.run.provenance", lambda *words: {**provenance(*words), **record})
+    again(run, "runtime.other_code=true")
+    shutil.rmtree(run / "step01")
+    assert "other code" not in told_of(run, capsys)
+    shutil.rmtree(run / "step01")
+    record["source"] = "bbbb"
+    assert "other code than before (source aaaa there, bbbb here)" in told_of(run, capsys)
+
+
+@pytest.mark.parametrize("git", ["0123456789ab+", "unknown"])
+def test_code_that_an_older_version_kept_no_digest_of_is_told(git, run, monkeypatch, capsys):
+    path = run / "config.toml"
+    lines = path.read_text().splitlines(keepends=True)[1:]
+    kept = [f'git = "{git}"\n' if line.startswith("git = ") else line for line in lines if line[:9] != "source = "]
+    path.write_text("".join(kept))
+    monkeypatch.setattr("barm.engine.run.provenance", lambda *words: {**provenance(*words), "git": git})
+    told = told_of(run, capsys)
+    assert f"may go on with other code than before, which cannot be known (git {git} there, {git} here" in told
+
+
+def test_the_digest_of_the_code_is_that_of_its_modules(tmp_path):
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner/a.py").write_bytes(b"x = 1\n")
+    first = source_digest(tmp_path)
+    (tmp_path / "notes.txt").write_text("no code")
+    (tmp_path / "inner/a.py").write_bytes(b"x = 1\r\n")  # as git writes it on Windows
+    assert source_digest(tmp_path) == first
+    (tmp_path / "inner/a.py").write_bytes(b"x = 2\n")
+    assert source_digest(tmp_path) != first
+
+
 @pytest.mark.parametrize("kind", ALLOWED)
 def test_a_switch_that_changes_no_result(kind, run, stopped):
     again(run, ALLOWED[kind])
@@ -188,7 +249,7 @@ def test_a_step_that_was_imported_goes_with_any_code(tiny_run, tmp_path, monkeyp
     run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
     for folder in ("step01", "step02"):
         shutil.rmtree(run / folder)
-    (run / "step00/pictures.json").unlink()
+    unchecked(run / "step00/pictures.json").unlink()
     monkeypatch.setattr("barm.engine.run.provenance", lambda *words: {**provenance(*words), "barm": "9.9.9"})
     again(run)
     assert RunDirectory(run).is_complete(1)

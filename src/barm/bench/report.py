@@ -10,6 +10,7 @@ from rich.table import Table
 
 from barm.bench.measure import Cost
 from barm.bench.run import Result
+from barm.engine.checkpoint.atomic import write_atomically
 from barm.engine.memory_use import MEGABYTE
 from barm.report.figures import draw_lines
 
@@ -40,7 +41,7 @@ def write_result(folder: Path, result: Result) -> list[Path]:
     """Write ``bench.json`` and, if growth was measured, ``growth.png``; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / "bench.json"]
-    paths[0].write_text(result.to_json(), "utf-8")
+    write_atomically(paths[0], result.to_json().encode())
     if result.growth:
         panels: dict[str, dict[int, float]] = {}
         for quantity, costs in result.growth.items():

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from barm.cli.common import Quiet, progress, quick_imports, say
+from barm.cli.common import Quiet, progress, quick_imports, say, warning
 
 
 def report(
@@ -26,5 +26,5 @@ def report(
     with quick_imports():
         from barm.report.build import write_report
 
-    path = write_report(runs, file, images=images, data=data, say=progress(quiet))
+    path = write_report(runs, file, images=images, data=data, say=progress(quiet), warn=warning(quiet))
     say(f"{path} ({path.stat().st_size / 1000:.0f} kB)")

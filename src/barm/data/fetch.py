@@ -22,7 +22,7 @@ from typing import Any
 
 from barm.data.archives import ALGORITHMS, Archive
 from barm.errors import Failed, UserError
-from barm.reading import Unfit, open_regular, read_json, short
+from barm.reading import Unfit, check_target, open_regular, read_json, short
 
 Progress = Callable[[str, int, int | None], None]  # what is done, bytes so far, bytes in all where they are known
 
@@ -172,6 +172,7 @@ class Download:
     def _store(self, answer: Any, start: int, size: int | None) -> bool:
         """Append the body to the file; False if it ends early."""
         done = start
+        check_target(self.path)
         with self.path.open("r+b" if start else "wb") as out:
             out.seek(start)
             with suppress(OSError, http.client.HTTPException), closing(answer):
@@ -217,6 +218,7 @@ def fetch(archive: Archive, folder: Path, progress: Progress, *, timeout: float 
         return archive.local
     whole = folder / archive.file
     if not whole.is_file():
+        check_target(whole)
         download = Download(archive, folder, timeout, progress)
         _try_all(archive, download)
         download.path.replace(whole)

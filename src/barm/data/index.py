@@ -26,7 +26,7 @@ from barm.data.sources.tree import Remark
 from barm.data.text import composed_text
 from barm.errors import UserError
 from barm.escaping import command
-from barm.reading import Unfit, check_regular, read_bytes, short
+from barm.reading import Unfit, check_regular, check_target, read_bytes, short
 from barm.words import natural
 
 Kind = Literal["missing", "mask", "colour", "id", "picture", "size", "map"]
@@ -344,6 +344,7 @@ def write_class_list(path: Path, source: FileSource) -> None:
     lines = (
         " ".join([source.name(i), *(str(c - 1) for c in sorted(source.classes_in(i)))]) for i in range(len(source))
     )
+    check_target(path)
     path.write_text("".join(f"{line}\n" for line in lines), "utf-8")
 
 

@@ -37,13 +37,25 @@ def new_folder(root: Path) -> Iterator[Path]:
 
 
 def _move(beside: Path, root: Path) -> None:
-    """Move a finished folder to its place, or its content into an empty folder that is there."""
+    """Move a finished folder to its place, or its content into an empty folder that is there.
+
+    Raises:
+        UserError: if another process has filled that meanwhile; its files are left alone.
+    """
+    taken = UserError(f"{root} has been written by another process meanwhile: choose a new folder")
     if not root.is_dir():
-        beside.replace(root)
+        try:
+            beside.replace(root)
+        except OSError:
+            if root.is_dir():
+                raise taken from None
+            raise
         return
     moved = list[Path]()
     try:
         for entry in sorted(beside.iterdir()):
+            if os.path.lexists(root / entry.name):
+                raise taken
             moved.append(entry.replace(root / entry.name))
         beside.rmdir()
     except BaseException:

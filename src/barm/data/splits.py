@@ -10,6 +10,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from barm.errors import UserError
+from barm.reading import check_target
 
 VAL_SHARE = 0.2
 
@@ -63,6 +64,8 @@ def write_lists(root: Path, parts: Mapping[str, Sequence[str]]) -> None:
     for name in (name for names in parts.values() for name in names):
         if name.splitlines() != [name.strip()]:
             raise UserError(f"the image name {ascii(name)[:80]} cannot stand in a list of names: rename the image")
+    for part in ("train", "val"):
+        check_target(root / f"{part}.txt")
     beside = {part: root / f"{part}.txt.{os.getpid()}.tmp" for part in ("train", "val")}
     try:
         for part, path in beside.items():

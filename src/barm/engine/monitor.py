@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -17,7 +18,8 @@ from barm.engine import tracking
 from barm.engine.memory_use import MEGABYTE
 from barm.errors import UserError
 from barm.escaping import markup
-from barm.words import duration
+from barm.reading import Unfit, open_regular
+from barm.words import count, duration
 
 COLUMNS = ("step", "epoch", "iteration", "name", "value")
 LOG, RATE, PEAK = "log.csv", "images_per_second", "memory_mb"
@@ -42,6 +44,28 @@ def read_log(directory: Path) -> list[LogRow]:
             step, epoch, iteration, name, value = line
             rows.append(LogRow(int(step), int(epoch), int(iteration), name, float(value)))
     return rows
+
+
+def unread_log(directory: Path) -> str:
+    """Describe what `read_log` leaves out of a run's log; empty if it reads all of it, or there is none.
+
+    The last line of a run that was killed may be cut short: that is none.
+    """
+    path = directory / LOG
+    try:
+        with open_regular(path) as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(size - 1, 0))
+            whole = file.read() == b"\n"
+    except FileNotFoundError:
+        return ""
+    except Unfit as error:
+        return f"{LOG} {error.what}"
+    lines = [line for line in _log_lines(path) if tuple(line) != COLUMNS]
+    unread = len(lines) - len(read_log(directory)) - (not whole)
+    if not lines:
+        return "" if size else f"{LOG} is empty"
+    return f"{unread} of the {count(len(lines), 'lines')} of {LOG} cannot be read" if unread > 0 else ""
 
 
 def _log_lines(path: Path) -> Iterator[list[str]]:

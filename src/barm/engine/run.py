@@ -19,7 +19,7 @@ from barm.engine.checkpoint.differences import AGREEING
 from barm.engine.checkpoint.directory import IMAGES, MEMORY, METHOD, METRICS, RunDirectory
 from barm.engine.checkpoint.images import images_of
 from barm.engine.checkpoint.network import describe_classes, load_step, same_colours
-from barm.engine.checkpoint.provenance import other_code, provenance
+from barm.engine.checkpoint.provenance import other_code, other_conditions, provenance, unknown_code
 from barm.engine.checkpoint.shared import SharedDirectory
 from barm.engine.compilation import with_compiler
 from barm.engine.completion import completed
@@ -106,7 +106,7 @@ def run(
     def begin() -> None:
         if start_from is not None and 0 not in RunDirectory(path).finished_steps():
             check_adoptable(config, RunDirectory(start_from), images_of(data))
-        lines.extend(_other_code(path, config, record) if again and datasets else ())
+        lines.extend(_changes(path, config, record) if again and datasets else ())
         directory.open(_stored(config), record, resume=again, same=same, images=images_of(data))
 
     try:
@@ -130,8 +130,8 @@ def run(
         directory.close()
 
 
-def _other_code(path: Path, config: RunConfig, now: Mapping[str, Any]) -> list[str]:
-    """Warn where other code goes on with a run than worked on it last.
+def _changes(path: Path, config: RunConfig, now: Mapping[str, Any]) -> list[str]:
+    """Warn where a run goes on with other code than it was trained with last, or under other conditions.
 
     Raises:
         UserError: if that would change within a step, unless the configuration allows it.
@@ -139,13 +139,21 @@ def _other_code(path: Path, config: RunConfig, now: Mapping[str, Any]) -> list[s
     run = RunDirectory(path)
     begun = run.has_partial()
     trained = begun or any(run.has(i, IMAGES) for i in run.finished_steps())  # not imported alone
-    found = other_code(run.provenance(), now) if trained else None
+    if not trained:
+        return []
+    before = run.provenance()
+    found = other_code(before, now)
     if found is not None and begun and not config.runtime.other_code:
         raise UserError(
             f"a step of {path} was begun with other code ({found}): resume it with the same, or allow the change with "
             "--set runtime.other_code=true"
         )
-    return [] if found is None else [f"{path} goes on with other code than before ({found})"]
+    several = (
+        ("goes on with other code than before ({})", found),
+        ("may go on with other code than before, which cannot be known ({})", unknown_code(before, now)),
+        ("goes on under other conditions than before ({}): the result may be another", other_conditions(before, now)),
+    )
+    return [f"{path} {told.format(what)}" for told, what in several if what is not None]
 
 
 def _stored(config: RunConfig) -> RunConfig:

@@ -14,7 +14,8 @@ from barm.data.images import read_image
 from barm.engine.checkpoint.directory import RunDirectory
 from barm.errors import UserError
 from barm.predict.model import Model, load
-from barm.report.figures import overlay, pyplot
+from barm.reading import check_target
+from barm.report.figures import overlay, pyplot, save_figure
 from barm.report.results import task_name
 from barm.words import count
 
@@ -51,13 +52,13 @@ def figure(
     target = Path(out)
     if target.suffix.lower() not in (".png", ".pdf", ".svg"):
         raise UserError(f"{target} is no image: expected a name that ends in .png, .pdf or .svg")
+    check_target(target)
     photos = {str(path): read_image(Path(path)) for path in images}
     directories = {str(path): RunDirectory(Path(path)) for path in runs}
     draw = _qualitative if kind == "qualitative" else _background
     drawn = draw(directories, photos, device)
     target.parent.mkdir(parents=True, exist_ok=True)
-    drawn.savefig(target, dpi=130)
-    pyplot().close(drawn)
+    save_figure(drawn, target, dpi=130)
     return target
 
 

@@ -29,6 +29,7 @@ from barm.escaping import place
 from barm.labels import IGNORE
 from barm.methods.base import Method
 from barm.models.heads import GroupedOutput
+from barm.reading import check_target
 from barm.report.figures import best_and_worst, image_iou
 from barm.report.history import read_runs
 from barm.report.page.content import Background, Gallery, Pixels, Report, RunContent, Shot, Values
@@ -49,6 +50,7 @@ def write_report(
     images: int = IMAGES,
     data: Path | str | None = None,
     say: Say = lambda _: None,
+    warn: Say = lambda _: None,
 ) -> Path:
     """Write a self-contained HTML page about one or several runs.
 
@@ -58,6 +60,7 @@ def write_report(
         images: in the gallery; 0 for none.
         data: the data set's folder, if it is no longer where the first run found it.
         say: called with what is being done.
+        warn: called with what the page cannot show because a file is damaged.
 
     Returns:
         The file's path.
@@ -71,7 +74,10 @@ def write_report(
     target = folders[0] / "report.html" if out is None else Path(out)
     if target.is_dir():
         raise UserError(f"{target} is a folder: give the name of an HTML file to --out")
+    check_target(target)
     runs = read_runs(folders)
+    for run in (run for run in runs if run.unread):
+        warn(f"{run.path}: {run.unread}; the page has no curves of that")
     gallery, notes = _images(runs, images, None if data is None else Path(data), say)
     command = shlex.join(["barm", "report", *(r.place for r in runs), *(["--out", place(out)] if out else [])])
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")

@@ -16,6 +16,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from barm.engine.checkpoint.atomic import write_atomically
 from barm.engine.checkpoint.differences import differing, shown
 from barm.errors import UserError
 from barm.escaping import csv_cell, latex, markdown, markup, placeless, told_apart
@@ -224,7 +225,7 @@ def write_comparison(folder: Path, results: Sequence[Result]) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"compare.{suffix}" for suffix in texts]
     for path, text in zip(paths, texts.values(), strict=True):
-        path.write_text(text, "utf-8")
+        write_atomically(path, text.encode())
     curves: dict[str, dict[str, Sequence[float]]] = {}
     for row in rows:
         curves.setdefault(row.title, {})[row.method] = row.curve

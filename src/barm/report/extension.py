@@ -13,7 +13,7 @@ from rich import box
 from rich.table import Table
 
 from barm.escaping import markup
-from barm.report.figures import Pixels, overlay, pyplot
+from barm.report.figures import Pixels, overlay, pyplot, save_figure
 from barm.report.tables import percent
 
 WIDTH = 2.4  # of an image, inches
@@ -117,5 +117,4 @@ def draw_changes(path: Path, changes: Sequence[Change], names: Sequence[str], co
     patches = [mpl.patches.Patch(color=colours[c] / 255, label=names[c]) for c in shown]
     if patches:
         figure.legend(handles=patches, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    save_figure(figure, path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from barm.data.palette import OVERLAY
+from barm.engine.checkpoint.atomic import write_atomically
 
 Pixels = NDArray[np.uint8]
 IGNORED = 255  # neither tinted nor outlined
@@ -163,6 +165,18 @@ def pyplot() -> Any:
     return plt
 
 
+def save_figure(figure: Any, path: Path, dpi: int = 110) -> None:
+    """Write a figure in the format of the file's ending, and close it.
+
+    Raises:
+        UserError: if something else than a file is in its place.
+    """
+    content = BytesIO()
+    figure.savefig(content, dpi=dpi, format=path.suffix[1:])
+    pyplot().close(figure)
+    write_atomically(path, content.getvalue())
+
+
 def draw_histories(
     path: Path,
     histories: Sequence[SceneHistory],
@@ -208,8 +222,7 @@ def draw_histories(
                 ax.set_title(titles[column], fontsize=9)
         axes[row, 2].set_ylabel(method, fontsize=9)
     _draw_curves(lower.subplots(), curves)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    save_figure(figure, path)
 
 
 def _draw_curves(ax: Any, curves: Mapping[str, Sequence[float]]) -> None:
@@ -250,8 +263,7 @@ def draw_comparison(path: Path, curves: Mapping[str, Mapping[str, Sequence[float
     axes[0, 0].set_ylabel("mIoU over the classes seen so far (%)")
     handles = [mpl.lines.Line2D([], [], color=colours[n], marker="o.s^vD"[i % 6], ms=4) for i, n in enumerate(names)]
     figure.legend(handles, names, loc="outside right upper")
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    save_figure(figure, path)
 
 
 def draw_lines(path: Path, panels: Mapping[str, Mapping[int, float]]) -> None:
@@ -268,5 +280,4 @@ def draw_lines(path: Path, panels: Mapping[str, Mapping[int, float]]) -> None:
         ax.minorticks_off()
         ax.set_yticks(list(values.values()), [f"{v:.3g}" for v in values.values()])
         ax.grid(alpha=0.3)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    save_figure(figure, path)

@@ -14,7 +14,7 @@ from barm.data.palette import display_colours
 from barm.engine.checkpoint.differences import settings, shown, to_table
 from barm.engine.checkpoint.directory import COUNTS, METHOD, METRICS, RunDirectory
 from barm.engine.config import RunConfig
-from barm.engine.monitor import read_log
+from barm.engine.monitor import read_log, unread_log
 from barm.engine.scores import read_scores
 from barm.errors import UserError
 from barm.escaping import command, names, place, placeless, places
@@ -72,6 +72,7 @@ def read_run(path: Path, label: str) -> RunContent:
             provenance=_plain(run.provenance()),
             command=_again(path, config),
             terms=METHODS[config.method.name].terms,
+            unread=unread_log(path),
             origin=_origin(path),
         )
         return _coloured([content])[0]

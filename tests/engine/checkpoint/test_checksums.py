@@ -14,7 +14,7 @@ from barm.data.index import _cache_path, checked
 from barm.data.index_cache import load_entries
 from barm.data.sources import open_source
 from barm.engine.checkpoint import checksums
-from barm.engine.checkpoint.directory import CONFIG, COUNTS, IMAGES, METRICS, MODEL, RunDirectory
+from barm.engine.checkpoint.directory import CONFIG, COUNTS, IMAGES, METHOD, METRICS, MODEL, RunDirectory
 from barm.errors import UserError
 
 
@@ -33,6 +33,12 @@ def partial(run):
 def state():
     tables: dict[str, dict[str, object]] = {name: {} for name in ("optimizer", "scaler", "method")}
     return {"iteration": 1, "skipped": 0, "skipped_in_a_row": 0, "memory": [], **tables, "model": {"w": torch.ones(99)}}
+
+
+def unsealed(run):
+    """Take away the first line of ``config.toml``, as somebody does who edits it."""
+    path = run.path / CONFIG
+    path.write_text(path.read_text().partition("\n")[2])
 
 
 def flip(path, place, bit=0):
@@ -68,8 +74,65 @@ def test_a_digit_of_a_score_or_a_record(run, name):
 def test_the_checksums_themselves(run):
     path = run.step_path(1) / checksums.CHECKSUMS
     change(path, lambda value: value["files"].pop(METRICS))
-    with pytest.raises(UserError, match=rf"{METRICS} is damaged \(does not have the checksum|{checksums.CHECKSUMS}"):
+    with pytest.raises(UserError, match=rf"^\S+/step01/{checksums.CHECKSUMS} is damaged \(does not have the checksum"):
         run.read(1, METRICS)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"\0"])
+def test_checksums_that_are_damaged_are_named_and_no_sound_file(run, content):
+    (run.step_path(1) / checksums.CHECKSUMS).write_bytes(content)
+    reads = (run.read, METHOD), (run.read, COUNTS), (lambda i, _: run.load_model_state(i), ""), (run.has, METRICS)
+    for read, name in reads:
+        with pytest.raises(
+            UserError, match=rf"^\S+/step01/{checksums.CHECKSUMS} is damaged \(.*: restore the file, or"
+        ):
+            read(1, name)
+
+
+@pytest.mark.parametrize("folder", ["step01", ".step03.partial"])
+def test_checksums_that_are_missing_are_told_and_how_to_do_without(run, tiny, folder):
+    run.images = run.read(1, IMAGES)
+    run.save_partial(3, state())
+    (run.path / folder / checksums.CHECKSUMS).unlink()
+    flip(run.step_path(1) / MODEL, -1)
+    told = rf"/{folder}/{checksums.CHECKSUMS} is missing, .*: restore it, or remove the first line of \S+/config\.toml "
+    reads = [lambda: fit(tiny("barm", "2-1"), out=run.path, resume=True, quiet=True)]
+    if folder == "step01":
+        reads += [lambda: run.load_model_state(1), lambda: run.read(1, COUNTS), lambda: run.add(1, {})]
+    for read in reads:
+        with pytest.raises(UserError, match=told):
+            read()
+    unsealed(run)
+    assert run.has(1, IMAGES)
+    if folder == "step01":
+        run.load_model_state(1)
+
+
+@pytest.mark.parametrize("name", [METRICS, IMAGES])
+def test_a_file_that_is_lost_is_told(run, tiny, name):
+    """Without its record of images, a run went on with others."""
+    (run.step_path(1) / name).unlink()
+    assert run.has(1, name)
+    told = rf"/step01/{name} is damaged \(it is missing\)"
+    for read in (lambda: run.read(1, name), lambda: fit(tiny("barm", "2-1"), out=run.path, resume=True, quiet=True)):
+        with pytest.raises(UserError, match=told):
+            read()
+
+
+def test_a_resume_gives_checksums_to_what_an_older_version_wrote(run, tiny):
+    """Also where a part of them is there: what was evaluated later."""
+    unsealed(run)
+    for index in range(3):
+        (run.step_path(index) / checksums.CHECKSUMS).unlink()
+    run.add(1, {METRICS: run.read(1, METRICS)})
+    assert list(checksums.sums_of(run.step_path(1))) == [METRICS]
+    fit(tiny("barm", "2-1"), out=run.path, resume=True, quiet=True)
+    for index in range(3):
+        there = {p.name for p in run.step_path(index).iterdir()} - {checksums.CHECKSUMS}
+        assert set(checksums.sums_of(run.step_path(index))) == there
+    flip(run.step_path(1) / MODEL, -1)
+    with pytest.raises(UserError, match=f"step01/{MODEL} is damaged"):
+        run.load_model_state(1)
 
 
 def test_a_setting(run):
@@ -77,8 +140,17 @@ def test_a_setting(run):
     path.write_text(path.read_text().replace("seed = ", "seed = 1", 1))
     with pytest.raises(UserError, match=r"config\.toml is damaged .* remove that line if you edited the others$"):
         run.config()
-    path.write_text(path.read_text().partition("\n")[2])  # the message's remedy
+    unsealed(run)  # the message's remedy
     assert run.config().seed >= 10
+
+
+def test_settings_that_are_no_file(run, tiny):
+    (run.path / CONFIG).unlink()
+    (run.path / CONFIG).mkdir()
+    with pytest.raises(UserError, match=r"/config\.toml is damaged \(is a folder, expected a file\)"):
+        run.config()
+    with pytest.raises(UserError, match=r"/config\.toml is no file: expected the settings of a run; restore it"):
+        fit(tiny("barm", "2-1"), out=run.path, resume=True, quiet=True)
 
 
 def read_or_told(run):
@@ -103,7 +175,7 @@ def test_every_bit_of_the_trainers_state_is_found_or_changes_nothing(partial):
 
 def test_what_has_no_checksums_is_read_as_before(partial):
     run, path = partial
-    (run.path / CONFIG).write_text((run.path / CONFIG).read_text().partition("\n")[2])
+    unsealed(run)
     for index in range(3):
         (run.step_path(index) / checksums.CHECKSUMS).unlink()
     torch.save(state(), path)
@@ -116,11 +188,11 @@ def test_what_has_no_checksums_is_read_as_before(partial):
 
 def test_a_newer_format_is_one_line(partial):
     run, path = partial
-    torch.save({"format": 2, **state()}, path)
-    (run.path / CONFIG).write_text((run.path / CONFIG).read_text().replace("format 1", "format 2", 1))
-    change(run.step_path(1) / checksums.CHECKSUMS, lambda value: value.update(format=2))
+    torch.save({"format": 3, **state()}, path)
+    (run.path / CONFIG).write_text((run.path / CONFIG).read_text().replace("format 2", "format 3", 1))
+    change(run.step_path(1) / checksums.CHECKSUMS, lambda value: value.update(format=3))
     for read in (run.config, lambda: run.read(1, METRICS), lambda: run.load_partial(3)):
-        with pytest.raises(UserError, match=r"has format 2, but this version of barm reads up to 1: update barm"):
+        with pytest.raises(UserError, match=r"has format 3, but this version of barm reads up to 2: update barm"):
             read()
 
 

@@ -23,6 +23,7 @@ from barm.data.saliency.tool import Threshold, Tool, classical
 from barm.data.sources import detect_layout, open_source
 from barm.data.sources.tree import Files
 from barm.errors import Failed, Stopped, UserError
+from barm.reading import check_target
 from barm.words import count, verb
 
 Which = Literal["train", "val", "all"]
@@ -209,6 +210,7 @@ def _write_map(tool: Tool, image: Path, place: Path) -> None:
 
 def _write(path: Path, content: bytes) -> None:
     """Write a file beside its place and rename it."""
+    check_target(path)
     beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         beside.write_bytes(content)

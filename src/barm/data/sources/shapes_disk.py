@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -72,13 +73,17 @@ def make_shapes(
         raise UserError(f"both splits need at least one image, asked for {num_train} and {num_val}")
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise UserError(f"{root} exists and is not empty: choose another folder or remove it")
-    beside = root.with_name(root.name + ".tmp")
-    shutil.rmtree(beside, ignore_errors=True)
+    beside = root.with_name(f".{root.name}.{os.getpid()}.tmp")
     try:
         _write(beside, layout, names, tuple(only), {"train": num_train, "val": num_val}, size, seed, workers)
-        if root.exists():
-            root.rmdir()
-        beside.rename(root)
+        try:
+            if root.exists():
+                root.rmdir()
+            beside.rename(root)
+        except OSError:
+            if root.is_dir():
+                raise UserError(f"{root} has been written by another process meanwhile: choose a new folder") from None
+            raise
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
         raise

@@ -5,13 +5,26 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+import stat
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from barm.errors import UserError
+from barm.reading import check_target
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+WAIT = 30.0  # seconds for another process that writes the same file
 
 
 def save_pickled(path: Path, value: dict[str, Any]) -> None:
@@ -30,17 +43,67 @@ def write_atomically(path: Path, content: bytes | memoryview, *, flush: bool = T
     """Write a temporary file and rename it into place.
 
     Without `flush` it is faster, but a loss of power may still destroy the file.
+
+    Raises:
+        UserError: if a device, a pipe or a folder is in its place, or another process does not finish writing it.
     """
+    check_target(path)
     beside = path.with_name(path.name + ".tmp")
-    beside.unlink(missing_ok=True)  # whatever lay there: writing into a pipe would wait for ever
+    with _opened_alone(beside, path) as file:
+        try:
+            file.write(content)
+            file.flush()
+            if flush:
+                sync(beside)
+            if fcntl is None:  # Windows renames no open file
+                file.close()
+            beside.replace(path)
+        except BaseException:
+            beside.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def _opened_alone(beside: Path, path: Path) -> Iterator[BinaryIO]:
+    """Open a temporary file, emptied, that no other process writes at the same time: a lock on it ends with it.
+
+    What a killed process has left is taken over. A file system without locks goes without.
+    """
+    deadline = time.monotonic() + WAIT
+    while True:
+        with suppress(FileNotFoundError):
+            if not stat.S_ISREG(os.lstat(beside).st_mode):
+                beside.unlink()  # writing into a pipe would wait for ever
+        file = os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666), "wb")
+        if _locked(file) and _is_open(beside, file):
+            break
+        file.close()
+        if time.monotonic() > deadline:
+            raise UserError(f"{path} is being written by another process: wait for it, or choose another name")
+        time.sleep(0.01)
+    with file:
+        file.truncate(0)
+        yield file
+
+
+def _locked(file: BinaryIO) -> bool:
+    """Lock a file; false if another process has."""
+    if fcntl is not None:
+        try:
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:  # a file system that has no locks
+            return True
+    return True
+
+
+def _is_open(path: Path, file: BinaryIO) -> bool:
+    """Whether a path still leads to an open file, and not to one that another process has made."""
     try:
-        beside.write_bytes(content)
-        if flush:
-            sync(beside)
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+        return os.path.samestat(os.lstat(path), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 def sync(path: Path) -> None:

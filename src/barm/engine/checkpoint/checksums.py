@@ -2,7 +2,8 @@
 
 ``checksums.json`` lies beside the files and holds a CRC-32 of each, the format of the folder, and a CRC-32 of itself.
 ``config.toml`` is read by people and starts with a comment instead. ``trainer.pt`` is a zip archive and has a CRC-32 of
-every tensor of its own. A folder without ``checksums.json`` was written by an older version and is read unchecked.
+every tensor of its own. From format 2 on every folder with files of a run has a ``checksums.json``, and what it lists
+is there; a run of an older format, or one whose ``config.toml`` lost its first line, is read unchecked without it.
 
 CRC-32 finds every error of up to 32 bits in a row, and misses one of 4e9 others; it is no protection against somebody
 who changes files on purpose. It costs 0.25 s for a gigabyte where zlib computes 4 GB/s (1 s where it computes 1 GB/s):
@@ -24,7 +25,8 @@ from barm.errors import UserError
 from barm.reading import Unfit, open_regular, read_json, short
 
 CHECKSUMS = "checksums.json"
-FORMAT = 1  # of the files of a run; 0 are those of versions that wrote no format
+FORMAT = 2  # of the files of a run; 0 are those of versions that wrote no format, 1 may lack checksums of old steps
+WHOLE = 2  # the first format in which no folder is without them
 CHUNK = 1 << 20  # bytes
 SEAL = "# barm run, format "
 SEALED = re.compile(re.escape(SEAL) + r"([0-9]{1,9}), crc32 ([0-9a-f]{8})\b[^\n]*\n")
@@ -75,7 +77,7 @@ def fill(
     """
     for name, content in files.items():
         (folder / name).write_bytes(content)
-    known = {name: list(sums[name]) for name in linked if name in sums}
+    known = {name: list(sums[name]) if name in sums else [crc_of(folder / name)] for name in linked}
     (folder / CHECKSUMS).write_bytes(_manifest({**known, **{name: [crc(c)] for name, c in files.items()}}))
     for name in (*files, CHECKSUMS, *linked):
         sync(folder / name)
@@ -85,19 +87,27 @@ def fill(
 def replace(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write files into a folder that is read, each completely or not at all, with their checksums.
 
-    While a file is replaced both its checksums are accepted, so that a loss of power at any moment leaves files that
-    can be read.
+    While a file is replaced both its checksums are accepted, and a new one is listed once it is there, so that a loss
+    of power at any moment leaves files that can be read.
     """
     before = sums_of(folder)
     for name in files:
         if name not in before and (folder / name).is_file():  # of an older version
             before[name] = [crc_of(folder / name)]
     after = {name: [crc(content)] for name, content in files.items()}
-    both = {name: [*before.get(name, ()), *after[name]] for name in files}
+    both = {name: [*before[name], *after[name]] for name in files if name in before}
     write_atomically(folder / CHECKSUMS, _manifest({**before, **both}))
     for name, content in files.items():
         write_atomically(folder / name, content)
     write_atomically(folder / CHECKSUMS, _manifest({**before, **after}))
+
+
+def complete(folder: Path, names: Iterable[str]) -> None:
+    """List the files of a folder that an older version wrote, as they are. What has a checksum keeps it."""
+    before = sums_of(folder)
+    added = {name: [crc_of(folder / name)] for name in names if name not in before and (folder / name).is_file()}
+    if added or not (folder / CHECKSUMS).exists():
+        write_atomically(folder / CHECKSUMS, _manifest({**before, **added}))
 
 
 def _manifest(sums: Sums) -> bytes:
@@ -132,6 +142,17 @@ def check_format(found: int, path: Path) -> None:
     """Refuse a file of a newer version."""
     if found > FORMAT:
         raise UserError(f"{path} has format {found}, but this version of barm reads up to {FORMAT}: update barm")
+
+
+def is_whole(config: Path) -> bool:
+    """Whether a run's ``config.toml`` has a format in which no folder is without checksums."""
+    try:
+        with open_regular(config) as file:
+            first = file.readline(200).decode("utf-8", "replace")
+    except (OSError, Unfit):  # reported by whoever reads the configuration
+        return False
+    found = SEALED.match(first)
+    return found is not None and int(found[1]) >= WHOLE
 
 
 def check(path: Path) -> None:
@@ -188,7 +209,7 @@ def sealed(text: str) -> str:
     """A TOML text with a first line that holds its format and its checksum.
 
     >>> print(sealed("seed = 1"))
-    # barm run, format 1, crc32 e2239859 of the lines below (remove this line if you edit them)
+    # barm run, format 2, crc32 e2239859 of the lines below (remove this line if you edit them)
     seed = 1
     """
     own = crc(text.encode())

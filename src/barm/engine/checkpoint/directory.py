@@ -15,18 +15,18 @@ from pydantic import ValidationError
 from safetensors.torch import save
 from torch import Tensor
 
-from barm.engine.checkpoint import checksums, place
+from barm.engine.checkpoint import checksums, place, reading
 from barm.engine.checkpoint.atomic import apart, as_json, linked, save_pickled, sync, sync_present, write_atomically
 from barm.engine.checkpoint.differences import AGREEING, difference, other_class, settings, to_table
 from barm.engine.checkpoint.images import Images, check_same
 from barm.engine.checkpoint.provenance import continued
-from barm.engine.checkpoint.schema import misfit, misfit_state
+from barm.engine.checkpoint.schema import misfit_state
 from barm.engine.config import RunConfig
 from barm.engine.distributed.launcher import launch, restarted
 from barm.engine.finite import check_finite
 from barm.errors import UserError
 from barm.models.segmenter import NetworkConfig
-from barm.reading import Unfit, parse_toml, read_json, read_pickled, read_safetensors, read_text
+from barm.reading import Unfit, parse_toml, read_pickled, read_text
 
 CARRIED = "state.safetensors"  # of a method, for the next step
 EXTENSION = "extension.json"  # in the folder of a run that `barm extend` made
@@ -58,11 +58,11 @@ class RunDirectory:
 
     def is_extension(self) -> bool:
         """Whether `barm extend` made the run."""
-        return os.path.lexists(self.path / EXTENSION)
+        return os.path.lexists(self.path / EXTENSION) or EXTENSION in reading.sums(self.path, None)
 
     def extension(self) -> dict[str, Any] | None:
         """What `barm extend` wrote; None for any other run."""
-        return self._read(self.path / EXTENSION) if self.is_extension() else None
+        return reading.value(self.path / EXTENSION, self.path) if self.is_extension() else None
 
     def finished_steps(self) -> list[int]:
         """Indices of the finished steps, ascending."""
@@ -124,9 +124,20 @@ class RunDirectory:
                 self._check_images(images, finished="data" in same)
             self.check_same(config, same)
             provenance = continued(self.provenance(), provenance)
+            if not checksums.is_whole(self.path / CONFIG):
+                self._complete()
         self.images = images
         document = {**to_table(config), "provenance": dict(provenance)}
         write_atomically(self.path / CONFIG, checksums.sealed(tomli_w.dumps(document)).encode())
+
+    def _complete(self) -> None:
+        """Give checksums to what older versions wrote, as it is: the run is about to get the format that has them."""
+        states = [p.parent for p in self.path.glob(".step*.partial/trainer.pt")]
+        for folder in (*(self.step_path(i) for i in self.finished_steps()), *states):
+            names = (p.name for p in sorted(folder.iterdir()) if p.suffix in (".json", ".safetensors"))
+            checksums.complete(folder, [name for name in names if name != checksums.CHECKSUMS])
+        if os.path.lexists(self.path / EXTENSION):
+            checksums.complete(self.path, [EXTENSION])
 
     def check_same(self, config: RunConfig, same: Sequence[str] = AGREEING) -> None:
         """Refuse a configuration that differs from the stored one in the tables `same`."""
@@ -149,7 +160,7 @@ class RunDirectory:
         """Refuse other images than those of steps that have a record; imported steps and older versions have none."""
         steps = [i for i in self.finished_steps() if finished and self.has(i, IMAGES)]
         states = [p.parent / IMAGES for p in self.path.glob(".step*.partial/trainer.pt")]
-        unfinished = [(self._read(path), False) for path in states if path.exists()]
+        unfinished = [(reading.value(p, self.path), False) for p in states if reading.belongs(p, self.path)]
         check_same([*((self.read(i, IMAGES), self.has(i, COUNTS)) for i in steps), *unfinished], now, self.path)
 
     def forget(self, first: int) -> None:
@@ -189,7 +200,7 @@ class RunDirectory:
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             what = f"{'.'.join(map(str, first['loc']))}: {str(first['msg']).removeprefix('Value error, ')}"
-            raise self._damaged(self.path / CONFIG, what) from None
+            raise reading.damaged(self.path / CONFIG, what) from None
 
     @property
     def goes_on(self) -> bool:
@@ -201,23 +212,20 @@ class RunDirectory:
         found: Any = self._document().get("provenance", {})
         classes = found.get("classes", []) if isinstance(found, dict) else None
         if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
-            raise self._damaged(self.path / CONFIG, "provenance is no table, or its classes no list of names")
+            raise reading.damaged(self.path / CONFIG, "provenance is no table, or its classes no list of names")
         return dict(found)
 
     def _document(self) -> dict[str, Any]:
         path = self.path / CONFIG
-        if not path.is_file():
-            raise UserError(f"{self.path} is not a run: {place.instead(self.path)}")
         try:
             text = read_text(path)
             table = parse_toml(text, path)
+        except FileNotFoundError:
+            raise UserError(f"{self.path} is not a run: {place.instead(self.path)}") from None
         except Unfit as error:
-            raise self._damaged(path, error.what) from None
+            raise reading.damaged(path, error.what) from None
         checksums.check_seal(text, path)
         return table
-
-    def _damaged(self, path: Path, what: str) -> UserError:
-        return UserError(f"{path} is damaged ({what[:100]}): restore the file, or train anew into another --out")
 
     def save_step(
         self,
@@ -285,13 +293,15 @@ class RunDirectory:
                 beside,
                 {name: as_json(value) for name, value in changed.items()},
                 [file.name for file in kept],
-                checksums.sums_of(there),
+                reading.sums(there, other.path),
             )
         sync(self.path)
 
     def add(self, index: int, files: Mapping[str, Any]) -> None:
         """Add further JSON files to a finished step, by name."""
-        checksums.replace(self._finished(index), {name: as_json(value) for name, value in files.items()})
+        folder = self._finished(index)
+        reading.sums(folder, self.path)
+        checksums.replace(folder, {name: as_json(value) for name, value in files.items()})
 
     def load_model_state(self, index: int) -> dict[str, Tensor]:
         """Load the tensors of a finished step."""
@@ -302,42 +312,19 @@ class RunDirectory:
         return self._tensors(index, CARRIED) if self.has(index, CARRIED) else {}
 
     def _tensors(self, index: int, name: str) -> dict[str, Tensor]:
-        path = self._finished(index) / name
-        try:
-            tensors = read_safetensors(path)
-            checksums.check(path)
-            return tensors
-        except FileNotFoundError:
-            raise self._damaged(path, "it is missing") from None
-        except Unfit as error:
-            raise self._damaged(path, error.what) from None
+        return reading.tensors(self._finished(index) / name, self.path)
 
     def read(self, index: int, name: str) -> Any:
         """Read one of a finished step's JSON files."""
-        return self._read(self._finished(index) / name)
-
-    def _read(self, path: Path) -> Any:
-        name = path.name
-        try:
-            value = read_json(path, limit=None)  # some have a line for every image
-            wrong = misfit(name, value)
-            if wrong is None:
-                checksums.check(path)
-        except FileNotFoundError:
-            if name == METHOD:
-                raise self._damaged(path, "it is missing") from None
-            raise UserError(
-                f"{path} is missing: an imported step has none; train the step, or evaluate it by itself"
-            ) from None
-        except Unfit as error:
-            raise self._damaged(path, error.what) from None
-        if wrong is not None:
-            raise self._damaged(path, f"it holds something else than barm wrote: {wrong}")
-        return value
+        return reading.value(self._finished(index) / name, self.path)
 
     def has(self, index: int, name: str) -> bool:
-        """Whether a finished step has this file, sound or not; `read` reports a file that is not."""
-        return os.path.lexists(self.step_path(index) / name)
+        """Whether a finished step has this file, or had it; `read` reports a file that is not sound.
+
+        Raises:
+            UserError: if nobody can say: the folder's checksums are missing or damaged.
+        """
+        return self.is_complete(index) and reading.belongs(self.step_path(index) / name, self.path)
 
     def require(self, index: int) -> None:
         """Refuse a step that is not finished."""
@@ -368,8 +355,9 @@ class RunDirectory:
         self._partial(index).mkdir(exist_ok=True)
         target, record = (self._partial(index) / name for name in ("trainer.pt", IMAGES))
         try:
-            if self.images is not None and not (target.exists() and record.exists()):
-                checksums.replace(record.parent, {IMAGES: as_json(self.images, indent=None)})
+            if not (target.exists() and (self.images is None or record.exists())):
+                known = {} if self.images is None else {IMAGES: as_json(self.images, indent=None)}
+                checksums.replace(record.parent, known)
             save_pickled(target, {"format": checksums.FORMAT, **state})
         except BaseException:
             if not target.exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from barm.errors import UserError, nearest
@@ -26,7 +27,10 @@ def check_place(path: Path, *, resume: bool) -> tuple[bool, bool]:
         raise UserError(
             f"{path} exists already: choose another --out, or go on with it with --resume (resume=True in Python)"
         )
-    if existing and not (path / CONFIG).is_file():
+    config = path / CONFIG
+    if existing and not config.is_file():
+        if os.path.lexists(config):
+            raise UserError(f"{config} is no file: expected the settings of a run; restore it, or choose another --out")
         raise UserError(f"{path} is not a run: expected {CONFIG} in it; choose another --out (out=...)")
     if not present and resume:
         raise UserError(f"nothing to resume: {path} does not exist; leave --resume (resume=True) out to start")

@@ -89,6 +89,7 @@ class RunContent:
         provenance: versions, machine, commit.
         command: the command that repeats the run.
         terms: explanation of each logged loss term, by name.
+        unread: what of the training log cannot be read; else empty.
         origin: the run whose steps this one took over, where it is an extension; else empty.
     """
 
@@ -108,6 +109,7 @@ class RunContent:
     provenance: Mapping[str, str]
     command: str
     terms: Mapping[str, str] = field(default_factory=dict)
+    unread: str = ""
     origin: str = ""
 
     @property

@@ -49,16 +49,18 @@ def _training(run: RunContent, several: bool) -> list[str]:
     whose, steps = _whose(run, several), [str(step) for step in run.untrained]
     told = f"{noun(len(steps), 'steps').capitalize()} {', '.join(steps)}"
     were = verb(len(steps), "were")
+    unread = [f"{whose}'s curves lack values: {run.unread}."] if run.unread else []
     if run.origin and steps:
         return [
-            f"{told} {were} taken over from {run.origin}; the losses of that training are in the report of that run."
+            *unread,
+            f"{told} {were} taken over from {run.origin}; the losses of that training are in the report of that run.",
         ]
     if not run.traces:
-        return [f"{whose} has no log of its training."]
+        return unread or [f"{whose} has no log of its training."]
     notes = [f"{told} {were} not trained in {run.label if several else 'this run'}: it has no losses of {_it(steps)}."]
     single = [t for t in run.traces if t.name == "loss" and len(t.values) < 2]
     one = [f"Of step {t.step} a single update was logged: no curve (see runtime.log_every)." for t in single]
-    return [*(notes if steps else []), *one]
+    return [*unread, *(notes if steps else []), *one]
 
 
 def _it(several: Sequence[object]) -> str:

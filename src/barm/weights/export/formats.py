@@ -21,6 +21,7 @@ from barm.engine.checkpoint.atomic import write_atomically
 from barm.engine.checkpoint.checksums import crc_of_tensors
 from barm.engine.checkpoint.network import rebuild
 from barm.errors import UserError
+from barm.reading import check_target
 from barm.weights.export.agreement import Agreement, Predict, compare, in_pytorch, own_images
 from barm.weights.export.portable import LEAST_SIDE, Portable, describe, trace
 from barm.weights.export.stages import stage
@@ -170,6 +171,7 @@ def export_step(
     """
     target = Path(out)
     name = checked_format(target, format)
+    check_target(target)
     trained = open_trained(run, step)
     bounded = announced(progress, limit)
     made = make_file(trained, name, progress, bounded)

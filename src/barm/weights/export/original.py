@@ -22,6 +22,7 @@ from barm.models.families import build
 from barm.models.families import torchvision as tv
 from barm.models.heads import PlainHead, PlainOutput
 from barm.models.segmenter import NetworkConfig
+from barm.reading import check_target
 from barm.weights.export.agreement import Agreement, Predict, compare, own_images
 from barm.weights.foreign import smp, torchvision, transformers
 from barm.weights.importing import find_model
@@ -187,7 +188,9 @@ def export_original(
     one_file = found.family == "torchvision"
     if one_file and (target.is_dir() or target.suffix not in (".pth", ".pt")):
         raise UserError(f"{target} is no .pth file: torchvision loads a state dict, such as model.pth")
-    if not one_file and target.exists():
+    if one_file:
+        check_target(target)
+    elif target.exists():
         raise UserError(f"{target} exists already: give a new folder")
     progress(f"writing {trained.record['model']['backbone']} with {count(len(found.names), 'outputs')}")
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,158 @@
+"""Where files are written: in no place of a device, a pipe or a folder, and by two processes at once as by one."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import stat
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from barm.data.index import checked, write_class_list
+from barm.data.new_folder import new_folder
+from barm.data.saliency import make
+from barm.data.sources import open_source, shapes_disk
+from barm.data.sources.shapes_disk import make_shapes
+from barm.data.splits import write_lists
+from barm.engine.checkpoint import atomic
+from barm.engine.checkpoint.atomic import write_atomically
+from barm.errors import UserError
+from barm.predict.paper_figures import figure
+from barm.report.build import write_report
+from barm.report.compare import write_comparison
+from barm.report.figures import draw_lines
+from barm.report.results import read_results
+from barm.weights.export.formats import export_step
+from forked import Forked, ended
+
+Write = Callable[[Path, Path, Path], object]
+WRITERS: dict[str, tuple[str, Write]] = {
+    "atomic": ("file", lambda path, run, data: write_atomically(path, b"new")),
+    "report": ("page.html", lambda path, run, data: write_report([run], path, images=0)),
+    "comparison": ("compare.tex", lambda path, run, data: write_comparison(path.parent, read_results([run]))),
+    "chart": ("chart.png", lambda path, run, data: draw_lines(path, {"a": {1: 1.0, 2: 2.0}, "b": {1: 1.0, 2: 2.0}})),
+    "figure": ("figure.png", lambda path, run, data: figure("qualitative", [run], [image(data)], path)),
+    "export": ("model.safetensors", lambda path, run, data: export_step(run, path)),
+    "class list": ("train.txt", lambda path, run, data: write_class_list(path, checked(source(data)))),
+    "split": ("train.txt", lambda path, run, data: write_lists(path.parent, {"train": ["a"], "val": ["b"]})),
+    "map": ("map.png", lambda path, run, data: make._write(path, b"new")),
+}
+
+
+def source(data: Path):
+    return open_source("voc", data, "train")
+
+
+def image(data: Path) -> Path:
+    return next((data / "JPEGImages").iterdir())
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_pipe_stays_where_it_is(name, tiny_run, shapes_voc, tmp_path):
+    place, write = WRITERS[name]
+    os.mkfifo(tmp_path / place)
+    with pytest.raises(UserError, match=rf"/{place} is a named pipe, expected a file or nothing there: choose another"):
+        write(tmp_path / place, tiny_run, shapes_voc)
+    assert stat.S_ISFIFO(os.stat(tmp_path / place).st_mode)
+    assert [p.name for p in tmp_path.iterdir() if ".tmp" in p.name] == []
+
+
+def test_links(tmp_path):
+    """One to a file or to nothing is replaced, as it always was; one to a device is refused."""
+    (tmp_path / "file").write_bytes(b"old")
+    for name, leads in {"there": "file", "nowhere": "none"}.items():
+        (tmp_path / name).symlink_to(leads)
+        write_atomically(tmp_path / name, b"new")
+        assert (tmp_path / name).read_bytes() == b"new"
+        assert not (tmp_path / name).is_symlink()
+    assert (tmp_path / "file").read_bytes() == b"old"
+    (tmp_path / "device").symlink_to("/dev/null")
+    with pytest.raises(UserError, match=r"/device is a device, expected a file"):
+        write_atomically(tmp_path / "device", b"new")
+    assert (tmp_path / "device").is_symlink()
+
+
+def test_a_folder(tmp_path):
+    with pytest.raises(UserError, match="is a folder, expected a file"):
+        write_atomically(tmp_path, b"new")
+
+
+def test_the_command(cli, tiny_run, tmp_path):
+    os.mkfifo(tmp_path / "page.html")
+    status, _, err = cli("report", tiny_run, "--out", tmp_path / "page.html", "--images", "0", "--quiet")
+    assert status == 2
+    assert err.count("\n") == 1
+
+
+def write(path: Path, value: bytes) -> None:
+    for _ in range(200):
+        write_atomically(path, value * 100_000, flush=False)
+
+
+def test_two_processes_that_write_one_file(tmp_path):
+    """Either is there as a whole at every moment, none fails, and nothing is left beside it."""
+    file = tmp_path / "page.html"
+    several = [Forked(partial(write, file, value)) for value in (b"a", b"b", b"c")]
+    seen = set()
+    while any(process.poll() is None for process in several):
+        if file.exists():
+            seen.add(file.read_bytes())
+    assert ended(several) == ([0] * 3, [""] * 3)
+    assert seen <= {value * 100_000 for value in (b"a", b"b", b"c")}
+    assert [p.name for p in tmp_path.iterdir()] == ["page.html"]
+
+
+def test_a_file_that_another_process_does_not_finish(tmp_path, monkeypatch):
+    monkeypatch.setattr(atomic, "WAIT", 0.1)
+    with (tmp_path / "page.html.tmp").open("wb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match=r"page\.html is being written by another process: wait for it"):
+            write_atomically(tmp_path / "page.html", b"new")
+    write_atomically(tmp_path / "page.html", b"new")  # it was killed
+    assert [p.name for p in tmp_path.iterdir()] == ["page.html"]
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_folder_that_two_processes_make(there, tmp_path, monkeypatch):
+    """The second one took away files of the first."""
+    root = tmp_path / "own"
+    if there:
+        root.mkdir()
+
+    def make() -> None:
+        with new_folder(root) as slow:
+            (slow / "classes.txt").write_text("slow")
+            (slow / "images").mkdir()
+            monkeypatch.setattr(os, "getpid", lambda: 1)
+            moved = shutil.move(slow, tmp_path / "slow") if there else slow  # hidden from a look at the empty folder
+            with new_folder(root) as quick:
+                (quick / "classes.txt").write_text("quick")
+            if there:
+                shutil.move(moved, slow)
+
+    with pytest.raises(UserError, match="own has been written by another process meanwhile"):
+        make()
+    assert [p.name for p in root.iterdir()] == ["classes.txt"]
+    assert (root / "classes.txt").read_text() == "quick"
+    assert [p.name for p in tmp_path.iterdir()] == ["own"]
+
+
+def test_data_that_two_processes_generate(tmp_path, monkeypatch):
+    make_one, whole = shapes_disk._write, []
+
+    def slow(beside: Path, *words) -> None:
+        make_one(beside, *words)
+        monkeypatch.setattr(shapes_disk, "_write", make_one)
+        monkeypatch.setattr(os, "getpid", lambda: 1)
+        make_shapes(tmp_path / "data", num_classes=2, num_train=2, num_val=1, size=(48, 48))
+        whole.extend(sorted(p.name for p in (tmp_path / "data").rglob("*")))
+
+    monkeypatch.setattr(shapes_disk, "_write", slow)
+    with pytest.raises(UserError, match="data has been written by another process meanwhile"):
+        make_shapes(tmp_path / "data", num_classes=2, num_train=2, num_val=1, size=(48, 48))
+    assert sorted(p.name for p in (tmp_path / "data").rglob("*")) == whole
+    assert [p.name for p in tmp_path.iterdir()] == ["data"]
