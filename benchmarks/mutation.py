@@ -1,6 +1,6 @@
 """A random sample of small faults, one after the other, in a copy of the tree: how many does the suite notice?
 
-Needs ``pip install cosmic-ray pytest-cov``: the operators of cosmic-ray change code, and coverage knows which tests run
+Needs ``pip install -e '.[audit]'``: the operators of cosmic-ray change code, and coverage knows which tests run
 a line, so that only these are tried for a fault in it.
 
     export OMP_NUM_THREADS=1

@@ -28,12 +28,22 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).resolve().parents[1]
 OWN = "barm-seg"
 EXTRAS = ("app", "cluster", "export", "saliency", "hf", "models", "wandb")  # of users; those of developers are left out
-ALLOWED = (  # words of licences that let barm be used, changed and sold with them; the first that fits is shown
-    *("Apache", "BSD", "MIT", "ISC", "PSF", "Python Software Foundation", "MPL", "Mozilla Public License 2.0", "HPND"),
-    *("Unlicense", "Zlib", "0BSD", "CC0", "CNRI", "Historical Permission", "LGPL", "Lesser General Public License"),
-)
+ALLOWED = {  # whole names of licences that let barm be used, changed and sold with them; the first that fits is shown
+    "Apache": r"Apache[- ]2(\.0)?( License)?( WITH LLVM-exception)?|Apache (Software )?License(,? (Version )?2\.0)?",
+    "BSD": r"0BSD|(Free)?BSD( License)?|((New|Modified|Simplified) |[23]-Clause )BSD( License)?|BSD-[123]-Clause",
+    "MIT": r"MIT(-0|-CMU)?|(The )?MIT License",
+    "ISC": r"ISC|ISC License( \(ISCL\))?",
+    "PSF": r"PSF(-2\.0| License)?|Python-2\.0|Python Software Foundation License|CNRI-Python",
+    "MPL": r"MPL[- ]2\.0|Mozilla Public License 2\.0( \(MPL 2\.0\))?",
+    "HPND": r"HPND|Historical Permission Notice and Disclaimer( \(HPND\))?",
+    "public": r"(The )?Unlicense( \(Unlicense\))?|CC0-1\.0|CC0 1\.0 Universal \(CC0 1\.0\) Public Domain Dedication",
+    "Zlib": r"Zlib|zlib/libpng License",
+    "Boost": r"BSL-1\.0|Boost Software License 1\.0 \(BSL-1\.0\)",
+    "LGPL": r"LGPL-(2\.[01]|3\.0)(-only|-or-later)?|GNU (Library or )?Lesser General Public License"
+    r"( v[23])?( or later)?( \(LGPL(v[23]\+?)?\))?",
+}
 CUDA = ("nvidia-", "cuda-")  # names of what torch brings on Linux: NVIDIA's terms, not open source, never with barm
-STRICT = re.compile(r"(?<!L)\bA?GPL|(?<!Lesser )General Public License|Non-?Commercial|CC-BY-NC", re.IGNORECASE)
+NVIDIA = r"none|Other/Proprietary License|NVIDIA Proprietary Software|LicenseRef-NVIDIA-[A-Za-z-]+"  # those terms
 EPOCH = "1700000000"  # the time in a wheel that is built twice
 
 
@@ -71,7 +81,7 @@ def tree(start: str, extras: Sequence[str]) -> tuple[dict[str, Distribution], di
 
 
 def licence(found: Distribution) -> str:
-    """What a distribution says of its licence, in one line; empty where it says nothing."""
+    """What a distribution says of its licence, in one line; all of several classifiers hold; '' if it says nothing."""
     about: Any = found.metadata
     expression = about.get("License-Expression")
     classifiers = [
@@ -79,19 +89,46 @@ def licence(found: Distribution) -> str:
     ]
     told = [c for c in classifiers if c != "OSI Approved"]
     text = (about.get("License") or "").strip().splitlines()
-    return (expression or ", ".join(told) or (text[0] if text else ""))[:90]
+    return expression or " AND ".join(told) or (text[0].strip() if text else "")
 
 
 def kind_of(name: str, told: str) -> str | None:
-    """The word of `ALLOWED` by which a licence is allowed, ``NVIDIA`` for CUDA's packages, or None.
+    """The key of `ALLOWED` by which a licence is allowed, ``NVIDIA`` for CUDA's packages, or None.
 
-    >>> kind_of("a", "GPL-3.0-only"), kind_of("a", "GPL-2.0 OR MIT"), kind_of("nvidia-nvtx", "Other")
-    (None, 'MIT', 'NVIDIA')
+    A licence is a whole name, or an expression of names with ``AND``, ``OR`` and brackets, as SPDX has it. Whatever has
+    another word in it is not known, and so not allowed.
+
+    >>> kind_of("a", "GPL-3.0-only"), kind_of("a", "GPL-2.0 OR MIT"), kind_of("a", "MIT, for evaluation")
+    (None, 'MIT', None)
     """
-    if name.startswith(CUDA):
+    if name.startswith(CUDA) and re.fullmatch(NVIDIA, told):
         return "NVIDIA"
-    choices = [part for part in re.split(r"\bOR\b", told) if not STRICT.search(part)]
-    return next((word for word in ALLOWED for part in choices if word.lower() in part.lower()), None)
+    told = told.strip()
+    exact = next((kind for kind, names in ALLOWED.items() if re.fullmatch(names, told, re.IGNORECASE)), None)
+    if exact is not None:
+        return exact
+    for word, enough in (("OR", any), ("AND", all)):
+        parts = split_at(word, told)
+        if len(parts) > 1:
+            kinds = [kind_of("", part) for part in parts]
+            return next((kind for kind in ALLOWED if kind in kinds), None) if enough(kinds) else None
+    return kind_of("", told[1:-1]) if told.startswith("(") and told.endswith(")") else None
+
+
+def split_at(word: str, told: str) -> list[str]:
+    """The parts of an expression between a word that stands in no brackets.
+
+    >>> split_at("AND", "(MIT AND ISC) AND Zlib")
+    ['(MIT AND ISC) ', ' Zlib']
+    """
+    parts, depth = [""], 0
+    for piece in re.split(rf"(\(|\)|\b{word}\b)", told):
+        depth += (piece == "(") - (piece == ")")
+        if piece == word and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += piece
+    return parts
 
 
 def judged(found: Mapping[str, Distribution]) -> tuple[list[tuple[str, str, str]], list[str]]:

@@ -69,6 +69,15 @@ def test_every_floor_of_an_extra_is_the_release_that_is_tested(name):
     assert f"{OLDEST[name]}.".startswith(f"{EXTRAS[name]}.")
 
 
+def test_what_audits_need_is_an_extra_of_its_own():
+    extras = PROJECT["optional-dependencies"]
+    assert set(floors(extras["audit"])) == {"cosmic-ray", "pip-audit", "pytest-cov"}
+    assert not any("audit" in line for line in extras["dev"])
+    pinned = (ROOT / "constraints.txt").read_text("utf-8")
+    assert all(f"\n{name}==" in pinned for name in floors(extras["audit"]))
+    assert "'.[audit]'" in (ROOT / "docs/reliability.md").read_text("utf-8")
+
+
 def test_what_the_oldest_releases_leave_out_is_there():
     ignored = re.findall(r"--ignore (\S+)", (ROOT / "Makefile").read_text("utf-8"))
     assert ignored

@@ -5,16 +5,24 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+import tomllib
+from pathlib import Path
 
 import pytest
 import tomli_w
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save
 
+from barm.api import evaluate
 from barm.config import load_config
+from barm.data.sources.shapes_disk import make_shapes
 from barm.engine.checkpoint.differences import to_table
 from barm.engine.checkpoint.directory import RunDirectory
 from barm.errors import UserError
+from barm.extension.run import extend
+from barm.models.download import check_reachable
+from barm.predict.model import load
 from barm.weights.export.formats import export_step
 from barm.weights.importing import find_model
 from barm.weights.trained import open_trained
@@ -35,7 +43,7 @@ def no_network(monkeypatch):
 
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     monkeypatch.setattr(socket.socket, "connect", refuse)
-    yield
+    yield asked
     assert not asked
 
 
@@ -93,6 +101,46 @@ def test_what_is_in_the_cache_is_taken(tmp_path, monkeypatch):
     file = tmp_path / "r.toml"
     file.write_text(f'extends = "shapes/2-1/barm"\n[model]\nbackbone = "{NAMES[0]}"\npretrained = false\n')
     assert load_config(file).model.backbone == NAMES[0]
+
+
+PUBLISHED = "test_resnet.r160_in1k"  # timm's own list says where its weights are
+
+
+@pytest.fixture
+def strangers_run(tiny_run, tmp_path):
+    """A run whose files all say that published weights are to be loaded."""
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    table = tomllib.loads((run / "config.toml").read_text())
+    table["model"] |= {"backbone": PUBLISHED, "pretrained": True}
+    unchecked(run / "config.toml").write_text(tomli_w.dumps(table))
+    for file in run.glob("step*/method.json"):
+        record = json.loads(file.read_text())
+        record["model"] |= {"backbone": PUBLISHED, "pretrained": True}
+        unchecked(file).write_text(json.dumps(record))
+    return run
+
+
+def test_a_strangers_run_has_no_published_weights_fetched(strangers_run, tmp_path):
+    image = Image.new("RGB", (48, 48), "red")
+    export_step(strangers_run, tmp_path / "m.safetensors", "safetensors", None)
+    for path in (strangers_run, tmp_path / "m.safetensors"):
+        assert load(path).predict(image).shape == (48, 48)
+    evaluate(strangers_run, quiet=True)
+    name = "green-plain-heart"
+    make_shapes(tmp_path / "new", num_classes=4, only=[name], num_train=4, num_val=2, size=(48, 48), seed=1)
+    extend(strangers_run, tmp_path / "new", [name], out=tmp_path / "out", overrides=["increment.epochs=1"], quiet=True)
+
+
+def test_a_recipe_with_published_weights_asks_where_timm_has_them(no_network, tmp_path):
+    """The way of training that is documented, which these tests would see."""
+    file = tmp_path / "r.toml"
+    file.write_text(f'extends = "shapes/2-1/barm"\n[model]\nbackbone = "{PUBLISHED}"\npretrained = true\n')
+    name = load_config(file).model.backbone
+    assert not no_network
+    with pytest.raises(UserError, match="cannot be reached"):
+        check_reachable(name)
+    assert no_network
+    no_network.clear()
 
 
 UPERNET = {"architectures": ["UperNetForSemanticSegmentation"], "model_type": "upernet"}

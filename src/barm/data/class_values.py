@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from barm.data.class_names import MOST, parse_classes, special_id
+from barm.data.images import some_rows
 from barm.data.mask_values import listing
 from barm.errors import UserError
 from barm.escaping import normal
@@ -53,6 +54,12 @@ class ClassValues:
         Raises:
             Unfit: for a value that is not listed, if there is no `other`.
         """
+        ids = np.empty(mask.shape[:2], np.uint8)
+        for rows in some_rows(*mask.shape[:2]):
+            ids[rows] = self._translated(mask[rows], where)
+        return ids
+
+    def _translated(self, mask: NDArray[np.integer], where: Path) -> NDArray[np.uint8]:
         values, limit = (packed(mask.astype(np.uint8, copy=False)), 1 << 24) if self.colours else (mask, 1 << 16)
         if values.dtype.kind == "i" and values.size and (values.min() < 0 or values.max() >= limit):
             raise self._unlisted(values[(values < 0) | (values >= limit)], where)

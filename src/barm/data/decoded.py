@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from hashlib import blake2b
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from barm.data.at_once import PIXELS
 from barm.data.base import Sample
 from barm.data.fingerprint import Content
 from barm.data.images import READER
@@ -195,5 +196,21 @@ def _remove_others(path: Path, place: str) -> None:
 def _in_order(source: FileSource) -> Iterator[Any]:
     """Decode the images in order with several threads."""
     with ThreadPoolExecutor(cores()) as pool:
-        for first in range(0, len(source), AHEAD):
-            yield from pool.map(source.__getitem__, range(first, min(first + AHEAD, len(source))))
+        for part in _parts(source.sizes):
+            yield from pool.map(source.__getitem__, part)
+
+
+def _parts(sizes: Sequence[tuple[int, int]]) -> Iterator[range]:
+    """The images in parts, each of at most `AHEAD` images and, unless it is one alone, `PIXELS` pixels.
+
+    >>> list(_parts([(1, 1), (10_000, 10_000), (10_000, 10_000)]))
+    [range(0, 2), range(2, 3)]
+    """
+    first, pixels = 0, 0
+    for i, (width, height) in enumerate(sizes):
+        if i > first and (i - first == AHEAD or pixels + width * height > PIXELS):
+            yield range(first, i)
+            first, pixels = i, 0
+        pixels += width * height
+    if first < len(sizes):
+        yield range(first, len(sizes))

@@ -10,6 +10,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
+from barm.data.at_once import room_for
 from barm.data.images import IMAGE_SUFFIXES, check_size, probe_image
 from barm.errors import UserError
 from barm.reading import real
@@ -139,7 +140,8 @@ def check_images(
 def _size(path: Path) -> tuple[int, int] | UserError:
     """Read the upright width and height of an image and check all of its bytes; returns the error if there is one."""
     try:
-        size = probe_image(path)
+        with room_for(path):
+            size = probe_image(path)
         check_size(size, str(path))
     except UserError as error:
         return error

@@ -24,6 +24,7 @@ FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")  #
 SMALLEST = 16  # pixels of a side that can be labelled
 FULL = 2**16 - 1
 DARK = 2**12  # 16-bit values all below this are 12 bits or fewer in 16: nearly black by the file format's own scale
+STRIP = 2**20  # pixels that are converted at a time
 SAVE_8 = "save it as 8-bit RGB or grey"
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -116,12 +117,12 @@ def probe(path: Path | str) -> Probe:
         quick = image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L")
         if quick:
             image.draft(image.mode, (1, 1))
-        turned, orientation = upright(image)
-        converted: tuple[Change, ...] = () if quick else to_rgb(turned, image.format)[1]
+        left, orientation = _loaded(image)
         if not quick:
-            size = turned.size
-        elif orientation >= SIDEWAYS:
+            size = image.size  # a TIFF is upright by now
+        if left >= SIDEWAYS:
             size = size[::-1]
+        converted = () if quick else changes_of(image)
         turn: tuple[Change, ...] = ("turned",) if orientation != 1 else ()
         frames: tuple[Change, ...] = ("frames",) if several else ()  # but for MPO: a camera's image comes first
         return Probe(size, orientation, (*turn, *converted, *frames))
@@ -129,14 +130,20 @@ def probe(path: Path | str) -> Probe:
 
 def upright(image: Image.Image) -> tuple[Image.Image, int]:
     """Turn an image upright as its EXIF data say; returns it with the orientation that they had (1: upright)."""
+    left, orientation = _loaded(image)
+    turn = _TURNS.get(left)
+    return (image if turn is None else image.transpose(turn)), orientation
+
+
+def _loaded(image: Image.Image) -> tuple[int, int]:
+    """Load an image; returns the orientation that it has now, and the one that its EXIF data had."""
     tags = getattr(image, "tag_v2", None)  # Pillow turns a TIFF by itself when it loads it, and forgets how
     orientation = int(tags.get(ExifTags.Base.Orientation, 1)) if tags is not None else 1
     image.load()
     left = int(image.getexif().get(ExifTags.Base.Orientation, 1))
     if tags is None:
         orientation = left
-    turn = _TURNS.get(left)
-    return (image if turn is None else image.transpose(turn)), (orientation if orientation in _TURNS else 1)
+    return left, (orientation if orientation in _TURNS else 1)
 
 
 def turned(mask: Image.Image, orientation: int) -> Image.Image:
@@ -157,7 +164,7 @@ def to_rgb(image: Image.Image, kind: str | None = None) -> tuple[Image.Image, tu
     Transparent parts become `white`, `deep` grey is scaled.
 
     16 bits are scaled from their full range, as PNG, TIFF and PGM define it. Nothing is guessed: what has no defined
-    white is refused.
+    white is refused. Besides the image and the result there are no copies, as a large one has gigabytes.
 
     Args:
         image: the image.
@@ -167,34 +174,80 @@ def to_rgb(image: Image.Image, kind: str | None = None) -> tuple[Image.Image, tu
         Unreadable: for 32-bit numbers, for 16-bit values that would all be nearly black, for a CMYK JPEG that does not
             say which way round it is, and for other colour spaces.
     """
+    changes = changes_of(image, kind)
+    if "deep" in changes:
+        return _from_16_bits(image).convert("RGB"), changes
+    if not _may_be_transparent(image):
+        return image.convert("RGB"), changes
+    result = Image.new("RGB", image.size)
+    for top, strip in strips(image):
+        layer = _layer(strip)
+        white = Image.new("RGBA", layer.size, "white")
+        result.paste(Image.alpha_composite(white, layer).convert("RGB"), (0, top))
+    return result, changes
+
+
+def changes_of(image: Image.Image, kind: str | None = None) -> tuple[Change, ...]:
+    """What `to_rgb` changes in an image, without a copy of it.
+
+    Raises:
+        Unreadable: as `to_rgb`.
+    """
     mode, kind = image.mode, kind or image.format
     if mode.startswith("I;16") or (mode == "I" and kind in ("PNG", "PPM")):
-        return _from_16_bits(image), ("deep",)
+        highest = int(np.asarray(image).max())
+        if 0 < highest < DARK:
+            raise Unreadable(
+                f"has 16 bits per pixel and no value above {highest} of {FULL}, so that it would be nearly black",
+                f"scale it to the full range, or {SAVE_8}",
+            )
+        return ("deep",)
     if mode.startswith("I"):
         raise Unreadable("holds 32-bit whole numbers, and nothing says which of them is white", SAVE_8)
     if mode == "F":
         raise Unreadable("holds floating-point numbers, and nothing says which of them is white", SAVE_8)
     if mode == "CMYK" and kind == "JPEG" and "adobe" not in image.info:
         raise Unreadable("is a CMYK JPEG without Adobe's mark, so that ink and white may be swapped", SAVE_8)
-    if mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        layer = image.convert({"La": "LA"}.get(mode, "RGBA")).convert("RGBA")
-        if layer.getchannel("A").getextrema() == (255, 255):
-            return layer.convert("RGB"), ()
-        white = Image.new("RGBA", layer.size, "white")
-        return Image.alpha_composite(white, layer).convert("RGB"), ("white",)
+    if _may_be_transparent(image):
+        opaque = all(_layer(strip).getchannel("A").getextrema() == (255, 255) for _, strip in strips(image))
+        return () if opaque else ("white",)
     if mode not in ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV"):
         raise Unreadable(f"has the colour mode {mode}, of which no way to RGB is known", SAVE_8)
-    return image.convert("RGB"), ()
+    return ()
+
+
+def strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """The rows of an image, some at a time: the first one's number, and copies of them."""
+    for rows in some_rows(image.height, image.width):
+        yield rows.start, image.crop((0, rows.start, image.width, rows.stop))
+
+
+def some_rows(height: int, width: int) -> Iterator[slice]:
+    """The rows of an array of this size, so many at a time that a copy of them is small.
+
+    >>> list(some_rows(3, 2**20))
+    [slice(0, 1, None), slice(1, 2, None), slice(2, 3, None)]
+    """
+    step = max(1, STRIP // max(1, width))
+    for top in range(0, height, step):
+        yield slice(top, min(height, top + step))
+
+
+def _may_be_transparent(image: Image.Image) -> bool:
+    return image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
+
+
+def _layer(image: Image.Image) -> Image.Image:
+    """An image with its transparency, as RGBA."""
+    return image.convert({"La": "LA"}.get(image.mode, "RGBA")).convert("RGBA")
 
 
 def _from_16_bits(image: Image.Image) -> Image.Image:
-    values = np.asarray(image).astype(np.int64)
-    if 0 < values.max() < DARK:
-        raise Unreadable(
-            f"has 16 bits per pixel and no value above {values.max()} of {FULL}, so that it would be nearly black",
-            f"scale it to the full range, or {SAVE_8}",
-        )
-    return Image.fromarray(((values * 255 + FULL // 2) // FULL).astype(np.uint8)).convert("RGB")
+    values = np.asarray(image)
+    result = np.empty(values.shape, np.uint8)
+    for rows in some_rows(*values.shape):
+        result[rows] = (values[rows].astype(np.int64) * 255 + FULL // 2) // FULL
+    return Image.fromarray(result)
 
 
 @contextmanager

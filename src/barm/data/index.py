@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 from PIL import Image
 
+from barm.data.at_once import room_for
 from barm.data.class_values import ADD, mask_key
 from barm.data.fingerprint import Content, digest
 from barm.data.images import CHANGES, READER, SIDEWAYS, Probe, Unreadable, open_image, probe, upright
@@ -204,7 +205,11 @@ def _scan_image(source: FileSource, i: int, known: Any) -> _Scan:
         path = Path(error.filename or mask_path)
         return _Scan(None, Problem(name, path, f"cannot be read ({error.strerror})", "restore the file", "missing"))
     key = [READER, mask_key(content, source.values), stat.st_size, stat.st_mtime_ns]
-    scanned = _Scan(dict(known), None) if _is_entry(known, key) else _scan_anew(source, i, content, key)
+    if _is_entry(known, key):
+        scanned = _Scan(dict(known), None)
+    else:
+        with room_for(content, image_path):
+            scanned = _scan_anew(source, i, content, key)
     if scanned.entry is None:
         return scanned
     entry = scanned.entry
@@ -297,7 +302,8 @@ def _scan_map(name: str, path: Path, size: tuple[int, int], entry: dict[str, Any
         key, known = [stat.st_size, stat.st_mtime_ns], entry.get("map")
         if isinstance(known, list) and len(known) == 3 and known[:2] == key and isinstance(known[2], str):
             return None
-        found = read_mask(path)
+        with room_for(path):
+            found = read_mask(path)
     except FileNotFoundError:
         remedy = "add the map, or take the folder away to do without maps"
         return Problem(name, path, "the saliency map is missing", remedy, "map")

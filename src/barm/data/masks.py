@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
 
@@ -10,7 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from barm.data.class_values import ClassValues
-from barm.data.images import open_image
+from barm.data.images import open_image, strips
+from barm.errors import UserError
 from barm.reading import Unfit
 
 ID_MODES = ("P", "L", "1")
@@ -60,7 +62,9 @@ def stored_values(mask: Image.Image, path: Path) -> NDArray[np.integer]:
     spread = SPREAD.get(_raw_mode(mask), 1)
     mask.load()
     stored: NDArray[np.integer] = np.asarray(mask)
-    return stored.astype(np.uint8) if stored.dtype == bool else stored // stored.dtype.type(spread)
+    if stored.dtype == bool:
+        return stored.astype(np.uint8)
+    return stored if spread == 1 else stored // stored.dtype.type(spread)
 
 
 def rgb_of(mask: Image.Image, path: Path) -> NDArray[np.uint8]:
@@ -71,10 +75,24 @@ def rgb_of(mask: Image.Image, path: Path) -> NDArray[np.uint8]:
     """
     if mask.mode not in ("P", "RGB", "RGBA", "RGBX", "L", "1"):
         raise Unfit(path, f"a mask in colour is RGB or has a palette, found mode {mask.mode}", "save it as 8-bit RGB")
-    clear = mask.mode == "RGBA" and mask.getchannel("A").getextrema() not in ((255, 255), (0, 0))
-    if clear and not set(np.unique(np.asarray(mask.getchannel("A"))).tolist()) <= {0, 255}:
+    if mask.mode == "RGBA" and any(mask.getchannel("A").histogram()[1:255]):
         raise Unfit(path, "is half transparent, so that its colours are mixtures", "save it as 8-bit RGB")
-    return np.asarray(mask.convert("RGB"))
+    colours = np.empty((mask.height, mask.width, 3), np.uint8)
+    for top, strip in strips(mask):
+        colours[top : top + strip.height] = np.asarray(strip.convert("RGB"))
+    return colours
+
+
+def check_mask_size(file: Path | bytes, size: tuple[int, int]) -> None:
+    """Refuse a mask that fits an image of ``(width, height)`` in no way, before it is decoded.
+
+    Raises:
+        UserError: if it is larger or smaller, turned as well.
+        OSError: as `read_mask`.
+    """
+    with open_image(BytesIO(file) if isinstance(file, bytes) else file) as mask:
+        if mask.size not in (size, size[::-1]):
+            raise UserError("the mask is {}x{}, the image {}x{}".format(*mask.size, *size))
 
 
 def foreground(mask: Image.Image) -> frozenset[int]:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from barm.data.at_once import room_for
 from barm.data.class_values import ORIGINAL, write_class_names
 from barm.data.images import SMALLEST
 from barm.data.index import cores
@@ -61,9 +62,14 @@ def resize_folder(root: Path | str, out: Path | str, longest: int, layout: str =
             shutil.copyfile(values, beside / ORIGINAL)
         places = [(source, i) for source in sources for i in range(len(source))]
         with progress_bar(len(places)) as bar, ThreadPoolExecutor(cores()) as pool:
-            done = pool.map(lambda place: _write(*place, root=beside, longest=longest), places)
+            done = pool.map(lambda place: _write_in_room(*place, root=beside, longest=longest), places)
             smaller = sum(bar.track(done, total=len(places), description="resizing"))
     return Resized({source.split: len(source) for source in sources}, smaller)
+
+
+def _write_in_room(source: FileSource, i: int, *, root: Path, longest: int) -> bool:
+    with room_for(source.images[i], source.masks[i]):
+        return _write(source, i, root=root, longest=longest)
 
 
 def _write(source: FileSource, i: int, *, root: Path, longest: int) -> bool:

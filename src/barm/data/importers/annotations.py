@@ -281,35 +281,34 @@ class Classes:
         """Names of the ids 1, 2, ...."""
         return tuple(self._ids)
 
-    def add(self, name: str, value: str | None = None) -> int:
+    def add(self, name: str, value: str | None = None, where: Path | str | None = None) -> int:
         """The id of a name, which becomes a class if it is new.
 
         Args:
             name: as the source has it.
             value: what stands for it in the source.
+            where: it was found, for messages; by default where all of them are.
         """
         name = " ".join(normal(name).split())
-        class_id = self._id(name)
+        class_id = self._id(name, where or self.where)
         if value is not None:
             self.values.setdefault({0: "background", IGNORE: "ignore"}.get(class_id, name), value)
         return class_id
 
-    def _id(self, name: str) -> int:
+    def _id(self, name: str, where: Path | str | None) -> int:
+        place = f"{where}: " if where else ""
         if not name:
-            raise UserError(f"{self._where()}a class has no name: give every class one")
+            raise UserError(f"{place}a class has no name: give every class one")
         if any(unicodedata.category(c) in ("Cc", "Cs") for c in name):
-            raise UserError(f"{self._where()}the class name {ascii(name)[:60]} cannot be printed: write another one")
+            raise UserError(f"{place}the class name {ascii(name)[:60]} cannot be printed: write another one")
         special = special_id(name)
         if special is not None:
             self.ignored |= {name} if special == IGNORE else set()
             return special
         if name not in self._ids and len(self._ids) == MOST:
-            raise UserError(f"{self._where()}expected at most {MOST} class names, found more: name fewer")
+            raise UserError(f"{place}expected at most {MOST} class names, found more: name fewer")
         return self._ids.setdefault(name, len(self._ids) + 1)
 
     def notes(self) -> tuple[str, ...]:
         """A note on names that were taken to mean ignored pixels."""
         return tuple(f"'{name}' is read as ignored (255)" for name in sorted(self.ignored))
-
-    def _where(self) -> str:
-        return f"{self.where}: " if self.where else ""

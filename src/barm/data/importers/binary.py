@@ -12,9 +12,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
+from barm.data.images import open_image
 from barm.data.importers.annotations import (
     Annotations,
     Classes,
@@ -35,6 +33,7 @@ from barm.data.importers.mask_scan import BLACK, UNREADABLE, WHITE, Facts, blank
 from barm.data.importers.regions import cropped, paint
 from barm.data.importers.source_tree import Tree, name_of
 from barm.data.mask_values import listing
+from barm.data.masks import check_mask_size
 from barm.errors import UserError
 from barm.words import count
 
@@ -128,15 +127,17 @@ def _check(facts: Mapping[Path, Facts]) -> None:
 
 def _paint(overlap: Overlap, layers: Sequence[tuple[int, Path]], size: Size) -> Painted:
     """Lay the masks of an image's classes over each other."""
-    covers = [(class_id, read_grey(path) > 0) for class_id, path in layers]
-    shapes = {cover.shape for _, cover in covers}
-    if len(shapes) > 1:
+    sizes = set[Size]()
+    for _, path in layers:
+        with open_image(path) as mask:
+            sizes.add(mask.size)
+    if len(sizes) > 1:
         raise UserError("its masks differ in size")
-    (shape,) = shapes
-    painted = paint([Region(class_id, partial(_cover, cover)) for class_id, cover in covers], overlap, shape[::-1])
+    check_mask_size(layers[0][1], size)
+    painted = paint([Region(class_id, partial(_cover, path)) for class_id, path in layers], overlap, sizes.pop())
     return painted._replace(objects={})
 
 
-def _cover(cover: NDArray[np.bool_], size: Size) -> Patch:
+def _cover(path: Path, size: Size) -> Patch:
     """A mask's own pixels, whatever the size of the image is."""
-    return cropped(cover)
+    return cropped(read_grey(path) > 0)

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from barm.data.images import open_image
 from barm.data.importers.annotations import Cover, Patch, Size
 from barm.data.importers.brush_rle import OPAQUE
 from barm.data.importers.mask_scan import read_grey
@@ -86,9 +87,10 @@ def stroke(path: Path) -> Cover:
 
 
 def _read(path: Path, size: Size) -> Patch:
+    with open_image(path) as image:
+        if image.size != size:
+            raise UserError("{2}: its stroke is of {0}x{1} pixels, not {3}x{4}".format(*image.size, path.name, *size))
     opacity = read_grey(path)
-    if opacity.shape != size[::-1]:
-        raise UserError("{2}: its stroke is of {1}x{0} pixels, not {3}x{4}".format(*opacity.shape, path.name, *size))
     if 0 < opacity.max() < OPAQUE:
         raise UserError(f"{path.name}: its stroke holds up to {opacity.max()}, expected 0 and 255: export it anew")
     return cropped(opacity >= OPAQUE)

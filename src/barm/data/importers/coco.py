@@ -56,7 +56,8 @@ def read(tree: Tree, options: ImportOptions) -> Annotations:
     categories = [{i: name for i, name in file.categories().items() if name not in above} for file in files]
     classes, items, claims = Classes(where=files[0].path), list[Item](), Claims()
     for number, name in _in_order(categories):
-        classes.add(name, str(number))
+        first = next(file.path for file, names in zip(files, categories, strict=True) if name in names.values())
+        classes.add(name, str(number), first)
     for file, names in zip(files, categories, strict=True):
         ids = {number: classes.add(name) for number, name in names.items()}
         for item, image in _items(file, ids, tree, options, left_out, classes):

@@ -65,7 +65,7 @@ def _readings(item: Item, facts: Probe) -> dict[DrawnOn, Painted]:
         if shape == facts.size:
             result["upright"] = painted
     if not result:
-        raise errors[0]
+        raise errors[-1]
     if len(result) > 1 and np.array_equal(result["stored"].ids, result["upright"].ids):
         del result["stored"]
     return result

@@ -28,7 +28,7 @@ from PIL import Image
 from barm.data.class_names import MOST, special_id
 from barm.data.importers.annotations import Ambiguous, Annotations, Classes, ImportOptions, Item, Painted, Preview, Size
 from barm.data.importers.source_tree import Tree, split_of
-from barm.data.masks import read_mask
+from barm.data.masks import check_mask_size, read_mask
 from barm.errors import UserError
 from barm.labels import IGNORE
 from barm.reading import Unfit, check_regular, read_json, short
@@ -294,8 +294,10 @@ def _image(file: _File, column: str, row: int) -> bytes:
 
 
 def _paint(file: _File, column: str, row: int, table: NDArray[np.uint8] | None, size: Size) -> Painted:
-    ids = np.asarray(read_mask(io.BytesIO(_bytes(_cell(file, column, row)))))
-    return Painted(ids if table is None else table[ids])
+    content = _bytes(_cell(file, column, row))
+    check_mask_size(content, size)
+    mask = read_mask(io.BytesIO(content))
+    return Painted(np.asarray(mask if table is None else mask.point(table.tolist())))
 
 
 def _cell(file: _File, column: str, row: int) -> Any:

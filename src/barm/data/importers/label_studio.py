@@ -16,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -103,8 +104,14 @@ def read(tree: Tree, options: ImportOptions) -> Annotations:
     left_out, items, claims = LeftOut(), list[Item](), Claims()
     tasks = [task for path in files for task in _tasks(tree, path, left_out)]
     tasks = _with_strokes(tasks, strokes, left_out)
-    names = {name for task in tasks for each in task.annotations for region in each for name in region["labels"]}
-    classes = Classes(sorted(names), tree.root / files[0])
+    names = dict[str, str]()
+    for task in tasks:
+        for region in chain.from_iterable(task.annotations):
+            for name in region["labels"]:
+                names.setdefault(name, task.where)
+    classes = Classes(where=tree.root / files[0])
+    for name in sorted(names):
+        classes.add(name, where=names[name])
     for task in tasks:
         item = _item(tree, task, classes, options, left_out, claims)
         if item is not None:

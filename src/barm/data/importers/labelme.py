@@ -74,8 +74,12 @@ def read(tree: Tree, options: ImportOptions) -> Annotations:
     lists = tree.named("labels.txt", "class_names.txt")
     known = parse_classes(composed_text(tree.root / lists[0], LARGEST), tree.root / lists[0]) if len(lists) == 1 else ()
     classes, claims = Classes(known, tree.root / (lists[0] if known else files[0])), Claims()
-    for label in sorted({str(shape["label"]) for content in contents.values() for shape in content["shapes"]}):
-        classes.add(label)
+    labels = dict[str, PurePosixPath]()
+    for path, content in contents.items():
+        for shape in content["shapes"]:
+            labels.setdefault(shape["label"], path)
+    for label in sorted(labels):
+        classes.add(label, where=tree.root / labels[label])
     for path, content in contents.items():
         item = _item(tree, path, content, classes, options, left_out, claims)
         if item is not None:

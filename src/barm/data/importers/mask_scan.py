@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from barm.data.at_once import room_for
 from barm.data.class_values import ClassValues, packed
-from barm.data.images import open_image
+from barm.data.images import open_image, some_rows
 from barm.data.importers.annotations import Painted, Size
 from barm.data.index import cores
 from barm.data.mask_values import listing
-from barm.data.masks import read_mask, rgb_of, stored_values
+from barm.data.masks import check_mask_size, read_mask, rgb_of, stored_values
 from barm.data.progress import progress_bar
 from barm.errors import UserError
 from barm.reading import Unfit
@@ -28,6 +29,7 @@ from barm.words import count, verb
 UNREADABLE = "masks that cannot be read"
 BLACK, WHITE = 0, 0xFFFFFF
 JPEG = (".jpg", ".jpeg")
+MOST_VALUES = 2**16  # or colours, in a mask
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def facts_of(path: Path) -> Facts:
     with open_image(path) as mask:
         if mask.mode in ("RGB", "RGBA", "RGBX"):
             return _colour_facts(mask, path)
-        counts = _counted(stored_values(mask, path))
+        counts = _counted(stored_values(mask, path), path)
         if mask.mode != "P":
             return Facts(counts)
         palette = np.zeros((256, 3), np.uint8)
@@ -80,7 +82,8 @@ def facts_of(path: Path) -> Facts:
 def try_facts(path: Path) -> Facts | None:
     """As `facts_of`; None for a mask that cannot be read."""
     try:
-        return facts_of(path)
+        with room_for(path):
+            return facts_of(path)
     except (UserError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None
 
@@ -168,6 +171,7 @@ def read_grey(path: Path) -> NDArray[np.integer]:
 
 
 def _paint(path: Path, values: ClassValues, size: Size) -> Painted:
+    check_mask_size(path, size)
     if values.colours:
         return Painted(np.asarray(read_mask(path, values)))
     return Painted(values.to_ids(read_grey(path), path))
@@ -184,14 +188,29 @@ def _reread(path: Path, facts: Facts) -> Facts:
 
 
 def _colour_facts(mask: Image.Image, path: Path) -> Facts:
-    colours: Any = Image.fromarray(rgb_of(mask, path)).getcolors(mask.width * mask.height) or []
-    counts = {red << 16 | green << 8 | blue: number for number, (red, green, blue) in colours}
-    return Facts(counts, colour=True)
+    colours, result = rgb_of(mask, path), Counter[int]()
+    for rows in some_rows(mask.height, mask.width):
+        found: Any = Image.fromarray(colours[rows]).getcolors(MOST_VALUES)
+        for number, (red, green, blue) in found or ():
+            result[red << 16 | green << 8 | blue] += number
+        _check_number(MOST_VALUES + 1 if found is None else len(result), path)
+    return Facts(dict(result), colour=True)
 
 
-def _counted(values: NDArray[np.integer]) -> dict[int, int]:
-    if values.dtype == np.uint8:
-        counts = np.bincount(values.ravel(), minlength=256)
-        return {int(v): int(counts[v]) for v in np.flatnonzero(counts)}
-    found, counts = np.unique(values, return_counts=True)
-    return dict(zip(found.tolist(), counts.tolist(), strict=True))
+def _counted(values: NDArray[np.integer], path: Path) -> dict[int, int]:
+    result = Counter[int]()
+    for rows in some_rows(*values.shape):
+        if values.dtype == np.uint8:
+            counts = np.bincount(values[rows].ravel(), minlength=256)
+            found = np.flatnonzero(counts)
+            counts = counts[found]
+        else:
+            found, counts = np.unique(values[rows], return_counts=True)
+        result.update(dict(zip(found.tolist(), counts.tolist(), strict=True)))
+        _check_number(len(result), path)
+    return dict(result)
+
+
+def _check_number(number: int, path: Path) -> None:
+    if number > MOST_VALUES:
+        raise Unfit(path, f"holds more than {MOST_VALUES} values, as a photograph does", "keep masks alone there")

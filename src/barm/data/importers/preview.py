@@ -23,6 +23,7 @@ from barm.reading import short
 
 READINGS = "-readings"  # what the folder of previews is called behind the name of the new one
 
+LONGEST = 2000  # pixels of a side
 LINE = 20  # pixels of a line of the legend
 
 
@@ -64,10 +65,14 @@ def draw(preview: Preview, options: ImportOptions) -> Image.Image:
         turn, orientation = upright(opened)
         image = read_image(item.image) if isinstance(item.image, Path) else turn.convert("RGB")
     painted, _ = upright_mask(item, Probe(image.size, orientation, ()), as_shown(options))
-    ids = painted.ids[..., None]
+    mask = Image.fromarray(painted.ids)
+    if max(image.size) > LONGEST:
+        image.thumbnail((LONGEST, LONGEST))
+        mask = mask.resize(image.size, Image.Resampling.NEAREST)
+    ids = np.asarray(mask)[..., None]
     colours = display_palette()[ids[..., 0]]
     blended = np.where(ids > 0, OVERLAY * colours + (1 - OVERLAY) * np.asarray(image), np.asarray(image))
-    return _with_legend(Image.fromarray(blended.astype(np.uint8)), painted.ids, preview.classes)
+    return _with_legend(Image.fromarray(blended.astype(np.uint8)), ids[..., 0], preview.classes)
 
 
 def _with_legend(image: Image.Image, ids: NDArray[np.uint8], classes: Sequence[str]) -> Image.Image:

@@ -123,6 +123,8 @@ def nested(rings: Sequence[Ring], size: Size) -> bool:
 def paint(regions: Sequence[Region], overlap: Overlap, size: Size, background: Background = "ask") -> Painted:
     """Paint the objects of an image, one after the other, each within its box.
 
+    The pixels of one object at a time are in memory; they are computed again where they are needed again.
+
     Args:
         regions: in the source's order. One with the id 0 is a part of the image that is called background.
         overlap: which object a pixel belongs to that several cover: the ``later`` one of the source, the ``earlier``
@@ -134,27 +136,29 @@ def paint(regions: Sequence[Region], overlap: Overlap, size: Size, background: B
     Raises:
         Undecided: where that makes a difference and nothing says which.
     """
-    patches = [(region.class_id, region.cover(size)) for region in regions if not region.below]
-    below = [(region.class_id, region.cover(size)) for region in regions if region.below]
-    if background == "ask" and _hidden(patches) >= SMALL:
+    upper = _Upper([region for region in regions if not region.below], size, cut=background != "below")
+    objects = [i for i, region in enumerate(upper.regions) if region.class_id]
+    if background == "ask" and upper.last is not None and sum(map(upper.hidden, objects)) >= SMALL:
         answers = {answer: partial(paint, regions, overlap, background=answer) for answer in ("cut", "below")}
         raise Undecided("an object that is called background lies over others", "--background", answers)
-    objects = _cut_out(patches) if background != "below" else [each for each in patches if each[0]]
     if overlap == "smaller":
-        objects = sorted(objects, key=lambda each: -int(each[1].mask.sum()))
+        areas = {i: int(upper.patch(i).mask.sum()) for i in objects}
+        objects = sorted(objects, key=lambda i: -areas[i])
     ids = np.zeros(size[::-1], np.uint8)
     taken, contested = np.zeros(size[::-1], bool), np.zeros(size[::-1], bool)
-    for class_id, patch in below:
-        ids[patch.box][patch.mask] = class_id
-    for class_id, patch in objects if overlap != "earlier" else objects[::-1]:
+    for region in regions:
+        if region.below:
+            patch = region.cover(size)
+            ids[patch.box][patch.mask] = region.class_id
+    for i in objects if overlap != "earlier" else objects[::-1]:
+        class_id, patch = upper.regions[i].class_id, upper.patch(i)
         contested[patch.box] |= patch.mask & taken[patch.box] & (ids[patch.box] != class_id)
         ids[patch.box][patch.mask] = class_id
         taken[patch.box] |= patch.mask
     if overlap == "ignore":
         ids[contested] = IGNORE
     counts = Counter(region.class_id for region in regions if region.class_id and not region.further)
-    unseen = sum(1 for class_id, patch in patches if class_id and not patch.mask.any())
-    return Painted(ids, counts, int(contested.sum()), unseen)
+    return Painted(ids, counts, int(contested.sum()), len(upper.empty))
 
 
 def painter(regions: Sequence[Region], overlap: Overlap, background: Background = "ask") -> Layers:
@@ -181,38 +185,40 @@ def cropped(mask: NDArray[np.bool_], left: int = 0, top: int = 0) -> Patch:
     return Patch(left + int(columns[0]), top + int(rows[0]), mask[y, x].copy())
 
 
-def _hidden(patches: Sequence[tuple[int, Patch]]) -> int:
-    """Number of pixels of objects that lie below a later part that is called background."""
-    hidden = 0
-    for k, (class_id, part) in enumerate(patches):
-        if class_id == 0:
-            hidden += sum(int((part.mask & _within(other, part)).sum()) for i, other in patches[:k] if i)
-    return hidden
+class _Upper:
+    """The regions that do not lie below all others.
 
+    Args:
+        regions: in the source's order.
+        size: ``(width, height)``.
+        cut: whether what is called background takes its pixels out of the objects before it.
 
-def _cut_out(patches: Sequence[tuple[int, Patch]]) -> list[tuple[int, Patch]]:
-    """The objects, without what background takes out of those before it."""
-    objects = list[tuple[int, Patch]]()
-    for class_id, patch in patches:
-        if class_id == 0:
-            objects = [(i, other._replace(mask=other.mask & ~_within(patch, other))) for i, other in objects]
-        else:
-            objects.append((class_id, patch))
-    return objects
+    Attributes:
+        last: by pixel, one more than the place of the last region that is called background; None if there is none.
+        empty: places of objects that have no pixels of their own.
+    """
 
+    def __init__(self, regions: Sequence[Region], size: Size, *, cut: bool) -> None:
+        self.regions, self.size, self.empty = regions, size, set[int]()
+        self.last: NDArray[np.unsignedinteger] | None = None
+        for i, region in enumerate(regions):
+            if cut and region.class_id == 0:
+                if self.last is None:
+                    self.last = np.zeros(size[::-1], np.min_scalar_type(len(regions)))
+                patch = region.cover(size)
+                self.last[patch.box][patch.mask] = i + 1
 
-def _within(patch: Patch, frame: Patch) -> NDArray[np.bool_]:
-    """The pixels of a patch in the box of another one."""
-    return _placed(patch.mask, patch.left - frame.left, patch.top - frame.top, frame.mask.shape)
+    def patch(self, i: int) -> Patch:
+        """The pixels of an object, without what background takes out of it."""
+        patch = self.regions[i].cover(self.size)
+        if not patch.mask.any():
+            self.empty.add(i)
+        return patch if self.last is None else patch._replace(mask=patch.mask & (self.last[patch.box] <= i))
 
-
-def _placed(mask: NDArray[np.bool_], left: int, top: int, shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """A mask at a place of an array of this shape ``(h, w)``; what reaches beyond is cut off."""
-    height, width = shape
-    result = np.zeros(shape, bool)
-    part = mask[max(0, -top) : max(0, height - top), max(0, -left) : max(0, width - left)]
-    result[max(0, top) : max(0, top) + part.shape[0], max(0, left) : max(0, left) + part.shape[1]] = part
-    return result
+    def hidden(self, i: int) -> int:
+        """Number of pixels of an object that lie below a later part that is called background."""
+        patch = self.regions[i].cover(self.size)
+        return 0 if self.last is None else int((patch.mask & (self.last[patch.box] > i)).sum())
 
 
 def _drawn(ring_of: Callable[[Size], Ring], size: Size) -> Patch:
@@ -226,28 +232,18 @@ def _stamped(mask: NDArray[np.bool_], left: int, top: int, size: Size) -> Patch:
 
 
 def _rings(rings: tuple[Ring, ...], holes: bool, size: Size) -> Patch:
-    patches = [_filled(ring, size) for ring in rings]
-    frame = _around(patches)
-    covers = [_within(patch, frame) for patch in patches]
-    if not holes:
-        return frame._replace(mask=np.asarray(np.logical_or.reduce(covers)))
+    runs = [_encoded(ring, size) for ring in rings]
+    frame = _unpacked(coco_mask.merge(runs))
+    if not holes or len(runs) == 1:
+        return frame
     result = np.zeros_like(frame.mask)
-    for cover in sorted(covers, key=lambda c: -int(c.sum())):  # from outside to inside
-        area = int(cover.sum())
-        inside = area > 0 and int((cover & result).sum()) >= INSIDE * area
-        result = result & ~cover if inside else result | cover
+    for k in np.argsort(-coco_mask.area(runs).astype(np.int64), kind="stable"):  # from outside to inside
+        patch = _unpacked(runs[k])
+        box = patch._replace(left=patch.left - frame.left, top=patch.top - frame.top).box
+        area = int(patch.mask.sum())
+        inside = area > 0 and int((patch.mask & result[box]).sum()) >= INSIDE * area
+        result[box] = result[box] & ~patch.mask if inside else result[box] | patch.mask
     return frame._replace(mask=result)
-
-
-def _around(patches: Sequence[Patch]) -> Patch:
-    """An empty patch in whose box all of them lie."""
-    boxes = [(p.left, p.top, p.left + p.mask.shape[1], p.top + p.mask.shape[0]) for p in patches if p.mask.size]
-    if not boxes:
-        return patches[0]
-    left, top, right, bottom = (
-        f(sides) for f, sides in zip((min, min, max, max), zip(*boxes, strict=True), strict=True)
-    )
-    return Patch(left, top, np.zeros((bottom - top, right - left), bool))
 
 
 def _filled(ring: Ring, size: Size) -> Patch:
@@ -274,7 +270,7 @@ def _encoded(ring: Ring, size: Size) -> Any:
 def _unpacked(runs: Any) -> Patch:
     """The pixels of compressed run lengths."""
     left, top, width, height = (int(n) for n in coco_mask.toBbox(runs))
-    return Patch(left, top, coco_mask.decode(runs)[top : top + height, left : left + width].astype(bool))
+    return Patch(left, top, coco_mask.decode(runs)[top : top + height, left : left + width].astype(bool, order="C"))
 
 
 def _compressed_total(text: str) -> int:

@@ -16,7 +16,7 @@ from barm.data.images import IMAGE_SUFFIXES
 from barm.data.sources.tree import HELD_BACK, SPLITS, is_clutter
 from barm.errors import UserError
 from barm.escaping import normal
-from barm.reading import MARKS, open_regular
+from barm.reading import MARKS, open_regular, real
 
 _SPLIT = re.compile(r"(?<![a-z])(train|training|val|valid|validation|test|testing)(?![a-z])")
 _MACHINE = re.compile(r"[a-z]:/|[a-z][a-z0-9+.-]+://", re.IGNORECASE)  # a drive, or an address
@@ -268,8 +268,26 @@ def _equal_start(one: Sequence[str], other: Sequence[str]) -> Iterator[str]:
         yield ours
 
 
+def _check_link(path: Path, root: Path) -> None:
+    """Refuse a link to a file outside of the source, which somebody may have put there to have it copied.
+
+    The cache of Hugging Face's hub has links in `snapshots` to files in `blobs` beside it.
+    """
+    target, inside = real(path), [real(root)]
+    if inside[0].parent.name == "snapshots":
+        inside.append(inside[0].parents[1] / "blobs")
+    if not any(target.is_relative_to(folder) for folder in inside):
+        raise UserError(
+            f"{path} is a link to a file outside of {root}: put the file itself there, or take the link away"
+        )
+
+
 def _walk(folder: Path, root: Path) -> Iterator[PurePosixPath]:
-    """Files below a folder; links to folders are not followed."""
+    """Files below a folder; links to folders are not followed, and no file link leads out.
+
+    Raises:
+        UserError: if a folder cannot be read, or a link leads out.
+    """
     try:
         with os.scandir(folder) as entries:
             found = list(entries)
@@ -281,4 +299,6 @@ def _walk(folder: Path, root: Path) -> Iterator[PurePosixPath]:
         if entry.is_dir(follow_symlinks=False):
             yield from _walk(Path(entry.path), root)
         elif entry.is_file():
+            if entry.is_symlink():
+                _check_link(Path(entry.path), root)
             yield PurePosixPath(Path(entry.path).relative_to(root).as_posix())

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from barm.data.at_once import room_for
 from barm.data.class_values import ORIGINAL, write_class_names, write_class_values
 from barm.data.images import Unreadable, open_image, probe
 from barm.data.importers.annotations import Annotations, ImportOptions, Item
@@ -138,15 +139,20 @@ def _write_item(item: Item, root: Path, table: NDArray[np.uint8], options: Impor
         image = _place_image(item.image, root / "images" / name, link)
     except FAULTS as error:
         return Written(None, why="images that cannot be read", because=short(error, 300))
+    with room_for(image):
+        return _write_mask(item, root / "masks" / f"{name}.png", image, table, options)
+
+
+def _write_mask(item: Item, target: Path, image: Path, table: NDArray[np.uint8], options: ImportOptions) -> Written:
+    """Write the mask of an image that is in its place; the image is taken away if that cannot be done."""
     try:
         painted, was_turned = upright_mask(item, probe(image), options)
-        mask = Image.fromarray(table[painted.ids])
+        mask = Image.fromarray(painted.ids).point(table.tolist())
     except FAULTS as error:
         image.unlink()
         if isinstance(error, Unreadable):
             return Written(None, why="images that cannot be used", because=f"it {error.what}")
         return Written(None, why="images without a mask that fits", because=short(error, 300))
-    target = root / "masks" / f"{name}.png"
     target.parent.mkdir(parents=True, exist_ok=True)
     mask.putpalette(id_palette().tobytes())
     mask.save(target)

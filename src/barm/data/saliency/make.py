@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
+from barm.data.at_once import room_for
 from barm.data.images import read_image
 from barm.data.index import cores
 from barm.data.progress import progress_bar
@@ -203,7 +204,8 @@ def _record(folder: Path, tool: Tool, number: int) -> None:
 
 def _write_map(tool: Tool, image: Path, place: Path) -> None:
     content = BytesIO()
-    Image.fromarray(tool.map_of(np.asarray(read_image(image)))).save(content, "png")
+    with room_for(image):
+        Image.fromarray(tool.map_of(np.asarray(read_image(image)))).save(content, "png")
     place.parent.mkdir(parents=True, exist_ok=True)
     _write(place, content.getvalue())
 
