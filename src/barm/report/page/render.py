@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from barm.report.page import training, views
+from barm.report.page import details, training, views
 from barm.report.page.colours import mixed_rules, sequential_rules
 from barm.report.page.content import Report
 from barm.report.page.gallery import scenes, steps_shown, tales
@@ -55,6 +55,7 @@ def _context(report: Report) -> dict[str, Any]:
         "tales": residuals,
         "cards": views.cards(runs[0]) if len(report.runs) == 1 and runs else [],
         "confusion_data": [{"steps": c.steps, "last": c.last} for c in confusions],
+        "wrong": None if report.details is None else details.section(report.runs, report.details),
         "sections": _sections(report, bool(runs), bool(charts), bool(confusions), bool(residuals)),
         "curves": training.curves(report.runs),
         "speed": training.speed(report.runs),
@@ -78,6 +79,7 @@ def _sections(report: Report, scored: bool, charts: bool, confusion: bool, backg
         "images": ("Images", bool(report.gallery or report.notes.get("gallery"))),
         "background": ("Background", background),
         "confusion": ("Confusion", confusion),
+        "wrong": ("Mistakes", report.details is not None),
         "training": ("Training", True),
         "again": ("Repeat", True),
     }
