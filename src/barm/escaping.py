@@ -123,6 +123,18 @@ def places(paths: Sequence[Path | str]) -> list[str]:
     ]
 
 
+def placed(text: str, *paths: Path | str | None) -> str:
+    """A text in which these paths are as `place` gives them.
+
+    >>> placed("/elsewhere/data/masks is empty", "/elsewhere/data", None)
+    '.../data/masks is empty'
+    """
+    for path in paths:
+        if path is not None:
+            text = text.replace(os.path.abspath(path), place(path)).replace(str(path), place(path))
+    return text
+
+
 def told_apart(values: Sequence[Any]) -> list[Any]:
     """Values of one setting for display: paths as `places` gives them, so that no two become alike.
 

@@ -1,6 +1,9 @@
 """Confusion counts and the scores derived from them. Fractions, never percent.
 
 A confusion matrix is ``(C, C)`` int64, row = truth, column = prediction, in channels (0 = background).
+
+A class without a pixel gets 0 from these formulas, as published. Whether that 0 counts is decided elsewhere:
+`barm.engine.scores` leaves such a class out of every mean, unless ``evaluation.absent`` is ``zero``.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-EPSILON = 1e-6  # spec/barm.md section 5: a class that neither occurs nor is predicted scores 0
+EPSILON = 1e-6  # spec/barm.md section 5: of a class that neither occurs nor is predicted the formulas make 0
 Scores = NDArray[np.float64]
 
 
@@ -109,7 +112,10 @@ def certain(counts: Tensor, known: Sequence[bool]) -> Tensor:
 
 
 def class_iou(counts: ArrayLike) -> Scores:
-    """Intersection over union per class, ``(C,)``: ``TP / (row + column - TP + 1e-6)``."""
+    """Intersection over union per class, ``(C,)``: ``TP / (row + column - TP + 1e-6)``.
+
+    0 for a class without a pixel; ``evaluation.absent`` and `barm.engine.scores` say whether that is a score.
+    """
     matrix = np.asarray(counts, np.float64)
     hit = np.diag(matrix)
     return np.asarray(hit / (matrix.sum(0) + matrix.sum(1) - hit + EPSILON))

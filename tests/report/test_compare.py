@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
+import json
 from dataclasses import replace
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from barm.api import fit
 from barm.cli import app
 from barm.errors import UserError
-from barm.report.compare import summarise, to_json, to_latex, to_markdown
+from barm.report.compare import summarise, tables, to_json, to_latex, to_markdown
 from barm.report.results import Result, read_result, read_results
+from barm.report.tables import left_out
 
 
 def result(
@@ -20,6 +24,14 @@ def result(
     scores = {"old": value, "new": new, "all": value, "average": value, "lost": 0.1}
     named = {name.replace("__", "."): v for name, v in settings.items()}
     return Result(f"runs/{method}{seed}", method, task, seed, 0, (0.9, value), scores, {}, named)
+
+
+def shown(runs: list[Result]) -> str:
+    """What the terminal shows of a comparison, on one line."""
+    console = Console(width=200, file=io.StringIO())
+    for part in tables(summarise(runs)):
+        console.print(part)
+    return " ".join(console.file.getvalue().split())
 
 
 def test_mean_and_sample_deviation():
@@ -42,7 +54,45 @@ def test_markdown_and_latex_have_a_row_per_method_and_task():
     assert len(to_markdown(rows).splitlines()) == 2 + 3
     latex = to_latex(rows)
     assert latex.count(r"\midrule") == 2
-    assert r"20.0 $\pm$ 0.0" in latex
+    assert "| 20.0 |" in to_markdown(rows)
+
+
+def test_a_single_run_has_no_deviation():
+    """A deviation of 0.0 would say that repetitions agree."""
+    rows = summarise([result("a", 1, 0.2), result("a", 2, 0.4), result("b", 1, 0.3)])
+    several, single = to_markdown(rows).splitlines()[2:]
+    assert "| 30.0 ± 14.1 |" in several
+    assert "| 30.0 |" in single
+    assert "±" not in single
+    several, single = [line for line in to_latex(rows).splitlines() if line.startswith("2-1")]
+    assert r"30.0 $\pm$ 14.1" in several
+    assert "pm" not in single
+
+
+@pytest.mark.parametrize("silent", [("background",), ("background", "ghost_1")])
+def test_tables_name_the_classes_that_are_in_no_mean(silent):
+    runs = [replace(result("a", 1, 0.2), unmeasured=silent), replace(result("b", 1, 0.3), unmeasured=silent)]
+    printed = shown(runs)
+    told = f"No mean includes {' and '.join(silent)}, which the masks do not show"
+    assert told in printed
+    assert "counts against its true class" in printed
+    assert "old: step 0's classes; new" in printed
+    assert told.replace("_", r"\_") in to_markdown(summarise(runs))
+    assert told.replace("_", r"\_") in to_latex(summarise(runs))
+    assert json.loads(to_json(runs, summarise(runs)))["rows"][0]["unmeasured"] == list(silent)
+    other = result("a", 1, 0.2, task="1-1 overlap")
+    for form in (to_markdown, to_latex):
+        assert f"2-1 overlap: no mean includes {silent[0]}" in form(summarise([*runs, other]))
+        assert "mean" not in form(summarise([other]))
+    assert "old: step 0's classes, and background where the masks show it; new" in shown([*runs, other])
+    assert "old: step 0's classes and background; new" in shown([other])
+
+
+def test_of_many_classes_in_no_mean_the_first_are_named():
+    told = left_out([f"class {i}" for i in range(20)])
+    assert "class 0, class 1" in told
+    assert "and 12 others" in told
+    assert left_out([]) == ""
 
 
 def test_other_settings_are_no_repetitions():

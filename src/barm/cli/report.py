@@ -17,6 +17,9 @@ def report(
     ] = None,
     images: Annotated[int, typer.Option("--images", "--pictures", min=0, help="Images in the gallery.")] = 6,
     data: Annotated[Path | None, typer.Option(help="The data set's folder, if it was moved.")] = None,
+    details: Annotated[
+        bool, typer.Option("--details", help="Measure all images: scores at borders, confused classes, calibration.")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Write a page on what was learned and forgotten: one HTML file that needs no network. Several runs: side by side.
@@ -26,5 +29,6 @@ def report(
     with quick_imports():
         from barm.report.build import write_report
 
-    path = write_report(runs, file, images=images, data=data, say=progress(quiet), warn=warning(quiet))
+    told = {"say": progress(quiet), "warn": warning(quiet)}
+    path = write_report(runs, file, images=images, data=data, details=details, quiet=quiet, **told)
     say(f"{path} ({path.stat().st_size / 1000:.0f} kB)")

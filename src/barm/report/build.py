@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -25,14 +24,15 @@ from barm.engine.config import PlaceConfig, RunConfig
 from barm.engine.datasets import open_val
 from barm.engine.runtime import Runtime
 from barm.errors import UserError
-from barm.escaping import place
+from barm.escaping import place, placed
 from barm.labels import IGNORE
 from barm.methods.base import Method
 from barm.models.heads import GroupedOutput
 from barm.reading import check_target
 from barm.report.figures import best_and_worst, image_iou
 from barm.report.history import read_runs
-from barm.report.page.content import Background, Gallery, Pixels, Report, RunContent, Shot, Values
+from barm.report.measure import measure
+from barm.report.page.content import Background, Details, Gallery, Pixels, Report, RunContent, Shot, Values
 from barm.report.page.render import render
 from barm.words import count, listed, noun
 
@@ -49,8 +49,10 @@ def write_report(
     *,
     images: int = IMAGES,
     data: Path | str | None = None,
+    details: bool = False,
     say: Say = lambda _: None,
     warn: Say = lambda _: None,
+    quiet: bool = True,
 ) -> Path:
     """Write a self-contained HTML page about one or several runs.
 
@@ -58,9 +60,11 @@ def write_report(
         paths: folders of runs; the others are compared with the first.
         out: the file; ``report.html`` in the first run's folder by default.
         images: in the gallery; 0 for none.
-        data: the data set's folder, if it is no longer where the first run found it.
+        data: the data set's folder, if it is no longer where the runs found it.
+        details: measure all validation images, for scores at borders, confused classes and calibration.
         say: called with what is being done.
         warn: called with what the page cannot show because a file is damaged.
+        quiet: show no progress bar while `details` are measured.
 
     Returns:
         The file's path.
@@ -79,9 +83,14 @@ def write_report(
     for run in (run for run in runs if run.unread):
         warn(f"{run.path}: {run.unread}; the page has no curves of that")
     gallery, notes = _images(runs, images, None if data is None else Path(data), say)
-    command = shlex.join(["barm", "report", *(r.place for r in runs), *(["--out", place(out)] if out else [])])
+    found: Mapping[str, Details] | None = None
+    if details:
+        found, told = measure(runs, None if data is None else Path(data), say, quiet=quiet)
+        notes |= told
+    options = [*(["--out", place(out)] if out else []), *(["--details"] if details else [])]
+    command = shlex.join(["barm", "report", *(r.place for r in runs), *options])
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    page = render(Report(runs, gallery, notes, command, made))
+    page = render(Report(runs, gallery, notes, command, made, found))
     target.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(target, page.encode())
     return target
@@ -105,8 +114,7 @@ def _images(
         try:
             seen[run.label] = answers_of(run, source.class_names, [shot.image for shot in pool], say)
         except UserError as error:
-            told = str(error).replace(os.path.abspath(run.path), run.place).replace(run.path, run.place)
-            notes.append(f"No predictions of {run.label}: {told}.")
+            notes.append(f"No predictions of {run.label}: {placed(str(error), run.path)}.")
     if not seen:
         return None, {"gallery": tuple(notes)}
     shots = [
@@ -139,7 +147,7 @@ def _sources(config: RunConfig, data: Path | None) -> tuple[list[Source], list[s
                 raise UserError(f"the data set {shown} is not there; pass --data DIR if it was moved")
             source = open_val(rt, one, record.classes)
         except UserError as error:
-            notes.append(str(error).replace(os.path.abspath(one.root), shown).replace(str(one.root), shown))
+            notes.append(placed(str(error), one.root))
             continue
         found.append(source)
         missing = [name for i, name in enumerate(source.class_names) if i and i not in labelled(source)]

@@ -21,14 +21,15 @@ from barm.engine.checkpoint.differences import differing, shown
 from barm.errors import UserError
 from barm.escaping import csv_cell, latex, markdown, markup, placeless, told_apart
 from barm.report.results import Result
+from barm.report.tables import left_out_by, percent, with_background
 from barm.words import count
 
 WIDE = 76  # characters that a table with deviations needs
 TOLD = 3  # differences in the name of a row
 SCORES = ("old", "new", "all", "average", "lost")
 MEANING = (
-    "mIoU after the last step in percent, mean ± standard deviation over the runs. old: step 0's classes and "
-    "background; new: learned later; average: of 'all' over the steps; lost: forgetting"
+    "mIoU after the last step in percent, mean ± standard deviation over the runs. old: step 0's classes{}; "
+    "new: learned later; average: of 'all' over the steps; lost: forgetting"
 )
 
 
@@ -40,7 +41,7 @@ class Spread:
     deviation: float
 
     def __str__(self) -> str:
-        return f"{100 * self.mean:.1f} ± {100 * self.deviation:.1f}"
+        return f"{percent(self.mean)} ± {percent(self.deviation)}"
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class Row:
         scores: by the names in `SCORES`; None where a run has no such score.
         curve: mean mIoU over the classes seen after each step.
         title: of the task, short; as long as `task` where another task has the same.
+        unmeasured: classes that are in no mean, since no image shows them; the same for all rows of a task.
     """
 
     task: str
@@ -62,6 +64,7 @@ class Row:
     scores: Mapping[str, Spread | None]
     curve: tuple[float, ...]
     title: str
+    unmeasured: tuple[str, ...] = ()
 
 
 def summarise(results: Sequence[Result]) -> list[Row]:
@@ -90,6 +93,7 @@ def summarise(results: Sequence[Result]) -> list[Row]:
             {name: _spread([r.scores[name] for r in runs]) for name in SCORES},
             tuple(fmean(values) for values in zip(*(r.steps for r in runs), strict=True)),
             titles[task],
+            runs[0].unmeasured,
         )
         for (task, method), runs in sorted(groups.items(), key=lambda item: _first(results, item[0][0]))
     ]
@@ -163,26 +167,36 @@ def tables(rows: Sequence[Row]) -> list[Text | Table]:
         for name in ("runs", *SCORES):
             table.add_column(name, justify="right", no_wrap=True)
         for row in (r for r in rows if r.task == task):
-            cells = _cells(row) if wide and row.runs > 1 else [cell.split(" ±")[0] for cell in _cells(row)]
-            table.add_row(markup(row.method), str(row.runs), *cells)
+            table.add_row(markup(row.method), str(row.runs), *_cells(row, deviations=wide))
         made.append(table)
-    return [*made, Text(MEANING, "dim italic")]
+    meaning = MEANING.format(with_background(row.unmeasured for row in rows))
+    return [*made, *(Text(line, "dim italic") for line in (meaning, *_left_out(rows)))]
 
 
-def _cells(row: Row) -> list[str]:
-    return ["–" if row.scores[name] is None else str(row.scores[name]) for name in SCORES]
+def _left_out(rows: Sequence[Row]) -> list[str]:
+    """Which classes are in no mean: a sentence, or one per task where tasks lack different classes."""
+    return left_out_by({row.title: row.unmeasured for row in rows})
+
+
+def _cells(row: Row, *, deviations: bool = True) -> list[str]:
+    """The scores of a row; a single run has no deviation."""
+    scores = [row.scores[name] for name in SCORES]
+    if deviations and row.runs > 1:
+        return ["–" if score is None else str(score) for score in scores]
+    return [percent(None if score is None else score.mean) for score in scores]
 
 
 def to_markdown(rows: Sequence[Row]) -> str:
-    """Format rows as a table in Markdown for GitHub and MkDocs."""
+    """Format rows as a table in Markdown for GitHub and MkDocs, and name the classes that are in no mean."""
     head = ["task", "method", "runs", *SCORES]
     lines = [head, ["---", "---", *["---:"] * (len(head) - 2)]]
     lines += [[markdown(r.title), markdown(r.method), str(r.runs), *_cells(r)] for r in rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return table + "".join(f"\n{markdown(line)}\n" for line in _left_out(rows))
 
 
 def to_latex(rows: Sequence[Row]) -> str:
-    """Format rows as a ``tabular`` for booktabs, with a rule between tasks."""
+    """Format rows as a ``tabular`` for booktabs, with a rule between tasks; below it the classes in no mean."""
     lines = [r"\begin{tabular}{ll" + "r" * (1 + len(SCORES)) + "}", r"\toprule"]
     lines += [" & ".join(["task", "method", "runs", *SCORES]) + r" \\", r"\midrule"]
     for before, row in zip([None, *rows], rows, strict=False):
@@ -190,7 +204,8 @@ def to_latex(rows: Sequence[Row]) -> str:
             lines.append(r"\midrule")
         cells = [c.replace("±", r"$\pm$").replace("–", "--") for c in _cells(row)]
         lines.append(" & ".join([latex(row.title), latex(row.method), str(row.runs), *cells]) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+    below = [rf"\par\smallskip{{\footnotesize {latex(line)}\par}}" for line in _left_out(rows)]
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", *below, ""])
 
 
 def to_csv(results: Sequence[Result]) -> str:

@@ -2,27 +2,82 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from shutil import get_terminal_size
 from typing import Any
 
 from rich import box
 from rich.table import Table
 
+from barm.engine.scores import unmeasured
 from barm.escaping import markup
 from barm.words import count
 
 FIXED = 46  # characters of all other columns
 LEAST, LEARNED = 8, 48  # what was learned: below the one left out, never wider than the other
 Metrics = Mapping[str, Any]
-CAPTION = """mIoU in percent. old: step 0's classes, background too;
-new: learned later; average: of 'all' so far; lost: forgetting"""
-SHORT_CAPTION = "mIoU in percent: the mean of all classes that the masks show, background too"
+NAMED = 8  # classes that a sentence names
 
 
 def percent(value: float | None) -> str:
     """Format a fraction as percent: ``0.7004`` -> ``70.0``; a dash for None."""
     return "–" if value is None else f"{100 * value:.1f}"
+
+
+def left_out(names: Sequence[str]) -> str:
+    """Say which classes are in no mean, and what that means; empty if there are none.
+
+    >>> left_out(["background"])
+    'No mean includes background, which the masks do not show: a pixel given to it counts against its true class.'
+    """
+    if not names:
+        return ""
+    given = "it" if len(names) == 1 else "one of them"
+    shown = "which the masks do not show"
+    return f"No mean includes {named(names)}, {shown}: a pixel given to {given} counts against its true class."
+
+
+def left_out_by(silent: Mapping[str, Sequence[str]]) -> list[str]:
+    """`left_out` of several tasks or runs by their names: one sentence if all lack the same classes, else one of each.
+
+    >>> [line[:31] for line in left_out_by({"one": [], "other": ["cat"]})]
+    ['other: no mean includes cat, wh']
+    """
+    told = {name: left_out(classes) for name, classes in silent.items()}
+    if len(set(told.values())) == 1:
+        return [line for line in set(told.values()) if line]
+    return [f"{name}: {line[0].lower()}{line[1:]}" for name, line in told.items() if line]
+
+
+def with_background(silent: Iterable[Sequence[str]]) -> str:
+    """Words that add background to the old classes if it is measured, by the unmeasured classes of tasks or runs."""
+    lacking = ["background" in classes for classes in silent]
+    if not any(lacking):
+        return " and background"
+    return "" if all(lacking) else ", and background where the masks show it"
+
+
+def named(names: Sequence[str]) -> str:
+    """Join names to an enumeration; of many the first `NAMED`, and the number of the others.
+
+    >>> named(["cat"]), named(["cat", "dog"])
+    ('cat', 'cat and dog')
+    """
+    more = len(names) - NAMED
+    *first, last = [*names[:NAMED], count(more, "others")] if more > 1 else names
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _caption(silent: Sequence[str], *, first: bool) -> str:
+    """What the columns of `steps_table` mean, and which classes are in no mean."""
+    background = "" if "background" in silent else ", background too"
+    told = (
+        f"mIoU in percent: the mean of all classes that the masks show{background}"
+        if first
+        else f"""mIoU in percent. old: step 0's classes{background};
+new: learned later; average: of 'all' so far; lost: forgetting"""
+    )
+    return f"{told}\n{left_out(silent)}".strip()
 
 
 def steps_table(title: str, runs: Mapping[str, Sequence[Metrics]]) -> Table:
@@ -52,7 +107,8 @@ def steps_table(title: str, runs: Mapping[str, Sequence[Metrics]]) -> Table:
             head = [str(m["step"]), markup(", ".join(m["learned"]))] if position == 0 else ["", ""]
             head = head if room >= LEAST else head[:1]
             table.add_row(*head, *label, *_scores(m, columns), end_section=len(runs) > 1 and position == len(runs) - 1)
-    table.caption = SHORT_CAPTION if first else CAPTION
+    silent = dict.fromkeys(name for metrics in runs.values() for name in unmeasured(metrics[-1]))
+    table.caption = markup(_caption(list(silent), first=first))
     table.caption_justify = "left"
     return table
 

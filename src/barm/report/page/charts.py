@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from barm.report.page.colours import DASHES, SERIES
 
 WIDE, NARROW = (440, 260), (340, 220)  # width and height of a drawing
 LEFT, RIGHT, TOP, BOTTOM = 44, 14, 12, 40
+DISC = 18.0  # radius of the largest disc
 MARKED = 24  # points up to which each has a mark
 
 
@@ -24,6 +25,9 @@ class Series:
     told: Sequence[str]
     slot: int
     breaks: frozenset[int] = frozenset()  # points that are not joined to the one before
+    sizes: Sequence[float] = ()  # a disc per point, shares of the largest area
+    stops: Sequence[float] = ()  # where the script tells the points, if not where they stand
+    more: Sequence[str] = ()  # what it tells after a value
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ class Line:
     path: str
     points: tuple[tuple[float, float], ...]
     marked: bool
+    radii: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,7 @@ class Chart:
         subtitle: what is drawn, a sentence below the title.
         left: where the horizontal axis begins.
         top: where the vertical axis ends.
+        guide: path of a line to compare with.
     """
 
     title: str
@@ -69,6 +75,7 @@ class Chart:
     subtitle: str = ""
     left: int = LEFT
     top: int = TOP
+    guide: str = ""
 
     @property
     def right(self) -> int:
@@ -93,6 +100,7 @@ def line_chart(
     digits: int | None = 1,
     size: tuple[int, int] = NARROW,
     subtitle: str = "",
+    guide: Sequence[tuple[float, float]] = (),
 ) -> Chart:
     """Lay out a chart.
 
@@ -107,6 +115,7 @@ def line_chart(
         digits: after the point in the told values; None for three significant ones.
         size: of the drawing.
         subtitle: a sentence below the title.
+        guide: points of a line to compare with.
     """
     xs = [x for s in series for x in s.xs]
     ys = [y for s in series for y in s.ys]
@@ -133,27 +142,38 @@ def line_chart(
         tuple((at_y(y), f"{y:g}") for y in steps),
         x_label,
         tuple(at_x(x) for x in rules),
-        [_hover(s, points, digits) for s, points in zip(series, places, strict=True)],
+        [
+            _hover(s, [at_x(x) for x in s.stops or s.xs], [y for _, y in points], digits)
+            for s, points in zip(series, places, strict=True)
+        ],
         width,
         height,
         subtitle,
+        guide=_path([(at_x(x), at_y(y)) for x, y in guide]),
     )
 
 
+def _path(points: Sequence[tuple[float, float]], breaks: Collection[int] = ()) -> str:
+    """An SVG path through points; before those in `breaks` it is interrupted."""
+    return "".join(f"{'M' if i in breaks or not i else 'L'}{x:g} {y:g}" for i, (x, y) in enumerate(points))
+
+
 def _line(s: Series, points: tuple[tuple[float, float], ...]) -> Line:
-    path = "".join(f"{'M' if i in s.breaks or not i else 'L'}{x:g} {y:g}" for i, (x, y) in enumerate(points))
-    return Line(s.name, s.slot % SERIES, DASHES[s.slot % SERIES], path, points, len(points) <= MARKED)
+    radii = tuple(round(DISC * math.sqrt(size), 2) for size in s.sizes)
+    path, slot = _path(points, s.breaks), s.slot % SERIES
+    return Line(s.name, slot, DASHES[slot], path, points, len(points) <= MARKED, radii)
 
 
-def _hover(s: Series, points: Sequence[tuple[float, float]], digits: int | None) -> dict[str, Any]:
+def _hover(s: Series, xs: Sequence[float], ys: Sequence[float], digits: int | None) -> dict[str, Any]:
     """Data that the script shows on hover over a series."""
     return {
         "name": s.name,
         "slot": s.slot % SERIES,
-        "x": [x for x, _ in points],
-        "y": [y for _, y in points],
+        "x": list(xs),
+        "y": list(ys),
         "values": [f"{y:.{digits}f}" if digits is not None else f"{y:.3g}" for y in s.ys],
         "told": list(s.told),
+        **({"more": list(s.more)} if s.more else {}),
     }
 
 

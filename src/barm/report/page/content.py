@@ -184,6 +184,59 @@ class Gallery:
 
 
 @dataclass(frozen=True)
+class Confused:
+    """A class, another one that its pixels are given, and the share of these pixels as a fraction."""
+
+    truth: str
+    prediction: str
+    share: float
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Pixels whose predicted class has a probability in one range, and their means, as fractions."""
+
+    pixels: int
+    accuracy: float
+    probability: float
+
+
+@dataclass(frozen=True)
+class Details:
+    """Where a run's network is wrong after one step.
+
+    Attributes:
+        step: its index.
+        width: pixels on either side of a border.
+        border: mIoU at borders; None where there are none.
+        inner: mIoU elsewhere.
+        confused: pairs of classes, the most confused first.
+        bins: equal parts of the probability; none where the scores are no probabilities.
+        error: expected calibration error, as a fraction.
+        probability: of the predicted class, mean over the pixels.
+    """
+
+    step: int
+    width: int
+    border: float | None
+    inner: float | None
+    confused: tuple[Confused, ...]
+    bins: tuple[Bin, ...]
+    error: float
+    probability: float
+
+    @property
+    def pixels(self) -> int:
+        """Number of pixels in all bins, at least 1."""
+        return max(sum(one.pixels for one in self.bins), 1)
+
+    @property
+    def right(self) -> float:
+        """Share of these pixels that are right."""
+        return sum(one.pixels * one.accuracy for one in self.bins) / self.pixels
+
+
+@dataclass(frozen=True)
 class Report:
     """Everything on the page.
 
@@ -191,9 +244,10 @@ class Report:
         runs: the first is the one that others are compared with.
         gallery: None where no images are to be had.
         notes: why something is missing, a sentence each, by section (``scores``, ``gallery``, ``background``,
-            ``training``, ``speed``, ``compare``).
+            ``training``, ``speed``, ``compare``, ``wrong``).
         command: the command that wrote the report.
         made: date and time, for the foot of the page.
+        details: by the runs' labels; None where they were not asked for.
     """
 
     runs: tuple[RunContent, ...]
@@ -201,3 +255,4 @@ class Report:
     notes: Mapping[str, tuple[str, ...]]
     command: str
     made: str
+    details: Mapping[str, Details] | None = None

@@ -37,7 +37,7 @@
         if (Math.abs(line.x[i] - x) > 12) return;
         if (!parts.length) parts.push(element("div", line.told[i]));
         const row = element("div");
-        row.append(element("span", "", "dot s" + line.slot), line.name + " ", element("b", line.values[i]));
+        row.append(element("span", "", "dot s" + line.slot), line.name + " ", element("b", line.values[i]), line.more ? ` · ${line.more[i]}` : "");
         parts.push(row);
       });
       showTip(matrix.a * x + matrix.e, svg.getBoundingClientRect().top + 40, ...parts);

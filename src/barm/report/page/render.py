@@ -8,11 +8,12 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from barm.report.page import training, views
+from barm.report.page import details, training, views
 from barm.report.page.colours import mixed_rules, sequential_rules
 from barm.report.page.content import Report
 from barm.report.page.gallery import scenes, steps_shown, tales
 from barm.report.page.notes import notes
+from barm.report.tables import left_out_by, named, with_background
 from barm.words import count, listed
 
 
@@ -33,6 +34,7 @@ def _context(report: Report) -> dict[str, Any]:
     gallery = report.gallery
     residuals = tales(gallery) if gallery else []
     charts = views.miou_charts(runs) if runs else []
+    silent = {run.label: views.unmeasured(run) for run in runs}
     confusions = [c for c in map(views.confusion, runs) if c is not None]
     return {
         "report": report,
@@ -43,6 +45,8 @@ def _context(report: Report) -> dict[str, Any]:
         "scored": runs,
         "lines": views.comparison(runs),
         "charts": charts,
+        "old_too": with_background(silent.values()),
+        "left_out": left_out_by(silent),
         "heats": [views.heat(run) for run in runs],
         "differences": views.differences(runs),
         "confusions": confusions,
@@ -51,6 +55,7 @@ def _context(report: Report) -> dict[str, Any]:
         "tales": residuals,
         "cards": views.cards(runs[0]) if len(report.runs) == 1 and runs else [],
         "confusion_data": [{"steps": c.steps, "last": c.last} for c in confusions],
+        "wrong": None if report.details is None else details.section(report.runs, report.details),
         "sections": _sections(report, bool(runs), bool(charts), bool(confusions), bool(residuals)),
         "curves": training.curves(report.runs),
         "speed": training.speed(report.runs),
@@ -59,6 +64,7 @@ def _context(report: Report) -> dict[str, Any]:
         "learned": _learned(report),
         "views": views,
         "count": count,
+        "named": named,
         "steps_logged": len({t.step for run in report.runs for t in run.traces}) > 1,
         "single": all(run.single for run in report.runs),
         "columns": views.columns(runs),
@@ -73,6 +79,7 @@ def _sections(report: Report, scored: bool, charts: bool, confusion: bool, backg
         "images": ("Images", bool(report.gallery or report.notes.get("gallery"))),
         "background": ("Background", background),
         "confusion": ("Confusion", confusion),
+        "wrong": ("Mistakes", report.details is not None),
         "training": ("Training", True),
         "again": ("Repeat", True),
     }

@@ -19,6 +19,7 @@ GROUPS = {"all": "all classes", "old": "first classes", "new": "later classes"}
 COLUMNS = {"all": "all", "old": "old", "new": "new", "average": "average", "lost": "lost"}
 MOST = 40  # classes of a confusion matrix
 MISTAKES = 6
+UNMEASURED = "–"
 LEAST_SCALE = 0.1  # a difference map does not stretch less than this over its colours
 
 
@@ -79,6 +80,17 @@ def sentence(run: RunContent) -> str:
     elif "old" not in last.means:
         told += "; the first step's are not measured (no image labels them)"
     return told + (f", those learned since stand at {percent(last.means['new'])} %." if "new" in last.means else ".")
+
+
+def unmeasured(run: RunContent) -> list[str]:
+    """Known classes that the masks do not show, so that they have no score after the last evaluated step."""
+    last = run.scores[-1]
+    return [c.name for c in run.classes if c.step <= last.step and c.name not in last.iou]
+
+
+def has_dashes(heats: Sequence[Heat]) -> bool:
+    """Whether a class was not measured after a step."""
+    return any(cell.text == UNMEASURED for h in heats for row in h.rows for cell in row.cells)
 
 
 def columns(runs: Sequence[RunContent]) -> dict[str, str]:
@@ -203,7 +215,7 @@ def _begins(classes: Sequence[KnownClass], place: int) -> bool:
 
 def _iou_cell(value: float | None, known: KnownClass, step: int) -> Cell:
     if value is None and known.step <= step:
-        return Cell("–", told=f"{known.name} was not measured after step {step}")
+        return Cell(UNMEASURED, told=f"{known.name} was not measured after step {step}")
     if value is None:
         return Cell(told=f"{known.name} is not known after step {step}")
     return Cell(f"{100 * value:.0f}", f"v{level(value)}", f"{known.name} after step {step}: IoU {percent(value)} %")
@@ -266,14 +278,30 @@ def _difference_cell(value: float | None, name: str, step: int, scale: float) ->
 
 
 class Confusion(NamedTuple):
-    """A confusion matrix: shares of a class's pixels in per mille by step, -1 if a class was not known yet."""
+    """A confusion matrix: shares of a class's pixels in per mille by step, -1 if a class was not known yet.
+
+    Attributes:
+        label: of the run.
+        classes: the columns.
+        rows: those of them that the masks show.
+        steps: the cells by step, row by row.
+        last: the last step.
+        mistakes: the largest shares after it, as truth, prediction, fraction.
+        left_out: number of classes without a column.
+    """
 
     label: str
     classes: tuple[KnownClass, ...]
+    rows: tuple[KnownClass, ...]
     steps: Mapping[int, list[list[int]]]
     last: int
     mistakes: tuple[tuple[KnownClass, KnownClass, float], ...]
     left_out: int
+
+    @property
+    def silent(self) -> list[str]:
+        """Names of the columns that have no row."""
+        return [known.name for known in self.classes if known not in self.rows]
 
     def style(self, value: int) -> str:
         """CSS class of a cell."""
@@ -290,16 +318,18 @@ def confusion(run: RunContent) -> Confusion | None:
     number = len(counts[last])
     wrong = counts[last].sum(1) - np.diag(counts[last])
     kept = sorted(np.argsort(-wrong, kind="stable")[:MOST].tolist())
+    shown = [i for i in kept if any(c[i].any() for c in counts.values() if i < len(c))]
     steps = {}
     for step, share in shares.items():
         full = np.full((number, number), -1, np.int64)
         full[: len(share), : len(share)] = (1000 * share).round()
-        steps[step] = full[np.ix_(kept, kept)].tolist()
+        steps[step] = full[np.ix_(shown, kept)].tolist()
     off = shares[last] * (1 - np.eye(number))
     order = np.argsort(-off, axis=None)[:MISTAKES]
     places = [divmod(int(i), number) for i in order]
     mistakes = tuple((run.classes[i], run.classes[j], float(off[i, j])) for i, j in places if off[i, j] > 0.005)
-    return Confusion(run.label, tuple(run.classes[i] for i in kept), steps, last, mistakes, number - len(kept))
+    columns, rows = (tuple(run.classes[i] for i in places) for places in (kept, shown))
+    return Confusion(run.label, columns, rows, steps, last, mistakes, number - len(kept))
 
 
 def _shares(counts: NDArray[np.int64]) -> NDArray[np.float64]:
