@@ -110,7 +110,9 @@ def check_target(path: Path) -> None:
     except (OSError, ValueError):  # nothing, or the attempt to write says why it is none
         return
     if not stat.S_ISREG(mode):
-        raise UserError(f"{path} is {_kind(mode)}, expected a file or nothing there: choose another name, or remove it")
+        raise UserError(
+            f"cannot write {path}: it is {_kind(mode)}, expected a file or nothing; choose another place, or remove it"
+        )
 
 
 def read_bytes(path: Path, limit: int | None = None) -> bytes:
