@@ -157,6 +157,7 @@ def test_scores_that_are_no_probabilities_have_a_note(tiny, tiny_run, tmp_path, 
     file = write_report([tmp_path / "run", tiny_run], tmp_path / "both.html", images=0, details=True)
     both = browse(file.as_uri()).locator("#wrong")
     assert both.locator(".legend li").all_inner_texts() == ["barm"]
+    assert "in 15 bins" in both.locator(".term").inner_text()
     assert both.locator(".chart .line.s1").count() == 2, "the colour of the second run, in the legend too"
 
 

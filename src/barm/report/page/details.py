@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from barm.report.page.charts import Chart, Series, line_chart
 from barm.report.page.colours import DASHES, SERIES
@@ -46,9 +46,11 @@ class Section(NamedTuple):
 def section(runs: Sequence[RunContent], details: Mapping[str, Details]) -> Section:
     """Lay out the details of the runs that have some, in the order and the colours of all runs."""
     places = [(slot, run, details[run.label]) for slot, run in enumerate(runs) if run.label in details]
-    series = [_series(slot, run, found) for slot, run, found in places if found.bins]
     width = count(places[0][2].width, "pixels") if places else ""
-    return Section(tuple(_wrong(*one) for one in places), width, _chart(series, places[0][2]) if series else None)
+    probable = [(slot, run, found) for slot, run, found in places if found.bins]
+    series = [_series(*one) for one in probable]
+    chart = _chart(series, len(probable[0][2].bins)) if series else None
+    return Section(tuple(_wrong(*one) for one in places), width, chart)
 
 
 def _wrong(slot: int, run: RunContent, found: Details) -> Wrong:
@@ -89,16 +91,17 @@ def _series(slot: int, run: RunContent, found: Details) -> Series:
     )
 
 
-def _chart(series: Sequence[Series], found: Details) -> Chart:
-    wide: dict[str, Any] = {"x_range": (0, 100), "y_range": (0, 100), "size": SIZE}
+def _chart(series: Sequence[Series], bins: int) -> Chart:
     return line_chart(
         "right (%) by probability",
         series,
         x_label="probability of the predicted class (%)",
+        x_range=(0, 100),
+        y_range=(0, 100),
+        size=SIZE,
         guide=((0, 0), (100, 100)),
         subtitle=(
-            f"All pixels in {count(len(found.bins), 'bins')} by the probability of the predicted class; the larger the "
+            f"All pixels in {count(bins, 'bins')} by the probability of the predicted class; the larger the "
             "disc, the more pixels. On the grey diagonal a network is right as often as it says; below it is too sure."
         ),
-        **wide,
     )
