@@ -25,7 +25,7 @@ def writes(folder): open("../beside", "w")
 def linked(folder): os.symlink("..", "up"); open("up/beside", "w")
 def renames(folder): os.rename("a.txt", "../a.txt")
 def ran(folder): (folder / campaign.CANARY).touch()
-def grows(folder): len(bytearray(1100 << 20))
+def grows(folder): len(bytearray(2200 << 20))
 def dies(folder): os.abort()
 def works(folder):
     while time.process_time() < 100:
