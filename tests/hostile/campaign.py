@@ -38,7 +38,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from fuzz_mutations import CANARY, HOSTILE, mutated
 from fuzz_targets import Target, make_targets
-from material import PLACES, emptied
+from material import PLACES, emptied, reseal
 from table import show
 
 LIMIT, MEMORY = 10, 2 << 30  # seconds of a processor, bytes
@@ -123,25 +123,6 @@ def lay_out(target: Target, number: int, seed: str, folder: Path) -> None:
             path.rename(path.parent / f"{name}{path.suffix}")
     if target.resealed and random.random() < RESEALED:
         reseal(folder)
-
-
-def reseal(folder: Path) -> None:
-    """Make a run's checksums fit what its files hold now, as somebody does who changes them on purpose."""
-    from barm.engine.checkpoint import checksums
-    from barm.errors import UserError
-    from barm.reading import Unfit
-
-    for path in folder.rglob(checksums.CHECKSUMS):
-        try:
-            names = [name for name in checksums.sums_of(path.parent) if (path.parent / name).is_file()]
-        except (UserError, Unfit, OSError):  # it is what was made hostile
-            continue
-        path.write_bytes(checksums._manifest({name: [checksums.crc_of(path.parent / name)] for name in names}))
-    for path in [p for p in folder.rglob("config.toml") if p.is_file()]:
-        line, _, rest = path.read_bytes().partition(b"\n")
-        known = checksums.SEALED.match(line.decode("utf-8", "replace") + "\n")
-        if known is not None:
-            path.write_bytes(line.replace(known[2].encode(), checksums.crc(rest).encode()) + b"\n" + rest)
 
 
 def attempt(target: Target, folder: Path, watch: Watch) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from material import PLACES, TEXTS, Hostile, emptied, grey, holding, png
+from material import PLACES, TEXTS, Hostile, emptied, grey, holding, png, reseal
 from safetensors.torch import save
 
 Outcome = Literal["refused", "taken", "either"]
@@ -498,11 +498,8 @@ def lay_out(case: Case, material: Path, folder: Path) -> None:
             shutil.copytree(source, target)
         else:
             shutil.copy(source, target)
-    for run in ("run", "stopped"):
-        config = folder / run / "config.toml"
+    for config in (folder / run / "config.toml" for run in ("run", "stopped")):
         if config.is_file():
-            text = config.read_text("utf-8").partition("\n")[2]  # without its checksum, which would refuse most files
-            config.write_text(text.replace(str(material), str(folder)), "utf-8")
-        for sums in (folder / run).rglob("checksums.json"):
-            sums.unlink()
+            config.write_text(config.read_text("utf-8").replace(str(material), str(folder)), "utf-8")
     case.prepare(folder)
+    reseal(folder)  # checksums that do not fit would refuse most files

@@ -113,7 +113,7 @@ def _settings(material: Path) -> Iterator[Target]:
 
 def _runs(material: Path) -> Iterator[Target]:
     """Step folders, what is beside them, and states of steps that are not finished."""
-    from barm.engine.checkpoint.checksums import sealed
+    from barm.engine.checkpoint import checksums
     from barm.engine.checkpoint.directory import RunDirectory
     from barm.report.history import read_runs
     from barm.report.results import read_results
@@ -134,6 +134,7 @@ def _runs(material: Path) -> Iterator[Target]:
     fuzzed = tuple(k for k in small if k.endswith((".json", ".toml")))
     yield Target("step folders", "results", small, fuzzed, read, 2, resealed=True)
     extended = {**small, **{f"run/{k}": v for k, v in record.items()}}
+    extended["run/checksums.json"] = checksums._manifest({k: [checksums.crc(v)] for k, v in record.items()})
     report = (*fuzzed, "run/log.csv", "run/extension.json")
     yield Target("step folders", "history", extended, report, lambda f: read_runs([f / "run"]), 2, resealed=True)
     yield Target("step folders", "compare", small, fuzzed, cli("compare", "run"), 0.3, resealed=True)
@@ -148,7 +149,7 @@ def _runs(material: Path) -> Iterator[Target]:
     data = tree(material / "data", "data/")
     config = stopped["stopped/config.toml"].partition(b"\n")[2].replace(str(material).encode(), b".")
     every = tuple(k for k in stopped if not k.endswith((".lock", "log.csv")))
-    files = {**stopped, **data, "stopped/config.toml": sealed(config.decode()).encode()}
+    files = {**stopped, **data, "stopped/config.toml": checksums.sealed(config.decode()).encode()}
     yield Target("step folders", "resume", files, every, cli(*words), 0.1, resealed=True)
 
 

@@ -148,6 +148,7 @@ def windows(monkeypatch):
 
     system = SimpleNamespace(name="nt", open=opened, fsync=os.fsync, close=os.close, O_RDONLY=os.O_RDONLY)
     monkeypatch.setattr(writing, "os", SimpleNamespace(**vars(system), O_RDWR=os.O_RDWR))
+    monkeypatch.setattr(writing, "fcntl", None)
     monkeypatch.setattr(Path, "rename", rename)
 
 

@@ -72,10 +72,10 @@ def _opened_alone(beside: Path, path: Path) -> Iterator[BinaryIO]:
     deadline = time.monotonic() + WAIT
     while True:
         with suppress(FileNotFoundError):
-            if not stat.S_ISREG(os.lstat(beside).st_mode):
+            if not stat.S_ISREG(beside.lstat().st_mode):
                 beside.unlink()  # writing into a pipe would wait for ever
-        file = os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666), "wb")
-        if _locked(file) and _is_open(beside, file):
+        file = beside.open("ab")
+        if fcntl is None or (_locked(file) and _is_open(beside, file)):
             break
         file.close()
         if time.monotonic() > deadline:
@@ -88,20 +88,19 @@ def _opened_alone(beside: Path, path: Path) -> Iterator[BinaryIO]:
 
 def _locked(file: BinaryIO) -> bool:
     """Lock a file; false if another process has."""
-    if fcntl is not None:
-        try:
-            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        except OSError:  # a file system that has no locks
-            return True
+    try:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system that has no locks
+        return True
     return True
 
 
 def _is_open(path: Path, file: BinaryIO) -> bool:
     """Whether a path still leads to an open file, and not to one that another process has made."""
     try:
-        return os.path.samestat(os.lstat(path), os.fstat(file.fileno()))
+        return os.path.samestat(path.lstat(), os.fstat(file.fileno()))
     except FileNotFoundError:
         return False
 
