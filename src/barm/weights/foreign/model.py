@@ -16,6 +16,7 @@ from barm.models.inputs import InputRule
 from barm.weights.output_classes import Activation
 
 LARGER, SPARE = 4, 256 << 20  # times the files, which may hold numbers of two bytes, and bytes more
+WIDEST = 1 << 30  # of any convolution
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def _bytes(family: str, architecture: Mapping[str, Any]) -> int:
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
             bare = build(family, architecture)
     except UserError:  # sizes that overflow, or a constructor that reads a value
-        return 4 * max(_numbers(architecture), default=0) ** 2
+        return 4 * min(max(_numbers(architecture), default=0), WIDEST) ** 2
     return sum(tensor.numel() * tensor.element_size() for tensor in bare.state_dict().values())
 
 
