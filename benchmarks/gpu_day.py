@@ -11,12 +11,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -49,12 +50,14 @@ class Part:
         command: what is run.
         limit: seconds.
         beside: further commands that run at the same time.
+        makes: folders that it makes, which an earlier day may have left.
     """
 
     name: str
     command: Sequence[str]
     limit: float
     beside: Sequence[Sequence[str]] = ()
+    makes: Sequence[Path] = ()
 
 
 @dataclass
@@ -99,9 +102,8 @@ def parts(out: Path, small: bool, device: str) -> Iterator[Part]:
 def training(out: Path, small: bool, device: str) -> Iterator[Part]:
     """Methods on generated images, four at a time."""
     data, number = out / "data", ["--train", "48", "--val", "8"] if small else ["--train", "1200", "--val", "200"]
-    yield Part(
-        "images", (*BARM, "data", "make", "shapes", str(data), "--classes", "10", "--layout", "voc", *number), 30
-    )
+    made = ("data", "make", "shapes", str(data), "--classes", "10", "--layout", "voc", *number)
+    yield Part("images", (*BARM, *made), 30, makes=[data])
     shorter = ["--set", "base.epochs=1", "--set", "increment.epochs=1"] if small else []
 
     def train(method: str) -> Sequence[str]:
@@ -118,7 +120,7 @@ def training(out: Path, small: bool, device: str) -> Iterator[Part]:
         return (*BARM, "train", "--quiet", *words, *shorter)
 
     methods = ["barm", "finetune"] if small else ["barm", "mib", "plop", "finetune"]
-    yield Part("training", train(methods[0]), 120, [train(m) for m in methods[1:]])
+    yield Part("training", train(methods[0]), 120, [train(m) for m in methods[1:]], [out / m for m in methods])
     yield Part("table", (*BARM, "compare", *(str(out / m) for m in methods)), 30)
 
 
@@ -190,7 +192,9 @@ def main() -> None:
         if left < LEAST:
             late.append(part.name)
             continue
-        limited = Part(part.name, part.command, min(part.limit, left), part.beside)
+        for folder in part.makes:
+            shutil.rmtree(folder, ignore_errors=True)
+        limited = replace(part, limit=min(part.limit, left))
         outcomes.append(run(limited, out))
         write(outcomes, out)
         print(f"{part.name}: {outcomes[-1].seconds} s, exit status {outcomes[-1].statuses}", flush=True)

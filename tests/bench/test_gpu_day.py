@@ -38,6 +38,13 @@ def test_the_whole_day(tmp_path):
     assert all(status == 0 for outcome in outcomes for status in outcome["statuses"])
 
 
+@pytest.mark.slow
+def test_a_second_day_in_the_same_folder(tmp_path):
+    for _ in range(2):
+        (outcome,) = day(tmp_path, "--only", "images")
+        assert outcome["statuses"] == [0]
+
+
 def test_parts_that_were_not_tried_are_told(tmp_path):
     command = [sys.executable, str(SCRIPT), "--small", "--device", "cpu", "--out", str(tmp_path)]
     late = subprocess.run([*command, "--seconds", "1"], capture_output=True, text=True, check=False)
