@@ -266,9 +266,11 @@ def test_a_large_image_is_opened_without_a_word_of_the_decoder(tmp_path, recwarn
     assert not recwarn.list
 
 
-@pytest.mark.parametrize(("encoder", "width"), [("resnet18", 10**6), ("resnet18", 2**32), ("mit_b0", 10**5), ("mit_b0", 10**200)])
+@pytest.mark.parametrize(
+    ("encoder", "width"), [("resnet18", 10**6), ("resnet18", 2**32), ("mit_b0", 10**5), ("mit_b0", 10**200)]
+)
 def test_a_description_of_a_network_that_no_memory_holds(encoder, width, tmp_path):
-    """A folder of 2 kilobytes asked for a decoder of terabytes; the last three cannot be built without memory."""
+    """A folder of 2 kilobytes asked for a decoder of terabytes; not even sizes of the last three can be computed."""
     pytest.importorskip("segmentation_models_pytorch")
     config = {"_model_class": "Unet", "encoder_name": encoder, "classes": 3, "decoder_channels": [width] * 5}
     config |= {"encoder_depth": 5, "encoder_weights": None, "in_channels": 3, "activation": None}
