@@ -159,3 +159,12 @@ def test_data_that_two_processes_generate(tmp_path, monkeypatch):
         make_shapes(tmp_path / "data", num_classes=2, num_train=2, num_val=1, size=(48, 48))
     assert sorted(p.name for p in (tmp_path / "data").rglob("*")) == whole
     assert [p.name for p in tmp_path.iterdir()] == ["data"]
+
+
+def test_what_a_killed_process_left_is_written_anew_where_it_has_another_name(tmp_path):
+    """`take_step` links files: the rest of one run's may be the live file of another."""
+    (tmp_path / "live").write_bytes(b"of another run")
+    (tmp_path / "file.tmp").hardlink_to(tmp_path / "live")
+    write_atomically(tmp_path / "file", b"new")
+    assert (tmp_path / "live").read_bytes() == b"of another run"
+    assert (tmp_path / "file").read_bytes() == b"new"

@@ -16,6 +16,8 @@ from PIL import ExifTags, Image
 
 from barm.errors import UserError
 
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # twice as many pixels are refused
+
 READER = 3  # grows when a file would be read differently, so that what was remembered of it is found out anew
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 Change = Literal["turned", "white", "deep", "frames"]
@@ -82,9 +84,7 @@ def open_image(file: Path | str | IO[bytes]) -> Image.Image:
             many Pillow would warn.
     """
     Image.init()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        return Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
+    return Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
 
 
 def read_image(path: Path | str) -> Image.Image:
@@ -182,8 +182,9 @@ def to_rgb(image: Image.Image, kind: str | None = None) -> tuple[Image.Image, tu
     result = Image.new("RGB", image.size)
     for top, strip in strips(image):
         layer = _layer(strip)
-        white = Image.new("RGBA", layer.size, "white")
-        result.paste(Image.alpha_composite(white, layer).convert("RGB"), (0, top))
+        if "white" in changes:
+            layer = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+        result.paste(layer.convert("RGB"), (0, top))
     return result, changes
 
 

@@ -26,7 +26,8 @@ ENDED = (
     *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "LAUNCH_FAILED", "NODE_FAIL", "OUT_OF_MEMORY"),
     *("RECONFIG_FAIL", "REVOKED", "TIMEOUT"),
 )  # any other word is that of a job that lives
-UNSURE = ("", "PENDING", "PREEMPTED", "REQUEUED")  # words of the accounting about which the queue knows more
+FAILED = ("BOOT_FAIL", "NODE_FAIL")  # after which SLURM may queue a job again
+UNSURE = ("", "PENDING", "PREEMPTED", "REQUEUED", *FAILED)  # words of the accounting about which the queue knows more
 PROGRAMS = ("sbatch", "srun", "squeue", "scancel")
 
 
@@ -130,7 +131,8 @@ def states_of(jobs: list[str]) -> tuple[dict[str, Word], str]:
         queue = _queue()
     except NoAnswer as error:
         silences.append(str(error))
-        return {job: word for job, word in found.items() if word.state}, "; ".join(silences)
+        known = {job: word for job, word in found.items() if word.state and word.state not in FAILED}
+        return known, "; ".join(silences)
     gone = {job: Word("") for job in unsure if found[job].state == "PREEMPTED"}  # unless it is queued again
     return {**found, **gone, **{job: queue[job] for job in unsure if job in queue}}, ""
 

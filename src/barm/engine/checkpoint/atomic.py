@@ -59,7 +59,10 @@ def write_atomically(path: Path, content: bytes | memoryview, *, flush: bool = T
                 file.close()
             beside.replace(path)
         except BaseException:
-            beside.unlink(missing_ok=True)
+            with suppress(OSError):
+                if fcntl is None:  # nor does it remove one
+                    file.close()
+                beside.unlink()
             raise
 
 
@@ -67,14 +70,22 @@ def write_atomically(path: Path, content: bytes | memoryview, *, flush: bool = T
 def _opened_alone(beside: Path, path: Path) -> Iterator[BinaryIO]:
     """Open a temporary file, emptied, that no other process writes at the same time: a lock on it ends with it.
 
-    What a killed process has left is taken over. A file system without locks goes without.
+    What a killed process has left is taken over, unless it has another name elsewhere. A file system without locks goes
+    without.
     """
     deadline = time.monotonic() + WAIT
     while True:
         with suppress(FileNotFoundError):
-            if not stat.S_ISREG(beside.lstat().st_mode):
-                beside.unlink()  # writing into a pipe would wait for ever
-        file = beside.open("ab")
+            left = beside.lstat()
+            if not stat.S_ISREG(left.st_mode) or left.st_nlink > 1:
+                beside.unlink()  # writing into a pipe would wait for ever, and into a link change another file
+        try:
+            file = beside.open("ab")
+        except PermissionError:
+            if not beside.exists():
+                raise
+            beside.unlink()  # another user's, who was killed
+            continue
         if fcntl is None or (_locked(file) and _is_open(beside, file)):
             break
         file.close()

@@ -286,7 +286,7 @@ class RunDirectory:
         there = other._finished(index)
         with self._appearing(index) as beside:
             left = {*changed, *leave, IMAGES, checksums.CHECKSUMS}  # those of the other run, not of this one
-            kept = [file for file in sorted(there.iterdir()) if file.name not in left]
+            kept = [file for file in sorted(there.iterdir()) if file.name not in left and file.suffix != ".tmp"]
             for file in kept:
                 linked(file, beside / file.name)
             checksums.fill(

@@ -137,7 +137,7 @@ def source_digest(package: Path = Path(__file__).parents[2]) -> str:
         package: folder of the package.
     """
     whole = hashlib.sha256()
-    for file in sorted(package.rglob("*.py")):
+    for file in sorted(f for f in package.rglob("*.py") if f.is_file() and not f.name.startswith(".")):
         content = file.read_bytes().replace(b"\r\n", b"\n")
         whole.update(f"{file.relative_to(package).as_posix()} {len(content)}\n".encode() + content)
     return whole.hexdigest()[:12]
