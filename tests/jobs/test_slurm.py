@@ -178,6 +178,21 @@ def test_a_preempted_job_that_is_not_queued_again_has_ended(monkeypatch):
     assert states_of(["5", "6"]) == ({"5": ("", ""), "6": ("PENDING", "BeginTime")}, "")
 
 
+@pytest.mark.parametrize("word", ["NODE_FAIL", "BOOT_FAIL"])
+def test_a_job_that_slurm_queues_again_after_a_failed_node_lives(monkeypatch, word):
+    said = {"sacct": [f"5|{word}", f"6|{word}"], "squeue": ["6 PENDING BeginTime"]}
+    monkeypatch.setattr(slurm, "_ask", lambda *words: said[words[0]])
+    assert states_of(["5", "6"]) == ({"5": (word, ""), "6": ("PENDING", "BeginTime")}, "")
+
+    def silent(*words):
+        if words[0] == "squeue":
+            raise slurm.NoAnswer("squeue is silent")
+        return said[words[0]]
+
+    monkeypatch.setattr(slurm, "_ask", silent)
+    assert states_of(["5", "6"]) == ({}, "squeue is silent")
+
+
 def test_a_command_of_slurm_that_hangs(monkeypatch, cluster):
     monkeypatch.setattr(slurm, "ANSWERS", 0.0)
     assert states_of(["5"]) == ({}, "sacct took more than 0 s; squeue took more than 0 s")
