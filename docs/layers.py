@@ -18,7 +18,7 @@ BEGIN, END = "<!-- layers: written by docs/layers.py -->", "<!-- end of layers -
 LAYERS = (  # from the bottom; a package imports from the layers below its own alone
     ("errors",),
     ("catalogue", "escaping", "reading", "silence", "words"),
-    ("labels", "batch"),
+    ("labels", "batch", "writing"),
     ("ops", "metrics"),
     ("losses", "models", "data"),
     ("methods",),

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import stat
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
 
+from barm import writing
 from barm.data.index import checked, write_class_list
 from barm.data.new_folder import new_folder
 from barm.data.saliency import make
+from barm.data.saliency.tool import classical
 from barm.data.sources import open_source, shapes_disk
 from barm.data.sources.shapes_disk import make_shapes
 from barm.data.splits import write_lists
-from barm.engine.checkpoint import atomic
-from barm.engine.checkpoint.atomic import write_atomically
 from barm.errors import UserError
 from barm.predict.paper_figures import figure
 from barm.report.build import write_report
@@ -27,6 +27,7 @@ from barm.report.compare import write_comparison
 from barm.report.figures import draw_lines
 from barm.report.results import read_results
 from barm.weights.export.formats import export_step
+from barm.writing import temporary, write_atomically
 from forked import Forked, ended
 
 Write = Callable[[Path, Path, Path], object]
@@ -39,7 +40,7 @@ WRITERS: dict[str, tuple[str, Write]] = {
     "export": ("model.safetensors", lambda path, run, data: export_step(run, path)),
     "class list": ("train.txt", lambda path, run, data: write_class_list(path, checked(source(data)))),
     "split": ("train.txt", lambda path, run, data: write_lists(path.parent, {"train": ["a"], "val": ["b"]})),
-    "map": ("map.png", lambda path, run, data: make._write(path, b"new")),
+    "map": ("map.png", lambda path, run, data: make._write_map(classical(), image(data), path)),
 }
 
 
@@ -110,7 +111,7 @@ def test_two_processes_that_write_one_file(tmp_path):
 
 
 def test_a_file_that_another_process_does_not_finish(tmp_path, monkeypatch):
-    monkeypatch.setattr(atomic, "WAIT", 0.1)
+    monkeypatch.setattr(writing, "WAIT", 0.1)
     with (tmp_path / "page.html.tmp").open("wb") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         with pytest.raises(UserError, match=r"page\.html is being written by another process: wait for it"):
@@ -130,12 +131,8 @@ def test_a_folder_that_two_processes_make(there, tmp_path, monkeypatch):
         with new_folder(root) as slow:
             (slow / "classes.txt").write_text("slow")
             (slow / "images").mkdir()
-            monkeypatch.setattr(os, "getpid", lambda: 1)
-            moved = shutil.move(slow, tmp_path / "slow") if there else slow  # hidden from a look at the empty folder
             with new_folder(root) as quick:
                 (quick / "classes.txt").write_text("quick")
-            if there:
-                shutil.move(moved, slow)
 
     with pytest.raises(UserError, match="own has been written by another process meanwhile"):
         make()
@@ -150,7 +147,6 @@ def test_data_that_two_processes_generate(tmp_path, monkeypatch):
     def slow(beside: Path, *words) -> None:
         make_one(beside, *words)
         monkeypatch.setattr(shapes_disk, "_write", make_one)
-        monkeypatch.setattr(os, "getpid", lambda: 1)
         make_shapes(tmp_path / "data", num_classes=2, num_train=2, num_val=1, size=(48, 48))
         whole.extend(sorted(p.name for p in (tmp_path / "data").rglob("*")))
 
@@ -168,3 +164,45 @@ def test_what_a_killed_process_left_is_written_anew_where_it_has_another_name(tm
     write_atomically(tmp_path / "file", b"new")
     assert (tmp_path / "live").read_bytes() == b"of another run"
     assert (tmp_path / "file").read_bytes() == b"new"
+
+
+def hold(path: Path, folder: bool) -> None:
+    with temporary(path, folder=folder) as beside:
+        (beside / "image" if folder else beside).write_text("half")
+        time.sleep(60)
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_what_a_killed_process_left_unfinished_is_removed_by_the_next_one(folder, tmp_path):
+    process = Forked(partial(hold, tmp_path / "own", folder))
+    deadline = time.monotonic() + 60
+    while not any(file.is_file() and file.read_text() for file in tmp_path.rglob("*")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    (held,) = tmp_path.iterdir()
+    with temporary(tmp_path / "own", folder=folder) as other:
+        assert other != held
+        assert held.exists()  # of a process that lives
+    process.kill()
+    process.communicate()
+    (tmp_path / ".own-2.0f0f0f0f.tmp").write_text("of another path")
+    with temporary(tmp_path / "own", folder=folder):
+        assert not held.exists()
+    assert [p.name for p in tmp_path.iterdir()] == [".own-2.0f0f0f0f.tmp"]
+
+
+def test_a_folder_with_the_rest_of_a_killed_process_is_empty(tmp_path):
+    (tmp_path / ".12345.tmp").mkdir()  # the name of an earlier version
+    (tmp_path / f".{tmp_path.name}.0f0f0f0f.tmp").mkdir()
+    with new_folder(tmp_path) as beside:
+        (beside / "classes.txt").write_text("cup")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".12345.tmp", "classes.txt"]
+
+
+def test_a_pipe_with_the_name_of_a_rest_does_not_hold_anything_up(tmp_path):
+    os.mkfifo(tmp_path / ".own.0f0f0f0f.tmp")
+    (tmp_path / ".own.1f1f1f1f.tmp").symlink_to(tmp_path)
+    with temporary(tmp_path / "own") as beside:
+        assert beside.is_file()
+    assert tmp_path.is_dir()
+    assert [p.name for p in tmp_path.iterdir()] == [".own.1f1f1f1f.tmp"]

@@ -11,7 +11,6 @@ from typing import Any
 from barm.api import fit
 from barm.config import load_config, merge
 from barm.data.sources.shapes_disk import make_shapes
-from barm.engine.checkpoint.atomic import write_atomically
 from barm.engine.checkpoint.differences import agreeing, difference, settings
 from barm.engine.checkpoint.directory import IMAGES, RunDirectory
 from barm.engine.checkpoint.images import images_of, other_images
@@ -23,6 +22,7 @@ from barm.escaping import placeless
 from barm.grid_file import Cell, GridConfig, alike, cells
 from barm.reading import read_json
 from barm.report.results import COMPARED, Result, digest_of_images, read_result, task_name
+from barm.writing import write_atomically
 
 FIRST = "step00"  # in a run's folder, of its first step
 FILES = ("data.class_list", "data.unlabelled", "model.weights")  # settings that are a place on a machine

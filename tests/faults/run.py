@@ -33,7 +33,8 @@ from material import make_material, sibling
 from phases import PHASES, Phase
 
 import barm
-from barm.engine.checkpoint import atomic, checksums, directory
+from barm import writing
+from barm.engine.checkpoint import checksums, directory
 from barm.engine.checkpoint.directory import RunDirectory
 from forked import Forked
 
@@ -102,7 +103,7 @@ def break_down(what: str) -> None:
     if what == "steps":
         RunDirectory._appearing = in_place  # type: ignore[method-assign]
     elif what == "flush":
-        for module in (atomic, checksums, directory):
+        for module in (writing, checksums, directory):
             module.sync = lambda path: None  # type: ignore[attr-defined]
     elif what == "checksums":
         checksums.check = checksums.check_archive = lambda path: None

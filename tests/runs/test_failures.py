@@ -16,11 +16,11 @@ import pytest
 from barm.api import fit
 from barm.data.masks import foreground, read_mask
 from barm.engine import evaluate
-from barm.engine.checkpoint.atomic import write_atomically
 from barm.engine.checkpoint.differences import to_table
 from barm.engine.checkpoint.directory import RunDirectory
 from barm.errors import UserError
 from barm.metrics import confusion_counts
+from barm.writing import write_atomically
 from forked import Forked, command, ranks
 
 pytestmark = pytest.mark.slow

@@ -16,16 +16,16 @@ import pytest
 import torch
 from PIL import Image
 
+from barm import writing
 from barm.api import fit
 from barm.config import load_config
 from barm.data import loader
 from barm.data.decoded import DecodedSource
-from barm.engine.checkpoint import atomic as writing
 from barm.engine.checkpoint import directory as store
-from barm.engine.checkpoint.atomic import write_atomically
 from barm.engine.checkpoint.directory import RunDirectory
 from barm.engine.signals import on_stop
 from barm.errors import UserError
+from barm.writing import write_atomically
 from forked import Forked
 
 LACKING = """

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from barm.api import fit
-from barm.engine.checkpoint.atomic import write_atomically
 from barm.engine.checkpoint.differences import to_table
 from barm.engine.checkpoint.directory import RunDirectory
+from barm.writing import write_atomically
 from forked import Forked
 from forked import command as barm
 

@@ -10,9 +10,9 @@ from rich.table import Table
 
 from barm.bench.measure import Cost
 from barm.bench.run import Result
-from barm.engine.checkpoint.atomic import write_atomically
 from barm.engine.memory_use import MEGABYTE
 from barm.report.figures import draw_lines
+from barm.writing import write_atomically
 
 
 def print_result(console: Console, result: Result) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +22,7 @@ from barm.data.images import READER
 from barm.data.index import cache_folder, cores
 from barm.data.sources.files import FileSource
 from barm.reading import Unfit, check_regular, read_json
+from barm.writing import temporary
 
 Places = list[list[int]]  # offset, width, height and CRC-32 of each image
 AHEAD = 64  # images decoded at a time while the file is written
@@ -157,8 +157,8 @@ def _read(path: Path, source: FileSource) -> Places | None:
 def _write(source: FileSource, limit: int, path: Path) -> Places:
     """Decode images until the limit is reached, write them to temporary files, and rename these into place."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside, places, at = path.with_suffix(f".{os.getpid()}.tmp"), Places(), 0
-    try:
+    places, at = Places(), 0
+    with temporary(path) as beside:
         with beside.open("wb") as file:
             for sample in _in_order(source):
                 planes = [sample.image, sample.mask, *sample.extras.values()]
@@ -174,11 +174,10 @@ def _write(source: FileSource, limit: int, path: Path) -> Places:
                 places.append([at, *sample.image.size, checksum])
                 at += size
         beside.replace(path)
+    about = path.with_suffix(".json")
+    with temporary(about) as beside:
         beside.write_text(json.dumps({"size": at, "places": places}), "utf-8")
-        beside.replace(path.with_suffix(".json"))
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+        beside.replace(about)
     return places
 
 

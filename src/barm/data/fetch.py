@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import http.client
-import json
 import os
 import re
 import shutil
@@ -23,6 +22,7 @@ from typing import Any
 from barm.data.archives import ALGORITHMS, Archive
 from barm.errors import Failed, UserError
 from barm.reading import Unfit, check_target, open_regular, read_json, short
+from barm.writing import as_json, write_atomically
 
 Progress = Callable[[str, int, int | None], None]  # what is done, bytes so far, bytes in all where they are known
 
@@ -194,9 +194,7 @@ class Download:
 
     def _write_origin(self, origin: Partial) -> None:
         self.origin = origin
-        beside = self.notes.with_name(self.notes.name + ".tmp")
-        beside.write_text(json.dumps(asdict(origin)), "utf-8")
-        beside.replace(self.notes)
+        write_atomically(self.notes, as_json(asdict(origin), indent=None))
 
 
 def fetch(archive: Archive, folder: Path, progress: Progress, *, timeout: float = TIMEOUT) -> Path:

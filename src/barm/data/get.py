@@ -19,6 +19,7 @@ from barm.data.sources.voc import AUGMENTED, LISTS
 from barm.data.unpack import unpack
 from barm.errors import UserError
 from barm.words import count
+from barm.writing import write_atomically
 
 DOWNLOADS = ".download"  # in the data set's folder; it goes when all is in its place
 LOCK = "lock"
@@ -230,9 +231,7 @@ def _list_training(root: Path, say: Callable[[str], None]) -> None:
     masks = Files(root / AUGMENTED, (".png",))
     held_out = set(listed(root / VAL, masks))
     names = [name for name in masks if name not in held_out]
-    beside = target.with_name(target.name + ".tmp")
-    beside.write_text("".join(f"{name}\n" for name in names), "utf-8")
-    beside.replace(target)
+    write_atomically(target, "".join(f"{name}\n" for name in names).encode())
     say(f"{target}: {count(len(names), 'names')}, all masks that are not in val.txt (no archive holds this list)")
 
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import zlib
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from barm.reading import Unfit, parse_json, read_text
+from barm.writing import temporary
 
 
 def load_entries(path: Path) -> dict[str, Any]:
@@ -35,13 +34,11 @@ def _head(text: str) -> str:
 
 def store_entries(path: Path, entries: dict[str, Any]) -> None:
     """Write the cache. A run does not fail if that is impossible (read-only or full home)."""
-    beside = path.with_suffix(f".{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(entries)
-        beside.write_bytes(f"{_head(text)}\n{text}".encode())
-        beside.replace(path)
+        with temporary(path) as beside:
+            beside.write_bytes(f"{_head(text)}\n{text}".encode())
+            beside.replace(path)
     except OSError as error:
-        with suppress(OSError):
-            beside.unlink(missing_ok=True)
         Console(stderr=True).print(f"the index is not cached ({error.strerror}): set BARM_CACHE to a writable folder")

@@ -9,31 +9,32 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from barm.errors import UserError
+from barm.writing import is_temporary, temporary
 
 
 @contextmanager
-def new_folder(root: Path) -> Iterator[Path]:
+def new_folder(root: Path, *, flush: bool = True) -> Iterator[Path]:
     """A hidden folder beside `root` to write into, which takes its place at the end.
 
-    After an error, or a stop, nothing is at `root`. An empty folder there is filled.
+    After an error, or a stop, nothing is at `root`. An empty folder there is filled. What a killed process has left
+    beside it, or in it, does not count, and is removed.
+
+    Args:
+        root: the folder.
+        flush: a loss of power may not leave names without their contents.
 
     Raises:
         UserError: if `root` holds something, or is a file.
     """
     root = Path(os.path.abspath(root))
     there = root.exists()
-    if there and (not root.is_dir() or any(root.iterdir())):
+    if there and (not root.is_dir() or any(not is_temporary(entry) for entry in root.iterdir())):
         raise UserError(f"{root} is there already: choose a new folder")
-    beside = root / f".{os.getpid()}.tmp" if there else root.with_name(f".{root.name}.{os.getpid()}.tmp")
-    try:
-        beside.mkdir(parents=True)
+    with temporary(root / root.name if there else root, folder=True) as beside:
         yield beside
-        if hasattr(os, "sync"):  # not on Windows
-            os.sync()  # a loss of power may not leave names without their contents
+        if flush and hasattr(os, "sync"):  # not on Windows
+            os.sync()
         _move(beside, root)
-    except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise
 
 
 def _move(beside: Path, root: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from barm.errors import UserError
 from barm.reading import check_target
+from barm.writing import temporary
 
 VAL_SHARE = 0.2
 
@@ -66,17 +66,12 @@ def write_lists(root: Path, parts: Mapping[str, Sequence[str]]) -> None:
             raise UserError(f"the image name {ascii(name)[:80]} cannot stand in a list of names: rename the image")
     for part in ("train", "val"):
         check_target(root / f"{part}.txt")
-    beside = {part: root / f"{part}.txt.{os.getpid()}.tmp" for part in ("train", "val")}
-    try:
-        for part, path in beside.items():
+    with temporary(root / "train.txt") as train, temporary(root / "val.txt") as val:
+        for path, part in ((train, "train"), (val, "val")):
             path.write_text("".join(f"{name}\n" for name in parts[part]), "utf-8")
         (root / "val.txt").unlink(missing_ok=True)
-        for part, path in beside.items():
-            path.replace(root / f"{part}.txt")
-    except BaseException:
-        for path in beside.values():
-            path.unlink(missing_ok=True)
-        raise
+        train.replace(root / "train.txt")
+        val.replace(root / "val.txt")
 
 
 def _groups(names: Sequence[str], group_by: str) -> dict[str, list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,10 +17,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 
 from barm.engine import tracking
 from barm.engine.memory_use import MEGABYTE
-from barm.errors import UserError
 from barm.escaping import markup
 from barm.reading import Unfit, open_regular
 from barm.words import count, duration
+from barm.writing import write_atomically
 
 COLUMNS = ("step", "epoch", "iteration", "name", "value")
 LOG, RATE, PEAK = "log.csv", "images_per_second", "memory_mb"
@@ -182,6 +183,8 @@ class Monitor:
         self.pace = Pace(start, total)
         if not self.main:
             return
+        if left_out := unread_log(self.path.parent):
+            self.say(f"{left_out}, and left out of it now")
         _truncate_log(self.path, step, start)
         self.log = self.path.open("a", buffering=1, newline="", encoding="utf-8")
         if self.live:
@@ -301,14 +304,10 @@ def _columns() -> tuple[ProgressColumn, ...]:
 
 def _truncate_log(path: Path, step: int, start: int) -> None:
     """Drop the rows that a resumed step will write again; write the header of a new file."""
-    if path.exists() and not path.is_file():
-        raise UserError(f"{path} is no file: remove it")
     rows = [r for r in _log_lines(path) if len(r) == len(COLUMNS) and _goes_before(r, step, start)]
-    beside = path.with_suffix(".tmp")
-    beside.unlink(missing_ok=True)
-    with beside.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([COLUMNS, *rows])
-    beside.replace(path)
+    content = io.StringIO(newline="")
+    csv.writer(content).writerows([COLUMNS, *rows])
+    write_atomically(path, content.getvalue().encode())
 
 
 def _goes_before(row: list[str], step: int, start: int) -> bool:

@@ -14,11 +14,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from barm.engine.checkpoint.atomic import write_atomically
 from barm.engine.checkpoint.directory import CONFIG
 from barm.errors import UserError
 from barm.escaping import placeless
 from barm.reading import Unfit, read_text, read_toml, short
+from barm.writing import write_atomically
 
 FOLDER, ID = "wandb", "run-id"  # in the run's folder, and the file in it
 STEP = "trainer/global_step"  # by which the values of a metric are numbered, as Lightning's logger names it

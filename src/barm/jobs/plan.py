@@ -8,9 +8,9 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from barm.engine.checkpoint.atomic import write_atomically
 from barm.errors import UserError
 from barm.reading import Unfit, read_json
+from barm.writing import write_atomically
 
 Read = TypeVar("Read", bound=BaseModel)
 

@@ -19,10 +19,10 @@ from barm.data.class_values import ClassValues, find_class_values
 from barm.data.image_files import ImageFile, check_images, check_there, find_images
 from barm.data.images import read_image
 from barm.data.left_right import mirror_warning
-from barm.engine.checkpoint.atomic import write_atomically
 from barm.errors import UserError, nearest
 from barm.predict.model import Labels, Model, load
 from barm.report.images import colour_mask, encoded, index_mask, overlay_image
+from barm.writing import write_atomically
 
 Kind = Literal["mask", "colour", "overlay"]
 KINDS: tuple[Kind, ...] = get_args(Kind)

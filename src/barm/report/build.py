@@ -17,7 +17,6 @@ from torch import Tensor
 
 from barm.data.base import Source
 from barm.data.sources.named import labelled
-from barm.engine.checkpoint.atomic import write_atomically
 from barm.engine.checkpoint.directory import METHOD, RunDirectory
 from barm.engine.checkpoint.network import load_step
 from barm.engine.config import PlaceConfig, RunConfig
@@ -35,6 +34,7 @@ from barm.report.measure import measure
 from barm.report.page.content import Background, Details, Gallery, Pixels, Report, RunContent, Shot, Values
 from barm.report.page.render import render
 from barm.words import count, listed, noun
+from barm.writing import write_atomically
 
 IMAGES = 6
 POOL = 4  # candidates per image that is shown

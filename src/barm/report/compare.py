@@ -16,13 +16,13 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from barm.engine.checkpoint.atomic import write_atomically
 from barm.engine.checkpoint.differences import differing, shown
 from barm.errors import UserError
 from barm.escaping import csv_cell, latex, markdown, markup, placeless, told_apart
 from barm.report.results import Result
 from barm.report.tables import left_out_by, percent, with_background
 from barm.words import count
+from barm.writing import write_atomically
 
 WIDE = 76  # characters that a table with deviations needs
 TOLD = 3  # differences in the name of a row

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from barm.data.palette import OVERLAY
-from barm.engine.checkpoint.atomic import write_atomically
+from barm.writing import write_atomically
 
 Pixels = NDArray[np.uint8]
 IGNORED = 255  # neither tinted nor outlined

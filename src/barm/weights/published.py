@@ -15,7 +15,6 @@ import numpy as np
 from torch import Tensor
 
 from barm.data.palette import published
-from barm.engine.checkpoint.atomic import save_pickled
 from barm.engine.checkpoint.directory import RunDirectory
 from barm.engine.checkpoint.network import describe_classes, load_step
 from barm.engine.config import RunConfig
@@ -30,6 +29,7 @@ from barm.weights.networks import unwrapped
 from barm.weights.official import Origin, settle
 from barm.weights.published_names import own_names
 from barm.weights.recognise import recognise
+from barm.writing import save_pickled
 
 
 def file_name(model: str, dataset: str, task: str, step: int, setting: str) -> str:

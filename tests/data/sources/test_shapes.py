@@ -67,7 +67,7 @@ def test_layouts(layout, tmp_path):
 def test_bad_requests(tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full/file").touch()
-    with pytest.raises(UserError, match="not empty"):
+    with pytest.raises(UserError, match="is there already"):
         make_shapes(tmp_path / "full")
     with pytest.raises(UserError, match="1 to 150"):
         make_shapes(tmp_path / "x", num_classes=151)

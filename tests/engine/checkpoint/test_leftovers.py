@@ -8,9 +8,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from barm import writing
 from barm.api import fit
 from barm.data.sources.shapes_disk import make_shapes
-from barm.engine.checkpoint import atomic, checksums, directory
+from barm.engine.checkpoint import checksums, directory
 from barm.engine.checkpoint.directory import CONFIG, LOG, RunDirectory
 from barm.errors import UserError
 from barm.extension.plan import read_known
@@ -52,8 +53,8 @@ def test_a_run_that_was_killed_before_its_configuration_was_complete(resume, tmp
 def test_the_log_is_on_the_disk_before_a_state_or_a_step_is(run, tiny, tmp_path, monkeypatch):
     """Updates whose state is saved are not done again: rows that are lost with the power would never come back."""
     order = []
-    whole = atomic.sync
-    for module in (atomic, checksums, directory):
+    whole = writing.sync
+    for module in (writing, checksums, directory):
         monkeypatch.setattr(module, "sync", lambda path: (order.append(path.name), whole(path)), raising=False)
     fit(tiny("finetune", "2-1", "runtime.save_every=2"), out=tmp_path / "new", quiet=True, steps=[0])
     assert order.index(LOG) < order.index("trainer.pt.tmp")

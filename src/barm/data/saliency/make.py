@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -24,8 +23,8 @@ from barm.data.saliency.tool import Threshold, Tool, classical
 from barm.data.sources import detect_layout, open_source
 from barm.data.sources.tree import Files
 from barm.errors import Failed, Stopped, UserError
-from barm.reading import check_target
 from barm.words import count, verb
+from barm.writing import write_atomically
 
 Which = Literal["train", "val", "all"]
 
@@ -199,7 +198,7 @@ def _done(made: int, number: int) -> str:
 def _record(folder: Path, tool: Tool, number: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     recipe = tool.recipe.model_copy(update={"images": number})
-    _write(folder / RECORD, f"{recipe.model_dump_json(indent=1, exclude_defaults=True)}\n".encode())
+    write_atomically(folder / RECORD, f"{recipe.model_dump_json(indent=1, exclude_defaults=True)}\n".encode())
 
 
 def _write_map(tool: Tool, image: Path, place: Path) -> None:
@@ -207,16 +206,4 @@ def _write_map(tool: Tool, image: Path, place: Path) -> None:
     with room_for(image):
         Image.fromarray(tool.map_of(np.asarray(read_image(image)))).save(content, "png")
     place.parent.mkdir(parents=True, exist_ok=True)
-    _write(place, content.getvalue())
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file beside its place and rename it."""
-    check_target(path)
-    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        beside.write_bytes(content)
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+    write_atomically(place, content.getvalue(), flush=False)

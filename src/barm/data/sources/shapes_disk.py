@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -14,6 +12,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
+from barm.data.new_folder import new_folder
 from barm.data.palette import id_palette
 from barm.data.sources.named import matching
 from barm.data.sources.shapes import MAX_SHAPES, MAX_SIDE, MIN_SIDE, class_names, render
@@ -71,22 +70,8 @@ def make_shapes(
         raise UserError(f"images must be {MIN_SIDE} to {MAX_SIDE} pixels on each side, asked for {size[0]}x{size[1]}")
     if num_train < 1 or num_val < 1:
         raise UserError(f"both splits need at least one image, asked for {num_train} and {num_val}")
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise UserError(f"{root} exists and is not empty: choose another folder or remove it")
-    beside = root.with_name(f".{root.name}.{os.getpid()}.tmp")
-    try:
+    with new_folder(root, flush=False) as beside:
         _write(beside, layout, names, tuple(only), {"train": num_train, "val": num_val}, size, seed, workers)
-        try:
-            if root.exists():
-                root.rmdir()
-            beside.rename(root)
-        except OSError:
-            if root.is_dir():
-                raise UserError(f"{root} has been written by another process meanwhile: choose a new folder") from None
-            raise
-    except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise
 
 
 def _write(
@@ -99,7 +84,6 @@ def _write(
     seed: int,
     workers: int,
 ) -> None:
-    root.mkdir(parents=True)
     (root / "classes.txt").write_text("\n".join(only or names) + "\n", "utf-8")
     stems = {split: [_stem(split, i) for i in range(n)] for split, n in counts.items()}
     for folder in _folders(layout):

@@ -19,10 +19,10 @@ import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from barm.engine.checkpoint.atomic import sync, write_atomically
 from barm.engine.checkpoint.schema import misfit
 from barm.errors import UserError
 from barm.reading import Unfit, open_regular, read_json, short
+from barm.writing import sync, write_atomically
 
 CHECKSUMS = "checksums.json"
 FORMAT = 2  # of the files of a run; 0 are those of versions that wrote no format, 1 may lack checksums of old steps

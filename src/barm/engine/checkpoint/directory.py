@@ -16,7 +16,6 @@ from safetensors.torch import save
 from torch import Tensor
 
 from barm.engine.checkpoint import checksums, place, reading
-from barm.engine.checkpoint.atomic import apart, as_json, linked, save_pickled, sync, sync_present, write_atomically
 from barm.engine.checkpoint.differences import AGREEING, difference, other_class, settings, to_table
 from barm.engine.checkpoint.images import Images, check_same
 from barm.engine.checkpoint.provenance import continued
@@ -27,6 +26,7 @@ from barm.engine.finite import check_finite
 from barm.errors import UserError
 from barm.models.segmenter import NetworkConfig
 from barm.reading import Unfit, parse_toml, read_pickled, read_text
+from barm.writing import as_json, linked, save_pickled, sync, sync_present, write_atomically
 
 CARRIED = "state.safetensors"  # of a method, for the next step
 EXTENSION = "extension.json"  # in the folder of a run that `barm extend` made
@@ -251,7 +251,7 @@ class RunDirectory:
             check_finite(part, f"step {index} for {self.path}")
         plain = None if counts is None else counts.tolist()
         values = {METHOD: method, COUNTS: plain, METRICS: metrics, MEMORY: memory, **more}
-        files = {name: save(apart(part)) for name, part in tensors.items()}
+        files = {name: save(_apart(part)) for name, part in tensors.items()}
         files |= {name: as_json(value) for name, value in values.items() if value is not None}
         if self.images is not None:
             files[IMAGES] = as_json(self.images, indent=None)
@@ -385,3 +385,14 @@ class RunDirectory:
         """An error about the state of an unfinished step."""
         path = self._partial(index) / "trainer.pt"
         return UserError(f"{path} is damaged ({what[:160]}): remove {path.parent} to train this step from its start")
+
+
+def _apart(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a state on the processor, without any that share memory, as tied weights do."""
+    seen = set[int]()
+    result: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        own = tensor.detach().cpu().contiguous()
+        result[name] = own.clone() if own.untyped_storage().data_ptr() in seen else own
+        seen.add(own.untyped_storage().data_ptr())
+    return result

@@ -17,7 +17,6 @@ import torch
 from safetensors.torch import load, save
 from torch import nn
 
-from barm.engine.checkpoint.atomic import write_atomically
 from barm.engine.checkpoint.checksums import crc_of_tensors
 from barm.engine.checkpoint.network import rebuild
 from barm.errors import UserError
@@ -26,6 +25,7 @@ from barm.weights.export.agreement import Agreement, Predict, compare, in_pytorc
 from barm.weights.export.portable import LEAST_SIDE, Portable, describe, trace
 from barm.weights.export.stages import stage
 from barm.weights.trained import KEY, Trained, open_trained
+from barm.writing import write_atomically
 
 OPSET = 18  # the oldest that torch writes; onnxruntime reads it since 1.14
 LIMIT = 2**31 - 2**20  # bytes that one ONNX file may hold

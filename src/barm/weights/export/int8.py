@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from barm.data.images import read_image
-from barm.engine.checkpoint.atomic import write_atomically
 from barm.errors import UserError
 from barm.reading import short
 from barm.weights.calibrate import FEWEST, HELD_OUT, MOST, find_images
@@ -23,6 +22,7 @@ from barm.weights.export.portable import LEAST_SIDE, describe
 from barm.weights.export.quantise import quantise
 from barm.weights.trained import KEY, Trained, open_trained
 from barm.words import count
+from barm.writing import write_atomically
 
 LEAST_EQUAL = 0.90  # share of labels equal to PyTorch's; below it no file is written
 LEAST_OF_A_CLASS, SEEN = 0.5, 0.01  # likewise, of every class that has at least so much of the pixels

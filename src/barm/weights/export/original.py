@@ -14,7 +14,6 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from barm.engine.checkpoint.atomic import save_pickled
 from barm.errors import UserError
 from barm.labels import NO_ROW
 from barm.models.adopted import NEVER, AdoptedConfig, replace, watched
@@ -28,6 +27,7 @@ from barm.weights.foreign import smp, torchvision, transformers
 from barm.weights.importing import find_model
 from barm.weights.trained import Trained, open_trained
 from barm.words import count
+from barm.writing import save_pickled
 
 SMALL = 1e-3  # weights of a background that no training has touched
 Widened = tuple[nn.Module, dict[str, Any]]

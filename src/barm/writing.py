@@ -1,29 +1,30 @@
-"""Write files of a run completely or not at all, even if the power fails."""
+"""Write files completely or not at all, even if the power fails."""
 
 from __future__ import annotations
 
+import glob
 import json
 import os
+import re
+import secrets
 import shutil
 import stat
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 from barm.errors import UserError
 from barm.reading import check_target
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+_TEMPORARY = re.compile(r"\.(.*\.)?[0-9a-f]+\.tmp")
 WAIT = 30.0  # seconds for another process that writes the same file
 
 
@@ -86,7 +87,7 @@ def _opened_alone(beside: Path, path: Path) -> Iterator[BinaryIO]:
                 raise
             beside.unlink()  # another user's, who was killed
             continue
-        if fcntl is None or (_locked(file) and _is_open(beside, file)):
+        if fcntl is None or (_locked(file.fileno()) and _is_open(beside, file.fileno())):
             break
         file.close()
         if time.monotonic() > deadline:
@@ -97,10 +98,10 @@ def _opened_alone(beside: Path, path: Path) -> Iterator[BinaryIO]:
         yield file
 
 
-def _locked(file: BinaryIO) -> bool:
-    """Lock a file; false if another process has."""
+def _locked(handle: int) -> bool:
+    """Lock an open file or folder; false if another process has."""
     try:
-        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:  # a file system that has no locks
@@ -108,12 +109,69 @@ def _locked(file: BinaryIO) -> bool:
     return True
 
 
-def _is_open(path: Path, file: BinaryIO) -> bool:
-    """Whether a path still leads to an open file, and not to one that another process has made."""
+def _is_open(path: Path, handle: int) -> bool:
+    """Whether a path still leads to what is open, and not to something that another process has made."""
     try:
-        return os.path.samestat(path.lstat(), os.fstat(file.fileno()))
+        return os.path.samestat(path.lstat(), os.fstat(handle))
     except FileNotFoundError:
         return False
+
+
+@contextmanager
+def temporary(path: Path, *, folder: bool = False) -> Iterator[Path]:
+    """An empty file or folder beside `path`, to be filled and renamed; at the end it is removed if it was not.
+
+    No other process has it, on this machine or another. A lock on it ends with the process, so that the next call for
+    the same path removes what a killed process has left, where the file system has locks.
+    """
+    _remove_left(path)
+    beside, handle = _new_temporary(path, folder)
+    try:
+        yield beside
+    finally:
+        _remove(beside)
+        if handle is not None:
+            os.close(handle)
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether this is the name of a temporary file or folder, of this process or another.
+
+    >>> is_temporary(Path("data/.cars.0f3a9c21.tmp")), is_temporary(Path("data/cars.tmp"))
+    (True, False)
+    """
+    return _TEMPORARY.fullmatch(path.name) is not None
+
+
+def _new_temporary(path: Path, folder: bool) -> tuple[Path, int | None]:
+    """Make a temporary file or folder, and lock it where that is possible."""
+    while True:
+        beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+        beside.mkdir(parents=True) if folder else beside.touch(exist_ok=False)
+        if fcntl is None:
+            return beside, None
+        with suppress(FileNotFoundError):  # another process took it for one of a killed process: make another
+            handle = os.open(beside, os.O_RDONLY)
+            if _locked(handle) and _is_open(beside, handle):
+                return beside, handle
+            os.close(handle)
+
+
+def _remove_left(path: Path) -> None:
+    """Remove temporary files and folders of this path that no process has locked any more."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp") if fcntl is not None else ():
+        with suppress(OSError):
+            handle = os.open(left, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails where there are no locks, too
+                _remove(left)
+            finally:
+                os.close(handle)
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink() if not path.is_dir() else shutil.rmtree(path, ignore_errors=True)
 
 
 def sync(path: Path) -> None:
@@ -136,17 +194,6 @@ def sync_present(path: Path) -> None:
 def as_json(value: Any, indent: int | None = 1) -> bytes:
     """A JSON file's content."""
     return (json.dumps(value, indent=indent) + "\n").encode()
-
-
-def apart(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a state on the processor, without any that share memory, as tied weights do."""
-    seen = set[int]()
-    result: dict[str, Tensor] = {}
-    for name, tensor in state.items():
-        own = tensor.detach().cpu().contiguous()
-        result[name] = own.clone() if own.untyped_storage().data_ptr() in seen else own
-        seen.add(own.untyped_storage().data_ptr())
-    return result
 
 
 def linked(file: Path, target: Path) -> None:
