@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 GROUPS = "A regular expression; what its first group matches names the images that stay in one split."
 OBJECTS = "Which of several objects a pixel belongs to; ignore: to none, if their classes differ."
+OUTSIDE = "Read also what symbolic links to files and folders outside of the source lead to."
 SOURCE = "The folder that an annotation tool wrote, or owner/name on Hugging Face."
 
 Source = Annotated[Path, typer.Argument(help=SOURCE)]
@@ -75,6 +76,7 @@ def import_(
     group_by: GroupBy = "",
     anew: Annotated[bool, typer.Option("--anew", help="Divide the images even if the source does.")] = False,
     link: Annotated[bool, typer.Option("--link", help="Link to the images instead of copying them.")] = False,
+    follow_links: Annotated[bool, typer.Option("--follow-links", help=OUTSIDE)] = False,
     as_json: Json = False,
 ) -> None:
     """Turn what an annotation tool wrote into a folder of images, masks and class names.
@@ -84,11 +86,10 @@ def import_(
     from barm.data.importers import import_data
     from barm.data.importers.annotations import ImportOptions
 
-    kept = tuple(names_in(classes, "--classes")) if classes else ()
     options = ImportOptions(
         format=format,
         images=images,
-        classes=kept,
+        classes=tuple(names_in(classes, "--classes")) if classes else (),
         rest=rest,
         overlap=overlap,
         rings=rings,
@@ -105,7 +106,9 @@ def import_(
         image_column=image_column,
         label_column=label_column,
     )
-    report = import_data(source, root, options, val_share=share, group_by=group_by, anew=anew, link=link)
+    report = import_data(
+        source, root, options, val_share=share, group_by=group_by, anew=anew, link=link, follow_links=follow_links
+    )
     if as_json:
         print_json(asdict(report))
     else:

@@ -58,9 +58,27 @@ def test_a_link_that_leads_out_of_the_source_is_refused(name, tmp_path):
     source = write(tmp_path / "source", labelme, "good", "good")
     secret = (source / name).rename(tmp_path / f"secret{Path(name).suffix}")
     (source / name).symlink_to(secret)
-    with pytest.raises(UserError, match=rf"{name} is a link to a file outside of .*: put the file itself there"):
+    with pytest.raises(UserError, match=rf"{name} is a link to a file outside of .*: add --follow-links"):
         import_data(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_links_that_lead_out_of_the_source_are_followed_where_it_is_asked(tmp_path):
+    """A folder of links to a store of images, and a circle of links."""
+    source, store = write(tmp_path / "source", labelme, "good", "good"), tmp_path / "store/deep"
+    store.mkdir(parents=True)
+    (source / "0.png").rename(store / "0.png")
+    (source / "1.png").rename(store / "1.png")
+    (source / "0.png").symlink_to(store / "0.png")
+    (source / "photos").symlink_to(store.parent, target_is_directory=True)
+    (store / "back").symlink_to(source, target_is_directory=True)
+    tree = Tree(source, follow_links=True)
+    assert [str(file) for file in tree.files] == [
+        "0.json", "0.png", "1.json", "photos/deep/0.png", "photos/deep/1.png"
+    ]  # fmt: skip
+    report = import_data(source, tmp_path / "out", follow_links=True)
+    assert report.images == {"train": 1, "val": 1}
+    assert not any(path.is_symlink() for path in (tmp_path / "out").rglob("*"))
 
 
 def test_links_within_a_source_and_the_caches_of_the_hub_are_followed(tmp_path):

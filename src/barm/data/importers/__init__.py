@@ -79,6 +79,7 @@ def import_data(
     group_by: str = "",
     anew: bool = False,
     link: bool = False,
+    follow_links: bool = False,
 ) -> ImportReport:
     """Turn what an annotation tool wrote into a folder of images, masks and class names.
 
@@ -90,6 +91,7 @@ def import_data(
         group_by: as in `barm.data.splits.divide`.
         anew: divide the images even if the source does; its test split becomes a part of them.
         link: make hard links to the images instead of copies, where the disk allows it.
+        follow_links: symbolic links may lead to files and folders outside of the source.
 
     Raises:
         UserError: if the format is not known, the source contradicts itself, or it can be read in several ways and no
@@ -99,7 +101,7 @@ def import_data(
     for folder in (source, *([options.images] if options.images else [])):
         _check_outside(root, folder)
     repository = hub.repository(source, named=options.format == "huggingface")
-    tree = Tree(hub.fetch(repository) if repository else source, options.images)
+    tree = Tree(hub.fetch(repository) if repository else source, options.images, follow_links=follow_links)
     tree.files = tuple(path for path in tree.files if not is_reading(path))
     name = detect_format(tree) if options.format == "auto" else options.format
     default = ImportOptions()

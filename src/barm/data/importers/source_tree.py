@@ -44,22 +44,47 @@ class Tree:
     Args:
         root: the folder.
         images: a further folder in which images are looked for.
+        follow_links: links may lead to files and folders outside of `root`.
 
     Attributes:
         files: paths below `root`, sorted.
 
     Raises:
-        UserError: if there is no such folder, or it cannot be read.
+        UserError: if there is no such folder, it cannot be read, or a link to a file leads out of it.
     """
 
-    def __init__(self, root: Path, images: Path | None = None) -> None:
+    def __init__(self, root: Path, images: Path | None = None, *, follow_links: bool = False) -> None:
         for folder in (root, *([images] if images else [])):
             if folder.is_file():
                 raise UserError(f"{folder} is a file: give the folder that holds it, and unpack an archive first")
             if not folder.is_dir():
                 raise UserError(f"no folder {folder}: expected annotations and images in it")
-        self.root, self.images_root = root, images
-        self.files = tuple(sorted(_walk(root, root)))
+        self.root, self.images_root, self.follow_links = root, images, follow_links
+        self.files = tuple(sorted(self._walk(root, root)))
+
+    def _walk(self, folder: Path, root: Path, above: frozenset[Path] = frozenset()) -> Iterator[PurePosixPath]:
+        """Files below a folder; `above` are the folders that links were followed from, so that no circle is.
+
+        Raises:
+            UserError: if a folder cannot be read, or a link leads out.
+        """
+        try:
+            with os.scandir(folder) as entries:
+                found = list(entries)
+        except OSError as error:
+            raise UserError(f"{folder} cannot be read ({error.strerror}): mend its permissions") from None
+        above |= {real(folder)} if self.follow_links else frozenset()
+        for entry in found:
+            path = Path(entry.path)
+            if is_clutter(entry.name):
+                continue
+            if entry.is_dir(follow_symlinks=self.follow_links):
+                if not (entry.is_symlink() and real(path) in above):
+                    yield from self._walk(path, root, above)
+            elif entry.is_file():
+                if entry.is_symlink() and not self.follow_links:
+                    _check_link(path, root)
+                yield PurePosixPath(path.relative_to(root).as_posix())
 
     def with_suffix(self, *suffixes: str) -> list[PurePosixPath]:
         """Files with one of these suffixes, in lower case."""
@@ -73,7 +98,7 @@ class Tree:
     def images(self) -> dict[str, Path]:
         """Image files by their path below the folder of images."""
         root = self.images_root or self.root
-        files = _walk(root, root) if self.images_root else iter(self.files)
+        files = self._walk(root, root) if self.images_root else iter(self.files)
         return {normal(f.as_posix()): root / f for f in sorted(files) if f.suffix.lower() in IMAGE_SUFFIXES}
 
     @cached_property
@@ -278,27 +303,6 @@ def _check_link(path: Path, root: Path) -> None:
         inside.append(inside[0].parents[1] / "blobs")
     if not any(target.is_relative_to(folder) for folder in inside):
         raise UserError(
-            f"{path} is a link to a file outside of {root}: put the file itself there, or take the link away"
+            f"{path} is a link to a file outside of {root}: add --follow-links if that is meant, or put "
+            "the file itself there"
         )
-
-
-def _walk(folder: Path, root: Path) -> Iterator[PurePosixPath]:
-    """Files below a folder; links to folders are not followed, and no file link leads out.
-
-    Raises:
-        UserError: if a folder cannot be read, or a link leads out.
-    """
-    try:
-        with os.scandir(folder) as entries:
-            found = list(entries)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be read ({error.strerror}): mend its permissions") from None
-    for entry in found:
-        if is_clutter(entry.name):
-            continue
-        if entry.is_dir(follow_symlinks=False):
-            yield from _walk(Path(entry.path), root)
-        elif entry.is_file():
-            if entry.is_symlink():
-                _check_link(Path(entry.path), root)
-            yield PurePosixPath(Path(entry.path).relative_to(root).as_posix())
