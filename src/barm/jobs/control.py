@@ -111,15 +111,17 @@ def cancel_grid(out: Path | str) -> list[RunView]:
             found = views_of(plan, places, living)
             jobs = [v.submission.job for v in found if v.status in ("running", "queued") and v.submission]
             refusal = slurm.cancel(jobs)
-    end = time.monotonic() + PATIENCE
+    began = time.monotonic()
+    look = began + PAUSE
     while True:
         views = views_of(plan, places, living)
         alive = [view.run.name for view in views if not view.is_over]
         if not alive:
             return views
-        if isinstance(living, slurm.Jobs):
+        if isinstance(living, slurm.Jobs) and time.monotonic() > look:
             living.forget()
-        if time.monotonic() > end:
+            look += time.monotonic() - began  # the cluster is asked after 1, 2, 4, 8, ... seconds
+        if time.monotonic() > began + PATIENCE:
             why = f" ({refusal})" if refusal else ""
             raise Failed(
                 f"{count(len(alive), 'runs')} did not stop in {PATIENCE:.0f} s{why}, the first: {alive[0]}; give the "
