@@ -44,15 +44,18 @@ def main() -> None:
     parser.add_argument("--film", default="(.*?)_", help="a regular expression")
     given = parser.parse_args()
     source = open_source("folder", given.data, "train")
-    names = [image.stem for image in source.images]
-    held = set(names[:: given.every]) if given.every else ends_of_films(names, given.film, given.last)
+    names = source.names
+    held = set(names[:: max(1, given.every)] if given.last is None else ends_of_films(names, given.film, given.last))
+    if not 0 < len(held) < len(names):
+        raise SystemExit(f"{len(held)} of {len(names)} images would be held out: expected some, and not all")
     with new_folder(given.out) as beside:
         for kind, files in (("images", source.images), ("masks", source.masks)):
             for name, file in zip(names, files, strict=True):
-                target = beside / kind / ("val" if name in held else "train") / file.name
+                target = beside / kind / ("val" if name in held else "train") / f"{name}{file.suffix}"
                 target.parent.mkdir(parents=True, exist_ok=True)
                 linked(file, target)
-        shutil.copyfile(given.data / "classes.txt", beside / "classes.txt")
+        for about in source.root.glob("classes.*"):
+            shutil.copy(about, beside)
     print(f"{given.out}: {len(names) - len(held)} training images, {len(held)} held out")
 
 

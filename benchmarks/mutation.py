@@ -51,6 +51,7 @@ TESTS = {  # of the package's modules, by the start of their paths: the tests of
     "data/transforms.py": ("tests/data",),
     "engine/schedule.py": ("tests/engine", "tests/golden"),
     "engine/train.py": ("tests/engine", "tests/runs/test_resume.py"),
+    "writing.py": ("tests/test_targets.py", "tests/engine/checkpoint", "tests/runs"),
     "engine/checkpoint/": ("tests/engine/checkpoint", "tests/runs", "tests/test_api.py"),
 }
 FIRST = 30  # tests of a line that are tried before its others

@@ -17,7 +17,7 @@ PAGE = ROOT.parent.parent / "CONTRIBUTING.md"
 BEGIN, END = "<!-- layers: written by docs/layers.py -->", "<!-- end of layers -->"
 LAYERS = (  # from the bottom; a package imports from the layers below its own alone
     ("errors",),
-    ("catalogue", "escaping", "reading", "silence", "words"),
+    ("catalogue", "escaping", "processes", "reading", "silence", "words"),
     ("labels", "batch", "writing"),
     ("ops", "metrics"),
     ("losses", "models", "data"),

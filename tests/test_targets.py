@@ -173,36 +173,63 @@ def hold(path: Path, folder: bool) -> None:
 
 
 @pytest.mark.parametrize("folder", [False, True])
-def test_what_a_killed_process_left_unfinished_is_removed_by_the_next_one(folder, tmp_path):
-    process = Forked(partial(hold, tmp_path / "own", folder))
+@pytest.mark.parametrize("name", ["own", "own\nwith [a-z] *", 240 * "n"])
+def test_what_a_killed_process_left_unfinished_is_removed_by_the_next_one(name, folder, tmp_path):
+    process = Forked(partial(hold, tmp_path / name, folder))
     deadline = time.monotonic() + 60
     while not any(file.is_file() and file.read_text() for file in tmp_path.rglob("*")):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     (held,) = tmp_path.iterdir()
-    with temporary(tmp_path / "own", folder=folder) as other:
+    with temporary(tmp_path / name, folder=folder) as other:
         assert other != held
         assert held.exists()  # of a process that lives
     process.kill()
     process.communicate()
-    (tmp_path / ".own-2.0f0f0f0f.tmp").write_text("of another path")
-    with temporary(tmp_path / "own", folder=folder):
+    with temporary(tmp_path / name, folder=folder):
         assert not held.exists()
-    assert [p.name for p in tmp_path.iterdir()] == [".own-2.0f0f0f0f.tmp"]
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_with_the_rest_of_a_killed_process_is_empty(tmp_path):
-    (tmp_path / ".12345.tmp").mkdir()  # the name of an earlier version
-    (tmp_path / f".{tmp_path.name}.0f0f0f0f.tmp").mkdir()
+def test_what_another_machine_or_somebody_else_made_stays(tmp_path, monkeypatch):
+    """Nothing tells a dead process of another machine from a living one; locks of a network folder may be local."""
+    process = Forked(partial(hold, tmp_path / "own", True))
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.rglob("image")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    others = [".own.notes.tmp", ".own.0f0f0f0f.tmp", ".own.old.0f0f0f0f-1-0f0f0f0f.tmp", ".own.12345.tmp"]
+    for name in others:
+        (tmp_path / name).mkdir()
+    with monkeypatch.context() as elsewhere, new_folder(tmp_path / "own") as beside:
+        elsewhere.setattr(writing, "place", lambda: "another machine")
+        (beside / "classes.txt").write_text("cup")
+        with temporary(tmp_path / "own", folder=True):
+            assert list(tmp_path.glob(f".own.*-{process.pid}-*.tmp")) == []  # this machine's, removed by `new_folder`
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*others, "own"])
+
+
+def test_a_folder_with_the_rest_of_another_process_is_empty(tmp_path):
+    rest = tmp_path / ".new.0f0f0f0f-1-0f0f0f0f.tmp"
+    rest.mkdir()
     with new_folder(tmp_path) as beside:
         (beside / "classes.txt").write_text("cup")
-    assert sorted(p.name for p in tmp_path.iterdir()) == [".12345.tmp", "classes.txt"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [rest.name, "classes.txt"]
+    with pytest.raises(UserError, match="is there already"), new_folder(tmp_path):
+        pass
 
 
-def test_a_pipe_with_the_name_of_a_rest_does_not_hold_anything_up(tmp_path):
-    os.mkfifo(tmp_path / ".own.0f0f0f0f.tmp")
-    (tmp_path / ".own.1f1f1f1f.tmp").symlink_to(tmp_path)
-    with temporary(tmp_path / "own") as beside:
-        assert beside.is_file()
-    assert tmp_path.is_dir()
-    assert [p.name for p in tmp_path.iterdir()] == [".own.1f1f1f1f.tmp"]
+def test_a_file_is_not_linked_over_another_one(tmp_path):
+    """Copying into a name that is there would write into the file that it is a link of."""
+    for name in ("a", "b"):
+        (tmp_path / name).write_text(name)
+    (tmp_path / "link").symlink_to("b")
+    writing.linked(tmp_path / "a", tmp_path / "same")
+    with pytest.raises(FileExistsError):
+        writing.linked(tmp_path / "b", tmp_path / "same")
+    assert (tmp_path / "a").read_text() == "a"
+    (tmp_path / "deep").mkdir()
+    writing.linked(tmp_path / "link", tmp_path / "deep/b")
+    assert (tmp_path / "deep/b").read_text() == "b"

@@ -12,11 +12,13 @@ import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from hashlib import blake2b
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from barm.errors import UserError
+from barm.processes import exists, place
 from barm.reading import check_target
 
 try:
@@ -24,7 +26,8 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-_TEMPORARY = re.compile(r"\.(.*\.)?[0-9a-f]+\.tmp")
+_TEMPORARY = re.compile(r"(?P<stem>\..*\.[0-9a-f]{8}-)(?P<pid>[0-9]+)-[0-9a-f]{8}\.tmp", re.DOTALL)
+NAME = 200  # bytes of a name to which an ending is added; file systems take 255
 WAIT = 30.0  # seconds for another process that writes the same file
 
 
@@ -87,7 +90,7 @@ def _opened_alone(beside: Path, path: Path) -> Iterator[BinaryIO]:
                 raise
             beside.unlink()  # another user's, who was killed
             continue
-        if fcntl is None or (_locked(file.fileno()) and _is_open(beside, file.fileno())):
+        if fcntl is None or (_locked(file) and _is_open(beside, file)):
             break
         file.close()
         if time.monotonic() > deadline:
@@ -98,10 +101,10 @@ def _opened_alone(beside: Path, path: Path) -> Iterator[BinaryIO]:
         yield file
 
 
-def _locked(handle: int) -> bool:
-    """Lock an open file or folder; false if another process has."""
+def _locked(file: BinaryIO) -> bool:
+    """Lock a file; false if another process has."""
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:  # a file system that has no locks
@@ -109,10 +112,10 @@ def _locked(handle: int) -> bool:
     return True
 
 
-def _is_open(path: Path, handle: int) -> bool:
-    """Whether a path still leads to what is open, and not to something that another process has made."""
+def _is_open(path: Path, file: BinaryIO) -> bool:
+    """Whether a path still leads to an open file, and not to one that another process has made."""
     try:
-        return os.path.samestat(path.lstat(), os.fstat(handle))
+        return os.path.samestat(path.lstat(), os.fstat(file.fileno()))
     except FileNotFoundError:
         return False
 
@@ -121,57 +124,46 @@ def _is_open(path: Path, handle: int) -> bool:
 def temporary(path: Path, *, folder: bool = False) -> Iterator[Path]:
     """An empty file or folder beside `path`, to be filled and renamed; at the end it is removed if it was not.
 
-    No other process has it, on this machine or another. A lock on it ends with the process, so that the next call for
-    the same path removes what a killed process has left, where the file system has locks.
+    No other process has it. What a killed process has left for the same path is removed first, if it was one of this
+    machine and, on Linux, of this container; nobody else can know that it was killed.
     """
-    _remove_left(path)
-    beside, handle = _new_temporary(path, folder)
+    remove_left(path)
+    beside = path.with_name(f"{_stem(path)}{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    beside.mkdir(parents=True) if folder else beside.touch(exist_ok=False)
     try:
         yield beside
     finally:
         _remove(beside)
-        if handle is not None:
-            os.close(handle)
 
 
 def is_temporary(path: Path) -> bool:
     """Whether this is the name of a temporary file or folder, of this process or another.
 
-    >>> is_temporary(Path("data/.cars.0f3a9c21.tmp")), is_temporary(Path("data/cars.tmp"))
+    >>> is_temporary(Path("data/.cars.5b3c0d1e-4711-0f3a9c21.tmp")), is_temporary(Path("data/.cars.tmp"))
     (True, False)
     """
     return _TEMPORARY.fullmatch(path.name) is not None
 
 
-def _new_temporary(path: Path, folder: bool) -> tuple[Path, int | None]:
-    """Make a temporary file or folder, and lock it where that is possible."""
-    while True:
-        beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-        beside.mkdir(parents=True) if folder else beside.touch(exist_ok=False)
-        if fcntl is None:
-            return beside, None
-        with suppress(FileNotFoundError):  # another process took it for one of a killed process: make another
-            handle = os.open(beside, os.O_RDONLY)
-            if _locked(handle) and _is_open(beside, handle):
-                return beside, handle
-            os.close(handle)
+def remove_left(path: Path) -> None:
+    """Remove temporary files and folders for this path of processes of this machine that are no more."""
+    stem = _stem(path)
+    for left in path.parent.glob(f"{glob.escape(stem)}*.tmp"):
+        found = _TEMPORARY.fullmatch(left.name)
+        if found is not None and found["stem"] == stem and not exists(int(found["pid"])):
+            _remove(left)
 
 
-def _remove_left(path: Path) -> None:
-    """Remove temporary files and folders of this path that no process has locked any more."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp") if fcntl is not None else ():
-        with suppress(OSError):
-            handle = os.open(left, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails where there are no locks, too
-                _remove(left)
-            finally:
-                os.close(handle)
+def _stem(path: Path) -> str:
+    """How the names of this machine's temporary files and folders for a path begin."""
+    here = blake2b(place().encode(), digest_size=4).hexdigest()
+    short = len(os.fsencode(path.name)) <= NAME
+    return f".{path.name if short else blake2b(os.fsencode(path.name), digest_size=8).hexdigest()}.{here}-"
 
 
 def _remove(path: Path) -> None:
     with suppress(OSError):
-        path.unlink() if not path.is_dir() else shutil.rmtree(path, ignore_errors=True)
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def sync(path: Path) -> None:
@@ -197,8 +189,14 @@ def as_json(value: Any, indent: int | None = 1) -> bytes:
 
 
 def linked(file: Path, target: Path) -> None:
-    """Link the file under another name, or copy it if the file system has no hard links to it."""
+    """Link the file under another name, or copy it if the file system has no hard links to it.
+
+    Raises:
+        FileExistsError: if there is a file of that name; it may be a link to one that must not change.
+    """
     try:
-        target.hardlink_to(file)
+        target.hardlink_to(file.resolve())
+    except FileExistsError:
+        raise
     except (OSError, NotImplementedError):
         shutil.copyfile(file, target)

@@ -53,6 +53,20 @@ def test_a_log_file_gets_plain_lines_and_a_terminal_a_bar(monkeypatch):
     assert quiet.getvalue() == ""
 
 
+def test_a_resumed_step_says_what_cannot_be_read_of_the_log_and_leaves_it_out(tmp_path):
+    """The last line of a killed run may be cut short, and the step's own updates are done again."""
+    header = "step,epoch,iteration,name,value\n"
+    bad = "0,0,5,loss,abc\n0,x,5,loss,1\nnonsense\n"
+    (tmp_path / "log.csv").write_text(f"{header}0,0,5,loss,1.5\n{bad}1,0,3,loss,2.5\n1,0,7,loss,3.5\n1,0,8,lo")
+    said = io.StringIO()
+    for _ in range(2):
+        with Monitor(True, tensorboard=False, console=Console(file=said, width=60)) as shown:
+            shown.path = tmp_path / "log.csv"
+            shown.start_step("step 1 of 2", 1, 5, 10, 10, 4)
+        assert (tmp_path / "log.csv").read_text().split() == [header.strip(), "0,0,5,loss,1.5", "1,0,3,loss,2.5"]
+    assert said.getvalue() == "3 lines of log.csv cannot be read and are left out of it now\n"
+
+
 class Clock:
     """Stands still until it is moved."""
 

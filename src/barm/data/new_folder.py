@@ -9,15 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from barm.errors import UserError
-from barm.writing import is_temporary, temporary
+from barm.writing import is_temporary, remove_left, temporary
 
 
 @contextmanager
 def new_folder(root: Path, *, flush: bool = True) -> Iterator[Path]:
     """A hidden folder beside `root` to write into, which takes its place at the end.
 
-    After an error, or a stop, nothing is at `root`. An empty folder there is filled. What a killed process has left
-    beside it, or in it, does not count, and is removed.
+    After an error, or a stop, nothing is at `root`. An empty folder there is filled, and so is one with nothing but
+    what another process, or a killed one, writes in the same way.
 
     Args:
         root: the folder.
@@ -30,7 +30,8 @@ def new_folder(root: Path, *, flush: bool = True) -> Iterator[Path]:
     there = root.exists()
     if there and (not root.is_dir() or any(not is_temporary(entry) for entry in root.iterdir())):
         raise UserError(f"{root} is there already: choose a new folder")
-    with temporary(root / root.name if there else root, folder=True) as beside:
+    remove_left(root)
+    with temporary(root / "new" if there else root, folder=True) as beside:
         yield beside
         if flush and hasattr(os, "sync"):  # not on Windows
             os.sync()

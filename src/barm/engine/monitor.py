@@ -6,7 +6,7 @@ import csv
 import io
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +19,7 @@ from barm.engine import tracking
 from barm.engine.memory_use import MEGABYTE
 from barm.escaping import markup
 from barm.reading import Unfit, open_regular
-from barm.words import count, duration
+from barm.words import count, duration, verb
 from barm.writing import write_atomically
 
 COLUMNS = ("step", "epoch", "iteration", "name", "value")
@@ -39,12 +39,15 @@ class LogRow(NamedTuple):
 
 def read_log(directory: Path) -> list[LogRow]:
     """Read the log of a run; empty if there is none. Lines that are cut short or hold no numbers are left out."""
-    rows = list[LogRow]()
-    for line in _log_lines(directory / LOG):
-        with suppress(ValueError):
-            step, epoch, iteration, name, value = line
-            rows.append(LogRow(int(step), int(epoch), int(iteration), name, float(value)))
-    return rows
+    return [row for line in _log_lines(directory / LOG) if (row := _parsed(line)) is not None]
+
+
+def _parsed(line: Sequence[str]) -> LogRow | None:
+    """A line of the log; None for the header, and for one that is cut short or holds no numbers."""
+    with suppress(ValueError):
+        step, epoch, iteration, name, value = line
+        return LogRow(int(step), int(epoch), int(iteration), name, float(value))
+    return None
 
 
 def unread_log(directory: Path) -> str:
@@ -183,9 +186,8 @@ class Monitor:
         self.pace = Pace(start, total)
         if not self.main:
             return
-        if left_out := unread_log(self.path.parent):
-            self.say(f"{left_out}, and left out of it now")
-        _truncate_log(self.path, step, start)
+        if unread := _truncate_log(self.path, step, start):
+            self.say(f"{count(unread, 'lines')} of {LOG} cannot be read and {verb(unread, 'are')} left out of it now")
         self.log = self.path.open("a", buffering=1, newline="", encoding="utf-8")
         if self.live:
             self.bar = Progress(*_columns(), console=self.console, transient=True)
@@ -302,17 +304,16 @@ def _columns() -> tuple[ProgressColumn, ...]:
     )
 
 
-def _truncate_log(path: Path, step: int, start: int) -> None:
-    """Drop the rows that a resumed step will write again; write the header of a new file."""
-    rows = [r for r in _log_lines(path) if len(r) == len(COLUMNS) and _goes_before(r, step, start)]
+def _truncate_log(path: Path, step: int, start: int) -> int:
+    """Drop the rows that a resumed step will write again, and those that cannot be read; write a new file's header.
+
+    Returns the number of those that cannot be read. The last line of a run that was killed may be cut short: that is
+    none.
+    """
+    lines = [line for line in _log_lines(path) if tuple(line) != COLUMNS]
+    rows = [_parsed(line) for line in lines]
     content = io.StringIO(newline="")
-    csv.writer(content).writerows([COLUMNS, *rows])
+    kept = [line for line, row in zip(lines, rows, strict=True) if row and (row.step, row.iteration) <= (step, start)]
+    csv.writer(content).writerows([COLUMNS, *kept])
     write_atomically(path, content.getvalue().encode())
-
-
-def _goes_before(row: list[str], step: int, start: int) -> bool:
-    """Whether a row was written before an iteration of a step."""
-    try:
-        return (int(row[0]), int(row[2])) <= (step, start)
-    except ValueError:  # the header, or a line that was cut short
-        return False
+    return rows[:-1].count(None)

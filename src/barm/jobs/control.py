@@ -114,14 +114,15 @@ def cancel_grid(out: Path | str) -> list[RunView]:
     began = time.monotonic()
     look = began + PAUSE
     while True:
+        late = time.monotonic() > began + PATIENCE
+        if isinstance(living, slurm.Jobs) and (late or time.monotonic() > look):
+            living.forget()
+            look += time.monotonic() - began  # the cluster is asked after 1, 2, 4, 8, ... seconds
         views = views_of(plan, places, living)
         alive = [view.run.name for view in views if not view.is_over]
         if not alive:
             return views
-        if isinstance(living, slurm.Jobs) and time.monotonic() > look:
-            living.forget()
-            look += time.monotonic() - began  # the cluster is asked after 1, 2, 4, 8, ... seconds
-        if time.monotonic() > began + PATIENCE:
+        if late:
             why = f" ({refusal})" if refusal else ""
             raise Failed(
                 f"{count(len(alive), 'runs')} did not stop in {PATIENCE:.0f} s{why}, the first: {alive[0]}; give the "

@@ -22,7 +22,6 @@ from barm.jobs.states import (
     Alive,
     RunView,
     Submission,
-    exists,
     is_held,
     read_state,
     read_submission,
@@ -30,6 +29,7 @@ from barm.jobs.states import (
     views_of,
 )
 from barm.jobs.supervise import RunJob
+from barm.processes import exists
 
 PAUSE = 0.5  # seconds between two looks
 NO_LIMIT = 365 * 24 * 60  # minutes

@@ -207,17 +207,6 @@ def is_held(lock: Path) -> bool:
         return True
 
 
-def exists(pid: int) -> bool:
-    """Whether there is such a process on this machine."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
 def step_of(view: RunView, places: Places) -> str:
     """The step that a run trains, with the last logged update; empty where nothing was trained."""
     folder = places.out / view.run.name

@@ -73,12 +73,27 @@ def test_links_that_lead_out_of_the_source_are_followed_where_it_is_asked(tmp_pa
     (source / "photos").symlink_to(store.parent, target_is_directory=True)
     (store / "back").symlink_to(source, target_is_directory=True)
     tree = Tree(source, follow_links=True)
-    assert [str(file) for file in tree.files] == [
-        "0.json", "0.png", "1.json", "photos/deep/0.png", "photos/deep/1.png"
-    ]  # fmt: skip
+    assert [str(f) for f in tree.files] == ["0.json", "0.png", "1.json", "photos/deep/0.png", "photos/deep/1.png"]
     report = import_data(source, tmp_path / "out", follow_links=True)
     assert report.images == {"train": 1, "val": 1}
     assert not any(path.is_symlink() for path in (tmp_path / "out").rglob("*"))
+
+
+def test_a_folder_to_which_several_links_lead_is_read_once_and_at_its_own_place(tmp_path):
+    source = write(tmp_path / "source", labelme, "good", "good")
+    (source / "a").symlink_to(source / "z", target_is_directory=True)
+    (source / "b").symlink_to(tmp_path / "store", target_is_directory=True)
+    (source / "c").symlink_to(tmp_path / "store", target_is_directory=True)
+    (source / "up").symlink_to(tmp_path, target_is_directory=True)
+    (source / "loop").symlink_to("loop")
+    for folder in (source / "z", tmp_path / "store"):
+        folder.mkdir()
+        (folder / "0.json").write_text("{}")
+    (tmp_path / "beside.json").write_text("{}")
+    files = [str(file) for file in Tree(source, follow_links=True).files]
+    assert files == ["0.json", "0.png", "1.json", "1.png", "b/0.json", "up/beside.json", "z/0.json"]
+    with pytest.raises(UserError, match=r"out lies in .*, which is imported"):
+        import_data(source, tmp_path / "out", follow_links=True)
 
 
 def test_links_within_a_source_and_the_caches_of_the_hub_are_followed(tmp_path):

@@ -102,6 +102,8 @@ def import_data(
         _check_outside(root, folder)
     repository = hub.repository(source, named=options.format == "huggingface")
     tree = Tree(hub.fetch(repository) if repository else source, options.images, follow_links=follow_links)
+    for folder in tree.folders if follow_links else ():
+        _check_outside(root, folder)
     tree.files = tuple(path for path in tree.files if not is_reading(path))
     name = detect_format(tree) if options.format == "auto" else options.format
     default = ImportOptions()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -48,6 +48,7 @@ class Tree:
 
     Attributes:
         files: paths below `root`, sorted.
+        folders: real paths of the folders that were entered.
 
     Raises:
         UserError: if there is no such folder, it cannot be read, or a link to a file leads out of it.
@@ -60,31 +61,31 @@ class Tree:
             if not folder.is_dir():
                 raise UserError(f"no folder {folder}: expected annotations and images in it")
         self.root, self.images_root, self.follow_links = root, images, follow_links
-        self.files = tuple(sorted(self._walk(root, root)))
+        self.folders = set[Path]()
+        self.files = tuple(sorted(self._walk(root)))
 
-    def _walk(self, folder: Path, root: Path, above: frozenset[Path] = frozenset()) -> Iterator[PurePosixPath]:
-        """Files below a folder; `above` are the folders that links were followed from, so that no circle is.
+    def _walk(self, root: Path) -> Iterator[PurePosixPath]:
+        """Files below a folder. Links to folders come last, so that a folder is found at its own place, and once.
 
         Raises:
             UserError: if a folder cannot be read, or a link leads out.
         """
-        try:
-            with os.scandir(folder) as entries:
-                found = list(entries)
-        except OSError as error:
-            raise UserError(f"{folder} cannot be read ({error.strerror}): mend its permissions") from None
-        above |= {real(folder)} if self.follow_links else frozenset()
-        for entry in found:
-            path = Path(entry.path)
-            if is_clutter(entry.name):
+        folders, links = [root], deque[Path]()
+        while folders or links:
+            folder = folders.pop() if folders else links.popleft()
+            if self.follow_links and real(folder) in self.folders:
                 continue
-            if entry.is_dir(follow_symlinks=self.follow_links):
-                if not (entry.is_symlink() and real(path) in above):
-                    yield from self._walk(path, root, above)
-            elif entry.is_file():
-                if entry.is_symlink() and not self.follow_links:
-                    _check_link(path, root)
-                yield PurePosixPath(path.relative_to(root).as_posix())
+            self.folders.add(real(folder))
+            for entry in _entries(folder):
+                path = Path(entry.path)
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(path)
+                elif self.follow_links and path.is_dir():
+                    links.append(path)
+                elif path.is_file():
+                    if entry.is_symlink() and not self.follow_links:
+                        _check_link(path, root)
+                    yield PurePosixPath(path.relative_to(root).as_posix())
 
     def with_suffix(self, *suffixes: str) -> list[PurePosixPath]:
         """Files with one of these suffixes, in lower case."""
@@ -98,7 +99,7 @@ class Tree:
     def images(self) -> dict[str, Path]:
         """Image files by their path below the folder of images."""
         root = self.images_root or self.root
-        files = self._walk(root, root) if self.images_root else iter(self.files)
+        files = self._walk(root) if self.images_root else iter(self.files)
         return {normal(f.as_posix()): root / f for f in sorted(files) if f.suffix.lower() in IMAGE_SUFFIXES}
 
     @cached_property
@@ -306,3 +307,11 @@ def _check_link(path: Path, root: Path) -> None:
             f"{path} is a link to a file outside of {root}: add --follow-links if that is meant, or put "
             "the file itself there"
         )
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return [entry for entry in entries if not is_clutter(entry.name)]
+    except OSError as error:
+        raise UserError(f"{folder} cannot be read ({error.strerror}): mend its permissions") from None

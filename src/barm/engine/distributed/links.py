@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from barm.errors import UserError
+from barm.processes import place
 
 LOOPBACK = "127.0.0.1"
 JOIN = 60.0  # seconds within which all must have connected
@@ -93,13 +94,6 @@ def _read_line(connection: socket.socket) -> bytes:
             break
         line += byte
     return line
-
-
-def place() -> str:
-    """Identify the machine and, on Linux, the process namespace, since containers number their processes themselves."""
-    with suppress(OSError, AttributeError):
-        return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
-    return socket.gethostname()
 
 
 def end_stopped(link: Link) -> None:

@@ -24,8 +24,9 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from barm.engine.distributed.launcher import local_rank, rank
-from barm.engine.distributed.links import Link, Share, accept, connect, end_stopped, place
+from barm.engine.distributed.links import Link, Share, accept, connect, end_stopped
 from barm.errors import UserError
+from barm.processes import place
 
 SILENCE = "BARM_SILENCE"  # seconds without a sign of life after which a process counts as dead
 DEFAULT_SILENCE = 30.0
