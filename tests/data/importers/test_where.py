@@ -92,6 +92,7 @@ def test_a_folder_to_which_several_links_lead_is_read_once_and_at_its_own_place(
     (tmp_path / "beside.json").write_text("{}")
     files = [str(file) for file in Tree(source, follow_links=True).files]
     assert files == ["0.json", "0.png", "1.json", "1.png", "b/0.json", "up/beside.json", "z/0.json"]
+    assert set(Tree(source, source, follow_links=True).images) == {"0.png", "1.png"}  # a folder within the source
     with pytest.raises(UserError, match=r"out lies in .*, which is imported"):
         import_data(source, tmp_path / "out", follow_links=True)
 

@@ -70,11 +70,12 @@ class Tree:
         Raises:
             UserError: if a folder cannot be read, or a link leads out.
         """
-        folders, links = [root], deque[Path]()
+        folders, links, entered = [root], deque[Path](), set[Path]()
         while folders or links:
             folder = folders.pop() if folders else links.popleft()
-            if self.follow_links and real(folder) in self.folders:
+            if self.follow_links and real(folder) in entered:
                 continue
+            entered.add(real(folder))
             self.folders.add(real(folder))
             for entry in _entries(folder):
                 path = Path(entry.path)
