@@ -261,8 +261,8 @@ def test_two_runs_from_the_command_line(folders, browse, own, tmp_path):
         models = [barm.load(folder) for folder in folders]
         everything = models[0].class_names
         assert page.locator("h1").inner_text() == "first (BARM) and second (Fine-tuning)"
-        assert page.locator("#strip ol").count() == 2  # the orders differ
         wait_for(page, lambda: shown(page, 2) is not None)
+        assert page.locator("#strip ol").count() == 2  # the orders differ
         upload(tmp_path, page, own)
         press(page, "#opacity", "End")
         for place, model in enumerate(models, 1):

@@ -30,6 +30,7 @@ from barm.engine.signals import on_stop
 from barm.errors import UserError
 from barm.models.batch_norm import synchronised
 from barm.models.checkpointing import recompute_blocks
+from barm.models.depthwise import speed_up_depthwise
 from barm.models.frozen import Constant
 from barm.models.frozen_norm import take_in_frozen_norms
 
@@ -97,9 +98,7 @@ class Runtime:
 
     def place(self, module: nn.Module) -> nn.Module:
         """Move a network to the device, in the configured memory layout."""
-        if self.channels_last:
-            module = module.to(memory_format=torch.channels_last)
-        return module.to(self.device)
+        return module.to(memory_format=self.layout).to(self.device)
 
     @property
     def layout(self) -> torch.memory_format:
@@ -135,6 +134,8 @@ class Runtime:
         part = frozen if trains_bn else module
         if part is not None:
             take_in_frozen_norms(part)
+        if self.device.type == "cpu":
+            speed_up_depthwise(module)
         if self.recomputes:
             recompute_blocks(cast(nn.Module, getattr(module, "backbone", module)))
         if self.compile:

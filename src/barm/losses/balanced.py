@@ -83,9 +83,10 @@ def _on_strip(logits: Tensor, rest: Sequence[Tensor], wanted: bool, *, positive:
     place = label.masked_fill(~here, 0)
     own = logits.gather(1, place.unsqueeze(1)).squeeze(1)
     weight = positive[place] * here
-    softplus = logits.clamp(min=0) + log1p(torch.exp(-logits.abs()))
-    change = weight * F.softplus(-own) - here * F.softplus(own)
-    term = Term((softplus.sum(1) * valid + change).sum(), valid.sum())
+    tail = log1p(torch.exp(-logits.abs()))  # softplus(x) is max(x, 0) and this, softplus(-x) max(-x, 0) and this
+    own_tail = tail.gather(1, place.unsqueeze(1)).squeeze(1)
+    change = weight * (own_tail - own.clamp(max=0)) - here * (own_tail + own.clamp(min=0))
+    term = Term((tail.add_(logits.clamp(min=0)).sum(1) * valid + change).sum(), valid.sum())
     if not wanted:
         return Evaluated({ONE: term}, [None])
     gradient = torch.sigmoid(logits).mul_(valid.unsqueeze(1))

@@ -246,9 +246,9 @@ def _binary_cross_entropy_on_strip(logits: Tensor, rest: Sequence[Tensor], wante
 
 
 def log1p(small: Tensor) -> Tensor:
-    """``log(1 + x)`` for x in 0..1 by Kahan's corrected logarithm, twice as fast as torch's on a processor."""
+    """``log(1 + x)`` for x in 0..1, with what the sum rounds away added again; faster than torch's on a processor."""
     above = 1 + small
-    return torch.where(above == 1, small, torch.log(above) * (small / (above - 1)))
+    return torch.addcdiv(torch.log(above), small - (above - 1), above)
 
 
 def _fused_best_channel(scores: Tensor, *, size: tuple[int, int]) -> Tensor:

@@ -15,7 +15,7 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 
 from barm.errors import UserError
 from barm.models.adapters import is_adapted, merged
-from barm.models.checkpointing import Recomputed, revert
+from barm.models.reclassed import Reclassed, revert
 
 SHAREABLE = (nn.BatchNorm2d, BatchNormAct2d, nn.SyncBatchNorm, SyncBatchNormAct)  # exactly these, no class made of them
 NO_BATCH = (FrozenBatchNorm2d, FrozenBatchNormAct2d, nn.modules.instancenorm._InstanceNorm)  # statistics of no batch
@@ -59,7 +59,7 @@ def ordinary(network: nn.Module) -> nn.Module:
         The network itself where it is ordinary, else a copy that has its parameters and buffers. Only the weights of
         layers with adapters are new.
     """
-    kinds = (nn.SyncBatchNorm, NormedConv, Recomputed)
+    kinds = (nn.SyncBatchNorm, NormedConv, Reclassed)
     if not any(isinstance(module, kinds) or is_adapted(module) for module in network.modules()):
         return network
     tensors = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}

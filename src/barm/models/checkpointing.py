@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from barm.models.adapters import is_adapted
 from barm.models.depth import LISTS, opened, parts_of
+from barm.models.reclassed import Reclassed, become
 
 Buffers = dict[str, Tensor | None]  # of a module, by name
 
@@ -27,8 +28,8 @@ class Outward(nn.Module):
     """A part that calls modules outside of itself: no block that holds one is computed twice."""
 
 
-class Recomputed(nn.Module):
-    """A block, as a class made of its own, that keeps its inputs alone for the backward pass.
+class Recomputed(Reclassed):
+    """A block that keeps its inputs alone for the backward pass.
 
     The second pass has the random numbers and the autocast of the first. It leaves running statistics, and whatever
     else modules keep, as the first has left them.
@@ -43,8 +44,8 @@ class Recomputed(nn.Module):
         return checkpoint(forward, *args, use_reentrant=False, context_fn=partial(_passes, self), **options)
 
 
-class Uncompiled(nn.Module):
-    """A backbone that `torch.compile` leaves as it is, as a class made of its own."""
+class Uncompiled(Reclassed):
+    """A backbone that `torch.compile` leaves as it is."""
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # the captured second pass would update statistics
     def forward(self, *args: Any, **options: Any) -> Any:
@@ -55,8 +56,7 @@ class Uncompiled(nn.Module):
 def recompute_blocks(backbone: nn.Module) -> None:
     """Let every block of a backbone be computed again in the backward pass, in place.
 
-    Tensors, their names, and what `isinstance` says stay the same; `barm.models.batch_norm.ordinary` reverts it. A
-    backbone that does not train, or has no blocks, stays as it is.
+    `barm.models.batch_norm.ordinary` reverts it. A backbone that does not train, or has no blocks, stays as it is.
 
     Args:
         backbone: any; parts that are single layers have nothing to compute again.
@@ -65,14 +65,8 @@ def recompute_blocks(backbone: nn.Module) -> None:
     if not found or not any(parameter.requires_grad for parameter in backbone.parameters()):
         return
     for block in found:
-        _become(block, Recomputed)
-    _become(backbone, Uncompiled)
-
-
-def revert(module: nn.Module) -> None:
-    """Give a module the class that it had before `recompute_blocks`, in place."""
-    while isinstance(module, Recomputed | Uncompiled):
-        module.__class__ = type(module).__mro__[2]
+        become(block, Recomputed)
+    become(backbone, Uncompiled)
 
 
 def blocks(backbone: nn.Module) -> Iterator[nn.Module]:
@@ -116,17 +110,6 @@ def _is_noticed(part: nn.Module) -> bool:
     inner = [module for module in part.modules() if module is not part]
     hooked = any(module._forward_hooks or module._forward_pre_hooks for module in inner)
     return hooked or any(isinstance(module, Outward) for module in part.modules())
-
-
-def _become(module: Any, kind: Any) -> None:
-    """Put the forward pass of `kind` around a module's own, in place."""
-    own: Any = type(module)
-    module.__class__ = _made_of(kind, own)
-
-
-@cache
-def _made_of(kind: Any, own: Any) -> Any:
-    return type(own.__name__, (kind, own), {"__module__": own.__module__})
 
 
 def _passes(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
