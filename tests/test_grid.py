@@ -15,7 +15,7 @@ from barm.cli import app
 from barm.data.sources.shapes_disk import make_shapes
 from barm.engine.checkpoint.directory import RunDirectory
 from barm.errors import UserError
-from barm.grid import config_of, run_grid, without_known
+from barm.grid import config_of, each_run, run_grid, without_known
 from barm.grid_file import Cell, GridConfig, cells, read_grid
 from barm.jobs.control import _planned
 from barm.report.compare import SCORES, summarise, write_comparison
@@ -63,6 +63,20 @@ def test_a_failed_run_does_not_lose_the_others(shapes_voc, tiny_settings, tmp_pa
     assert len(paths) == 1
     assert "3-7-overlap-s1/finetune" in failed[0]
     assert "does not divide" in failed[0]
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"), [(UserError("no step 2"), "no step 2"), (KeyError("step02"), "KeyError: 'step02'")]
+)
+def test_the_line_of_a_failed_run(error, expected, shapes_voc, tiny_settings, tmp_path):
+    def fail(cell: Cell) -> None:
+        raise error
+
+    said: list[str] = []
+    wanted = grid(tiny_settings, methods=("finetune",))
+    _, failed = each_run(wanted, tmp_path, shapes_voc, fail, said.append, generated=False)
+    assert failed == [f"3-1-overlap-s1/finetune: {expected}"]
+    assert said == [f"failed: {failed[0]}"]
 
 
 def test_finished_runs_with_other_settings_are_not_taken_for_the_grid_s(shapes_voc, tiny_settings, tmp_path):

@@ -197,7 +197,8 @@ def each_run(
         except (Stopped, KeyboardInterrupt):
             raise
         except Exception as error:  # one failed run does not lose the others
-            failed.append(f"{cell.name()}: {type(error).__name__ if not isinstance(error, UserError) else ''} {error}")
+            kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+            failed.append(f"{cell.name()}: {kind}{error}")
             say(f"failed: {failed[-1]}")
     return finished, failed
 
