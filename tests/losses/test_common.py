@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from barm.losses.balanced import balanced_binary_cross_entropy
 from barm.losses.common import accepted, binary_cross_entropy, cross_entropy, focal_loss, pseudo_labels
-from barm.ops.upsampled import computed_by, map_pixels
+from barm.ops.upsampled import _FORMS, ONE, computed_by, map_pixels
 
 
 @pytest.fixture(autouse=True)
@@ -104,3 +105,17 @@ def test_pseudo_labels_with_a_threshold_of_1(path, softmax):
         for threshold, expected in ((1.0, 0), (0.999, 1)):
             found = map_pixels(pseudo_labels, logits, label, threshold=threshold, softmax=softmax)
             assert found.unique().tolist() == [expected]
+
+
+@pytest.mark.parametrize("positive", [None, torch.tensor([1.0, 3.0])], ids=["alike", "balanced"])
+def test_an_overflow_where_no_label_is_has_no_effect(positive):
+    logits = torch.tensor([[[[0.5, torch.inf]], [[-1.0, torch.inf]]]])
+    label = torch.tensor([[[1, 255]]])
+    options = {} if positive is None else {"positive": positive}
+    formula = binary_cross_entropy if positive is None else balanced_binary_cross_entropy
+    expected = formula(logits[..., :1], label[..., :1], **options).total
+    torch.testing.assert_close(formula(logits, label, **options).total, expected)
+    found = _FORMS[formula].analytic(logits, [label], True, **options)
+    torch.testing.assert_close(found.terms[ONE].total, expected)
+    assert torch.isfinite(found.gradients[0]).all()
+    assert not found.gradients[0][..., 1].any()

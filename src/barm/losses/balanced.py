@@ -82,15 +82,16 @@ def _on_strip(logits: Tensor, rest: Sequence[Tensor], wanted: bool, *, positive:
     here = valid & (label != ELSEWHERE)
     place = label.masked_fill(~here, 0)
     own = logits.gather(1, place.unsqueeze(1)).squeeze(1)
-    weight = positive[place] * here
+    weight = positive[place]
     tail = log1p(torch.exp(-logits.abs()))  # softplus(x) is max(x, 0) and this, softplus(-x) max(-x, 0) and this
     own_tail = tail.gather(1, place.unsqueeze(1)).squeeze(1)
-    change = weight * (own_tail - own.clamp(max=0)) - here * (own_tail + own.clamp(min=0))
-    term = Term((tail.add_(logits.clamp(min=0)).sum(1) * valid + change).sum(), valid.sum())
+    change = weight * (own_tail - own.clamp(max=0)) - (own_tail + own.clamp(min=0))
+    loss = tail.add_(logits.clamp(min=0)).sum(1) + change.masked_fill(~here, 0.0)
+    term = Term(loss.masked_fill(~valid, 0.0).sum(), valid.sum())
     if not wanted:
         return Evaluated({ONE: term}, [None])
     gradient = torch.sigmoid(logits).mul_(valid.unsqueeze(1))
-    pull = -(weight * torch.sigmoid(-own) + here * torch.sigmoid(own))
+    pull = -(weight * torch.sigmoid(-own) + torch.sigmoid(own)).masked_fill(~here, 0.0)
     return Evaluated({ONE: term}, [gradient.scatter_add_(1, place.unsqueeze(1), pull.to(gradient.dtype).unsqueeze(1))])
 
 

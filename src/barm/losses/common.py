@@ -233,16 +233,16 @@ def _binary_cross_entropy_on_strip(logits: Tensor, rest: Sequence[Tensor], wante
     """`binary_cross_entropy` with its gradient, ``sigmoid(x) - [c = y]`` where the label is valid."""
     label = rest[0]
     valid = label != IGNORE
-    here = (valid & (label != ELSEWHERE)).to(logits.dtype)
-    channel = label.masked_fill(here == 0, 0).unsqueeze(1)
+    here = valid & (label != ELSEWHERE)
+    channel = label.masked_fill(~here, 0).unsqueeze(1)
     positive = logits.gather(1, channel).squeeze(1)
-    small = torch.exp(-logits.abs())
-    softplus = logits.clamp(min=0) + log1p(small)
-    term = Term((softplus.sum(1) * valid - positive * here).sum(), valid.sum())
+    softplus = logits.clamp(min=0) + log1p(torch.exp(-logits.abs()))
+    loss = softplus.sum(1) - positive.masked_fill(~here, 0.0)
+    term = Term(loss.masked_fill(~valid, 0.0).sum(), valid.sum())
     if not wanted:
         return Evaluated({ONE: term}, [None])
     gradient = torch.sigmoid(logits).mul_(valid.unsqueeze(1))
-    return Evaluated({ONE: term}, [gradient.scatter_add_(1, channel, -here.unsqueeze(1))])
+    return Evaluated({ONE: term}, [gradient.scatter_add_(1, channel, -here.to(logits.dtype).unsqueeze(1))])
 
 
 def log1p(small: Tensor) -> Tensor:

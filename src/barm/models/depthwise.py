@@ -1,9 +1,10 @@
 """Depthwise convolutions whose backward pass is fast on a processor.
 
-For many of them torch's own backward pass takes a reference loop there, ten times as slow as the forward pass or worse:
-the gradient of the weight in bfloat16 wherever the kernel is larger than 3 x 3 or dilated, the gradient of the image
-wherever the kernel is dilated, or in bfloat16 strided (``benchmarks/depthwise.py`` measures it). The same gradients
-are computed here by what is fast: that of the image by a forward pass, or, like that of the weight, in float32.
+For many of them torch's own backward pass is a loop there, tens of times as slow as the forward pass: the gradient of
+the image wherever the kernel is dilated, in bfloat16 also where it is strided, and in bfloat16 the gradient of the
+weight wherever the kernel is dilated or has a side above 3 (``benchmarks/depthwise.py``). The same gradients are
+computed here by what is fast: that of the image by a forward or a transposed convolution, that of the weight in
+float32. All other convolutions are left to torch.
 """
 
 from __future__ import annotations
@@ -14,14 +15,13 @@ import torch
 from timm.layers.conv2d_same import Conv2dSame
 from timm.layers.padding import pad_same
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from barm.models.batch_norm import NormedConv
 from barm.models.reclassed import Reclassed, become
 
 Pair = tuple[int, int]
-TYPES = (torch.float32, torch.bfloat16)
-FAST = 3  # side of the largest kernel whose weight's gradient is fast in bfloat16, without dilation
+FAST = 3  # side of the largest kernel whose gradient is fast in bfloat16, without dilation
 
 
 class Depthwise(Reclassed):
@@ -43,41 +43,82 @@ class DepthwiseSame(Reclassed):
 
 
 def speed_up_depthwise(network: nn.Module) -> None:
-    """Give all depthwise convolutions of a network the fast backward pass, in place.
+    """Give the depthwise convolutions of a network that torch computes slowly the fast backward pass, in place.
 
-    Those with a forward pass of their own stay as they are. `barm.models.batch_norm.ordinary` reverts it.
+    `barm.models.batch_norm.ordinary` reverts it. Until then these layers cannot be pickled, traced or transformed by
+    `torch.func`. Layers with a forward pass of their own stay as they are.
     """
     for module in network.modules():
-        if isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels == module.out_channels:
-            if type(module).forward is Conv2dSame.forward:
-                become(module, DepthwiseSame)
-            elif type(module)._conv_forward is nn.Conv2d._conv_forward and _pads_with_zeros(module):
-                become(module, Depthwise)
+        if not isinstance(module, nn.Conv2d) or not 1 < module.groups == module.in_channels == module.out_channels:
+            continue
+        forward = type(module).forward
+        if isinstance(module, Reclassed) or not _loops(module, torch.bfloat16):
+            continue
+        if forward is Conv2dSame.forward:
+            become(module, DepthwiseSame)
+        elif forward in (nn.Conv2d.forward, NormedConv.forward) and _pads_with_zeros(module):
+            become(module, Depthwise)
 
 
 def _pads_with_zeros(conv: nn.Conv2d) -> bool:
     return conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
 
 
+def _loops(conv: nn.Conv2d, dtype: torch.dtype) -> bool:
+    return is_slow(conv.weight, stride=max(conv.stride), dilation=max(conv.dilation), dtype=dtype)
+
+
+def is_slow(weight: Tensor, *, stride: int, dilation: int, dtype: torch.dtype) -> bool:
+    """Whether torch's backward pass is a loop on a processor, and there is a faster one.
+
+    Args:
+        weight: ``(C, 1, kh, kw)``.
+        stride: the larger of both axes', as `dilation`.
+        dilation: distance of the kernel's taps.
+        dtype: in which the convolution is computed.
+
+    >>> is_slow(torch.zeros(8, 1, 5, 5), stride=1, dilation=1, dtype=torch.bfloat16)
+    True
+    """
+    if dtype == torch.float32:
+        return dilation > 1 and stride == 1
+    return dtype == torch.bfloat16 and (dilation > 1 or stride > 1 or max(weight.shape[2:]) > FAST)
+
+
 def convolve(
     image: Tensor, weight: Tensor, bias: Tensor | None, *, stride: Pair, padding: Pair, dilation: Pair
 ) -> Tensor:
-    """Depthwise convolution, ``(N, C, H, W)`` -> ``(N, C, h, w)``, with `torch.nn.functional.conv2d`'s result.
+    """Depthwise convolution with the result of `torch.nn.functional.conv2d`, bit for bit.
 
-    The backward pass is the fast one where it is known to be: on a processor, channels last, in float32 or bfloat16.
+    Only on a processor, of images that lie channels last, the backward pass is another one where it `is_slow`.
 
     Args:
-        image: feature maps.
-        weight: ``(C, 1, kh, kw)``.
-        bias: ``(C,)`` or None.
+        image: feature maps, ``(N, C, H, W)`` float.
+        weight: ``(C, 1, kh, kw)`` float.
+        bias: ``(C,)`` float or None.
         stride: of both axes, as the next two.
         padding: number of zeros at each side.
         dilation: distance of the kernel's taps.
+
+    Returns:
+        ``(N, C, h, w)`` in the image's type, under autocast in autocast's.
+
+    Raises:
+        RuntimeError: where `conv2d` raises it.
     """
-    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else image.dtype
-    last = image.is_contiguous(memory_format=torch.channels_last)
-    if image.device.type != "cpu" or dtype not in TYPES or not last or not torch.is_grad_enabled():
-        return F.conv2d(image, weight, bias, stride, padding, dilation, image.shape[1])
+    dtype, cast = image.dtype, torch.is_autocast_enabled("cpu") and image.dtype != torch.float64
+    if cast:
+        dtype = torch.get_autocast_dtype("cpu")
+    if (
+        image.device.type != "cpu"
+        or not torch.is_grad_enabled()
+        or image.dim() != 4
+        or image.shape[1] != weight.shape[0]
+        or not (cast or weight.dtype == dtype)
+        or not image.is_contiguous(memory_format=torch.channels_last)
+        or not is_slow(weight, stride=max(stride), dilation=max(dilation), dtype=dtype)
+    ):
+        return F.conv2d(image, weight, bias, stride, padding, dilation, weight.shape[0])
     with torch.autocast("cpu", enabled=False):
         result: Tensor = _Depthwise.apply(image.to(dtype), weight, bias, stride, padding, dilation)
     return result
@@ -90,38 +131,62 @@ class _Depthwise(torch.autograd.Function):
     def forward(
         ctx: Any, image: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair, dilation: Pair
     ) -> Tensor:
-        kernel = weight.to(image.dtype)
-        ctx.save_for_backward(image, kernel)
+        ctx.save_for_backward(image, weight)
         ctx.stride, ctx.padding, ctx.dilation = stride, padding, dilation
         shift = None if bias is None else bias.to(image.dtype)
-        return F.conv2d(image, kernel, shift, stride, padding, dilation, image.shape[1])
+        return F.conv2d(image, weight.to(image.dtype), shift, stride, padding, dilation, weight.shape[0])
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, ...]:
-        image, kernel = ctx.saved_tensors
+        image, weight = ctx.saved_tensors
         of_image, of_weight, of_bias = ctx.needs_input_grad[:3]
         outer = outer.contiguous(memory_format=torch.channels_last)
-        gradients: list[Tensor | None] = [None, None, outer.float().sum((0, 2, 3)) if of_bias else None]
-        sides = zip(kernel.shape[2:], ctx.padding, ctx.dilation, strict=True)
-        around = [dilation * (side - 1) - padding for side, padding, dilation in sides]
-        as_forward = tuple(ctx.stride) == (1, 1) and min(around) >= 0
-        if of_image and as_forward:
-            gradients[0] = F.conv2d(outer, kernel.flip(2, 3), None, 1, around, ctx.dilation, image.shape[1])
-        elif of_image:
-            gradients[0] = _gradients(ctx, outer.float(), image.float(), kernel.float(), 0).to(image.dtype)
-        if of_weight and max(kernel.shape[2:]) <= FAST and max(ctx.dilation) == 1:
-            gradients[1] = _gradients(ctx, outer, image, kernel, 1)
-        elif of_weight:
-            gradients[1] = _gradients(ctx, outer.float(), image.float(), kernel.float(), 1)
+        gradients: list[Tensor | None] = [None, None, None]
+        with torch.autocast("cpu", enabled=False):
+            if of_image:
+                gradients[0] = _of_image(ctx, outer, image, weight)
+            if of_weight:
+                gradients[1] = _of_weight(ctx, outer, image, weight)
+            if of_bias:
+                gradients[2] = outer.float().sum((0, 2, 3))
         return (*gradients, None, None, None)
 
 
-def _gradients(ctx: Any, outer: Tensor, image: Tensor, kernel: Tensor, which: int) -> Tensor:
-    """torch's own gradient of the image (0) or the weight (1)."""
-    wanted = [which == 0, which == 1, False]
-    found = torch.ops.aten.convolution_backward(
-        outer, image, kernel, None, ctx.stride, ctx.padding, ctx.dilation, False, [0, 0], image.shape[1], wanted
+def _of_image(ctx: Any, outer: Tensor, image: Tensor, weight: Tensor) -> Tensor:
+    """Gradient of the image: every pixel spreads over the kernel's taps, which is a convolution the other way round.
+
+    Where each result has its own place (stride 1) it is one with the kernel turned round, in the image's type. Its
+    zeros around are those which let a side grow by as much as the forward pass has shrunk it.
+    """
+    reach = [taps * (side - 1) for taps, side in zip(ctx.dilation, weight.shape[2:], strict=True)]
+    around = [far - zeros for far, zeros in zip(reach, ctx.padding, strict=True)]
+    channels = weight.shape[0]
+    if max(ctx.stride) == 1 and min(around) >= 0:
+        turned = weight.to(image.dtype).flip(2, 3)
+        return F.conv2d(outer, turned, None, 1, around, ctx.dilation, channels)
+    sides = zip(image.shape[2:], outer.shape[2:], ctx.stride, ctx.padding, reach, strict=True)
+    unseen = [old - ((new - 1) * step - 2 * zeros + far + 1) for old, new, step, zeros, far in sides]  # at the end
+    wide = F.conv_transpose2d(
+        outer.float(), weight.float(), None, ctx.stride, ctx.padding, unseen, channels, ctx.dilation
     )
-    gradient: Tensor = found[which]
+    return wide.to(image.dtype)
+
+
+def _of_weight(ctx: Any, outer: Tensor, image: Tensor, weight: Tensor) -> Tensor:
+    """Gradient of the weight by torch, in float32 where it would be a loop in bfloat16."""
+    if max(weight.shape[2:]) > FAST or max(ctx.dilation) > 1:
+        outer, image = outer.float(), image.float()
+    gradient: Tensor = torch.ops.aten.convolution_backward(
+        outer,
+        image,
+        weight.to(image.dtype),
+        None,
+        ctx.stride,
+        ctx.padding,
+        ctx.dilation,
+        False,  # not transposed
+        [0, 0],
+        weight.shape[0],
+        [False, True, False],
+    )[1]
     return gradient
