@@ -1,7 +1,7 @@
 """What the backward pass of depthwise convolutions costs on a processor: torch's own and ours, in turn.
 
-python benchmarks/depthwise.py                # layers as in EfficientNet-Lite0, and whole updates with it, one thread
-python benchmarks/depthwise.py --rounds 2 --crop 65 --backbone mobilenetv3_small_050
+python benchmarks/depthwise.py                # layers as in EfficientNets and others, and whole updates, one thread
+python benchmarks/depthwise.py --rounds 2 --crop 65 --backbones mobilenetv3_small_050
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from statistics import median
 from unittest.mock import patch
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from barm.bench.cases import Setting, our_update
+from barm.engine.memory_use import keep_freed_memory
 from barm.labels import TaskPlan
 from barm.models.depthwise import speed_up_depthwise
 from barm.models.segmenter import NetworkConfig
@@ -31,27 +32,34 @@ LAYERS = {  # channels, side of the image, of the kernel, dilation, stride
     "5 x 5, dilation 2": (1152, 13, 5, 2, 1),
     "7 x 7": (96, 48, 7, 1, 1),
 }
+TYPES = {"bf16-mixed": torch.bfloat16, "32-true": torch.float32}
+Work = Callable[[], object]
 
 
-def backward(layer: nn.Conv2d, side: int, precise: bool) -> Callable[[], object]:
-    """One backward pass through a layer, for 8 images."""
-    image = torch.randn(8, layer.in_channels, side, side).contiguous(memory_format=torch.channels_last)
-    with torch.autocast("cpu", torch.bfloat16, enabled=not precise):
-        image = (image if precise else image.bfloat16()).requires_grad_()
-        result = layer(image)
-    pull = torch.randn_like(result)
-    return lambda: torch.autograd.grad(result, [image, layer.weight], pull, retain_graph=True)
-
-
-def layer_of(name: str, fast: bool) -> tuple[nn.Conv2d, int]:
-    """A layer of `LAYERS` and the side of its images."""
+def works_of(name: str, dtype: torch.dtype) -> list[Work]:
+    """Forward pass of a layer for 8 images, torch's backward pass, ours."""
     channels, side, kernel, dilation, stride = LAYERS[name]
     padding = dilation * (kernel // 2) if stride == 1 else 0
-    layer = nn.Conv2d(channels, channels, kernel, stride, padding, dilation, channels, bias=False)
-    layer = layer.to(memory_format=torch.channels_last)
-    if fast:
-        speed_up_depthwise(layer)
-    return layer, side
+    image = torch.randn(8, channels, side, side, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    image.requires_grad_()
+
+    def passes(fast: bool) -> tuple[Work, Work]:
+        layer = nn.Conv2d(channels, channels, kernel, stride, padding, dilation, channels, bias=False)
+        layer = layer.to(memory_format=torch.channels_last)
+        if fast:
+            speed_up_depthwise(layer)
+
+        def forward() -> Tensor:
+            with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+                result: Tensor = layer(image)
+            return result
+
+        result = forward()
+        pull = torch.randn_like(result)
+        return forward, lambda: torch.autograd.grad(result, [image, layer.weight], pull, retain_graph=True)
+
+    forward, own = passes(fast=False)
+    return [forward, own, passes(fast=True)[1]]
 
 
 @contextmanager
@@ -61,40 +69,44 @@ def torch_s_own() -> Iterator[None]:
         yield
 
 
-def seconds(works: list[Callable[[], object]], rounds: int) -> list[float]:
-    """Median processor seconds of each work, in turn; the first round warms up."""
+def milliseconds(works: list[Work], rounds: int) -> list[float]:
+    """Median processor time of each work, in turn; the first round warms up."""
     spent: list[list[float]] = [[] for _ in works]
     for round_ in range(rounds + 1):
         for work, found in zip(works, spent, strict=True):
             began = time.process_time()
             work()
             if round_:
-                found.append(time.process_time() - began)
+                found.append(1000 * (time.process_time() - began))
     return [median(found) for found in spent]
 
 
 def main() -> None:
     """Time the layers and the updates, print medians and ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backbone", default="tf_efficientnet_lite0")
+    names = ["tf_efficientnet_lite0", "mobilenetv2_100", "convnext_atto"]
+    parser.add_argument("--backbones", nargs="+", default=names)
     parser.add_argument("--crop", type=int, default=193)
     parser.add_argument("--rounds", type=int, default=7)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    for precise in (False, True):
+    keep_freed_memory()  # as in training
+    for precision, dtype in TYPES.items():
         for name in LAYERS:
-            works = [backward(*layer_of(name, fast), precise) for fast in (False, True)]
-            own, ours = (1000 * spent for spent in seconds(works, given.rounds))
-            kind = "float32" if precise else "bfloat16"
-            print(f"{kind:10}{name:20}torch {own:6.1f} ms · ours {ours:6.1f} ms ({own / ours:.1f} x as fast)")
+            forward, own, ours = milliseconds(works_of(name, dtype), given.rounds)
+            told = f"forward {forward:5.1f} ms · backward: torch {own:5.1f} ms, ours {ours:5.1f} ms"
+            print(f"{precision:11}{name:18}{told} ({own / ours:.1f} x as fast)")
     plan = TaskPlan.parse("7-2", 11)
-    network = NetworkConfig(backbone=given.backbone, pretrained=False, decoder="auto")
-    for step in (0, 1):
-        setting = Setting(network, plan[step], 8, given.crop, "cpu", "auto")
-        with torch_s_own():
-            before = our_update(setting)
-        own, ours = seconds([before, our_update(setting)], given.rounds)
-        print(f"update of step {step}: torch {own:.2f} s · ours {ours:.2f} s ({own / ours:.2f} x as fast)")
+    for backbone in given.backbones:
+        network = NetworkConfig(backbone=backbone, pretrained=False, decoder="auto")
+        for precision in TYPES:
+            for step in (0, 1):
+                setting = Setting(network, plan[step], 8, given.crop, "cpu", precision)
+                with torch_s_own():
+                    before = our_update(setting)
+                own, ours = milliseconds([before, our_update(setting)], given.rounds)
+                told = f"torch {own:5.0f} ms, ours {ours:5.0f} ms ({ours / own:.2f} of the time)"
+                print(f"{precision:11}{backbone}, update of step {step}: {told}")
 
 
 if __name__ == "__main__":
