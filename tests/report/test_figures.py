@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
+import itertools
 
-from barm.report.figures import best_and_worst, image_iou
+import matplotlib as mpl
+import numpy as np
+import pytest
+
+from barm.report.figures import best_and_worst, draw_comparison, image_iou
 
 
 def test_images_are_chosen_by_what_was_learned_and_missed():
@@ -19,3 +23,15 @@ def test_images_are_chosen_by_what_was_learned_and_missed():
         (3, "rank 2 of 3 images"),
     ]
     assert best_and_worst([None, 0.5], 4)[0].told("a new class") == "the only image with a new class"
+
+
+@pytest.mark.parametrize("number", [3, 20, 45])
+def test_curves_of_many_methods(number, tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr("barm.report.figures.save_figure", lambda figure, path: figures.append(figure))
+    draw_comparison(tmp_path / "chart.png", {"15-1": {f"method {i}": [0.7, 0.5] for i in range(number)}})
+    (axes,) = figures[0].axes
+    looks = [(mpl.colors.to_hex(line.get_color()), line.get_marker()) for line in axes.lines]
+    assert len(set(looks)) == number
+    first = [mpl.colors.rgb_to_hsv(mpl.colors.to_rgb(colour))[0] for colour, _ in looks[:3]]
+    assert min(abs(a - b) for a, b in itertools.combinations(first, 2)) > 0.1  # no light and dark of one hue

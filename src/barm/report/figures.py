@@ -17,6 +17,8 @@ from barm.writing import write_atomically
 Pixels = NDArray[np.uint8]
 IGNORED = 255  # neither tinted nor outlined
 LINE = 300  # the short side of an image over the width of its outlines
+COLOURS = [mpl.colormaps["tab20"](i) for i in (*range(0, 20, 2), *range(1, 20, 2))]  # of curves, the dark ones first
+MARKERS = "os^vDP"
 RIM = 0.65  # how dark the image is beside an object, where the outline is opaque
 
 
@@ -250,18 +252,19 @@ def draw_comparison(path: Path, curves: Mapping[str, Mapping[str, Sequence[float
         1, len(curves), figsize=(5.2 * len(curves) + 1.6, 4.2), squeeze=False, layout="constrained"
     )
     names = list(dict.fromkeys(name for methods in curves.values() for name in methods))
-    colours = dict(zip(names, mpl.colormaps["tab20"](np.linspace(0, 1, 20))[: len(names)], strict=False))
+    looks = [{"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]} for i in range(len(names))]
+    styles = dict(zip(names, looks, strict=True))
     for ax, (task, methods) in zip(axes[0], curves.items(), strict=True):
         for name, values in methods.items():
             steps = range(len(values))
-            ax.plot(steps, [100 * v for v in values], marker="o.s^vD"[names.index(name) % 6], ms=4, color=colours[name])
+            ax.plot(steps, [100 * v for v in values], ms=4, **styles[name])
         ax.set_title(task)
         ax.set_xlabel("step")
         ax.set_ylim(0, 100)
         ax.set_xticks(range(max(map(len, methods.values()))))
         ax.grid(alpha=0.3)
     axes[0, 0].set_ylabel("mIoU over the classes seen so far (%)")
-    handles = [mpl.lines.Line2D([], [], color=colours[n], marker="o.s^vD"[i % 6], ms=4) for i, n in enumerate(names)]
+    handles = [mpl.lines.Line2D([], [], ms=4, **look) for look in looks]
     figure.legend(handles, names, loc="outside right upper")
     save_figure(figure, path)
 
