@@ -173,10 +173,13 @@ def test_the_background_gives_way_to_a_rare_new_class(balanced):
     label[0, 0, :3] = torch.tensor([3, 4, 255])
     batch = Batch(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), label, {})
     new, old = outputs(step, [0.5, -1.0, -1.0, 0.2, 0.3, 0.1]), outputs(BASE, [0.5, -1.0, -1.0])
+    new = GroupedOutput((*new.heads[:-1], new.heads[-1].clone()), new.branches)
+    new.heads[-1][0, 0, 0, 0] = 2.0
     method.set_pixels(torch.tensor([0, 0, 0, 1, 62]))
     value = float(method.loss(new, old, batch)["bga_bce"].value)
-    one = float(nn.functional.softplus(torch.tensor(0.2)))
-    assert value == pytest.approx((62**0.5 + 1 if balanced else 2) * one / 2, rel=1e-5)
+    rare, common = nn.functional.softplus(torch.tensor([2.0, 0.2])).tolist()
+    w = 62**0.5 if balanced else 1
+    assert value == pytest.approx((w * rare + common) / (w + 1), rel=1e-5)
 
 
 def test_a_balanced_residual_needs_a_balance():

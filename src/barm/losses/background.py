@@ -38,21 +38,21 @@ def residual_cross_entropy(
 ) -> Term:
     """BgA cross-entropy: the residual is trained to be negative on new classes.
 
-    ``sum(P * BCE(a, 0)) / sum(P)``; 0 without a positive pixel.
+    ``sum(P B * BCE(a, 0)) / sum(P B)``; 0 without a positive pixel.
 
     Args:
         residual: the newest background adaptation a_T before the sigmoid, ``(N, h, w)``.
         positive: mask of the new classes, ``(N, h, w)``.
-        balance: factor of every pixel's loss, ``(N, h, w)``; by default 1, as published.
+        balance: B, weights of the pixels in the mean, ``(N, h, w)``; by default 1, as published.
         weight: factor in the objective.
 
-    >>> residual, positive = torch.zeros(1, 1, 2), torch.tensor([[[1.0, 0.0]]])
-    >>> term = residual_cross_entropy(residual, positive, balance=torch.tensor([[[3.0, 9.0]]]))
-    >>> round(float(term.value), 4)  # 3 log 2
-    2.0794
+    >>> residual, positive = torch.tensor([[[0.0, 5.0, 9.0]]]), torch.tensor([[[1.0, 1.0, 0.0]]])
+    >>> term = residual_cross_entropy(residual, positive, balance=torch.tensor([[[3.0, 1.0, 1.0]]]))
+    >>> round(float(term.value), 4)  # (3 softplus(0) + softplus(5)) / 4
+    1.7715
     """
-    loss = where_counted(positive, F.softplus(residual))
-    return Term((loss if balance is None else loss * balance).sum(), positive.sum(), weight)
+    weights = positive if balance is None else positive * balance
+    return Term((weights * where_counted(positive, F.softplus(residual))).sum(), weights.sum(), weight)
 
 
 def pixel_weights(label: Tensor, weights: Tensor, size: tuple[int, int]) -> Tensor:
