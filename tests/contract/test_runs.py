@@ -69,7 +69,6 @@ def test_a_stopped_run_of_barm_with_its_switches(tiny, tmp_path, monkeypatch):
     switches = (
         "method.pseudo_share=0.8",
         "method.class_balance=0.5",
-        "method.balance_residual=true",
         "method.residual=own",
         "method.warm_start.alone=0.5",
     )

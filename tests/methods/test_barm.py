@@ -162,26 +162,3 @@ def test_balance_weighs_the_pixels_of_a_rare_new_class():
     positive = nn.functional.softplus(background) + 62**0.5 * nn.functional.softplus(-one)
     still = 2 * nn.functional.softplus(torch.tensor(-1.0))  # of the old classes, which get no gradient
     assert value == pytest.approx(float((62 * negative + positive) / 63 + still), rel=1e-5)
-
-
-@pytest.mark.parametrize("balanced", [False, True])
-def test_the_background_gives_way_to_a_rare_new_class(balanced):
-    """A pixel of the rare class weighs 62 ** 0.5 in the background adaptation, one of the common class 1."""
-    step = Step(1, ((1, 2), (3, 4)))
-    method = BARMConfig(class_balance=0.5, pseudo=False, balance_residual=balanced).build(step, NETWORK)
-    label = torch.zeros(1, 8, 8, dtype=torch.long)
-    label[0, 0, :3] = torch.tensor([3, 4, 255])
-    batch = Batch(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), label, {})
-    new, old = outputs(step, [0.5, -1.0, -1.0, 0.2, 0.3, 0.1]), outputs(BASE, [0.5, -1.0, -1.0])
-    new = GroupedOutput((*new.heads[:-1], new.heads[-1].clone()), new.branches)
-    new.heads[-1][0, 0, 0, 0] = 2.0
-    method.set_pixels(torch.tensor([0, 0, 0, 1, 62]))
-    value = float(method.loss(new, old, batch)["bga_bce"].value)
-    rare, common = nn.functional.softplus(torch.tensor([2.0, 0.2])).tolist()
-    w = 62**0.5 if balanced else 1
-    assert value == pytest.approx((w * rare + common) / (w + 1), rel=1e-5)
-
-
-def test_a_balanced_residual_needs_a_balance():
-    with pytest.raises(ValueError, match="balance_residual weighs by class_balance, which is 0"):
-        BARMConfig(balance_residual=True)

@@ -33,44 +33,17 @@ def step_masks(label: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     return positive, negative
 
 
-def residual_cross_entropy(
-    residual: Tensor, positive: Tensor, *, balance: Tensor | None = None, weight: float = 1.0
-) -> Term:
+def residual_cross_entropy(residual: Tensor, positive: Tensor, *, weight: float = 1.0) -> Term:
     """BgA cross-entropy: the residual is trained to be negative on new classes.
 
-    ``sum(P B * BCE(a, 0)) / sum(P B)``; 0 without a positive pixel.
+    ``sum(P * BCE(a, 0)) / sum(P)``; 0 without a positive pixel.
 
     Args:
         residual: the newest background adaptation a_T before the sigmoid, ``(N, h, w)``.
         positive: mask of the new classes, ``(N, h, w)``.
-        balance: B, weights of the pixels in the mean, ``(N, h, w)``; by default 1, as published.
         weight: factor in the objective.
-
-    >>> residual, positive = torch.tensor([[[0.0, 5.0, 9.0]]]), torch.tensor([[[1.0, 1.0, 0.0]]])
-    >>> term = residual_cross_entropy(residual, positive, balance=torch.tensor([[[3.0, 1.0, 1.0]]]))
-    >>> round(float(term.value), 4)  # (3 softplus(0) + softplus(5)) / 4
-    1.7715
     """
-    weights = positive if balance is None else positive * balance
-    return Term((weights * where_counted(positive, F.softplus(residual))).sum(), weights.sum(), weight)
-
-
-def pixel_weights(label: Tensor, weights: Tensor, size: tuple[int, int]) -> Tensor:
-    """Weights of the pixels' classes at feature resolution, resized nearest-neighbour; 1 where the label is 255.
-
-    Args:
-        label: channels, ``(N, H, W)`` int64.
-        weights: of the channels, ``(C,)`` float.
-        size: ``(h, w)``.
-
-    Returns:
-        ``(N, h, w)`` float.
-
-    >>> pixel_weights(torch.tensor([[[0, 2, 255, 1]]]), torch.tensor([1.0, 3.0, 5.0]), (1, 4))
-    tensor([[[1., 5., 1., 3.]]])
-    """
-    label = F.interpolate(label.unsqueeze(1).float(), size=size, mode="nearest").squeeze(1).long()
-    return torch.where(label == IGNORE, 1.0, weights[label.clamp(max=len(weights) - 1)])
+    return Term(where_counted(positive, F.softplus(residual)).sum(), positive.sum(), weight)
 
 
 def residual_triplet(residual: Tensor, negative: Tensor, *, weight: float = 5.0) -> Term:

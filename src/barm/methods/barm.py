@@ -19,7 +19,6 @@ from barm.losses.background import (
     background_distillation,
     group_distillation,
     old_classes_absent,
-    pixel_weights,
     residual_cross_entropy,
     residual_triplet,
     step_masks,
@@ -50,8 +49,6 @@ class BARMConfig(MethodConfig):
             leaves them to the distillation everywhere, as published.
         residual: which residuals correct a pixel's background when it is predicted: those of `all` steps, as published,
             or its `own`, that of the step of its most probable class, so that many steps do not wear it down.
-        balance_residual: the pixels of rare new classes weigh more in the background adaptation cross-entropy too, by
-            `class_balance`, so that the background gives way to them.
         copy_ear_statistics: let a new ear take head_pre's batch norm statistics too. Off as published, where they
             stay 0 and 1 for ever under frozen batch norm (spec/barm.md section 7).
     """
@@ -83,14 +80,7 @@ class BARMConfig(MethodConfig):
     group_weight: Weight = 1.0
     yield_weight: Weight = 0.0
     residual: Literal["all", "own"] = "all"
-    balance_residual: bool = False
     copy_ear_statistics: bool = False
-
-    @model_validator(mode="after")
-    def _balance_of_the_residual(self) -> Self:
-        if self.balance_residual and not self.class_balance:
-            raise ValueError("balance_residual weighs by class_balance, which is 0: set it, such as to 0.5")
-        return self
 
     @model_validator(mode="after")
     def _share_of_pseudo_labels(self) -> Self:
@@ -146,10 +136,7 @@ class BARM(Method[GroupedOutput, BARMConfig]):
             learning = (0, *learning)
 
         residual = new.heads[-1][:, 0]
-        size = (residual.shape[1], residual.shape[2])
-        positive, negative = step_masks(batch.label, size)
-        weights = self.class_weights(label)
-        balance = pixel_weights(batch.label, weights, size) if config.balance_residual and weights is not None else None
+        positive, negative = step_masks(batch.label, (residual.shape[1], residual.shape[2]))
         yields = config.yield_weight > 0
         absent = {"absent": old_classes_absent(new.heads, positive, weight=config.yield_weight)} if yields else {}
         return {
@@ -158,7 +145,7 @@ class BARM(Method[GroupedOutput, BARMConfig]):
                 new.training_logits,
                 label,
                 trained=learning,
-                positive=weights,
+                positive=self.class_weights(label),
             ),
             "bga_triplet": residual_triplet(residual, negative, weight=config.triplet_weight),
             "bfd": background_distillation(
@@ -168,7 +155,7 @@ class BARM(Method[GroupedOutput, BARMConfig]):
                 new.heads, old.heads, weight=config.group_weight, without=positive if yields else None
             ),
             **absent,
-            "bga_bce": residual_cross_entropy(residual, positive, balance=balance, weight=config.residual_weight),
+            "bga_bce": residual_cross_entropy(residual, positive, weight=config.residual_weight),
         }
 
     def observe(self, old: GroupedOutput, batch: Batch) -> Tensor:
