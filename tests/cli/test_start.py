@@ -28,7 +28,7 @@ def test_barm_alone_says_what_comes_next(cli, tiny_run, tmp_path):
     lines = cli()[1]
     assert "finished 2 of 3 steps" in lines
     command = next(line for line in lines.splitlines() if "--resume" in line).split()
-    assert command == ["barm", "train", "--recipe", "runs/mine/config.toml", "--out", "runs/mine", "--resume"]
+    assert command == ["barm", "train", "--out", "runs/mine", "--resume"]
     assert cli(*command[1:], "--quiet")[0] == 0
     assert (tmp_path / "runs/mine/step02/metrics.json").is_file()
     shutil.copytree(tmp_path / "runs/mine", tmp_path / "runs/other")

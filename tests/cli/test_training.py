@@ -263,6 +263,23 @@ def test_resume_leaves_a_folder_that_is_no_run_alone(train, cli, tmp_path):
     one_line(train(out="file")[2], "is a file", "another --out")
 
 
+def test_a_run_goes_on_with_its_own_settings(train, cli, tmp_path):
+    """Without --recipe, --resume reads what is stored; a setting that is given beside it counts."""
+    assert train("--step", 0, "--seed", 7)[0] == 0
+    run = tmp_path / "run"
+    stored = RunDirectory(run).config()
+    one_line(cli("train", "--out", run)[2], "needs --recipe", "or --out RUN and --resume")
+    one_line(cli("train", "--resume")[2], "needs --recipe")
+    one_line(cli("train", "--out", run, "--resume", "--seed", 8)[2], "another [seed]")
+    status, out, _ = cli("train", "--out", run, "--resume")
+    assert status == 0, out
+    assert RunDirectory(run).finished_steps() == [0, 1, 2]
+    assert RunDirectory(run).config() == stored
+    (tmp_path / "empty").mkdir()
+    one_line(cli("train", "--out", tmp_path / "empty", "--resume")[2], "nothing to resume", "give --recipe to start")
+    one_line(cli("train", "--out", tmp_path / "none", "--resume")[2], "nothing to resume", "does not exist")
+
+
 def test_a_failing_run_removes_only_what_it_made(train, tmp_path, monkeypatch):
     def fail(*_args):
         raise OSError(errno.ENOSPC, "No space left on device", "model")

@@ -35,7 +35,11 @@ LONGEST = 1000  # characters of an error
 PIPE_CLOSED = 1  # as typer and rich end then
 
 Recipe = Annotated[
-    str, typer.Option(help="A name that `barm recipes` lists, or a TOML file.", autocompletion=completion.recipes)
+    str | None,
+    typer.Option(
+        help="A name that `barm recipes` lists, or a TOML file; a run that goes on has its own settings.",
+        autocompletion=completion.recipes,
+    ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show only errors and results.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]

@@ -94,7 +94,7 @@ def _going_on(run: Path) -> str:
         if not (run.parent / "report.html").exists():
             where = "" if run.parent == RUNS / "demo" else f" --out {word(run.parent)}"
             return f"barm demo{where}" + (f" --seed {seed}" if seed != 1 else "")
-    return command(["barm", "train", "--recipe", run / "config.toml", "--out", run, "--resume"])
+    return command(["barm", "train", "--out", run, "--resume"])
 
 
 def _listed(run: str, table: dict[str, tuple[str, str]], commands: Collection[str]) -> list[str]:

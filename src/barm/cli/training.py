@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from barm.cli.common import NAMES, Device, Precision, Quiet, Recipe, Unlabelled, groups_in, out, quick_imports
+from barm.engine.checkpoint.place import CONFIG, check_place
 from barm.engine.distributed.watch import is_first
 from barm.errors import UserError
 from barm.reading import real
@@ -36,7 +37,7 @@ def demo(
 
 
 def train(
-    recipe: Recipe,
+    recipe: Recipe = None,
     data: Annotated[Path | None, typer.Option(help="The data set's folder.")] = None,
     folder: Annotated[Path | None, typer.Option("--out", help="The run's folder; runs/<recipe> by default.")] = None,
     unlabelled: Unlabelled = None,
@@ -50,9 +51,7 @@ def train(
     setting: Annotated[Literal["overlap", "disjoint", "partitioned"] | None, typer.Option()] = None,
     step: Annotated[list[int] | None, typer.Option("--step", min=0, help="Only this step (may be repeated).")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in --out stopped.")] = False,
-    start_from: Annotated[
-        Path | None, typer.Option(help="Take over step 0 of another run instead of training it.")
-    ] = None,
+    start_from: Annotated[Path | None, typer.Option(help="Take over another run's step 0; it is not trained.")] = None,
     override: Annotated[list[str] | None, typer.Option("--set", help="table.key=value, e.g. base.epochs=5.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1)] = None,
     device: Device = None,
@@ -87,6 +86,7 @@ def train(
             ("data", "unlabelled", str(real(unlabelled)) if unlabelled else None),
         ),
     )
+    recipe = recipe or _own_settings(folder, resume=resume)
     config = load_config(recipe, override or (), updates)
     target = folder or Path("runs") / recipe.removesuffix(".toml").replace("/", "-")
     if dry_run:
@@ -97,6 +97,19 @@ def train(
     metrics = fit(config, out=target, resume=resume, steps=step or None, start_from=start_from, quiet=quiet)
     if is_first():
         out.print(steps_table(str(target), {str(config.method.name): metrics}))
+
+
+def _own_settings(folder: Path | None, *, resume: bool) -> str:
+    """The file with the settings of the run that goes on, in the place of a recipe."""
+    if folder is None or not resume:
+        raise UserError(
+            "barm train needs --recipe (a name that `barm recipes` lists, or a TOML file), or --out RUN and --resume; "
+            "for example: barm train --recipe voc/15-1/barm --data VOC2012"
+        )
+    _, existing = check_place(folder, resume=True)
+    if not existing:
+        raise UserError(f"nothing to resume: {folder} is empty; leave --resume out and give --recipe to start")
+    return str(folder / CONFIG)
 
 
 def _updates(seed: int | None, given: Iterable[tuple[str, str, Any]]) -> dict[str, Any]:
