@@ -65,7 +65,7 @@ clean:  ## remove what was built and trained, keep the environment
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV); it takes a minute or two"
-	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
 $(OLDEST)/.installed: pyproject.toml constraints-oldest.txt

@@ -86,7 +86,7 @@ def train(
             ("data", "unlabelled", str(real(unlabelled)) if unlabelled else None),
         ),
     )
-    recipe = recipe or _own_settings(folder, resume=resume)
+    recipe = _own_settings(folder, resume=resume) if recipe is None else recipe
     config = load_config(recipe, override or (), updates)
     target = folder or Path("runs") / recipe.removesuffix(".toml").replace("/", "-")
     if dry_run:

@@ -80,8 +80,8 @@ def read_known(run: Path, step: int | None) -> Known:
     planned = last + 1 if "imported" in directory.provenance() else record.get("num_steps", last + 1)
     if step is None and (last + 1 < planned or directory.has_partial()):
         raise UserError(
-            f"{run} is not finished ({last + 1} of {planned} steps are): go on with it with `barm train --resume`, or "
-            f"extend what is there with --step {last}"
+            f"{run} is not finished ({last + 1} of {planned} steps are): go on with "
+            f"`barm train --out {run} --resume`, or extend what is there with --step {last}"
         )
     names = {c["id"]: c["name"] for c in record["classes"]}
     groups = tuple(tuple(names[i] for i in group) for group in record["groups"])

@@ -69,7 +69,8 @@ def read_result(path: Path) -> Result:
     stored = [run.read(i, METRICS) for i in finished]
     if not stored or len(stored) < run.read(finished[-1], METHOD).get("num_steps", 0):
         raise UserError(
-            f"{path} is not finished ({count(len(stored), 'steps')} trained): go on with `barm train --resume`"
+            f"{path} is not finished ({count(len(stored), 'steps')} trained): "
+            f"go on with `barm train --out {path} --resume`"
         )
     try:
         metrics = read_scores(run)

@@ -29,7 +29,7 @@ def _scores(run: RunContent) -> list[str]:
     if len(run.finished) < run.num_steps:
         told.append(
             f"{run.place}: {len(run.finished)} of {count(run.num_steps, 'steps')} {verb(len(run.finished), 'are')} "
-            "trained; go on with `barm train --resume`, and report anew."
+            "trained; go on with `barm train --out RUN --resume`, and report anew."
         )
     missing = [str(i) for i in run.finished if i not in {s.step for s in run.scores}]
     if missing:
