@@ -94,6 +94,9 @@ def test_the_command_says_it_in_sentences(run):
     assert "details" not in evaluate(run, quiet=True)
 
 
+@pytest.mark.others(
+    *("dft", "dkd-m", "finetune", "ilt", "joint", "lwf", "mib-ewf", "plop", "plop-ewf", "rcil", "ssul-m", "star-m")
+)
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_every_method_is_measured_by_the_labels_that_it_predicts(
     name, shapes_voc, tiny_settings, tmp_path, monkeypatch

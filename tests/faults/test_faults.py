@@ -34,11 +34,11 @@ def campaign(out: Path, *words: str) -> tuple[int, dict[str, int], list[dict[str
 
 
 def test_nothing_is_lost_and_nothing_is_silent(tmp_path):
-    """Every eleventh cell: all phases, most faults."""
-    status, totals, cells, shown = campaign(tmp_path, "--every", "11")
+    """Every fourteenth cell: all phases, most faults."""
+    status, totals, cells, shown = campaign(tmp_path, "--every", "14")
     assert status == 0, shown
     assert totals["lost"] == totals["silent"] == 0
-    assert totals["survived"] + totals["named"] >= 25, shown
+    assert totals["survived"] + totals["named"] >= 19, shown
     assert len({cell["phase"] for cell in cells}) == 13
     assert len({cell["fault"] for cell in cells}) >= 8
     assert re.search(r"lost 0, silent 0", shown)
@@ -47,7 +47,9 @@ def test_nothing_is_lost_and_nothing_is_silent(tmp_path):
 @pytest.mark.parametrize(
     ("broken", "words", "column"),
     [
-        ("steps", ("--phase", "step 0", "--fault", "SIGKILL", "--seed", "3"), "lost"),
+        pytest.param(
+            *("steps", ("--phase", "step 0", "--fault", "SIGKILL", "--seed", "3"), "lost"), marks=pytest.mark.long
+        ),
         ("flush", ("--phase", "step 0", "--fault", "power cut"), "lost"),
         ("checksums", ("--phase", "grid", "--fault", "bit flipped", "--seed", "3"), "silent"),
     ],

@@ -1,4 +1,4 @@
-"""500 cases of the campaign on every run of the tests; ``make hostile`` tries 20 000. And that it can fail."""
+"""300 cases of the campaign on every run of the tests; ``make hostile`` tries 20 000. And that it can fail."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ CALLS = {{
     "wrong": two_lines,
     "wrong ": steers,
 }}
-campaign.LIMIT, campaign.WAIT = 2, 3  # by the clock 6 s: a busy machine fills 2 GiB in no less
+campaign.LIMIT, campaign.WAIT = 2, 6  # by the clock 12 s: a busy machine fills 2 GiB in no less
 targets = [Target("", name, {{"a.txt": b"a\\n"}}, ("a.txt",), call) for name, call in CALLS.items()]
 place = Path({place!r})
 cases = [campaign.Case(i, n) for i in range(len(targets)) for n in range(2)]
@@ -74,14 +74,14 @@ def test_the_campaign_sees_what_it_looks_for(tmp_path):
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="measures memory by /proc")
-def test_500_hostile_files():
-    done = run(str(HERE / "campaign.py"), "--cases", "500")
+def test_300_hostile_files():
+    done = run(str(HERE / "campaign.py"), "--cases", "300")
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     rows = {line[:20].strip(): line[20:].split() for line in done.stdout.splitlines()}
     assert {"recipes", "grid files", "lists", "step folders", "images and masks", "uploads"} <= set(rows)
     assert {"caches", "imports", "checkpoints", "archives", "records"} <= set(rows)
     tried, refused, taken, *bad = map(int, rows["all"])
-    assert tried >= 480
+    assert tried >= 285
     assert refused + taken == tried
     assert refused > tried / 3  # hostile indeed
     assert not any(bad)

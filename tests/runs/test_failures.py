@@ -81,7 +81,7 @@ def weights(out: Path) -> list[bytes]:
     return [(RunDirectory(out).step_path(i) / "model.safetensors").read_bytes() for i in range(3)]
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.long), 2])
 def test_an_image_that_is_deleted_ends_the_run_and_it_can_be_resumed(workers, tmp_path, shapes_voc, tiny):
     run = Started(tmp_path, shapes_voc, tiny, f"runtime.workers={workers}", "runtime.log_every=1")
     process = run.start()

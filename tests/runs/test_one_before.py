@@ -109,7 +109,7 @@ def check(run: Path, result: dict) -> None:
         assert not differing, f"{one} and {other}: {differing}"
 
 
-@pytest.mark.parametrize("task", ["offline", "2-1"])
+@pytest.mark.parametrize("task", [pytest.param("offline", marks=pytest.mark.long), "2-1"])
 def test_every_place_tells_the_same(task, bases, new, tmp_path):
     result = extend(bases[task], new, out=tmp_path / "first", quiet=True)
     check(tmp_path / "first", result)

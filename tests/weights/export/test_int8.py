@@ -264,6 +264,7 @@ def test_images_are_needed(run, cli, tmp_path):
 
 
 @pytest.mark.graph
+@pytest.mark.long
 def test_products_of_a_transformer_are_int8(tiny_trained):
     content = quantise(to_onnx(tiny_trained("finetune", backbone="test_vit")).content, SCENES)
     kinds = Counter(tensor.data_type for tensor in weights(onnx.load_from_string(content), "MatMul"))

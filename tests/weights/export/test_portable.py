@@ -40,7 +40,7 @@ def test_every_rule_of_prediction(name, tiny_trained):
 
 
 @pytest.mark.graph
-@pytest.mark.parametrize("name", ["test_mambaout", "test_vit"])
+@pytest.mark.parametrize("name", [pytest.param("test_mambaout", marks=pytest.mark.long), "test_vit"])
 def test_backbones_that_cannot_be_dilated(name, tiny_trained):
     """As ONNX: a pyramid and a plain transformer, at sizes that they resize to those they take."""
     trained = tiny_trained("finetune", backbone=name)
