@@ -34,7 +34,8 @@ def both_ways(name: str, tiny, out: Path, *more: str) -> tuple[Path, Path]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(METHODS))
 @pytest.mark.others(
-    *("dft", "dkd", "dkd-m", "finetune", "ilt", "joint", "lwf", "mib-ewf", "plop", "plop-ewf", "ssul", "ssul-m", "star-m")
+    *("dft", "dkd", "dkd-m", "finetune", "ilt", "joint", "lwf"),
+    *("mib-ewf", "plop", "plop-ewf", "ssul", "ssul-m", "star-m"),
 )
 def test_the_captured_network_is_the_network(name, tiny, tmp_path, monkeypatch):
     """torch's graphs without its compiler: the same operations."""

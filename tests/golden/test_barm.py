@@ -117,7 +117,7 @@ def teacher_and_student(g, network: NetworkConfig, fill):
 @pytest.mark.slow
 @pytest.mark.parametrize("device", DEVICES)
 def test_trajectory(device, golden, fill):
-    """In double precision: a float that is rounded otherwise turns a single ReLU, which moves a layer by a thousandth."""
+    """In double precision: in single, one ReLU that rounding turns moves a layer by a thousandth."""
     g = golden("barm/trajectory_r101_15_1_step1.npz")
     network = NetworkConfig(pretrained=False, dropout=0)
     method, teacher, model = teacher_and_student(g, network, fill)
