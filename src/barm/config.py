@@ -136,6 +136,8 @@ def parse_override(text: str) -> Table:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise UserError(f"--set expects table.key=value, got '{text}'")
+    if not value.strip():
+        raise UserError(f"--set {text.strip()} has no value: give table.key=value, or leave it out")
     parts = key.strip().split(".")
     try:
         parsed: Any = tomllib.loads(f"x = {value}")["x"]

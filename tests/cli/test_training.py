@@ -149,6 +149,7 @@ def test_bad_data_stops_before_training(kind, words, cli, train, data, tmp_path)
         (("--set", "method.name=brm"), ("unknown method 'brm'", "did you mean 'barm'")),
         (("--set", "base.epochs=none"), ("base.epochs", "'none'")),
         (("--set", "nonsense"), ("--set expects table.key=value",)),
+        (("--set", "model.weights="), ("--set model.weights= has no value", "leave it out")),
         (("--set", "model.backbone=resnet1O1"), ("unknown backbone", "did you mean")),
         (("--set", "model.weights=absent.pth"), ("no weights at absent.pth",)),
         (("--set", "method.memory.size=3", "--set", "method.memory.sise=3"), ("'sise'", "did you mean 'size'")),
