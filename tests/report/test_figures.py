@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 
 import matplotlib as mpl
 import numpy as np
@@ -35,3 +36,11 @@ def test_curves_of_many_methods(number, tmp_path, monkeypatch):
     assert len(set(looks)) == number
     first = [mpl.colors.rgb_to_hsv(mpl.colors.to_rgb(colour))[0] for colour, _ in looks[:3]]
     assert min(abs(a - b) for a, b in itertools.combinations(first, 2)) > 0.1  # no light and dark of one hue
+
+
+def test_long_names_leave_room_for_the_curves(tmp_path):
+    """Runs of one method are named with the settings in which they differ."""
+    rates = ", ".join(f"increment.lr.{part}=0.001" for part in ("new", "aspp", "old"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of a layout without room
+        draw_comparison(tmp_path / "chart.png", {"7-2": {f"{name} ({rates})": [0.6, 0.5] for name in ("mib", "plop")}})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
+from textwrap import fill
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
@@ -19,6 +20,7 @@ IGNORED = 255  # neither tinted nor outlined
 LINE = 300  # the short side of an image over the width of its outlines
 COLOURS = [mpl.colormaps["tab20"](i) for i in (*range(0, 20, 2), *range(1, 20, 2))]  # of curves, the dark ones first
 MARKERS = "os^vDP"
+NAME = 28  # characters of a line of a legend
 RIM = 0.65  # how dark the image is beside an object, where the outline is opaque
 
 
@@ -248,10 +250,11 @@ def draw_comparison(path: Path, curves: Mapping[str, Mapping[str, Sequence[float
     """
     plt = pyplot()
 
-    figure, axes = plt.subplots(
-        1, len(curves), figsize=(5.2 * len(curves) + 1.6, 4.2), squeeze=False, layout="constrained"
-    )
     names = list(dict.fromkeys(name for methods in curves.values() for name in methods))
+    shown = [fill(name, NAME, break_long_words=False) for name in names]  # with settings, a line each
+    lines = [line for name in shown for line in name.splitlines()]
+    width, height = 5.2 * len(curves) + 0.6 + 0.09 * max(map(len, lines)), max(4.2, 0.5 + 0.24 * len(lines))
+    figure, axes = plt.subplots(1, len(curves), figsize=(width, height), squeeze=False, layout="constrained")
     looks = [{"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]} for i in range(len(names))]
     styles = dict(zip(names, looks, strict=True))
     for ax, (task, methods) in zip(axes[0], curves.items(), strict=True):
@@ -265,7 +268,7 @@ def draw_comparison(path: Path, curves: Mapping[str, Mapping[str, Sequence[float
         ax.grid(alpha=0.3)
     axes[0, 0].set_ylabel("mIoU over the classes seen so far (%)")
     handles = [mpl.lines.Line2D([], [], ms=4, **look) for look in looks]
-    figure.legend(handles, names, loc="outside right upper")
+    figure.legend(handles, shown, loc="outside right upper")
     save_figure(figure, path)
 
 
